@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One frozen description of an accelerator, from which every width and depth follows."""
+
+import dataclasses
+import json
+
+from quant.numerics import ACT_BITS, Scheme
+from quant.ratio import Ratio
+
+
+def _is_power_of_two(value: int) -> bool:
+    return value > 0 and value & (value - 1) == 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AccelConfig:
+    """Sizes of one accelerator.
+
+    The array multiplies ``rows x k x pixels`` activation nibbles per cycle. An activation word
+    holds ``k`` channels of one pixel and is one bus beat, so ``k = bus_bits / 4``.
+
+    Parameters
+    ----------
+    pot4_rows, fixed4_rows, fixed8_rows : int
+        Lanes of each scheme in one row tile (lane order: POT4, FIXED4, FIXED8).
+    pixels : int
+        Output pixels per cycle, along x; even, because one DSP serves two pixels; a power of two.
+    requant_lanes : int
+        Requantisers that drain a finished tile; divides both ``rows`` and ``k``.
+    bus_bits : int
+        Width of the memory port: 64 (or 32).
+    act_depth : int
+        Words per bank of the activation buffer, which has ``2 * pixels`` banks.
+    weight_depth : int
+        Words of the weight buffer; one word holds ``k`` weights of every row lane.
+    slot_depth : int
+        Drain slots that the slot buffer holds.
+    wide_depth : int
+        Wide results (logits) that one image may have.
+    clock_hz : int
+        Clock asked for.
+    """
+
+    pot4_rows: int
+    fixed4_rows: int
+    fixed8_rows: int
+    pixels: int = 2
+    requant_lanes: int = 8
+    bus_bits: int = 64
+    act_depth: int = 1024
+    weight_depth: int = 512
+    slot_depth: int = 64
+    wide_depth: int = 64
+    clock_hz: int = 100_000_000
+
+    def __post_init__(self) -> None:
+        if min(self.lanes) < 0 or self.rows == 0:
+            raise ValueError(f"row lanes must not be negative and not all zero, got {self.lanes}")
+        if self.bus_bits not in (32, 64):
+            raise ValueError(f"bus_bits must be 32 or 64, not {self.bus_bits}")
+        if not _is_power_of_two(self.pixels) or self.pixels < 2:
+            raise ValueError(f"pixels must be a power of two and at least 2, not {self.pixels}")
+        if self.requant_lanes < 1 or self.rows % self.requant_lanes or self.k % self.requant_lanes:
+            raise ValueError(
+                f"requant_lanes must divide the {self.rows} rows and the {self.k} channels of a "
+                f"word, not {self.requant_lanes}")
+        for field in ("act_depth", "weight_depth", "slot_depth", "wide_depth"):
+            if not _is_power_of_two(getattr(self, field)):
+                raise ValueError(f"{field} must be a power of two, not {getattr(self, field)}")
+        if self.slot_depth < self.rows:
+            raise ValueError(
+                f"slot_depth must be at least the {self.rows} rows, not {self.slot_depth}")
+        if self.clock_hz <= 0:
+            raise ValueError(f"clock_hz must be positive, not {self.clock_hz}")
+
+    @classmethod
+    def from_ratio(cls, ratio: Ratio, rows: int, **sizes: int) -> "AccelConfig":
+        """The array of ``rows`` lanes split by ``ratio``, by the function that training uses."""
+        pot4, fixed4, fixed8 = ratio.lanes(rows)
+        return cls(pot4_rows=pot4, fixed4_rows=fixed4, fixed8_rows=fixed8, **sizes)
+
+    @property
+    def lanes(self) -> tuple[int, int, int]:
+        return (self.pot4_rows, self.fixed4_rows, self.fixed8_rows)
+
+    @property
+    def rows(self) -> int:
+        """Row lanes of a tile."""
+        return sum(self.lanes)
+
+    @property
+    def k(self) -> int:
+        """Input channels per activation word."""
+        return self.bus_bits // ACT_BITS
+
+    @property
+    def banks(self) -> int:
+        """Banks of the activation buffer; pixel x lies in bank ``x % banks``."""
+        return 2 * self.pixels
+
+    @property
+    def macs_per_cycle(self) -> int:
+        return self.rows * self.k * self.pixels
+
+    @property
+    def lane_schemes(self) -> tuple[Scheme, ...]:
+        """Scheme of each row lane."""
+        return tuple(s for s, n in zip(Scheme, self.lanes, strict=True) for _ in range(n))
+
+    @property
+    def weight_bits(self) -> int:
+        """Weight bits that all lanes consume per cycle."""
+        return sum(self.k * scheme.bits for scheme in self.lane_schemes)
+
+    @property
+    def weight_beats(self) -> int:
+        """Bus beats of one word of the weight buffer."""
+        return -(-self.weight_bits // self.bus_bits)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "AccelConfig":
+        return cls(**json.loads(text))

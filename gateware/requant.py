@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requantisation: from sums to activations, see :func:`quant.numerics.requantise`."""
+
+import numpy as np
+from amaranth import *
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from gateware.pe.base import SUM_BITS, delay
+from quant.numerics import BIAS_BITS, MULTIPLIER_BITS, RESIDUAL_BITS, SHIFT_MAX, SHIFT_MIN, accumulate, requantise
+
+
+class RequantInput(data.StructLayout):
+    """One sum and what turns it into an activation.
+
+    Members
+    -------
+    acc : signed(25)
+        Sum of the array.
+    multiplier : unsigned(16)
+        M.
+    bias : signed(48)
+        B, with the rounding constant and the engine's offset folded in.
+    shift : unsigned(6)
+        S, in SHIFT_MIN..SHIFT_MAX.
+    low, high : unsigned(8)
+        Clamp, ``low <= high``.
+    residual : unsigned(8)
+        r, 0 where there is none.
+    n : unsigned(16)
+        Residual multiplier.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({
+            "acc": signed(SUM_BITS), "multiplier": MULTIPLIER_BITS, "bias": signed(BIAS_BITS), "shift": 6,
+            "low": 8, "high": 8, "residual": 8, "n": RESIDUAL_BITS,
+        })
+
+
+class RequantLane(wiring.Component):
+    """``y = clamp((acc*M + B + r*n * 2^(S-14)) >> S, low, high)``, one result per cycle.
+
+    One DSP48E1 (25x18 bits and the 48-bit adder) computes ``t = acc*M + B``. Because the residual
+    term is a multiple of ``2^(S-14)``, it is added after a shift by ``S - 14`` and before one by 14.
+    ``r*n`` (8x16 bits) is a tree of adders in LUTs, because a second DSP per lane is dear on the small
+    devices. ``acc*M + B`` must fit 48 bits signed; the sum with the residual term need not.
+
+    Members
+    -------
+    i : In(RequantInput)
+    y : Out(8)
+    wide : Out(signed(48))
+        ``t`` of the same input, without a residual: logits never have one.
+
+    Latency: ``latency`` cycles from ``i`` to both outputs. Nothing is ever stalled or invalid; the
+    surrounding logic delays its valid bit by ``latency``.
+    """
+
+    latency = 8
+
+    def __init__(self) -> None:
+        super().__init__({"i": In(RequantInput()), "y": Out(8), "wide": Out(signed(BIAS_BITS))})
+
+    @staticmethod
+    def model(acc, multiplier, bias, shift, low, high, residual, n) -> tuple[np.ndarray, np.ndarray]:
+        """``(y, wide)``, int64, of arrays or integers that broadcast."""
+        return (requantise(acc, multiplier, bias, shift, low, high, residual, n),
+                accumulate(acc, multiplier, bias, shift))
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        i = self.i
+
+        # Operands, product, sum: the three register stages of a DSP48E1.
+        acc = delay(m, i.acc, 1, name="acc")
+        multiplier = delay(m, i.multiplier, 1, name="multiplier")
+        product = Signal(signed(SUM_BITS + MULTIPLIER_BITS), reset_less=True)
+        t = Signal(signed(BIAS_BITS), reset_less=True)
+        m.d.sync += [
+            product.eq(acc * multiplier),
+            t.eq(product + delay(m, i.bias, 2, name="bias")),
+        ]
+
+        # r*n: two bits of r at a time, then pairs.
+        residual, n = delay(m, i.residual, 1, name="residual"), delay(m, i.n, 1, name="n")
+        terms = [Mux(residual[b], n, 0) << b for b in range(8)]
+        while len(terms) > 1:
+            sums = [Signal(8 + RESIDUAL_BITS, name=f"residual_{len(terms) // 2}_{j}", reset_less=True)
+                    for j in range(len(terms) // 2)]
+            m.d.sync += [total.eq(a + b) for total, a, b in zip(sums, terms[::2], terms[1::2], strict=True)]
+            terms = sums
+        residual_product = delay(m, terms[0], 1, name="residual_product")
+
+        # Shift by S - 14 in 0..31: by multiples of eight, then by the rest.
+        distance = Signal(range(SHIFT_MAX - SHIFT_MIN + 1), reset_less=True)
+        m.d.sync += distance.eq(i.shift - SHIFT_MIN)
+        coarse = Signal(signed(BIAS_BITS), reset_less=True)
+        fine = Signal(signed(BIAS_BITS), reset_less=True)
+        m.d.sync += [
+            coarse.eq(t >> (delay(m, distance[3:], 2, name="distance_coarse") << 3)),
+            fine.eq(coarse >> delay(m, distance[:3], 3, name="distance_fine")),
+        ]
+
+        shifted = Signal(signed(BIAS_BITS + 1 - SHIFT_MIN), reset_less=True)
+        m.d.sync += shifted.eq((fine + residual_product) >> SHIFT_MIN)
+
+        # Clamp: what eight bits cannot hold is known one stage before the comparisons are used.
+        low, high = delay(m, i.low, 6, name="low"), delay(m, i.high, 6, name="high")
+        below = Signal(reset_less=True)
+        above = Signal(reset_less=True)
+        inside = Signal(8, reset_less=True)
+        negative = shifted < 0
+        too_large = shifted[8:].any()
+        m.d.sync += [
+            below.eq(negative | (~too_large & (shifted[:8] < low))),
+            above.eq(~negative & (too_large | (shifted[:8] > high))),
+            inside.eq(shifted[:8]),
+        ]
+        y = Signal(8, reset_less=True)
+        m.d.sync += y.eq(Mux(below, delay(m, low, 1, name="low_clamp"),
+                             Mux(above, delay(m, high, 1, name="high_clamp"), inside)))
+        m.d.comb += [
+            self.y.eq(y),
+            self.wide.eq(delay(m, t, self.latency - 3, name="wide")),
+        ]
+        return m

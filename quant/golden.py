@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The golden model: an integer graph in numpy, the reference for everything below it.
+
+Matrix products run in float64, which is exact: no accumulator exceeds 2^23 (numerics.ACC_BITS).
+"""
+
+import numpy as np
+
+from quant import numerics
+from quant.intgraph import AvgPool, Conv, Flatten, IntGraph, LayerArrays, Linear, MaxPool, Node
+
+
+def quantise_input(graph: IntGraph, images: np.ndarray) -> np.ndarray:
+    """Real images (N, C, H, W) to the graph's input integers, int64, same shape."""
+    spec = graph.tensor(graph.header.input)
+    return numerics.quantise_activations(images, spec.scale, spec.zero_point, spec.bits)
+
+
+def run(graph: IntGraph, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Every tensor of the graph for integer ``images`` (N, C, H, W), by name, int64.
+
+    The output of a wide layer is ``t``. Raises ValueError for images that are not integers or have
+    a wrong shape or range.
+    """
+    spec = graph.tensor(graph.header.input)
+    images = np.asarray(images)
+    if images.dtype.kind not in "iu":
+        raise ValueError(f"images must be integers, not {images.dtype}; quantise_input gives them")
+    images = images.astype(np.int64)
+    if images.shape[1:] != spec.shape:
+        raise ValueError(f"images are {images.shape[1:]}, the graph takes {spec.shape}")
+    if images.size and not 0 <= images.min() <= images.max() <= numerics.act_max(spec.bits):
+        raise ValueError(f"image values must lie in 0..{numerics.act_max(spec.bits)}")
+    tensors = {graph.header.input: images}
+    for node in graph.nodes:
+        tensors[node.output] = _step(graph, node, tensors)
+    return tensors
+
+
+def logits(graph: IntGraph, images: np.ndarray) -> np.ndarray:
+    """The graph's output as (N, classes) int64."""
+    return run(graph, images)[graph.header.output].reshape(len(images), -1)
+
+
+def _step(graph: IntGraph, node: Node, tensors: dict[str, np.ndarray]) -> np.ndarray:
+    x = tensors[node.input]
+    match node:
+        case Flatten():
+            return x.reshape(len(x), -1, 1, 1)
+        case MaxPool():
+            return _windows(_pad(x, node.padding, 0), node.kernel, node.stride).max((4, 5))
+        case AvgPool():
+            total = _windows(x, node.kernel, node.stride).sum((4, 5))
+            return numerics.requantise(total, node.multiplier, node.bias, node.shift,
+                                       node.low, node.high)
+        case Conv():
+            padded = _pad(x, node.padding, graph.tensor(node.input).zero_point)
+            acc = _convolve(padded, graph.layers[node.name], node)
+        case Linear():
+            acc = _matmul(x.reshape(len(x), -1), graph.layers[node.name].rows)[:, :, None, None]
+    return _finish(graph.layers[node.name], node, acc, tensors)
+
+
+def _finish(layer: LayerArrays, node: Conv | Linear, acc: np.ndarray,
+            tensors: dict[str, np.ndarray]) -> np.ndarray:
+    """Requantise ``acc`` (N, O, H, W), or return t of a wide layer."""
+    m, b, s = (v[:, None, None] for v in (layer.multiplier, layer.bias, layer.shift))
+    if node.wide:
+        return numerics.accumulate(acc, m, b, s)
+    if node.residual is None:
+        return numerics.requantise(acc, m, b, s, node.low, node.high)
+    return numerics.requantise(acc, m, b, s, node.low, node.high,
+                               tensors[node.residual.tensor], node.residual.n)
+
+
+def _convolve(x: np.ndarray, layer: LayerArrays, node: Conv) -> np.ndarray:
+    per_in, per_out = x.shape[1] // node.groups, len(layer.values) // node.groups
+    parts = []
+    for g in range(node.groups):
+        windows = _windows(x[:, g * per_in:(g + 1) * per_in], node.kernel, node.stride)
+        n, c, h, w, kh, kw = windows.shape
+        columns = windows.transpose(0, 2, 3, 1, 4, 5).reshape(n * h * w, c * kh * kw)
+        acc = _matmul(columns, layer.rows[g * per_out:(g + 1) * per_out])
+        parts.append(acc.reshape(n, h, w, per_out).transpose(0, 3, 1, 2))
+    return np.concatenate(parts, 1)
+
+
+def _matmul(columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return (columns.astype(np.float64) @ rows.T.astype(np.float64)).astype(np.int64)
+
+
+def _pad(x: np.ndarray, padding: tuple[int, int, int, int], value: int) -> np.ndarray:
+    top, bottom, left, right = padding
+    return np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=value)
+
+
+def _windows(x: np.ndarray, kernel: tuple[int, int], stride: tuple[int, int]) -> np.ndarray:
+    """View (N, C, H_out, W_out, kh, kw)."""
+    view = np.lib.stride_tricks.sliding_window_view(x, kernel, axis=(2, 3))
+    return view[:, :, ::stride[0], ::stride[1]]
