@@ -10,13 +10,27 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from gateware.config import AccelConfig
-from gateware.pe.base import SUM_BITS, Resources, RowEngine, Word, WordControl, act_layout, delay, positive
+from gateware.pe.base import (
+    SUM_BITS,
+    Resources,
+    RowEngine,
+    Word,
+    WordControl,
+    act_layout,
+    delay,
+    delay_resources,
+    positive,
+)
 from gateware.pe.fixed import FixedEngine
 from gateware.pe.pot4 import Pot4Engine
 from gateware.pool import PoolEngine, PoolMode
-from quant.numerics import Scheme
+from quant.numerics import ACT_BITS, Scheme
 
 BROADCAST_FANOUT = 8    #: registers or rows that one register of the activation broadcast feeds
+
+
+ENGINES: dict[Scheme, type[RowEngine]] = {
+    Scheme.POT4: Pot4Engine, Scheme.FIXED4: FixedEngine, Scheme.FIXED8: FixedEngine}
 
 
 def row_engine(scheme: Scheme, *, k: int, pixels: int) -> RowEngine:
@@ -24,6 +38,14 @@ def row_engine(scheme: Scheme, *, k: int, pixels: int) -> RowEngine:
     if scheme is Scheme.POT4:
         return Pot4Engine(k=k, pixels=pixels)
     return FixedEngine(scheme=scheme, k=k, pixels=pixels)
+
+
+def broadcast_nodes(sinks: int, fanout: int = BROADCAST_FANOUT) -> list[int]:
+    """Registers in each level of :class:`Broadcast`, the root first."""
+    nodes = [-(-sinks // fanout)]
+    while nodes[0] > 1:
+        nodes.insert(0, -(-nodes[0] // fanout))
+    return nodes
 
 
 class BroadcastRegister(wiring.Component):
@@ -80,9 +102,7 @@ class Broadcast(wiring.Component):
     def __init__(self, shape: data.Layout, *, sinks: int, fanout: int = BROADCAST_FANOUT) -> None:
         if positive("fanout", fanout) < 2:
             raise ValueError(f"fanout must be at least 2, not {fanout!r}")
-        self._nodes = [-(-positive("sinks", sinks) // fanout)]
-        while self._nodes[0] > 1:
-            self._nodes.insert(0, -(-self._nodes[0] // fanout))
+        self._nodes = broadcast_nodes(positive("sinks", sinks), fanout)
         self._shape = shape
         self._fanout = fanout
         self.latency = len(self._nodes)
@@ -105,9 +125,17 @@ class Broadcast(wiring.Component):
 class _Path:
     """The lanes that share one broadcast, because they take the same words at the same time."""
 
-    lanes: list[int]
-    skewed: bool
-    broadcast: Broadcast
+    engine: type[RowEngine]
+    lanes: tuple[int, ...]
+    k: int
+
+    @property
+    def broadcast_latency(self) -> int:
+        return len(broadcast_nodes(len(self.lanes)))
+
+    @property
+    def latency(self) -> int:
+        return self.broadcast_latency + self.engine.latency_for(self.k)
 
 
 class GemmArray(wiring.Component):
@@ -134,23 +162,24 @@ class GemmArray(wiring.Component):
     pool_mode : In(PoolMode)
         Of this word.
     sums : Out(ArrayLayout(ArrayLayout(signed(SUM_BITS), pixels), rows + k))
-        ``sums[lane][pixel]``: the row lanes, raw as in :class:`~gateware.pe.base.RowEngine`, then one
-        pool lane per channel.
+        ``sums[lane][pixel]``: the row lanes, raw as in :class:`~gateware.pe.base.RowEngine`, then
+        one pool lane per channel.
 
     Attributes
     ----------
     latency : int
-        Cycles from ``control.last`` until its sums are at ``sums``. They stay until those of the next
-        ``last`` take their place, as many cycles later as that one came later.
+        Cycles from ``control.last`` until its sums are at ``sums``. They stay until those of the
+        next ``last`` take their place, as many cycles later as that one came later.
     """
 
     def __init__(self, config: AccelConfig) -> None:
         self.config = config
-        self._rows = [row_engine(scheme, k=config.k, pixels=config.pixels) for scheme in config.lane_schemes]
-        self._pool = PoolEngine(k=config.k, pixels=config.pixels)
-        self._paths = self._make_paths()
-        self.latency = max(self._pool.latency, *(
-            path.broadcast.latency + self._rows[lane].latency for path in self._paths for lane in path.lanes))
+        self._paths = []
+        for engine in dict.fromkeys(ENGINES.values()):
+            lanes = tuple(i for i, scheme in enumerate(config.lane_schemes) if ENGINES[scheme] is engine)
+            if lanes:
+                self._paths.append(_Path(engine, lanes, config.k))
+        self.latency = max(PoolEngine.latency, *(path.latency for path in self._paths))
         super().__init__({
             "act": In(act_layout(config.k, config.pixels)),
             "weights": In(unsigned(config.weight_bits)),
@@ -160,22 +189,14 @@ class GemmArray(wiring.Component):
                                          config.rows + config.k)),
         })
 
-    def _make_paths(self) -> list[_Path]:
-        word = data.StructLayout({
-            "act": act_layout(self.config.k, self.config.pixels), "control": WordControl()})
-        lanes: dict[tuple[bool, int], list[int]] = {}
-        for lane, engine in enumerate(self._rows):
-            lanes.setdefault((engine.skewed, engine.latency), []).append(lane)
-        return [_Path(lanes=group, skewed=skewed, broadcast=Broadcast(word, sinks=len(group)))
-                for (skewed, _), group in lanes.items()]
-
     def model(self, values: Sequence[np.ndarray], words: Sequence[Word], pool_mode: PoolMode) -> np.ndarray:
         """``sums`` after each word, int64 (words, rows + k, pixels), from power-up on.
 
         ``values`` holds an int (words, k) array of weight values per row lane.
         """
-        rows = [engine.model(row, words) for engine, row in zip(self._rows, values, strict=True)]
-        return np.concatenate([np.stack(rows, axis=1), self._pool.model(pool_mode, words)], axis=1)
+        rows = [ENGINES[scheme].model(row, words)
+                for scheme, row in zip(self.config.lane_schemes, values, strict=True)]
+        return np.concatenate([np.stack(rows, axis=1), PoolEngine.model(pool_mode, words)], axis=1)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -186,32 +207,33 @@ class GemmArray(wiring.Component):
             weights.append(self.weights[offset:offset + config.k * scheme.bits])
             offset += config.k * scheme.bits
 
-        for index, path in enumerate(self._paths):
-            name = f"path_{index}"
-            broadcast = path.broadcast
-            wait = self.latency - broadcast.latency - self._rows[path.lanes[0]].latency
-            m.submodules[name] = broadcast
+        word_layout = data.StructLayout({"act": self.act.shape(), "control": WordControl()})
+        for path in self._paths:
+            name = "skewed" if path.engine.skewed else "plain"
+            wait = self.latency - path.latency
+            m.submodules[f"{name}_broadcast"] = broadcast = Broadcast(word_layout, sinks=len(path.lanes))
             for p in range(config.pixels):
                 for c in range(config.k):
-                    cycles = wait + c if path.skewed else wait
+                    cycles = wait + c if path.engine.skewed else wait
                     m.d.comb += broadcast.i.act[p][c].eq(
                         delay(m, self.act[p][c], cycles, name=f"{name}_act_{p}_{c}"))
             m.d.comb += broadcast.i.control.eq(
                 delay(m, self.control, wait, name=f"{name}_control", reset_less=False))
 
             for sink, lane in enumerate(path.lanes):
-                m.submodules[f"row_{lane}"] = engine = self._rows[lane]
+                m.submodules[f"row_{lane}"] = engine = row_engine(
+                    config.lane_schemes[lane], k=config.k, pixels=config.pixels)
                 word = broadcast.o[sink // BROADCAST_FANOUT]
                 m.d.comb += [
                     engine.act.eq(word.act),
                     engine.control.eq(word.control),
                     engine.weights.eq(delay(
-                        m, weights[lane], wait + broadcast.latency, name=f"weights_{lane}")),
+                        m, weights[lane], wait + path.broadcast_latency, name=f"weights_{lane}")),
                     self.sums[lane].eq(engine.sums),
                 ]
 
-        m.submodules.pool = pool = self._pool
-        wait = self.latency - pool.latency
+        m.submodules.pool = pool = PoolEngine(k=config.k, pixels=config.pixels)
+        wait = self.latency - PoolEngine.latency
         m.d.comb += [
             pool.act.eq(delay(m, self.act, wait, name="pool_act")),
             pool.control.eq(delay(m, self.control, wait, name="pool_control", reset_less=False)),
@@ -222,4 +244,17 @@ class GemmArray(wiring.Component):
 
     def resources(self) -> Resources:
         """An estimate: the engines, the pool lanes, and the delays and copies of their inputs."""
-        raise NotImplementedError
+        config = self.config
+        word_bits = config.pixels * config.k * ACT_BITS
+        total = PoolEngine.resources(k=config.k, pixels=config.pixels)
+        total += delay_resources(word_bits, self.latency - PoolEngine.latency)
+        for path in self._paths:
+            wait = self.latency - path.latency
+            for c in range(config.k):
+                total += delay_resources(config.pixels * ACT_BITS, wait + c if path.engine.skewed else wait)
+            total += Resources(ff=(word_bits + 4) * sum(broadcast_nodes(len(path.lanes))) + 4 * wait)
+            for lane in path.lanes:
+                scheme = config.lane_schemes[lane]
+                total += path.engine.resources(scheme=scheme, k=config.k, pixels=config.pixels)
+                total += delay_resources(config.k * scheme.bits, wait + path.broadcast_latency)
+        return total

@@ -176,8 +176,8 @@ class _Dma(wiring.Component):
 class ReadDma(_Dma):
     """Reads memory into a stream.
 
-    One beat per cycle as long as the memory answers within ``16 * max_outstanding`` cycles; the bus
-    beat is the stream beat, without a register between them.
+    Long commands go at one beat per cycle when the memory takes at most ``16 * (max_outstanding - 1)
+    - LATENCY`` cycles from AR to R. The bus beat is the stream beat, without a register between.
 
     Parameters
     ----------
@@ -212,7 +212,7 @@ class ReadDma(_Dma):
     """
 
     def __init__(self, addr_bits: int = 32, data_bits: int = 64, id_bits: int = 6,
-                 max_outstanding: int = 4) -> None:
+                 max_outstanding: int = 8) -> None:
         super().__init__(addr_bits, data_bits, id_bits, max_outstanding,
                          Out(stream.Signature(unsigned(data_bits))))
 
@@ -235,8 +235,8 @@ class ReadDma(_Dma):
 class WriteDma(_Dma):
     """Writes a stream to memory.
 
-    One beat per cycle as long as the memory answers within ``16 * max_outstanding`` cycles. Write
-    data never waits for the address to be accepted.
+    Long commands go at one beat per cycle when the memory takes at most ``16 * (max_outstanding - 1)
+    - LATENCY`` cycles from the last W to B. Data never waits for the address to be accepted.
 
     Parameters
     ----------
@@ -272,7 +272,7 @@ class WriteDma(_Dma):
     """
 
     def __init__(self, addr_bits: int = 32, data_bits: int = 64, id_bits: int = 6,
-                 max_outstanding: int = 4) -> None:
+                 max_outstanding: int = 8) -> None:
         super().__init__(addr_bits, data_bits, id_bits, max_outstanding,
                          In(stream.Signature(unsigned(data_bits))))
 
@@ -353,7 +353,7 @@ class DmaPort(wiring.Component):
     """
 
     def __init__(self, addr_bits: int = 32, data_bits: int = 64, id_bits: int = 6,
-                 max_outstanding: int = 4) -> None:
+                 max_outstanding: int = 8) -> None:
         _check(max_outstanding)
         self._parameters = (addr_bits, data_bits, id_bits, max_outstanding)
         command = stream.Signature(command_layout(addr_bits))

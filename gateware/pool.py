@@ -68,11 +68,12 @@ class PoolEngine(wiring.Component):
             "sums": Out(data.ArrayLayout(data.ArrayLayout(signed(SUM_BITS), pixels), k)),
         })
 
-    def model(self, mode: PoolMode, words: Sequence[Word]) -> np.ndarray:
+    @classmethod
+    def model(cls, mode: PoolMode, words: Sequence[Word]) -> np.ndarray:
         """``sums`` after each word, int64 (words, k, pixels), from power-up on."""
         acts = np.array([word.act for word in words], np.int64).transpose(0, 2, 1)
         if mode is PoolMode.SUM:
-            return model_sums(acts, words, self.acc_shape)
+            return model_sums(acts, words, cls.acc_shape)
         largest, total = np.zeros_like(acts[0]), np.zeros_like(acts[0])
         sums = np.empty_like(acts)
         for i, word in enumerate(words):
@@ -95,5 +96,6 @@ class PoolEngine(wiring.Component):
         return m
 
     @classmethod
-    def resources(cls, k: int, pixels: int) -> Resources:
-        return Resources(lut=0, ff=0)
+    def resources(cls, *, k: int, pixels: int) -> Resources:
+        """An estimate, fitted to yosys 0.70 ``synth_xilinx``."""
+        return Resources(lut=31 * k * pixels, ff=1 + 2 * ACC_BITS * k * pixels)

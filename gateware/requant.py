@@ -6,8 +6,16 @@ from amaranth import *
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from gateware.pe.base import SUM_BITS, delay
-from quant.numerics import BIAS_BITS, MULTIPLIER_BITS, RESIDUAL_BITS, SHIFT_MAX, SHIFT_MIN, accumulate, requantise
+from gateware.pe.base import SUM_BITS, Resources, delay
+from quant.numerics import (
+    BIAS_BITS,
+    MULTIPLIER_BITS,
+    RESIDUAL_BITS,
+    SHIFT_MAX,
+    SHIFT_MIN,
+    accumulate,
+    requantise,
+)
 
 
 class RequantInput(data.StructLayout):
@@ -42,9 +50,10 @@ class RequantLane(wiring.Component):
     """``y = clamp((acc*M + B + r*n * 2^(S-14)) >> S, low, high)``, one result per cycle.
 
     One DSP48E1 (25x18 bits and the 48-bit adder) computes ``t = acc*M + B``. Because the residual
-    term is a multiple of ``2^(S-14)``, it is added after a shift by ``S - 14`` and before one by 14.
-    ``r*n`` (8x16 bits) is a tree of adders in LUTs, because a second DSP per lane is dear on the small
-    devices. ``acc*M + B`` must fit 48 bits signed; the sum with the residual term need not.
+    term is a multiple of ``2^(S-14)``, it is added after a shift by ``S - 14`` and before one by
+    14. ``r*n`` (8x16 bits) is a tree of adders in LUTs, because a second DSP per lane is dear on
+    the small devices. ``acc*M + B`` must fit 48 bits signed; the sum with the residual term need
+    not.
 
     Members
     -------
@@ -67,6 +76,11 @@ class RequantLane(wiring.Component):
         """``(y, wide)``, int64, of arrays or integers that broadcast."""
         return (requantise(acc, multiplier, bias, shift, low, high, residual, n),
                 accumulate(acc, multiplier, bias, shift))
+
+    @classmethod
+    def resources(cls) -> Resources:
+        """An estimate: what yosys 0.70 ``synth_xilinx`` makes of one lane."""
+        return Resources(lut=482, ff=385, dsp48e1=1)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -39,14 +39,14 @@ def run(graph: IntGraph, images: np.ndarray) -> dict[str, np.ndarray]:
 
 def logits(graph: IntGraph, images: np.ndarray) -> np.ndarray:
     """The graph's output as (N, classes) int64."""
-    return run(graph, images)[graph.header.output].reshape(len(images), -1)
+    return _flat(run(graph, images)[graph.header.output])
 
 
 def _step(graph: IntGraph, node: Node, tensors: dict[str, np.ndarray]) -> np.ndarray:
     x = tensors[node.input]
     match node:
         case Flatten():
-            return x.reshape(len(x), -1, 1, 1)
+            return _flat(x)[:, :, None, None]
         case MaxPool():
             return _windows(_pad(x, node.padding, 0), node.kernel, node.stride).max((4, 5))
         case AvgPool():
@@ -57,7 +57,7 @@ def _step(graph: IntGraph, node: Node, tensors: dict[str, np.ndarray]) -> np.nda
             padded = _pad(x, node.padding, graph.tensor(node.input).zero_point)
             acc = _convolve(padded, graph.layers[node.name], node)
         case Linear():
-            acc = _matmul(x.reshape(len(x), -1), graph.layers[node.name].rows)[:, :, None, None]
+            acc = _matmul(_flat(x), graph.layers[node.name].rows)[:, :, None, None]
     return _finish(graph.layers[node.name], node, acc, tensors)
 
 
@@ -83,6 +83,10 @@ def _convolve(x: np.ndarray, layer: LayerArrays, node: Conv) -> np.ndarray:
         acc = _matmul(columns, layer.rows[g * per_out:(g + 1) * per_out])
         parts.append(acc.reshape(n, h, w, per_out).transpose(0, 3, 1, 2))
     return np.concatenate(parts, 1)
+
+
+def _flat(x: np.ndarray) -> np.ndarray:
+    return x.reshape(len(x), int(np.prod(x.shape[1:])))
 
 
 def _matmul(columns: np.ndarray, rows: np.ndarray) -> np.ndarray:

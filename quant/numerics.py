@@ -58,7 +58,7 @@ def thresholds(scheme: Scheme) -> np.ndarray:
     ``np.searchsorted(t, v)`` and ``torch.bucketize(v, t)`` both compute. A threshold
     is the largest float32 that is not above the exact midpoint, so this is the projection onto the
     *nearest* level for every float32 ``v`` (the lower one where ``v`` is the midpoint itself).
-    Rounding in the log domain instead moves about 6 % of normally distributed weights.
+    Rounding in the log domain instead moves about 9 % of normally distributed POT4 weights.
     """
     values = weight_values(scheme)
     sums, whole = values[1:] + values[:-1], 2 * scheme.denominator

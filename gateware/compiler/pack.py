@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From weight values to what the array reads: codes in lane order, and corrections of the bias."""
+
+import dataclasses
+
+import numpy as np
+
+from gateware.config import AccelConfig
+from gateware.isa import slot_beats, slot_layout
+from quant.numerics import ACT_BITS, BIAS_BITS, NIBBLE_MAX, Scheme, decode_weights, encode_weights
+
+
+def engine_offset(scheme: Scheme, values_of_row: np.ndarray, planes: int) -> int:
+    """What the raw sum of a row engine exceeds the true dot product by; does not depend on data.
+
+    ``raw = dot + offset``, so the bias of the row is lowered by ``offset * M``. POT4 engines use
+    ``15 - a`` for a negative weight; the others are exact. ``planes`` is 1 for 4-bit and 2 for 8-bit
+    activations, whose high plane counts 16 times. Raises ValueError for another number of planes.
+    """
+    if planes not in (1, 2):
+        raise ValueError(f"planes must be 1 or 2, not {planes!r}")
+    if scheme is not Scheme.POT4:
+        return 0
+    values = np.asarray(values_of_row, np.int64)
+    once = -NIBBLE_MAX * int(values[values < 0].sum())
+    return once * ((1 << ACT_BITS) + 1) if planes == 2 else once
+
+
+def bits_to_words(fields: np.ndarray, widths: np.ndarray, word_bytes: int) -> bytes:
+    """Rows of unsigned ``fields`` (words, fields) of ``widths`` bits, lowest first, as padded words."""
+    bits = (fields[:, :, None] >> np.arange(int(widths.max())) & 1).astype(np.uint8)
+    kept = bits[:, np.arange(int(widths.max())) < widths[:, None]]
+    padded = np.zeros((len(fields), word_bytes * 8), np.uint8)
+    padded[:, :kept.shape[1]] = kept
+    return np.packbits(padded, axis=1, bitorder="little").tobytes()
+
+
+def words_to_bits(stored: bytes, widths: np.ndarray, word_bytes: int) -> np.ndarray:
+    """Inverse of :func:`bits_to_words`, int64 (words, fields)."""
+    bits = np.unpackbits(np.frombuffer(stored, np.uint8).reshape(-1, word_bytes), axis=1, bitorder="little")
+    starts = np.concatenate([[0], np.cumsum(widths)[:-1]])
+    fields = [bits[:, start:start + width].astype(np.int64) @ (1 << np.arange(width))
+              for start, width in zip(starts.tolist(), widths.tolist(), strict=True)]
+    return np.stack(fields, axis=1)
+
+
+def code_widths(config: AccelConfig) -> np.ndarray:
+    """Bits of each code in a weight word: lane by lane, k codes each."""
+    return np.repeat([scheme.bits for scheme in config.lane_schemes], config.k)
+
+
+def pack_weights(values: np.ndarray, lanes: list[int], config: AccelConfig) -> bytes:
+    """Weight words of one row tile, in the order of :class:`~gateware.sequence.TileLoop`.
+
+    ``values`` is (rows, channels, kernel_y, kernel_x); ``lanes[i]`` is the row in lane i or -1. A word
+    holds k channels of one kernel position for every lane; missing channels and idle lanes get code 0.
+    """
+    _, channels, kernel_y, kernel_x = values.shape
+    groups = -(-channels // config.k)
+    codes = np.zeros((kernel_y, kernel_x, groups * config.k, config.rows), np.int64)
+    for lane, (row, scheme) in enumerate(zip(lanes, config.lane_schemes, strict=True)):
+        if row >= 0:
+            codes[:, :, :channels, lane] = encode_weights(scheme, values[row]).transpose(1, 2, 0)
+    codes = codes.reshape(kernel_y * kernel_x * groups, config.k, config.rows).transpose(0, 2, 1)
+    return bits_to_words(codes.reshape(len(codes), -1), code_widths(config),
+                         config.weight_beats * config.bus_bits // 8)
+
+
+def unpack_weights(stored: bytes, config: AccelConfig) -> np.ndarray:
+    """Values (words, rows, k) of packed weight words, int64."""
+    codes = words_to_bits(stored, code_widths(config), config.weight_beats * config.bus_bits // 8)
+    codes = codes.reshape(len(codes), config.rows, config.k)
+    return np.stack([decode_weights(scheme, codes[:, lane])
+                     for lane, scheme in enumerate(config.lane_schemes)], axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One result of a drain slot: engine lane, its requantisation, and where the result goes.
+
+    offset : words from the pixel, or the index of a wide result.
+    """
+
+    lane: int
+    column: int
+    offset: int
+    multiplier: int
+    bias: int
+    shift: int
+
+
+def pack_slot(results: list[Result], config: AccelConfig, wide: bool = False) -> bytes:
+    """One stored drain slot. A wide slot has one result, whose place is named by column 0."""
+    lanes = [dict.fromkeys(("row", "column", "multiplier", "bias", "shift"), 0)
+             for _ in range(config.requant_lanes)]
+    columns = [dict.fromkeys(("enable", "lane", "offset"), 0) for _ in range(config.k)]
+    for result in results:
+        q, column = result.lane % config.requant_lanes, 0 if wide else result.column
+        lanes[q] = {"row": result.lane // config.requant_lanes, "column": column,
+                    "multiplier": result.multiplier, "bias": result.bias & (1 << BIAS_BITS) - 1,
+                    "shift": result.shift}
+        columns[column] = {"enable": 1, "lane": q, "offset": result.offset}
+    word = slot_layout(config).const({"lanes": lanes, "columns": columns}).as_value().value
+    return word.to_bytes(slot_beats(config) * config.bus_bits // 8, "little")

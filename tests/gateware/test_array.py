@@ -1,0 +1,76 @@
+# amaranth: UnusedElaboratable=no
+# SPDX-License-Identifier: Apache-2.0
+"""The whole array: alignment of the lanes, order of the weights, and the broadcast tree."""
+
+
+import numpy as np
+import pytest
+from amaranth.lib import data
+
+from gateware.array import Broadcast, GemmArray
+from gateware.config import AccelConfig
+from gateware.pool import PoolMode
+from sim.words import (
+    act_bits,
+    assert_sums,
+    control_bits,
+    idle,
+    random_values,
+    random_words,
+    simulate,
+    weight_bits,
+)
+
+CONFIGS = {
+    "all": AccelConfig(pot4_rows=2, fixed4_rows=1, fixed8_rows=1, bus_bits=32, requant_lanes=4),
+    "two levels": AccelConfig(pot4_rows=9, fixed4_rows=2, fixed8_rows=1, bus_bits=32, requant_lanes=4),
+    "pot4": AccelConfig(pot4_rows=2, fixed4_rows=0, fixed8_rows=0, bus_bits=32, requant_lanes=2),
+    "fixed8": AccelConfig(pot4_rows=0, fixed4_rows=0, fixed8_rows=2, bus_bits=32, requant_lanes=2, pixels=4),
+}
+
+
+@pytest.mark.parametrize("mode", PoolMode)
+@pytest.mark.parametrize("name, stall", [
+    ("all", 0.0), ("all", 0.5), ("two levels", 0.2), ("pot4", 0.2), ("fixed8", 0.2)])
+def test_random_words(name: str, stall: float, mode: PoolMode, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    config = CONFIGS[name]
+    array = GemmArray(config)
+    words = random_words(rng, k=config.k, pixels=config.pixels, count=120, stall=stall)
+    values = [random_values(rng, scheme, len(words), config.k) for scheme in config.lane_schemes]
+
+    padded = [*words, *idle(config.k, config.pixels, array.latency)]
+    stimulus = []
+    for i, (act, word) in enumerate(zip(act_bits(padded), padded, strict=True)):
+        weights, offset = 0, 0
+        for scheme, row in zip(config.lane_schemes, values, strict=True):
+            weights |= weight_bits(scheme, row[i]) << offset if i < len(words) else 0
+            offset += config.k * scheme.bits
+        assert offset == config.weight_bits
+        stimulus.append({"act": act, "weights": weights, "control": control_bits(word),
+                         "pool_mode": mode.value})
+
+    assert_sums(simulate(array, stimulus, ["sums"])["sums"], array.model(values, words, mode), array.latency)
+
+
+@pytest.mark.parametrize("name, latency", [("all", 13), ("two levels", 13), ("pot4", 8), ("fixed8", 13)])
+def test_latency(name: str, latency: int) -> None:
+    assert GemmArray(CONFIGS[name]).latency == latency
+
+
+@pytest.mark.parametrize("sinks, fanout, leaves, latency", [
+    (1, 8, 1, 1), (8, 8, 1, 1), (9, 8, 2, 2), (64, 8, 8, 2), (65, 8, 9, 3), (5, 2, 3, 3)])
+def test_broadcast(sinks: int, fanout: int, leaves: int, latency: int) -> None:
+    tree = Broadcast(data.StructLayout({"value": 8}), sinks=sinks, fanout=fanout)
+    assert (len(tree.o), tree.latency) == (leaves, latency)
+    values = list(range(1, 20))
+    seen = simulate(tree, [{"i": value} for value in values], [f"o.{leaf}" for leaf in range(leaves)])
+    expected = [0] * (latency - 1) + values[:len(values) - latency + 1]
+    assert list(seen.values()) == [expected] * leaves
+
+
+@pytest.mark.parametrize("sinks, fanout, message", [
+    (0, 8, "sinks must be a positive integer, not 0"), (4, 1, "fanout must be at least 2, not 1")])
+def test_broadcast_init_wrong(sinks: int, fanout: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Broadcast(data.StructLayout({"value": 8}), sinks=sinks, fanout=fanout)

@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The graph file: what is saved is loaded, and everything else is refused with one clear line."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quant import golden, numerics
+from quant.intgraph import GraphError, Header, IntGraph, LayerArrays
+from tests.quant.graphs import INPUT, GraphBuilder, random_graph, random_images, residual_graph
+
+
+@pytest.fixture
+def graph(seed) -> IntGraph:
+    return residual_graph(seed, channels=4, size=4)
+
+
+@pytest.fixture
+def path(graph, tmp_path):
+    graph.save(tmp_path / "net.safetensors")
+    return tmp_path / "net.safetensors"
+
+
+def refused(path) -> str:
+    """The message with which ``path`` is refused, which must be one line that names the file."""
+    with pytest.raises(GraphError) as error:
+        IntGraph.load(path)
+    message = str(error.value)
+    assert "\n" not in message and path.name in message
+    return message
+
+
+# Files
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**32 - 1))
+def test_save_and_load(tmp_path_factory, number):
+    rng = np.random.default_rng(number)
+    graph = random_graph(rng)
+    path = tmp_path_factory.mktemp("graph") / "net.safetensors"
+    graph.save(path)
+    again = IntGraph.load(path)
+    assert again.digest == graph.digest
+    assert again.header == graph.header
+    assert again.layers.keys() == graph.layers.keys()
+    for name, layer in graph.layers.items():
+        for field in dataclasses.fields(LayerArrays):
+            one, two = (getattr(arrays, field.name) for arrays in (layer, again.layers[name]))
+            assert one.dtype == two.dtype and np.array_equal(one, two)
+    images = random_images(graph, rng)
+    assert np.array_equal(golden.logits(again, images), golden.logits(graph, images))
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_four_bit_rows_take_half_a_byte_per_weight():
+    build = GraphBuilder(np.random.default_rng(1), (5, 1, 1), ratio="50:50:0", tile_rows=2)
+    build.linear(INPUT, 4)
+    assert build.layers["linear0"].pack()["codes"].shape == (4 * 3,)
+
+
+def test_digest_follows_every_value(graph):
+    name, layer = next(iter(graph.layers.items()))
+    digests = {graph.digest}
+    for field in ("multiplier", "bias", "shift"):
+        array = getattr(layer, field).copy()
+        array[0] += 1
+        digests.add(IntGraph(graph.header, graph.layers | {
+            name: dataclasses.replace(layer, **{field: array})}).digest)
+    values = layer.values.copy()
+    values.flat[0] *= -1
+    digests.add(IntGraph(graph.header, graph.layers | {
+        name: dataclasses.replace(layer, values=values)}).digest)
+    digests.add(edited(graph, name="other").digest)
+    assert len(digests) == 5 + bool(layer.values.flat[0])
+
+
+def test_truncated_file(path):
+    content = path.read_bytes()
+    for length in {*range(0, 40), *range(40, len(content), 61), len(content) - 1}:
+        path.write_bytes(content[:length])
+        assert "is not a complete graph file" in refused(path)
+    path.write_bytes(content + b"\0")
+    assert "is not a complete graph file" in refused(path)
+
+
+@pytest.mark.parametrize("flip", ["one bit", "every bit"])
+def test_a_flipped_byte_anywhere(path, seed, flip):
+    content = path.read_bytes()
+    bits = np.random.default_rng(seed).integers(0, 8, len(content))
+    for at, bit in enumerate(bits.tolist()):
+        damaged = bytearray(content)
+        damaged[at] ^= 1 << bit if flip == "one bit" else 0xFF
+        path.write_bytes(damaged)
+        refused(path)
+
+
+def rewrite(path, change=None, **metadata) -> None:
+    """Save the file again with its JSON changed as an editor would do it."""
+    with safetensors.safe_open(path, framework="numpy") as file:
+        old = file.metadata()
+        keys = file.keys()
+        stored = {key: file.get_tensor(key) for key in keys}
+    if change is not None:
+        content = json.loads(old["graph"])
+        change(content)
+        old["graph"] = json.dumps(content, separators=(",", ":"))
+    safetensors.numpy.save_file(stored, path, metadata=old | metadata)
+
+
+def test_hand_edited_header(path):
+    rewrite(path, lambda content: content["tensors"][0].update(scale=0.5))
+    assert "does not match its digest" in refused(path)
+
+
+def test_edits_that_mean_the_same_are_edits(path):
+    with safetensors.safe_open(path, framework="numpy") as file:
+        text = file.metadata()["graph"]
+    rewrite(path, graph=text.replace('"stride":[1,1]', '"stride":[1, 1]'))
+    assert "does not match its digest" in refused(path)
+
+
+def test_digest_missing_or_wrong(path):
+    rewrite(path, digest="0" * 64)
+    assert "does not match its digest: the file was damaged or edited; export it" in refused(path)
+
+
+def test_wrong_version(path):
+    rewrite(path, lambda content: content.update(version=2))
+    assert refused(path).endswith(
+        "has graph version 2, this software reads version 1; export it again")
+
+
+def test_wrong_format(path):
+    rewrite(path, lambda content: content.update(format="onnx"))
+    assert refused(path).endswith("is not an rmsmp-intgraph file")
+
+
+@pytest.mark.parametrize("text", ["", "no JSON", "[]", "3"])
+def test_no_graph_in_the_header(path, text):
+    rewrite(path, graph=text)
+    assert "has no graph in its header" in refused(path)
+
+
+def test_other_safetensors_file(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    safetensors.numpy.save_file({"weight": np.zeros(3)}, path)
+    assert "has no graph in its header" in refused(path)
+
+
+@pytest.mark.parametrize(("change", "place"), [
+    (lambda c: c.update(extra=1), "extra: Extra inputs are not permitted"),
+    (lambda c: c.pop("nodes"), "nodes: Field required"),
+    (lambda c: c["tensors"][0].update(bits=5), "tensors.0.bits: Input should be 4 or 8"),
+    (lambda c: c["tensors"][0].update(scale=0), "tensors.0.scale: Input should be greater than 0"),
+    (lambda c: c["tensors"][0].update(scale=float("inf")),
+     "tensors.0.scale: Input should be a finite number"),
+    (lambda c: c["nodes"][0].update(op="softmax"), "nodes.0: Input tag 'softmax' found"),
+    (lambda c: c["nodes"][0].update(kernel=[3]), "nodes.0.conv.kernel.1: Field required"),
+    (lambda c: c.update(tile_rows=0), "tile_rows: Input should be greater than 0"),
+    (lambda c: c.update(logit_scale=-1), "logit_scale: Input should be greater than 0"),
+    (lambda c: c["nodes"][7].update(bias=1 << 46), "nodes.7.avg_pool.bias: Input should be less"),
+    (lambda c: c["nodes"][7].update(shift=13), "nodes.7.avg_pool.shift: Input should be greater"),
+])
+def test_field_errors_name_the_field(path, change, place):
+    rewrite(path, change)
+    assert f"graph field {place}" in refused(path)
+
+
+def forge(path, header: Header, stored: dict) -> None:
+    """A file with a right digest and wrong contents."""
+    from quant.intgraph import _digest
+    safetensors.numpy.save_file(stored, path, metadata={
+        "graph": header.model_dump_json(), "digest": _digest(header, stored)})
+
+
+@pytest.mark.parametrize(("key", "change", "message"), [
+    ("codes", lambda a: a[:-1], "codes end early"),
+    ("codes", lambda a: np.append(a, a[:1]), "codes are too long"),
+    ("codes", lambda a: np.full_like(a, 0x88), "not a POT4 weight code"),
+    ("scheme", lambda a: a[:-1], "shape and scheme table disagree"),
+    ("scheme", lambda a: a + 7, "7 is not a valid Scheme"),
+    ("shape", lambda a: a * 0, "shape and scheme table disagree"),
+])
+def test_weights_are_damaged(tmp_path, key, change, message):
+    build = GraphBuilder(np.random.default_rng(1), (4, 1, 1), ratio="100:0:0")
+    build.linear(INPUT, 2)
+    graph = build.build()
+    stored = {f"linear0.{name}": array for name, array in graph.layers["linear0"].pack().items()}
+    stored[f"linear0.{key}"] = change(stored[f"linear0.{key}"])
+    forge(tmp_path / "net", graph.header, stored)
+    assert f"weights are damaged: {message}" in refused(tmp_path / "net")
+
+
+@pytest.mark.parametrize("stray", ["stray", "linear0.codes.more"])
+def test_stray_or_missing_array(tmp_path, stray):
+    build = GraphBuilder(np.random.default_rng(1), (4, 1, 1))
+    build.linear(INPUT, 2)
+    graph = build.build()
+    stored = {f"linear0.{name}": array for name, array in graph.layers["linear0"].pack().items()}
+    forge(tmp_path / "net", graph.header, stored | {stray: np.zeros(1)})
+    assert "weights are damaged" in refused(tmp_path / "net")
+
+
+def test_missing_file(tmp_path):
+    assert refused(tmp_path / "none").startswith("no graph file at ")
+    assert refused(tmp_path).startswith("no graph file at ")
+
+
+def test_failed_save_keeps_the_old_file(graph, path, tmp_path):
+    with pytest.raises(GraphError, match="^cannot write .*missing"):
+        graph.save(tmp_path / "missing" / "net")
+    digest = IntGraph.load(path).digest
+    (tmp_path / "net.safetensors.partial").mkdir()      # the new one cannot be written
+    with pytest.raises(GraphError, match="^cannot write "):
+        graph.save(path)
+    assert IntGraph.load(path).digest == digest
+
+
+# Validation
+
+def edited(graph: IntGraph, tensors=None, nodes=None, layers=None, **header) -> IntGraph:
+    """``graph`` built again: ``tensors`` and ``nodes`` map a name to fields that change."""
+    content = graph.header.model_dump(mode="json")
+    for part, changes in (("tensors", tensors or {}), ("nodes", nodes or {})):
+        for entry in content[part]:
+            entry.update(changes.get(entry["name"], {}))
+    new = dict(graph.layers)
+    for name, fields in (layers or {}).items():
+        new[name] = dataclasses.replace(new[name], **fields)
+    return IntGraph(Header.model_validate(content | header), new)
+
+
+def both(name: str, **fields) -> dict:
+    """Keyword arguments that add a tensor and the node that writes it."""
+    return {name: fields}
+
+
+#: change to residual_graph(channels=4, size=4): its nodes are conv0, max_pool1, conv2, conv3
+#: (adds max_pool1), conv4 (1x1, stride 2, 8 bits), conv5 (stride 2), conv6 (adds conv4), avg_pool7,
+#: flatten8, linear9 (wide).
+INVALID = {
+    "ratio": ({"ratio": "65:30"}, "ratio '65:30' is not of the form"),
+    "ratio sum": ({"ratio": "65:30:6"}, "ratio 65:30:6 sums to 101"),
+    "input": ({"input": "nothing"}, "graph input 'nothing' is not a tensor of the graph"),
+    "output": ({"output": "image"}, "graph output 'image' is written by no node"),
+    "same tensor": ({"tensors": {"conv2": {"name": "conv0"}}}, "two tensors have the same name"),
+    "tensor shape": ({"tensors": {"conv2": {"shape": (4, 0, 4)}}},
+                     r"tensor 'conv2' has shape \(4, 0, 4\), zero point 0"),
+    "zero point": ({"tensors": {"conv2": {"zero_point": 16}}}, "tensor 'conv2' has .* point 16"),
+    "same node": ({"nodes": {"conv2": {"name": "conv0"}}}, "two nodes are named 'conv0'"),
+    "reads late": ({"nodes": {"conv0": {"input": "conv3"}}},
+                   "node 'conv0' reads 'conv3', which nothing before it writes"),
+    "residual late": ({"nodes": {"conv3": {"residual": {"tensor": "conv6", "n": 1}}}},
+                      "node 'conv3' reads 'conv6', which nothing before it writes"),
+    "writes twice": ({"nodes": {"conv2": {"output": "conv0"}}},
+                     "node 'conv2' writes 'conv0', which is not a free tensor"),
+    "writes nowhere": ({"nodes": {"conv2": {"output": "nothing"}}},
+                       "node 'conv2' writes 'nothing', which is not a free tensor"),
+    "reads wide": ({"nodes": {"conv0": {"wide": True}}, "layers": {"conv0": {"shift": [20] * 4}}},
+                   "node 'max_pool1' reads 'conv0', which is wide"),
+    "kernel": ({"nodes": {"conv0": {"kernel": (0, 3)}}}, r"node 'conv0' has kernel \(0, 3\)"),
+    "stride": ({"nodes": {"max_pool1": {"stride": (1, 0)}}}, r"'max_pool1' has .* \(1, 0\)"),
+    "padding": ({"nodes": {"conv0": {"padding": (1, -1, 1, 1)}}}, r"padding \(1, -1, 1, 1\)"),
+    "computes": ({"nodes": {"conv0": {"padding": (1, 1, 1, 2)}}},
+                 r"node 'conv0' computes \(4, 4, 5\), but 'conv0' is \(4, 4, 4\)"),
+    "avg pool": ({"nodes": {"avg_pool7": {"kernel": (1, 1)}}}, "node 'avg_pool7' computes"),
+    "groups": ({"nodes": {"conv0": {"groups": 2}}}, "conv 'conv0': 3 channels in 2 groups"),
+    "no groups": ({"nodes": {"conv0": {"groups": 0}}}, "conv 'conv0': 3 channels in 0 groups"),
+    "clamp": ({"nodes": {"conv0": {"high": 16}}}, r"node 'conv0' clamps to 0\.\.16, outside 4"),
+    "clamp empty": ({"nodes": {"conv4": {"low": 9, "high": 8}}}, r"node 'conv4' clamps to 9\.\.8"),
+    "clamp below": ({"nodes": {"avg_pool7": {"low": -1}}}, r"'avg_pool7' clamps to -1\.\.255"),
+    "pool bits": ({"tensors": {"max_pool1": {"bits": 8}}},
+                  "'max_pool1' keeps its input's codes, but bits, scale or zero point of"),
+    "pool scale": ({"tensors": {"max_pool1": {"scale": 3.0}}}, "keeps its input's codes"),
+    "flatten zero": ({"tensors": {"flatten8": {"zero_point": 3}}}, "keeps its input's codes"),
+    "residual shape": ({"nodes": {"conv6": {"residual": {"tensor": "conv3", "n": 1}}}},
+                       r"node 'conv6' cannot add 'conv3' of shape \(4, 4, 4\)"),
+    "wide residual": ({"nodes": {"conv6": {"wide": True}}, "layers": {"conv6": {"shift": [20] * 8}}},
+                      "node 'conv6' cannot add 'conv4' of shape"),
+    "wide shifts": ({"layers": {"linear9": {"shift": [20] * 9 + [21]}}},
+                    "wide layer 'linear9' needs one shift for all its rows"),
+    "row shape": ({"layers": {"conv0": {"values": np.zeros((4, 2, 3, 3))}}},
+                  r"layer 'conv0' has 4 rows of \(2, 3, 3\), its input needs \(3, 3, 3\)"),
+    "no rows": ({"layers": {"conv0": {"values": np.zeros((0, 3, 3, 3))}}}, "'conv0' has 0 rows of"),
+    "table length": ({"layers": {"conv0": {"bias": [0] * 3}}},
+                     "layer 'conv0': one M, B, S and scheme per row are needed"),
+    "scheme": ({"layers": {"conv0": {"scheme": [0, 1, 2, 3]}}},
+               "layer 'conv0' has an unknown scheme number"),
+    "not of scheme": ({"layers": {"conv0": {"scheme": [1] * 4, "values": np.full((4, 3, 3, 3), 8)}}},
+                      "layer 'conv0' has a weight value outside FIXED4"),
+    "multiplier": ({"layers": {"conv0": {"multiplier": [1 << 16] * 4}}},
+                   r"layer 'conv0' has a multiplier outside 0\.\.65535"),
+    "small shift": ({"layers": {"conv0": {"shift": [13] * 4}}}, r"a shift outside 14\.\.45"),
+    "large shift": ({"layers": {"conv0": {"shift": [46] * 4}}}, r"a shift outside 14\.\.45"),
+    "bias": ({"layers": {"conv0": {"bias": [1 << 46] * 4}}}, "layer 'conv0' has a bias outside"),
+    "fraction": ({"layers": {"conv0": {"bias": [0.5] * 4}}},
+                 "layer array 'bias' of float64 is not int64"),
+    "wraps": ({"layers": {"conv0": {"scheme": np.array([0, 1, 2, 256])}}},
+              "layer array 'scheme' of int64 is not uint8"),
+}
+
+
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid(case):
+    change, message = INVALID[case]
+    with pytest.raises(GraphError, match=message) as error:
+        edited(residual_graph(1, channels=4, size=4), **change)
+    assert "\n" not in str(error.value)
+
+
+def test_invalid_layers(graph):
+    with pytest.raises(GraphError, match=r"^layer 'conv0' has no weights$"):
+        IntGraph(graph.header, {n: a for n, a in graph.layers.items() if n != "conv0"})
+    with pytest.raises(GraphError, match=r"^weights without a layer: more$"):
+        IntGraph(graph.header, graph.layers | {"more": graph.layers["conv0"]})
+
+
+def test_linear_needs_a_flat_input():
+    build = GraphBuilder(np.random.default_rng(1), (4, 1, 1))
+    build.linear(INPUT, 2)
+    with pytest.raises(GraphError, match=r"linear 'linear0' needs a flat input, 'image' is \(2, 2"):
+        edited(build.build(), tensors={INPUT: {"shape": (2, 2, 1)}})
+
+
+def test_rows_must_divide_into_the_groups():
+    build = GraphBuilder(np.random.default_rng(1), (2, 3, 3))
+    build.conv(INPUT, 3, groups=2)
+    with pytest.raises(GraphError, match="^conv 'conv0': 3 rows in 2 groups"):
+        build.build()
+
+
+def test_wide_tensor_must_be_the_output():
+    build = GraphBuilder(np.random.default_rng(1), (4, 1, 1))
+    build.linear(INPUT, 2, wide=True)
+    build.linear(INPUT, 2)
+    with pytest.raises(GraphError, match="^wide tensor 'linear0' is not the graph's output"):
+        build.build()
+
+
+def test_accumulator_must_fit():
+    """One term more than 2^23 allows is refused, for a dot product and for a mean."""
+    fits = ((1 << numerics.ACC_BITS - 1) - 1) // (127 * 255)
+    for terms in (fits, fits + 1):
+        build = GraphBuilder(np.random.default_rng(1), (terms, 1, 1), bits=8, ratio="0:0:100")
+        build.linear(INPUT, 1)
+        build.layers["linear0"] = dataclasses.replace(
+            build.layers["linear0"], values=np.full((1, terms), -127))
+        if terms == fits:
+            build.build()
+        else:
+            with pytest.raises(GraphError, match="can reach .*, the accumulator has 24 bits"):
+                build.build()
+    build = GraphBuilder(np.random.default_rng(1), (1, 1 << 8, 1 << 8), bits=8)
+    build.avg_pool(INPUT)
+    with pytest.raises(GraphError, match="^node 'avg_pool0' can reach 16711680, the accumulator"):
+        build.build()
