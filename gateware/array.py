@@ -176,7 +176,8 @@ class GemmArray(wiring.Component):
         self.config = config
         self._paths = []
         for engine in dict.fromkeys(ENGINES.values()):
-            lanes = tuple(i for i, scheme in enumerate(config.lane_schemes) if ENGINES[scheme] is engine)
+            lanes = tuple(lane for lane, scheme in enumerate(config.lane_schemes)
+                          if ENGINES[scheme] is engine)
             if lanes:
                 self._paths.append(_Path(engine, lanes, config.k))
         self.latency = max(PoolEngine.latency, *(path.latency for path in self._paths))
@@ -189,7 +190,8 @@ class GemmArray(wiring.Component):
                                          config.rows + config.k)),
         })
 
-    def model(self, values: Sequence[np.ndarray], words: Sequence[Word], pool_mode: PoolMode) -> np.ndarray:
+    def model(self, values: Sequence[np.ndarray], words: Sequence[Word],
+              pool_mode: PoolMode) -> np.ndarray:
         """``sums`` after each word, int64 (words, rows + k, pixels), from power-up on.
 
         ``values`` holds an int (words, k) array of weight values per row lane.
@@ -211,7 +213,8 @@ class GemmArray(wiring.Component):
         for path in self._paths:
             name = "skewed" if path.engine.skewed else "plain"
             wait = self.latency - path.latency
-            m.submodules[f"{name}_broadcast"] = broadcast = Broadcast(word_layout, sinks=len(path.lanes))
+            broadcast = Broadcast(word_layout, sinks=len(path.lanes))
+            m.submodules[f"{name}_broadcast"] = broadcast
             for p in range(config.pixels):
                 for c in range(config.k):
                     cycles = wait + c if path.engine.skewed else wait
@@ -251,8 +254,10 @@ class GemmArray(wiring.Component):
         for path in self._paths:
             wait = self.latency - path.latency
             for c in range(config.k):
-                total += delay_resources(config.pixels * ACT_BITS, wait + c if path.engine.skewed else wait)
-            total += Resources(ff=(word_bits + 4) * sum(broadcast_nodes(len(path.lanes))) + 4 * wait)
+                cycles = wait + c if path.engine.skewed else wait
+                total += delay_resources(config.pixels * ACT_BITS, cycles)
+            copies = sum(broadcast_nodes(len(path.lanes)))
+            total += Resources(ff=(word_bits + 4) * copies + 4 * wait)
             for lane in path.lanes:
                 scheme = config.lane_schemes[lane]
                 total += path.engine.resources(scheme=scheme, k=config.k, pixels=config.pixels)

@@ -176,8 +176,9 @@ class _Dma(wiring.Component):
 class ReadDma(_Dma):
     """Reads memory into a stream.
 
-    Long commands go at one beat per cycle when the memory takes at most ``16 * (max_outstanding - 1)
-    - LATENCY`` cycles from AR to R. The bus beat is the stream beat, without a register between.
+    Long commands go at one beat per cycle when the memory takes at most
+    ``16 * (max_outstanding - 1) - 2`` cycles from AR to R. The bus beat is the stream beat, without
+    a register between.
 
     Parameters
     ----------
@@ -235,8 +236,9 @@ class ReadDma(_Dma):
 class WriteDma(_Dma):
     """Writes a stream to memory.
 
-    Long commands go at one beat per cycle when the memory takes at most ``16 * (max_outstanding - 1)
-    - LATENCY`` cycles from the last W to B. Data never waits for the address to be accepted.
+    Long commands go at one beat per cycle when the memory takes at most
+    ``16 * (max_outstanding - 1) - 2`` cycles from the last W to B. Data never waits for the address
+    to be accepted.
 
     Parameters
     ----------

@@ -87,12 +87,13 @@ class PoolEngine(wiring.Component):
         m = Module()
         for c in range(self.k):
             for p in range(self.pixels):
-                acc, base = accumulator_base(self.control, shape=self.acc_shape, name=f"lane_{c}_{p}")
-                nibble = self.act[p][c]
-                largest = Mux(self.control.first | (nibble > acc[:ACT_BITS]), nibble, acc[:ACT_BITS])
+                name = f"lane_{c}_{p}"
+                acc, base = accumulator_base(self.control, shape=self.acc_shape, name=name)
+                nibble, before = self.act[p][c], acc[:ACT_BITS]
+                largest = Mux(self.control.first | (nibble > before), nibble, before)
                 added = Mux(self.mode == PoolMode.MAX, largest, nibble + base)
                 m.d.comb += self.sums[c][p].eq(
-                    accumulator_sum(m, acc, added, self.control, name=f"lane_{c}_{p}"))
+                    accumulator_sum(m, acc, added, self.control, name=name))
         return m
 
     @classmethod

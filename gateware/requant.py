@@ -41,8 +41,8 @@ class RequantInput(data.StructLayout):
 
     def __init__(self) -> None:
         super().__init__({
-            "acc": signed(SUM_BITS), "multiplier": MULTIPLIER_BITS, "bias": signed(BIAS_BITS), "shift": 6,
-            "low": 8, "high": 8, "residual": 8, "n": RESIDUAL_BITS,
+            "acc": signed(SUM_BITS), "multiplier": MULTIPLIER_BITS, "bias": signed(BIAS_BITS),
+            "shift": 6, "low": 8, "high": 8, "residual": 8, "n": RESIDUAL_BITS,
         })
 
 
@@ -72,7 +72,8 @@ class RequantLane(wiring.Component):
         super().__init__({"i": In(RequantInput()), "y": Out(8), "wide": Out(signed(BIAS_BITS))})
 
     @staticmethod
-    def model(acc, multiplier, bias, shift, low, high, residual, n) -> tuple[np.ndarray, np.ndarray]:
+    def model(acc, multiplier, bias, shift, low, high, residual,
+              n) -> tuple[np.ndarray, np.ndarray]:
         """``(y, wide)``, int64, of arrays or integers that broadcast."""
         return (requantise(acc, multiplier, bias, shift, low, high, residual, n),
                 accumulate(acc, multiplier, bias, shift))
@@ -96,14 +97,14 @@ class RequantLane(wiring.Component):
             t.eq(product + delay(m, i.bias, 2, name="bias")),
         ]
 
-        # r*n: two bits of r at a time, then pairs.
+        # r*n: the bits of r, added pair by pair.
         residual, n = delay(m, i.residual, 1, name="residual"), delay(m, i.n, 1, name="n")
         terms = [Mux(residual[b], n, 0) << b for b in range(8)]
         while len(terms) > 1:
-            sums = [Signal(8 + RESIDUAL_BITS, name=f"residual_{len(terms) // 2}_{j}", reset_less=True)
-                    for j in range(len(terms) // 2)]
-            m.d.sync += [total.eq(a + b) for total, a, b in zip(sums, terms[::2], terms[1::2], strict=True)]
-            terms = sums
+            pairs = list(zip(terms[::2], terms[1::2], strict=True))
+            terms = [Signal(8 + RESIDUAL_BITS, name=f"residual_{len(pairs)}_{j}", reset_less=True)
+                     for j in range(len(pairs))]
+            m.d.sync += [total.eq(a + b) for total, (a, b) in zip(terms, pairs, strict=True)]
         residual_product = delay(m, terms[0], 1, name="residual_product")
 
         # Shift by S - 14 in 0..31: by multiples of eight, then by the rest.

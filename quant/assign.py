@@ -44,5 +44,5 @@ def scheme_table(model: nn.Module, eigenvalues: dict[str, Tensor]) -> list[dict[
         for row in range(len(variance)):
             table.append({"layer": name, "row": row, "scheme": Scheme(int(layer.scheme[row])).name,
                           "eigenvalue": float(eigenvalues[name][row]),
-                          "variance": float(variance[row]), "alpha": float(layer.alpha[row])})
+                          "variance": float(variance[row]), "alpha": layer.alpha[row].item()})
     return table

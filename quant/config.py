@@ -18,12 +18,15 @@ class Preset:
     batch_size: int
     shift: int           #: pixels of random translation in training
     flip: bool           #: random mirror images in training
+    threads: int         #: of torch; 0: one per core
 
 
 #: Presets by data set name; ``--dataset`` offers these names.
 PRESETS = {
-    "digits": Preset(float_epochs=30, epochs=20, batch_size=64, shift=1, flip=False),
-    "fashion-mnist": Preset(float_epochs=4, epochs=4, batch_size=128, shift=0, flip=True),
+    # One thread: tensors are so small that a second one costs more than it brings.
+    "digits": Preset(float_epochs=30, epochs=20, batch_size=64, shift=1, flip=False, threads=1),
+    "fashion-mnist": Preset(float_epochs=4, epochs=4, batch_size=128, shift=0, flip=True,
+                            threads=0),
 }
 
 
@@ -35,7 +38,7 @@ class TrainConfig:
     """
 
     dataset: str = "digits"
-    data: str | None = None         #: folder of the data set's files; None: where its package puts them
+    data: str | None = None         #: folder of the files; None: where their package is
     ratio: str = "65:30:5"          #: PoT4:Fixed4:Fixed8 in percent
     tile_rows: int = 16             #: rows of one row tile of the hardware
     width: int = 16                 #: channels of the network's first layer
@@ -49,6 +52,7 @@ class TrainConfig:
     hessian_images: int = 1024      #: training images that sensitivities are measured on
     shift: int = 1
     flip: bool = False
+    threads: int = 1                #: of torch, 0: one per core; the digest depends on it
     subset: int | None = None       #: train on this many images only
     seed: int = 1
     device: str = "cpu"
@@ -59,7 +63,7 @@ class TrainConfig:
         Ratio.parse(self.ratio)
         for field, least in (("tile_rows", 1), ("width", 1), ("float_epochs", 0), ("epochs", 0),
                              ("batch_size", 2), ("reassign_every", 1), ("hessian_images", 1),
-                             ("shift", 0), ("seed", 0)):
+                             ("shift", 0), ("threads", 0), ("seed", 0)):
             if getattr(self, field) < least:
                 raise ValueError(f"{field} must be at least {least}, not {getattr(self, field)}")
         for field in ("float_lr", "lr"):
@@ -70,7 +74,7 @@ class TrainConfig:
 
     @classmethod
     def resolve(cls, dataset: str, **given: object) -> Self:
-        """Settings for ``dataset``: its preset, overridden by everything ``given`` that is not None."""
+        """Its preset, overridden by everything ``given`` that is not None."""
         preset = dataclasses.asdict(PRESETS[dataset]) if dataset in PRESETS else {}
         return cls(dataset=dataset, **preset | {k: v for k, v in given.items() if v is not None})
 

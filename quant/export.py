@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a trained model to the integer graph.
 
-Real values on both sides of a layer (``x = s_in * a`` for the input, ``y = s_out * (q - z)`` for the
-output, ``w = alpha * k / d`` for the weights of a row) turn ``gamma * (conv - mean) / sigma + beta``
-into ``q = M/2^S * acc + B/2^S`` with ``M/2^S = |gamma| / sigma * alpha / d * s_in / s_out``. The sign of
-gamma moves into the weight values, which are symmetric in all three schemes.
+Real values on both sides of a layer (``x = s_in * a`` for the input, ``y = s_out * (q - z)`` for
+the output, ``w = alpha * k / d`` for the weights of a row) turn ``gamma * (conv - mean) / sigma +
+beta`` into ``q = M/2^S * acc + B/2^S`` with ``M/2^S = |gamma| / sigma * alpha / d * s_in / s_out``.
+The sign of gamma moves into the weight values, which are symmetric in all three schemes.
 """
 
 import math
@@ -53,7 +53,7 @@ def export(model: nn.Module, *, name: str, ratio: Ratio, tile_rows: int,
     for stage in ("layer1", "layer2", "layer3"):
         for index, block in enumerate(getattr(model, stage)):
             x = _lower_block(graph, f"{stage}.{index}", block, x)
-    x = graph.avg_pool("avgpool", model.avgpool, x)
+    x = graph.avg_pool("avgpool", model.avgpool, x, model.layer3[-1].relu2)
     x = graph.flatten("flatten", x)
     output, logit_scale = graph.classifier("fc", model.fc, x, "logits")
     header = Header(name=name, tensors=tuple(graph.tensors), nodes=tuple(graph.nodes),
@@ -108,10 +108,14 @@ class Lowering:
             padding=(top, top, left, left), groups=conv.groups))
         return spec
 
-    def avg_pool(self, name: str, pool: QuantAvgPool, source: TensorSpec) -> TensorSpec:
-        """Average over the whole image."""
+    def avg_pool(self, name: str, pool: QuantAvgPool, source: TensorSpec,
+                 quantiser: ActQuantiser) -> TensorSpec:
+        """Average over the whole of ``source``, the output of ``quantiser``."""
+        if pool.source is not quantiser:
+            raise UnsupportedLayer(name, pool, "its input is not the quantiser defined before it")
         channels, height, width = source.shape
-        spec = self._quantised(name, pool.quantiser, (channels, 1, 1))
+        spec = self._tensor(name=name, shape=(channels, 1, 1), bits=8,
+                            scale=pool.scale(height * width).item())
         m, b, s = _fit(name, encode_row, source.scale / spec.scale / (height * width), 0.0)
         self.nodes.append(AvgPool(name=name, input=source.name, output=name, kernel=(height, width),
                                   stride=(height, width), multiplier=m, bias=b, shift=s,
@@ -142,7 +146,7 @@ class Lowering:
     def _quantised(self, name: str, quantiser: ActQuantiser,
                    shape: tuple[int, int, int]) -> TensorSpec:
         return self._tensor(name=name, shape=shape, bits=quantiser.bits,
-                            scale=float(quantiser.scale), zero_point=quantiser.zero_point)
+                            scale=quantiser.scale.item(), zero_point=quantiser.zero_point)
 
     def _arrays(self, name: str, layer: QuantConv2d | QuantLinear, values: Tensor,
                 rows: list[tuple[int, int, int]]) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quant import golden, numerics
-from quant.intgraph import AvgPool, Conv, Flatten, IntGraph, Linear, MaxPool, Node
+from quant.intgraph import AvgPool, Conv, Flatten, IntGraph, MaxPool, Node
 
 
 class Mismatch(ArithmeticError):

@@ -113,14 +113,30 @@ class ActQuantiser(nn.Module):
 
 
 class QuantAvgPool(nn.AdaptiveAvgPool2d):
-    """Global average on an 8-bit grid, so that little is lost before the classifier."""
+    """Global average as an unsigned 8-bit integer: the sum itself where it fits, else its most.
 
-    def __init__(self) -> None:
+    ``source`` is the quantiser of the pool's input, whose scale decides the pool's.
+    """
+
+    def __init__(self, source: ActQuantiser) -> None:
         super().__init__(1)
-        self.quantiser = ActQuantiser(8)
+        self._source = [source]                 # in a list, because it is no child of this module
+
+    @property
+    def source(self) -> ActQuantiser:
+        return self._source[0]
+
+    def scale(self, area: int) -> Tensor:
+        """Step of the output for windows of ``area`` pixels."""
+        return self.source.scale / min(area, numerics.act_max(8) // self.source.high)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.quantiser(super().forward(x))
+        mean = super().forward(x)
+        if self.source.observe or not self.source.quantise:
+            return mean
+        high = numerics.act_max(8)
+        clip = self.scale(x.shape[2] * x.shape[3]).detach() * high
+        return quantizers.fake_quantise_act(mean, clip, 0, high)
 
 
 def quantised_layers(model: nn.Module) -> dict[str, QuantConv2d | QuantLinear]:

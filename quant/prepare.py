@@ -23,13 +23,15 @@ def prepare(model: nn.Module) -> nn.Module:
     """A copy of ``model`` with quantising layers; the model itself stays as it is.
 
     Convolutions and linear layers get row-wise quantised weights, a ReLU becomes a 4-bit
-    quantiser, the average pool an 8-bit one. A branch that ends in batch-norm, the shortcut of a
-    residual block, ends in a signed 8-bit quantiser. Raises :class:`UnsupportedLayer`.
+    quantiser; an average pool takes its scale from the one defined before it. A branch that ends
+    in batch-norm, the shortcut of a residual block, gets a signed 8-bit quantiser behind it.
+    Raises :class:`UnsupportedLayer`.
     """
     model = copy.deepcopy(model)
     device = next(model.parameters()).device
     for name, module in list(model.named_modules()):
         _replace_children(name, module)
+    _replace_pools(model)
     return model.to(device)
 
 
@@ -57,9 +59,7 @@ def _replacement(name: str, module: nn.Module) -> nn.Module:
     elif kind is nn.ReLU:
         return ActQuantiser(4)
     elif kind is nn.AdaptiveAvgPool2d:
-        if module.output_size in (1, (1, 1)):
-            return QuantAvgPool()
-        reason = f"output size {module.output_size}"
+        return module                           # later: its source is not made yet
     elif kind is nn.BatchNorm2d:
         if module.track_running_stats and module.affine:
             return module
@@ -67,6 +67,18 @@ def _replacement(name: str, module: nn.Module) -> nn.Module:
     elif kind is nn.Flatten:
         return module
     raise UnsupportedLayer(name, module, reason)
+
+
+def _replace_pools(model: nn.Module) -> None:
+    source = None
+    for name, module in list(model.named_modules()):
+        if isinstance(module, ActQuantiser) and not module.signed:
+            source = module
+        elif type(module) is nn.AdaptiveAvgPool2d:
+            if module.output_size not in (1, (1, 1)) or source is None:
+                raise UnsupportedLayer(name, module, "it must be global and follow a ReLU")
+            path, _, child = name.rpartition(".")
+            setattr(model.get_submodule(path), child, QuantAvgPool(source))
 
 
 @torch.no_grad()

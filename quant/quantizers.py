@@ -72,7 +72,7 @@ def fake_quantise_weight(weight: Tensor, alpha: Tensor, scheme: Tensor) -> Tenso
 
 
 def act_to_steps(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
-    """``clamp(floor(x / scale + 0.5), low, high)``; the stored integer is this plus the zero point."""
+    """``clamp(floor(x / scale + 0.5), low, high)``, the stored integer less its zero point."""
     return torch.floor(x / scale + 0.5).clamp(low, high)
 
 

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from amaranth import *
 from amaranth.lib import wiring
-from amaranth.sim import Simulator
 
+from gateware.config import AccelConfig
 from gateware.pe.base import SUM_BITS, Word, WordControl
 from quant.numerics import ACT_BITS, NIBBLE_MAX, Scheme, encode_weights, weight_values
+from sim import pysim
 
 
 def pack(values: Iterable[int], bits: int) -> int:
@@ -48,6 +49,15 @@ def weight_bits(scheme: Scheme, values: np.ndarray) -> int:
     return pack(encode_weights(scheme, values), scheme.bits)
 
 
+def array_weight_bits(config: AccelConfig, values: Sequence[np.ndarray]) -> int:
+    """Bits of the array's ``weights`` port, of one word of each row lane."""
+    result, offset = 0, 0
+    for scheme, row in zip(config.lane_schemes, values, strict=True):
+        result |= weight_bits(scheme, row) << offset
+        offset += config.k * scheme.bits
+    return result
+
+
 def idle(k: int, pixels: int, count: int) -> list[Word]:
     """Words that are not valid."""
     return [Word(np.zeros((pixels, k), np.int64), valid=False)] * count
@@ -61,8 +71,8 @@ def random_words(rng: np.random.Generator, *, k: int, pixels: int, count: int, s
         first, shifted, last = rng.random(3) < (0.25, 0.1 if shift else 0.0, 0.25)
         top = rng.choice([NIBBLE_MAX, 1])
         acts = rng.integers(0, top + 1, (pixels, k)) * (NIBBLE_MAX // top)
-        words.append(Word(acts, valid=bool(rng.random() >= stall), first=bool(first), shift=bool(shifted),
-                          last=bool(last)))
+        words.append(Word(acts, valid=bool(rng.random() >= stall), first=bool(first),
+                          shift=bool(shifted), last=bool(last)))
     return words
 
 
@@ -97,10 +107,7 @@ def simulate(component: wiring.Component, stimulus: Sequence[Mapping[str, int]],
                 bits = port(name)
                 seen[name].append(ctx.get(bits) & (1 << len(bits)) - 1)
 
-    simulator = Simulator(component)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(bench)
-    simulator.run()
+    pysim.run(component, bench, cycles=len(stimulus) + 1)
     return seen
 
 
@@ -110,7 +117,8 @@ def assert_sums(sums: Sequence[int], expected: np.ndarray, latency: int) -> None
     Before that they are zero. The message names the first word, lane and pixel that differ.
     """
     _, lanes, pixels = expected.shape
-    got = np.array([unpack_sums(value, lanes, pixels) for value in sums[:len(expected) + latency - 1]])
+    cycles = len(expected) + latency - 1
+    got = np.array([unpack_sums(value, lanes, pixels) for value in sums[:cycles]])
     expected = np.concatenate([np.zeros((latency - 1, lanes, pixels), np.int64), expected])
     if not np.array_equal(got, expected):
         cycle, lane, pixel = np.argwhere(got != expected)[0]

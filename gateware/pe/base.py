@@ -93,7 +93,7 @@ def delay(m: Module, source: Value | data.View, cycles: int, *, name: str,
 
 
 def delay_resources(bits: int, cycles: int) -> Resources:
-    """What :func:`delay` costs: flip-flops up to two cycles, beyond that one SRL per bit and 32 cycles."""
+    """What :func:`delay` costs: flip-flops up to two cycles, else SRLs of up to 32 cycles each."""
     return Resources(ff=bits * cycles) if cycles < 3 else Resources(lut=bits * -(-cycles // 32))
 
 
@@ -104,8 +104,9 @@ def accumulator_base(control: data.View, *, shape: Shape, name: str) -> tuple[Si
     return acc, base.as_signed() if shape.signed else base
 
 
-def accumulator_sum(m: Module, acc: Signal, added: Value, control: data.View, *, name: str) -> Signal:
-    """Load ``acc`` with ``added`` for a valid word; returns what ``sums`` shows, two cycles later."""
+def accumulator_sum(m: Module, acc: Signal, added: Value, control: data.View, *,
+                    name: str) -> Signal:
+    """Load ``acc`` with ``added`` for a valid word; returns ``sums``, two cycles later."""
     total = Signal(acc.shape(), name=f"{name}_sum", reset_less=True)
     done = Signal(name=f"{name}_done")
     with m.If(control.valid):
@@ -213,7 +214,10 @@ class RowEngine(wiring.Component):
     @classmethod
     @abc.abstractmethod
     def dots(cls, values: np.ndarray, acts: np.ndarray) -> np.ndarray:
-        """What one word adds: int64 (words, pixels) of values (words, k), acts (words, pixels, k)."""
+        """What each word adds, int64 (words, pixels).
+
+        ``values`` is (words, k) and ``acts`` (words, pixels, k).
+        """
 
     @classmethod
     def model(cls, values: np.ndarray, words: Sequence[Word]) -> np.ndarray:

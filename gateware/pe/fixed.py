@@ -41,7 +41,8 @@ class FixedEngine(RowEngine):
         if pixels % 2:
             raise ValueError(f"pixels must be even, two share a DSP48E1, not {pixels!r}")
         if k > max_cascade(scheme):
-            raise ValueError(f"k must be at most {max_cascade(scheme)} for {scheme.name}, not {k!r}")
+            raise ValueError(
+                f"k must be at most {max_cascade(scheme)} for {scheme.name}, not {k!r}")
 
     @classmethod
     def latency_for(cls, k: int) -> int:
@@ -56,8 +57,9 @@ class FixedEngine(RowEngine):
         bits = self.scheme.bits
         dot_shape = Shape.cast(range(-self.k * self.scheme.denominator * NIBBLE_MAX,
                                      self.k * self.scheme.denominator * NIBBLE_MAX + 1))
-        weights = [delay(m, self.weights.word_select(c, bits), c + 1, name=f"weight_{c}").as_signed()
-                   for c in range(self.k)]
+        codes = [self.weights.word_select(c, bits) for c in range(self.k)]
+        weights = [delay(m, code, c + 1, name=f"weight_{c}").as_signed()
+                   for c, code in enumerate(codes)]
         control = delay(m, self.control, self.k + 2, name="control", reset_less=False)
 
         for p in range(0, self.pixels, 2):
@@ -76,8 +78,8 @@ class FixedEngine(RowEngine):
             for lane in range(2):
                 dot = cascade[lane * LANE_SHIFT:][:dot_shape.width].as_signed()
                 borrow = cascade[LANE_SHIFT - 1] if lane else None
-                m.d.comb += self.sums[p + lane].eq(
-                    accumulate(m, dot, control, shape=self.acc_shape, carry=borrow, name=f"pixel_{p + lane}"))
+                m.d.comb += self.sums[p + lane].eq(accumulate(
+                    m, dot, control, shape=self.acc_shape, carry=borrow, name=f"pixel_{p + lane}"))
         return m
 
     @classmethod

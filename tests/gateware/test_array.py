@@ -12,20 +12,21 @@ from gateware.config import AccelConfig
 from gateware.pool import PoolMode
 from sim.words import (
     act_bits,
+    array_weight_bits,
     assert_sums,
     control_bits,
     idle,
     random_values,
     random_words,
     simulate,
-    weight_bits,
 )
 
+SMALL = {"bus_bits": 32, "requant_lanes": 2}
 CONFIGS = {
-    "all": AccelConfig(pot4_rows=2, fixed4_rows=1, fixed8_rows=1, bus_bits=32, requant_lanes=4),
-    "two levels": AccelConfig(pot4_rows=9, fixed4_rows=2, fixed8_rows=1, bus_bits=32, requant_lanes=4),
-    "pot4": AccelConfig(pot4_rows=2, fixed4_rows=0, fixed8_rows=0, bus_bits=32, requant_lanes=2),
-    "fixed8": AccelConfig(pot4_rows=0, fixed4_rows=0, fixed8_rows=2, bus_bits=32, requant_lanes=2, pixels=4),
+    "all": AccelConfig(pot4_rows=2, fixed4_rows=1, fixed8_rows=1, **SMALL),
+    "two levels": AccelConfig(pot4_rows=9, fixed4_rows=2, fixed8_rows=1, **SMALL),
+    "pot4": AccelConfig(pot4_rows=2, fixed4_rows=0, fixed8_rows=0, **SMALL),
+    "fixed8": AccelConfig(pot4_rows=0, fixed4_rows=0, fixed8_rows=2, pixels=4, **SMALL),
 }
 
 
@@ -40,20 +41,17 @@ def test_random_words(name: str, stall: float, mode: PoolMode, seed: int) -> Non
     values = [random_values(rng, scheme, len(words), config.k) for scheme in config.lane_schemes]
 
     padded = [*words, *idle(config.k, config.pixels, array.latency)]
-    stimulus = []
-    for i, (act, word) in enumerate(zip(act_bits(padded), padded, strict=True)):
-        weights, offset = 0, 0
-        for scheme, row in zip(config.lane_schemes, values, strict=True):
-            weights |= weight_bits(scheme, row[i]) << offset if i < len(words) else 0
-            offset += config.k * scheme.bits
-        assert offset == config.weight_bits
-        stimulus.append({"act": act, "weights": weights, "control": control_bits(word),
-                         "pool_mode": mode.value})
-
-    assert_sums(simulate(array, stimulus, ["sums"])["sums"], array.model(values, words, mode), array.latency)
+    weights = [array_weight_bits(config, [row[i] for row in values]) for i in range(len(words))]
+    weights += [0] * array.latency
+    stimulus = [
+        {"act": act, "weights": codes, "control": control_bits(word), "pool_mode": mode.value}
+        for act, codes, word in zip(act_bits(padded), weights, padded, strict=True)]
+    sums = simulate(array, stimulus, ["sums"])["sums"]
+    assert_sums(sums, array.model(values, words, mode), array.latency)
 
 
-@pytest.mark.parametrize("name, latency", [("all", 13), ("two levels", 13), ("pot4", 8), ("fixed8", 13)])
+@pytest.mark.parametrize("name, latency", [
+    ("all", 13), ("two levels", 13), ("pot4", 8), ("fixed8", 13)])
 def test_latency(name: str, latency: int) -> None:
     assert GemmArray(CONFIGS[name]).latency == latency
 
@@ -64,7 +62,8 @@ def test_broadcast(sinks: int, fanout: int, leaves: int, latency: int) -> None:
     tree = Broadcast(data.StructLayout({"value": 8}), sinks=sinks, fanout=fanout)
     assert (len(tree.o), tree.latency) == (leaves, latency)
     values = list(range(1, 20))
-    seen = simulate(tree, [{"i": value} for value in values], [f"o.{leaf}" for leaf in range(leaves)])
+    outputs = [f"o.{leaf}" for leaf in range(leaves)]
+    seen = simulate(tree, [{"i": value} for value in values], outputs)
     expected = [0] * (latency - 1) + values[:len(values) - latency + 1]
     assert list(seen.values()) == [expected] * leaves
 

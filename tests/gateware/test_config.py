@@ -31,10 +31,11 @@ def test_derived_sizes():
     assert SMALL.weight_beats == 34
 
 
-def test_a_last_partial_beat_counts():
-    config = AccelConfig(pot4_rows=1, fixed4_rows=0, fixed8_rows=0, requant_lanes=1, bus_bits=32)
-    assert (config.weight_bits, config.weight_beats) == (32, 1)
-    assert all(c.weight_beats * c.bus_bits >= c.weight_bits for c in (LARGE, SMALL, config))
+@pytest.mark.parametrize("config", [LARGE, SMALL])
+def test_a_lane_is_one_beat_of_weights_or_two(config):
+    assert config.weight_beats == sum(2 if scheme is Scheme.FIXED8 else 1
+                                      for scheme in config.lane_schemes)
+    assert config.weight_beats * config.bus_bits == config.weight_bits
 
 
 @settings(deadline=None, max_examples=60)

@@ -1,6 +1,6 @@
 # amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
-"""The bound of the packed lanes, and the checks of the constructor; the rest is in test_row_engines."""
+"""The bound of the packed lanes and the constructor's checks; the rest is in test_row_engines."""
 
 import pytest
 

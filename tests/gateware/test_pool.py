@@ -41,7 +41,8 @@ def test_every_pair(mode: PoolMode, function) -> None:
 def test_modes_may_change_between_sums() -> None:
     engine = PoolEngine(k=1, pixels=1)
     words = [Word(np.array([[value]]), first=first, last=not first)
-             for value, first in [(9, True), (9, False), (5, True), (7, False), (9, True), (1, False)]]
+             for value, first in [(9, True), (9, False), (5, True), (7, False), (9, True),
+                                  (1, False)]]
     modes = [PoolMode.SUM] * 2 + [PoolMode.MAX] * 2 + [PoolMode.SUM] * 2
     stimulus = [{"act": act, "mode": mode.value, "control": control_bits(word)}
                 for act, mode, word in zip(act_bits(words), modes, words, strict=True)]

@@ -23,8 +23,9 @@ def run(operations: Sequence[dict[str, int]]) -> tuple[np.ndarray, np.ndarray]:
     y = np.array(seen["y"][lane.latency - 1:][:len(operations)], np.int64)
     wide = np.array([(value ^ 1 << 47) - (1 << 47) for value in seen["wide"][lane.latency - 1:]],
                     np.int64)[:len(operations)]
-    expected_y, expected_wide = lane.model(**{
-        field: np.array([operation[field] for operation in operations], np.int64) for field in FIELDS})
+    columns = {field: np.array([operation[field] for operation in operations], np.int64)
+               for field in FIELDS}
+    expected_y, expected_wide = lane.model(**columns)
     for got, expected in ((y, expected_y), (wide, expected_wide)):
         bad = np.flatnonzero(got != expected)
         assert not len(bad), f"{operations[bad[0]]}: got {got[bad[0]]}, expected {expected[bad[0]]}"
@@ -32,8 +33,8 @@ def run(operations: Sequence[dict[str, int]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def operation(**fields: int) -> dict[str, int]:
-    return {"acc": 0, "multiplier": 0, "bias": 0, "shift": SHIFT_MIN, "low": 0, "high": 255, "residual": 0,
-            "n": 0} | fields
+    return {"acc": 0, "multiplier": 0, "bias": 0, "shift": SHIFT_MIN, "low": 0, "high": 255,
+            "residual": 0, "n": 0} | fields
 
 
 @pytest.mark.parametrize("shift", range(SHIFT_MIN, SHIFT_MAX + 1))
@@ -52,7 +53,8 @@ def test_every_boundary_of_a_shift(shift: int) -> None:
                         acc=acc, multiplier=40503, bias=bias, shift=shift, low=low, high=high))
     assert len(operations) >= 12
     y, _ = run(operations)
-    assert {0, 3, 11, 15, 128} <= set(y.tolist())
+    assert {0, 3, 128} <= set(y.tolist())
+    assert shift >= 44 or {11, 15} <= set(y.tolist())     # beyond, t would need more than 48 bits
 
 
 @pytest.mark.parametrize("shift", range(SHIFT_MIN, SHIFT_MAX + 1))
@@ -96,7 +98,8 @@ def test_random(seed: int) -> None:
         acc = int(rng.integers(-(1 << 24), 1 << 24)) >> int(rng.integers(0, 20))
         multiplier = int(rng.integers(32768, 65536))
         # A bias that brings y near the range of the clamp, where something can go wrong.
-        bias = int(rng.integers(-20, 280) << shift) - acc * multiplier + int(rng.integers(0, 1 << shift))
+        target = int(rng.integers(-20, 280) << shift) + int(rng.integers(0, 1 << shift))
+        bias = target - acc * multiplier
         bias = max(-(1 << 46), min((1 << 46) - 1, bias))
         low, high = sorted(rng.integers(0, 256, 2).tolist())
         operations.append(operation(
@@ -110,7 +113,7 @@ def test_random(seed: int) -> None:
 
 def test_every_residual_product() -> None:
     # y is bits 14 and up of r*n; the bias moves each byte of the product there.
-    operations = [operation(residual=residual, n=n, bias=-((residual * n >> 14) - 77 << 14), low=0, high=255)
+    operations = [operation(residual=residual, n=n, bias=-((residual * n >> 14) - 77 << 14))
                   for residual in range(256) for n in (1, 255, 16384, 40503, 65535)]
     y, _ = run(operations)
     assert set(y.tolist()) == {77}

@@ -64,18 +64,22 @@ class TestRowEngine:
 
     @pytest.mark.parametrize("stall", [0.0, 0.5, 0.9])
     @pytest.mark.parametrize("k, pixels", [(1, 2), (5, 2), (16, 4)])
-    def test_random_words(self, scheme: Scheme, k: int, pixels: int, stall: float, seed: int) -> None:
+    def test_random_words(
+            self, scheme: Scheme, k: int, pixels: int, stall: float, seed: int) -> None:
         rng = np.random.default_rng(seed)
         words = random_words(rng, k=k, pixels=pixels, count=150, stall=stall)
-        run(row_engine(scheme, k=k, pixels=pixels), random_values(rng, scheme, len(words), k), words)
+        values = random_values(rng, scheme, len(words), k)
+        run(row_engine(scheme, k=k, pixels=pixels), values, words)
 
     @pytest.mark.parametrize("first", [False, True])
     @pytest.mark.parametrize("shift", [False, True])
     @pytest.mark.parametrize("last", [False, True])
     @pytest.mark.parametrize("valid", [False, True])
-    def test_control(self, scheme: Scheme, valid: bool, first: bool, shift: bool, last: bool) -> None:
+    def test_control(
+            self, scheme: Scheme, valid: bool, first: bool, shift: bool, last: bool) -> None:
         acts, weight = np.full((2, 1), 3), weight_values(scheme)[-1]
-        words = [Word(acts, first=True, last=True), Word(acts, valid, first, shift, last), Word(acts, last=True)]
+        words = [Word(acts, first=True, last=True), Word(acts, valid, first, shift, last),
+                 Word(acts, last=True)]
         expected = run(row_engine(scheme, k=1, pixels=2), np.full((3, 1), weight), words)
         term = 3 * weight
         before = (0 if first else 16 * term if shift else term) + term if valid else term
@@ -104,7 +108,8 @@ class TestRowEngine:
         values, wide = random_values(rng, scheme, 6, 4), rng.integers(0, 256, (6, 2, 4))
         words = [Word(plane[i], first=plane is high and i == 0, shift=plane is low and i == 0,
                       last=plane is low and i == 5)
-                 for high, low in [(wide >> 4, wide & 15)] for plane in (high, low) for i in range(6)]
+                 for high, low in [(wide >> 4, wide & 15)]
+                 for plane in (high, low) for i in range(6)]
         raw = run(row_engine(scheme, k=4, pixels=2), np.concatenate([values, values]), words)[-1]
         offset = engine_offset(scheme, values, 2)
         np.testing.assert_array_equal(raw - offset, (values[:, None] * wide).sum((0, 2)))

@@ -91,7 +91,7 @@ def assert_same(graph: IntGraph, images: np.ndarray) -> None:
             assert got[name][index].tolist() == expected, f"tensor {name} of image {index}"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**32 - 1))
 def test_random_graphs(number):
     rng = np.random.default_rng(number)

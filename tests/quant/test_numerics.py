@@ -15,7 +15,7 @@ from quant import numerics
 from quant.numerics import BIAS_BITS, MULTIPLIER_BITS, SHIFT_MAX, SHIFT_MIN, Scheme
 
 schemes = pytest.mark.parametrize("scheme", Scheme, ids=lambda scheme: scheme.name)
-quick = settings(deadline=None, max_examples=200)
+quick = settings(deadline=None, max_examples=100)
 
 UNUSED = {Scheme.POT4: 0b1000, Scheme.FIXED4: 0b1000, Scheme.FIXED8: 0b1000_0000}
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from quant.ratio import Ratio, largest_remainder
 
-quick = settings(deadline=None, max_examples=150)
+quick = settings(deadline=None, max_examples=60)
 
 ratios = st.tuples(st.integers(0, 100), st.integers(0, 100)).map(
     lambda cut: Ratio(min(cut), max(cut) - min(cut), 100 - max(cut)))

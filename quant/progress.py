@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person sees while a network trains: a bar on a terminal, a line per epoch elsewhere."""
+
+import sys
+from typing import Self
+
+import rich.console
+import rich.progress
+
+from quant.cli import say
+
+
+class Progress:
+    """Shows stages of training on stderr.
+
+    Parameters
+    ----------
+    verbosity : -1 shows nothing, 0 a bar or a line per epoch, 1 both
+    """
+
+    def __init__(self, verbosity: int = 0) -> None:
+        self.verbosity = verbosity
+        self.place = "before the first epoch"       #: where training is, for the one who stops it
+        self._bar = None
+        if verbosity >= 0 and sys.stderr.isatty():
+            columns = ("{task.description}", rich.progress.BarColumn(), "epoch {task.fields[at]}",
+                       "loss {task.fields[loss]}", "accuracy {task.fields[accuracy]}",
+                       rich.progress.TimeRemainingColumn(), "left")
+            self._bar = rich.progress.Progress(*columns, console=rich.console.Console(stderr=True))
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def stage(self, name: str, epochs: int, batches: int) -> None:
+        """A new stage of ``epochs`` times ``batches`` begins."""
+        self._name, self._epochs, self._batches, self._done = name, epochs, batches, 0
+        if self._bar:
+            self._task = self._bar.add_task(name, total=epochs * batches, at=f"0/{epochs}",
+                                            loss="-", accuracy="-")
+        self.epoch_begins(1)
+
+    def epoch_begins(self, epoch: int) -> None:
+        self.place = f"in epoch {epoch} of {self._epochs} of {self._name} training"
+
+    def batch(self, loss: float, accuracy: float) -> None:
+        """One more batch is done; means over the epoch so far."""
+        self._done += 1
+        if self._bar:
+            at = f"{-(-self._done // self._batches)}/{self._epochs}"
+            self._bar.update(self._task, advance=1, at=at, loss=f"{loss:.4f}",
+                             accuracy=f"{accuracy:.2%}")
+
+    def epoch(self, row: dict[str, object]) -> None:
+        """One more epoch is done; ``row`` is its line of metrics.csv."""
+        if self.verbosity > 0 or (self.verbosity == 0 and not self._bar):
+            self.say(f"{row['stage']} {row['epoch']}/{self._epochs}: loss {row['loss']:.4f}, "
+                     f"train {row['train_accuracy']:.2%}, test {row['test_accuracy']:.2%}, "
+                     f"{row['seconds']:.1f} s")
+
+    def note(self, text: str) -> None:
+        """A line about what happens between epochs."""
+        if self.verbosity >= 0:
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        if self._bar:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            say(text)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs compiled programs on the generated Verilog of a whole accelerator, and compares.
+
+The simulated memory holds the program, all input tensors and all output regions; the bench
+(:mod:`sim.benches.accelerator`) starts one run per image and hands back the memory and the counters.
+"""
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from gateware.compiler.program import Program
+from quant import golden
+from quant.intgraph import IntGraph
+from sim.ddr import DDR_VERILOG
+from sim.harness import BUILD_ROOT, BenchFailed, build, run_bench
+from sim.simulators import VERILATOR, Simulator, find_simulator
+from sim.system import System
+
+PAGE = 4096                  #: bytes; regions start at a multiple
+MIN_DDR_BEATS = 1 << 16
+TOPLEVEL = "system"
+
+
+@dataclasses.dataclass(frozen=True)
+class Mismatch:
+    """The first difference between simulation and reference."""
+
+    image: int
+    layer: str
+    channel: int
+    y: int
+    x: int
+    expected: int
+    got: int
+
+    def __str__(self) -> str:
+        return (f"image {self.image}, layer {self.layer!r}, pixel y={self.y} x={self.x}, channel {self.channel}: "
+                f"expected {self.expected}, got {self.got}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Simulation:
+    """What the accelerator did.
+
+    outputs : for each image, tensors (C, H, W) by name
+    counters : for each image, the accelerator's counters by register name
+    """
+
+    outputs: list[dict[str, np.ndarray]]
+    counters: list[dict[str, int]]
+
+    @property
+    def cycles(self) -> int:
+        """Mean cycles per image, rounded."""
+        return round(sum(c["CYCLES"] for c in self.counters) / len(self.counters))
+
+
+def simulate(program: Program, images: np.ndarray, *, stall: int = 0, seed: int = 1,
+             read_latency: int = 40, drop_beat: int | None = None, simulator: Simulator | None = None,
+             optimise: bool = True, waves: bool = False, build_root: Path = BUILD_ROOT) -> Simulation:
+    """Run integer ``images`` (N, C, H, W) through the generated Verilog.
+
+    ``stall`` is the probability out of 256 that each bus channel pauses in a cycle. Raises
+    BenchFailed when a run ends with an error, never ends, or breaks a bus rule.
+    """
+    bus_bytes = program.config.bus_bits // 8
+    simulator = simulator or find_simulator(prefer=VERILATOR)
+    memory, inputs, outputs = _layout(program, images)
+    beats = max(MIN_DDR_BEATS, 1 << (len(memory) // bus_bytes).bit_length())
+    built = build(System(program.config, beats), toplevel=TOPLEVEL, extra_verilog=[DDR_VERILOG],
+                  optimise=optimise, simulator=simulator, waves=waves, build_root=build_root)
+    with tempfile.TemporaryDirectory() as folder:
+        contents, job, result = (Path(folder) / name for name in ("memory.hex", "job.json", "result.json"))
+        words = np.frombuffer(memory.ljust(-(-len(memory) // bus_bytes) * bus_bytes, b"\0"),
+                              f"<u{bus_bytes}")
+        contents.write_text("\n".join(f"{word:0{2 * bus_bytes}x}" for word in words.tolist()) + "\n")
+        job.write_text(json.dumps({
+            "program": 0, "inputs": inputs, "outputs": outputs, "size": program.output_size,
+            "bus_bytes": bus_bytes, "result": str(result)}))
+        plusargs = [f"+ddr_init={contents}", f"+ddr_stall={stall}", f"+ddr_seed={seed}",
+                    f"+ddr_read_latency={read_latency}"]
+        if drop_beat is not None:
+            plusargs.append(f"+ddr_drop_beat={drop_beat}")
+        run_bench(built, toplevel=TOPLEVEL, test_module="sim.benches.accelerator", simulator=simulator,
+                  plusargs=plusargs, env={"ACCELERATOR_JOB": str(job)}, seed=seed, waves=waves)
+        if not result.is_file():
+            raise BenchFailed("the accelerator bench left no result")
+        data = json.loads(result.read_text())
+    return Simulation(
+        [{output.name: output.read(bytes.fromhex(region)) for output in program.outputs}
+         for region in data["memory"]], data["counters"])
+
+
+def compare(graph: IntGraph, images: np.ndarray, outputs: list[dict[str, np.ndarray]]) -> Mismatch | None:
+    """The first difference from the golden model, in the graph's order, or None."""
+    reference = golden.run(graph, images)
+    for image, tensors in enumerate(outputs):
+        for node in graph.nodes:
+            if node.output not in tensors:
+                continue
+            got = tensors[node.output]
+            expected = reference[node.output][image].reshape(got.shape)
+            if not np.array_equal(got, expected):
+                channel, y, x = (int(i[0]) for i in np.nonzero(got != expected))
+                return Mismatch(image, node.name, channel, y, x, int(expected[channel, y, x]),
+                                int(got[channel, y, x]))
+    return None
+
+
+def _layout(program: Program, images: np.ndarray) -> tuple[bytes, list[int], list[int]]:
+    """Memory contents, and the addresses of each image's input and output."""
+    def align(size: int) -> int:
+        return -(-size // PAGE) * PAGE
+
+    memory, inputs, outputs = bytearray(program.image), [], []
+    for image in np.asarray(images, np.int64):
+        memory.extend(bytes(align(len(memory)) - len(memory)))
+        inputs.append(len(memory))
+        memory.extend(program.input.pack(image))
+        memory.extend(bytes(align(len(memory)) - len(memory)))
+        outputs.append(len(memory))
+        memory.extend(bytes(align(program.output_size)))
+    return bytes(memory), inputs, outputs

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs one program per image on :class:`sim.system.System`; a host in a few register accesses."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import cocotb
+from cocotb.clock import Clock
+from cocotb.triggers import ClockCycles, First, RisingEdge, Timer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gateware.regs import COUNTERS, REGISTERS, ErrorCode
+
+OFFSETS = {register.name: register.offset for register in REGISTERS}
+CLOCK_NS = 10
+LIMIT_CYCLES = 20_000_000     # one image
+
+
+class Host:
+    """Register accesses over AXI4-Lite, one at a time."""
+
+    def __init__(self, dut) -> None:
+        self._dut = dut
+
+    async def write(self, name: str, value: int) -> None:
+        dut = self._dut
+        dut.axil__awaddr.value, dut.axil__wdata.value = OFFSETS[name], value
+        dut.axil__awvalid.value = dut.axil__wvalid.value = 1
+        await self._until(dut.axil__awready)
+        dut.axil__awvalid.value = dut.axil__wvalid.value = 0
+        dut.axil__bready.value = 1
+        await self._until(dut.axil__bvalid)
+        dut.axil__bready.value = 0
+
+    async def read(self, name: str) -> int:
+        dut = self._dut
+        dut.axil__araddr.value, dut.axil__arvalid.value = OFFSETS[name], 1
+        await self._until(dut.axil__arready)
+        dut.axil__arvalid.value, dut.axil__rready.value = 0, 1
+        await self._until(dut.axil__rvalid)
+        value = int(dut.axil__rdata.value)
+        dut.axil__rready.value = 0
+        return value
+
+    async def _until(self, signal) -> None:
+        """Past the clock edge at which ``signal`` is high."""
+        while True:
+            await RisingEdge(self._dut.clk)
+            if signal.value == 1:
+                return
+
+
+@cocotb.test()
+async def run_images(dut) -> None:
+    job = json.loads(Path(os.environ["ACCELERATOR_JOB"]).read_text())
+    for name in ("awaddr", "awvalid", "wdata", "wvalid", "bready", "araddr", "arvalid", "rready",
+                 "awprot", "arprot"):
+        getattr(dut, f"axil__{name}").value = 0
+    dut.axil__wstrb.value = 0xF
+    Clock(dut.clk, CLOCK_NS, unit="ns", impl="gpi").start()
+    dut.rst.value = 1
+    await ClockCycles(dut.clk, 4)
+    dut.rst.value = 0
+    await ClockCycles(dut.clk, 2)
+
+    host, result = Host(dut), {"memory": [], "counters": []}
+    await host.write("PROGRAM_BASE", job["program"])
+    await host.write("IRQ_ENABLE", 1)
+    columns = (TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TextColumn("images"),
+               TimeRemainingColumn())
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True,
+                  disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("", total=len(job["inputs"]))
+        for source, target in zip(job["inputs"], job["outputs"], strict=True):
+            await host.write("INPUT_BASE", source)
+            await host.write("OUTPUT_BASE", target)
+            await host.write("CONTROL", 1)
+            await First(RisingEdge(dut.irq), Timer(LIMIT_CYCLES * CLOCK_NS, unit="ns"))
+            status = await host.read("STATUS")
+            assert int(dut.violation.value) == 0, f"bus rule {int(dut.violation.value)} broken"
+            assert not status & 1, f"still busy after {LIMIT_CYCLES} cycles, at descriptor " \
+                                   f"{await host.read('ERROR_DESCRIPTOR')}"
+            assert status & 2, f"run failed with {ErrorCode(status >> 8 & 0xFF).name} at descriptor " \
+                               f"{await host.read('ERROR_DESCRIPTOR')}"
+            result["counters"].append({name: await host.read(name)
+                                       for name in ("CYCLES", *(c.upper() for c in COUNTERS))})
+            result["memory"].append(_dump(dut, target, job["size"], job["bus_bytes"]))
+            await host.write("IRQ_STATUS", 1)
+            progress.advance(task)
+    Path(job["result"]).write_text(json.dumps(result))
+
+
+def _dump(dut, start: int, size: int, bus_bytes: int) -> str:
+    """Hex text of ``size`` bytes of memory from ``start`` on."""
+    memory = dut.ddr.model.mem
+    words = (int(memory[i].value) for i in range(start // bus_bytes, -(-(start + size) // bus_bytes)))
+    return b"".join(word.to_bytes(bus_bytes, "little") for word in words)[:size].hex()

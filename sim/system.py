@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The device under test of whole-network simulation: an accelerator beside a DDR model."""
+
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from gateware.axi import AxiLiteSignature
+from gateware.config import AccelConfig
+from gateware.regs import WINDOW_BITS
+from gateware.top import Accelerator
+from sim.ddr import Ddr
+
+
+class System(wiring.Component):
+    """Accelerator and memory. The host side is the register port and the interrupt.
+
+    Parameters
+    ----------
+    config : AccelConfig
+    ddr_beats : int
+        Size of the memory in bus words; it starts at address 0.
+
+    Members
+    -------
+    axil : In(AxiLiteSignature(12, 32))
+    irq : Out(1)
+    violation : Out(3)
+        A bus rule that the accelerator broke, see :class:`sim.ddr.Ddr`.
+    """
+
+    def __init__(self, config: AccelConfig, ddr_beats: int) -> None:
+        self._config, self._ddr_beats = config, ddr_beats
+        super().__init__({
+            "axil": In(AxiLiteSignature(WINDOW_BITS, 32)),
+            "irq": Out(1),
+            "violation": Out(3),
+        })
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.accelerator = accelerator = Accelerator(self._config)
+        m.submodules.ddr = ddr = Ddr(accelerator.hp0.signature, beats=self._ddr_beats)
+        connect(m, flipped(self.axil), accelerator.axil)
+        connect(m, accelerator.hp0, ddr.axi)
+        m.d.comb += [self.irq.eq(accelerator.irq), self.violation.eq(ddr.violation)]
+        return m
