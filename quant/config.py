@@ -24,7 +24,7 @@ class Preset:
 #: Presets by data set name; ``--dataset`` offers these names.
 PRESETS = {
     # One thread: tensors are so small that a second one costs more than it brings.
-    "digits": Preset(float_epochs=30, epochs=20, batch_size=64, shift=1, flip=False, threads=1),
+    "digits": Preset(float_epochs=20, epochs=20, batch_size=64, shift=1, flip=False, threads=1),
     "fashion-mnist": Preset(float_epochs=4, epochs=4, batch_size=128, shift=0, flip=True,
                             threads=0),
 }
@@ -42,7 +42,7 @@ class TrainConfig:
     ratio: str = "65:30:5"          #: PoT4:Fixed4:Fixed8 in percent
     tile_rows: int = 16             #: rows of one row tile of the hardware
     width: int = 16                 #: channels of the network's first layer
-    float_epochs: int = 30          #: epochs before quantisation
+    float_epochs: int = 20          #: epochs before quantisation
     epochs: int = 20                #: epochs of quantisation-aware training
     batch_size: int = 64
     float_lr: float = 0.1           #: peak learning rate before quantisation
