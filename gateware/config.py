@@ -12,6 +12,10 @@ def _is_power_of_two(value: int) -> bool:
     return value > 0 and value & (value - 1) == 0
 
 
+#: Default sizes beside the rows: what the command line offers and a small network needs.
+SIZES = {"pixels": 2, "requant_lanes": 8, "act_depth": 1024, "weight_depth": 512}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AccelConfig:
     """Sizes of one accelerator.
@@ -44,11 +48,11 @@ class AccelConfig:
     pot4_rows: int
     fixed4_rows: int
     fixed8_rows: int
-    pixels: int = 2
-    requant_lanes: int = 8
+    pixels: int = SIZES["pixels"]
+    requant_lanes: int = SIZES["requant_lanes"]
     bus_bits: int = 64
-    act_depth: int = 1024
-    weight_depth: int = 512
+    act_depth: int = SIZES["act_depth"]
+    weight_depth: int = SIZES["weight_depth"]
     slot_depth: int = 64
     wide_depth: int = 64
     clock_hz: int = 100_000_000

@@ -20,6 +20,15 @@ from quant.numerics import BIAS_BITS
 ID_BITS = 6   #: AXI identifiers of a Zynq-7000 HP port
 
 
+def accelerator_signature(config: AccelConfig) -> wiring.Signature:
+    """The ports of an accelerator: registers, memory, interrupt."""
+    return wiring.Signature({
+        "axil": In(AxiLiteSignature(WINDOW_BITS, 32)),
+        "hp0": Out(Axi3Signature(32, config.bus_bits, ID_BITS)),
+        "irq": Out(1),
+    })
+
+
 class Accelerator(wiring.Component):
     """A whole accelerator. The host writes the registers of :mod:`gateware.regs`; programs of
     :mod:`gateware.isa` descriptors are fetched from memory and executed.
@@ -40,11 +49,7 @@ class Accelerator(wiring.Component):
 
     def __init__(self, config: AccelConfig) -> None:
         self.config = config
-        super().__init__({
-            "axil": In(AxiLiteSignature(WINDOW_BITS, 32)),
-            "hp0": Out(Axi3Signature(32, config.bus_bits, ID_BITS)),
-            "irq": Out(1),
-        })
+        super().__init__(accelerator_signature(config))
 
     def elaborate(self, platform) -> Module:
         m = Module()

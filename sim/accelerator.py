@@ -6,6 +6,7 @@ The simulated memory holds the program, all input tensors and all output regions
 """
 
 import dataclasses
+import functools
 import json
 import tempfile
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from gateware.compiler.program import Program
+from gateware.config import AccelConfig
+from gateware.verilog import accelerator_verilog
 from quant import golden
 from quant.intgraph import IntGraph
 from sim.ddr import DDR_VERILOG
@@ -59,11 +62,13 @@ class Simulation:
         return round(sum(c["CYCLES"] for c in self.counters) / len(self.counters))
 
 
-def simulate(program: Program, images: np.ndarray, *, stall: int = 0, seed: int = 1,
+def simulate(program: Program, images: np.ndarray, verilog: Path | str | None = None, *, stall: int = 0, seed: int = 1,
              read_latency: int = 40, drop_beat: int | None = None, simulator: Simulator | None = None,
              optimise: bool = True, waves: bool = False, build_root: Path = BUILD_ROOT) -> Simulation:
     """Run integer ``images`` (N, C, H, W) through the generated Verilog.
 
+    ``verilog`` is the accelerator's file or text; by default it is generated from the program's
+    configuration.
     ``stall`` is the probability out of 256 that each bus channel pauses in a cycle. Raises
     BenchFailed when a run ends with an error, never ends, or breaks a bus rule.
     """
@@ -71,7 +76,11 @@ def simulate(program: Program, images: np.ndarray, *, stall: int = 0, seed: int 
     simulator = simulator or find_simulator(prefer=VERILATOR)
     memory, inputs, outputs = _layout(program, images)
     beats = max(MIN_DDR_BEATS, 1 << (len(memory) // bus_bytes).bit_length())
-    built = build(System(program.config, beats), toplevel=TOPLEVEL, extra_verilog=[DDR_VERILOG],
+    if verilog is None:
+        verilog = _generated(program.config)
+    elif isinstance(verilog, Path):
+        verilog = verilog.read_text()
+    built = build(System(program.config, beats), toplevel=TOPLEVEL, extra_verilog=[verilog, DDR_VERILOG],
                   optimise=optimise, simulator=simulator, waves=waves, build_root=build_root)
     with tempfile.TemporaryDirectory() as folder:
         contents, job, result = (Path(folder) / name for name in ("memory.hex", "job.json", "result.json"))
@@ -95,6 +104,11 @@ def simulate(program: Program, images: np.ndarray, *, stall: int = 0, seed: int 
          for region in data["memory"]], data["counters"])
 
 
+@functools.cache
+def _generated(config: AccelConfig) -> str:
+    return accelerator_verilog(config)
+
+
 def compare(graph: IntGraph, images: np.ndarray, outputs: list[dict[str, np.ndarray]]) -> Mismatch | None:
     """The first difference from the golden model, in the graph's order, or None."""
     reference = golden.run(graph, images)
@@ -105,10 +119,14 @@ def compare(graph: IntGraph, images: np.ndarray, outputs: list[dict[str, np.ndar
             got = tensors[node.output]
             expected = reference[node.output][image].reshape(got.shape)
             if not np.array_equal(got, expected):
-                channel, y, x = (int(i[0]) for i in np.nonzero(got != expected))
-                return Mismatch(image, node.name, channel, y, x, int(expected[channel, y, x]),
-                                int(got[channel, y, x]))
+                return first_difference(image, node.name, expected, got)
     return None
+
+
+def first_difference(image: int, layer: str, expected: np.ndarray, got: np.ndarray) -> Mismatch:
+    """Where two unequal tensors (C, H, W) first differ."""
+    channel, y, x = (int(i[0]) for i in np.nonzero(got != expected))
+    return Mismatch(image, layer, channel, y, x, int(expected[channel, y, x]), int(got[channel, y, x]))
 
 
 def _layout(program: Program, images: np.ndarray) -> tuple[bytes, list[int], list[int]]:

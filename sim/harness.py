@@ -15,10 +15,10 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from amaranth.back import verilog
 from amaranth.lib import wiring
 from cocotb_tools.runner import get_runner
 
+from gateware.verilog import to_verilog
 from sim.compilers import BuildFailed, built_once, compile_icarus, verilate
 from sim.simulators import ICARUS, Simulator, SimulatorNotFound, find_simulator
 
@@ -43,19 +43,12 @@ class BenchFailed(AssertionError):
     """A cocotb test failed, no test ran at all, or the simulator stopped with an error."""
 
 
-def to_verilog(component: wiring.Component, name: str) -> str:
-    """Verilog of an Amaranth component; the same text for the same design on every machine."""
-    # The bundled Yosys, because another one on the PATH writes other text and so defeats the cache.
-    os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
-    return verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
-
-
 def build(
     design: wiring.Component | str | Path,
     *,
     toplevel: str,
     build_root: Path = BUILD_ROOT,
-    extra_verilog: Iterable[Path] = (),
+    extra_verilog: Iterable[Path | str] = (),
     parameters: Mapping[str, object] | None = None,
     waves: bool = False,
     optimise: bool = False,
@@ -69,8 +62,8 @@ def build(
         An Amaranth component, Verilog text, or a Verilog file.
     toplevel : str
         Top module, which is also the name that a component gets.
-    extra_verilog : iterable of Path
-        Files of modules that the design instantiates, such as a model of ``DSP48E1``.
+    extra_verilog : iterable of Path or str
+        Files or texts of modules that the design instantiates, such as a model of ``DSP48E1``.
     parameters : mapping
         Verilog parameters of the top module.
     waves : bool
@@ -94,7 +87,7 @@ def build(
     if isinstance(design, wiring.Component):
         design = to_verilog(design, toplevel)
     texts = [design.read_text() if isinstance(design, Path) else design]
-    texts += [Path(file).read_text() for file in extra_verilog]
+    texts += [file.read_text() if isinstance(file, Path) else file for file in extra_verilog]
 
     key = json.dumps(
         [
@@ -211,7 +204,7 @@ def build_and_test(
     toplevel: str,
     test_module: str,
     build_root: Path = BUILD_ROOT,
-    extra_verilog: Iterable[Path] = (),
+    extra_verilog: Iterable[Path | str] = (),
     parameters: Mapping[str, object] | None = None,
     plusargs: Iterable[str] = (),
     env: Mapping[str, str] | None = None,

@@ -8,12 +8,15 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from gateware.axi import AxiLiteSignature
 from gateware.config import AccelConfig
 from gateware.regs import WINDOW_BITS
-from gateware.top import Accelerator
+from gateware.verilog import AcceleratorBox
 from sim.ddr import Ddr
 
 
 class System(wiring.Component):
     """Accelerator and memory. The host side is the register port and the interrupt.
+
+    Both are Verilog beside this design: the text of :func:`gateware.verilog.accelerator_verilog`, the
+    very file that goes into the bitstream, and :data:`sim.ddr.DDR_VERILOG`.
 
     Parameters
     ----------
@@ -39,7 +42,7 @@ class System(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.accelerator = accelerator = Accelerator(self._config)
+        m.submodules.accelerator = accelerator = AcceleratorBox(self._config)
         m.submodules.ddr = ddr = Ddr(accelerator.hp0.signature, beats=self._ddr_beats)
         connect(m, flipped(self.axil), accelerator.axil)
         connect(m, accelerator.hp0, ddr.axi)

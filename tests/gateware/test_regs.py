@@ -257,6 +257,23 @@ def test_a_run_that_fails(error: ErrorCode) -> None:
     run(bench)
 
 
+def test_the_failing_descriptor_stays_while_the_machine_winds_down() -> None:
+    dut = RegisterFile(CONFIG)
+    host = Host(dut)
+
+    async def bench(ctx) -> None:
+        ctx.set(dut.busy, 1)
+        ctx.set(dut.descriptor_index, 5)
+        ctx.set(dut.error_code, ErrorCode.READ_ERROR)
+        ctx.set(dut.failed, 1)
+        await ctx.tick()
+        ctx.set(dut.failed, 0)
+        ctx.set(dut.descriptor_index, 6)
+        await ctx.tick().repeat(3)
+        assert await host.read(ctx, "ERROR_DESCRIPTOR") == 5
+    pysim.run(dut, bench, cycles=100)
+
+
 def test_abort() -> None:
     async def bench(ctx, dut, host, machine) -> None:
         await host.write(ctx, "CONTROL", ABORT)

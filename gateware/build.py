@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build an accelerator for a board, and the program of a network for it.
+
+python -m gateware.build --board zc706                    for runs/latest, if there is one
+python -m gateware.build --board zc706 --graph FILE       for that network
+
+Writes build/<board>/: accelerator.v (what is simulated and synthesised), program.bin and program.json
+(for the driver and the simulation), vivado/ (a complete project), report.json and report.md. Without
+Vivado on the PATH it stops after the project; with Vivado it makes the bitstream and reads its reports.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import boards
+from boards.board import Board
+from gateware import estimate, vivado
+from gateware.compiler.lower import CompileError
+from gateware.compiler.program import compile_graph
+from gateware.config import SIZES, AccelConfig
+from gateware.report import DoesNotFit, check_fit, markdown, report
+from gateware.verilog import accelerator_verilog
+from quant import cli
+from quant.cli import UserError
+from quant.intgraph import GraphError, IntGraph
+from quant.ratio import Ratio
+
+LATEST = Path("runs/latest/graph.safetensors")
+#: The paper's ratios (Table 6: RMSMP-1, RMSMP-2), by device.
+PAPER_RATIO = {"xc7z020": Ratio(60, 35, 5), "xc7z045": Ratio(65, 30, 5)}
+
+
+def parser() -> cli.Parser:
+    p = cli.Parser(prog="python -m gateware.build", description=__doc__)
+    p.add_argument("-q", "--quiet", action="store_true", help="only errors")
+    p.add_argument("--json", action="store_true", help="print the report as one JSON document")
+    g = p.add_argument_group("what")
+    g.add_argument("--board", required=True, metavar="NAME", help=f"one of {', '.join(boards.BOARDS)}")
+    g.add_argument("--graph", type=Path, metavar="FILE",
+                   help=f"integer graph to compile (default: {LATEST} if it exists, else the accelerator alone)")
+    g = p.add_argument_group("array")
+    g.add_argument("--ratio", metavar="A:B:C",
+                   help="row lanes in PoT-4, Fixed-4 and Fixed-8 (default: the graph's, else the paper's)")
+    g.add_argument("--rows", type=int, metavar="N", help="row lanes (default: the graph's tile rows, else 16)")
+    for name, default in SIZES.items():
+        g.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, metavar="N",
+                       help="(default: %(default)s)")
+    g.add_argument("--clock-mhz", type=float, metavar="F", help="(default: the board's)")
+    g = p.add_argument_group("output")
+    g.add_argument("--out", type=Path, default=Path("build"), metavar="DIR", help="(default: %(default)s)")
+    g.add_argument("--no-vivado", action="store_true", help="stop after the project even if Vivado is there")
+    return p
+
+
+def configure(board: Board, graph: IntGraph | None, *, ratio: str | None, rows: int | None,
+              clock_hz: int | None, **sizes: int) -> AccelConfig:
+    """The configuration that the options ask for. Raises UserError."""
+    try:
+        if ratio is not None:
+            chosen = Ratio.parse(ratio)
+        elif graph is not None:
+            chosen = Ratio.parse(graph.header.ratio)
+        else:
+            chosen = PAPER_RATIO[board.device.part[:7]]
+        rows = rows or (graph.header.tile_rows if graph else 16)
+        if rows < 1:
+            raise ValueError(f"--rows must be positive, not {rows}")
+        config = AccelConfig.from_ratio(chosen, rows, clock_hz=clock_hz or board.clock_hz, **sizes)
+        check_fit(board, estimate.resources(config))
+    except (DoesNotFit, ValueError) as error:
+        raise UserError(str(error)) from error
+    return config
+
+
+def build(board: Board, config: AccelConfig, graph: IntGraph | None, folder: Path, *,
+          use_vivado: bool = True, quiet: bool = False) -> dict:
+    """Write the build folder; returns the report. Raises UserError."""
+    say = (lambda text: None) if quiet else cli.say
+    try:
+        program = None if graph is None else compile_graph(graph, config)
+        folder.mkdir(parents=True, exist_ok=True)
+        say(f"{board.title}: {config.rows} rows {':'.join(map(str, config.lanes))} x {config.k} channels x "
+            f"{config.pixels} pixels; generating Verilog")
+        text = accelerator_verilog(config)
+        (folder / "accelerator.v").write_text(text)
+        (folder / "config.json").write_text(config.to_json() + "\n")
+        if program is not None:
+            program.save(folder)
+        vivado.build_plan(board, config, text).extract(folder / "vivado")
+        measured = None
+        if use_vivado and vivado.find():
+            say(f"running Vivado in {folder / 'vivado'}")
+            measured = vivado.run(folder / "vivado")
+        elif use_vivado:
+            say(f"Vivado is not on the PATH: stopping after the project in {folder / 'vivado'}; "
+                f"run sh build_{vivado.TOP}.sh there")
+        result = report(board, config, program, measured)
+        (folder / "report.json").write_text(json.dumps(result, indent=1) + "\n")
+        (folder / "report.md").write_text(markdown(result))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    except (CompileError, vivado.VivadoError) as error:
+        raise UserError(str(error)) from error
+    say(f"wrote {folder}")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        board = boards.get(args.board)
+        path = args.graph or (LATEST if LATEST.exists() else None)
+        graph = IntGraph.load(path) if path else None
+    except (boards.UnknownBoard, GraphError) as error:
+        raise UserError(str(error)) from error
+    config = configure(board, graph, ratio=args.ratio, rows=args.rows,
+                       clock_hz=round(args.clock_mhz * 1e6) if args.clock_mhz else None,
+                       **{name: getattr(args, name) for name in SIZES})
+    result = build(board, config, graph, args.out / board.name, use_vivado=not args.no_vivado,
+                   quiet=args.quiet or args.json)
+    if args.json:
+        cli.give(json.dumps(result))
+    elif not args.quiet:
+        cli.give(markdown(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

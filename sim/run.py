@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Simulate a built accelerator on test images and compare with the reference, integer for integer.
+
+python -m sim.run                        build/zc706 and runs/latest, 100 images
+python -m sim.run build/zedboard --check layers --stall 64
+
+The Verilog is the build's accelerator.v, the file that also goes into the bitstream; the program is the
+build's program.bin. Exit code 1 when anything differs.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gateware.compiler.lower import CompileError
+from gateware.compiler.program import Program, compile_graph
+from quant import cli
+from quant.cli import UserError
+from quant.intgraph import GraphError, IntGraph
+from sim.accelerator import Mismatch, Simulation, compare, first_difference, simulate
+from sim.harness import BenchFailed, BuildFailed, SimulatorNotFound
+
+BUILD = Path("build/zc706")
+GRAPH = Path("runs/latest/graph.safetensors")
+VECTORS = "vectors.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Result of a comparison.
+
+    equal : images whose checked tensors all equal the reference
+    """
+
+    images: int
+    equal: int
+    mismatch: Mismatch | None
+    simulation: Simulation
+    seconds: float
+
+    def document(self) -> dict:
+        """For ``--json``."""
+        counters = self.simulation.counters
+        return {
+            "images": self.images, "equal": self.equal, "cycles_per_image": self.simulation.cycles,
+            "counters": {name: [c[name] for c in counters] for name in counters[0]},
+            "mismatch": dataclasses.asdict(self.mismatch) if self.mismatch else None,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def load_vectors(graph_path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Integer test images and PyTorch's integer logits from beside the graph. Raises UserError."""
+    path = graph_path.parent / VECTORS
+    try:
+        with np.load(path) as vectors:
+            images, logits = vectors["images"][:count], vectors["logits"][:count]
+    except FileNotFoundError as error:
+        raise UserError(f"no test images at {path}; python -m quant.train writes them") from error
+    except (ValueError, KeyError, OSError, EOFError) as error:
+        raise UserError(f"{path} is damaged ({error}); run python -m quant.train again") from error
+    return images, logits
+
+
+def verify(build: Path, graph_path: Path, *, images: int, layers: bool, stall: int, seed: int,
+           waves: bool = False) -> Outcome:
+    """Simulate and compare. Raises UserError, CompileError, BenchFailed."""
+    graph, program = IntGraph.load(graph_path), Program.load(build)
+    if program.graph_digest != graph.digest:
+        raise UserError(f"{build} was built for graph {program.graph_digest[:16]}, {graph_path} is "
+                        f"{graph.digest[:16]}; run python -m gateware.build --graph {graph_path}")
+    tensors, logits = load_vectors(graph_path, images)
+    if layers:
+        program = compile_graph(graph, program.config, dump=True)
+    start = time.monotonic()
+    simulation = simulate(program, tensors, build / "accelerator.v", stall=stall, seed=seed, waves=waves)
+    outputs = [output[graph.header.output] for output in simulation.outputs]
+    wrong = [i for i, output in enumerate(outputs) if not np.array_equal(output.reshape(-1), logits[i])]
+    mismatch = None
+    if layers:
+        mismatch = compare(graph, tensors, simulation.outputs)
+    if mismatch is None and wrong:
+        expected = logits[wrong[0]].reshape(outputs[wrong[0]].shape)
+        mismatch = first_difference(wrong[0], graph.nodes[-1].name, expected, outputs[wrong[0]])
+    return Outcome(len(tensors), len(tensors) - len(wrong), mismatch, simulation, time.monotonic() - start)
+
+
+def parser() -> cli.Parser:
+    p = cli.Parser(prog="python -m sim.run", description=__doc__)
+    p.add_argument("build", type=Path, nargs="?", default=BUILD, metavar="BUILD",
+                   help="folder that gateware.build wrote (default: %(default)s)")
+    p.add_argument("--graph", type=Path, default=GRAPH, metavar="FILE",
+                   help="the network, with its vectors.npz beside it (default: %(default)s)")
+    p.add_argument("--images", type=_positive, default=100, metavar="N", help="(default: %(default)s)")
+    p.add_argument("--check", choices=("logits", "layers"), default="logits",
+                   help="compare the logits only, or every layer's output (default: %(default)s)")
+    p.add_argument("--stall", type=int, default=0, metavar="N",
+                   help="chance out of 256 that a bus channel pauses in a cycle (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=1, metavar="N", help="of the stalls (default: %(default)s)")
+    p.add_argument("--waves", action="store_true", help="keep a waveform file in the run's folder")
+    p.add_argument("--json", action="store_true", help="print one JSON document")
+    return p
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        outcome = verify(args.build, args.graph, images=args.images, layers=args.check == "layers",
+                         stall=args.stall, seed=args.seed, waves=args.waves)
+    except (GraphError, CompileError, SimulatorNotFound) as error:
+        raise UserError(str(error)) from error
+    except (BenchFailed, BuildFailed) as error:
+        cli.say(f"error: {error}")
+        return 1
+    if args.json:
+        cli.give(json.dumps(outcome.document()))
+    else:
+        cli.give(f"{outcome.equal} of {outcome.images} images: RTL logits equal to PyTorch's integers; "
+                 f"{outcome.simulation.cycles} cycles per image (measured), seed {args.seed}, "
+                 f"stall {args.stall}/256, {outcome.seconds:.1f} s")
+    if outcome.mismatch:
+        cli.say(f"error: mismatch: {outcome.mismatch}")
+    return 1 if outcome.mismatch else 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

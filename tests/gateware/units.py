@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of the accelerator's units share: small configurations and descriptors."""
+
+import numpy as np
+
+from gateware import isa
+from gateware.config import AccelConfig
+
+#: The smallest array with every scheme; k = 8.
+TINY = AccelConfig(pot4_rows=2, fixed4_rows=1, fixed8_rows=1, pixels=2, requant_lanes=2,
+                   bus_bits=32, act_depth=64, weight_depth=32, slot_depth=8, wide_depth=8)
+
+#: Four pixel lanes, eight banks.
+WIDER = AccelConfig(pot4_rows=2, fixed4_rows=1, fixed8_rows=1, pixels=4, requant_lanes=4,
+                    bus_bits=32, act_depth=32, weight_depth=32, slot_depth=8, wide_depth=8)
+
+
+def fields(layout, **given: int) -> dict[str, int]:
+    """Every field of ``layout``: those ``given``, the others 0."""
+    unknown = set(given) - {name for name, _ in layout}
+    assert not unknown, unknown
+    return {name: int(given.get(name, 0)) for name, _ in layout}
+
+
+def descriptor(layout, **given: int) -> int:
+    """Bits of a descriptor whose other fields are 0."""
+    return isa.pack(layout, **fields(layout, **given))
+
+
+def act_memory(place, tensor: np.ndarray, depth: int) -> np.ndarray:
+    """Activation buffer (banks, depth, k) that holds ``tensor`` (C, H, W) at ``place`` and zeros.
+
+    Word by word from the layout's definition: pixel x in bank ``x % banks``, a group of k channels
+    after the other, the hi plane before the lo plane.
+    """
+    memory = np.zeros((place.banks, depth, place.k), np.int64)
+    row_pitch = -(-place.width // place.banks)
+    groups = -(-place.channels // place.k)
+    for plane in range(place.bits // 4):
+        shift = 4 * (place.bits // 4 - 1 - plane)
+        for (c, y, x), value in np.ndenumerate(tensor):
+            word = ((plane * groups + c // place.k) * place.height + y) * row_pitch
+            address = (place.address + word + x // place.banks) % depth
+            memory[x % place.banks, address, c % place.k] = int(value) >> shift & 15
+    return memory
