@@ -62,8 +62,9 @@ class Emulator:
                                              self.config.weight_beats)
             case Opcode.LOAD_SLOTS:
                 word = isa.slot_beats(self.config) * self.config.bus_bits // 8
-                self.slots = [_unpack_slot(memory[start + i:start + i + word], self.config)
-                              for i in range(0, size, word)]
+                slots = [_unpack_slot(memory[start + i:start + i + word], self.config)
+                         for i in range(0, size, word)]
+                self.slots[f["destination"]:f["destination"] + len(slots)] = slots
             case Opcode.LOAD_TENSOR:
                 packed = np.frombuffer(memory[start:start + size], np.uint8)
                 nibbles = np.stack([packed & 15, packed >> 4], -1).reshape(f["beats"], self.config.k)
@@ -86,7 +87,7 @@ class Emulator:
         return x.reshape(-1) % self.config.banks, self._wrap(address).reshape(-1)
 
     def _wrap(self, address: np.ndarray) -> np.ndarray:
-        return address % self.config.act_depth
+        return address % min(self.config.act_depth, 1 << isa.ADDRESS_BITS)
 
     def _execute(self, f: dict[str, int]) -> None:
         sums = self._pool_sums(f) if f["pool"] else self._gemm_sums(f)

@@ -25,7 +25,7 @@ class Preset:
 PRESETS = {
     # One thread: tensors are so small that a second one costs more than it brings.
     "digits": Preset(float_epochs=20, epochs=20, batch_size=64, shift=1, flip=False, threads=1),
-    "fashion-mnist": Preset(float_epochs=4, epochs=4, batch_size=128, shift=0, flip=True,
+    "fashion-mnist": Preset(float_epochs=3, epochs=3, batch_size=128, shift=0, flip=True,
                             threads=0),
 }
 

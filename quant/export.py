@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from quant import numerics
 from quant.intgraph import (
+    BIAS_LIMIT,
     AvgPool,
     Conv,
     Flatten,
@@ -31,7 +32,6 @@ from quant.quantizers import denominators
 from quant.ratio import Ratio
 
 INPUT_SCALE = 1 / 255
-BIAS_LIMIT = 1 << (numerics.BIAS_BITS - 2)
 
 
 class ExportError(ValueError):
@@ -61,6 +61,26 @@ def export(model: nn.Module, *, name: str, ratio: Ratio, tile_rows: int,
                     tile_rows=tile_rows, class_names=class_names, logit_scale=logit_scale,
                     provenance=provenance or {})
     return IntGraph(header, graph.layers)
+
+
+@torch.no_grad()
+def snap_shortcuts(model: nn.Module) -> None:
+    """Move scales by up to 2^-15 so that every residual operand's ``n`` is exact.
+
+    Without this, fake quantisation and integers round 1 of 300 sums of a block differently.
+    """
+    source = model.relu
+    for stage in ("layer1", "layer2", "layer3"):
+        for index, block in enumerate(getattr(model, stage)):
+            name, out = f"{stage}.{index}", block.relu2
+            shortcut = source if block.downsample is None else block.downsample[-1]
+            n = _fit(name, numerics.encode_residual, (shortcut.scale / out.scale).item())
+            ratio = max(n, 1) / (1 << numerics.SHIFT_MIN)
+            if block.downsample is None:        # its input has other readers
+                out.clip.copy_(source.scale / ratio * out.high)
+            else:
+                shortcut.clip.copy_(out.scale * ratio * shortcut.high)
+            source = out
 
 
 def _lower_block(graph: "Lowering", path: str, block: BasicBlock, x: TensorSpec) -> TensorSpec:

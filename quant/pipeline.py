@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from quant import assign, data, inference, qat
 from quant.cli import UserError
 from quant.config import TrainConfig
-from quant.export import export
+from quant.export import export, snap_shortcuts
 from quant.intgraph import IntGraph
 from quant.layers import quantised_layers
 from quant.models.tiny_resnet import TinyResNet
@@ -32,7 +32,7 @@ def train(config: TrainConfig, dataset: data.Dataset, run: RunFolder,
     setup_torch(config)
     train_set, test_set = images_of(dataset, config.device)
     training = Training(config, train_set, test_set, run, progress)
-    model = build(config, dataset).to(config.device)
+    model = build(config, dataset).to(config.device, memory_format=torch.channels_last)
 
     training.fit(model, "float", config.float_epochs, config.float_lr)
     run.save_state("float.pt", model=model.state_dict())
@@ -42,6 +42,9 @@ def train(config: TrainConfig, dataset: data.Dataset, run: RunFolder,
     calibrate(model, train_set.x[: config.hessian_images])
     changes = training.fit(model, "quantised", config.epochs, config.lr)
 
+    snap_shortcuts(model)
+    run.save_state("checkpoint.pt", stage="finished", epoch=config.epochs,
+                   model=model.state_dict())
     graph = export_run(model.eval().cpu(), config, dataset)
     graph.save(run / "graph.safetensors")
     progress.place = "in the comparison of integer models"
@@ -122,7 +125,6 @@ class Training:
             self.progress.epoch(row)
         if stage == "quantised" and not epochs:
             changes.append(self.reassign(model, 0))
-            self.run.save_state("checkpoint.pt", stage=stage, epoch=0, model=model.state_dict())
         return changes
 
     def reassign(self, model: nn.Module, epoch: int) -> dict[str, int]:

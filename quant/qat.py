@@ -122,7 +122,7 @@ def predict(model: nn.Module, images: Tensor, batch: int = 500) -> Tensor:
 
 def accuracy(model: nn.Module, data: Images) -> float:
     """Share of right predictions."""
-    return float((predict(model, data.x) == data.y).float().mean())
+    return float((predict(model, data.x) == data.y).double().mean())
 
 
 @contextlib.contextmanager

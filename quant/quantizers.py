@@ -34,7 +34,7 @@ def _rows(vector: Tensor, weight: Tensor) -> Tensor:
 
 def weight_to_int(weight: Tensor, alpha: Tensor, scheme: Tensor) -> Tensor:
     """Weight values (int64) of ``weight`` (O, ...), each row by its ``alpha`` and ``scheme``."""
-    ratio, scheme = weight / _rows(alpha, weight), _rows(scheme, weight)
+    ratio, scheme = (weight / _rows(alpha, weight)).contiguous(), _rows(scheme, weight)
     values = torch.zeros_like(weight, dtype=torch.int64)
     for each in Scheme:
         bounds, table = _table(each, weight.device)
@@ -73,26 +73,26 @@ def fake_quantise_weight(weight: Tensor, alpha: Tensor, scheme: Tensor) -> Tenso
 
 def act_to_steps(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
     """``clamp(floor(x / scale + 0.5), low, high)``, the stored integer less its zero point."""
-    return torch.floor(x / scale + 0.5).clamp(low, high)
+    return (x / scale).add_(0.5).floor_().clamp_(low, high)
 
 
 class _FakeAct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, clip: Tensor, low: int, high: int) -> Tensor:
         scale = clip / high
-        ctx.save_for_backward(x, scale)
+        y = act_to_steps(x, scale, low, high).mul_(scale)
+        ctx.save_for_backward(x, y, scale)
         ctx.low, ctx.high = low, high
-        return act_to_steps(x, scale, low, high) * scale
+        return y
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale = ctx.saved_tensors
-        steps = x / scale
-        inside = (steps > ctx.low) & (steps < ctx.high)
-        rounded = torch.floor(steps + 0.5).clamp(ctx.low, ctx.high)
-        slope = torch.where(inside, rounded - steps, rounded) / ctx.high
-        factor = ctx.high**1.5 / x[0].numel() ** 0.5
-        return grad * inside, (grad * slope).sum() * factor, None, None
+        x, y, scale = ctx.saved_tensors
+        low, high = ctx.low * scale.item(), ctx.high * scale.item()
+        grad_x = torch.ops.aten.hardtanh_backward(grad, x, low, high)      # grad inside, else 0
+        # sum of grad * (y - x) inside and grad * y outside, in steps of clip = high * scale
+        slope = ((grad * y).sum() - (grad_x * x).sum()) / high
+        return grad_x, slope * ctx.high**1.5 / x[0].numel() ** 0.5, None, None
 
 
 def fake_quantise_act(x: Tensor, clip: Tensor, low: int, high: int) -> Tensor:

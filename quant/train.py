@@ -2,7 +2,7 @@
 """Train a network with row-wise mixed schemes and export its integer graph.
 
 python -m quant.train                          handwritten digits, about a minute
-python -m quant.train --dataset fashion-mnist  28x28 images, some minutes
+python -m quant.train --dataset fashion-mnist  28x28 images, about ten minutes
 """
 
 import json

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from sim.system import System
 PAGE = 4096                  #: bytes; regions start at a multiple
 MIN_DDR_BEATS = 1 << 16
 TOPLEVEL = "system"
+_ENV = {"COCOTB_LOG_LEVEL": "WARNING", "GPI_LOG_LEVEL": "WARNING"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +65,14 @@ class Simulation:
 
 
 def simulate(program: Program, images: np.ndarray, verilog: Path | str | None = None, *, stall: int = 0, seed: int = 1,
-             read_latency: int = 40, drop_beat: int | None = None, simulator: Simulator | None = None,
-             optimise: bool = True, waves: bool = False, build_root: Path = BUILD_ROOT) -> Simulation:
+             plusargs: Iterable[str] = (), testcase: str = "run_images",
+             simulator: Simulator | None = None, waves: bool = False, build_root: Path = BUILD_ROOT) -> Simulation:
     """Run integer ``images`` (N, C, H, W) through the generated Verilog.
 
     ``verilog`` is the accelerator's file or text; by default it is generated from the program's
     configuration.
-    ``stall`` is the probability out of 256 that each bus channel pauses in a cycle. Raises
+    ``stall`` is the probability out of 256 that each bus channel pauses in a cycle; ``plusargs`` are
+    those of the DDR model; ``testcase`` is a test of :mod:`sim.benches.accelerator`. Raises
     BenchFailed when a run ends with an error, never ends, or breaks a bus rule.
     """
     bus_bytes = program.config.bus_bits // 8
@@ -81,7 +84,7 @@ def simulate(program: Program, images: np.ndarray, verilog: Path | str | None = 
     elif isinstance(verilog, Path):
         verilog = verilog.read_text()
     built = build(System(program.config, beats), toplevel=TOPLEVEL, extra_verilog=[verilog, DDR_VERILOG],
-                  optimise=optimise, simulator=simulator, waves=waves, build_root=build_root)
+                  optimise=True, simulator=simulator, waves=waves, build_root=build_root)
     with tempfile.TemporaryDirectory() as folder:
         contents, job, result = (Path(folder) / name for name in ("memory.hex", "job.json", "result.json"))
         words = np.frombuffer(memory.ljust(-(-len(memory) // bus_bytes) * bus_bytes, b"\0"),
@@ -90,12 +93,10 @@ def simulate(program: Program, images: np.ndarray, verilog: Path | str | None = 
         job.write_text(json.dumps({
             "program": 0, "inputs": inputs, "outputs": outputs, "size": program.output_size,
             "bus_bytes": bus_bytes, "result": str(result)}))
-        plusargs = [f"+ddr_init={contents}", f"+ddr_stall={stall}", f"+ddr_seed={seed}",
-                    f"+ddr_read_latency={read_latency}"]
-        if drop_beat is not None:
-            plusargs.append(f"+ddr_drop_beat={drop_beat}")
-        run_bench(built, toplevel=TOPLEVEL, test_module="sim.benches.accelerator", simulator=simulator,
-                  plusargs=plusargs, env={"ACCELERATOR_JOB": str(job)}, seed=seed, waves=waves)
+        arguments = [f"+ddr_init={contents}", f"+ddr_stall={stall}", f"+ddr_seed={seed}", *plusargs]
+        run_bench(built, toplevel=TOPLEVEL, test_module="sim.benches.accelerator", testcase=testcase,
+                  simulator=simulator, plusargs=arguments, env=_ENV | {"ACCELERATOR_JOB": str(job)},
+                  seed=seed, waves=waves)
         if not result.is_file():
             raise BenchFailed("the accelerator bench left no result")
         data = json.loads(result.read_text())

@@ -11,6 +11,8 @@ from gateware.window import Window
 from quant.intgraph import AvgPool, Conv, Flatten, IntGraph, Linear, MaxPool, Node
 from quant.numerics import ACC_BITS, ACT_BITS, BIAS_BITS, SHIFT_MIN, Scheme, act_max
 
+MAX_GROUPS = 255    #: words per pixel that a descriptor can count
+
 
 class CompileError(ValueError):
     """A graph that this accelerator cannot run; the message names the layer and the reason."""
@@ -149,6 +151,10 @@ def lower(graph: IntGraph, config: AccelConfig) -> Lowered:
         operations.append(operation)
     if not operations:
         raise CompileError(f"graph {graph.header.name!r} has no layer to run")
+    output = graph.header.output
+    if stored[output] != output:
+        raise CompileError(f"graph {graph.header.name!r} ends with {output!r}, a flattened tensor; "
+                           f"let it end with {stored[output]!r}")
     return Lowered(tuple(operations), _place(graph, operations, config))
 
 
@@ -183,10 +189,9 @@ def _check(graph: IntGraph, operation: Gemm | Pool, config: AccelConfig) -> None
         raise CompileError(f"layer {operation.name!r} {reason}")
 
     source, target = graph.tensor(operation.source), graph.tensor(operation.target)
-    top, _, left, _ = operation.padding
     if max(*source.shape[1:], *target.shape[1:]) >= 1 << SIZE_BITS:
         refuse(f"has a height or width over {(1 << SIZE_BITS) - 1}")
-    if max(operation.kernel) > 255 or max(top, left) > 31 or operation.stride[0] > 15:
+    if max(operation.kernel) > 255 or max(operation.padding) > 31 or operation.stride[0] > 15:
         refuse(f"has kernel {operation.kernel}, stride {operation.stride}, padding {operation.padding}; "
                "the largest are 255, 15 and 31")
     if operation.stride[1] > Window.max_stride(config) and target.shape[2] > 1:
@@ -196,10 +201,18 @@ def _check(graph: IntGraph, operation: Gemm | Pool, config: AccelConfig) -> None
     if operation.wide and target.shape[0] > config.wide_depth:
         refuse(f"gives {target.shape[0]} wide results, the buffer holds {config.wide_depth}")
     if isinstance(operation, Pool):
+        if config.k // config.requant_lanes > config.slot_depth:
+            refuse(f"needs {config.k // config.requant_lanes} drain slots, the slot buffer holds "
+                   f"{config.slot_depth}")
         if not operation.total and source.bits != ACT_BITS:
             refuse(f"takes the maximum of a {source.bits}-bit tensor; only 4 bits are supported")
         return
-    words = -(-source.shape[0] // config.k) * operation.kernel[0] * operation.kernel[1]
+    if operation.residual and graph.tensor(operation.residual).shape != target.shape:
+        refuse(f"adds {operation.residual!r} flattened; its words are not in that order")
+    groups = -(-source.shape[0] // config.k)
+    if groups > MAX_GROUPS:
+        refuse(f"reads {groups} words per pixel, the most are {MAX_GROUPS}")
+    words = groups * operation.kernel[0] * operation.kernel[1]
     if words > config.weight_depth:
         refuse(f"needs {words} weight words per row tile, the weight buffer holds {config.weight_depth}")
     pot4 = operation.values[operation.scheme == Scheme.POT4]

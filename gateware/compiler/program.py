@@ -9,7 +9,15 @@ import numpy as np
 from amaranth.lib import data
 
 from gateware import isa
-from gateware.compiler.lower import CompileError, Gemm, Lowered, Placement, Pool, lower
+from gateware.compiler.lower import (
+    MAX_GROUPS,
+    CompileError,
+    Gemm,
+    Lowered,
+    Placement,
+    Pool,
+    lower,
+)
 from gateware.compiler.pack import Result, engine_offset, pack_slot, pack_weights
 from gateware.compiler.schedule import schedule_slots, split_rows
 from gateware.config import AccelConfig
@@ -95,21 +103,26 @@ class Program:
     def load(cls, folder: pathlib.Path) -> "Program":
         """Read what :meth:`save` wrote. Raises CompileError for a folder without a whole program."""
         try:
-            manifest = json.loads((folder / MANIFEST).read_text())
-            image = (folder / IMAGE).read_bytes()
-            if len(image) != manifest["image_bytes"]:
-                raise CompileError(f"{folder / IMAGE} has {len(image)} bytes instead of "
-                                   f"{manifest['image_bytes']}; build it again")
-            return cls(
+            text, image = (folder / MANIFEST).read_bytes(), (folder / IMAGE).read_bytes()
+        except OSError as error:
+            raise CompileError(f"no program in {folder}: run python -m gateware.build first") \
+                from error
+        try:
+            manifest = json.loads(text)
+            size = manifest["image_bytes"]
+            program = cls(
                 manifest["name"], image, Placement(**manifest["input"]),
                 tuple(Output(**{**output, "place": Placement(**output["place"])})
                       for output in manifest["outputs"]),
                 tuple(Segment(**segment) for segment in manifest["segments"]),
                 manifest["graph_digest"], AccelConfig(**manifest["config"]), tuple(manifest["class_names"]))
-        except FileNotFoundError as error:
-            raise CompileError(f"no program in {folder}: run python -m gateware.build first") from error
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise CompileError(f"{folder / MANIFEST} is damaged ({error}); build it again") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise CompileError(f"{folder / MANIFEST} is damaged ({error}); build it again") \
+                from error
+        if len(image) != size:
+            raise CompileError(f"{folder / IMAGE} has {len(image)} bytes instead of {size}; build it "
+                               "again")
+        return program
 
 
 class _Image:
@@ -166,11 +179,11 @@ def compile_graph(graph: IntGraph, config: AccelConfig, dump: bool = False) -> P
                       beats=output.size * 8 // config.bus_bits, destination=0)
         else:
             image.add(isa.TENSOR, opcode=Opcode.STORE_TENSOR, base=Base.OUTPUT, offset=output.offset,
-                      **_tensor_fields(output.place))
+                      **_tensor_fields(name, output.place))
         outputs.append(output)
 
     image.add(isa.TENSOR, opcode=Opcode.LOAD_TENSOR, base=Base.INPUT, offset=0,
-              **_tensor_fields(lowered.places[graph.header.input]))
+              **_tensor_fields(graph.header.input, lowered.places[graph.header.input]))
     segments.append(Segment("input", 0, 1))
     for operation in lowered.operations:
         first = len(image.descriptors)
@@ -185,7 +198,10 @@ def compile_graph(graph: IntGraph, config: AccelConfig, dump: bool = False) -> P
                    tuple(segments), graph.digest, config, graph.header.class_names)
 
 
-def _tensor_fields(place: Placement) -> dict[str, int]:
+def _tensor_fields(name: str, place: Placement) -> dict[str, int]:
+    if place.groups * place.planes > MAX_GROUPS:
+        raise CompileError(f"tensor {name!r} has {place.groups * place.planes} words per pixel, a "
+                           f"load or store moves {MAX_GROUPS} at most")
     return {"beats": place.beats, "address": place.address, "height": place.height, "width": place.width,
             "groups": place.groups * place.planes, "group_pitch": place.group_pitch,
             "row_pitch": place.row_pitch}

@@ -53,9 +53,8 @@ class Host:
                 return
 
 
-@cocotb.test()
-async def run_images(dut) -> None:
-    job = json.loads(Path(os.environ["ACCELERATOR_JOB"]).read_text())
+async def start(dut, job: dict) -> Host:
+    """Clock, reset, and the registers that every run shares."""
     for name in ("awaddr", "awvalid", "wdata", "wvalid", "bready", "araddr", "arvalid", "rready",
                  "awprot", "arprot"):
         getattr(dut, f"axil__{name}").value = 0
@@ -65,31 +64,77 @@ async def run_images(dut) -> None:
     await ClockCycles(dut.clk, 4)
     dut.rst.value = 0
     await ClockCycles(dut.clk, 2)
-
-    host, result = Host(dut), {"memory": [], "counters": []}
+    host = Host(dut)
     await host.write("PROGRAM_BASE", job["program"])
     await host.write("IRQ_ENABLE", 1)
+    return host
+
+
+async def run(dut, host: Host, source: int, target: int, abort_after: int | None = None) -> int:
+    """One image; returns STATUS. Fails when the run does not end or breaks a bus rule."""
+    await host.write("INPUT_BASE", source)
+    await host.write("OUTPUT_BASE", target)
+    await host.write("CONTROL", 1)
+    if abort_after is not None:
+        await ClockCycles(dut.clk, abort_after)
+        await host.write("CONTROL", 2)
+    if dut.irq.value == 0:
+        await First(RisingEdge(dut.irq), Timer(LIMIT_CYCLES * CLOCK_NS, unit="ns"))
+    status = await host.read("STATUS")
+    await host.write("IRQ_STATUS", 1)
+    assert int(dut.violation.value) == 0, f"bus rule {int(dut.violation.value)} broken"
+    assert not status & 1, f"still busy after {LIMIT_CYCLES} cycles, {await where(host)}"
+    return status
+
+
+async def where(host: Host) -> str:
+    return f"at descriptor {await host.read('ERROR_DESCRIPTOR')}"
+
+
+def error_of(status: int) -> ErrorCode:
+    return ErrorCode(status >> 8 & 0xFF)
+
+
+async def collect(dut, host: Host, job: dict, target: int, result: dict) -> None:
+    result["counters"].append({name: await host.read(name)
+                               for name in ("CYCLES", *(c.upper() for c in COUNTERS))})
+    result["memory"].append(_dump(dut, target, job["size"], job["bus_bytes"]))
+
+
+@cocotb.test()
+async def run_images(dut) -> None:
+    """Every image of the job."""
+    job = json.loads(Path(os.environ["ACCELERATOR_JOB"]).read_text())
+    host, result = await start(dut, job), {"memory": [], "counters": []}
     columns = (TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TextColumn("images"),
                TimeRemainingColumn())
     with Progress(*columns, console=Console(file=sys.stderr), transient=True,
                   disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("", total=len(job["inputs"]))
         for source, target in zip(job["inputs"], job["outputs"], strict=True):
-            await host.write("INPUT_BASE", source)
-            await host.write("OUTPUT_BASE", target)
-            await host.write("CONTROL", 1)
-            await First(RisingEdge(dut.irq), Timer(LIMIT_CYCLES * CLOCK_NS, unit="ns"))
-            status = await host.read("STATUS")
-            assert int(dut.violation.value) == 0, f"bus rule {int(dut.violation.value)} broken"
-            assert not status & 1, f"still busy after {LIMIT_CYCLES} cycles, at descriptor " \
-                                   f"{await host.read('ERROR_DESCRIPTOR')}"
-            assert status & 2, f"run failed with {ErrorCode(status >> 8 & 0xFF).name} at descriptor " \
-                               f"{await host.read('ERROR_DESCRIPTOR')}"
-            result["counters"].append({name: await host.read(name)
-                                       for name in ("CYCLES", *(c.upper() for c in COUNTERS))})
-            result["memory"].append(_dump(dut, target, job["size"], job["bus_bytes"]))
-            await host.write("IRQ_STATUS", 1)
+            status = await run(dut, host, source, target)
+            assert status & 2, f"run failed with {error_of(status).name} {await where(host)}"
+            await collect(dut, host, job, target, result)
             progress.advance(task)
+    Path(job["result"]).write_text(json.dumps(result))
+
+
+@cocotb.test()
+async def recover(dut) -> None:
+    """Bus error (by plusarg, in the first run), watchdog, aborts; each time the next run is right."""
+    job = json.loads(Path(os.environ["ACCELERATOR_JOB"]).read_text())
+    host, result = await start(dut, job), {"memory": [], "counters": []}
+    source, target = job["inputs"][0], job["outputs"][0]
+    assert error_of(await run(dut, host, source, target)) is ErrorCode.READ_ERROR
+    await host.write("WATCHDOG", 500)
+    assert error_of(await run(dut, host, source, target)) is ErrorCode.WATCHDOG
+    await host.write("WATCHDOG", 0)
+    for cycles in (1, 60, 150, 700, 1500, 4000):
+        status = await run(dut, host, source, target, abort_after=cycles)
+        assert error_of(status) is ErrorCode.ABORTED, (cycles, hex(status))
+    for source, target in zip(job["inputs"], job["outputs"], strict=True):
+        assert await run(dut, host, source, target) & 2, await where(host)
+        await collect(dut, host, job, target, result)
     Path(job["result"]).write_text(json.dumps(result))
 
 

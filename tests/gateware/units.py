@@ -4,7 +4,11 @@
 import numpy as np
 
 from gateware import isa
+from gateware.compiler.lower import CompileError
+from gateware.compiler.program import Program, compile_graph
 from gateware.config import AccelConfig
+from quant.intgraph import IntGraph
+from tests.quant.graphs import random_graph
 
 #: The smallest array with every scheme; k = 8.
 TINY = AccelConfig(pot4_rows=2, fixed4_rows=1, fixed8_rows=1, pixels=2, requant_lanes=2,
@@ -43,3 +47,19 @@ def act_memory(place, tensor: np.ndarray, depth: int) -> np.ndarray:
             address = (place.address + word + x // place.banks) % depth
             memory[x % place.banks, address, c % place.k] = int(value) >> shift & 15
     return memory
+
+
+def random_program(rng: np.random.Generator, config: AccelConfig,
+                   **sizes: int) -> tuple[IntGraph, Program]:
+    """A random graph that ``config`` can run, and its program with every tensor dumped.
+
+    Refused are grouped convolutions, maxima of 8 bits, flattened tensors in a wrong place, and what
+    is too large; a third of the graphs has none of that.
+    """
+    for _ in range(100):
+        graph = random_graph(rng, **sizes)
+        try:
+            return graph, compile_graph(graph, config, dump=True)
+        except CompileError:
+            pass
+    raise AssertionError("hardly any random graph can be compiled")

@@ -1,0 +1,433 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiler: places that never collide, a refusal for everything that does not fit, packing."""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateware import isa
+from gateware.compiler.lower import CompileError, Gemm, Placement, Pool, lower
+from gateware.compiler.pack import (
+    Result,
+    engine_offset,
+    pack_slot,
+    pack_weights,
+    unpack_weights,
+)
+from gateware.compiler.program import IMAGE, MANIFEST, Program, compile_graph
+from gateware.config import AccelConfig
+from gateware.isa import Base, Opcode
+from gateware.regs import config_digest
+from quant.intgraph import IntGraph, Residual
+from quant.numerics import Scheme, weight_values
+from quant.ratio import Ratio
+from tests.gateware.units import TINY, act_memory, random_program
+from tests.quant.graphs import INPUT, GraphBuilder, residual_graph
+
+ROOMY = dataclasses.replace(TINY, act_depth=512, weight_depth=256, wide_depth=16)
+LARGE = AccelConfig.from_ratio(Ratio(50, 25, 25), 16, pixels=4, requant_lanes=8)
+CONFIGS = {"tiny": ROOMY, "large": LARGE}
+
+
+def builder(*shape: int, **options) -> GraphBuilder:
+    return GraphBuilder(np.random.default_rng(1), shape, ratio="50:25:25", tile_rows=4, **options)
+
+
+# Placement
+
+
+def test_places_of_a_residual_graph():
+    lowered = lower(residual_graph(1), LARGE)
+    assert {p.address for p in lowered.places.values()} != {0}
+    assert_apart(lowered)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**32), st.sampled_from(sorted(CONFIGS)))
+def test_tensors_alive_together_never_overlap(seed, name):
+    rng = np.random.default_rng(seed)
+    graph, _ = random_program(rng, CONFIGS[name], layers=int(rng.integers(1, 7)), channels=20)
+    assert_apart(lower(graph, CONFIGS[name]))
+
+
+def assert_apart(lowered) -> None:
+    """Tensors are alive from the operation that writes them to the last that reads them."""
+    born, died = {INPUT: -1}, {INPUT: 0}
+    for step, operation in enumerate(lowered.operations):
+        born[operation.target] = step
+        for name in filter(None, (operation.source, operation.target, operation.residual)):
+            died[name] = step
+    wide = {operation.target for operation in lowered.operations if operation.wide}
+    for a, b in itertools.combinations(sorted(set(born) - wide), 2):
+        if born[a] <= died[b] and born[b] <= died[a]:
+            first, second = sorted((lowered.places[a], lowered.places[b]), key=lambda p: p.address)
+            assert first.address + first.words <= second.address, (a, b)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 40), st.integers(1, 6), st.integers(1, 19), st.sampled_from([4, 8]),
+       st.sampled_from([(8, 4), (16, 8), (16, 16)]), st.integers(0, 2**32))
+def test_placement_round_trip(channels, height, width, bits, shape, seed):
+    place = Placement(channels, height, width, bits, 0, *shape)
+    tensor = np.random.default_rng(seed).integers(0, 1 << bits, (channels, height, width))
+    stored = place.pack(tensor)
+    assert len(stored) == place.beats * place.k // 2
+    np.testing.assert_array_equal(place.unpack(stored), tensor)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_placement_counts_its_words(bits):
+    place = Placement(17, 3, 9, bits, 0, 8, 4, address=5)
+    memory = act_memory(place, np.full((17, 3, 9), (1 << bits) - 1), 256)
+    used = np.flatnonzero(memory.any((0, 2)))
+    assert (used.min(), used.max()) == (5, 5 + place.words - 1)
+
+
+def test_memory_order_is_channels_last_hi_plane_first():
+    place = Placement(2, 1, 2, 8, 0, 4, 4)
+    tensor = np.array([[[0x12, 0x34]], [[0x56, 0x78]]])
+    assert place.pack(tensor).hex() == "51006200" + "73008400"
+
+
+# Weights
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (9, 3, 2), (33, 1, 1)])
+def test_weights_round_trip(name, shape, seed):
+    config, rng = CONFIGS[name], np.random.default_rng(seed)
+    schemes = config.lane_schemes
+    rows = rng.permutation(config.rows)             # rows[lane]
+    values = np.zeros((config.rows, *shape), np.int64)
+    for lane, row in enumerate(rows):
+        values[row] = rng.choice(weight_values(schemes[lane]), shape)
+    lanes = [int(row) if rng.random() < 0.8 else -1 for row in rows]
+    words = unpack_weights(pack_weights(values, lanes, config), config)
+    groups = -(-shape[0] // config.k)
+    assert words.shape == (shape[1] * shape[2] * groups, config.rows, config.k)
+    order = itertools.product(range(shape[1]), range(shape[2]), range(groups))
+    for word, (ky, kx, group) in zip(words, order, strict=True):
+        for lane, row in enumerate(lanes):
+            part = values[row, group * config.k:, ky, kx][:config.k] if row >= 0 else []
+            expected = np.zeros(config.k, np.int64)
+            expected[:len(part)] = part
+            assert word[lane].tolist() == expected.tolist()
+
+
+def test_engine_offsets():
+    values = np.array([3, -2, 0, -5])
+    assert engine_offset(Scheme.FIXED4, values, 1) == engine_offset(Scheme.FIXED8, values, 2) == 0
+    assert engine_offset(Scheme.POT4, values, 1) == 15 * 7
+    assert engine_offset(Scheme.POT4, values, 2) == 15 * 7 * 17
+    with pytest.raises(ValueError, match="planes must be 1 or 2, not 3"):
+        engine_offset(Scheme.POT4, values, 3)
+
+
+def test_a_wide_slot_is_named_by_column_0():
+    slot = int.from_bytes(pack_slot([Result(3, 7, 6, 1, -1, 14)], TINY, wide=True), "little")
+    columns = isa.slot_layout(TINY).from_bits(slot).columns
+    assert [int(columns[j].enable) for j in range(TINY.k)] == [1] + [0] * (TINY.k - 1)
+    assert int(columns[0].offset) == 6
+
+
+# Refusals
+
+
+def refused(graph: IntGraph, config: AccelConfig = ROOMY, *, match: str) -> None:
+    with pytest.raises(CompileError, match=match):
+        compile_graph(graph, config)
+
+
+def conv(shape, rows: int, *args, config: AccelConfig = ROOMY, match: str, **options) -> None:
+    build = builder(*shape)
+    build.conv(INPUT, rows, *args, **options)
+    refused(build.build(), config, match=match)
+
+
+def test_groups_are_refused():
+    conv((4, 3, 3), 4, groups=2, match="layer 'conv0' has 2 groups; .* groups=1 only")
+
+
+def test_wide_strides_are_refused():
+    conv((1, 9, 9), 4, 1, stride=(1, 4), match="'conv0' has a horizontal stride of 4, the largest is 3")
+    conv((1, 9, 9), 4, 1, stride=3, config=LARGE, match="stride of 3, the largest is 2")
+    conv((1, 20, 9), 4, 1, stride=(16, 1), match=r"'conv0' has kernel .* stride \(16, 1\)")
+
+
+def test_any_horizontal_stride_of_a_single_column():
+    build = builder(1, 9, 9)
+    build.conv(INPUT, 4, 9, stride=9, padding=0)
+    program = compile_graph(build.build(), ROOMY)
+    assert executes(program)[0]["stride_x"] == 1
+
+
+def test_large_paddings_are_refused():
+    for padding in ((32, 0, 0, 0), (0, 32, 0, 0), (0, 0, 32, 0), (0, 0, 0, 32)):
+        conv((1, 3, 3), 4, 1, padding=padding, match="'conv0' has kernel .* 255, 15 and 31")
+
+
+def test_large_kernels_are_refused():
+    config = dataclasses.replace(ROOMY, weight_depth=1024)
+    conv((1, 256, 1), 4, (256, 1), padding=0, config=config, match=r"'conv0' has kernel \(256, 1\)")
+
+
+def test_large_images_are_refused():
+    conv((1, 1024, 1), 4, 1, match="'conv0' has a height or width over 1023")
+    conv((1, 1, 1024), 4, 1, match="'conv0' has a height or width over 1023")
+
+
+def test_wide_images_are_refused():
+    build = builder(2, 3, 3)
+    build.conv(INPUT, 4, 1)
+    header = build.build().header
+    node = header.nodes[0].model_copy(update={"wide": True})
+    layer = build.layers["conv0"]
+    layer = dataclasses.replace(layer, shift=np.full_like(layer.shift, 20))
+    graph = IntGraph(header.model_copy(update={"nodes": (node,)}), {"conv0": layer})
+    refused(graph, match=r"'conv0' gives wide results of shape \(4, 3, 3\); only vectors")
+
+
+def test_too_many_wide_results_are_refused():
+    build = builder(2, 1, 1)
+    build.linear(build.flatten(INPUT), 17, wide=True)
+    refused(build.build(), match="'linear1' gives 17 wide results, the buffer holds 16")
+
+
+def test_deep_weights_are_refused():
+    conv((65, 7, 7), 4, 7, match="'conv0' needs 441 weight words per row tile, .* holds 256")
+
+
+def test_many_channels_are_refused():
+    config = dataclasses.replace(ROOMY, weight_depth=512, act_depth=4096)
+    conv((2041, 1, 1), 4, 1, config=config, match="'conv0' reads 256 words per pixel, the most are 255")
+    build = builder(1024, 1, 1, bits=8)
+    build.conv(INPUT, 4, 1)
+    refused(build.build(), config, match="tensor 'image' has 256 words per pixel")
+
+
+def test_a_small_activation_buffer_is_refused():
+    conv((8, 16, 16), 8, 3, config=TINY,
+         match="the output of layer 'conv0' does not fit .*: 64 words beside 64 in use, of 64")
+    conv((8, 17, 16), 8, 3, config=TINY, match="graph input 'image' does not fit .*: 68 words beside 0")
+
+
+def test_missing_lanes_are_refused():
+    config = dataclasses.replace(ROOMY, pot4_rows=3, fixed8_rows=0)
+    conv((1, 3, 3), 8, 1, config=config, match="layer 'conv0' has 2 FIXED8 rows, but .* no FIXED8 lane")
+
+
+def test_maximum_of_8_bits_is_refused():
+    build = builder(2, 4, 4, bits=8)
+    build.max_pool(INPUT)
+    refused(build.build(), match="'max_pool0' takes the maximum of a 8-bit tensor")
+
+
+def test_pooling_with_few_drain_slots_is_refused():
+    config = AccelConfig(pot4_rows=1, fixed4_rows=0, fixed8_rows=0, requant_lanes=1, slot_depth=8)
+    build = builder(2, 4, 4)
+    build.max_pool(INPUT)
+    refused(build.build(), config, match="'max_pool0' needs 16 drain slots, the slot buffer holds 8")
+
+
+def test_reading_a_flattened_tensor_is_refused():
+    build = builder(2, 2, 2)
+    build.conv(build.flatten(INPUT), 4, 1)
+    refused(build.build(), match="'conv1' reads a flattened tensor; only a linear layer can")
+
+
+def test_adding_a_flattened_tensor_is_refused():
+    # Same numbers, other order: it would add the wrong channels.
+    build = builder(2, 2, 2)
+    build.linear(build.flatten(INPUT), 8)
+    graph = build.build()
+    node = graph.nodes[-1].model_copy(update={"residual": Residual(tensor="flatten0", n=9000)})
+    header = graph.header.model_copy(update={"nodes": (*graph.nodes[:-1], node)})
+    refused(IntGraph(header, graph.layers), match="'linear1' adds 'image' flattened")
+
+
+def test_a_flattened_output_is_refused():
+    build = builder(2, 2, 2)
+    build.flatten(build.conv(INPUT, 4))
+    refused(build.build(), match="ends with 'flatten1', a flattened tensor; let it end with 'conv0'")
+
+
+def test_a_graph_without_layers_is_refused():
+    build = builder(2, 2, 2)
+    build.flatten(INPUT)
+    refused(build.build("empty"), match="graph 'empty' has no layer to run")
+
+
+def test_accumulator_and_bias_are_refused():
+    # Beyond what a valid graph can hold, hence smuggled in after its validation.
+    build = builder(8, 16, 16, bits=8)
+    build.conv(INPUT, 4, 16, padding=0)
+    layer = build.layers["conv0"]
+    build.layers["conv0"] = layer = dataclasses.replace(layer, values=np.zeros_like(layer.values))
+    graph = build.build()
+    largest = np.where(layer.scheme == Scheme.POT4, 64, 0)[:, None, None, None]
+    graph.layers["conv0"] = dataclasses.replace(
+        layer, values=np.broadcast_to(largest, layer.values.shape))
+    refused(graph, match="'conv0' can reach 33423360 in a POT4 row, the accumulator has 24 bits")
+    graph.layers["conv0"] = dataclasses.replace(layer, bias=np.full(4, 1 << 47))
+    refused(graph, match="'conv0' has a bias too large for the requantiser")
+
+
+# Programs
+
+
+def descriptors(program: Program) -> list[tuple[Opcode, dict[str, int]]]:
+    found = []
+    for at in range(0, len(program.image), isa.DESCRIPTOR_BYTES):
+        word = int.from_bytes(program.image[at:at + isa.DESCRIPTOR_BYTES], "little")
+        opcode = Opcode(word & 0xFF)
+        layout = {"LOAD_TENSOR": isa.TENSOR, "STORE_TENSOR": isa.TENSOR,
+                  "EXECUTE": isa.EXECUTE}.get(opcode.name, isa.TRANSFER)
+        found.append((opcode, isa.unpack(layout, word)))
+        if opcode == Opcode.END:
+            return found
+    raise AssertionError("no END")
+
+
+def executes(program: Program) -> list[dict[str, int]]:
+    return [fields for opcode, fields in descriptors(program) if opcode == Opcode.EXECUTE]
+
+
+def test_descriptors_of_a_strided_convolution():
+    build = builder(9, 7, 10, bits=8, zero_point=0x25)
+    build.conv(INPUT, 6, (3, 2), stride=(2, 3), padding=(2, 1, 1, 3))
+    graph = build.build()
+    program = compile_graph(graph, ROOMY)
+    found = descriptors(program)
+    assert [opcode.name for opcode, _ in found] == [
+        "LOAD_TENSOR", *["LOAD_WEIGHTS", "LOAD_SLOTS", "EXECUTE"] * 2, "STORE_TENSOR", "END"]
+    assert [(s.layer, s.first, s.last) for s in program.segments] == [
+        ("input", 0, 1), ("conv0", 1, 8)]
+    # Ten columns in four banks: three words per row; nine channels: two groups; two planes.
+    loaded = found[0][1]
+    assert loaded == {
+        "opcode": Opcode.LOAD_TENSOR, "base": Base.INPUT, "offset": 0, "beats": 7 * 10 * 4,
+        "address": 0, "height": 7, "width": 10, "groups": 4, "group_pitch": 21, "row_pitch": 3}
+    out_height, out_width = 4, 5
+    execute = found[3][1]
+    slots = execute.pop("slots")
+    assert 1 <= slots <= 4
+    assert execute == {
+        "opcode": Opcode.EXECUTE, "pool": 0, "pool_sum": 0, "wide": 0, "out_planes": 0,
+        "residual": 0, "residual_planes": 0, "planes": 1, "reserved": 0,
+        "first_row": 65536 - 2 * 3, "height": 7, "width": 10, "groups": 2, "group_pitch": 21,
+        "row_pitch": 3, "row_step": 6, "plane_pitch": 42, "kernel_y": 3, "kernel_x": 2,
+        "stride_y": 2, "stride_x": 3, "pad_top": 2, "pad_left": 1, "pad_value": 0x25,
+        "out_height": out_height, "out_width": out_width, "out_address": 84, "out_row_pitch": 2,
+        "out_plane_pitch": 8, "residual_address": 84, "residual_plane_pitch": 8, "residual_n": 0,
+        "low": 0, "high": 15, "weight_address": 0, "slot_address": 0}
+    stored = found[-2][1]
+    assert (stored["base"], stored["offset"], stored["beats"]) == (Base.OUTPUT, 0, 20)
+    assert found[-1][1] == dict.fromkeys(loaded.keys() & found[-1][1].keys(), 0) | {
+        "opcode": Opcode.END, "destination": 0}
+
+
+def test_blocks_are_aligned_and_inside_the_image():
+    program = compile_graph(residual_graph(3), LARGE)
+    ends = []
+    for opcode, fields in descriptors(program):
+        if opcode in (Opcode.LOAD_WEIGHTS, Opcode.LOAD_SLOTS):
+            assert fields["offset"] % 64 == 0
+            assert fields["offset"] >= len(descriptors(program)) * isa.DESCRIPTOR_BYTES
+            ends.append(fields["offset"] + fields["beats"] * LARGE.bus_bits // 8)
+    assert ends == sorted(ends) and ends[-1] == len(program.image)
+
+
+def test_residual_and_wide_descriptors():
+    graph = residual_graph(3)
+    program = compile_graph(graph, LARGE)
+    places = lower(graph, LARGE).places
+    by_layer = {segment.layer: descriptors(program)[segment.first:segment.last]
+                for segment in program.segments}
+    node = next(n for n in graph.nodes if getattr(n, "residual", None)
+                and graph.tensor(n.residual.tensor).bits == 8)
+    place = places[node.residual.tensor]
+    for fields in (f for opcode, f in by_layer[node.name] if opcode == Opcode.EXECUTE):
+        assert (fields["residual"], fields["residual_planes"]) == (1, 1)
+        assert fields["residual_address"] == place.address
+        assert fields["residual_plane_pitch"] == place.plane_pitch
+        assert fields["residual_n"] == node.residual.n
+    *_, (opcode, fields) = by_layer[graph.nodes[-1].name]
+    assert opcode == Opcode.STORE_WIDE and fields["beats"] == 10
+    assert all(f["wide"] == (name == graph.nodes[-1].name) for name, found in by_layer.items()
+               for opcode, f in found if opcode == Opcode.EXECUTE)
+
+
+def test_dump_keeps_the_output_first():
+    graph = residual_graph(3)
+    program, plain = compile_graph(graph, LARGE, dump=True), compile_graph(graph, LARGE)
+    assert program.outputs[0].name == plain.outputs[0].name == graph.header.output
+    assert {o.name for o in program.outputs} == {
+        operation.target for operation in lower(graph, LARGE).operations}
+    regions = sorted((o.offset, o.offset + o.size) for o in program.outputs)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(regions))
+    assert program.output_size == regions[-1][1]
+    assert plain.output_size == plain.outputs[0].size
+
+
+def test_lowering_names_every_operation():
+    graph = residual_graph(3)
+    lowered = lower(graph, LARGE)
+    assert [type(o) for o in lowered.operations] == [
+        Gemm, Pool, Gemm, Gemm, Gemm, Gemm, Gemm, Pool, Gemm]
+    assert lowered.operations[-1].kernel == (1, 1)
+    assert lowered.operations[-1].source == lowered.operations[-2].target
+
+
+def test_save_and_load(tmp_path):
+    program = compile_graph(residual_graph(3), LARGE, dump=True)
+    program.save(tmp_path)
+    assert Program.load(tmp_path) == program
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    assert manifest["config_digest"] == config_digest(LARGE)
+    assert manifest["graph_digest"] == residual_graph(3).digest
+
+
+def test_compiling_twice_gives_the_same_bytes():
+    assert compile_graph(residual_graph(3), LARGE) == compile_graph(residual_graph(3), LARGE)
+
+
+def test_loading_what_is_not_there(tmp_path):
+    with pytest.raises(CompileError, match=r"no program in .*nowhere: run python -m gateware\.build"):
+        Program.load(tmp_path / "nowhere")
+    program = compile_graph(residual_graph(3), LARGE)
+    program.save(tmp_path)
+    with pytest.raises(CompileError, match="no program in"):
+        Program.load(tmp_path / MANIFEST)
+    (tmp_path / IMAGE).unlink()
+    with pytest.raises(CompileError, match="no program in"):
+        Program.load(tmp_path)
+
+
+def test_loading_a_truncated_image(tmp_path):
+    program = compile_graph(residual_graph(3), LARGE)
+    program.save(tmp_path)
+    (tmp_path / IMAGE).write_bytes(program.image[:-1])
+    with pytest.raises(CompileError, match=f"has {len(program.image) - 1} bytes instead of "
+                                           f"{len(program.image)}; build it again"):
+        Program.load(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda text: text[:100],
+    lambda text: "[]",
+    lambda text: text.replace('"image_bytes"', '"bytes"'),
+    lambda text: text.replace('"channels"', '"depth"'),
+    lambda text: text.replace('"pixels": 4', '"pixels": 5'),
+    lambda text: "\udcff" + text,
+])
+def test_loading_a_damaged_manifest(damage, tmp_path):
+    compile_graph(residual_graph(3), LARGE).save(tmp_path)
+    path = tmp_path / MANIFEST
+    path.write_bytes(damage(path.read_text()).encode(errors="surrogateescape"))
+    with pytest.raises(CompileError, match=r"program\.json is damaged .*; build it again"):
+        Program.load(tmp_path)
