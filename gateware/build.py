@@ -64,10 +64,11 @@ def configure(board: Board, graph: IntGraph | None, *, ratio: str | None, rows: 
             chosen = Ratio.parse(graph.header.ratio)
         else:
             chosen = PAPER_RATIO[board.device.part[:7]]
-        rows = rows or (graph.header.tile_rows if graph else 16)
+        if rows is None:
+            rows = graph.header.tile_rows if graph else 16
         if rows < 1:
             raise ValueError(f"--rows must be positive, not {rows}")
-        config = AccelConfig.from_ratio(chosen, rows, clock_hz=clock_hz or board.clock_hz, **sizes)
+        config = AccelConfig.from_ratio(chosen, rows, clock_hz=board.clock_hz if clock_hz is None else clock_hz, **sizes)
         check_fit(board, estimate.resources(config))
     except (DoesNotFit, ValueError) as error:
         raise UserError(str(error)) from error
@@ -116,10 +117,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (boards.UnknownBoard, GraphError) as error:
         raise UserError(str(error)) from error
     config = configure(board, graph, ratio=args.ratio, rows=args.rows,
-                       clock_hz=round(args.clock_mhz * 1e6) if args.clock_mhz else None,
+                       clock_hz=None if args.clock_mhz is None else round(args.clock_mhz * 1e6),
                        **{name: getattr(args, name) for name in SIZES})
     result = build(board, config, graph, args.out / board.name, use_vivado=not args.no_vivado,
-                   quiet=args.quiet or args.json)
+                   quiet=args.quiet)
     if args.json:
         cli.give(json.dumps(result))
     elif not args.quiet:

@@ -24,7 +24,8 @@ from quant import cli
 from quant.cli import UserError
 from quant.intgraph import GraphError, IntGraph
 from sim.accelerator import Mismatch, Simulation, compare, first_difference, simulate
-from sim.harness import BenchFailed, BuildFailed, SimulatorNotFound
+from sim.harness import BenchFailed, BuildFailed, SimulatorNotFound, find_simulator
+from sim.simulators import VERILATOR
 
 BUILD = Path("build/zc706")
 GRAPH = Path("runs/latest/graph.safetensors")
@@ -71,6 +72,7 @@ def load_vectors(graph_path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
 def verify(build: Path, graph_path: Path, *, images: int, layers: bool, stall: int, seed: int,
            waves: bool = False) -> Outcome:
     """Simulate and compare. Raises UserError, CompileError, BenchFailed."""
+    find_simulator(prefer=VERILATOR)
     graph, program = IntGraph.load(graph_path), Program.load(build)
     if program.graph_digest != graph.digest:
         raise UserError(f"{build} was built for graph {program.graph_digest[:16]}, {graph_path} is "
@@ -79,6 +81,8 @@ def verify(build: Path, graph_path: Path, *, images: int, layers: bool, stall: i
     if layers:
         program = compile_graph(graph, program.config, dump=True)
     start = time.monotonic()
+    cli.say(f"simulating {len(tensors)} images on {build / 'accelerator.v'}; building the simulation takes "
+            "about a minute, once per accelerator")
     simulation = simulate(program, tensors, build / "accelerator.v", stall=stall, seed=seed, waves=waves)
     outputs = [output[graph.header.output] for output in simulation.outputs]
     wrong = [i for i, output in enumerate(outputs) if not np.array_equal(output.reshape(-1), logits[i])]

@@ -134,7 +134,7 @@ def test_ports(config):
     text = rtlil.convert(Accelerator(config), name="accelerator", emit_src=False)
     top = text[text.index(r"module \accelerator"):]
     ports = {name: (direction, int(width)) for width, direction, name in re.findall(
-        r"wire width (\d+) (input|output) \d+ \\(\w+)", top)}
+        r"wire width (\d+) (input|output) +\d+ +\\(\w+)", top)}
     axil = ["awaddr", "awprot", "awvalid", "awready", "wdata", "wstrb", "wvalid", "wready", "bresp",
             "bvalid", "bready", "araddr", "arprot", "arvalid", "arready", "rdata", "rresp",
             "rvalid", "rready"]

@@ -41,7 +41,7 @@ def test_folder_is_complete(run) -> None:
         "graph.safetensors", "vectors.npz", "result.json"}
     assert (path.parent / "latest").readlink() == Path("short")
     assert TrainConfig.load(path / "config.json").tile_rows == 8
-    rows = list(csv.DictReader((path / "metrics.csv").open()))
+    rows = list(csv.DictReader((path / "metrics.csv").read_text().splitlines()))
     assert [(r["stage"], r["epoch"]) for r in rows] == [
         ("float", "1"), ("quantised", "1"), ("quantised", "2")]
     assert [change["epoch"] for change in result["reassignments"]] == [0, 1]
@@ -52,7 +52,7 @@ def test_graph_has_the_rows_of_the_hardware(run) -> None:
     graph = IntGraph.load(path / "graph.safetensors")
     assert graph.digest == result["digest"]
     assert graph.header.class_names == tuple("0123456789")
-    table = list(csv.DictReader((path / "schemes.csv").open()))
+    table = list(csv.DictReader((path / "schemes.csv").read_text().splitlines()))
     for name, layer in graph.layers.items():
         counts = tuple(int((layer.scheme == s).sum()) for s in Scheme)
         assert counts == Ratio.parse("65:30:5").rows(len(layer.scheme), 8)
@@ -153,7 +153,7 @@ def test_interrupt_is_one_line_and_keeps_what_was_done(tmp_path) -> None:
     assert len(told) == 1 and re.match(
         r"interrupted: in epoch \d+ of 100000 of float training; .*digits keeps config.json, "
         r"metrics.csv, checkpoint.pt\n", told[0])
-    rows = list(csv.DictReader((tmp_path / "digits/metrics.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "digits/metrics.csv").read_text().splitlines()))
     state = torch.load(tmp_path / "digits/checkpoint.pt", weights_only=True)
     assert len(rows) >= 2 and state["epoch"] in (len(rows) - 1, len(rows))
     assert not (tmp_path / "latest").is_symlink()
