@@ -21,15 +21,34 @@ from quant import cli
 
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m examples.demo", description=__doc__)
-    p.add_argument("--dataset", default="digits", metavar="NAME",
-                   help="digits or fashion-mnist (default: %(default)s)")
-    p.add_argument("--board", default="zc706", metavar="NAME",
-                   help=f"one of {', '.join(boards.BOARDS)} (default: %(default)s)")
-    p.add_argument("--ratio", default="65:30:5", metavar="A:B:C",
-                   help="rows in PoT-4, Fixed-4 and Fixed-8, of network and array (default: %(default)s)")
-    p.add_argument("--images", type=int, default=100, metavar="N",
-                   help="test images to simulate (default: %(default)s)")
-    p.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
+    p.add_argument(
+        "--dataset",
+        default="digits",
+        metavar="NAME",
+        help="digits or fashion-mnist (default: %(default)s)",
+    )
+    p.add_argument(
+        "--board",
+        default="zc706",
+        metavar="NAME",
+        help=f"one of {', '.join(boards.BOARDS)} (default: %(default)s)",
+    )
+    p.add_argument(
+        "--ratio",
+        default="65:30:5",
+        metavar="A:B:C",
+        help="rows in PoT-4, Fixed-4 and Fixed-8, of network and array (default: %(default)s)",
+    )
+    p.add_argument(
+        "--images",
+        type=int,
+        default=100,
+        metavar="N",
+        help="test images to simulate (default: %(default)s)",
+    )
+    p.add_argument(
+        "--json", action="store_true", help="print one JSON document instead of the table"
+    )
     return p
 
 
@@ -39,8 +58,9 @@ def step(title: str, *command: str) -> dict:
     Raises UserError when it fails; it has said why.
     """
     cli.say(f"== {title}: python -m {' '.join(command)}")
-    done = subprocess.run([sys.executable, "-m", *command, "--json"], stdout=subprocess.PIPE, text=True,
-                          check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", *command, "--json"], stdout=subprocess.PIPE, text=True, check=False
+    )
     if done.returncode == cli.EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     if done.returncode:
@@ -54,14 +74,24 @@ def run(dataset: str, board: str, ratio: str, images: int) -> dict:
     train = step("train", "quant.train", "--dataset", dataset, "--ratio", ratio)
     graph = Path(train["run"]) / "graph.safetensors"
     sizes = [] if dataset == "digits" else ["--act-depth", "4096"]
-    build = step("build", "gateware.build", "--board", board, "--graph", str(graph), "--ratio", ratio,
-                 *sizes)
+    build = step(
+        "build", "gateware.build", "--board", board, "--graph", str(graph), "--ratio", ratio, *sizes
+    )
     folder = Path("build") / board
-    simulation = step("simulate", "sim.run", str(folder), "--graph", str(graph), "--images", str(images))
-    return {"train": train, "build": build, "simulation": simulation,
-            "seconds": round(time.monotonic() - start, 1),
-            "files": {"network": str(graph.parent), "accelerator": str(folder),
-                      "vivado": str(folder / "vivado")}}
+    simulation = step(
+        "simulate", "sim.run", str(folder), "--graph", str(graph), "--images", str(images)
+    )
+    return {
+        "train": train,
+        "build": build,
+        "simulation": simulation,
+        "seconds": round(time.monotonic() - start, 1),
+        "files": {
+            "network": str(graph.parent),
+            "accelerator": str(folder),
+            "vivado": str(folder / "vivado"),
+        },
+    }
 
 
 def rows(result: dict) -> list[tuple[str, str]]:
@@ -73,14 +103,30 @@ def rows(result: dict) -> list[tuple[str, str]]:
         ("accuracy float", f"{accuracy['float']:.2%} of {train['images']} test images"),
         ("accuracy quantised", f"{accuracy['quantised']:.2%}"),
         ("accuracy integer", f"{accuracy['integer']:.2%}"),
-        ("RTL = PyTorch integers", f"{simulation['equal']} of {simulation['images']} images, all logits"),
-        ("cycles per image", f"{cycles} (measured in RTL simulation), {1e3 * cycles / clock:.3f} ms at "
-                             f"{clock / 1e6:g} MHz"),
-        ("array", f"{sum(lanes.values())} rows (PoT-4 {lanes['pot4']}, Fixed-4 {lanes['fixed4']}, Fixed-8 "
-                  f"{lanes['fixed8']}) x {config['bus_bits'] // 4} channels x {config['pixels']} pixels"),
+        (
+            "RTL = PyTorch integers",
+            f"{simulation['equal']} of {simulation['images']} images, all logits",
+        ),
+        (
+            "cycles per image",
+            f"{cycles} (measured in RTL simulation), {1e3 * cycles / clock:.3f} ms at "
+            f"{clock / 1e6:g} MHz",
+        ),
+        (
+            "array",
+            f"{sum(lanes.values())} rows (PoT-4 {lanes['pot4']}, Fixed-4 {lanes['fixed4']}, "
+            f"Fixed-8 "
+            f"{lanes['fixed8']}) x {config['bus_bits'] // 4} channels x {config['pixels']} pixels",
+        ),
     ]
-    lines += [(name.upper(), f"{row['used']} of {row['limit']} ({100 * row['used'] / row['limit']:.1f} %, "
-                             f"{row['how']})") for name, row in build["resources"].items()]
+    lines += [
+        (
+            name.upper(),
+            f"{row['used']} of {row['limit']} ({100 * row['used'] / row['limit']:.1f} %, "
+            f"{row['how']})",
+        )
+        for name, row in build["resources"].items()
+    ]
     lines += [(f"files: {name}", place) for name, place in result["files"].items()]
     return [*lines, ("time", f"{result['seconds']} s")]
 

@@ -4,9 +4,10 @@
 python -m gateware.build --board zc706                    for runs/latest, if there is one
 python -m gateware.build --board zc706 --graph FILE       for that network
 
-Writes build/<board>/: accelerator.v (what is simulated and synthesised), program.bin and program.json
-(for the driver and the simulation), vivado/ (a complete project), report.json and report.md. Without
-Vivado on the PATH it stops after the project; with Vivado it makes the bitstream and reads its reports.
+Writes build/<board>/: accelerator.v (what is simulated and synthesised), program.bin and
+program.json (for the driver and the simulation), vivado/ (a complete project), report.json and
+report.md. Without Vivado on the PATH it stops after the project; with Vivado it makes the
+bitstream and reads its reports.
 """
 
 import json
@@ -37,25 +38,53 @@ def parser() -> cli.Parser:
     p.add_argument("-q", "--quiet", action="store_true", help="only errors")
     p.add_argument("--json", action="store_true", help="print the report as one JSON document")
     g = p.add_argument_group("what")
-    g.add_argument("--board", required=True, metavar="NAME", help=f"one of {', '.join(boards.BOARDS)}")
-    g.add_argument("--graph", type=Path, metavar="FILE",
-                   help=f"integer graph to compile (default: {LATEST} if it exists, else the accelerator alone)")
+    g.add_argument(
+        "--board", required=True, metavar="NAME", help=f"one of {', '.join(boards.BOARDS)}"
+    )
+    g.add_argument(
+        "--graph",
+        type=Path,
+        metavar="FILE",
+        help=f"integer graph to compile (default: {LATEST} if it exists, else the accelerator "
+             f"alone)",
+    )
     g = p.add_argument_group("array")
-    g.add_argument("--ratio", metavar="A:B:C",
-                   help="row lanes in PoT-4, Fixed-4 and Fixed-8 (default: the graph's, else the paper's)")
-    g.add_argument("--rows", type=int, metavar="N", help="row lanes (default: the graph's tile rows, else 16)")
+    g.add_argument(
+        "--ratio",
+        metavar="A:B:C",
+        help="row lanes in PoT-4, Fixed-4 and Fixed-8 (default: the graph's, else the paper's)",
+    )
+    g.add_argument(
+        "--rows", type=int, metavar="N", help="row lanes (default: the graph's tile rows, else 16)"
+    )
     for name, default in SIZES.items():
-        g.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, metavar="N",
-                       help="(default: %(default)s)")
+        g.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=int,
+            default=default,
+            metavar="N",
+            help="(default: %(default)s)",
+        )
     g.add_argument("--clock-mhz", type=float, metavar="F", help="(default: the board's)")
     g = p.add_argument_group("output")
-    g.add_argument("--out", type=Path, default=Path("build"), metavar="DIR", help="(default: %(default)s)")
-    g.add_argument("--no-vivado", action="store_true", help="stop after the project even if Vivado is there")
+    g.add_argument(
+        "--out", type=Path, default=Path("build"), metavar="DIR", help="(default: %(default)s)"
+    )
+    g.add_argument(
+        "--no-vivado", action="store_true", help="stop after the project even if Vivado is there"
+    )
     return p
 
 
-def configure(board: Board, graph: IntGraph | None, *, ratio: str | None, rows: int | None,
-              clock_hz: int | None, **sizes: int) -> AccelConfig:
+def configure(
+    board: Board,
+    graph: IntGraph | None,
+    *,
+    ratio: str | None,
+    rows: int | None,
+    clock_hz: int | None,
+    **sizes: int,
+) -> AccelConfig:
     """The configuration that the options ask for. Raises UserError."""
     try:
         if ratio is not None:
@@ -68,22 +97,34 @@ def configure(board: Board, graph: IntGraph | None, *, ratio: str | None, rows: 
             rows = graph.header.tile_rows if graph else 16
         if rows < 1:
             raise ValueError(f"--rows must be positive, not {rows}")
-        config = AccelConfig.from_ratio(chosen, rows, clock_hz=board.clock_hz if clock_hz is None else clock_hz, **sizes)
+        config = AccelConfig.from_ratio(
+            chosen, rows, clock_hz=board.clock_hz if clock_hz is None else clock_hz, **sizes
+        )
         check_fit(board, estimate.resources(config))
     except (DoesNotFit, ValueError) as error:
         raise UserError(str(error)) from error
     return config
 
 
-def build(board: Board, config: AccelConfig, graph: IntGraph | None, folder: Path, *,
-          use_vivado: bool = True, quiet: bool = False) -> dict:
+def build(
+    board: Board,
+    config: AccelConfig,
+    graph: IntGraph | None,
+    folder: Path,
+    *,
+    use_vivado: bool = True,
+    quiet: bool = False,
+) -> dict:
     """Write the build folder; returns the report. Raises UserError."""
     say = (lambda text: None) if quiet else cli.say
     try:
         program = None if graph is None else compile_graph(graph, config)
         folder.mkdir(parents=True, exist_ok=True)
-        say(f"{board.title}: {config.rows} rows {':'.join(map(str, config.lanes))} x {config.k} channels x "
-            f"{config.pixels} pixels; generating Verilog")
+        say(
+            f"{board.title}: {config.rows} rows {':'.join(map(str, config.lanes))} x {config.k} "
+            f"channels x "
+            f"{config.pixels} pixels; generating Verilog"
+        )
         text = accelerator_verilog(config)
         (folder / "accelerator.v").write_text(text)
         (folder / "config.json").write_text(config.to_json() + "\n")
@@ -95,8 +136,10 @@ def build(board: Board, config: AccelConfig, graph: IntGraph | None, folder: Pat
             say(f"running Vivado in {folder / 'vivado'}")
             measured = vivado.run(folder / "vivado")
         elif use_vivado:
-            say(f"Vivado is not on the PATH: stopping after the project in {folder / 'vivado'}; "
-                f"run sh build_{vivado.TOP}.sh there")
+            say(
+                f"Vivado is not on the PATH: stopping after the project in {folder / 'vivado'}; "
+                f"run sh build_{vivado.TOP}.sh there"
+            )
         result = report(board, config, program, measured)
         (folder / "report.json").write_text(json.dumps(result, indent=1) + "\n")
         (folder / "report.md").write_text(markdown(result))
@@ -116,11 +159,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         graph = IntGraph.load(path) if path else None
     except (boards.UnknownBoard, GraphError) as error:
         raise UserError(str(error)) from error
-    config = configure(board, graph, ratio=args.ratio, rows=args.rows,
-                       clock_hz=None if args.clock_mhz is None else round(args.clock_mhz * 1e6),
-                       **{name: getattr(args, name) for name in SIZES})
-    result = build(board, config, graph, args.out / board.name, use_vivado=not args.no_vivado,
-                   quiet=args.quiet)
+    config = configure(
+        board,
+        graph,
+        ratio=args.ratio,
+        rows=args.rows,
+        clock_hz=None if args.clock_mhz is None else round(args.clock_mhz * 1e6),
+        **{name: getattr(args, name) for name in SIZES},
+    )
+    result = build(
+        board, config, graph, args.out / board.name, use_vivado=not args.no_vivado, quiet=args.quiet
+    )
     if args.json:
         cli.give(json.dumps(result))
     elif not args.quiet:

@@ -21,9 +21,9 @@ _STORES = (Opcode.STORE_TENSOR, Opcode.STORE_WIDE)
 class Sequencer(Component):
     """Runs a program, one descriptor after the other.
 
-    A bus error, an unknown opcode, the watchdog or the host's abort ends the run: the bus is flushed
-    (nothing is left in flight), the units are reset, and ``failed`` reports why. The accelerator can
-    be started again at once.
+    A bus error, an unknown opcode, the watchdog or the host's abort ends the run: the bus is
+    flushed (nothing is left in flight), the units are reset, and ``failed`` reports why. The
+    accelerator can be started again at once.
 
     Parameters
     ----------
@@ -139,8 +139,10 @@ class Sequencer(Component):
             with running("Fetch"):
                 m.d.comb += [self.fetching.eq(1), self.fetched.ready.eq(1)]
                 with m.If(self.fetched.valid):
-                    m.d.sync += [self.descriptor.eq(Cat(self.descriptor[bus_bits:], self.fetched.payload)),
-                                 beat.eq(beat + 1)]
+                    m.d.sync += [
+                        self.descriptor.eq(Cat(self.descriptor[bus_bits:], self.fetched.payload)),
+                        beat.eq(beat + 1),
+                    ]
                     with m.If(beat == beats - 1):
                         m.d.sync += beat.eq(0)
                         m.next = "Dispatch"

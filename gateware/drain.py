@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Drains finished sums through the requantisers into the activation buffer.
 
-The compiler has scheduled each tile into *slots*. In one slot every requantiser takes one engine lane
-and no two results fall into the same nibble column, so a slot is written in one cycle and tensors keep
-their channel order in memory. Eight-bit operands take two cycles, the hi nibbles first.
+The compiler has scheduled each tile into *slots*. In one slot every requantiser takes one engine
+lane and no two results fall into the same nibble column, so a slot is written in one cycle and
+tensors keep their channel order in memory. Eight-bit operands take two cycles, the hi nibbles
+first.
 """
 
 from amaranth import *
@@ -14,7 +15,7 @@ from amaranth.utils import ceil_log2
 from gateware import isa
 from gateware.config import AccelConfig
 from gateware.pe.base import SUM_BITS, delay
-from gateware.requant import RequantInput, RequantLane
+from gateware.requant import RequantLane
 from gateware.sequence import DrainJob
 from quant.numerics import ACT_BITS, BIAS_BITS
 
@@ -53,7 +54,8 @@ class Drain(Component):
         self._config = config
         word = data.ArrayLayout(unsigned(ACT_BITS), config.k)
         address = data.ArrayLayout(unsigned(ceil_log2(config.act_depth)), config.k)
-        sums = data.ArrayLayout(data.ArrayLayout(signed(SUM_BITS), config.pixels), config.rows + config.k)
+        sums = data.ArrayLayout(data.ArrayLayout(signed(SUM_BITS), config.pixels),
+                                config.rows + config.k)
         super().__init__({
             "execute": In(isa.EXECUTE),
             "job": In(DrainJob(config)),
@@ -95,7 +97,6 @@ class Drain(Component):
         m.d.comb += self.slot_address.eq(d.slot_address + slot)
 
         # The slot arrives: pick sums, address the residual operands.
-        s_valid = delay(m, active, 1, name="s_valid", reset_less=False)
         s_done = delay(m, active & (phase == two_phases), 1, name="s_done", reset_less=False)
         s_phase = delay(m, phase, 1, name="s_phase")
         s_pixel = delay(m, pixel, 1, name="s_pixel")
@@ -118,7 +119,6 @@ class Drain(Component):
         g_record = delay(m, record, 2, name="g_record")
         g_phase = delay(m, s_phase, 2, name="g_phase")
         r_record = delay(m, g_record, 1, name="r_record")
-        r_done = delay(m, s_done, 3, name="r_done", reset_less=False)
         r_sums = delay(m, picked, 2, name="r_sums")
         requantisers = []
         for q in range(lanes):

@@ -32,7 +32,7 @@ class Emulator:
         self.slots: list[dict] = []
 
     def run(self, image: bytes, tensor: bytes, output_size: int) -> bytes:
-        """Execute ``image`` on the bytes of one input tensor; returns the bytes from OUTPUT_BASE on.
+        """Execute ``image`` on the bytes of an input tensor; returns the bytes from OUTPUT_BASE on.
 
         Raises EmulatorError for an opcode that does not exist.
         """
@@ -49,17 +49,19 @@ class Emulator:
                 self._execute(isa.unpack(isa.EXECUTE, word))
                 continue
             if opcode not in list(Opcode):
-                raise EmulatorError(f"descriptor {at // isa.DESCRIPTOR_BYTES - 1} has opcode {opcode}")
-            fields = isa.unpack(isa.TENSOR if "TENSOR" in Opcode(opcode).name else isa.TRANSFER, word)
-            self._transfer(Opcode(opcode), fields, bases)
+                index = at // isa.DESCRIPTOR_BYTES - 1
+                raise EmulatorError(f"descriptor {index} has opcode {opcode}")
+            layout = isa.TENSOR if "TENSOR" in Opcode(opcode).name else isa.TRANSFER
+            self._transfer(Opcode(opcode), isa.unpack(layout, word), bases)
 
-    def _transfer(self, opcode: Opcode, f: dict[str, int], bases: dict[int, bytes | bytearray]) -> None:
+    def _transfer(self, opcode: Opcode, f: dict[str, int],
+                  bases: dict[int, bytes | bytearray]) -> None:
         size = f["beats"] * self.config.bus_bits // 8
         memory, start = bases[f["base"]], f["offset"]
         match opcode:
             case Opcode.LOAD_WEIGHTS:
-                self.weights = self._overlay(self.weights, f["destination"], memory[start:start + size],
-                                             self.config.weight_beats)
+                self.weights = self._overlay(self.weights, f["destination"],
+                                             memory[start:start + size], self.config.weight_beats)
             case Opcode.LOAD_SLOTS:
                 word = isa.slot_beats(self.config) * self.config.bus_bits // 8
                 slots = [_unpack_slot(memory[start + i:start + i + word], self.config)
@@ -67,14 +69,15 @@ class Emulator:
                 self.slots[f["destination"]:f["destination"] + len(slots)] = slots
             case Opcode.LOAD_TENSOR:
                 packed = np.frombuffer(memory[start:start + size], np.uint8)
-                nibbles = np.stack([packed & 15, packed >> 4], -1).reshape(f["beats"], self.config.k)
-                banks, addresses = self._walk(f)
-                self.act[banks, addresses] = nibbles
+                nibbles = np.stack([packed & 15, packed >> 4], -1)
+                self.act[self._walk(f)] = nibbles.reshape(f["beats"], self.config.k)
             case Opcode.STORE_TENSOR:
                 nibbles = self.act[self._walk(f)].reshape(-1)
-                memory[start:start + size] = (nibbles[0::2] | nibbles[1::2] << 4).astype(np.uint8).tobytes()
+                packed = (nibbles[0::2] | nibbles[1::2] << 4).astype(np.uint8)
+                memory[start:start + size] = packed.tobytes()
             case Opcode.STORE_WIDE:
-                memory[start:start + size] = self.wide[:size * 8 // WIDE_BITS].astype("<i8").tobytes()
+                results = self.wide[:size * 8 // WIDE_BITS]
+                memory[start:start + size] = results.astype("<i8").tobytes()
 
     def _overlay(self, old: bytes, destination: int, new: bytes, beats: int) -> bytes:
         at = destination * beats * self.config.bus_bits // 8
@@ -82,8 +85,10 @@ class Emulator:
 
     def _walk(self, f: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
         """Bank and address of every word of a tensor in memory order."""
-        y, x, group = np.meshgrid(*(np.arange(f[n]) for n in ("height", "width", "groups")), indexing="ij")
-        address = f["address"] + y * f["row_pitch"] + group * f["group_pitch"] + x // self.config.banks
+        y, x, group = np.meshgrid(*(np.arange(f[n]) for n in ("height", "width", "groups")),
+                                  indexing="ij")
+        address = (f["address"] + y * f["row_pitch"] + group * f["group_pitch"]
+                   + x // self.config.banks)
         return x.reshape(-1) % self.config.banks, self._wrap(address).reshape(-1)
 
     def _wrap(self, address: np.ndarray) -> np.ndarray:
@@ -111,7 +116,8 @@ class Emulator:
         if f["residual"]:
             residual = self._nibble(f["residual_address"] + place, bank, lane["column"])
             if f["residual_planes"]:
-                low = self._nibble(f["residual_address"] + f["residual_plane_pitch"] + place, bank, lane["column"])
+                low = self._nibble(f["residual_address"] + f["residual_plane_pitch"] + place, bank,
+                                   lane["column"])
                 residual = residual << ACT_BITS | low
         y = numerics.requantise(acc, *constants, f["low"], f["high"], residual, f["residual_n"])
         out = f["out_address"] + place
@@ -126,7 +132,8 @@ class Emulator:
     def _words(self, f: dict[str, int], plane: int) -> np.ndarray:
         """Activation words (out_height, out_width, kernel_y, kernel_x, groups, k) of one plane."""
         y = np.arange(f["out_height"])[:, None] * f["stride_y"] + np.arange(f["kernel_y"])
-        x = (np.arange(f["out_width"])[:, None] * f["stride_x"] - f["pad_left"]) + np.arange(f["kernel_x"])
+        x = (np.arange(f["out_width"])[:, None] * f["stride_x"] + np.arange(f["kernel_x"])
+             - f["pad_left"])
         row = f["first_row"] + plane * f["plane_pitch"] + y * f["row_pitch"]
         address = (row[:, None, :, None, None] + (x // self.config.banks)[None, :, None, :, None]
                    + np.arange(f["groups"]) * f["group_pitch"])
@@ -163,7 +170,8 @@ class Emulator:
                 pooled = (pooled << ACT_BITS) + words.sum((2, 3)) if plane else words.sum((2, 3))
             else:
                 pooled = words.max((2, 3))
-        return np.concatenate([np.zeros((*pooled.shape[:2], self.config.rows), np.int64), pooled], -1)
+        row_lanes = np.zeros((*pooled.shape[:2], self.config.rows), np.int64)
+        return np.concatenate([row_lanes, pooled], -1)
 
 
 def _unpack_slot(stored: bytes, config: AccelConfig) -> dict:
@@ -172,8 +180,8 @@ def _unpack_slot(stored: bytes, config: AccelConfig) -> dict:
     slot = {}
     for name in ("lanes", "columns"):
         array = layout[name]
-        size = array.shape.elem_shape.size
-        slot[name] = [isa.unpack(array.shape.elem_shape, word >> array.offset + i * size & (1 << size) - 1)
+        entry = array.shape.elem_shape
+        slot[name] = [isa.unpack(entry, word >> array.offset + i * entry.size)
                       for i in range(array.shape.length)]
     for lane in slot["lanes"]:
         lane["bias"] -= (lane["bias"] >> BIAS_BITS - 1) << BIAS_BITS

@@ -102,7 +102,8 @@ class TileEngine(Component):
         sums_after = window.latency + array.latency
         m.d.comb += [
             drain.job.eq(delay(m, loop.job, sums_after - 2, name="job")),
-            drain.job_valid.eq(delay(m, loop.job_valid, sums_after - 2, name="job_valid", reset_less=False)),
+            drain.job_valid.eq(
+                delay(m, loop.job_valid, sums_after - 2, name="job_valid", reset_less=False)),
         ]
 
         # Idle once the last job has come out, been walked and been written.

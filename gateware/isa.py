@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Descriptors and drain slots: the one owner of every bit that compiler and accelerator exchange.
 
-A program is a list of 512-bit descriptors in memory, executed in order. Fields are unsigned; addresses
-of the activation buffer are word addresses within a bank and wrap at 16 bits.
+A program is a list of 512-bit descriptors in memory, executed in order. Fields are unsigned;
+addresses of the activation buffer are word addresses within a bank and wrap at 16 bits.
 """
 
 import enum
@@ -109,9 +109,9 @@ def slot_layout(config: AccelConfig) -> data.StructLayout:
     """One drain slot: what every requantiser lane takes and where every nibble column puts it.
 
     Lane ``q`` requantises engine lane ``row * requant_lanes + q`` (rows first, then pool lanes);
-    ``column`` says which nibble column brings its residual operand. Column ``j`` writes the result of
-    lane ``lane`` at ``offset`` words from the pixel. A wide result of ``columns[0].lane`` goes to entry
-    ``columns[0].offset`` of the wide buffer.
+    ``column`` says which nibble column brings its residual operand. Column ``j`` writes the result
+    of lane ``lane`` at ``offset`` words from the pixel. A wide result of ``columns[0].lane`` goes
+    to entry ``columns[0].offset`` of the wide buffer.
     """
     lanes, k = config.requant_lanes, config.k
     lane = data.StructLayout({
@@ -126,7 +126,10 @@ def slot_layout(config: AccelConfig) -> data.StructLayout:
         "lane": ceil_log2(lanes),
         "offset": ADDRESS_BITS,
     })
-    return data.StructLayout({"lanes": data.ArrayLayout(lane, lanes), "columns": data.ArrayLayout(column, k)})
+    return data.StructLayout({
+        "lanes": data.ArrayLayout(lane, lanes),
+        "columns": data.ArrayLayout(column, k),
+    })
 
 
 def slot_beats(config: AccelConfig) -> int:
@@ -141,7 +144,8 @@ def pack(layout: data.StructLayout, **fields: int) -> int:
         raise ValueError(f"descriptor fields {sorted(missing)} are missing or unknown")
     for name, field in layout:
         if not 0 <= fields[name] < 1 << field.width:
-            raise ValueError(f"descriptor field {name} = {fields[name]} does not fit {field.width} bits")
+            raise ValueError(f"descriptor field {name} = {fields[name]} does not fit "
+                             f"{field.width} bits")
     return layout.const({name: int(value) for name, value in fields.items()}).as_value().value
 
 

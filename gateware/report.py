@@ -21,32 +21,49 @@ def check_fit(board: Board, usage: Usage) -> None:
     for name, limit in _limits(board).items():
         need = getattr(usage, name)
         if need > limit:
-            raise DoesNotFit(f"the accelerator needs {need} {name.upper()} (estimated), {board.title} has {limit}; "
-                             "use fewer --rows or --pixels, or another board")
+            raise DoesNotFit(
+                f"the accelerator needs {need} {name.upper()} (estimated), {board.title} has "
+                f"{limit}; "
+                "use fewer --rows or --pixels, or another board"
+            )
 
 
 def _limits(board: Board) -> dict[str, int]:
     device = board.device
-    return {"lut": device.luts, "ff": device.flip_flops, "dsp48e1": device.dsp48e1, "bram36": device.bram36}
+    return {
+        "lut": device.luts,
+        "ff": device.flip_flops,
+        "dsp48e1": device.dsp48e1,
+        "bram36": device.bram36,
+    }
 
 
-def report(board: Board, config: AccelConfig, program: Program | None, vivado: Reports | None) -> dict:
-    """The build as a JSON-able dictionary; every figure says whether it is estimated or measured."""
+def report(
+    board: Board, config: AccelConfig, program: Program | None, vivado: Reports | None
+) -> dict:
+    """The build as a JSON-able dictionary; each figure says if it is estimated or measured."""
     usage = estimate.resources(config) if vivado is None else vivado
     how = "estimated" if vivado is None else "measured"
     result = {
-        "board": board.name, "part": board.device.part, "clock_hz": config.clock_hz,
-        "config": dataclasses.asdict(config), "config_digest": f"{config_digest(config):08x}",
+        "board": board.name,
+        "part": board.device.part,
+        "clock_hz": config.clock_hz,
+        "config": dataclasses.asdict(config),
+        "config_digest": f"{config_digest(config):08x}",
         "lanes": dict(zip(("pot4", "fixed4", "fixed8"), config.lanes, strict=True)),
         "macs_per_cycle": config.macs_per_cycle,
-        "resources": {name: {"used": getattr(usage, name), "limit": limit, "how": how}
-                      for name, limit in _limits(board).items()},
+        "resources": {
+            name: {"used": getattr(usage, name), "limit": limit, "how": how}
+            for name, limit in _limits(board).items()
+        },
         "slack_ns": vivado.slack_ns if vivado else None,
     }
     if program is not None:
         layers = estimate.cycles(program)
         result["program"] = {
-            "graph": program.name, "graph_digest": program.graph_digest, "bytes": len(program.image),
+            "graph": program.name,
+            "graph_digest": program.graph_digest,
+            "bytes": len(program.image),
             "cycles": {"total": sum(layers.values()), "layers": layers, "how": "estimated"},
         }
     return result
@@ -56,24 +73,42 @@ def markdown(result: dict) -> str:
     """The report as Markdown."""
     lanes, config = result["lanes"], result["config"]
     lines = [
-        f"# Accelerator for {result['board']} ({result['part']})", "",
+        f"# Accelerator for {result['board']} ({result['part']})",
+        "",
         f"Array: {sum(lanes.values())} rows (PoT-4 {lanes['pot4']}, Fixed-4 {lanes['fixed4']}, "
-        f"Fixed-8 {lanes['fixed8']}) x {config['bus_bits'] // 4} channels x {config['pixels']} pixels = "
+        f"Fixed-8 {lanes['fixed8']}) x {config['bus_bits'] // 4} channels x {config['pixels']} "
+        f"pixels = "
         f"{result['macs_per_cycle']} MACs per cycle, clock {result['clock_hz'] / 1e6:g} MHz. "
-        f"Configuration {result['config_digest']}.", "",
-        "| resource | used | of | share | |", "|---|---:|---:|---:|---|",
+        f"Configuration {result['config_digest']}.",
+        "",
+        "| resource | used | of | share | |",
+        "|---|---:|---:|---:|---|",
     ]
-    lines += [f"| {name.upper()} | {row['used']} | {row['limit']} | {100 * row['used'] / row['limit']:.1f} % | "
-              f"{row['how']} |" for name, row in result["resources"].items()]
+    lines += [
+        f"| {name.upper()} | {row['used']} | {row['limit']} | "
+        f"{100 * row['used'] / row['limit']:.1f} % | "
+        f"{row['how']} |"
+        for name, row in result["resources"].items()
+    ]
     if result["slack_ns"] is not None:
         lines += ["", f"Worst slack: {result['slack_ns']:.3f} ns (measured)."]
     if "program" in result:
         program = result["program"]
-        lines += ["", f"Network {program['graph']}, graph {program['graph_digest'][:16]}, program of "
-                  f"{program['bytes']} bytes.", "", f"| layer | cycles ({program['cycles']['how']}) |", "|---|---:|"]
+        lines += [
+            "",
+            f"Network {program['graph']}, graph {program['graph_digest'][:16]}, program of "
+            f"{program['bytes']} bytes.",
+            "",
+            f"| layer | cycles ({program['cycles']['how']}) |",
+            "|---|---:|",
+        ]
         lines += [f"| {layer} | {count} |" for layer, count in program["cycles"]["layers"].items()]
         total = program["cycles"]["total"]
-        lines += [f"| total | {total} |", "",
-                  f"{1e3 * total / result['clock_hz']:.3f} ms per image at {result['clock_hz'] / 1e6:g} MHz "
-                  f"({program['cycles']['how']})."]
+        lines += [
+            f"| total | {total} |",
+            "",
+            f"{1e3 * total / result['clock_hz']:.3f} ms per image at "
+            f"{result['clock_hz'] / 1e6:g} MHz "
+            f"({program['cycles']['how']}).",
+        ]
     return "\n".join(lines) + "\n"

@@ -54,8 +54,8 @@ class TileLoop(Component):
     """Walks output rows, pixel groups, planes, kernel rows, kernel columns and channel groups.
 
     One word per cycle. The last word of a pixel group waits until the drain of the group before has
-    room: two groups' last words lie at least one drain apart, so a sum is read before it is replaced.
-    Every address is kept by increments; there is no multiplier.
+    room: two groups' last words lie at least one drain apart, so a sum is read before it is
+    replaced. Every address is kept by increments; there is no multiplier.
 
     Parameters
     ----------
@@ -137,10 +137,12 @@ class TileLoop(Component):
             request.control.first.eq(first_of_plane & (plane == 0)),
             request.control.shift.eq(first_of_plane & (plane == 1)),
             request.control.last.eq(last_word),
-            request.row_address.eq(row_base + Mux(plane, d.plane_pitch, 0) + kernel_offset + group_offset),
+            request.row_address.eq(
+                row_base + Mux(plane, d.plane_pitch, 0) + kernel_offset + group_offset),
             request.row_inside.eq((y >= 0) & (y < d.height)),
             request.x.eq(in_x + kernel_x),
-            request.pad.eq(Mux(d.planes & (plane == 0), d.pad_value[ACT_BITS:], d.pad_value[:ACT_BITS])),
+            request.pad.eq(Mux(d.planes & (plane == 0),
+                               d.pad_value[ACT_BITS:], d.pad_value[:ACT_BITS])),
             request.weight_address.eq(weight),
 
             self.job_valid.eq(step & last_word),
@@ -152,8 +154,8 @@ class TileLoop(Component):
         with m.If(self.start):
             m.d.sync += [
                 running.eq(1),
-                group.eq(0), group_offset.eq(0), kernel_x.eq(0), kernel_y.eq(0), kernel_offset.eq(0),
-                plane.eq(0), weight.eq(d.weight_address),
+                group.eq(0), group_offset.eq(0), kernel_x.eq(0), kernel_y.eq(0),
+                kernel_offset.eq(0), plane.eq(0), weight.eq(d.weight_address),
                 out_x.eq(0), in_x.eq(-d.pad_left), out_y.eq(0), in_y.eq(-d.pad_top),
                 row_base.eq(d.first_row), out_row.eq(0), spacing.eq(0),
             ]
@@ -169,8 +171,10 @@ class TileLoop(Component):
                 m.d.sync += [kernel_y.eq(0), kernel_offset.eq(0), plane.eq(1),
                              weight.eq(d.weight_address)]
             with m.If(last_word):
-                m.d.sync += [plane.eq(0), spacing.eq(drain_cycles - 1),
-                             out_x.eq(out_x + pixels), in_x.eq(in_x + (d.stride_x << ceil_log2(pixels)))]
+                m.d.sync += [
+                    plane.eq(0), spacing.eq(drain_cycles - 1), out_x.eq(out_x + pixels),
+                    in_x.eq(in_x + (d.stride_x << ceil_log2(pixels))),
+                ]
                 with m.If(last_x):
                     m.d.sync += [
                         out_x.eq(0), in_x.eq(-d.pad_left), out_y.eq(out_y + 1),

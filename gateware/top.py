@@ -4,7 +4,6 @@
 from amaranth import *
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
-from amaranth.utils import ceil_log2
 
 from gateware import isa
 from gateware.axi import Axi3Signature, AxiLiteSignature
@@ -103,7 +102,8 @@ class Accelerator(wiring.Component):
             loader.beats.payload.eq(dma.read_data.payload),
             sequencer.fetched.valid.eq(dma.read_data.valid & sequencer.fetching),
             loader.beats.valid.eq(dma.read_data.valid & ~sequencer.fetching),
-            dma.read_data.ready.eq(Mux(sequencer.fetching, sequencer.fetched.ready, loader.beats.ready)),
+            dma.read_data.ready.eq(
+                Mux(sequencer.fetching, sequencer.fetched.ready, loader.beats.ready)),
             dma.flush.eq(sequencer.flush),
             sequencer.read_error.eq(dma.read_error),
             sequencer.write_error.eq(dma.write_error),
@@ -153,12 +153,15 @@ class Accelerator(wiring.Component):
             ]
 
         wide_read, wide_write = wide.read_port(), wide.write_port()
+        transfer = data.View(isa.TRANSFER, sequencer.descriptor[:isa.TRANSFER.size])
         for buffer, start, enable, address, source in (
-                (weights, loader.weights_start, loader.weights_enable, engine.weight_address, engine.weights),
-                (slots, loader.slots_start, loader.slots_enable, engine.slot_address, engine.slot)):
+                (weights, loader.weights_start, loader.weights_enable,
+                 engine.weight_address, engine.weights),
+                (slots, loader.slots_start, loader.slots_enable,
+                 engine.slot_address, engine.slot)):
             m.d.comb += [
                 buffer.start.eq(start),
-                buffer.address.eq(data.View(isa.TRANSFER, sequencer.descriptor[:isa.TRANSFER.size]).destination),
+                buffer.address.eq(transfer.destination),
                 buffer.write_enable.eq(enable),
                 buffer.write_data.eq(loader.data),
                 buffer.read_address.eq(address),

@@ -8,7 +8,7 @@ from amaranth.utils import ceil_log2
 
 from gateware import isa
 from gateware.config import AccelConfig
-from quant.numerics import ACT_BITS, BIAS_BITS
+from quant.numerics import BIAS_BITS
 
 WIDE_BITS = 64   #: of one wide result in memory, sign-extended
 
@@ -47,7 +47,10 @@ class TensorWalk(Component):
         with m.If(self.start):
             m.d.sync += [group.eq(0), group_offset.eq(0), x.eq(0), row.eq(self.tensor.address)]
         with m.Elif(self.step):
-            m.d.sync += [group.eq(group + 1), group_offset.eq(group_offset + self.tensor.group_pitch)]
+            m.d.sync += [
+                group.eq(group + 1),
+                group_offset.eq(group_offset + self.tensor.group_pitch),
+            ]
             with m.If(group == self.tensor.groups - 1):
                 m.d.sync += [group.eq(0), group_offset.eq(0), x.eq(x + 1)]
                 with m.If(x == self.tensor.width - 1):
@@ -97,7 +100,8 @@ class Loader(Component):
         left = Signal(isa.BEATS_BITS)
         taken = Signal()
         m.submodules.walk = walk = TensorWalk(self._config)
-        weights, slots = tensor.opcode == isa.Opcode.LOAD_WEIGHTS, tensor.opcode == isa.Opcode.LOAD_SLOTS
+        weights = tensor.opcode == isa.Opcode.LOAD_WEIGHTS
+        slots = tensor.opcode == isa.Opcode.LOAD_SLOTS
         m.d.comb += [
             self.done.eq(left == 0),
             self.beats.ready.eq(left != 0),
@@ -162,6 +166,7 @@ class Storer(Component):
 
         parts_bits = ceil_log2(WIDE_BITS // bus_bits)
         extended = Signal(signed(WIDE_BITS))
+        wide_part = extended.as_unsigned().word_select(index[:parts_bits], bus_bits)
         m.d.comb += [
             walk.tensor.eq(tensor),
             walk.start.eq(self.start),
@@ -176,8 +181,7 @@ class Storer(Component):
                 with m.If(left != 0):
                     m.next = "Capture"
             with m.State("Capture"):
-                m.d.sync += self.beats.payload.eq(
-                    Mux(wide, extended.as_unsigned().word_select(index[:parts_bits], bus_bits), self.gather_data))
+                m.d.sync += self.beats.payload.eq(Mux(wide, wide_part, self.gather_data))
                 m.next = "Give"
             with m.State("Give"):
                 m.d.comb += self.beats.valid.eq(1)

@@ -49,14 +49,21 @@ def find() -> str | None:
 def run(folder: Path) -> Reports:
     """Run the plan extracted to ``folder``; raises VivadoError for a failure or a missed clock."""
     log = folder / f"{TOP}.log"
-    done = subprocess.run(["sh", f"build_{TOP}.sh"], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["sh", f"build_{TOP}.sh"], cwd=folder, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         (folder / "build.out").write_text(done.stdout + done.stderr)
-        raise VivadoError(f"Vivado failed with exit status {done.returncode}; see {log} and {folder / 'build.out'}")
+        raise VivadoError(
+            f"Vivado failed with exit status {done.returncode}; see {log} and "
+            f"{folder / 'build.out'}"
+        )
     reports = read_reports(folder)
     if reports.slack_ns < 0:
-        raise VivadoError(f"timing is missed by {-reports.slack_ns:.3f} ns (worst negative slack "
-                          f"{reports.slack_ns:.3f} ns); lower --clock-mhz, see {folder / f'{TOP}_timing.rpt'}")
+        raise VivadoError(
+            f"timing is missed by {-reports.slack_ns:.3f} ns (worst negative slack "
+            f"{reports.slack_ns:.3f} ns); lower --clock-mhz, see {folder / f'{TOP}_timing.rpt'}"
+        )
     return reports
 
 
@@ -77,5 +84,10 @@ def read_reports(folder: Path) -> Reports:
     summary = re.search(r"WNS\(ns\).*?\n[\s-]*\n\s*(-?[\d.]+)", timing)
     if summary is None:
         raise VivadoError(f"{folder / f'{TOP}_timing.rpt'} has no timing summary")
-    return Reports(int(cells("Slice LUTs")), int(cells("Slice Registers")), int(cells("DSPs")),
-                   cells("Block RAM Tile"), float(summary[1]))
+    return Reports(
+        int(cells("Slice LUTs")),
+        int(cells("Slice Registers")),
+        int(cells("DSPs")),
+        cells("Block RAM Tile"),
+        float(summary[1]),
+    )

@@ -74,7 +74,8 @@ class Window(Component):
             rotation.eq(first_bank),
             self.weight_address.eq(request.weight_address),
         ]
-        m.d.sync += [self.read_address[bank].eq(row + (first_bank > bank)) for bank in range(config.banks)]
+        m.d.sync += [self.read_address[bank].eq(row + (first_bank > bank))
+                     for bank in range(config.banks)]
         for lane in range(config.pixels):
             x = request.x + self.stride_x * lane
             m.d.sync += inside[lane].eq(request.row_inside & (x >= 0) & (x < self.width))

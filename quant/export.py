@@ -32,6 +32,7 @@ from quant.quantizers import denominators
 from quant.ratio import Ratio
 
 INPUT_SCALE = 1 / 255
+MOST_STEPS = 3.99       #: of an output per unit of the sum; M / 2^S is less than 4
 
 
 class ExportError(ValueError):
@@ -67,13 +68,20 @@ def export(model: nn.Module, *, name: str, ratio: Ratio, tile_rows: int,
 def snap_shortcuts(model: nn.Module) -> None:
     """Move scales by up to 2^-15 so that every residual operand's ``n`` is exact.
 
-    Without this, fake quantisation and integers round 1 of 300 sums of a block differently.
+    Without this, fake quantisation and integers round 1 of 300 sums of a block differently. Where
+    the 8-bit shortcut has more than MOST_STEPS codes per unit of the sum, which brings nothing and
+    which M cannot express, its scale grows to that.
     """
     source = model.relu
     for stage in ("layer1", "layer2", "layer3"):
         for index, block in enumerate(getattr(model, stage)):
             name, out = f"{stage}.{index}", block.relu2
-            shortcut = source if block.downsample is None else block.downsample[-1]
+            shortcut = source
+            if block.downsample is not None:
+                conv, bn, shortcut = block.downsample
+                scale = (source.scale / shortcut.scale).item()
+                _, factor = _fold(conv, fold_batch_norm(bn)[0], scale)
+                shortcut.clip.mul_(max(1, max(factor) / MOST_STEPS))
             n = _fit(name, numerics.encode_residual, (shortcut.scale / out.scale).item())
             ratio = max(n, 1) / (1 << numerics.SHIFT_MIN)
             if block.downsample is None:        # its input has other readers

@@ -2,7 +2,8 @@
 """Runs compiled programs on the generated Verilog of a whole accelerator, and compares.
 
 The simulated memory holds the program, all input tensors and all output regions; the bench
-(:mod:`sim.benches.accelerator`) starts one run per image and hands back the memory and the counters.
+(:mod:`sim.benches.accelerator`) starts one run per image and hands back the memory and the
+counters.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from sim.harness import BUILD_ROOT, BenchFailed, build, run_bench
 from sim.simulators import VERILATOR, Simulator, find_simulator
 from sim.system import System
 
-PAGE = 4096                  #: bytes; regions start at a multiple
+PAGE = 4096  #: bytes; regions start at a multiple
 MIN_DDR_BEATS = 1 << 16
 TOPLEVEL = "system"
 _ENV = {"COCOTB_LOG_LEVEL": "WARNING", "GPI_LOG_LEVEL": "WARNING"}
@@ -43,8 +44,11 @@ class Mismatch:
     got: int
 
     def __str__(self) -> str:
-        return (f"image {self.image}, layer {self.layer!r}, pixel y={self.y} x={self.x}, channel {self.channel}: "
-                f"expected {self.expected}, got {self.got}")
+        return (
+            f"image {self.image}, layer {self.layer!r}, pixel y={self.y} x={self.x}, channel "
+            f"{self.channel}: "
+            f"expected {self.expected}, got {self.got}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,15 +68,25 @@ class Simulation:
         return round(sum(c["CYCLES"] for c in self.counters) / len(self.counters))
 
 
-def simulate(program: Program, images: np.ndarray, verilog: Path | str | None = None, *, stall: int = 0, seed: int = 1,
-             plusargs: Iterable[str] = (), testcase: str = "run_images",
-             simulator: Simulator | None = None, waves: bool = False, build_root: Path = BUILD_ROOT) -> Simulation:
+def simulate(
+    program: Program,
+    images: np.ndarray,
+    verilog: Path | str | None = None,
+    *,
+    stall: int = 0,
+    seed: int = 1,
+    plusargs: Iterable[str] = (),
+    testcase: str = "run_images",
+    simulator: Simulator | None = None,
+    waves: bool = False,
+    build_root: Path = BUILD_ROOT,
+) -> Simulation:
     """Run integer ``images`` (N, C, H, W) through the generated Verilog.
 
     ``verilog`` is the accelerator's file or text; by default it is generated from the program's
     configuration.
-    ``stall`` is the probability out of 256 that each bus channel pauses in a cycle; ``plusargs`` are
-    those of the DDR model; ``testcase`` is a test of :mod:`sim.benches.accelerator`. Raises
+    ``stall`` is the probability out of 256 that each bus channel pauses in a cycle; ``plusargs``
+    are those of the DDR model; ``testcase`` is a test of :mod:`sim.benches.accelerator`. Raises
     BenchFailed when a run ends with an error, never ends, or breaks a bus rule.
     """
     bus_bytes = program.config.bus_bits // 8
@@ -83,26 +97,59 @@ def simulate(program: Program, images: np.ndarray, verilog: Path | str | None = 
         verilog = _generated(program.config)
     elif isinstance(verilog, Path):
         verilog = verilog.read_text()
-    built = build(System(program.config, beats), toplevel=TOPLEVEL, extra_verilog=[verilog, DDR_VERILOG],
-                  optimise=True, simulator=simulator, waves=waves, build_root=build_root)
+    built = build(
+        System(program.config, beats),
+        toplevel=TOPLEVEL,
+        extra_verilog=[verilog, DDR_VERILOG],
+        optimise=True,
+        simulator=simulator,
+        waves=waves,
+        build_root=build_root,
+    )
     with tempfile.TemporaryDirectory() as folder:
-        contents, job, result = (Path(folder) / name for name in ("memory.hex", "job.json", "result.json"))
-        words = np.frombuffer(memory.ljust(-(-len(memory) // bus_bytes) * bus_bytes, b"\0"),
-                              f"<u{bus_bytes}")
-        contents.write_text("\n".join(f"{word:0{2 * bus_bytes}x}" for word in words.tolist()) + "\n")
-        job.write_text(json.dumps({
-            "program": 0, "inputs": inputs, "outputs": outputs, "size": program.output_size,
-            "bus_bytes": bus_bytes, "result": str(result)}))
+        contents, job, result = (
+            Path(folder) / name for name in ("memory.hex", "job.json", "result.json")
+        )
+        words = np.frombuffer(
+            memory.ljust(-(-len(memory) // bus_bytes) * bus_bytes, b"\0"), f"<u{bus_bytes}"
+        )
+        contents.write_text(
+            "\n".join(f"{word:0{2 * bus_bytes}x}" for word in words.tolist()) + "\n"
+        )
+        job.write_text(
+            json.dumps(
+                {
+                    "program": 0,
+                    "inputs": inputs,
+                    "outputs": outputs,
+                    "size": program.output_size,
+                    "bus_bytes": bus_bytes,
+                    "result": str(result),
+                }
+            )
+        )
         arguments = [f"+ddr_init={contents}", f"+ddr_stall={stall}", f"+ddr_seed={seed}", *plusargs]
-        run_bench(built, toplevel=TOPLEVEL, test_module="sim.benches.accelerator", testcase=testcase,
-                  simulator=simulator, plusargs=arguments, env=_ENV | {"ACCELERATOR_JOB": str(job)},
-                  seed=seed, waves=waves)
+        run_bench(
+            built,
+            toplevel=TOPLEVEL,
+            test_module="sim.benches.accelerator",
+            testcase=testcase,
+            simulator=simulator,
+            plusargs=arguments,
+            env=_ENV | {"ACCELERATOR_JOB": str(job)},
+            seed=seed,
+            waves=waves,
+        )
         if not result.is_file():
             raise BenchFailed("the accelerator bench left no result")
         data = json.loads(result.read_text())
     return Simulation(
-        [{output.name: output.read(bytes.fromhex(region)) for output in program.outputs}
-         for region in data["memory"]], data["counters"])
+        [
+            {output.name: output.read(bytes.fromhex(region)) for output in program.outputs}
+            for region in data["memory"]
+        ],
+        data["counters"],
+    )
 
 
 @functools.cache
@@ -110,7 +157,9 @@ def _generated(config: AccelConfig) -> str:
     return accelerator_verilog(config)
 
 
-def compare(graph: IntGraph, images: np.ndarray, outputs: list[dict[str, np.ndarray]]) -> Mismatch | None:
+def compare(
+    graph: IntGraph, images: np.ndarray, outputs: list[dict[str, np.ndarray]]
+) -> Mismatch | None:
     """The first difference from the golden model, in the graph's order, or None."""
     reference = golden.run(graph, images)
     for image, tensors in enumerate(outputs):
@@ -127,11 +176,14 @@ def compare(graph: IntGraph, images: np.ndarray, outputs: list[dict[str, np.ndar
 def first_difference(image: int, layer: str, expected: np.ndarray, got: np.ndarray) -> Mismatch:
     """Where two unequal tensors (C, H, W) first differ."""
     channel, y, x = (int(i[0]) for i in np.nonzero(got != expected))
-    return Mismatch(image, layer, channel, y, x, int(expected[channel, y, x]), int(got[channel, y, x]))
+    return Mismatch(
+        image, layer, channel, y, x, int(expected[channel, y, x]), int(got[channel, y, x])
+    )
 
 
 def _layout(program: Program, images: np.ndarray) -> tuple[bytes, list[int], list[int]]:
     """Memory contents, and the addresses of each image's input and output."""
+
     def align(size: int) -> int:
         return -(-size // PAGE) * PAGE
 

@@ -28,7 +28,9 @@ JOBS = max(1, min(4, os.cpu_count() or 1))
 RUNTIME_FLAGS = ("-Os",)  #: the library that all designs share; Verilator's own choice
 RUNTIME_WAVES_FLAGS = ("-O0",)  #: the same with waves, which a person waits for
 SMALL_FLAGS = ("-O1",)  #: less does not compile faster, most of the time goes into headers
-FAST_FLAGS = ("-O1",)  #: with ``optimise``: what runs each cycle; -O3 costs 4 times the compile for little speed
+FAST_FLAGS = (
+    "-O1",
+)  #: with ``optimise``: what runs each cycle; -O3 costs 4 times the compile for little speed
 SLOW_FLAGS = ("-O0",)  #: with ``optimise``: constructors and the like, which run once
 
 

@@ -22,14 +22,34 @@ def trained() -> Callable[[str, int], Path]:
     Made once per state of quant/, and shared by all test processes.
     """
     sources = sorted((ROOT / "quant").rglob("*.py"))
-    state = hashlib.blake2s(b"".join(file.read_bytes() for file in sources), digest_size=8).hexdigest()
+    state = hashlib.blake2s(
+        b"".join(file.read_bytes() for file in sources), digest_size=8
+    ).hexdigest()
 
     def train(ratio: str, tile_rows: int) -> Path:
         def make(folder: Path) -> None:
             subprocess.run(
-                [sys.executable, "-m", "quant.train", "-q", "--out", folder, "--name", "digits",
-                 "--ratio", ratio, "--tile-rows", str(tile_rows), "--float-epochs", "3", "--epochs", "3"],
-                cwd=ROOT, check=True)
+                [
+                    sys.executable,
+                    "-m",
+                    "quant.train",
+                    "-q",
+                    "--out",
+                    folder,
+                    "--name",
+                    "digits",
+                    "--ratio",
+                    ratio,
+                    "--tile-rows",
+                    str(tile_rows),
+                    "--float-epochs",
+                    "3",
+                    "--epochs",
+                    "3",
+                ],
+                cwd=ROOT,
+                check=True,
+            )
 
         name = f"digits-{ratio.replace(':', '-')}-{tile_rows}-{state}"
         return built_once(BUILD_ROOT.parent / "test-runs" / name, make) / "digits"

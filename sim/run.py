@@ -4,8 +4,8 @@
 python -m sim.run                        build/zc706 and runs/latest, 100 images
 python -m sim.run build/zedboard --check layers --stall 64
 
-The Verilog is the build's accelerator.v, the file that also goes into the bitstream; the program is the
-build's program.bin. Exit code 1 when anything differs.
+The Verilog is the build's accelerator.v, the file that also goes into the bitstream; the program
+is the build's program.bin. Exit code 1 when anything differs.
 """
 
 import argparse
@@ -49,7 +49,9 @@ class Outcome:
         """For ``--json``."""
         counters = self.simulation.counters
         return {
-            "images": self.images, "equal": self.equal, "cycles_per_image": self.simulation.cycles,
+            "images": self.images,
+            "equal": self.equal,
+            "cycles_per_image": self.simulation.cycles,
             "counters": {name: [c[name] for c in counters] for name in counters[0]},
             "mismatch": dataclasses.asdict(self.mismatch) if self.mismatch else None,
             "seconds": round(self.seconds, 1),
@@ -69,44 +71,87 @@ def load_vectors(graph_path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
     return images, logits
 
 
-def verify(build: Path, graph_path: Path, *, images: int, layers: bool, stall: int, seed: int,
-           waves: bool = False) -> Outcome:
+def verify(
+    build: Path,
+    graph_path: Path,
+    *,
+    images: int,
+    layers: bool,
+    stall: int,
+    seed: int,
+    waves: bool = False,
+) -> Outcome:
     """Simulate and compare. Raises UserError, CompileError, BenchFailed."""
     find_simulator(prefer=VERILATOR)
     graph, program = IntGraph.load(graph_path), Program.load(build)
     if program.graph_digest != graph.digest:
-        raise UserError(f"{build} was built for graph {program.graph_digest[:16]}, {graph_path} is "
-                        f"{graph.digest[:16]}; run python -m gateware.build --graph {graph_path}")
+        raise UserError(
+            f"{build} was built for graph {program.graph_digest[:16]}, {graph_path} is "
+            f"{graph.digest[:16]}; run python -m gateware.build --graph {graph_path}"
+        )
     tensors, logits = load_vectors(graph_path, images)
     if layers:
         program = compile_graph(graph, program.config, dump=True)
     start = time.monotonic()
-    cli.say(f"simulating {len(tensors)} images on {build / 'accelerator.v'}; building the simulation takes "
-            "about a minute, once per accelerator")
-    simulation = simulate(program, tensors, build / "accelerator.v", stall=stall, seed=seed, waves=waves)
+    cli.say(
+        f"simulating {len(tensors)} images on {build / 'accelerator.v'}; building the simulation "
+        f"takes "
+        "about a minute, once per accelerator"
+    )
+    simulation = simulate(
+        program, tensors, build / "accelerator.v", stall=stall, seed=seed, waves=waves
+    )
     outputs = [output[graph.header.output] for output in simulation.outputs]
-    wrong = [i for i, output in enumerate(outputs) if not np.array_equal(output.reshape(-1), logits[i])]
+    wrong = [
+        i for i, output in enumerate(outputs) if not np.array_equal(output.reshape(-1), logits[i])
+    ]
     mismatch = None
     if layers:
         mismatch = compare(graph, tensors, simulation.outputs)
     if mismatch is None and wrong:
         expected = logits[wrong[0]].reshape(outputs[wrong[0]].shape)
         mismatch = first_difference(wrong[0], graph.nodes[-1].name, expected, outputs[wrong[0]])
-    return Outcome(len(tensors), len(tensors) - len(wrong), mismatch, simulation, time.monotonic() - start)
+    return Outcome(
+        len(tensors), len(tensors) - len(wrong), mismatch, simulation, time.monotonic() - start
+    )
 
 
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m sim.run", description=__doc__)
-    p.add_argument("build", type=Path, nargs="?", default=BUILD, metavar="BUILD",
-                   help="folder that gateware.build wrote (default: %(default)s)")
-    p.add_argument("--graph", type=Path, default=GRAPH, metavar="FILE",
-                   help="the network, with its vectors.npz beside it (default: %(default)s)")
-    p.add_argument("--images", type=_positive, default=100, metavar="N", help="(default: %(default)s)")
-    p.add_argument("--check", choices=("logits", "layers"), default="logits",
-                   help="compare the logits only, or every layer's output (default: %(default)s)")
-    p.add_argument("--stall", type=int, default=0, metavar="N",
-                   help="chance out of 256 that a bus channel pauses in a cycle (default: %(default)s)")
-    p.add_argument("--seed", type=int, default=1, metavar="N", help="of the stalls (default: %(default)s)")
+    p.add_argument(
+        "build",
+        type=Path,
+        nargs="?",
+        default=BUILD,
+        metavar="BUILD",
+        help="folder that gateware.build wrote (default: %(default)s)",
+    )
+    p.add_argument(
+        "--graph",
+        type=Path,
+        default=GRAPH,
+        metavar="FILE",
+        help="the network, with its vectors.npz beside it (default: %(default)s)",
+    )
+    p.add_argument(
+        "--images", type=_positive, default=100, metavar="N", help="(default: %(default)s)"
+    )
+    p.add_argument(
+        "--check",
+        choices=("logits", "layers"),
+        default="logits",
+        help="compare the logits only, or every layer's output (default: %(default)s)",
+    )
+    p.add_argument(
+        "--stall",
+        type=int,
+        default=0,
+        metavar="N",
+        help="chance out of 256 that a bus channel pauses in a cycle (default: %(default)s)",
+    )
+    p.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="of the stalls (default: %(default)s)"
+    )
     p.add_argument("--waves", action="store_true", help="keep a waveform file in the run's folder")
     p.add_argument("--json", action="store_true", help="print one JSON document")
     return p
@@ -122,8 +167,15 @@ def _positive(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        outcome = verify(args.build, args.graph, images=args.images, layers=args.check == "layers",
-                         stall=args.stall, seed=args.seed, waves=args.waves)
+        outcome = verify(
+            args.build,
+            args.graph,
+            images=args.images,
+            layers=args.check == "layers",
+            stall=args.stall,
+            seed=args.seed,
+            waves=args.waves,
+        )
     except (GraphError, CompileError, SimulatorNotFound) as error:
         raise UserError(str(error)) from error
     except (BenchFailed, BuildFailed) as error:
@@ -132,9 +184,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         cli.give(json.dumps(outcome.document()))
     else:
-        cli.give(f"{outcome.equal} of {outcome.images} images: RTL logits equal to PyTorch's integers; "
-                 f"{outcome.simulation.cycles} cycles per image (measured), seed {args.seed}, "
-                 f"stall {args.stall}/256, {outcome.seconds:.1f} s")
+        cli.give(
+            f"{outcome.equal} of {outcome.images} images: RTL logits equal to PyTorch's integers; "
+            f"{outcome.simulation.cycles} cycles per image (measured), seed {args.seed}, "
+            f"stall {args.stall}/256, {outcome.seconds:.1f} s"
+        )
     if outcome.mismatch:
         cli.say(f"error: mismatch: {outcome.mismatch}")
     return 1 if outcome.mismatch else 0

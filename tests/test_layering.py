@@ -12,7 +12,14 @@ ROOT = Path(__file__).resolve().parents[1]
 OURS = ("quant", "gateware", "sim", "boards", "bench", "examples")
 
 #: Files of quant/ that run without torch, which is what gateware/ and sim/ may see of it.
-TORCH_FREE = ("quant.numerics", "quant.ratio", "quant.intgraph", "quant.golden", "quant.config", "quant.cli")
+TORCH_FREE = (
+    "quant.numerics",
+    "quant.ratio",
+    "quant.intgraph",
+    "quant.golden",
+    "quant.config",
+    "quant.cli",
+)
 
 #: package: (our packages that it may import, other packages that it must not import)
 ARROWS = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From graph nodes to the two operations of the tile engine, and tensors to places in its buffer."""
+"""From graph nodes to operations of the tile engine, and from tensors to places in its buffer."""
 
 import dataclasses
 
@@ -69,7 +69,7 @@ class Pool:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where a tensor lies in the activation buffer: planes of groups of rows of column quotients."""
+    """Where a tensor lies in the activation buffer: planes of groups of rows of columns."""
 
     channels: int
     height: int
@@ -112,7 +112,7 @@ class Placement:
         return self.height * self.width * self.planes * self.groups
 
     def pack(self, tensor: np.ndarray) -> bytes:
-        """Integers (C, H, W) to memory order: y, x, plane (hi first), channel; two nibbles a byte."""
+        """Integers (C, H, W) to memory order y, x, plane (hi first), channel; two to a byte."""
         nibbles = np.zeros((self.height, self.width, self.planes, self.groups * self.k), np.uint8)
         for plane in range(self.planes):
             part = tensor >> ACT_BITS * (self.planes - 1 - plane) & act_max(ACT_BITS)
@@ -123,7 +123,8 @@ class Placement:
     def unpack(self, stored: bytes) -> np.ndarray:
         """Inverse of :meth:`pack`, int64."""
         packed = np.frombuffer(stored, np.uint8)
-        flat = np.stack([packed & 15, packed >> 4], -1).reshape(self.height, self.width, self.planes, -1)
+        flat = np.stack([packed & 15, packed >> 4], -1)
+        flat = flat.reshape(self.height, self.width, self.planes, -1)
         parts = flat[:, :, :, :self.channels].astype(np.int64)
         value = parts[:, :, 0] if self.planes == 1 else parts[:, :, 0] << ACT_BITS | parts[:, :, 1]
         return value.transpose(2, 0, 1)
@@ -138,7 +139,7 @@ class Lowered:
 
 
 def lower(graph: IntGraph, config: AccelConfig) -> Lowered:
-    """Lower ``graph`` for ``config``. Raises :class:`CompileError` naming the layer and the reason."""
+    """Lower ``graph`` for ``config``. Raises CompileError naming the layer and the reason."""
     stored = {graph.header.input: graph.header.input}      # tensor -> tensor whose words it is
     operations = []
     for node in graph.nodes:
@@ -164,7 +165,8 @@ def _operation(graph: IntGraph, node: Node, stored: dict[str, str]) -> Gemm | Po
         raise CompileError(f"layer {node.name!r} reads a flattened tensor; only a linear layer can")
     if isinstance(node, MaxPool):
         return Pool(node.name, source, node.output, node.kernel, node.stride, node.padding, False,
-                    multiplier=1 << SHIFT_MIN, bias=0, shift=SHIFT_MIN, low=0, high=act_max(ACT_BITS))
+                    multiplier=1 << SHIFT_MIN, bias=0, shift=SHIFT_MIN, low=0,
+                    high=act_max(ACT_BITS))
     if isinstance(node, AvgPool):
         return Pool(node.name, source, node.output, node.kernel, node.stride, (0, 0, 0, 0), True,
                     node.multiplier, node.bias, node.shift, node.low, node.high)
@@ -192,10 +194,11 @@ def _check(graph: IntGraph, operation: Gemm | Pool, config: AccelConfig) -> None
     if max(*source.shape[1:], *target.shape[1:]) >= 1 << SIZE_BITS:
         refuse(f"has a height or width over {(1 << SIZE_BITS) - 1}")
     if max(operation.kernel) > 255 or max(operation.padding) > 31 or operation.stride[0] > 15:
-        refuse(f"has kernel {operation.kernel}, stride {operation.stride}, padding {operation.padding}; "
-               "the largest are 255, 15 and 31")
+        refuse(f"has kernel {operation.kernel}, stride {operation.stride}, padding "
+               f"{operation.padding}; the largest are 255, 15 and 31")
     if operation.stride[1] > Window.max_stride(config) and target.shape[2] > 1:
-        refuse(f"has a horizontal stride of {operation.stride[1]}, the largest is {Window.max_stride(config)}")
+        refuse(f"has a horizontal stride of {operation.stride[1]}, the largest is "
+               f"{Window.max_stride(config)}")
     if operation.wide and target.shape[1:] != (1, 1):
         refuse(f"gives wide results of shape {target.shape}; only vectors are supported")
     if operation.wide and target.shape[0] > config.wide_depth:
@@ -214,7 +217,8 @@ def _check(graph: IntGraph, operation: Gemm | Pool, config: AccelConfig) -> None
         refuse(f"reads {groups} words per pixel, the most are {MAX_GROUPS}")
     words = groups * operation.kernel[0] * operation.kernel[1]
     if words > config.weight_depth:
-        refuse(f"needs {words} weight words per row tile, the weight buffer holds {config.weight_depth}")
+        refuse(f"needs {words} weight words per row tile, the weight buffer holds "
+               f"{config.weight_depth}")
     pot4 = operation.values[operation.scheme == Scheme.POT4]
     reach = int(np.abs(pot4).reshape(len(pot4), -1).sum(1).max(initial=0)) * act_max(source.bits)
     if reach >= 1 << ACC_BITS:
@@ -223,7 +227,8 @@ def _check(graph: IntGraph, operation: Gemm | Pool, config: AccelConfig) -> None
         refuse("has a bias too large for the requantiser")
 
 
-def _place(graph: IntGraph, operations: list[Gemm | Pool], config: AccelConfig) -> dict[str, Placement]:
+def _place(graph: IntGraph, operations: list[Gemm | Pool],
+           config: AccelConfig) -> dict[str, Placement]:
     """First fit over the operations' order; a tensor's words are free after its last reader."""
     last_use = {}
     for step, operation in enumerate(operations):
@@ -244,8 +249,8 @@ def _place(graph: IntGraph, operations: list[Gemm | Pool], config: AccelConfig) 
         if address + placement.words > min(config.act_depth, 1 << ADDRESS_BITS):
             used = sum(p.words for p in live.values())
             raise CompileError(
-                f"{reason} does not fit the activation buffer: {placement.words} words beside {used} in use, "
-                f"of {config.act_depth} per bank")
+                f"{reason} does not fit the activation buffer: {placement.words} words beside "
+                f"{used} in use, of {config.act_depth} per bank")
         places[name] = live[name] = dataclasses.replace(placement, address=address)
 
     place(graph.header.input, 0, f"graph input {graph.header.input!r}")

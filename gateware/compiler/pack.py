@@ -14,8 +14,8 @@ def engine_offset(scheme: Scheme, values_of_row: np.ndarray, planes: int) -> int
     """What the raw sum of a row engine exceeds the true dot product by; does not depend on data.
 
     ``raw = dot + offset``, so the bias of the row is lowered by ``offset * M``. POT4 engines use
-    ``15 - a`` for a negative weight; the others are exact. ``planes`` is 1 for 4-bit and 2 for 8-bit
-    activations, whose high plane counts 16 times. Raises ValueError for another number of planes.
+    ``15 - a`` for a negative weight; the others are exact. ``planes`` is 1 for 4-bit and 2 for
+    8-bit activations, whose high plane counts 16 times. Raises ValueError for another number.
     """
     if planes not in (1, 2):
         raise ValueError(f"planes must be 1 or 2, not {planes!r}")
@@ -27,7 +27,7 @@ def engine_offset(scheme: Scheme, values_of_row: np.ndarray, planes: int) -> int
 
 
 def bits_to_words(fields: np.ndarray, widths: np.ndarray, word_bytes: int) -> bytes:
-    """Rows of unsigned ``fields`` (words, fields) of ``widths`` bits, lowest first, as padded words."""
+    """Unsigned ``fields`` (words, fields) of ``widths`` bits, lowest first, as padded words."""
     bits = (fields[:, :, None] >> np.arange(int(widths.max())) & 1).astype(np.uint8)
     kept = bits[:, np.arange(int(widths.max())) < widths[:, None]]
     padded = np.zeros((len(fields), word_bytes * 8), np.uint8)
@@ -37,7 +37,8 @@ def bits_to_words(fields: np.ndarray, widths: np.ndarray, word_bytes: int) -> by
 
 def words_to_bits(stored: bytes, widths: np.ndarray, word_bytes: int) -> np.ndarray:
     """Inverse of :func:`bits_to_words`, int64 (words, fields)."""
-    bits = np.unpackbits(np.frombuffer(stored, np.uint8).reshape(-1, word_bytes), axis=1, bitorder="little")
+    words = np.frombuffer(stored, np.uint8).reshape(-1, word_bytes)
+    bits = np.unpackbits(words, axis=1, bitorder="little")
     starts = np.concatenate([[0], np.cumsum(widths)[:-1]])
     fields = [bits[:, start:start + width].astype(np.int64) @ (1 << np.arange(width))
               for start, width in zip(starts.tolist(), widths.tolist(), strict=True)]
@@ -52,8 +53,9 @@ def code_widths(config: AccelConfig) -> np.ndarray:
 def pack_weights(values: np.ndarray, lanes: list[int], config: AccelConfig) -> bytes:
     """Weight words of one row tile, in the order of :class:`~gateware.sequence.TileLoop`.
 
-    ``values`` is (rows, channels, kernel_y, kernel_x); ``lanes[i]`` is the row in lane i or -1. A word
-    holds k channels of one kernel position for every lane; missing channels and idle lanes get code 0.
+    ``values`` is (rows, channels, kernel_y, kernel_x); ``lanes[i]`` is the row in lane i or -1. A
+    word holds k channels of one kernel position for every lane; missing channels and idle lanes
+    get code 0.
     """
     _, channels, kernel_y, kernel_x = values.shape
     groups = -(-channels // config.k)

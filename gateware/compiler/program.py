@@ -44,7 +44,9 @@ class Output:
     @property
     def size(self) -> int:
         """Bytes."""
-        return self.place.channels * WIDE_BITS // 8 if self.wide else self.place.beats * self.place.k // 2
+        if self.wide:
+            return self.place.channels * WIDE_BITS // 8
+        return self.place.beats * self.place.k // 2
 
     def read(self, memory: bytes) -> np.ndarray:
         """The tensor (C, H, W), int64, out of the bytes from OUTPUT_BASE on."""
@@ -101,7 +103,7 @@ class Program:
 
     @classmethod
     def load(cls, folder: pathlib.Path) -> "Program":
-        """Read what :meth:`save` wrote. Raises CompileError for a folder without a whole program."""
+        """Read what :meth:`save` wrote. Raises CompileError for anything but a whole program."""
         try:
             text, image = (folder / MANIFEST).read_bytes(), (folder / IMAGE).read_bytes()
         except OSError as error:
@@ -115,13 +117,14 @@ class Program:
                 tuple(Output(**{**output, "place": Placement(**output["place"])})
                       for output in manifest["outputs"]),
                 tuple(Segment(**segment) for segment in manifest["segments"]),
-                manifest["graph_digest"], AccelConfig(**manifest["config"]), tuple(manifest["class_names"]))
+                manifest["graph_digest"], AccelConfig(**manifest["config"]),
+                tuple(manifest["class_names"]))
         except (ValueError, KeyError, TypeError) as error:
             raise CompileError(f"{folder / MANIFEST} is damaged ({error}); build it again") \
                 from error
         if len(image) != size:
-            raise CompileError(f"{folder / IMAGE} has {len(image)} bytes instead of {size}; build it "
-                               "again")
+            raise CompileError(f"{folder / IMAGE} has {len(image)} bytes instead of {size}; build "
+                               "it again")
         return program
 
 
@@ -175,11 +178,11 @@ def compile_graph(graph: IntGraph, config: AccelConfig, dump: bool = False) -> P
         output = Output(name, at, wide, lowered.places[name])
         at += -(-output.size // ALIGN) * ALIGN
         if wide:
-            image.add(isa.TRANSFER, opcode=Opcode.STORE_WIDE, base=Base.OUTPUT, offset=output.offset,
-                      beats=output.size * 8 // config.bus_bits, destination=0)
+            image.add(isa.TRANSFER, opcode=Opcode.STORE_WIDE, base=Base.OUTPUT,
+                      offset=output.offset, beats=output.size * 8 // config.bus_bits, destination=0)
         else:
-            image.add(isa.TENSOR, opcode=Opcode.STORE_TENSOR, base=Base.OUTPUT, offset=output.offset,
-                      **_tensor_fields(name, output.place))
+            image.add(isa.TENSOR, opcode=Opcode.STORE_TENSOR, base=Base.OUTPUT,
+                      offset=output.offset, **_tensor_fields(name, output.place))
         outputs.append(output)
 
     image.add(isa.TENSOR, opcode=Opcode.LOAD_TENSOR, base=Base.INPUT, offset=0,
@@ -194,17 +197,17 @@ def compile_graph(graph: IntGraph, config: AccelConfig, dump: bool = False) -> P
         segments.append(Segment(operation.name, first, len(image.descriptors)))
     image.add(isa.TRANSFER, opcode=Opcode.END, base=Base.PROGRAM, offset=0, beats=0, destination=0)
     outputs.sort(key=lambda output: output.name != graph.header.output)
-    return Program(graph.header.name, image.build(), lowered.places[graph.header.input], tuple(outputs),
-                   tuple(segments), graph.digest, config, graph.header.class_names)
+    return Program(graph.header.name, image.build(), lowered.places[graph.header.input],
+                   tuple(outputs), tuple(segments), graph.digest, config, graph.header.class_names)
 
 
 def _tensor_fields(name: str, place: Placement) -> dict[str, int]:
     if place.groups * place.planes > MAX_GROUPS:
         raise CompileError(f"tensor {name!r} has {place.groups * place.planes} words per pixel, a "
                            f"load or store moves {MAX_GROUPS} at most")
-    return {"beats": place.beats, "address": place.address, "height": place.height, "width": place.width,
-            "groups": place.groups * place.planes, "group_pitch": place.group_pitch,
-            "row_pitch": place.row_pitch}
+    return {"beats": place.beats, "address": place.address, "height": place.height,
+            "width": place.width, "groups": place.groups * place.planes,
+            "group_pitch": place.group_pitch, "row_pitch": place.row_pitch}
 
 
 def _execute_fields(operation: Gemm | Pool, lowered: Lowered) -> dict[str, int]:
@@ -221,7 +224,8 @@ def _execute_fields(operation: Gemm | Pool, lowered: Lowered) -> dict[str, int]:
         "first_row": (source.address - operation.padding[0] * source.row_pitch) % wrap,
         "height": source.height, "width": source.width, "groups": 1 if pool else source.groups,
         "group_pitch": source.group_pitch, "row_pitch": source.row_pitch,
-        "row_step": source.row_pitch * operation.stride[0] % wrap, "plane_pitch": source.plane_pitch,
+        "row_step": source.row_pitch * operation.stride[0] % wrap,
+        "plane_pitch": source.plane_pitch,
         "kernel_y": operation.kernel[0], "kernel_x": operation.kernel[1],
         "stride_y": operation.stride[0], "stride_x": operation.stride[1] if target.width > 1 else 1,
         "pad_top": operation.padding[0], "pad_left": operation.padding[2],
@@ -270,9 +274,10 @@ def _emit_pool(image: _Image, pool: Pool, lowered: Lowered, config: AccelConfig)
                           for lane, channel in slot.results], config)
                for slot in schedule_slots(lanes, config)]
     image.load(Opcode.LOAD_SLOTS, b"".join(records), 0)
+    wrap = 1 << isa.ADDRESS_BITS
     for group in range(source.groups):
         tile = {
-            "first_row": (fields["first_row"] + group * source.group_pitch) % (1 << isa.ADDRESS_BITS),
+            "first_row": (fields["first_row"] + group * source.group_pitch) % wrap,
             "out_address": target.address + group * target.group_pitch,
         }
         image.add(isa.EXECUTE, **{**fields, **tile}, slots=len(records))

@@ -27,14 +27,15 @@ def colour_edges(edges: Sequence[tuple[int, int]]) -> list[int]:
     for index, (left, right) in enumerate(edges):
         mine, theirs = at_left.setdefault(left, {}), at_right.setdefault(right, {})
         a, b = free(mine), free(theirs)
-        # Along the path from `right` that alternates a, b, swap the two colours: a is free there then.
+        # Along the path from `right` that alternates a, b, swap the two colours: then a is free.
         if a not in theirs:
             b = a
         path, side, colour = [], theirs, a
         while b != a and colour in side:
             edge = side[colour]
             path.append(edge)
-            side = at_left[edges[edge][0]] if side is at_right[edges[edge][1]] else at_right[edges[edge][1]]
+            ends = at_left[edges[edge][0]], at_right[edges[edge][1]]
+            side = ends[0] if side is ends[1] else ends[1]
             colour = b if colour == a else a
         for edge in path:
             for table, end in ((at_left, 0), (at_right, 1)):
@@ -52,8 +53,10 @@ def colour_edges(edges: Sequence[tuple[int, int]]) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """Results that leave in one cycle: (engine lane, channel) pairs, at most one per requantiser and
-    nibble column."""
+    """Results that leave in one cycle: (engine lane, channel) pairs.
+
+    At most one per requantiser and per nibble column.
+    """
 
     results: tuple[tuple[int, int], ...]
 
@@ -69,7 +72,8 @@ def split_rows(schemes: Sequence[int], config: AccelConfig) -> list[list[int]]:
     for scheme, lanes in zip(Scheme, config.lanes, strict=True):
         count = sum(s == scheme for s in schemes)
         if count and not lanes:
-            raise ValueError(f"has {count} {scheme.name} rows, but the array has no {scheme.name} lane")
+            raise ValueError(f"has {count} {scheme.name} rows, but the array has no "
+                             f"{scheme.name} lane")
         tiles = max(tiles, -(-count // max(lanes, 1)))
     # A vertex of more than `tiles` edges is cut into pieces, so that each tile takes at most one
     # edge of each piece and the tiles stay balanced.
@@ -79,7 +83,8 @@ def split_rows(schemes: Sequence[int], config: AccelConfig) -> list[list[int]]:
             seen[vertex] = seen.get(vertex, 0) + 1
             ends.append((*vertex, (seen[vertex] - 1) // tiles))
         edges.append(tuple(ends))
-    numbers = {vertex: i for i, vertex in enumerate(dict.fromkeys(v for edge in edges for v in edge))}
+    vertices = dict.fromkeys(vertex for edge in edges for vertex in edge)
+    numbers = {vertex: i for i, vertex in enumerate(vertices)}
     colours = colour_edges([(numbers[left], numbers[right]) for left, right in edges])
 
     result = [[-1] * config.rows for _ in range(tiles)]
@@ -95,12 +100,13 @@ def split_rows(schemes: Sequence[int], config: AccelConfig) -> list[list[int]]:
 def schedule_slots(lane_channels: Sequence[tuple[int, int]], config: AccelConfig) -> list[Slot]:
     """Drain slots for ``(engine lane, channel)`` results: the fewest possible.
 
-    In each slot a requantiser (``lane % requant_lanes``) and a nibble column (``channel % k``) serve
-    at most one result.
+    In each slot a requantiser (``lane % requant_lanes``) and a nibble column (``channel % k``)
+    serve at most one result.
     """
     if not lane_channels:
         return []
     colours = colour_edges([(lane % config.requant_lanes, channel % config.k)
                             for lane, channel in lane_channels])
-    return [Slot(tuple(pair for pair, colour in zip(lane_channels, colours, strict=True) if colour == slot))
+    coloured = list(zip(lane_channels, colours, strict=True))
+    return [Slot(tuple(pair for pair, colour in coloured if colour == slot))
             for slot in range(max(colours) + 1)]

@@ -16,7 +16,7 @@ from gateware.regs import COUNTERS, REGISTERS, ErrorCode
 
 OFFSETS = {register.name: register.offset for register in REGISTERS}
 CLOCK_NS = 10
-LIMIT_CYCLES = 20_000_000     # one image
+LIMIT_CYCLES = 20_000_000  # one image
 
 
 class Host:
@@ -55,8 +55,18 @@ class Host:
 
 async def start(dut, job: dict) -> Host:
     """Clock, reset, and the registers that every run shares."""
-    for name in ("awaddr", "awvalid", "wdata", "wvalid", "bready", "araddr", "arvalid", "rready",
-                 "awprot", "arprot"):
+    for name in (
+        "awaddr",
+        "awvalid",
+        "wdata",
+        "wvalid",
+        "bready",
+        "araddr",
+        "arvalid",
+        "rready",
+        "awprot",
+        "arprot",
+    ):
         getattr(dut, f"axil__{name}").value = 0
     dut.axil__wstrb.value = 0xF
     Clock(dut.clk, CLOCK_NS, unit="ns", impl="gpi").start()
@@ -96,8 +106,9 @@ def error_of(status: int) -> ErrorCode:
 
 
 async def collect(dut, host: Host, job: dict, target: int, result: dict) -> None:
-    result["counters"].append({name: await host.read(name)
-                               for name in ("CYCLES", *(c.upper() for c in COUNTERS))})
+    result["counters"].append(
+        {name: await host.read(name) for name in ("CYCLES", *(c.upper() for c in COUNTERS))}
+    )
     result["memory"].append(_dump(dut, target, job["size"], job["bus_bytes"]))
 
 
@@ -106,10 +117,16 @@ async def run_images(dut) -> None:
     """Every image of the job."""
     job = json.loads(Path(os.environ["ACCELERATOR_JOB"]).read_text())
     host, result = await start(dut, job), {"memory": [], "counters": []}
-    columns = (TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TextColumn("images"),
-               TimeRemainingColumn())
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True,
-                  disable=not sys.stderr.isatty()) as progress:
+    columns = (
+        TextColumn("simulating"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("images"),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=Console(file=sys.stderr), transient=True, disable=not sys.stderr.isatty()
+    ) as progress:
         task = progress.add_task("", total=len(job["inputs"]))
         for source, target in zip(job["inputs"], job["outputs"], strict=True):
             status = await run(dut, host, source, target)
@@ -121,7 +138,7 @@ async def run_images(dut) -> None:
 
 @cocotb.test()
 async def recover(dut) -> None:
-    """Bus error (by plusarg, in the first run), watchdog, aborts; each time the next run is right."""
+    """Bus error (by plusarg, in the first run), watchdog, aborts; then runs are right again."""
     job = json.loads(Path(os.environ["ACCELERATOR_JOB"]).read_text())
     host, result = await start(dut, job), {"memory": [], "counters": []}
     source, target = job["inputs"][0], job["outputs"][0]
@@ -141,5 +158,7 @@ async def recover(dut) -> None:
 def _dump(dut, start: int, size: int, bus_bytes: int) -> str:
     """Hex text of ``size`` bytes of memory from ``start`` on."""
     memory = dut.ddr.model.mem
-    words = (int(memory[i].value) for i in range(start // bus_bytes, -(-(start + size) // bus_bytes)))
+    words = (
+        int(memory[i].value) for i in range(start // bus_bytes, -(-(start + size) // bus_bytes))
+    )
     return b"".join(word.to_bytes(bus_bytes, "little") for word in words)[:size].hex()

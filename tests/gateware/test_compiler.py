@@ -154,7 +154,8 @@ def test_groups_are_refused():
 
 
 def test_wide_strides_are_refused():
-    conv((1, 9, 9), 4, 1, stride=(1, 4), match="'conv0' has a horizontal stride of 4, the largest is 3")
+    conv((1, 9, 9), 4, 1, stride=(1, 4),
+         match="'conv0' has a horizontal stride of 4, the largest is 3")
     conv((1, 9, 9), 4, 1, stride=3, config=LARGE, match="stride of 3, the largest is 2")
     conv((1, 20, 9), 4, 1, stride=(16, 1), match=r"'conv0' has kernel .* stride \(16, 1\)")
 
@@ -204,7 +205,8 @@ def test_deep_weights_are_refused():
 
 def test_many_channels_are_refused():
     config = dataclasses.replace(ROOMY, weight_depth=512, act_depth=4096)
-    conv((2041, 1, 1), 4, 1, config=config, match="'conv0' reads 256 words per pixel, the most are 255")
+    conv((2041, 1, 1), 4, 1, config=config,
+         match="'conv0' reads 256 words per pixel, the most are 255")
     build = builder(1024, 1, 1, bits=8)
     build.conv(INPUT, 4, 1)
     refused(build.build(), config, match="tensor 'image' has 256 words per pixel")
@@ -213,12 +215,14 @@ def test_many_channels_are_refused():
 def test_a_small_activation_buffer_is_refused():
     conv((8, 16, 16), 8, 3, config=TINY,
          match="the output of layer 'conv0' does not fit .*: 64 words beside 64 in use, of 64")
-    conv((8, 17, 16), 8, 3, config=TINY, match="graph input 'image' does not fit .*: 68 words beside 0")
+    conv((8, 17, 16), 8, 3, config=TINY,
+         match="graph input 'image' does not fit .*: 68 words beside 0")
 
 
 def test_missing_lanes_are_refused():
     config = dataclasses.replace(ROOMY, pot4_rows=3, fixed8_rows=0)
-    conv((1, 3, 3), 8, 1, config=config, match="layer 'conv0' has 2 FIXED8 rows, but .* no FIXED8 lane")
+    conv((1, 3, 3), 8, 1, config=config,
+         match="layer 'conv0' has 2 FIXED8 rows, but the array has no FIXED8 lane")
 
 
 def test_maximum_of_8_bits_is_refused():
@@ -231,7 +235,8 @@ def test_pooling_with_few_drain_slots_is_refused():
     config = AccelConfig(pot4_rows=1, fixed4_rows=0, fixed8_rows=0, requant_lanes=1, slot_depth=8)
     build = builder(2, 4, 4)
     build.max_pool(INPUT)
-    refused(build.build(), config, match="'max_pool0' needs 16 drain slots, the slot buffer holds 8")
+    refused(build.build(), config,
+            match="'max_pool0' needs 16 drain slots, the slot buffer holds 8")
 
 
 def test_reading_a_flattened_tensor_is_refused():
@@ -253,7 +258,8 @@ def test_adding_a_flattened_tensor_is_refused():
 def test_a_flattened_output_is_refused():
     build = builder(2, 2, 2)
     build.flatten(build.conv(INPUT, 4))
-    refused(build.build(), match="ends with 'flatten1', a flattened tensor; let it end with 'conv0'")
+    refused(build.build(),
+            match="ends with 'flatten1', a flattened tensor; let it end with 'conv0'")
 
 
 def test_a_graph_without_layers_is_refused():
@@ -397,7 +403,8 @@ def test_compiling_twice_gives_the_same_bytes():
 
 
 def test_loading_what_is_not_there(tmp_path):
-    with pytest.raises(CompileError, match=r"no program in .*nowhere: run python -m gateware\.build"):
+    message = r"no program in .*nowhere: run python -m gateware\.build"
+    with pytest.raises(CompileError, match=message):
         Program.load(tmp_path / "nowhere")
     program = compile_graph(residual_graph(3), LARGE)
     program.save(tmp_path)

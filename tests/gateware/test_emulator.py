@@ -32,7 +32,8 @@ CONFIGS = {
 }
 
 
-def assert_golden(graph: IntGraph, program: Program, images: np.ndarray, emulator: Emulator) -> None:
+def assert_golden(graph: IntGraph, program: Program, images: np.ndarray,
+                  emulator: Emulator) -> None:
     reference = golden.run(graph, images)
     for i, image in enumerate(images):
         memory = emulator.run(program.image, program.input.pack(image), program.output_size)
@@ -49,8 +50,8 @@ def test_random_graphs(name, seed):
     rng = np.random.default_rng([seed, len(name)])
     kinds = set()
     for layers in (1, 2, 3, 4, 5, 6, 8):
-        graph, program = random_program(rng, config, layers=layers, channels=int(rng.integers(1, 25)),
-                                        size=int(rng.integers(3, 12)))
+        channels, size = int(rng.integers(1, 25)), int(rng.integers(3, 12))
+        graph, program = random_program(rng, config, layers=layers, channels=channels, size=size)
         kinds |= {node.op for node in graph.nodes}
         assert_golden(graph, program, random_images(graph, rng, 2), emulator)
     assert {"conv", "linear"} <= kinds

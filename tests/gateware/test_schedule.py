@@ -27,7 +27,8 @@ def test_colours_are_proper_and_as_few_as_the_largest_degree(edges):
     for end in (0, 1):
         at_end = Counter((edge[end], colour) for edge, colour in zip(edges, colours, strict=True))
         assert set(at_end.values()) <= {1}
-    degree = max([0, *Counter(l for l, _ in edges).values(), *Counter(r for _, r in edges).values()])
+    degree = max([0, *Counter(left for left, _ in edges).values(),
+                  *Counter(right for _, right in edges).values()])
     assert sorted(set(colours)) == list(range(degree))
 
 

@@ -132,7 +132,7 @@ CONFIGS = [TINY, WIDER, AccelConfig(pot4_rows=3, fixed4_rows=0, fixed8_rows=0, r
 @pytest.mark.parametrize("config", CONFIGS, ids=["P2", "P4", "one scheme, bus 64"])
 def test_ports(config):
     text = rtlil.convert(Accelerator(config), name="accelerator", emit_src=False)
-    top = text[text.index(r"module \accelerator"):]
+    top = text[text.index("module \\accelerator\n"):]
     ports = {name: (direction, int(width)) for width, direction, name in re.findall(
         r"wire width (\d+) (input|output) +\d+ +\\(\w+)", top)}
     axil = ["awaddr", "awprot", "awvalid", "awready", "wdata", "wstrb", "wvalid", "wready", "bresp",

@@ -47,7 +47,8 @@ def run(config: AccelConfig, memory: np.ndarray, requests: list[dict], *, stride
     return acts[late:][:len(requests)], controls[late:][:len(requests)], weights[:len(requests)]
 
 
-def expected(config: AccelConfig, memory: np.ndarray, request: dict, stride: int, width: int) -> int:
+def expected(config: AccelConfig, memory: np.ndarray, request: dict, stride: int,
+             width: int) -> int:
     lanes = []
     for lane in range(config.pixels):
         x = request["x"] + stride * lane
@@ -71,7 +72,8 @@ def test_random_words(config, stride, seed):
         control = {name: int(bit) for name, bit in
                    zip(("valid", "first", "shift", "last"), rng.integers(0, 2, 4), strict=True)}
         edge = int(rng.choice([-2048, -31, width - 1, width, 1023]))
-        x = int(rng.integers(-config.banks - 3, width + config.banks)) if rng.random() < 0.9 else edge
+        near = int(rng.integers(-config.banks - 3, width + config.banks))
+        x = near if rng.random() < 0.9 else edge
         requests.append({
             "control": control, "row_address": int(rng.integers(1 << 16)),
             "row_inside": int(rng.random() < 0.8), "x": x, "pad": int(rng.integers(16)),

@@ -129,6 +129,18 @@ def test_shortcut_operands_are_exact_after_snapping(seed) -> None:
         assert residual.n / 2**14 == pytest.approx(ratio, rel=3e-7)     # float32
 
 
+def test_shortcut_that_is_too_fine_is_coarsened(seed) -> None:
+    model = random_model(seed)
+    shortcut = model.layer2[0].downsample[-1]
+    with torch.no_grad():
+        shortcut.clip.mul_(1e-3)
+    with pytest.raises(ExportError, match=r"'layer2.0.downsample.0'.*too large"):
+        lower(model)
+    snap_shortcuts(model)
+    layer = lower(model).layers["layer2.0.downsample.0"]
+    assert 3.9 < (layer.multiplier / 2.0**layer.shift).max() < 4
+
+
 def test_classifier_rows_share_a_shift(seed) -> None:
     layer = lower(random_model(seed)).layers["fc"]
     assert len(set(layer.shift)) == 1

@@ -22,8 +22,8 @@ from quant.progress import Progress
 from quant.ratio import Ratio
 
 ROOT = Path(__file__).resolve().parents[2]
-SHORT = ["--subset", "128", "--float-epochs", "1", "--epochs", "2", "--reassign-every", "1",
-         "--width", "4", "--tile-rows", "8"]
+SHORT = ["--subset", "128", "--batch-size", "16", "--float-epochs", "3", "--epochs", "2",
+         "--reassign-every", "1", "--width", "4", "--tile-rows", "8"]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_folder_is_complete(run) -> None:
     assert TrainConfig.load(path / "config.json").tile_rows == 8
     rows = list(csv.DictReader((path / "metrics.csv").read_text().splitlines()))
     assert [(r["stage"], r["epoch"]) for r in rows] == [
-        ("float", "1"), ("quantised", "1"), ("quantised", "2")]
+        ("float", "1"), ("float", "2"), ("float", "3"), ("quantised", "1"), ("quantised", "2")]
     assert [change["epoch"] for change in result["reassignments"]] == [0, 1]
 
 
