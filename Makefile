@@ -14,7 +14,8 @@ STAMP  := $(VENV)/.installed
 # Handed to the demo when given.
 DEMO_ARGS := $(if $(DATASET),--dataset $(DATASET))
 
-# Handed to pytest, such as TEST_ARGS="-k axi --seed 7". Two workers: a bench keeps one core busy.
+# Handed to pytest, such as TEST_ARGS="-k axi --seed 7". Two workers: a bench keeps one core busy;
+# tests that share a slow build stay on one of them (loadgroup).
 TEST_ARGS ?=
 WORKERS   ?= 2
 
@@ -25,7 +26,7 @@ demo: venv
 	$(BIN)/python -m examples.demo $(DEMO_ARGS)
 
 test: lint
-	$(BIN)/python -m pytest tests sim -n $(WORKERS) $(TEST_ARGS)
+	$(BIN)/python -m pytest tests sim -n $(WORKERS) --dist loadgroup $(TEST_ARGS)
 
 lint: venv
 	$(BIN)/ruff check .

@@ -73,9 +73,8 @@ def run(dataset: str, board: str, ratio: str, images: int) -> dict:
     start = time.monotonic()
     train = step("train", "quant.train", "--dataset", dataset, "--ratio", ratio)
     graph = Path(train["run"]) / "graph.safetensors"
-    sizes = [] if dataset == "digits" else ["--act-depth", "4096"]
     build = step(
-        "build", "gateware.build", "--board", board, "--graph", str(graph), "--ratio", ratio, *sizes
+        "build", "gateware.build", "--board", board, "--graph", str(graph), "--ratio", ratio
     )
     folder = Path("build") / board
     simulation = step(

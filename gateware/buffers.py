@@ -13,9 +13,10 @@ from quant.numerics import ACT_BITS
 class ActBuffer(Component):
     """Activations: ``banks`` banks of ``k`` nibble columns; pixel x lies in bank ``x % banks``.
 
-    Port ``read`` gives whole words of every bank; port ``gather`` reads one nibble per column of one
-    bank, each column at its own address (residual operands, stores); port ``write`` writes likewise.
-    A nibble column is a memory of its own, so a tile can write any subset of channels of a word.
+    Port ``read`` gives whole words of every bank; port ``gather`` reads one nibble per column of
+    one bank, each column at its own address (residual operands, stores); port ``write`` writes
+    likewise. A nibble column is a memory of its own, so a tile can write any subset of channels of
+    a word.
 
     Parameters
     ----------
@@ -62,7 +63,8 @@ class ActBuffer(Component):
 
         for bank in range(config.banks):
             for column in range(config.k):
-                column_memory = memory.Memory(shape=unsigned(ACT_BITS), depth=config.act_depth, init=[])
+                column_memory = memory.Memory(
+                    shape=unsigned(ACT_BITS), depth=config.act_depth, init=[])
                 m.submodules[f"bank{bank}_column{column}"] = column_memory
                 read, gather = column_memory.read_port(), column_memory.read_port()
                 write = column_memory.write_port()

@@ -145,11 +145,16 @@ def quantised_layers(model: nn.Module) -> dict[str, QuantConv2d | QuantLinear]:
 
 
 @torch.no_grad()
-def keep_scales_positive(model: nn.Module) -> None:
-    """Undo steps of the optimiser that would make a scale zero or negative."""
+def keep_scales_sane(model: nn.Module) -> None:
+    """Undo steps of the optimiser that would make a scale negative or useless.
+
+    ``alpha`` stays between 1/16 and twice the row's largest weight. Outside, nearly all weights are
+    clipped or become zero, and the gradient shows no way back.
+    """
     for module in model.modules():
         if isinstance(module, RowQuantised):
-            module.alpha.clamp_(min=MIN_SCALE)
+            peak = module.weight.flatten(1).abs().amax(1)
+            module.alpha.clamp_(peak / 16, 2 * peak).clamp_(min=MIN_SCALE)
         elif isinstance(module, ActQuantiser):
             module.clip.clamp_(min=MIN_SCALE)
 

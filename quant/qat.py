@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quant.layers import keep_scales_positive
+from quant.layers import keep_scales_sane
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Trainer:
             lr = self.schedule.get_last_lr()[0]
             self.optimiser.step()
             self.schedule.step()
-            keep_scales_positive(self.model)
+            keep_scales_sane(self.model)
             total += float(loss.detach()) * len(y)
             right += int((logits.argmax(1) == y).sum())
             seen += len(y)

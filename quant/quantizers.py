@@ -6,6 +6,8 @@ follow LSQ: if ``s`` is the step, ``dq/ds = round(v) - v`` inside and the bound 
 gradient is scaled by ``1 / sqrt(terms * steps)``. Our parameters are the largest magnitudes
 (``alpha`` of a row, ``clip`` of a tensor), ``steps * s``; a step of plain gradient descent on them
 moves ``s`` as far as in LSQ when the gradient is scaled by ``steps^2 / sqrt(terms * steps)``.
+For 8 bits we take the steps of 4 bits: with 127 or 255 a single clipped value can throw the scale
+by more than its own size.
 """
 
 import functools
@@ -17,9 +19,8 @@ from torch import Tensor
 from quant import numerics
 from quant.numerics import Scheme
 
-#: Positive levels of a scheme, the ``steps`` above. Indexed by scheme number.
-_STEPS = torch.tensor([(len(numerics.weight_values(s)) - 1) // 2 for s in Scheme],
-                      dtype=torch.float32)
+WEIGHT_STEPS = 7        #: positive levels of a 4-bit weight, the ``steps`` above
+ACT_STEPS = 15          #: the same of an activation
 
 
 @functools.cache
@@ -52,18 +53,17 @@ class _FakeWeight(torch.autograd.Function):
     def forward(ctx, weight: Tensor, alpha: Tensor, scheme: Tensor) -> Tensor:
         values = weight_to_int(weight, alpha, scheme)
         level = values.to(weight.dtype) / _rows(denominators(scheme), weight)
-        ctx.save_for_backward(weight, alpha, scheme, level)
+        ctx.save_for_backward(weight, alpha, level)
         return level * _rows(alpha, weight)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, alpha, scheme, level = ctx.saved_tensors
+        weight, alpha, level = ctx.saved_tensors
         ratio = weight / _rows(alpha, weight)
         inside = ratio.abs() <= 1
-        steps = _STEPS.to(grad)[scheme.long()]
         slope = torch.where(inside, level - ratio, level)
-        grad_alpha = (grad * slope).flatten(1).sum(1) * steps**1.5 / weight[0].numel() ** 0.5
-        return grad * inside, grad_alpha, None
+        factor = WEIGHT_STEPS**1.5 / weight[0].numel() ** 0.5
+        return grad * inside, (grad * slope).flatten(1).sum(1) * factor, None
 
 
 def fake_quantise_weight(weight: Tensor, alpha: Tensor, scheme: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class _FakeAct(torch.autograd.Function):
         grad_x = torch.ops.aten.hardtanh_backward(grad, x, low, high)      # grad inside, else 0
         # sum of grad * (y - x) inside and grad * y outside, in steps of clip = high * scale
         slope = ((grad * y).sum() - (grad_x * x).sum()) / high
-        return grad_x, slope * ctx.high**1.5 / x[0].numel() ** 0.5, None, None
+        return grad_x, slope * ACT_STEPS**1.5 / x[0].numel() ** 0.5, None, None
 
 
 def fake_quantise_act(x: Tensor, clip: Tensor, low: int, high: int) -> Tensor:

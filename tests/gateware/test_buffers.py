@@ -34,6 +34,7 @@ def test_act_buffer(seed):
             ctx.set(dut.write_bank, write_bank)
             ctx.set(dut.write_enable, pack(enable, 1))
             await ctx.tick()
+            ctx.set(dut.gather_bank, int(rng.integers(banks)))      # too late to matter
             # A read in the cycle of a write gives the old nibble.
             words = [memory[bank, read[bank]] for bank in range(banks)]
             assert ctx.get(dut.read_data.as_value()) == pack(np.concatenate(words), 4)

@@ -19,7 +19,7 @@ UNEVEN = AccelConfig(pot4_rows=5, fixed4_rows=2, fixed8_rows=1, requant_lanes=1,
 EDGES = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=60)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=250)
 @given(EDGES)
 def test_colours_are_proper_and_as_few_as_the_largest_degree(edges):
     colours = colour_edges(edges)

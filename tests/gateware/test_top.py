@@ -16,7 +16,7 @@ from gateware.top import Accelerator
 from quant import golden
 from sim import pysim
 from tests.gateware.test_dma import Memory
-from tests.gateware.units import TINY, WIDER
+from tests.gateware.units import TINY
 from tests.quant.graphs import INPUT, GraphBuilder, random_images
 
 OFFSETS = {register.name: register.offset for register in REGISTERS}
@@ -27,7 +27,7 @@ CONFIG = dataclasses.replace(TINY, weight_depth=64)
 def small_graph(seed: int):
     """Every kind of layer, an 8-bit residual, a stride, a partial pixel group, two row tiles."""
     build = GraphBuilder(np.random.default_rng(seed), (2, 4, 5), bits=8, tile_rows=4, zero_point=7)
-    stem = build.conv(INPUT, 4)
+    stem = build.conv(INPUT, 4, bits=8)
     wide = build.conv(stem, 6, (2, 3), stride=2, padding=(0, 0, 1, 1), bits=8)
     last = build.conv(stem, 6, (2, 3), stride=2, padding=(0, 0, 1, 1), residual=wide)
     pooled = build.max_pool(last, 2, stride=1)
@@ -63,13 +63,12 @@ class Host:
         value, = await ctx.tick().sample(axil.rdata).until(axil.rvalid)
         return value
 
-    async def run(self, ctx, abort_after: int | None = None) -> int:
-        """STATUS at the end of one run."""
+    async def run(self, ctx, abort_after: str | None = None) -> int:
+        """STATUS at the end of one run, which is aborted when the named counter has moved."""
         await self.write(ctx, "CONTROL", 1)
         if abort_after is not None:
-            for _ in range(abort_after):
-                await ctx.tick()
-            assert not ctx.get(self.irq)
+            while not await self.read(ctx, abort_after):
+                assert not ctx.get(self.irq)
             await self.write(ctx, "CONTROL", 2)
         await ctx.tick().until(self.irq)
         await self.write(ctx, "IRQ_STATUS", 1)
@@ -99,9 +98,14 @@ def test_a_network(seed):
         for name, base in (("PROGRAM_BASE", PROGRAM), ("INPUT_BASE", IMAGE),
                            ("OUTPUT_BASE", OUTPUT), ("IRQ_ENABLE", 1)):
             await host.write(ctx, name, base)
-        for abort_after in (150, 700):
-            status = await host.run(ctx, abort_after)
+        for counter in ("READ_BEATS", "ARRAY_CYCLES", "WRITE_BEATS"):
+            status = await host.run(ctx, abort_after=counter)
             assert status == 4 | ErrorCode.ABORTED << 8
+            # Nothing goes on after the end.
+            stopped = await host.read(ctx, counter)
+            for _ in range(20):
+                await ctx.tick()
+            assert await host.read(ctx, counter) == stopped
         memory.bad_reads = {IMAGE + 8}
         assert await host.run(ctx) == 4 | ErrorCode.READ_ERROR << 8
         assert await host.read(ctx, "ERROR_DESCRIPTOR") == 0
@@ -125,14 +129,19 @@ def test_a_network(seed):
     assert memory.bytes[OUTPUT + program.output_size:] == before[OUTPUT + program.output_size:]
 
 
-CONFIGS = [TINY, WIDER, AccelConfig(pot4_rows=3, fixed4_rows=0, fixed8_rows=0, requant_lanes=1,
-                                    act_depth=16, weight_depth=16, slot_depth=16)]
+CONFIGS = {
+    "bus 32": TINY,
+    "bus 64, POT4 only": AccelConfig(pot4_rows=2, fixed4_rows=0, fixed8_rows=0, requant_lanes=2),
+    "P 4, FIXED8 only": AccelConfig(pot4_rows=0, fixed4_rows=0, fixed8_rows=1, pixels=4,
+                                    requant_lanes=1, bus_bits=32),
+}
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["P2", "P4", "one scheme, bus 64"])
-def test_ports(config):
+@pytest.mark.parametrize("name", CONFIGS)
+def test_ports(name):
+    config = CONFIGS[name]
     text = rtlil.convert(Accelerator(config), name="accelerator", emit_src=False)
-    top = text[text.index("module \\accelerator\n"):]
+    top = text.partition("module \\accelerator\n")[2].partition("\nend\n")[0]
     ports = {name: (direction, int(width)) for width, direction, name in re.findall(
         r"wire width (\d+) (input|output) +\d+ +\\(\w+)", top)}
     axil = ["awaddr", "awprot", "awvalid", "awready", "wdata", "wstrb", "wvalid", "wready", "bresp",

@@ -53,8 +53,8 @@ def random_program(rng: np.random.Generator, config: AccelConfig,
                    **sizes: int) -> tuple[IntGraph, Program]:
     """A random graph that ``config`` can run, and its program with every tensor dumped.
 
-    Refused are grouped convolutions, maxima of 8 bits, flattened tensors in a wrong place, and what
-    is too large; a third of the graphs has none of that.
+    Graphs are drawn until one has nothing that the compiler refuses: grouped convolutions, maxima
+    of 8 bits, what does not fit.
     """
     for _ in range(100):
         graph = random_graph(rng, **sizes)

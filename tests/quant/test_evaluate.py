@@ -14,7 +14,7 @@ from quant import cli, evaluate, golden, train
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
     argv = ["--subset", "128", "--batch-size", "16", "--float-epochs", "2", "--epochs", "1",
-            "--width", "4",            "--out", str(out), "-q"]
+            "--width", "4", "--out", str(out), "-q"]
     assert cli.run(train.main, argv) == 0
     return out / "digits"
 

@@ -108,10 +108,16 @@ def test_assignment_resets_alpha_of_changed_rows_only(seed) -> None:
     assert torch.equal(layer.scheme, scheme)
 
 
-def test_scales_are_kept_positive(model) -> None:
+def test_scales_are_kept_sane(model) -> None:
     prepared = prepare(model)
+    layer = prepared.conv1
     with torch.no_grad():
-        prepared.conv1.alpha[1] = -0.5
+        layer.weight[3] = 0
+        layer.alpha.copy_(torch.tensor([-0.5, 100, 0.3, -1]))
+        layer.weight[2, 0, 0, 0] = 0.4
         prepared.relu.clip.fill_(0)
-    layers.keep_scales_positive(prepared)
-    assert prepared.conv1.alpha.min() > 0 and prepared.relu.clip > 0
+    layers.keep_scales_sane(prepared)
+    peak = layer.weight.flatten(1).abs().amax(1)
+    assert torch.equal(layer.alpha, torch.stack([
+        peak[0] / 16, 2 * peak[1], torch.tensor(0.3), torch.tensor(layers.MIN_SCALE)]))
+    assert prepared.relu.clip > 0
