@@ -3,7 +3,7 @@
 """Estimates without a tool: cycles of a program, resources of a configuration.
 
 Both are held against measurements: cycles against RTL simulation in ``sim/test_accelerator.py``,
-resources against a synthesis whose figures are in ``docs/resources.md``.
+resources against synthesis by ``python -m bench.synthesis``.
 """
 
 import dataclasses
@@ -69,7 +69,8 @@ def resources(config: AccelConfig) -> Usage:
     """Cells of an accelerator.
 
     DSPs and block RAMs follow from the structure; LUTs and flip-flops are the array's formulas plus
-    terms for the drain, the buffers' multiplexers and the control that were fitted to one synthesis.
+    terms for the drain, the buffers' multiplexers and the control. ``python -m bench.synthesis``
+    measures them.
     """
     array, lanes, k = GemmArray(config).resources(), config.requant_lanes, config.k
     requant = RequantLane.resources()
@@ -82,7 +83,8 @@ def resources(config: AccelConfig) -> Usage:
     # A 4-bit column takes a RAMB18 per 4096 words, twice because it is read at two places at once.
     act_bram18 = config.banks * k * 2 * math.ceil(config.act_depth / 4096)
     beat_bram18 = 2 * config.weight_beats * math.ceil(config.weight_depth / 512)
-    slot_lutram = isa.slot_beats(config) * config.bus_bits * math.ceil(config.slot_depth / 64) * 4 // 3
+    slot_words = math.ceil(config.slot_depth / 64)
+    slot_lutram = isa.slot_beats(config) * config.bus_bits * slot_words * 4 // 3
     return Usage(
         lut=array.lut + drain_lut + window_lut + gather_lut + control_lut + slot_lutram,
         ff=array.ff + lanes * requant.ff + slot_bits * 3 + control_ff,

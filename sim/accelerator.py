@@ -9,6 +9,8 @@ counters.
 import dataclasses
 import functools
 import json
+import os
+import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,7 +30,6 @@ from sim.system import System
 PAGE = 4096  #: bytes; regions start at a multiple
 MIN_DDR_BEATS = 1 << 16
 TOPLEVEL = "system"
-_ENV = {"COCOTB_LOG_LEVEL": "WARNING", "GPI_LOG_LEVEL": "WARNING"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +137,7 @@ def simulate(
             testcase=testcase,
             simulator=simulator,
             plusargs=arguments,
-            env=_ENV | {"ACCELERATOR_JOB": str(job)},
+            env=_environment(job),
             seed=seed,
             waves=waves,
         )
@@ -179,6 +180,14 @@ def first_difference(image: int, layer: str, expected: np.ndarray, got: np.ndarr
     return Mismatch(
         image, layer, channel, y, x, int(expected[channel, y, x]), int(got[channel, y, x])
     )
+
+
+def _environment(job: Path) -> dict[str, str]:
+    """What the bench is told; its own output goes to a log, so the terminal comes by name."""
+    environment = {"ACCELERATOR_JOB": str(job)}
+    if sys.stderr.isatty():
+        environment["ACCELERATOR_TERMINAL"] = os.ttyname(sys.stderr.fileno())
+    return environment
 
 
 def _layout(program: Program, images: np.ndarray) -> tuple[bytes, list[int], list[int]]:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Mapping
@@ -37,6 +38,7 @@ __all__ = [
 
 BUILD_ROOT = Path(__file__).resolve().parents[1] / "build" / "sim"
 TIMESCALE = ("1ns", "1ps")
+LOG_TAIL = 40                   #: lines of a failed bench's log that are shown
 
 
 class BenchFailed(AssertionError):
@@ -150,7 +152,8 @@ def run_bench(
 
     Each run has a folder of its own below ``built``, so processes may share one build. ``testcase``
     selects one test; ``seed`` seeds Python's ``random`` inside the bench, default the environment's
-    ``SEED``; the other parameters are those of :func:`build_and_test`. Raises BenchFailed.
+    ``SEED``; the other parameters are those of :func:`build_and_test`. What the bench prints goes
+    to ``bench.log`` in its folder, and the end of it to stderr when it fails. Raises BenchFailed.
     """
     simulator = simulator or find_simulator()
     waves = waves or _waves_wanted()
@@ -163,7 +166,7 @@ def run_bench(
     folder = Path(tempfile.mkdtemp(prefix=f"{test_module.rpartition('.')[2]}-", dir=runs))
     if waves and simulator.name == ICARUS:
         plusargs.append(f"+dumpfile_path={folder / 'dump.fst'}")
-    results = folder / "results.xml"
+    results, log = folder / "results.xml", folder / "bench.log"
     failure = ""
     try:
         get_runner(simulator.name).test(
@@ -178,6 +181,7 @@ def run_bench(
             seed=seed,
             testcase=testcase,
             waves=waves,
+            log_file=log,
         )
     except (RuntimeError, SystemExit) as error:
         # The runner reports a simulator that stopped as RuntimeError and failed tests as
@@ -192,8 +196,10 @@ def run_bench(
             if passed
             else f"no test ran ({failure})"
         )
+        tail = log.read_text(errors="replace").splitlines()[-LOG_TAIL:] if log.is_file() else []
+        sys.stderr.write("\n".join([*tail, ""]))
         raise BenchFailed(
-            f"{test_module} on {simulator.name}: {what}; seed {seed}, run folder {folder}"
+            f"{test_module} on {simulator.name}: {what}; seed {seed}, log {log}"
         )
     return results
 

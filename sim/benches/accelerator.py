@@ -3,7 +3,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import cocotb
@@ -124,9 +123,15 @@ async def run_images(dut) -> None:
         TextColumn("images"),
         TimeRemainingColumn(),
     )
-    with Progress(
-        *columns, console=Console(file=sys.stderr), transient=True, disable=not sys.stderr.isatty()
-    ) as progress:
+    terminal = os.environ.get("ACCELERATOR_TERMINAL", os.devnull)
+    with (
+        Path(terminal).open("w") as screen,
+        Progress(
+            *columns,
+            console=Console(file=screen, force_terminal=terminal != os.devnull),
+            transient=True,
+        ) as progress,
+    ):
         task = progress.add_task("", total=len(job["inputs"]))
         for source, target in zip(job["inputs"], job["outputs"], strict=True):
             status = await run(dut, host, source, target)
