@@ -15,7 +15,7 @@ STAMP  := $(VENV)/.installed
 DEMO_ARGS := $(if $(DATASET),--dataset $(DATASET))
 
 # Handed to pytest, such as TEST_ARGS="-k axi --seed 7". Two workers: a bench keeps one core busy;
-# tests that share a slow build stay on one of them (loadgroup).
+# tests of one file stay on one of them, because they share a slow build.
 TEST_ARGS ?=
 WORKERS   ?= 2
 
@@ -26,7 +26,7 @@ demo: venv
 	$(BIN)/python -m examples.demo $(DEMO_ARGS)
 
 test: lint
-	$(BIN)/python -m pytest tests sim -n $(WORKERS) --dist loadgroup $(TEST_ARGS)
+	$(BIN)/python -m pytest tests sim -n $(WORKERS) --dist loadfile $(TEST_ARGS)
 
 lint: venv
 	$(BIN)/ruff check .

@@ -105,7 +105,7 @@ def best_alpha(weight: Tensor, scheme: Tensor, floor: float) -> Tensor:
     rows = weight.detach().flatten(1)
     peak = rows.abs().amax(1).clamp_min(floor)
     best, error = peak.clone(), torch.full_like(peak, torch.inf)
-    for factor in np.linspace(1, 0.3, 71).tolist():
+    for factor in np.linspace(1, 0.3, 36).tolist():
         alpha = (peak * factor).clamp_min(floor)
         quantised = _FakeWeight.apply(rows, alpha, scheme)
         squared = (quantised - rows).square().sum(1)

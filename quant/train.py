@@ -50,8 +50,8 @@ def parser() -> cli.Parser:
     g.add_argument("--seed", type=int, default=d.seed, metavar="N", help="(default: %(default)s)")
     g.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),
                    help="auto takes CUDA where there is one (default: %(default)s)")
-    g.add_argument("--threads", type=int, metavar="N",
-                   help="threads of torch, 0 for one per core (default: depends on the data set)")
+    g.add_argument("--threads", type=int, default=d.threads, metavar="N",
+                   help="threads of torch, 0 for one per core (default: %(default)s)")
 
     g = p.add_argument_group("output")
     g.add_argument("--out", default="runs", metavar="DIR", help="(default: %(default)s)")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sim.cases import Case, CaseMaker
 from sim.compilers import built_once
 from sim.harness import BUILD_ROOT
 
@@ -55,3 +56,9 @@ def trained() -> Callable[[str, int], Path]:
         return built_once(BUILD_ROOT.parent / "test-runs" / name, make) / "digits"
 
     return train
+
+
+@pytest.fixture(scope="session")
+def case(trained: Callable[[str, int], Path]) -> CaseMaker:
+    """``case(config, ratio)``: a network trained with ``ratio`` in tiles of the array's rows."""
+    return lambda config, ratio: Case.load(config, trained(ratio, config.rows))

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks trained for an array, and what every whole accelerator must pass with them."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from gateware import estimate
+from gateware.compiler.program import Program, compile_graph
+from gateware.config import AccelConfig
+from quant.intgraph import IntGraph
+from sim.accelerator import compare, simulate
+
+IMAGES = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """An array, and a network with test images.
+
+    Parameters
+    ----------
+    config : AccelConfig
+    graph : IntGraph
+    images : integer test images (N, C, H, W)
+    logits : PyTorch's integer logits of them (N, classes)
+    """
+
+    config: AccelConfig
+    graph: IntGraph
+    images: np.ndarray
+    logits: np.ndarray
+
+    @classmethod
+    def load(cls, config: AccelConfig, run: Path) -> Self:
+        """The network of a training run, for ``config``."""
+        with np.load(run / "vectors.npz") as vectors:
+            images, logits = vectors["images"], vectors["logits"]
+        return cls(config, IntGraph.load(run / "graph.safetensors"), images, logits)
+
+    def program(self, dump: bool = False) -> Program:
+        return compile_graph(self.graph, self.config, dump=dump)
+
+
+CaseMaker = Callable[[AccelConfig, str], Case]
+
+
+def check_logits(case: Case, stall: int, seed: int) -> None:
+    """All logits of 100 images; without stalls the cycles are those estimated, within 3 %."""
+    program = case.program()
+    result = simulate(program, case.images[:IMAGES], stall=stall, seed=seed)
+    got = np.stack([output[case.graph.header.output].reshape(-1) for output in result.outputs])
+    np.testing.assert_array_equal(got, case.logits[:IMAGES])
+    if not stall:
+        predicted = sum(estimate.cycles(program).values())
+        assert abs(predicted - result.cycles) <= 0.03 * result.cycles, (predicted, result.cycles)
+
+
+def check_layers(case: Case, seed: int) -> None:
+    """Every layer's output of a few images equals the golden model's."""
+    images = case.images[-3:]
+    result = simulate(case.program(dump=True), images, stall=32, seed=seed)
+    written = {node.output for node in case.graph.nodes if node.op != "flatten"}
+    assert written == set(result.outputs[0])
+    assert compare(case.graph, images, result.outputs) is None
