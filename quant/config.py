@@ -23,7 +23,7 @@ class Preset:
 #: Presets by data set name; ``--dataset`` offers these names.
 PRESETS = {
     "digits": Preset(float_epochs=20, epochs=20, batch_size=64, shift=1, flip=False),
-    "fashion-mnist": Preset(float_epochs=3, epochs=3, batch_size=128, shift=0, flip=True),
+    "fashion-mnist": Preset(float_epochs=2, epochs=2, batch_size=128, shift=0, flip=True),
 }
 
 
