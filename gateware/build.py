@@ -11,6 +11,7 @@ bitstream and reads its reports.
 """
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ import boards
 from boards.board import Board
 from gateware import estimate, vivado
 from gateware.compiler.lower import CompileError
-from gateware.compiler.program import compile_graph
+from gateware.compiler.program import Program, compile_graph
 from gateware.config import SIZES, AccelConfig
 from gateware.report import DoesNotFit, check_fit, markdown, report
 from gateware.verilog import accelerator_verilog
@@ -117,38 +118,56 @@ def build(
 ) -> dict:
     """Write the build folder; returns the report. Raises UserError."""
     say = (lambda text: None) if quiet else cli.say
+    partial = folder.with_name(f"{folder.name}.partial")
     try:
         program = None if graph is None else compile_graph(graph, config)
-        folder.mkdir(parents=True, exist_ok=True)
         say(
             f"{board.title}: {config.rows} rows {':'.join(map(str, config.lanes))} x {config.k} "
-            f"channels x "
-            f"{config.pixels} pixels; generating Verilog"
+            f"channels x {config.pixels} pixels; generating Verilog"
         )
-        text = accelerator_verilog(config)
-        (folder / "accelerator.v").write_text(text)
-        (folder / "config.json").write_text(config.to_json() + "\n")
-        if program is not None:
-            program.save(folder)
-        vivado.build_plan(board, config, text).extract(folder / "vivado")
-        measured = None
+        _fresh(partial)
+        _write(board, config, program, partial)
+        _write_report(report(board, config, program, None), partial)
+        # The former build stays until this one is complete.
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+        say(f"wrote {folder}")
+        project = folder / "vivado"
         if use_vivado and vivado.find():
-            say(f"running Vivado in {folder / 'vivado'}")
-            measured = vivado.run(folder / "vivado")
+            say(f"running Vivado in {project}")
+            _write_report(report(board, config, program, vivado.run(project)), folder)
         elif use_vivado:
             say(
-                f"Vivado is not on the PATH: stopping after the project in {folder / 'vivado'}; "
-                f"run sh build_{vivado.TOP}.sh there"
+                f"Vivado is not on the PATH: stopping after the project in {project}; run sh "
+                f"build_{vivado.TOP}.sh there"
             )
-        result = report(board, config, program, measured)
-        (folder / "report.json").write_text(json.dumps(result, indent=1) + "\n")
-        (folder / "report.md").write_text(markdown(result))
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
     except (CompileError, vivado.VivadoError) as error:
         raise UserError(str(error)) from error
-    say(f"wrote {folder}")
-    return result
+    return json.loads((folder / "report.json").read_text())
+
+
+def _fresh(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+
+
+def _write(board: Board, config: AccelConfig, program: Program | None, folder: Path) -> None:
+    """Verilog, configuration, program and Vivado project."""
+    text = accelerator_verilog(config)
+    (folder / "accelerator.v").write_text(text)
+    (folder / "config.json").write_text(config.to_json() + "\n")
+    if program is not None:
+        program.save(folder)
+    vivado.build_plan(board, config, text).extract(folder / "vivado")
+
+
+def _write_report(result: dict, folder: Path) -> None:
+    (folder / "report.json").write_text(json.dumps(result, indent=1) + "\n")
+    (folder / "report.md").write_text(markdown(result))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -163,7 +163,7 @@ class Lowering:
         values, factor = _fold(linear, one, source.scale)
         _, shift = _fit(name, numerics.encode_multiplier, max(factor))
         bias = [0.0] * len(factor) if linear.bias is None else linear.bias.tolist()
-        rows = [(_round(f, shift), _round(b, shift), shift)
+        rows = [(numerics.round_scaled(f, shift), numerics.round_scaled(b, shift), shift)
                 for f, b in zip(factor, bias, strict=True)]
         self._arrays(name, linear, values, rows)
         scale = math.ldexp(1, -shift)
@@ -204,20 +204,18 @@ def _conv_shape(conv: QuantConv2d, source: TensorSpec) -> tuple[int, int, int]:
     return (conv.out_channels, *size)
 
 
-def _round(real: float, shift: int) -> int:
-    return math.floor(math.ldexp(real, shift) + 0.5)
-
-
 def encode_row(factor: float, offset: float) -> tuple[int, int, int]:
     """``(M, B, S)`` with ``(acc*M + B) >> S`` nearest to ``factor * acc + offset``.
 
     A row with a factor near zero would have a shift at which B does not fit; M loses bits instead.
     """
     multiplier, shift = numerics.encode_multiplier(factor)
-    while abs(_round(offset + 0.5, shift)) >= BIAS_LIMIT and shift > numerics.SHIFT_MIN:
+    while shift > numerics.SHIFT_MIN:
+        if abs(numerics.round_scaled(offset + 0.5, shift)) < BIAS_LIMIT:
+            break
         shift -= 1
-        multiplier = _round(factor, shift)
-    bias = _round(offset, shift) + (1 << (shift - 1))
+        multiplier = numerics.round_scaled(factor, shift)
+    bias = numerics.round_scaled(offset, shift) + (1 << (shift - 1))
     if abs(bias) >= BIAS_LIMIT:
         raise ValueError(f"bias of {offset:g} steps does not fit {numerics.BIAS_BITS} bits")
     return multiplier, bias, shift

@@ -238,6 +238,7 @@ class IntGraph:
         partial = path.with_name(path.name + ".partial")
         try:
             safetensors.numpy.save_file(stored, partial, metadata=metadata)
+            partial.chmod(0o644)    # safetensors lets nobody else read it
             partial.replace(path)
         except (OSError, safetensors.SafetensorError) as error:
             partial.unlink(missing_ok=True)

@@ -145,7 +145,7 @@ def encode_multiplier(real: float) -> tuple[int, int]:
     if real == 0:
         return 0, SHIFT_MIN
     shift = min(MULTIPLIER_BITS - math.frexp(real)[1], SHIFT_MAX)
-    multiplier = _round_scaled(real, shift)
+    multiplier = round_scaled(real, shift)
     if multiplier >> MULTIPLIER_BITS:       # rounded up to 2^16: renormalise
         multiplier, shift = multiplier >> 1, shift - 1
     if shift < SHIFT_MIN:
@@ -154,7 +154,7 @@ def encode_multiplier(real: float) -> tuple[int, int]:
     return multiplier, shift
 
 
-def _round_scaled(real: float, shift: int) -> int:
+def round_scaled(real: float, shift: int) -> int:
     """``floor(real * 2^shift + 1/2)`` without a rounding error."""
     scaled = math.ldexp(real, shift)
     whole = math.floor(scaled)
@@ -168,9 +168,9 @@ def encode_residual(real: float) -> int:
     RESIDUAL_BITS unsigned bits.
     """
     limit = 1 << RESIDUAL_BITS
-    if not 0 <= real < limit or _round_scaled(real, SHIFT_MIN) >= limit:
+    if not 0 <= real < limit or round_scaled(real, SHIFT_MIN) >= limit:
         raise ValueError(f"residual scale ratio {real!r} is outside 0..{limit / 2**SHIFT_MIN:g}")
-    return _round_scaled(real, SHIFT_MIN)
+    return round_scaled(real, SHIFT_MIN)
 
 
 def accumulate(acc, multiplier, bias, shift, residual=0, n=0):

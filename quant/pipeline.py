@@ -54,7 +54,7 @@ def train(config: TrainConfig, dataset: data.Dataset, run: RunFolder,
                      logits[:VECTORS], accuracies)
     rows = {name: [int((layer.scheme == s).sum()) for s in Scheme]
             for name, layer in quantised_layers(model).items()}
-    result = {"run": str(run.path), "dataset": dataset.name, "digest": graph.digest,
+    result = {"run": str(run.final_path), "dataset": dataset.name, "digest": graph.digest,
               "ratio": config.ratio, "tile_rows": config.tile_rows, "seed": config.seed,
               "images": len(logits), "accuracy": accuracies, "agreement": agreement, "rows": rows,
               "reassignments": changes, "seconds": round(time.monotonic() - started, 1)}

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The folder of one training run."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import pathlib
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
 from typing import Self
 
 import numpy as np
@@ -15,6 +18,7 @@ from quant.cli import UserError
 from quant.config import TrainConfig
 
 LATEST = "latest"
+PARTIAL = ".partial"        #: end of the name of what is not complete
 
 
 class RunFolder:
@@ -41,18 +45,29 @@ class RunFolder:
 
     @classmethod
     def create(cls, out: str, name: str, config: TrainConfig) -> Self:
-        """Make the folder; the files of a former run of that name are removed."""
+        """Make ``<name>.partial``, which :meth:`finish` moves: a former run stays until then."""
         if name in ("", ".", "..", LATEST) or "/" in name:
             raise UserError(f"{name!r} cannot name a run")
-        run = cls(pathlib.Path(out) / name)
-        try:
-            run.path.mkdir(parents=True, exist_ok=True)
-            for file in cls.FILES:
-                (run / file).unlink(missing_ok=True)
+        run = cls(pathlib.Path(out) / f"{name}{PARTIAL}")
+        with run.writing():
+            if run.path.exists():
+                shutil.rmtree(run.path)
+            run.path.mkdir(parents=True)
             config.save(run / "config.json")
-        except OSError as error:
-            raise UserError(f"cannot write to {run.path}: {error.strerror}") from error
         return run
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """A folder that cannot be written, or a full disk, is a :class:`UserError`."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror}") from error
+
+    @property
+    def final_path(self) -> pathlib.Path:
+        """Where the run lies when it is finished."""
+        return self.path.with_name(self.path.name.removesuffix(PARTIAL))
 
     @classmethod
     def open(cls, path: str) -> Self:
@@ -81,7 +96,7 @@ class RunFolder:
     def add_metrics(self, row: dict[str, object]) -> None:
         path = self / "metrics.csv"
         fresh = not path.exists()
-        with path.open("a", newline="") as file:
+        with self.writing(), path.open("a", newline="") as file:
             writer = csv.DictWriter(file, row)
             if fresh:
                 writer.writeheader()
@@ -89,9 +104,15 @@ class RunFolder:
 
     def save_state(self, name: str, **content: object) -> None:
         """Write a checkpoint; the old one stays until the new one is complete."""
-        partial = self / f"{name}.partial"
-        torch.save(content, partial)
-        partial.replace(self / name)
+        partial, buffer = self / f"{name}{PARTIAL}", io.BytesIO()
+        torch.save(content, buffer)
+        with self.writing():
+            try:
+                partial.write_bytes(buffer.getbuffer())
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
+            partial.replace(self / name)
 
     def load_state(self, name: str) -> dict[str, object]:
         try:
@@ -102,7 +123,7 @@ class RunFolder:
 
     def save_schemes(self, table: Iterable[dict[str, object]]) -> None:
         table = list(table)
-        with (self / "schemes.csv").open("w", newline="") as file:
+        with self.writing(), (self / "schemes.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, table[0])
             writer.writeheader()
             writer.writerows(table)
@@ -110,14 +131,22 @@ class RunFolder:
     def save_vectors(self, images: np.ndarray, labels: np.ndarray, logits: np.ndarray,
                      accuracies: dict[str, float]) -> None:
         """``images`` uint8, ``labels`` and ``logits`` int64, ``accuracy_<kind>`` float64."""
-        np.savez_compressed(self / "vectors.npz", images=images, labels=labels, logits=logits,
-                            **{f"accuracy_{kind}": a for kind, a in accuracies.items()})
+        with self.writing():
+            np.savez_compressed(self / "vectors.npz", images=images, labels=labels, logits=logits,
+                                **{f"accuracy_{kind}": a for kind, a in accuracies.items()})
 
     def finish(self, result: dict[str, object]) -> None:
-        """Write the result and point ``latest`` beside the folder here."""
-        (self / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-        link = self.path.parent / LATEST
-        partial = self.path.parent / f".{LATEST}.{os.getpid()}"
-        partial.unlink(missing_ok=True)
-        partial.symlink_to(self.path.name)
-        partial.replace(link)
+        """Write the result, put the folder in its place, and point ``latest`` beside it there."""
+        final = self.final_path
+        link = final.parent / LATEST
+        pointer = final.parent / f".{LATEST}.{os.getpid()}"
+        with self.writing():
+            (self / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+            final.mkdir(exist_ok=True)      # what others put there stays
+            for file in self.FILES:
+                (self / file).replace(final / file)
+            self.path.rmdir()
+            self.path = final
+            pointer.unlink(missing_ok=True)
+            pointer.symlink_to(final.name)
+            pointer.replace(link)

@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from quant.data import load
     from quant.export import ExportError
     from quant.inference import Mismatch
+    from quant.intgraph import GraphError
     from quant.progress import Progress
     from quant.runs import RunFolder
 
@@ -85,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             kept = ", ".join(file for file in run.FILES if (run / file).exists())
             raise KeyboardInterrupt(f"{progress.place}; {run.path} keeps {kept}") from None
+        except GraphError as error:
+            raise cli.UserError(str(error)) from error
         except (ExportError, Mismatch) as error:
             cli.say(f"error: {error}")
             return 1

@@ -79,9 +79,10 @@ def test_wrong_design_fails_and_keeps_its_run(simulator) -> None:
         harness.build_and_test(
             Counter(3), toplevel="counter", test_module=BENCH, env={"STEP": "2"}, seed=7
         )
-    run = Path(str(error.value).rpartition(" ")[2])
-    assert (run / "results.xml").exists()
-    shutil.rmtree(run)
+    log = Path(str(error.value).rpartition(" ")[2])
+    assert "counts_enabled_cycles" in log.read_text()
+    assert (log.parent / "results.xml").exists()
+    shutil.rmtree(log.parent)
 
 
 def test_no_test_is_a_failure(simulator) -> None:

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from quant.intgraph import IntGraph
-from tests.quant.graphs import residual_graph
+from tests.quant.graphs import INPUT, GraphBuilder, residual_graph
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -97,6 +98,17 @@ def test_layer_that_cannot_be_compiled(tmp_path: Path, graph: Path) -> None:
     layer = IntGraph.load(graph).nodes[0].name
     assert f"layer '{layer}'" in line
     assert "FIXED8" in line
+
+
+def test_unsupported_layer(tmp_path: Path) -> None:
+    builder = GraphBuilder(np.random.default_rng(1), (16, 8, 8))
+    grouped = builder.conv(INPUT, 16, groups=4)
+    builder.linear(builder.flatten(builder.avg_pool(grouped)), 10, wide=True)
+    builder.build().save(tmp_path / "grouped.safetensors")
+    line = refused(
+        "gateware.build", "--board", "zc706", "--graph", "grouped.safetensors", cwd=tmp_path
+    )
+    assert f"layer '{grouped}' has 4 groups" in line
 
 
 def test_design_that_does_not_fit(tmp_path: Path) -> None:

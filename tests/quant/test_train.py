@@ -4,6 +4,7 @@
 import csv
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,13 +129,36 @@ def test_difference_between_integer_models_is_an_error(tmp_path, monkeypatch, ca
     assert not (tmp_path / "digits/result.json").exists()
 
 
-def test_new_run_removes_files_of_the_old_one(tmp_path) -> None:
+def test_former_run_stays_until_the_new_one_is_complete(tmp_path) -> None:
     folder = tmp_path / "digits"
     folder.mkdir()
     (folder / "result.json").write_text("old")
     (folder / "notes.txt").write_text("mine")
-    pipeline.RunFolder.create(str(tmp_path), "digits", TrainConfig())
-    assert {file.name for file in folder.iterdir()} == {"notes.txt", "config.json"}
+    run = pipeline.RunFolder.create(str(tmp_path), "digits", TrainConfig())
+    for file in run.FILES:
+        (run / file).write_text("new")
+    assert {file.name: file.read_text() for file in folder.iterdir()} == {
+        "notes.txt": "mine", "result.json": "old"}
+    run.finish({"new": 1})
+    assert {file.name for file in folder.iterdir()} == {"notes.txt", *run.FILES}
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert run.result() == {"new": 1}
+    assert {file.name for file in tmp_path.iterdir()} == {"digits", "latest"}
+
+
+@pytest.mark.parametrize("write", [
+    lambda run: run.save_state("checkpoint.pt", x=torch.zeros(9)),
+    lambda run: run.add_metrics({"epoch": 1}),
+    lambda run: run.save_schemes([{"row": 1}]),
+    lambda run: run.save_vectors(*[np.zeros(1)] * 3, {}),
+    lambda run: run.finish({}),
+])
+def test_full_disk_is_one_line(write, tmp_path, monkeypatch) -> None:
+    """Every write of a run; the file system refuses them all."""
+    run = pipeline.RunFolder.create(str(tmp_path), "digits", TrainConfig())
+    shutil.rmtree(run.path)
+    with pytest.raises(cli.UserError, match=f"cannot write to {run.path}: No such file"):
+        write(run)
 
 
 def test_interrupt_is_one_line_and_keeps_what_was_done(tmp_path) -> None:
@@ -151,10 +175,10 @@ def test_interrupt_is_one_line_and_keeps_what_was_done(tmp_path) -> None:
     assert process.returncode == 130
     told = [line for line in lines if not line.startswith(("float ", "training on "))]
     assert len(told) == 1 and re.match(
-        r"interrupted: in epoch \d+ of 100000 of float training; .*digits keeps config.json, "
-        r"metrics.csv, checkpoint.pt\n", told[0])
-    rows = list(csv.DictReader((tmp_path / "digits/metrics.csv").read_text().splitlines()))
-    state = torch.load(tmp_path / "digits/checkpoint.pt", weights_only=True)
+        r"interrupted: in epoch \d+ of 100000 of float training; .*digits.partial keeps "
+        r"config.json, metrics.csv, checkpoint.pt\n", told[0])
+    rows = list(csv.DictReader((tmp_path / "digits.partial/metrics.csv").read_text().splitlines()))
+    state = torch.load(tmp_path / "digits.partial/checkpoint.pt", weights_only=True)
     assert len(rows) >= 2 and state["epoch"] in (len(rows) - 1, len(rows))
     assert not (tmp_path / "latest").is_symlink()
 
