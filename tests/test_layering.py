@@ -16,6 +16,7 @@ TORCH_FREE = (
     "quant.numerics",
     "quant.ratio",
     "quant.intgraph",
+    "quant.arrays",
     "quant.golden",
     "quant.config",
     "quant.cli",
