@@ -2,8 +2,9 @@
 """From images to a proven accelerator: train, export, build, simulate, and one closing table.
 
 python -m examples.demo                          handwritten digits, ZC706
-python -m examples.demo --dataset fashion-mnist  28x28 images (Debian package dataset-fashion-mnist),
-                                                 trained on 10,000 of them
+python -m examples.demo --dataset fashion-mnist  28x28 images, trained on 10,000 of them
+
+Fashion-MNIST is the Debian package dataset-fashion-mnist.
 """
 
 import json
@@ -18,7 +19,6 @@ from rich.table import Table
 
 import boards
 from quant import cli
-
 
 #: Training options that keep the demo within minutes.
 QUICK = {"fashion-mnist": ["--subset", "10000"]}
