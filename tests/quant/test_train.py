@@ -2,6 +2,7 @@
 """The training command: what it writes, how it fails, how it is interrupted, that it repeats."""
 
 import csv
+import functools
 import json
 import re
 import shutil
@@ -164,7 +165,10 @@ def test_full_disk_is_one_line(write, tmp_path, monkeypatch) -> None:
 def test_interrupt_is_one_line_and_keeps_what_was_done(tmp_path) -> None:
     command = [sys.executable, "-m", "quant.train", "--out", str(tmp_path), "--subset", "64",
                "--float-epochs", "100000"]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    # A shell that runs the tests in the background has them ignore SIGINT; the command must not.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True,
+                          preexec_fn=heed) as process:
         lines = []
         for line in process.stderr:
             lines.append(line)
