@@ -20,7 +20,7 @@ from rich.table import Table
 import boards
 from quant import cli
 
-#: Training options that keep the demo within minutes.
+#: Training options that shorten the demo.
 QUICK = {"fashion-mnist": ["--subset", "10000"]}
 
 

@@ -30,7 +30,7 @@ RUNTIME_WAVES_FLAGS = ("-O0",)  #: the same with waves, which a person waits for
 SMALL_FLAGS = ("-O1",)  #: less does not compile faster, most of the time goes into headers
 FAST_FLAGS = (
     "-O1",
-)  #: with ``optimise``: what runs each cycle; -O3 costs 4 times the compile for little speed
+)  #: with ``optimise``: what runs each cycle; -O2 compiles 4 times as long
 SLOW_FLAGS = ("-O0",)  #: with ``optimise``: constructors and the like, which run once
 
 
