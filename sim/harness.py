@@ -71,7 +71,7 @@ def build(
     waves : bool
         Build with signal tracing. Also on when the environment has ``WAVES=1``.
     optimise : bool
-        For large designs on long runs: compile file by file and let Verilator optimise signals away,
+        For large designs on long runs: compile each file alone, let Verilator drop signals,
         so that a bench sees the ports of the top module only. Icarus ignores it.
     simulator : Simulator, optional
         Default :func:`~sim.simulators.find_simulator`.
