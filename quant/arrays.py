@@ -13,6 +13,10 @@ class GraphError(ValueError):
     """A graph or graph file that cannot be used; the message is one line that says why."""
 
 
+class ExportError(ValueError):
+    """A trained value that the accelerator's number formats cannot hold."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LayerArrays:
     """Arrays of one conv or linear layer with O rows.

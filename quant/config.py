@@ -1,89 +1,195 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of a training run."""
+"""Settings of a training run, their defaults and limits; the command line is made from them."""
 
 import dataclasses
 import json
 import pathlib
-from typing import Self
+import tomllib
+from typing import Literal, Self
 
-from quant.ratio import Ratio
+import pydantic
+from pydantic.fields import FieldInfo
+
+from quant.methods import METHODS, method
+from quant.models import MODELS
+
+FLOAT32 = "float32"         #: the method that does not quantise
+PRESET = "by data set"      #: what ``--help`` says of a default that the data set decides
+PARSERS = {".json": json.loads, ".toml": tomllib.loads}
 
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """What depends on the data set and can be overridden."""
+    """Defaults of a data set. Those of CIFAR, ImageNet and the texts are the paper's, section 4.1,
+    where it names them."""
 
     float_epochs: int
     epochs: int
     batch_size: int
-    shift: int           #: pixels of random translation in training
-    flip: bool           #: random mirror images in training
+    lr: float
+    model: str = "resnet18"
+    float_lr: float = 0.1
+    optimiser: str = "sgd"
+    weight_decay: float = 1e-4
+    integer_samples: int = 10_000
 
+
+_TEXT = Preset(float_epochs=3, epochs=3, batch_size=32, lr=2e-5, float_lr=2e-5, model="bert",
+               optimiser="adamw", weight_decay=0.01, integer_samples=1000)
 
 #: Presets by data set name; ``--dataset`` offers these names.
 PRESETS = {
-    "digits": Preset(float_epochs=20, epochs=20, batch_size=64, shift=1, flip=False),
-    "fashion-mnist": Preset(float_epochs=2, epochs=2, batch_size=128, shift=0, flip=True),
+    "digits": Preset(float_epochs=20, epochs=20, batch_size=64, lr=0.01, model="tiny"),
+    "fashion-mnist": Preset(float_epochs=2, epochs=2, batch_size=128, lr=0.01, model="tiny"),
+    "cifar10": Preset(float_epochs=150, epochs=150, batch_size=128, lr=8e-3),
+    "cifar100": Preset(float_epochs=150, epochs=150, batch_size=128, lr=4e-3),
+    "imagenet": Preset(float_epochs=90, epochs=90, batch_size=128, lr=1e-2, integer_samples=100),
+    "sst2": _TEXT,
+    "mnli": _TEXT,
+    "movies": _TEXT,
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+def setting(group: str, text: str, default: object = ..., **limits: object) -> FieldInfo:
+    """A field with its place in and its line of ``--help``. Without a default the preset has it."""
+    return pydantic.Field(default, description=text, json_schema_extra={"group": group}, **limits)
+
+
+class TrainConfig(pydantic.BaseModel):
     """Everything that decides the result of a run; written to ``config.json``.
 
-    Raises ValueError for a value that makes no sense, naming it.
+    What is None or left out comes from the data set's preset and the method.
     """
 
-    dataset: str = "digits"
-    data: str | None = None         #: folder of the files; None: where their package is
-    ratio: str = "65:30:5"          #: PoT4:Fixed4:Fixed8 in percent
-    tile_rows: int = 16             #: rows of one row tile of the hardware
-    width: int = 16                 #: channels of the network's first layer
-    float_epochs: int = 20          #: epochs before quantisation
-    epochs: int = 20                #: epochs of quantisation-aware training
-    batch_size: int = 64
-    float_lr: float = 0.1           #: peak learning rate before quantisation
-    lr: float = 0.01                #: peak learning rate of quantisation-aware training
-    weight_decay: float = 1e-4
-    reassign_every: int = 10        #: epochs between two assignments of schemes
-    hessian_images: int = 1024      #: training images that sensitivities are measured on
-    shift: int = 1
-    flip: bool = False
-    #: Of torch, 0: one per core; the digest depends on it. On 2 busy cores a second one tripled
-    #: the time, because the tensors are small and waiting threads spin.
-    threads: int = 1
-    subset: int | None = None       #: train on this many images only
-    seed: int = 1
-    device: str = "cpu"
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    def __post_init__(self) -> None:
-        if self.dataset not in PRESETS:
-            raise ValueError(f"unknown dataset {self.dataset!r}; known are {', '.join(PRESETS)}")
-        Ratio.parse(self.ratio)
-        for field, least in (("tile_rows", 1), ("width", 1), ("float_epochs", 0), ("epochs", 0),
-                             ("batch_size", 2), ("reassign_every", 1), ("hessian_images", 1),
-                             ("shift", 0), ("threads", 0), ("seed", 0)):
-            if getattr(self, field) < least:
-                raise ValueError(f"{field} must be at least {least}, not {getattr(self, field)}")
-        for field in ("float_lr", "lr"):
-            if not 0 < getattr(self, field) < float("inf"):
-                raise ValueError(f"{field} must be positive, not {getattr(self, field)}")
+    dataset: str = setting("task", f"one of {', '.join(PRESETS)}", "digits")
+    data: str | None = setting("task", "folder of the data set's files", None)
+    subset: int | None = setting("task", "train on the first samples only", None, ge=2)
+    size: int | None = setting("task", "pixels of ImageNet's images", None, ge=1)
+    tokenizer: str | None = setting("task", "of texts: folder of a Hugging Face model, or its name",
+                                    None)
+    max_length: int | None = setting("task", "tokens of a text", None, ge=8)
+
+    model: str = setting("network", f"one of {', '.join(MODELS)}")
+    width: int | None = setting("network", "channels of the first layer", None, ge=1)
+    stem: Literal["auto", "cifar", "imagenet"] = setting(
+        "network", "first layer for small or for large images", "auto")
+    pretrained: str | None = setting(
+        "network", "start from this checkpoint, by default without float epochs", None)
+    normalised: bool = setting(
+        "network", "the checkpoint wants pixels less ImageNet's mean by its deviation, as "
+        "torchvision's do: fold that into the first layer", False)
+
+    method: str = setting("schemes", f"one of {', '.join((FLOAT32, *METHODS))}", "rmsmp")
+    ratio: str | None = setting("schemes", "percent of rows in PoT-4 (or APoT-4), Fixed-4 and "
+                                "Fixed-8, as 65:30:5 (default: the method's)", None)
+    first_last: Literal["same", "w8a8"] = setting(
+        "schemes", "first and last layer like the others, or in 8 bits", "same")
+    act_bits: Literal[4, 8] = setting("schemes", "bits of activations", 4)
+    assign: Literal["hessian", "random", "fisher"] = setting(
+        "schemes", "how rows are chosen for Fixed-8", "hessian")
+    split: Literal["variance", "kurtosis", "random"] = setting(
+        "schemes", "how the other rows are split between PoT-4 and Fixed-4", "variance")
+    reassign_every: int = setting("schemes", "epochs between two assignments", 10, ge=1)
+    hessian_images: int = setting("schemes", "training samples that sensitivities are measured on",
+                                  1024, ge=1)
+    tile_rows: int = setting("schemes", "rows of one row tile of the hardware", 16, ge=1)
+
+    float_epochs: int = setting("training", "epochs before quantisation", ge=0)
+    epochs: int = setting("training", "epochs of quantised training; float32 has none", ge=0)
+    batch_size: int = setting("training", "samples in a batch, of all processes together", ge=2)
+    optimiser: Literal["sgd", "adamw"] = setting("training", "sgd has Nesterov momentum 0.9")
+    float_lr: float = setting("training", "peak learning rate before quantisation", gt=0)
+    lr: float = setting("training", "peak learning rate of quantised training", gt=0)
+    weight_decay: float = setting("training", "of weights, not of scales and batch-norm", ge=0)
+    seed: int = setting("training", "of everything random", 1, ge=0)
+    integer_samples: int = setting("training", "test samples that the integer models compute", ge=1)
+
+    device: Literal["auto", "cpu", "cuda"] = setting(
+        "machine", "auto takes CUDA where there is one", "auto")
+    # On 2 busy cores a second one tripled the time, because the tensors are small and waiting
+    # threads spin.
+    threads: int = setting("machine", "threads of torch, 0 for one per core; digests depend on it",
+                           1, ge=0)
+    amp: Literal["off", "bf16"] = setting("machine", "mixed precision of training", "off")
+    compile: bool = setting("machine", "compile training steps with torch.compile", False)
+
+    tensorboard: bool = setting("output", "write TensorBoard events", True)
+    plots: bool = setting("output", "draw curves, schemes and weights", True)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, given: dict[str, object]) -> dict[str, object]:
+        given = {key: value for key, value in given.items() if value is not None}
+        dataset = given.get("dataset", cls.model_fields["dataset"].default)
+        if dataset not in PRESETS:
+            raise ValueError(f"unknown dataset {dataset!r}; known are {', '.join(PRESETS)}")
+        values = dataclasses.asdict(PRESETS[dataset]) | given
+        if values["model"] not in MODELS:
+            raise ValueError(f"unknown model {values['model']!r}; known are {', '.join(MODELS)}")
+        name = values.get("method", cls.model_fields["method"].default)
+        if name == FLOAT32:
+            if "ratio" in given:
+                raise ValueError("method float32 has no schemes: leave ratio out")
+            values["epochs"] = 0
+        elif name not in METHODS:
+            raise ValueError(f"unknown method {name!r}; known are "
+                             f"{', '.join((FLOAT32, *METHODS))}")
+        else:
+            values["ratio"] = str(method(name, given.get("ratio")).ratio)
+            if "pretrained" in given:
+                values["float_epochs"] = given.get("float_epochs", 0)
+        return values
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> Self:
         if self.subset is not None and self.subset < self.batch_size:
             raise ValueError(f"subset {self.subset} is less than one batch of {self.batch_size}")
+        if self.normalised and not self.pretrained:
+            raise ValueError("normalised tells how a checkpoint was trained: name it with "
+                             "pretrained")
+        return self
 
     @classmethod
-    def resolve(cls, dataset: str, **given: object) -> Self:
-        """Its preset, overridden by everything ``given`` that is not None."""
-        preset = dataclasses.asdict(PRESETS[dataset]) if dataset in PRESETS else {}
-        return cls(dataset=dataset, **preset | {k: v for k, v in given.items() if v is not None})
+    def resolve(cls, **given: object) -> Self:
+        """The settings that ``given`` make complete; raises ValueError, one line, naming what is
+        unknown or makes no sense."""
+        try:
+            return cls(**given)
+        except pydantic.ValidationError as error:
+            raise ValueError(_one_line(error.errors()[0], cls)) from error
 
-    def save(self, path: pathlib.Path) -> None:
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+    def dump(self) -> str:
+        """The content of ``config.json``."""
+        return json.dumps(self.model_dump(), indent=2) + "\n"
 
     @classmethod
     def load(cls, path: pathlib.Path) -> Self:
-        """Inverse of :meth:`save`; raises ValueError for a file that is not one."""
-        try:
-            return cls(**json.loads(path.read_text()))
-        except TypeError as error:
-            raise ValueError(f"{path} does not hold the settings of a run: {error}") from error
+        """The settings in a file; raises ValueError for one that does not hold any."""
+        return cls.resolve(**read_settings(path))
+
+
+def read_settings(path: pathlib.Path) -> dict[str, object]:
+    """Settings by name from a ``.json`` or ``.toml`` file; raises ValueError naming the file."""
+    if path.suffix not in PARSERS:
+        raise ValueError(f"{path}: settings are read from .json and .toml files")
+    try:
+        content = PARSERS[path.suffix](path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} does not hold settings by name")
+    return content
+
+
+def _one_line(error: dict, cls: type[TrainConfig]) -> str:
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    name = error["loc"][0]
+    if error["type"] == "extra_forbidden":
+        return f"unknown setting {name!r}; known are {', '.join(cls.model_fields)}"
+    message = error["msg"].removeprefix("Input ")
+    return f"{name} {message[:1].lower()}{message[1:]}, not {error['input']!r}"

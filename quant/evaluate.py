@@ -4,8 +4,15 @@
 import json
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from quant import cli
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from quant.intgraph import IntGraph
+    from quant.runs import RunFolder
 
 
 def parser() -> cli.Parser:
@@ -14,22 +21,33 @@ def parser() -> cli.Parser:
                    help="folder of the run (default: %(default)s)")
     p.add_argument("--dataset", metavar="NAME", help="other data set than the run was trained on")
     p.add_argument("--data", metavar="DIR", help="folder of the data set's files")
+    p.add_argument("--integer-samples", type=int, metavar="N",
+                   help="test samples that the integer models compute (default: as in the run)")
+    p.add_argument("--plots", action="store_true", help="draw the run again, into RUN/plots")
     p.add_argument("--json", action="store_true", help="print the result as one JSON document")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
+    if options.integer_samples is not None and options.integer_samples < 1:
+        raise cli.UserError("--integer-samples must be at least 1")
+    from quant import plots
     from quant.inference import Mismatch
     from quant.intgraph import GraphError
+    from quant.runs import RunFolder
 
+    run = RunFolder.open(options.run)
     try:
-        result = evaluate(options.run, options.dataset, options.data)
+        result = evaluate(run, options.dataset, options.data, options.integer_samples)
     except GraphError as error:
         raise cli.UserError(str(error)) from error
     except Mismatch as error:
         cli.say(f"error: {error}")
         return 1
+    if options.plots:
+        for name in plots.draw(run):
+            cli.say(f"drew {run / name}")
     if options.json:
         cli.give(json.dumps(result))
     else:
@@ -37,44 +55,56 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def evaluate(path: str, dataset_name: str | None = None,
-             directory: str | None = None) -> dict[str, object]:
-    """What the run at ``path`` achieves, measured again from its files."""
+def evaluate(run: "RunFolder", dataset_name: str | None = None, directory: str | None = None,
+             integer_samples: int | None = None) -> dict[str, object]:
+    """What ``run`` achieves, measured again from its files."""
     from quant import pipeline, qat
-    from quant.data import load
-    from quant.intgraph import IntGraph
-    from quant.prepare import prepare
-    from quant.runs import RunFolder
+    from quant.config import FLOAT32
+    from quant.runs import has_graph
 
-    run = RunFolder.open(path)
-    config, recorded = run.config(), run.result()
-    graph = IntGraph.load(run / "graph.safetensors")
-    if graph.digest != recorded.get("digest"):
-        raise cli.UserError(f"{run / 'graph.safetensors'} has digest {graph.digest}, the run "
-                            f"exported {recorded.get('digest')}; train again")
-    dataset = load(dataset_name or config.dataset, directory or config.data)
-    if dataset.shape != graph.tensor(graph.header.input).shape \
-            or dataset.class_names != graph.header.class_names:
-        raise cli.UserError(f"the run was trained on {config.dataset}, whose images and classes "
-                            f"are not those of {dataset.name}")
+    config = run.config()
+    graph = read_graph(run) if has_graph(config) else None
+    dataset = pipeline.load_data(config, dataset_name, directory)
+    if graph and dataset.class_names != graph.header.class_names:
+        raise cli.UserError(f"the run was trained on {config.dataset}, whose classes are not those "
+                            f"of {dataset.name}")
     pipeline.setup_torch(config)
     model = pipeline.build(config, dataset)
-    test_set = pipeline.images_of(dataset, "cpu")[1]
-    load_weights(model, run, "float.pt")
-    accuracy = {"float": qat.accuracy(model, test_set)}
-    model = prepare(model)
-    load_weights(model, run, "checkpoint.pt")
-    measured, agreement, logits = pipeline.check(model, graph, dataset)
-    return {"run": str(run.path), "dataset": dataset.name, "digest": graph.digest,
-            "ratio": graph.header.ratio, "tile_rows": graph.header.tile_rows,
-            "images": len(logits), "accuracy": accuracy | measured, "agreement": agreement}
+    load_weights(model, run, "float.pt", dataset.name)
+    accuracy = {"float": qat.accuracy(model, dataset.test)}
+    result = {"run": str(run.path), "dataset": dataset.name, "model": config.model,
+              "method": config.method, "ratio": config.ratio, "tile_rows": config.tile_rows,
+              "images": len(dataset.test), "accuracy": accuracy, "digest": None}
+    if config.method == FLOAT32:
+        return result
+    model = pipeline.quantisable(model, config, dataset)
+    load_weights(model, run, "quantised.pt", dataset.name)
+    if graph is None:
+        accuracy["quantised"] = qat.accuracy(model, dataset.test)
+        return result
+    measured, agreement, logits = pipeline.check(model, graph, dataset,
+                                                 integer_samples or config.integer_samples)
+    accuracy |= measured
+    return result | {"digest": graph.digest, "agreement": agreement, "integer_images": len(logits)}
 
 
-def load_weights(model, run, name: str) -> None:
+def read_graph(run: "RunFolder") -> "IntGraph":
+    """The graph of ``run``; refuses one that it did not export."""
+    from quant.intgraph import IntGraph
+
+    graph, recorded = IntGraph.load(run / "graph.safetensors"), run.result().get("digest")
+    if graph.digest != recorded:
+        raise cli.UserError(f"{run / 'graph.safetensors'} has digest {graph.digest}, the run "
+                            f"exported {recorded}; train again")
+    return graph
+
+
+def load_weights(model: "nn.Module", run: "RunFolder", name: str, dataset: str) -> None:
     try:
         model.load_state_dict(run.load_state(name)["model"])
     except (RuntimeError, KeyError, TypeError) as error:
-        raise cli.UserError(f"{run / name} does not belong to this run's network") from error
+        raise cli.UserError(f"{run / name} does not belong to this run's network for samples of "
+                            f"{dataset}") from error
 
 
 def show(result: dict[str, object]) -> None:
@@ -85,13 +115,19 @@ def show(result: dict[str, object]) -> None:
                              f"{result['images']} test images of {result['dataset']}")
     accuracy = result["accuracy"]
     table.add_row("float32", f"{accuracy['float']:.2%}", "")
-    table.add_row("fake-quantised, torch", f"{accuracy['quantised']:.2%}", "")
-    table.add_row("integers, torch", f"{accuracy['integer']:.2%}",
-                  f"fake-quantised: {result['agreement']:.2%} of the decisions")
-    table.add_row("integers, golden model", f"{accuracy['integer']:.2%}", "torch: every bit")
+    if "quantised" in accuracy:
+        table.add_row("fake-quantised, torch", f"{accuracy['quantised']:.2%}", "")
+    if "integer" in accuracy:
+        some = "" if result["integer_images"] == result["images"] \
+            else f" (first {result['integer_images']})"
+        table.add_row(f"integers, torch{some}", f"{accuracy['integer']:.2%}",
+                      f"fake-quantised: {result['agreement']:.2%} of the decisions")
+        table.add_row(f"integers, golden model{some}", f"{accuracy['integer']:.2%}",
+                      "torch: every bit")
     rich.console.Console().print(table)
-    cli.give(f"ratio {result['ratio']} in tiles of {result['tile_rows']} rows, "
-             f"digest {result['digest']}")
+    cli.give(f"{result['model']}, method {result['method']}, " + (
+        f"ratio {result['ratio']} in tiles of {result['tile_rows']} rows, digest "
+        f"{result['digest']}" if result["digest"] else "no integer graph"))
 
 
 if __name__ == "__main__":

@@ -4,17 +4,21 @@
 Real values on both sides of a layer (``x = s_in * a`` for the input, ``y = s_out * (q - z)`` for
 the output, ``w = alpha * k / d`` for the weights of a row) turn ``gamma * (conv - mean) / sigma +
 beta`` into ``q = M/2^S * acc + B/2^S`` with ``M/2^S = |gamma| / sigma * alpha / d * s_in / s_out``.
-The sign of gamma moves into the weight values, which are symmetric in all three schemes.
+The sign of gamma moves into the weight values, which are symmetric in all three schemes. An input
+with a zero point z adds ``-z * sum(w)`` to every accumulator, which moves into B.
 """
 
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from quant import numerics
+from quant.activations import QuantAvgPool
+from quant.capture import UnsupportedLayer
+from quant.host import is_hosted
+from quant.hostlower import HostLowering
 from quant.intgraph import (
-    BIAS_LIMIT,
     AvgPool,
     Conv,
     Flatten,
@@ -22,207 +26,201 @@ from quant.intgraph import (
     IntGraph,
     LayerArrays,
     Linear,
+    MaxPool,
+    Node,
     Residual,
     TensorSpec,
 )
-from quant.layers import ActQuantiser, QuantAvgPool, QuantConv2d, QuantLinear
-from quant.models.tiny_resnet import BasicBlock, TinyResNet
-from quant.prepare import UnsupportedLayer
-from quant.quantizers import denominators
+from quant.layers import QuantConv2d
+from quant.numerics import Scheme
+from quant.prepare import module_of
 from quant.ratio import Ratio
+from quant.stages import IMAGE_SCALE, ExportError, Stage, encode_mean, encode_row, fit, stages
 
-INPUT_SCALE = 1 / 255
-MOST_STEPS = 3.99       #: of an output per unit of the sum; M / 2^S is less than 4
-
-
-class ExportError(ValueError):
-    """A trained value that the accelerator's number formats cannot hold."""
+LOGITS = "logits"
 
 
-def export(model: nn.Module, *, name: str, ratio: Ratio, tile_rows: int,
-           input_shape: tuple[int, int, int], class_names: tuple[str, ...] = (),
+def export(model: fx.GraphModule, example: Tensor | tuple[Tensor, ...], *, name: str,
+           ratio: Ratio, tile_rows: int, class_names: tuple[str, ...] = (),
            provenance: dict[str, str] | None = None) -> IntGraph:
-    """The integer graph of a prepared model.
+    """The integer graph of a model made by :func:`quant.prepare.prepare` and trained.
 
-    Raises :class:`UnsupportedLayer` for a model that has no lowering, :class:`ExportError` for a
-    scale that does not fit.
+    ``example`` is a batch of its inputs, of which only the shape counts. Values are read as they
+    are: :func:`quant.stages.align_scales` comes before. Raises
+    :class:`~quant.stages.ExportError` for a value that does not fit and
+    :class:`~quant.capture.UnsupportedLayer` for a place where the accelerator cannot compute what
+    torch did.
     """
-    if not isinstance(model, TinyResNet):
-        raise UnsupportedLayer("", model, "only TinyResNet has a lowering")
-    graph = Lowering(input_shape)
-    x = graph.conv("conv1", model.conv1, model.bn1, graph.input, "relu", model.relu)
-    for stage in ("layer1", "layer2", "layer3"):
-        for index, block in enumerate(getattr(model, stage)):
-            x = _lower_block(graph, f"{stage}.{index}", block, x)
-    x = graph.avg_pool("avgpool", model.avgpool, x, model.layer3[-1].relu2)
-    x = graph.flatten("flatten", x)
-    output, logit_scale = graph.classifier("fc", model.fc, x, "logits")
-    header = Header(name=name, tensors=tuple(graph.tensors), nodes=tuple(graph.nodes),
-                    input=graph.input.name, output=output.name, ratio=str(ratio),
-                    tile_rows=tile_rows, class_names=class_names, logit_scale=logit_scale,
-                    provenance=provenance or {})
-    return IntGraph(header, graph.layers)
-
-
-@torch.no_grad()
-def snap_shortcuts(model: nn.Module) -> None:
-    """Move scales by up to 2^-15 so that every residual operand's ``n`` is exact.
-
-    Without this, fake quantisation and integers round 1 of 300 sums of a block differently. Where
-    the 8-bit shortcut has more than MOST_STEPS codes per unit of the sum, which brings nothing and
-    which M cannot express, its scale grows to that.
-    """
-    source = model.relu
-    for stage in ("layer1", "layer2", "layer3"):
-        for index, block in enumerate(getattr(model, stage)):
-            name, out = f"{stage}.{index}", block.relu2
-            shortcut = source
-            if block.downsample is not None:
-                conv, bn, shortcut = block.downsample
-                scale = (source.scale / shortcut.scale).item()
-                _, factor = _fold(conv, fold_batch_norm(bn)[0], scale)
-                shortcut.clip.mul_(max(1, max(factor) / MOST_STEPS))
-            n = _fit(name, numerics.encode_residual, (shortcut.scale / out.scale).item())
-            ratio = max(n, 1) / (1 << numerics.SHIFT_MIN)
-            if block.downsample is None:        # its input has other readers
-                out.clip.copy_(source.scale / ratio * out.high)
-            else:
-                shortcut.clip.copy_(out.scale * ratio * shortcut.high)
-            source = out
-
-
-def _lower_block(graph: "Lowering", path: str, block: BasicBlock, x: TensorSpec) -> TensorSpec:
-    shortcut = x
-    if block.downsample is not None:
-        conv, bn, quantiser = block.downsample
-        shortcut = graph.conv(f"{path}.downsample.0", conv, bn, x, f"{path}.downsample", quantiser)
-    x = graph.conv(f"{path}.conv1", block.conv1, block.bn1, x, f"{path}.relu1", block.relu1)
-    return graph.conv(f"{path}.conv2", block.conv2, block.bn2, x, f"{path}.relu2", block.relu2,
-                      shortcut)
+    lowering = HostLowering(model) if is_hosted(model) else Lowering(model, example.shape[1:])
+    lowering.run()
+    header = Header(name=name, tensors=tuple(lowering.tensors), nodes=tuple(lowering.nodes),
+                    input=None if lowering.host_inputs else lowering.tensors[0].name,
+                    host_inputs=lowering.host_inputs, output=lowering.tensors[-1].name,
+                    ratio=str(ratio), tile_rows=tile_rows, class_names=class_names,
+                    logit_scale=lowering.tensors[-1].scale, provenance=provenance or {})
+    return IntGraph(header, lowering.layers)
 
 
 class Lowering:
-    """Collects tensors, nodes and arrays, one method per kind of layer, each giving its output."""
+    """Collects tensors, nodes and arrays, in the order of the flat graph."""
 
-    def __init__(self, input_shape: tuple[int, int, int]) -> None:
-        self.input = TensorSpec(name="input", shape=input_shape, bits=8, scale=INPUT_SCALE)
-        self.tensors, self.nodes, self.layers = [self.input], [], {}
+    host_inputs = ()
 
-    def _tensor(self, **fields: object) -> TensorSpec:
-        self.tensors.append(TensorSpec(**fields))
+    def __init__(self, model: fx.GraphModule, input_shape: tuple[int, ...]) -> None:
+        self.model = model
+        self.input_shape = (*input_shape, 1, 1)[:3]
+        self.tensors: list[TensorSpec] = []
+        self.nodes: list[Node] = []
+        self.layers: dict[str, LayerArrays] = {}
+        self.specs: dict[fx.Node, TensorSpec] = {}      # of the codes that a node gives
+        self.pads: dict[fx.Node, tuple[int, int, int, int]] = {}    # that await a layer
+
+    def run(self) -> None:
+        found = stages(self.model)
+        for node in self.model.graph.nodes:
+            if node.op == "placeholder":
+                self.specs[node] = self._tensor("input", self.input_shape, 8, IMAGE_SCALE)
+            elif node in found:
+                self.specs[node] = self._stage(found[node])
+            elif node.op == "call_module" and node.args[0] in self.specs:
+                self._module(node, module_of(node))
+            elif node.op == "output" and self.specs[node.args[0]] is not self.tensors[-1]:
+                raise UnsupportedLayer(LOGITS, "the output", "a later layer's result is unused")
+
+    def _module(self, node: fx.Node, module: nn.Module) -> None:
+        source, name = node.args[0], node.target
+        if isinstance(module, nn.ZeroPad2d):
+            left, right, top, bottom = module.padding
+            before = self.pads.get(source, (0, 0, 0, 0))
+            self.pads[node] = tuple(map(sum, zip(before, (top, bottom, left, right), strict=True)))
+            self.specs[node] = self.specs[source]
+        elif isinstance(module, nn.MaxPool2d):
+            self.specs[node] = self._max_pool(name, module, source)
+        elif isinstance(module, QuantAvgPool):
+            self.specs[node] = self._avg_pool(name, module, source)
+        elif isinstance(module, nn.Flatten):
+            self.specs[node] = self._flatten(name, source)
+        elif isinstance(module, nn.Dropout):
+            self.specs[node] = self.specs[source]
+
+    def _tensor(self, name: str, shape: tuple[int, int, int], bits: int, scale: float,
+                zero_point: int = 0) -> TensorSpec:
+        self.tensors.append(TensorSpec(name=name, shape=shape, bits=bits, scale=scale,
+                                       zero_point=zero_point))
         return self.tensors[-1]
 
-    def conv(self, name: str, conv: QuantConv2d, bn: nn.BatchNorm2d, source: TensorSpec,
-             target: str, quantiser: ActQuantiser,
-             shortcut: TensorSpec | None = None) -> TensorSpec:
-        """Convolution, batch-norm, an addition if there is a ``shortcut``, and a quantiser."""
-        spec = self._quantised(target, quantiser, _conv_shape(conv, source))
-        gamma, beta = fold_batch_norm(bn)
-        if conv.bias is not None:
-            beta = beta + gamma * conv.bias.detach().double()
-        residual, zero_points = None, spec.zero_point
-        if shortcut is not None:
-            n = _fit(name, numerics.encode_residual, shortcut.scale / spec.scale)
-            residual = Residual(tensor=shortcut.name, n=n)
-            zero_points -= shortcut.zero_point * n / (1 << numerics.SHIFT_MIN)
-        values, factor = _fold(conv, gamma, source.scale / spec.scale)
-        offset = [b / spec.scale + zero_points for b in beta.tolist()]
-        rows = [_fit(name, encode_row, f, o) for f, o in zip(factor, offset, strict=True)]
-        self._arrays(name, conv, values, rows)
-        top, left = conv.padding
-        self.nodes.append(Conv(
-            name=name, input=source.name, output=target, low=0, high=numerics.act_max(spec.bits),
-            residual=residual, kernel=conv.kernel_size, stride=conv.stride,
-            padding=(top, top, left, left), groups=conv.groups))
+    def _padding(self, source: fx.Node, own: int | tuple[int, int]) -> tuple[int, int, int, int]:
+        top, left = own if isinstance(own, tuple) else (own, own)
+        return tuple(map(sum, zip(self.pads.get(source, (0, 0, 0, 0)), (top, top, left, left),
+                                  strict=True)))
+
+    def _stage(self, stage: Stage) -> TensorSpec:
+        """Layer, batch-norm, an addition if there is one, and a quantiser; or logits."""
+        layer, source = stage.layer, self.specs[stage.source]
+        node = {"name": stage.name, "input": source.name}
+        if isinstance(layer, QuantConv2d):
+            padding = self._padding(stage.source, layer.padding)
+            shape = (layer.out_channels,
+                     *_windows(source.shape, layer.kernel_size, layer.stride, padding))
+            kind, node = Conv, node | {"kernel": layer.kernel_size, "stride": layer.stride,
+                                       "padding": padding, "groups": layer.groups}
+        else:
+            kind, shape = Linear, (layer.out_features, 1, 1)
+        if stage.quantiser is None:
+            spec = self._wide(stage, source, shape)
+            self.nodes.append(kind(output=spec.name, wide=True, **node))
+            return spec
+        spec, residual = self._quantised(stage, source, shape)
+        self.nodes.append(kind(output=spec.name, low=0, high=numerics.act_max(spec.bits),
+                               residual=residual, **node))
         return spec
 
-    def avg_pool(self, name: str, pool: QuantAvgPool, source: TensorSpec,
-                 quantiser: ActQuantiser) -> TensorSpec:
-        """Average over the whole of ``source``, the output of ``quantiser``."""
-        if pool.source is not quantiser:
-            raise UnsupportedLayer(name, pool, "its input is not the quantiser defined before it")
-        channels, height, width = source.shape
-        spec = self._tensor(name=name, shape=(channels, 1, 1), bits=8,
-                            scale=pool.scale(height * width).item())
-        m, b, s = _fit(name, encode_row, source.scale / spec.scale / (height * width), 0.0)
-        self.nodes.append(AvgPool(name=name, input=source.name, output=name, kernel=(height, width),
-                                  stride=(height, width), multiplier=m, bias=b, shift=s,
-                                  high=numerics.act_max(spec.bits)))
-        return spec
+    def _quantised(self, stage: Stage, source: TensorSpec,
+                   shape: tuple[int, int, int]) -> tuple[TensorSpec, Residual | None]:
+        quantiser = stage.quantiser
+        spec = self._tensor(stage.result.target, shape, quantiser.bits, quantiser.scale.item(),
+                            quantiser.zero_point)
+        residual, constant = None, spec.zero_point
+        if stage.residual is not None:
+            operand = self.specs[stage.residual]
+            n = fit(stage.name, numerics.encode_residual, operand.scale / spec.scale)
+            residual = Residual(tensor=operand.name, n=n)
+            constant -= operand.zero_point * n / (1 << numerics.SHIFT_MIN)
+        values, factor, offset = _affine(stage, source, spec.scale)
+        rows = [fit(stage.name, encode_row, f, o + constant)
+                for f, o in zip(factor, offset, strict=True)]
+        self._arrays(stage, values, rows)
+        return spec, residual
 
-    def flatten(self, name: str, source: TensorSpec) -> TensorSpec:
-        spec = self._tensor(name=name, shape=(math.prod(source.shape), 1, 1), bits=source.bits,
-                            scale=source.scale)
-        self.nodes.append(Flatten(name=name, input=source.name, output=name))
-        return spec
+    def _wide(self, stage: Stage, source: TensorSpec, shape: tuple[int, int, int]) -> TensorSpec:
+        """All rows with one shift, so that logits compare."""
+        values, factor, offset = _affine(stage, source, 1.0)
+        _, shift = fit(stage.name, numerics.encode_multiplier, max(factor))
+        rows = [(numerics.round_scaled(f, shift), numerics.round_scaled(o, shift), shift)
+                for f, o in zip(factor, offset, strict=True)]
+        self._arrays(stage, values, rows)
+        return self._tensor(LOGITS, shape, 8, math.ldexp(1, -shift))
 
-    def classifier(self, name: str, linear: QuantLinear, source: TensorSpec,
-                   target: str) -> tuple[TensorSpec, float]:
-        """The wide layer, all rows with one shift so that logits compare; also their scale."""
-        one = torch.ones(len(linear.weight), dtype=torch.float64)
-        values, factor = _fold(linear, one, source.scale)
-        _, shift = _fit(name, numerics.encode_multiplier, max(factor))
-        bias = [0.0] * len(factor) if linear.bias is None else linear.bias.tolist()
-        rows = [(numerics.round_scaled(f, shift), numerics.round_scaled(b, shift), shift)
-                for f, b in zip(factor, bias, strict=True)]
-        self._arrays(name, linear, values, rows)
-        scale = math.ldexp(1, -shift)
-        spec = self._tensor(name=target, shape=(len(rows), 1, 1), bits=8, scale=scale)
-        self.nodes.append(Linear(name=name, input=source.name, output=target, wide=True))
-        return spec, scale
+    def _arrays(self, stage: Stage, values: Tensor, rows: list[tuple[int, int, int]]) -> None:
+        scheme = stage.layer.scheme.cpu().numpy()
+        if scheme.max() > max(Scheme):
+            raise ExportError(f"layer {stage.name!r} has rows of a scheme that is for training "
+                              f"only")
+        self.layers[stage.name] = LayerArrays(values.cpu().numpy(), scheme,
+                                              *zip(*rows, strict=True))
 
-    def _quantised(self, name: str, quantiser: ActQuantiser,
-                   shape: tuple[int, int, int]) -> TensorSpec:
-        return self._tensor(name=name, shape=shape, bits=quantiser.bits,
-                            scale=quantiser.scale.item(), zero_point=quantiser.zero_point)
+    def _max_pool(self, name: str, pool: nn.MaxPool2d, source: fx.Node) -> TensorSpec:
+        spec = self.specs[source]
+        if source in self.pads and spec.zero_point:
+            raise UnsupportedLayer(name, "zero padding before a max pool", "its input is signed")
+        padding = self._padding(source, pool.padding)
+        kernel, stride = _both(pool.kernel_size), _both(pool.stride)
+        shape = (spec.shape[0], *_windows(spec.shape, kernel, stride, padding))
+        self.nodes.append(MaxPool(name=name, input=spec.name, output=name, kernel=kernel,
+                                  stride=stride, padding=padding))
+        return self._tensor(name, shape, spec.bits, spec.scale, spec.zero_point)
 
-    def _arrays(self, name: str, layer: QuantConv2d | QuantLinear, values: Tensor,
-                rows: list[tuple[int, int, int]]) -> None:
-        self.layers[name] = LayerArrays(values.cpu().numpy(), layer.scheme.cpu().numpy(),
-                                        *zip(*rows, strict=True))
+    def _avg_pool(self, name: str, pool: QuantAvgPool, source: fx.Node) -> TensorSpec:
+        if source in self.pads:
+            raise UnsupportedLayer(name, "zero padding before an average pool")
+        spec, kernel, stride = self.specs[source], _both(pool.kernel_size), _both(pool.stride)
+        shape = (spec.shape[0], *_windows(spec.shape, kernel, stride, (0, 0, 0, 0)))
+        m, b, s = encode_mean(pool.steps, kernel[0] * kernel[1])
+        self.nodes.append(AvgPool(name=name, input=spec.name, output=name, kernel=kernel,
+                                  stride=stride, multiplier=m, bias=b, shift=s,
+                                  high=numerics.act_max(pool.bits)))
+        return self._tensor(name, shape, pool.bits, pool.scale.item(), pool.zero_point)
 
-
-def fold_batch_norm(bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """``(gamma', beta')``, float64, with ``bn(x) = gamma' * x + beta'`` in evaluation."""
-    mean, var, gamma, beta = (v.detach().double() for v in
-                              (bn.running_mean, bn.running_var, bn.weight, bn.bias))
-    gamma = gamma / torch.sqrt(var + bn.eps)
-    return gamma, beta - gamma * mean
-
-
-def _fold(layer: QuantConv2d | QuantLinear, gamma: Tensor,
-          scale: float) -> tuple[Tensor, list[float]]:
-    """Weight values with the sign of ``gamma``, and the positive factor of each row."""
-    sign = torch.where(gamma < 0, -1, 1).view(-1, *[1] * (layer.weight.dim() - 1))
-    alpha = layer.alpha.detach().double() / denominators(layer.scheme)
-    return layer.to_int() * sign, (gamma.abs() * alpha * scale).tolist()
-
-
-def _conv_shape(conv: QuantConv2d, source: TensorSpec) -> tuple[int, int, int]:
-    size = [(source.shape[1 + i] + 2 * conv.padding[i] - conv.kernel_size[i]) // conv.stride[i] + 1
-            for i in (0, 1)]
-    return (conv.out_channels, *size)
-
-
-def encode_row(factor: float, offset: float) -> tuple[int, int, int]:
-    """``(M, B, S)`` with ``(acc*M + B) >> S`` nearest to ``factor * acc + offset``.
-
-    A row with a factor near zero would have a shift at which B does not fit; M loses bits instead.
-    """
-    multiplier, shift = numerics.encode_multiplier(factor)
-    while shift > numerics.SHIFT_MIN:
-        if abs(numerics.round_scaled(offset + 0.5, shift)) < BIAS_LIMIT:
-            break
-        shift -= 1
-        multiplier = numerics.round_scaled(factor, shift)
-    bias = numerics.round_scaled(offset, shift) + (1 << (shift - 1))
-    if abs(bias) >= BIAS_LIMIT:
-        raise ValueError(f"bias of {offset:g} steps does not fit {numerics.BIAS_BITS} bits")
-    return multiplier, bias, shift
+    def _flatten(self, name: str, source: fx.Node) -> TensorSpec:
+        if source in self.pads:
+            raise UnsupportedLayer(name, "zero padding before flatten")
+        spec = self.specs[source]
+        if len(source.meta.get("shape", ())) == 2:
+            return spec
+        self.nodes.append(Flatten(name=name, input=spec.name, output=name))
+        return self._tensor(name, (math.prod(spec.shape), 1, 1), spec.bits, spec.scale,
+                            spec.zero_point)
 
 
-def _fit(name: str, encode, *values: float):
-    try:
-        return encode(*values)
-    except ValueError as error:
-        raise ExportError(f"layer {name!r}: {error}") from error
+def _both(value: int | tuple[int, int]) -> tuple[int, int]:
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def _windows(shape: tuple[int, int, int], kernel: tuple[int, int], stride: tuple[int, int],
+             padding: tuple[int, int, int, int]) -> tuple[int, int]:
+    return tuple((shape[1 + i] + padding[2 * i] + padding[2 * i + 1] - kernel[i]) // stride[i] + 1
+                 for i in (0, 1))
+
+
+def _affine(stage: Stage, source: TensorSpec,
+            target_scale: float) -> tuple[Tensor, list[float], list[float]]:
+    """Weight values with the sign of gamma; positive factor and offset of each row in steps of the
+    output."""
+    steps = stage.steps(source.scale, target_scale)
+    values = stage.layer.to_int()
+    sign = torch.where(steps < 0, -1, 1).view(-1, *[1] * (values.dim() - 1))
+    values, factor = values * sign, steps.abs()
+    offset = stage.affine[1] / target_scale
+    if source.zero_point:
+        offset = offset - factor * source.zero_point * values.flatten(1).sum(1)
+    return values, factor.tolist(), offset.tolist()

@@ -2,12 +2,31 @@
 """The golden model: an integer graph in numpy, the reference for everything below it.
 
 Matrix products run in float64, which is exact: no accumulator exceeds 2^23 (numerics.ACC_BITS).
+Where the graph has a node of the host, a callback is asked for it.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 
 from quant import numerics
-from quant.intgraph import AvgPool, Conv, Flatten, IntGraph, LayerArrays, Linear, MaxPool, Node
+from quant.intgraph import (
+    AvgPool,
+    Conv,
+    Flatten,
+    Host,
+    IntGraph,
+    LayerArrays,
+    Linear,
+    MaxPool,
+    Node,
+)
+
+#: Images (N, C, H, W), or one array per host input of the graph, each with N first.
+Inputs = np.ndarray | tuple[np.ndarray, ...]
+#: What computes a host node: gives a float32 array for each of its outputs, in the shape of the
+#: tensor, and an array of any kind for each name that it keeps. Equal inputs, equal outputs.
+HostCallback = Callable[[Host, dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 def quantise_input(graph: IntGraph, images: np.ndarray) -> np.ndarray:
@@ -16,12 +35,37 @@ def quantise_input(graph: IntGraph, images: np.ndarray) -> np.ndarray:
     return numerics.quantise_activations(images, spec.scale, spec.zero_point, spec.bits)
 
 
-def run(graph: IntGraph, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Every tensor of the graph for integer ``images`` (N, C, H, W), by name, int64.
+def run(graph: IntGraph, images: Inputs, host: HostCallback | None = None) -> dict[str, np.ndarray]:
+    """Every tensor of the graph for integer ``images``, by name, int64.
 
-    The output of a wide layer is ``t``. Raises ValueError for images that are not integers or have
-    a wrong shape or range.
+    The output of a wide layer is ``t``. ``host`` computes the graph's host nodes. Raises ValueError
+    for images that are not integers or have a wrong shape or range, and for a host that gives
+    something else than its node asks for.
     """
+    tensors, kept = _begin(graph, images)
+    for node in graph.nodes:
+        if not isinstance(node, Host):
+            tensors[node.output] = _step(graph, node, tensors)
+            continue
+        given = {name: kept[name] if name in kept else _real(graph, name, tensors[name])
+                 for name in node.inputs}
+        answer = ask(graph, node, given, host)
+        kept |= {name: answer[name] for name in node.keeps}
+        for name in node.outputs:
+            spec = graph.tensor(name)
+            tensors[name] = numerics.quantise_activations(answer[name], spec.scale,
+                                                          spec.zero_point, spec.bits)
+    return tensors
+
+
+def _begin(graph: IntGraph, images: Inputs) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """What is known before the first node, checked: integer tensors, and the host's own inputs."""
+    names = graph.header.host_inputs
+    if names:
+        if not isinstance(images, tuple) or len(images) != len(names):
+            raise ValueError(f"the graph takes {len(names)} host inputs, a tuple of arrays: "
+                             f"{', '.join(names)}")
+        return {}, dict(zip(names, images, strict=True))
     spec = graph.tensor(graph.header.input)
     images = np.asarray(images)
     if images.dtype.kind not in "iu":
@@ -31,15 +75,39 @@ def run(graph: IntGraph, images: np.ndarray) -> dict[str, np.ndarray]:
         raise ValueError(f"images are {images.shape[1:]}, the graph takes {spec.shape}")
     if images.size and not 0 <= images.min() <= images.max() <= numerics.act_max(spec.bits):
         raise ValueError(f"image values must lie in 0..{numerics.act_max(spec.bits)}")
-    tensors = {graph.header.input: images}
-    for node in graph.nodes:
-        tensors[node.output] = _step(graph, node, tensors)
-    return tensors
+    return {graph.header.input: images}, {}
 
 
-def logits(graph: IntGraph, images: np.ndarray) -> np.ndarray:
+def ask(graph: IntGraph, node: Host, given: dict[str, np.ndarray],
+        host: HostCallback | None) -> dict[str, np.ndarray]:
+    """What ``host`` computes for ``node``; raises ValueError for anything but what was asked."""
+    if host is None:
+        raise ValueError(f"graph {graph.header.name!r} runs {', '.join(node.ops) or node.name} on "
+                         f"the host, and no host was given")
+    answer = host(node, given)
+    wanted = {*node.outputs, *node.keeps}
+    if answer.keys() != wanted:
+        raise ValueError(f"host node {node.name!r} gave {sorted(answer)}, not {sorted(wanted)}")
+    for name in node.outputs:
+        array, shape = answer[name], graph.tensor(name).shape
+        if array.dtype != np.float32 or array.shape[1:] != shape or not np.isfinite(array).all():
+            raise ValueError(f"host node {node.name!r} gave {name!r} as {array.dtype} of "
+                             f"{array.shape[1:]}; finite float32 of {shape} is needed")
+    return answer
+
+
+def _real(graph: IntGraph, name: str, tensor: np.ndarray) -> np.ndarray:
+    """Real values, float32. Of a code they are what fake quantisation computes: one rounding."""
+    writer = next((n for n in graph.nodes if getattr(n, "output", None) == name), None)
+    if getattr(writer, "wide", False):
+        return np.ldexp(tensor, -graph.layers[writer.name].shift[:, None, None]).astype(np.float32)
+    spec = graph.tensor(name)
+    return ((tensor - spec.zero_point) * np.float64(spec.scale)).astype(np.float32)
+
+
+def logits(graph: IntGraph, images: Inputs, host: HostCallback | None = None) -> np.ndarray:
     """The graph's output as (N, classes) int64."""
-    return _flat(run(graph, images)[graph.header.output])
+    return _flat(run(graph, images, host)[graph.header.output])
 
 
 def _step(graph: IntGraph, node: Node, tensors: dict[str, np.ndarray]) -> np.ndarray:

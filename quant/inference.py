@@ -10,19 +10,47 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quant import golden, numerics
-from quant.intgraph import AvgPool, Conv, Flatten, IntGraph, MaxPool, Node
+from quant.intgraph import AvgPool, Conv, Flatten, Host, IntGraph, MaxPool, Node
 
 
 class Mismatch(ArithmeticError):
     """Two implementations of the same graph computed different integers."""
 
 
-def run(graph: IntGraph, images: Tensor) -> dict[str, Tensor]:
-    """Every tensor of the graph for integer ``images`` (N, C, H, W), by name, int64."""
-    tensors = {graph.header.input: images.to(torch.int64)}
+def run(graph: IntGraph, images: Tensor | tuple[Tensor, ...],
+        host: golden.HostCallback | None = None) -> dict[str, Tensor]:
+    """Every tensor of the graph for integer ``images``, by name, int64; see :func:`golden.run`."""
+    if graph.header.host_inputs:
+        tensors, kept = {}, dict(zip(graph.header.host_inputs, (i.numpy() for i in images),
+                                     strict=True))
+    else:
+        tensors, kept = {graph.header.input: images.to(torch.int64)}, {}
     for node in graph.nodes:
-        tensors[node.output] = _step(graph, node, tensors)
+        if not isinstance(node, Host):
+            tensors[node.output] = _step(graph, node, tensors)
+            continue
+        given = {name: kept[name] if name in kept else _real(graph, name, tensors[name])
+                 for name in node.inputs}
+        answer = golden.ask(graph, node, given, host)
+        kept |= {name: answer[name] for name in node.keeps}
+        tensors |= {name: _codes(graph, name, answer[name]) for name in node.outputs}
     return tensors
+
+
+def _real(graph: IntGraph, name: str, tensor: Tensor) -> np.ndarray:
+    for node in graph.nodes:
+        if not isinstance(node, Host) and node.output == name and getattr(node, "wide", False):
+            step = torch.from_numpy(graph.layers[node.name].shift).neg().double().exp2()
+            return tensor.double().mul(step[:, None, None]).float().numpy()
+    spec = graph.tensor(name)
+    return tensor.double().sub(spec.zero_point).mul(spec.scale).float().numpy()
+
+
+def _codes(graph: IntGraph, name: str, real: np.ndarray) -> Tensor:
+    spec = graph.tensor(name)
+    steps = torch.from_numpy(real) / torch.tensor(spec.scale)
+    codes = steps.add(0.5).floor().add(spec.zero_point)
+    return codes.clamp(0, numerics.act_max(spec.bits)).to(torch.int64)
 
 
 def _step(graph: IntGraph, node: Node, tensors: dict[str, Tensor]) -> Tensor:
@@ -56,19 +84,26 @@ def _pad(x: Tensor, padding: tuple[int, int, int, int], value: int) -> Tensor:
     return F.pad(x, (left, right, top, bottom), value=value)
 
 
-def verify(graph: IntGraph, images: np.ndarray, batch: int = 250) -> np.ndarray:
+def verify(graph: IntGraph, images: golden.Inputs, batch: int = 250,
+           host: golden.HostCallback | None = None) -> np.ndarray:
     """Logits (N, classes) int64 of integer ``images``, computed here and by the golden model.
 
     Every tensor must agree in every element; raises :class:`Mismatch` naming the first that does
     not.
     """
     logits = []
-    for start in range(0, len(images), batch):
-        part = images[start:start + batch]
-        ours = run(graph, torch.from_numpy(part.astype(np.int64)))
-        for name, expected in golden.run(graph, part).items():
+    for start in range(0, len(images[0] if isinstance(images, tuple) else images), batch):
+        chosen = slice(start, start + batch)
+        if isinstance(images, tuple):
+            part = tuple(array[chosen] for array in images)
+            ours = run(graph, tuple(torch.from_numpy(array) for array in part), host)
+        else:
+            part = images[chosen]
+            ours = run(graph, torch.from_numpy(part.astype(np.int64)), host)
+        for name, expected in golden.run(graph, part, host).items():
             _compare(name, ours[name].numpy(), expected, start)
-        logits.append(ours[graph.header.output].numpy().reshape(len(part), -1))
+        output = ours[graph.header.output]
+        logits.append(output.flatten(1).numpy())
     return np.concatenate(logits)
 
 

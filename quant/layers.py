@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quant import numerics, quantizers
+from quant import quantizers
+from quant.activations import MIN_SCALE, ActQuantiser
+from quant.apot import APOT4
 from quant.numerics import Scheme
-
-#: Scales are kept at or above this.
-MIN_SCALE = 1e-6
 
 
 class RowQuantised:
     """Mixin of a layer whose weight rows each have an ``alpha`` and a scheme.
 
+    Schemes are numbers of :class:`quant.numerics.Scheme`, or :data:`quant.apot.APOT4`.
     ``quantise`` switches the fake quantisation; off, the layer computes with its float weights.
     """
 
@@ -38,11 +38,12 @@ class RowQuantised:
     @torch.no_grad()
     def assign(self, scheme: Tensor) -> int:
         """Give the rows their schemes; returns how many changed. Those get a new ``alpha``."""
-        changed = scheme.to(self.scheme) != self.scheme
+        changed = (scheme.to(self.scheme) != self.scheme).nonzero()[:, 0]
         self.scheme.copy_(scheme)
-        fresh = quantizers.best_alpha(self.weight, self.scheme, MIN_SCALE)
-        self.alpha.copy_(torch.where(changed, fresh, self.alpha))
-        return int(changed.sum())
+        if len(changed):
+            fresh = quantizers.best_alpha(self.weight[changed], self.scheme[changed], MIN_SCALE)
+            self.alpha[changed] = fresh.to(self.alpha)
+        return len(changed)
 
     @property
     def effective_weight(self) -> Tensor:
@@ -70,78 +71,15 @@ class QuantLinear(RowQuantised, nn.Linear):
         return F.linear(x, self.effective_weight, self.bias)
 
 
-class ActQuantiser(nn.Module):
-    """Puts a tensor on the grid of an unsigned integer with a learned clip.
-
-    Parameters
-    ----------
-    bits : 4 or 8
-    signed : values of both signs, stored with a zero point of half the range. Otherwise negative
-        values become 0, which makes the module a ReLU.
-
-    ``quantise`` switches rounding and clip; off, it is a ReLU or nothing. ``observe`` makes the
-    next forward set ``clip`` from the data and pass it unquantised.
-    """
-
-    def __init__(self, bits: int, signed: bool = False) -> None:
-        super().__init__()
-        self.bits, self.signed = bits, signed
-        self.quantise, self.observe = True, False
-        self.zero_point = 1 << (bits - 1) if signed else 0
-        self.low, self.high = -self.zero_point, numerics.act_max(bits) - self.zero_point
-        self.clip = nn.Parameter(torch.tensor(1.0))
-
-    def extra_repr(self) -> str:
-        return f"bits={self.bits}, signed={self.signed}"
-
-    @property
-    def scale(self) -> Tensor:
-        """Step of the grid, float32."""
-        return self.clip / self.high
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.observe:
-            self.clip.data.copy_(quantizers.best_clip(x, self.low, self.high, MIN_SCALE))
-        if self.observe or not self.quantise:
-            return x if self.signed else F.relu(x)
-        return quantizers.fake_quantise_act(x, self.clip, self.low, self.high)
-
-    def to_int(self, x: Tensor) -> Tensor:
-        """The stored integers, int64."""
-        steps = quantizers.act_to_steps(x, self.scale, self.low, self.high)
-        return steps.to(torch.int64) + self.zero_point
-
-
-class QuantAvgPool(nn.AdaptiveAvgPool2d):
-    """Global average as an unsigned 8-bit integer: the sum itself where it fits, else its most.
-
-    ``source`` is the quantiser of the pool's input, whose scale decides the pool's.
-    """
-
-    def __init__(self, source: ActQuantiser) -> None:
-        super().__init__(1)
-        self._source = [source]                 # in a list, because it is no child of this module
-
-    @property
-    def source(self) -> ActQuantiser:
-        return self._source[0]
-
-    def scale(self, area: int) -> Tensor:
-        """Step of the output for windows of ``area`` pixels."""
-        return self.source.scale / min(area, numerics.act_max(8) // self.source.high)
-
-    def forward(self, x: Tensor) -> Tensor:
-        mean = super().forward(x)
-        if self.source.observe or not self.source.quantise:
-            return mean
-        high = numerics.act_max(8)
-        clip = self.scale(x.shape[2] * x.shape[3]).detach() * high
-        return quantizers.fake_quantise_act(mean, clip, 0, high)
-
-
 def quantised_layers(model: nn.Module) -> dict[str, QuantConv2d | QuantLinear]:
     """Layers with row-wise quantised weights by name, in order of definition."""
     return {n: m for n, m in model.named_modules() if isinstance(m, RowQuantised)}
+
+
+def training_only(model: nn.Module) -> list[str]:
+    """Names of the layers with rows of APoT-4, for which the accelerator has no lanes."""
+    return [name for name, layer in quantised_layers(model).items()
+            if bool((layer.scheme == APOT4).any())]
 
 
 @torch.no_grad()
@@ -153,10 +91,11 @@ def keep_scales_sane(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, RowQuantised):
-            peak = module.weight.flatten(1).abs().amax(1)
+            dims = tuple(range(1, module.weight.dim()))     # faster than abs, which makes a copy
+            peak = torch.maximum(module.weight.amax(dims), -module.weight.amin(dims))
             module.alpha.clamp_(peak / 16, 2 * peak).clamp_(min=MIN_SCALE)
         elif isinstance(module, ActQuantiser):
-            module.clip.clamp_(min=MIN_SCALE)
+            module.keep_sane()
 
 
 @contextlib.contextmanager

@@ -2,173 +2,216 @@
 """A training run from data set to verified integer graph: the steps, in order."""
 
 import dataclasses
-import time
+import math
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quant import assign, data, inference, qat
+from quant import data, inference, models, plots, qat
 from quant.cli import UserError
-from quant.config import TrainConfig
-from quant.export import export, snap_shortcuts
+from quant.config import FLOAT32, TrainConfig
+from quant.data.splits import Inputs
+from quant.distributed import Processes
+from quant.export import export
+from quant.fitting import Training
 from quant.intgraph import IntGraph
 from quant.layers import quantised_layers
-from quant.models.tiny_resnet import TinyResNet
+from quant.models import weights
 from quant.numerics import Scheme
 from quant.prepare import calibrate, prepare
 from quant.progress import Progress
+from quant.quantizers import SCHEMES
 from quant.ratio import Ratio
-from quant.runs import RunFolder
-from quant.sensitivity import row_eigenvalues
+from quant.runs import RunFolder, has_graph
+from quant.stages import align_scales
 
-VECTORS = 1000      #: most test images in vectors.npz
+VECTORS = 1000              #: most test images in vectors.npz
+CALIBRATION = 1 << 25       #: most input values that clips are calibrated on
+CHECKED = 250               #: samples that the integer models compute at once
 
 
-def train(config: TrainConfig, dataset: data.Dataset, run: RunFolder,
-          progress: Progress) -> dict[str, object]:
-    """Do everything ``config`` says, write it into ``run`` and give the content of result.json."""
-    started = time.monotonic()
+def train(config: TrainConfig, dataset: data.Dataset, run: RunFolder, progress: Progress,
+          processes: Processes | None = None) -> dict[str, object] | None:
+    """Do everything ``config`` says, write it into ``run`` and give the content of result.json;
+    None in all but the first of several processes."""
+    processes = processes or Processes(config.device)
     setup_torch(config)
-    train_set, test_set = images_of(dataset, config.device)
-    training = Training(config, train_set, test_set, run, progress)
-    model = build(config, dataset).to(config.device, memory_format=torch.channels_last)
-
-    training.fit(model, "float", config.float_epochs, config.float_lr)
-    run.save_state("float.pt", model=model.state_dict())
-    float_accuracy = qat.accuracy(model, test_set)
-
-    model = prepare(model)
-    calibrate(model, train_set.x[: config.hessian_images])
-    changes = training.fit(model, "quantised", config.epochs, config.lr)
-
-    snap_shortcuts(model)
-    run.save_state("checkpoint.pt", stage="finished", epoch=config.epochs,
-                   model=model.state_dict())
-    graph = export_run(model.eval().cpu(), config, dataset)
-    graph.save(run / "graph.safetensors")
-    progress.place = "in the comparison of integer models"
-    accuracies, agreement, logits = check(model, graph, dataset)
-    accuracies = {"float": float_accuracy, **accuracies}
-    run.save_vectors(dataset.test_images[:VECTORS], dataset.test_labels[:VECTORS],
-                     logits[:VECTORS], accuracies)
-    rows = {name: [int((layer.scheme == s).sum()) for s in Scheme]
-            for name, layer in quantised_layers(model).items()}
-    result = {"run": str(run.final_path), "dataset": dataset.name, "digest": graph.digest,
-              "ratio": config.ratio, "tile_rows": config.tile_rows, "seed": config.seed,
-              "images": len(logits), "accuracy": accuracies, "agreement": agreement, "rows": rows,
-              "reassignments": changes, "seconds": round(time.monotonic() - started, 1)}
+    there = on_device(dataset, config, processes)
+    model = placed(start(config, dataset, run, progress), processes)
+    if processes.first and not run.resuming:
+        run.begin(config)
+    progress.note(f"training on {config.device}, run folder {run.path}")
+    training = Training(config, there, run, progress, processes)
+    if not training.quantised_already:
+        training.fit(model, "float", config.float_epochs, config.float_lr)
+        training.keep(float_accuracy=training.test_accuracy(model))
+        training.save("float.pt", model)
+    if config.method != FLOAT32:
+        model = placed(quantisable(model.cpu(), config, dataset), processes)
+        if not training.quantised_already:
+            calibrate(model, *in_tuple(sample(config, there)))
+            processes.equalise(model)
+        training.fit(model, "quantised", config.epochs, config.lr)
+        if has_graph(config):
+            align_scales(model)
+        training.save("quantised.pt", model)
+    training.close()
+    if not processes.first:
+        return None
+    result = finish(model.eval().cpu(), config, dataset, run, progress, training.record)
+    result["seconds"] = round(training.elapsed, 1)
+    if config.plots:
+        plots.draw(run)
     run.finish(result)
     return result
 
 
-def choose_device(config: TrainConfig, wanted: str) -> TrainConfig:
-    """``config`` with the device that ``wanted`` (auto, cpu, cuda) means here."""
+def finish(model: nn.Module, config: TrainConfig, dataset: data.Dataset, run: RunFolder,
+           progress: Progress, record: dict[str, object]) -> dict[str, object]:
+    """Export and compare what can be exported; gives most of result.json."""
+    result = {"run": str(run.final_path), "dataset": dataset.name, "model": config.model,
+              "method": config.method, "ratio": config.ratio, "tile_rows": config.tile_rows,
+              "seed": config.seed, "images": len(dataset.test), "digest": None,
+              "accuracy": {"float": record["float_accuracy"]}}
+    if config.method == FLOAT32:
+        return result
+    schemes = Scheme if has_graph(config) else SCHEMES
+    result["rows"] = {name: [int((layer.scheme == s).sum()) for s in schemes]
+                      for name, layer in quantised_layers(model).items()}
+    result["reassignments"] = record["reassignments"]
+    progress.place = "in the comparison of integer models"
+    if not has_graph(config):
+        progress.note(f"{config.method}: APoT-4 rows are for training only, no integer graph")
+        result["accuracy"]["quantised"] = qat.accuracy(model, dataset.test)
+        return result
+    graph = export_run(model, config, dataset)
+    graph.save(run / "graph.safetensors")
+    measured, agreement, logits = check(model, graph, dataset, config.integer_samples)
+    result["accuracy"] |= measured
+    result |= {"digest": graph.digest, "agreement": agreement, "integer_images": len(logits)}
+    save_vectors(run, dataset, logits, result["accuracy"])
+    return result
+
+
+def choose_device(wanted: str) -> str:
+    """"cpu" or "cuda": what ``wanted``, which may also be "auto", means here."""
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
-        raise UserError("--device cuda: torch finds no CUDA device here")
-    device = "cuda" if wanted != "cpu" and available else "cpu"
-    return dataclasses.replace(config, device=device)
+        raise UserError("device cuda: torch finds no CUDA device here")
+    return "cuda" if wanted != "cpu" and available else "cpu"
 
 
 def setup_torch(config: TrainConfig) -> None:
     torch.manual_seed(config.seed)
+    torch.backends.cudnn.deterministic = True       # or a resumed run would be another one
     if config.threads:
         torch.set_num_threads(config.threads)
 
 
-def images_of(dataset: data.Dataset, device: str) -> tuple[qat.Images, qat.Images]:
-    """Training and test set as torch sees them, pixels divided by 255."""
-    def convert(images: np.ndarray, labels: np.ndarray) -> qat.Images:
-        return qat.Images(torch.tensor(images).to(device).float() / 255,
-                          torch.tensor(labels).to(device))
-    return (convert(dataset.train_images, dataset.train_labels),
-            convert(dataset.test_images, dataset.test_labels))
+def load_data(config: TrainConfig, name: str | None = None,
+              directory: str | None = None) -> data.Dataset:
+    """The data set of ``config``, or another one with its options."""
+    return data.load(name or config.dataset, directory or config.data, size=config.size,
+                     tokenizer=config.tokenizer,
+                     max_length=config.max_length).subset(config.subset)
+
+
+def on_device(dataset: data.Dataset, config: TrainConfig, processes: Processes) -> data.Dataset:
+    """``dataset`` for training; refuses batches that are too large or cannot be shared."""
+    processes.part(config.batch_size)
+    if len(dataset.train) < config.batch_size:
+        raise UserError(f"batch_size {config.batch_size} is more than the {len(dataset.train)} "
+                        "training samples")
+    return dataclasses.replace(dataset, train=dataset.train.to(processes.device),
+                               test=dataset.test.to(processes.device))
+
+
+def placed(model: nn.Module, processes: Processes) -> nn.Module:
+    return model.to(processes.device, memory_format=torch.channels_last)
 
 
 def build(config: TrainConfig, dataset: data.Dataset) -> nn.Module:
-    """The float network for images of ``dataset``."""
-    return TinyResNet(dataset.shape[0], len(dataset.class_names), config.width)
+    """The float network for samples of ``dataset``, with random weights."""
+    try:
+        return models.build(config.model, shape=dataset.shape, classes=len(dataset.class_names),
+                            width=config.width, stem=config.stem)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
-@dataclasses.dataclass
-class Training:
-    """Trains a network and writes down every epoch."""
+def quantisable(model: nn.Module, config: TrainConfig, dataset: data.Dataset) -> nn.Module:
+    """``model``, on the CPU, with quantising layers."""
+    example = dataset.test.batch(torch.arange(2))[0]
+    return prepare(model, example, act_bits=config.act_bits, first_last=config.first_last)
 
-    config: TrainConfig
-    train_set: qat.Images
-    test_set: qat.Images
-    run: RunFolder
-    progress: Progress
 
-    def fit(self, model: nn.Module, stage: str, epochs: int, lr: float) -> list[dict[str, int]]:
-        """Train for ``epochs``. Rows of a prepared ``model`` get their schemes first and again
-        every ``reassign_every`` epochs; gives one record for each time."""
-        config, changes = self.config, []
-        trainer = qat.Trainer(
-            model, self.train_set, epochs=epochs, batch_size=config.batch_size, lr=lr,
-            weight_decay=config.weight_decay, seed=config.seed,
-            augment=qat.Augment(config.shift, config.flip))
-        self.progress.stage(stage, epochs, trainer.batches)
-        for epoch in range(epochs):
-            if stage == "quantised" and epoch % config.reassign_every == 0:
-                changes.append(self.reassign(model, epoch))
-            self.progress.epoch_begins(epoch + 1)
-            done = trainer.epoch(self.progress.batch)
-            row = {"stage": stage, "epoch": epoch + 1, "loss": done.loss,
-                   "train_accuracy": done.accuracy,
-                   "test_accuracy": qat.accuracy(model, self.test_set),
-                   "lr": done.lr, "seconds": done.seconds}
-            self.run.add_metrics(row)
-            self.run.save_state("checkpoint.pt", stage=stage, epoch=epoch + 1,
-                                model=model.state_dict())
-            self.progress.epoch(row)
-        if stage == "quantised" and not epochs:
-            changes.append(self.reassign(model, 0))
-        return changes
+def start(config: TrainConfig, dataset: data.Dataset, run: RunFolder,
+          progress: Progress) -> nn.Module:
+    """The float network that training begins with; its weights do not matter where ``run`` has
+    a checkpoint."""
+    model = build(config, dataset)
+    if config.pretrained and not run.resuming:
+        for name in models.load_pretrained(model, config.pretrained):
+            progress.note(f"{name} starts at random: {config.pretrained} has other classes")
+        if config.normalised:
+            try:
+                weights.fold_normalisation(model, weights.IMAGENET_MEAN, weights.IMAGENET_STD)
+            except ValueError as error:
+                raise UserError(f"normalised: {error}") from error
+    return model
 
-    def reassign(self, model: nn.Module, epoch: int) -> dict[str, int]:
-        """Measure sensitivities and give the rows their schemes."""
-        config = self.config
-        eigenvalues = row_eigenvalues(model, self.sample(), seed=config.seed)
-        changed, rows = assign.assign(model, eigenvalues, Ratio.parse(config.ratio),
-                                      config.tile_rows)
-        self.run.save_schemes(assign.scheme_table(model, eigenvalues))
-        if epoch:
-            self.progress.note(f"epoch {epoch}: {changed} of {rows} rows got another scheme")
-        else:
-            self.progress.note(f"schemes {config.ratio} assigned to {rows} rows")
-        return {"epoch": epoch, "changed": changed if epoch else rows, "rows": rows}
 
-    def sample(self) -> Tensor:
-        """The images that sensitivities are measured on, the same ones each time."""
-        generator = torch.Generator().manual_seed(self.config.seed)
-        order = torch.randperm(len(self.train_set), generator=generator)
-        return self.train_set.x[order[: self.config.hessian_images].to(self.config.device)]
+def sample(config: TrainConfig, dataset: data.Dataset) -> Inputs:
+    """The training samples that clips are calibrated on."""
+    count = min(config.hessian_images, max(64, CALIBRATION // math.prod(dataset.shape)))
+    return dataset.train.batch(torch.arange(min(count, len(dataset.train))))[0]
+
+
+def in_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
+    return inputs if isinstance(inputs, tuple) else (inputs,)
 
 
 def export_run(model: nn.Module, config: TrainConfig, dataset: data.Dataset) -> IntGraph:
     """The integer graph of a trained model, with where it comes from. No times: the digest of two
     equal runs is equal."""
-    provenance = {"dataset": dataset.name, "model": type(model).__name__, "seed": str(config.seed),
-                  "float_epochs": str(config.float_epochs), "epochs": str(config.epochs),
-                  "torch": torch.__version__}
-    return export(model, name=f"{type(model).__name__}-{dataset.name}",
-                  ratio=Ratio.parse(config.ratio), tile_rows=config.tile_rows,
-                  input_shape=dataset.shape, class_names=dataset.class_names, provenance=provenance)
+    provenance = {"dataset": dataset.name, "model": config.model, "method": config.method,
+                  "seed": str(config.seed), "float_epochs": str(config.float_epochs),
+                  "epochs": str(config.epochs), "torch": torch.__version__}
+    return export(model, dataset.test.batch(torch.arange(2))[0],
+                  name=f"{config.model}-{dataset.name}", ratio=Ratio.parse(config.ratio),
+                  tile_rows=config.tile_rows, class_names=dataset.class_names,
+                  provenance=provenance)
 
 
-def check(model: nn.Module, graph: IntGraph,
-          dataset: data.Dataset) -> tuple[dict[str, float], float, np.ndarray]:
-    """Compare fake quantisation, torch's integers and the golden model on the whole test set.
+def integers(inputs: Inputs) -> np.ndarray | tuple[np.ndarray, ...]:
+    """A batch as the accelerator reads it: pixels uint8, or tokens."""
+    if isinstance(inputs, tuple):
+        return tuple(i.cpu().numpy() for i in inputs)
+    return (inputs * 255).round().to(torch.uint8).cpu().numpy()
 
-    Returns accuracies, the share of images on which fake quantisation and integers decide alike,
-    and the integer logits. Raises :class:`~quant.inference.Mismatch` when integers differ.
+
+def check(model: nn.Module, graph: IntGraph, dataset: data.Dataset,
+          most: int) -> tuple[dict[str, float], float, np.ndarray]:
+    """Compare fake quantisation, torch's integers and the golden model on the test set.
+
+    Returns accuracies (that of fake quantisation of all samples, that of integers of the first
+    ``most``), the share of those samples on which both decide alike, and the integer logits. Raises
+    :class:`~quant.inference.Mismatch` when integers differ.
     """
-    test_set = images_of(dataset, "cpu")[1]
-    predicted = qat.predict(model, test_set.x).numpy()
-    logits = inference.verify(graph, dataset.test_images)
-    decided, labels = logits.argmax(1), dataset.test_labels
+    predicted = qat.predict(model, dataset.test).numpy()
+    some = torch.arange(min(most, len(dataset.test)))
+    logits = np.concatenate([inference.verify(graph, integers(dataset.test.batch(part)[0]))
+                             for part in some.split(CHECKED)])
+    decided, labels = logits.argmax(1), dataset.test.labels
     accuracies = {"quantised": float((predicted == labels).mean()),
-                  "integer": float((decided == labels).mean())}
-    return accuracies, float((predicted == decided).mean()), logits
+                  "integer": float((decided == labels[: len(some)]).mean())}
+    return accuracies, float((predicted[: len(some)] == decided).mean()), logits
+
+
+def save_vectors(run: RunFolder, dataset: data.Dataset, logits: np.ndarray,
+                 accuracies: dict[str, float]) -> None:
+    """The first test images with their logits, for the simulation of the accelerator."""
+    some = torch.arange(min(VECTORS, len(logits)))
+    run.save_vectors(integers(dataset.test.batch(some)[0]), dataset.test.labels[: len(some)],
+                     logits[: len(some)], accuracies)

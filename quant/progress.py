@@ -21,7 +21,7 @@ class Progress:
     def __init__(self, verbosity: int = 0) -> None:
         self.verbosity = verbosity
         self.place = "before the first epoch"       #: where training is, for the one who stops it
-        self._bar = None
+        self._bar = self._measuring = None
         if verbosity >= 0 and sys.stderr.isatty():
             columns = ("{task.description}", rich.progress.BarColumn(), "epoch {task.fields[at]}",
                        "loss {task.fields[loss]}", "accuracy {task.fields[accuracy]}",
@@ -37,13 +37,14 @@ class Progress:
         if self._bar:
             self._bar.stop()
 
-    def stage(self, name: str, epochs: int, batches: int) -> None:
-        """A new stage of ``epochs`` times ``batches`` begins."""
-        self._name, self._epochs, self._batches, self._done = name, epochs, batches, 0
+    def stage(self, name: str, epochs: int, batches: int, done: int = 0) -> None:
+        """A new stage of ``epochs`` times ``batches`` begins, after ``done`` epochs."""
+        self._name, self._epochs, self._batches = name, epochs, batches
+        self._done = done * batches
         if self._bar:
-            self._task = self._bar.add_task(name, total=epochs * batches, at=f"0/{epochs}",
-                                            loss="-", accuracy="-")
-        self.epoch_begins(1)
+            self._task = self._bar.add_task(name, total=epochs * batches, completed=self._done,
+                                            at=f"{done}/{epochs}", loss="-", accuracy="-")
+        self.epoch_begins(done + 1)
 
     def epoch_begins(self, epoch: int) -> None:
         self.place = f"in epoch {epoch} of {self._epochs} of {self._name} training"
@@ -55,6 +56,18 @@ class Progress:
             at = f"{-(-self._done // self._batches)}/{self._epochs}"
             self._bar.update(self._task, advance=1, at=at, loss=f"{loss:.4f}",
                              accuracy=f"{accuracy:.2%}")
+
+    def measured(self, done: int, total: int) -> None:
+        """``done`` of ``total`` steps of measuring sensitivities, between two epochs."""
+        self.place = f"in the measurement of sensitivities ({done} of {total} steps)"
+        if self._bar:
+            if self._measuring is None:
+                self._measuring = self._bar.add_task("sensitivities", total=total, at="-", loss="-",
+                                                     accuracy="-")
+            self._bar.update(self._measuring, completed=done)
+            if done == total:
+                self._bar.remove_task(self._measuring)
+                self._measuring = None
 
     def epoch(self, row: dict[str, object]) -> None:
         """One more epoch is done; ``row`` is its line of metrics.csv."""

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pathlib
+import pickle
 import shutil
 from collections.abc import Iterable, Iterator
 from typing import Self
@@ -15,46 +16,75 @@ import numpy as np
 import torch
 
 from quant.cli import UserError
-from quant.config import TrainConfig
+from quant.config import FLOAT32, TrainConfig
+from quant.methods import method
+from quant.numerics import Scheme
 
 LATEST = "latest"
 PARTIAL = ".partial"        #: end of the name of what is not complete
+CHECKPOINT = "checkpoint.pt"
+
+ALWAYS = ("config.json", "metrics.csv", "metrics.jsonl", "float.pt", "result.json")
+QUANTISED = ("quantised.pt", "schemes.csv")
+INTEGER = ("graph.safetensors", "vectors.npz")
+FOLDERS = ("tensorboard", "plots")
 
 
 class RunFolder:
     """``<out>/<name>/`` with everything a run writes.
 
     config.json      resolved settings
-    metrics.csv      one line per epoch
+    metrics.csv      one line per epoch; the same as JSON in metrics.jsonl
     float.pt         the network before quantisation
-    checkpoint.pt    the network after the last complete epoch
+    quantised.pt     the network after it
     schemes.csv      one line per weight row
     graph.safetensors  the integer graph, all that the hardware side reads
     vectors.npz      test images with the logits that every implementation must reproduce
     result.json      accuracies, digest, row counts; written last
+    tensorboard/, plots/  what was asked for of them
+
+    While it is trained the folder is called ``<name>.partial`` and has checkpoint.pt, everything
+    that training needs to go on after the last complete epoch. A float32 run ends with float.pt,
+    one with APoT rows has no graph.
     """
 
-    FILES = ("config.json", "metrics.csv", "float.pt", "checkpoint.pt", "schemes.csv",
-             "graph.safetensors", "vectors.npz", "result.json")
+    FILES = (*ALWAYS[:-1], *QUANTISED, *INTEGER, ALWAYS[-1])
 
-    def __init__(self, path: pathlib.Path) -> None:
+    def __init__(self, path: pathlib.Path, resuming: bool = False) -> None:
         self.path = path
+        self.resuming = resuming        #: there is a checkpoint to go on from
 
     def __truediv__(self, name: str) -> pathlib.Path:
         return self.path / name
 
     @classmethod
-    def create(cls, out: str, name: str, config: TrainConfig) -> Self:
-        """Make ``<name>.partial``, which :meth:`finish` moves: a former run stays until then."""
-        if name in ("", ".", "..", LATEST) or "/" in name:
+    def plan(cls, out: str, name: str) -> Self:
+        """A run that is not begun yet; nothing is written."""
+        if name in ("", ".", "..", LATEST) or "/" in name or name.endswith(PARTIAL):
             raise UserError(f"{name!r} cannot name a run")
-        run = cls(pathlib.Path(out) / f"{name}{PARTIAL}")
-        with run.writing():
-            if run.path.exists():
-                shutil.rmtree(run.path)
-            run.path.mkdir(parents=True)
-            config.save(run / "config.json")
-        return run
+        return cls(pathlib.Path(out) / f"{name}{PARTIAL}")
+
+    def begin(self, config: TrainConfig) -> None:
+        """Make ``<name>.partial``, which :meth:`finish` moves: a former run stays until then."""
+        with self.writing():
+            if self.path.exists():
+                shutil.rmtree(self.path)
+            self.path.mkdir(parents=True)
+        self.replace("config.json", config.dump().encode())
+
+    @classmethod
+    def reopen(cls, out: str, which: str) -> Self:
+        """The run ``which``, a folder or a name in ``out``, to go on with; the part that awaits
+        completion, if there is one."""
+        found = pathlib.Path(which)
+        if not found.is_dir() and not found.with_name(f"{found.name}{PARTIAL}").is_dir():
+            found = pathlib.Path(out) / which
+        found = found.resolve() if found.is_symlink() else found
+        partial = found.with_name(f"{found.name.removesuffix(PARTIAL)}{PARTIAL}")
+        for path in (partial, found):
+            if (path / "config.json").is_file():
+                return cls(path, (path / CHECKPOINT).is_file())
+        raise UserError(f"no run {which}, neither here nor in {out}, to go on with")
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -69,13 +99,21 @@ class RunFolder:
         """Where the run lies when it is finished."""
         return self.path.with_name(self.path.name.removesuffix(PARTIAL))
 
+    @property
+    def finished(self) -> bool:
+        """Whether all is done, but perhaps for the move to its final place."""
+        return (self / "result.json").is_file()
+
     @classmethod
     def open(cls, path: str) -> Self:
         """An existing run; raises :class:`UserError` when it was not completed."""
         run = cls(pathlib.Path(path))
         if not run.path.is_dir():
             raise UserError(f"no run at {path}; python -m quant.train makes one")
-        missing = [file for file in cls.FILES if not (run / file).is_file()]
+        needed = ALWAYS
+        if (run / "config.json").is_file():
+            needed = files_of(run.config())
+        missing = [file for file in needed if not (run / file).is_file()]
         if missing:
             raise UserError(f"{path} is not a complete run: {missing[0]} is missing; "
                             "python -m quant.train makes one")
@@ -93,40 +131,54 @@ class RunFolder:
         except json.JSONDecodeError as error:
             raise UserError(f"{self / 'result.json'} is damaged: {error}") from error
 
-    def add_metrics(self, row: dict[str, object]) -> None:
-        path = self / "metrics.csv"
-        fresh = not path.exists()
-        with self.writing(), path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if fresh:
-                writer.writeheader()
-            writer.writerow(row)
-
-    def save_state(self, name: str, **content: object) -> None:
-        """Write a checkpoint; the old one stays until the new one is complete."""
-        partial, buffer = self / f"{name}{PARTIAL}", io.BytesIO()
-        torch.save(content, buffer)
+    def replace(self, name: str, content: bytes | memoryview) -> None:
+        """Write a file; it has the old content until the new one is on the disk."""
+        partial = self / f"{name}{PARTIAL}"
         with self.writing():
             try:
-                partial.write_bytes(buffer.getbuffer())
+                with partial.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
             except OSError:
                 partial.unlink(missing_ok=True)
                 raise
             partial.replace(self / name)
+            folder = os.open(self.path, os.O_RDONLY)
+            try:
+                os.fsync(folder)        # the new name
+            finally:
+                os.close(folder)
+
+    def append(self, name: str, text: str) -> None:
+        with self.writing(), (self / name).open("a") as file:
+            file.write(text)
+
+    def keep_lines(self, name: str, count: int) -> None:
+        """Remove all but the first ``count`` lines of a file that may be missing."""
+        if (self / name).exists():
+            lines = (self / name).read_bytes().splitlines(keepends=True)
+            self.replace(name, b"".join(lines[:count]))
+
+    def save_state(self, name: str, **content: object) -> None:
+        """Write a checkpoint; the old one stays until the new one is complete."""
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        self.replace(name, buffer.getbuffer())
 
     def load_state(self, name: str) -> dict[str, object]:
         try:
             return torch.load(self / name, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError) as error:
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             reason = str(error).partition("\n")[0]
             raise UserError(f"{self / name} cannot be read: {reason}") from error
 
     def save_schemes(self, table: Iterable[dict[str, object]]) -> None:
-        table = list(table)
-        with self.writing(), (self / "schemes.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, table[0])
-            writer.writeheader()
-            writer.writerows(table)
+        table, text = list(table), io.StringIO()
+        writer = csv.DictWriter(text, table[0])
+        writer.writeheader()
+        writer.writerows(table)
+        self.replace("schemes.csv", text.getvalue().encode())
 
     def save_vectors(self, images: np.ndarray, labels: np.ndarray, logits: np.ndarray,
                      accuracies: dict[str, float]) -> None:
@@ -136,17 +188,40 @@ class RunFolder:
                                 **{f"accuracy_{kind}": a for kind, a in accuracies.items()})
 
     def finish(self, result: dict[str, object]) -> None:
-        """Write the result, put the folder in its place, and point ``latest`` beside it there."""
+        """Write the result and move the folder to its place."""
+        self.replace("result.json", f"{json.dumps(result, indent=2)}\n".encode())
+        self.settle()
+
+    def settle(self) -> None:
+        """Move a finished run to its place and point ``latest`` beside it there. Can be repeated
+        when it was interrupted."""
         final = self.final_path
-        link = final.parent / LATEST
+        link, old = final.parent / LATEST, final.parent / f".{final.name}.old"
         pointer = final.parent / f".{LATEST}.{os.getpid()}"
         with self.writing():
-            (self / "result.json").write_text(json.dumps(result, indent=2) + "\n")
-            final.mkdir(exist_ok=True)      # what others put there stays
-            for file in self.FILES:
-                (self / file).replace(final / file)
-            self.path.rmdir()
-            self.path = final
+            if self.path != final:
+                (self / CHECKPOINT).unlink(missing_ok=True)
+                if final.exists():
+                    for entry in final.iterdir():
+                        if entry.name not in (*self.FILES, *FOLDERS):
+                            entry.replace(self / entry.name)    # what others put there stays
+                    shutil.rmtree(old, ignore_errors=True)
+                    final.rename(old)
+                self.path.rename(final)
+                self.path = final
+                shutil.rmtree(old, ignore_errors=True)
             pointer.unlink(missing_ok=True)
             pointer.symlink_to(final.name)
             pointer.replace(link)
+
+
+def has_graph(config: TrainConfig) -> bool:
+    """Whether the run ends with an integer graph: APoT rows have no hardware."""
+    return config.method != FLOAT32 and method(config.method, config.ratio).base == Scheme.POT4
+
+
+def files_of(config: TrainConfig) -> tuple[str, ...]:
+    """The files that a complete run with these settings has."""
+    kinds = (ALWAYS, () if config.method == FLOAT32 else QUANTISED,
+             INTEGER if has_graph(config) else ())
+    return tuple(file for kind in kinds for file in kind)

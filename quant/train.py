@@ -3,108 +3,202 @@
 
 python -m quant.train                          handwritten digits, about a minute
 python -m quant.train --dataset fashion-mnist  28x28 images, about ten minutes
+python -m quant.train --resume digits          go on where training was stopped
+
+Several GPUs or machines: torchrun --nproc-per-node N -m quant.train, or accelerate launch.
 """
 
+import argparse
+import contextlib
 import json
+import pathlib
 import sys
-from collections.abc import Sequence
+import typing
+from collections.abc import Iterator, Sequence
+
+import pydantic
+from pydantic.fields import FieldInfo
 
 from quant import cli
-from quant.config import PRESETS, TrainConfig
+from quant.config import PRESET, PRESETS, TrainConfig, read_settings
+
+if typing.TYPE_CHECKING:
+    from quant.data import Dataset
+    from quant.distributed import Processes
+    from quant.runs import RunFolder
+
+#: Settings that may differ where a run goes on: they change speed and output, not what is computed.
+FREE = ("device", "threads", "tensorboard", "plots")
+#: Settings that are files or folders.
+PATHS = ("data", "pretrained")
 
 
 def parser() -> cli.Parser:
-    p = cli.Parser(prog="python -m quant.train", description=__doc__)
-    d = TrainConfig()
+    presets = "\n".join(
+        f"  {name + ':':15}{p.model}, {p.float_epochs} float epochs, {p.epochs} quantised, batch "
+        f"{p.batch_size}, {p.optimiser}, lr {p.float_lr:g} / {p.lr:g}"
+        for name, p in PRESETS.items())
+    p = cli.Parser(prog="python -m quant.train", description=__doc__,
+                   epilog=f"defaults by data set:\n{presets}")
     p.add_argument("-q", "--quiet", action="store_true", help="only the result")
     p.add_argument("-v", "--verbose", action="store_true", help="a line for every epoch")
     p.add_argument("--json", action="store_true", help="print the result as one JSON document")
-
-    g = p.add_argument_group("task")
-    g.add_argument("--dataset", default=d.dataset, metavar="NAME",
-                   help=f"one of {', '.join(PRESETS)} (default: %(default)s)")
-    g.add_argument("--data", metavar="DIR", help="folder of the data set's files")
-    g.add_argument("--subset", type=int, metavar="N",
-                   help="train on the first N images only (default: all)")
-    g.add_argument("--width", type=int, default=d.width, metavar="N",
-                   help="channels of the first layer (default: %(default)s)")
-
-    g = p.add_argument_group("schemes")
-    g.add_argument("--ratio", default=d.ratio, metavar="A:B:C",
-                   help="percent of rows in PoT-4, Fixed-4 and Fixed-8 (default: %(default)s)")
-    g.add_argument("--tile-rows", type=int, default=d.tile_rows, metavar="N",
-                   help="rows of one row tile of the hardware (default: %(default)s)")
-    g.add_argument("--reassign-every", type=int, default=d.reassign_every, metavar="N",
-                   help="epochs between two assignments of schemes (default: %(default)s)")
-
-    presets = "; ".join(f"{name}: {preset.float_epochs} float epochs, {preset.epochs} quantised, "
-                        f"batch {preset.batch_size}" for name, preset in PRESETS.items())
-    g = p.add_argument_group("training", f"defaults depend on the data set ({presets})")
-    g.add_argument("--float-epochs", type=int, metavar="N", help="epochs before quantisation")
-    g.add_argument("--epochs", type=int, metavar="N", help="epochs of quantised training")
-    g.add_argument("--batch-size", type=int, metavar="N", help="images in a batch")
-    g.add_argument("--float-lr", type=float, default=d.float_lr, metavar="LR",
-                   help="peak learning rate before quantisation (default: %(default)s)")
-    g.add_argument("--lr", type=float, default=d.lr, metavar="LR",
-                   help="peak learning rate of quantised training (default: %(default)s)")
-    g.add_argument("--seed", type=int, default=d.seed, metavar="N", help="(default: %(default)s)")
-    g.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"),
-                   help="auto takes CUDA where there is one (default: %(default)s)")
-    g.add_argument("--threads", type=int, default=d.threads, metavar="N",
-                   help="threads of torch, 0 for one per core (default: %(default)s)")
-
-    g = p.add_argument_group("output")
-    g.add_argument("--out", default="runs", metavar="DIR", help="(default: %(default)s)")
-    g.add_argument("--name", help="the run's folder in DIR (default: the data set's name)")
+    p.add_argument("--config", type=pathlib.Path, metavar="FILE",
+                   help="settings by name, as JSON or TOML; options of the command line win")
+    p.add_argument("--resume", metavar="RUN", help="go on with this run, a folder or its name")
+    p.add_argument("--out", default="runs", metavar="DIR",
+                   help="folder of runs (default: %(default)s)")
+    p.add_argument("--name", help="the run's folder in DIR (default: the data set's name)")
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for name, field in TrainConfig.model_fields.items():
+        title = field.json_schema_extra["group"]
+        if title not in groups:
+            groups[title] = p.add_argument_group(title)
+        add_setting(groups[title], name, field)
     return p
+
+
+def add_setting(group: "argparse._ArgumentGroup", name: str, field: FieldInfo) -> None:
+    """The option of one field of :class:`TrainConfig`. Left out it is None: the default is decided
+    together with ``--config``."""
+    default = PRESET if field.is_required() else field.default
+    text = field.description
+    if default is not None:
+        text += f" (default: {str(default).lower() if field.annotation is bool else default})"
+    kinds = (field.annotation, *typing.get_args(field.annotation))
+    options: dict[str, object] = {"metavar": "N" if int in kinds else "F" if float in kinds
+                                  else "PATH" if name in PATHS else "NAME"}
+    if field.annotation is bool:
+        options = {"action": argparse.BooleanOptionalAction}
+    elif typing.get_origin(field.annotation) is typing.Literal:
+        choices = typing.get_args(field.annotation)
+        options = {"choices": choices, "type": type(choices[0])}
+    group.add_argument(f"--{name.replace('_', '-')}", default=None, help=text, **options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = vars(parser().parse_args(argv))
-    quiet, verbose, as_json = (options.pop(k) for k in ("quiet", "verbose", "json"))
-    out, name, device = (options.pop(k) for k in ("out", "name", "device"))
+    quiet, verbose, as_json, file, resume, out, name = (
+        options.pop(key) for key in ("quiet", "verbose", "json", "config", "resume", "out", "name"))
     try:
-        config = TrainConfig.resolve(device="cpu" if device == "auto" else device, **options)
+        given = read_settings(file) if file else {}
+        if resume and name:
+            raise ValueError("--resume has a name already: leave --name out")
+        given |= {key: value for key, value in options.items() if value is not None}
+        config = None if resume else TrainConfig.resolve(**given)
     except ValueError as error:
         raise cli.UserError(str(error)) from error
     # From here on torch is needed, which takes seconds to import.
     from quant import pipeline
-    from quant.data import load
-    from quant.export import ExportError
+    from quant.distributed import Processes
+    from quant.runs import RunFolder
+
+    device = pipeline.choose_device(given.get("device", "auto"))
+    processes = Processes(device)
+    with one_voice(processes):
+        found = None
+        if processes.first:
+            run = RunFolder.reopen(out, resume) if resume \
+                else RunFolder.plan(out, name or config.dataset)
+            found = run, same_settings(run.config(), given) if resume else config, run.finished
+        run, config, finished = processes.of_first(found)
+        if finished and resume:
+            return settle(run, as_json) if processes.first else 0
+        config = config.model_copy(update={"device": device})
+        dataset = pipeline.load_data(config)
+        verbosity = -1 if quiet or not processes.first else int(verbose)
+        return session(config, dataset, run, verbosity, processes, as_json)
+
+
+def session(config: TrainConfig, dataset: "Dataset", run: "RunFolder", verbosity: int,
+            processes: "Processes", as_json: bool) -> int:
+    """Train, tell the result, or what went wrong; gives the exit code."""
+    from quant import pipeline
+    from quant.capture import UnsupportedLayer
     from quant.inference import Mismatch
     from quant.intgraph import GraphError
     from quant.progress import Progress
-    from quant.runs import RunFolder
+    from quant.qat import Diverged
+    from quant.stages import ExportError
 
-    config = pipeline.choose_device(config, device)
-    dataset = load(config.dataset, config.data).subset(config.subset)
-    run = RunFolder.create(out, name or config.dataset, config)
-    with Progress(-1 if quiet else int(verbose)) as progress:
-        progress.note(f"training on {config.device}, run folder {run.path}")
+    with Progress(verbosity) as progress:
         try:
-            result = pipeline.train(config, dataset, run, progress)
+            result = pipeline.train(config, dataset, run, progress, processes)
         except KeyboardInterrupt:
-            kept = ", ".join(file for file in run.FILES if (run / file).exists())
-            raise KeyboardInterrupt(f"{progress.place}; {run.path} keeps {kept}") from None
-        except GraphError as error:
+            raise KeyboardInterrupt(f"{progress.place}; go on with python -m quant.train --resume "
+                                    f"{run.final_path}") from None
+        except (GraphError, UnsupportedLayer) as error:
             raise cli.UserError(str(error)) from error
-        except (ExportError, Mismatch) as error:
-            cli.say(f"error: {error}")
+        except (ExportError, Mismatch, Diverged) as error:
+            if processes.announces:
+                cli.say(f"error: {error}")
             return 1
-    cli.give(json.dumps(result) if as_json else summary(result))
+    if result:
+        cli.give(json.dumps(result) if as_json else summary(result))
+    return 0
+
+
+@contextlib.contextmanager
+def one_voice(processes: "Processes") -> Iterator[None]:
+    """Of several processes on a machine one tells the user's error, or that it was interrupted."""
+    try:
+        yield
+    except (cli.UserError, KeyboardInterrupt) as stop:
+        if processes.announces:
+            raise
+        sys.exit(cli.EXIT_USER_ERROR if isinstance(stop, cli.UserError) else cli.EXIT_INTERRUPTED)
+    finally:
+        processes.end()
+
+
+def same_settings(config: TrainConfig, given: dict[str, object]) -> TrainConfig:
+    """The settings of a run that goes on; raises :class:`~quant.cli.UserError` where ``given`` has
+    others, unless only speed or output depends on them."""
+    for name, value in given.items():
+        field = TrainConfig.model_fields.get(name)
+        if field is None or name in FREE:
+            continue                # an unknown one is refused below
+        if not same(field, value, kept := getattr(config, name)):
+            raise cli.UserError(f"{name} is {value} here and {kept} in the run: leave it out, or "
+                                "start a new run")
+    try:
+        return TrainConfig.resolve(**config.model_dump() | {
+            name: value for name, value in given.items()
+            if name in FREE or name not in TrainConfig.model_fields})
+    except ValueError as error:
+        raise cli.UserError(str(error)) from error
+
+
+def same(field: FieldInfo, value: object, kept: object) -> bool:
+    """Whether ``value``, perhaps still a text, means the ``kept`` one."""
+    try:
+        return pydantic.TypeAdapter(field.annotation).validate_python(value) == kept
+    except pydantic.ValidationError:
+        return False
+
+
+def settle(run: "RunFolder", as_json: bool) -> int:
+    """Nothing to do for a finished run but perhaps its last step."""
+    run.settle()
+    cli.say(f"{run.path} is already finished")
+    if as_json:
+        cli.give(json.dumps(run.result()))
     return 0
 
 
 def summary(result: dict) -> str:
     """The result for people."""
-    accuracy = result["accuracy"]
-    return "\n".join((
-        f"float {accuracy['float']:.2%}, quantised {accuracy['quantised']:.2%}, integer "
-        f"{accuracy['integer']:.2%} of {result['images']} test images",
-        f"integers agree with the golden model bit for bit, with fake quantisation on "
-        f"{result['agreement']:.2%} of the decisions",
-        f"graph {result['run']}/graph.safetensors, digest {result['digest']}",
-        f"{result['seconds']} s"))
+    accuracy = ", ".join(f"{kind} {value:.2%}" for kind, value in result["accuracy"].items())
+    lines = [f"{accuracy} of {result['images']} test images"]
+    if result.get("integer_images", result["images"]) < result["images"]:
+        lines[0] += f" (integer: of the first {result['integer_images']})"
+    if result["digest"]:
+        lines += [f"integers agree with the golden model bit for bit, with fake quantisation on "
+                  f"{result['agreement']:.2%} of the decisions",
+                  f"graph {result['run']}/graph.safetensors, digest {result['digest']}"]
+    else:
+        lines.append(f"no graph: {result['method']} has no hardware; {result['run']} has the rest")
+    return "\n".join((*lines, f"{result['seconds']} s"))
 
 
 if __name__ == "__main__":

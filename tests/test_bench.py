@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The synthesis bench, on a design whose cells can be counted by hand."""
+"""The synthesis bench, on a design whose cells can be counted by hand, and that of training."""
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from bench import synthesis
+from bench import synthesis, train_step
 from gateware import estimate
 from gateware.config import AccelConfig
 from quant.cli import UserError
@@ -50,3 +52,25 @@ def test_broken_verilog(tmp_path: Path) -> None:
     (tmp_path / "accelerator.v").write_text("module accelerator(")
     with pytest.raises(UserError, match="Yosys failed"):
         synthesis.synthesise(tmp_path)
+
+
+SMALL = ["--model", "tiny", "--width", "2", "--size", "8", "--batch", "2", "--steps", "1"]
+
+
+def test_training_step_without_brevitas(monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "brevitas", None)      # as if it were not installed
+    assert train_step.main([*SMALL, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["unavailable"] == {"brevitas": "not installed"}
+    assert set(result["milliseconds"]) == {"float", "ours"}
+    assert min(result["milliseconds"].values()) > 0 and result["ratio"]["float"] == 1
+    assert train_step.main(SMALL) == 0
+    assert "not installed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("option", "message"), [
+    (["--steps", "0"], "--steps must be at least 1, not 0"), (["--size", "2"], "too small"),
+])
+def test_training_step_of_nothing(option, message) -> None:
+    with pytest.raises(UserError, match=message):
+        train_step.main([*SMALL, *option])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from quant.intgraph import IntGraph
+from quant.nodes import VERSION
 from tests.quant.graphs import INPUT, GraphBuilder, residual_graph
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,7 +84,7 @@ def test_truncated_graph(tmp_path: Path, graph: Path) -> None:
 
 def test_wrong_version(tmp_path: Path, graph: Path) -> None:
     content = graph.read_bytes()
-    old, new = b'\\"version\\":1,', b'\\"version\\":7,'
+    old, new = f'\\"version\\":{VERSION},'.encode(), b'\\"version\\":7,'
     assert content.count(old) == 1
     graph.write_bytes(content.replace(old, new))
     line = refused("gateware.build", "--board", "zc706", "--graph", graph, cwd=tmp_path)

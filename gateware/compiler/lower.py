@@ -8,7 +8,7 @@ import numpy as np
 from gateware.config import AccelConfig
 from gateware.isa import ADDRESS_BITS, SIZE_BITS
 from gateware.window import Window
-from quant.intgraph import AvgPool, Conv, Flatten, IntGraph, Linear, MaxPool, Node
+from quant.intgraph import AvgPool, Conv, Flatten, Host, IntGraph, Linear, MaxPool, Node
 from quant.numerics import ACC_BITS, ACT_BITS, BIAS_BITS, SHIFT_MIN, Scheme, act_max
 
 MAX_GROUPS = 255    #: words per pixel that a descriptor can count
@@ -140,6 +140,10 @@ class Lowered:
 
 def lower(graph: IntGraph, config: AccelConfig) -> Lowered:
     """Lower ``graph`` for ``config``. Raises CompileError naming the layer and the reason."""
+    for node in graph.nodes:
+        if isinstance(node, Host):
+            raise CompileError(f"node {node.name!r} runs {', '.join(node.ops) or 'nothing'} on the "
+                               "host; only a graph without host nodes becomes a program")
     stored = {graph.header.input: graph.header.input}      # tensor -> tensor whose words it is
     operations = []
     for node in graph.nodes:

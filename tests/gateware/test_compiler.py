@@ -27,7 +27,7 @@ from quant.intgraph import IntGraph, Residual
 from quant.numerics import Scheme, weight_values
 from quant.ratio import Ratio
 from tests.gateware.units import TINY, act_memory, random_program
-from tests.quant.graphs import INPUT, GraphBuilder, residual_graph
+from tests.quant.graphs import INPUT, GraphBuilder, residual_graph, sequence_graph
 
 ROOMY = dataclasses.replace(TINY, act_depth=512, weight_depth=256, wide_depth=16)
 LARGE = AccelConfig.from_ratio(Ratio(50, 25, 25), 16, pixels=4, requant_lanes=8)
@@ -153,6 +153,11 @@ def test_groups_are_refused():
     conv((4, 3, 3), 4, groups=2, match="layer 'conv0' has 2 groups; .* groups=1 only")
 
 
+def test_host_nodes_are_refused():
+    refused(sequence_graph(1), match="node 'host0' runs embedding on the host; only a graph "
+            "without host nodes becomes a program")
+
+
 def test_wide_strides_are_refused():
     conv((1, 9, 9), 4, 1, stride=(1, 4),
          match="'conv0' has a horizontal stride of 4, the largest is 3")
@@ -183,14 +188,8 @@ def test_large_images_are_refused():
 
 
 def test_wide_images_are_refused():
-    build = builder(2, 3, 3)
-    build.conv(INPUT, 4, 1)
-    header = build.build().header
-    node = header.nodes[0].model_copy(update={"wide": True})
-    layer = build.layers["conv0"]
-    layer = dataclasses.replace(layer, shift=np.full_like(layer.shift, 20))
-    graph = IntGraph(header.model_copy(update={"nodes": (node,)}), {"conv0": layer})
-    refused(graph, match=r"'conv0' gives wide results of shape \(4, 3, 3\); only vectors")
+    conv((2, 3, 3), 4, 1, wide=True,
+         match=r"'conv0' gives wide results of shape \(4, 3, 3\); only vectors")
 
 
 def test_too_many_wide_results_are_refused():

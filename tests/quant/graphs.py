@@ -2,9 +2,12 @@
 """Random valid integer graphs for tests of every layer of the project.
 
 ``residual_graph(seed)`` is a small ResNet with every feature the accelerator must run;
+``sequence_graph(seed)`` is an attention layer whose float operations :func:`sequence_host` does;
 ``random_graph(rng)`` is another shape every time; :class:`GraphBuilder` makes a particular one.
 Multipliers and biases are chosen so that most outputs lie inside the clamp, not on its edges.
 """
+
+import dataclasses
 
 import numpy as np
 
@@ -14,6 +17,7 @@ from quant.intgraph import (
     Conv,
     Flatten,
     Header,
+    Host,
     IntGraph,
     LayerArrays,
     Linear,
@@ -43,25 +47,31 @@ class GraphBuilder:
     ----------
     rng : numpy.random.Generator
     shape : tuple
-        Channels, height and width of the input, whose tensor is called ``image``.
+        Channels, height and width of the input, whose tensor is called ``image``; or the names of
+        the host inputs of a graph that begins on the host.
     bits, zero_point : int
         Of the input.
     ratio, tile_rows
         How the rows of every layer are shared among the schemes, in a random order.
     """
 
-    def __init__(self, rng: np.random.Generator, shape: tuple[int, int, int], *, bits: int = 4,
-                 zero_point: int = 0, ratio: str = "50:25:25", tile_rows: int = 16) -> None:
+    def __init__(self, rng: np.random.Generator, shape: tuple[int, int, int] | tuple[str, ...], *,
+                 bits: int = 4, zero_point: int = 0, ratio: str = "50:25:25",
+                 tile_rows: int = 16) -> None:
         self.rng = rng
         self.ratio = Ratio.parse(ratio)
         self.tile_rows = tile_rows
-        self.tensors = {INPUT: TensorSpec(name=INPUT, shape=shape, bits=bits, scale=1 / 16,
-                                          zero_point=zero_point)}
+        self.host_inputs = shape if isinstance(shape[0], str) else ()
+        self.tensors = {}
+        if not self.host_inputs:
+            self.tensors[INPUT] = TensorSpec(name=INPUT, shape=shape, bits=bits, scale=1 / 16,
+                                             zero_point=zero_point)
         self.nodes: list = []
         self.layers: dict[str, LayerArrays] = {}
 
     def conv(self, source: str, rows: int, kernel=3, *, stride=1, padding=None, groups: int = 1,
-             bits: int = 4, zero_point: int = 0, residual: str | None = None) -> str:
+             bits: int = 4, zero_point: int = 0, residual: str | None = None,
+             wide: bool = False) -> str:
         """A convolution; ``kernel`` and ``stride`` are numbers or pairs, ``padding`` a number or
         (top, bottom, left, right), by default what keeps the size at stride 1."""
         kernel, stride = _pair(kernel), _pair(stride)
@@ -71,19 +81,25 @@ class GraphBuilder:
         shape = self._window(source, kernel, stride, padding)
         name, node = self._gemm(
             "conv", source, (rows, self.tensors[source].shape[0] // groups, *kernel),
-            (rows, *shape), bits, zero_point, residual)
+            (rows, *shape), bits, zero_point, residual, wide)
         self.nodes.append(Conv(**node, kernel=kernel, stride=stride, padding=padding,
                                groups=groups))
         return name
 
     def linear(self, source: str, rows: int, *, wide: bool = False, bits: int = 4,
                zero_point: int = 0) -> str:
-        """A linear layer over a flat tensor; a wide one gives logits."""
+        """A linear layer over a flat tensor; a wide one gives logits of about -1..1."""
         name, node = self._gemm("linear", source, (rows, self.tensors[source].shape[0]),
-                                (rows, 1, 1), bits, zero_point, None)
-        if wide:
-            self.layers[name] = _share_shift(self.layers[name])
-        self.nodes.append(Linear(**node, wide=wide))
+                                (rows, 1, 1), bits, zero_point, None, wide)
+        self.nodes.append(Linear(**node))
+        return name
+
+    def host(self, inputs: tuple[str, ...], shape: tuple[int, int, int], *,
+             keeps: tuple[str, ...] = (), ops: tuple[str, ...] = (), bits: int = 4,
+             zero_point: int = 0) -> str:
+        """A host node that gives one tensor, of a scale that suits values in -1..1."""
+        name = self._tensor("host", shape, bits, zero_point, 2 / numerics.act_max(bits))
+        self.nodes.append(Host(name=name, inputs=inputs, outputs=(name,), keeps=keeps, ops=ops))
         return name
 
     def max_pool(self, source: str, kernel=2, *, stride=2, padding=(0, 0, 0, 0)) -> str:
@@ -118,11 +134,21 @@ class GraphBuilder:
 
     def build(self, name: str = "random") -> IntGraph:
         """The graph whose output is the last tensor made."""
+        last = list(self.tensors)[-1]
+        if getattr(self.nodes[-1], "wide", False):
+            self.layers[last] = _share_shift(self.layers[last])
+            self._step(last)
         header = Header(name=name, tensors=tuple(self.tensors.values()), nodes=tuple(self.nodes),
-                        input=INPUT, output=self.nodes[-1].output, ratio=str(self.ratio),
-                        tile_rows=self.tile_rows, logit_scale=2.0**-20,
+                        input=None if self.host_inputs else INPUT, host_inputs=self.host_inputs,
+                        output=last, ratio=str(self.ratio), tile_rows=self.tile_rows,
+                        logit_scale=self.tensors[last].scale,
                         provenance={"made by": "tests/quant/graphs.py"})
         return IntGraph(header, self.layers)
+
+    def _step(self, name: str) -> None:
+        """Give a wide tensor its scale."""
+        scale = 2.0 ** -int(self.layers[name].shift.max())
+        self.tensors[name] = self.tensors[name].model_copy(update={"scale": scale})
 
     def _window(self, source: str, kernel, stride, padding) -> tuple[int, int]:
         _, height, width = self.tensors[source].shape
@@ -138,11 +164,13 @@ class GraphBuilder:
         return name
 
     def _gemm(self, kind: str, source: str, shape: tuple[int, ...], out: tuple[int, int, int],
-              bits: int, zero_point: int, residual: str | None) -> tuple[str, dict]:
+              bits: int, zero_point: int, residual: str | None,
+              wide: bool) -> tuple[str, dict]:
         """Random arrays of one layer, and the fields that conv and linear nodes share."""
         name = self._tensor(kind, out, bits, zero_point)
         low, high = zero_point, numerics.act_max(bits)
-        centre, node = (low + high) / 2, None
+        spread, centre = (2, 0.0) if wide else (high - low, (low + high) / 2)
+        node = None
         if residual is not None:
             top = numerics.act_max(self.tensors[residual].bits)
             real = min(self.rng.uniform(0.1, 0.9) * high / top, MOST_REAL)
@@ -152,10 +180,13 @@ class GraphBuilder:
         scheme = self.rng.permutation(np.repeat(np.arange(len(Scheme)), counts))
         values = np.stack([self.rng.choice(numerics.weight_values(Scheme(s)), shape[1:])
                            for s in scheme])
+        _fit_accumulator(values.reshape(len(values), -1), self.tensors[source].bits)
         self.layers[name] = _requantisation(self.rng, values, scheme, self.tensors[source].bits,
-                                            (high - low) * self.rng.uniform(0.2, 0.5), centre)
+                                            spread * self.rng.uniform(0.2, 0.5), centre)
+        if wide:
+            self._step(name)
         return name, {"name": name, "input": source, "output": name, "low": low, "high": high,
-                      "residual": node}
+                      "residual": node, "wide": wide}
 
 
 def _requantisation(rng: np.random.Generator, values: np.ndarray, scheme: np.ndarray, bits: int,
@@ -172,6 +203,18 @@ def _requantisation(rng: np.random.Generator, values: np.ndarray, scheme: np.nda
         shift.append(s)
         bias.append((1 << s - 1) + round(centre * 2**s) - mean * m)
     return LayerArrays(values, scheme, multiplier, bias, shift)
+
+
+def _fit_accumulator(rows: np.ndarray, bits: int) -> None:
+    """Zero the second half of rows that could leave the accumulator, until they cannot."""
+    terms = rows.shape[1]
+    while True:
+        low, high = numerics.acc_bounds(rows, bits)
+        too_large = np.maximum(-low, high) >= 1 << numerics.ACC_BITS - 1
+        if not too_large.any():
+            return
+        terms //= 2
+        rows[too_large, terms:] = 0
 
 
 def _share_shift(layer: LayerArrays) -> LayerArrays:
@@ -200,6 +243,59 @@ def residual_graph(seed: int, channels: int = 16, size: int = 8, classes: int = 
     second = build.conv(inner, 2 * channels, residual=shortcut)
     build.linear(build.flatten(build.avg_pool(second)), classes, wide=True)
     return build.build(f"residual-{seed}")
+
+
+def edited(graph: IntGraph, tensors=None, nodes=None, layers=None, **header) -> IntGraph:
+    """``graph`` built again: ``tensors`` and ``nodes`` map a name to fields that change."""
+    content = graph.header.model_dump(mode="json")
+    for part, changes in (("tensors", tensors or {}), ("nodes", nodes or {})):
+        for entry in content[part]:
+            entry.update(changes.get(entry["name"], {}))
+    new = dict(graph.layers)
+    for name, fields in (layers or {}).items():
+        new[name] = dataclasses.replace(new[name], **fields)
+    return IntGraph(Header.model_validate(content | header), new)
+
+
+TOKENS = 20         #: different ones that sequence_graph takes
+
+
+def sequence_graph(seed: int, channels: int = 8, length: int = 5, classes: int = 3) -> IntGraph:
+    """Embedding, attention of one head, a sum and a classifier, as ``sequence_host`` knows them."""
+    build = GraphBuilder(np.random.default_rng(seed), ("tokens", "mask"))
+    shape = (channels, length, 1)
+    x = build.host(("tokens",), shape, keeps=("stream",), ops=("embedding",), zero_point=7)
+    query, value = (build.conv(x, channels, 1, bits=8, wide=True) for _ in range(2))
+    y = build.host((query, x, value, "mask"), shape, ops=("matmul", "softmax"), zero_point=8)
+    z = build.conv(y, channels, 1, bits=8, wide=True)
+    pooled = build.host((z, "stream"), (channels, 1, 1), ops=("add", "tanh"), bits=8,
+                        zero_point=128)
+    build.linear(pooled, classes, bits=8, wide=True)
+    return build.build(f"sequence-{seed}")
+
+
+def random_tokens(graph: IntGraph, rng: np.random.Generator,
+                  count: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs for ``graph``, a sequence graph: int64 (count, length) tokens, and their mask."""
+    length = next(spec.shape[1] for spec in graph.header.tensors)
+    tokens = rng.integers(0, TOKENS, (count, length))
+    return tokens, (np.arange(length) < rng.integers(1, length + 1, (count, 1))).astype(np.int64)
+
+
+def sequence_host(node: Host, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The float operations of :func:`sequence_graph`; vectors are (N, C, length, 1)."""
+    parts = list(given.values())
+    if "embedding" in node.ops:
+        channels = np.arange(1, 9, dtype=np.float32)[:, None]
+        stream = np.cos(channels * parts[0][:, None] / 3)[..., None].astype(np.float32)
+        return {node.outputs[0]: stream, "stream": stream}
+    if "softmax" in node.ops:
+        query, key, value = (part[..., 0] for part in parts[:3])
+        scores = np.einsum("ncq,nck->nqk", query, key) + np.where(parts[3], 0, -1e4)[:, None]
+        weights = np.exp(scores - scores.max(2, keepdims=True))
+        mixed = np.einsum("nqk,nck->ncq", weights / weights.sum(2, keepdims=True), value)
+        return {node.outputs[0]: mixed[..., None].astype(np.float32)}
+    return {node.outputs[0]: np.tanh(parts[0] + parts[1])[:, :, :1]}
 
 
 def random_graph(rng: np.random.Generator, layers: int = 4, channels: int = 6,

@@ -14,7 +14,7 @@ from quant import cli, evaluate, golden, train
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
     argv = ["--subset", "128", "--batch-size", "16", "--float-epochs", "2", "--epochs", "1",
-            "--width", "4", "--out", str(out), "-q"]
+            "--width", "4", "--no-plots", "--no-tensorboard", "--out", str(out), "-q"]
     assert cli.run(train.main, argv) == 0
     return out / "digits"
 
@@ -36,7 +36,7 @@ def test_same_figures_as_training(trained, capsys) -> None:
     recorded = json.loads((trained / "result.json").read_text())
     assert cli.run(evaluate.main, [str(trained), "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)
-    for key in ("accuracy", "agreement", "digest", "images"):
+    for key in ("accuracy", "agreement", "digest", "images", "integer_images", "method", "model"):
         assert measured[key] == recorded[key]
 
 
@@ -53,14 +53,15 @@ def test_missing_run(tmp_path, capsys) -> None:
     assert "no run at" in failure(tmp_path / "none", capsys)
 
 
-@pytest.mark.parametrize("file", ["result.json", "graph.safetensors", "checkpoint.pt"])
+@pytest.mark.parametrize("file", ["config.json", "result.json", "graph.safetensors",
+                                  "quantised.pt", "metrics.jsonl"])
 def test_incomplete_run(run, file, capsys) -> None:
     (run / file).unlink()
     assert f"{file} is missing" in failure(run, capsys)
 
 
 @pytest.mark.parametrize("file", ["config.json", "result.json", "graph.safetensors",
-                                  "checkpoint.pt", "float.pt"])
+                                  "quantised.pt", "float.pt"])
 def test_truncated_file(run, file, capsys) -> None:
     content = (run / file).read_bytes()
     (run / file).write_bytes(content[: len(content) // 2])
@@ -80,15 +81,58 @@ def test_checkpoint_of_another_network(run, capsys) -> None:
 
 
 def test_unknown_dataset(trained, capsys) -> None:
-    assert cli.run(evaluate.main, [str(trained), "--dataset", "imagenet"]) == 2
-    assert capsys.readouterr().err == "error: unknown dataset 'imagenet'\n"
+    assert cli.run(evaluate.main, [str(trained), "--dataset", "mnist"]) == 2
+    assert capsys.readouterr().err == (
+        "error: unknown dataset 'mnist'; known are digits, fashion-mnist, cifar10, cifar100, "
+        "imagenet, sst2, mnli, movies\n")
+
+
+@pytest.mark.parametrize(("method", "kinds"), [
+    ("float32", ["float32"]),
+    ("apot4", ["float32", "fake-quantised, torch"]),
+    ("fixed4+fixed8", ["float32", "fake-quantised, torch", "integers, torch",
+                       "integers, golden model"]),
+])
+def test_every_kind_of_run(method, kinds, tmp_path, capsys) -> None:
+    argv = ["--subset", "64", "--batch-size", "16", "--float-epochs", "1", "--epochs", "1",
+            "--width", "4", "--method", method, "--first-last", "w8a8", "--act-bits", "8",
+            "--no-plots", "--no-tensorboard", "--out", str(tmp_path), "--json"]
+    assert cli.run(train.main, argv) == 0
+    recorded = json.loads(capsys.readouterr().out)
+    assert cli.run(evaluate.main, [str(tmp_path / "digits"), "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert {key: recorded[key] for key in measured} == measured
+    assert cli.run(evaluate.main, [str(tmp_path / "digits")]) == 0
+    table = capsys.readouterr().out
+    assert [kind for kind in ("float32", "fake-quantised, torch", "integers, torch",
+                              "integers, golden model") if f" {kind} " in table] == kinds
+    assert ("no integer graph" in table) == (len(kinds) < 4)
+
+
+def test_fewer_integer_samples(trained, capsys) -> None:
+    argv = [str(trained), "--integer-samples", "20"]
+    assert cli.run(evaluate.main, [*argv, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["integer_images"] == 20 and result["images"] == 360
+    vectors = np.load(trained / "vectors.npz")
+    expected = (vectors["logits"][:20].argmax(1) == vectors["labels"][:20]).mean()
+    assert result["accuracy"]["integer"] == expected
+    assert cli.run(evaluate.main, argv) == 0
+    assert "integers, torch (first 20)" in capsys.readouterr().out
+    assert cli.run(evaluate.main, [str(trained), "--integer-samples", "0"]) == 2
+
+
+def test_plots_on_demand(run, capsys) -> None:
+    assert cli.run(evaluate.main, [str(run), "--plots"]) == 0
+    assert {file.name for file in (run / "plots").iterdir()} == {"curves.png", "schemes.png",
+                                                                 "weights.png"}
 
 
 def test_bit_difference_is_an_error(trained, monkeypatch, capsys) -> None:
     original = golden.run
 
-    def off_by_one(graph, images: np.ndarray) -> dict[str, np.ndarray]:
-        tensors = original(graph, images)
+    def off_by_one(graph, images: np.ndarray, host: object) -> dict[str, np.ndarray]:
+        tensors = original(graph, images, host)
         tensors["logits"][7, 3] += 1
         return tensors
 

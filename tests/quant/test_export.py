@@ -11,23 +11,33 @@ import torch
 from torch import nn
 
 from quant import golden, inference, numerics
-from quant.assign import assign
-from quant.export import ExportError, encode_row, export, fold_batch_norm, snap_shortcuts
+from quant.activations import ActQuantiser, QuantAvgPool
+from quant.capture import UnsupportedLayer
+from quant.export import export
 from quant.intgraph import Conv, IntGraph
 from quant.layers import quantised_layers
-from quant.models.tiny_resnet import TinyResNet
+from quant.models import build
 from quant.numerics import Scheme
-from quant.prepare import UnsupportedLayer, calibrate, prepare
+from quant.prepare import calibrate, prepare
 from quant.ratio import Ratio
+from quant.stages import (
+    ExportError,
+    align_scales,
+    encode_mean,
+    encode_row,
+    fold_batch_norm,
+    scale_of,
+    stages,
+)
 from tests.quant.graphs import random_graph, random_images, residual_graph
 
 RATIO = Ratio.parse("50:30:20")
 
 
-def random_model(seed: int, channels: int = 1, size: int = 8) -> nn.Module:
+def random_model(seed: int, shape: tuple[int, int, int] = (1, 8, 8)) -> nn.Module:
     """A prepared network with random batch-norm, gammas of both signs and one of zero."""
     torch.manual_seed(seed)
-    model = TinyResNet(channels, 5, width=6)
+    model = build("tiny", shape=shape, classes=5, width=6)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, -1, 2)
@@ -35,16 +45,17 @@ def random_model(seed: int, channels: int = 1, size: int = 8) -> nn.Module:
             nn.init.uniform_(module.running_mean, -0.3, 0.3)
             nn.init.uniform_(module.running_var, 0.2, 2)
             module.weight.data[0] = 0
-    prepared = prepare(model.eval())
-    calibrate(prepared, torch.rand(64, channels, size, size))
-    eigenvalues = {n: torch.rand(len(m.weight)) for n, m in quantised_layers(prepared).items()}
-    assign(prepared, eigenvalues, RATIO, 8)
-    snap_shortcuts(prepared)
+    prepared = prepare(model.eval(), torch.rand(2, *shape))
+    calibrate(prepared, torch.rand(64, *shape))
+    for layer in quantised_layers(prepared).values():
+        counts = torch.tensor(RATIO.rows(len(layer.weight), 8))
+        layer.assign(torch.repeat_interleave(torch.arange(3), counts).to(torch.uint8))
+    align_scales(prepared)
     return prepared.eval()
 
 
 def lower(model: nn.Module, shape=(1, 8, 8)) -> IntGraph:
-    return export(model, name="test", ratio=RATIO, tile_rows=8, input_shape=shape)
+    return export(model, torch.rand(1, *shape), name="test", ratio=RATIO, tile_rows=8)
 
 
 def test_integers_equal_the_golden_model_and_follow_fake_quantisation(seed) -> None:
@@ -56,13 +67,13 @@ def test_integers_equal_the_golden_model_and_follow_fake_quantisation(seed) -> N
     with torch.no_grad():
         fake = model(torch.from_numpy(images) / 255).double().numpy()
     difference = np.abs(logits * graph.header.logit_scale - fake).max(1)
-    assert np.median(difference) < 0.001 * fake.std()
-    assert (logits.argmax(1) == fake.argmax(1)).mean() >= 0.97
+    assert np.median(difference) < 1e-4 * fake.std()
+    assert (logits.argmax(1) == fake.argmax(1)).mean() >= 0.99
 
 
 @pytest.mark.parametrize("shape", [(3, 9, 7), (1, 5, 12)])
 def test_other_image_sizes(seed, shape) -> None:
-    model = random_model(seed, shape[0])
+    model = random_model(seed, shape)
     images = np.random.default_rng(seed).integers(256, size=(20, *shape), dtype=np.uint8)
     assert inference.verify(lower(model, shape), images).shape == (20, 5)
 
@@ -74,17 +85,17 @@ def test_every_tensor_is_that_of_the_network(seed) -> None:
     images = np.random.default_rng(seed).integers(256, size=(50, 1, 8, 8), dtype=np.uint8)
     tensors = golden.run(graph, images)
     seen = {}
-    least = {"relu": 0.9995, "layer1.0.relu1": 0.999, "layer1.0.relu2": 0.998,
-             "layer2.0.downsample.2": 0.98, "avgpool": 0.98}       # differences add up
-    for name in least:
-        model.get_submodule(name).register_forward_hook(
-            lambda _m, _i, out, name=name: seen.__setitem__(name, out.detach().numpy()))
+    for name, module in model.named_modules():
+        if isinstance(module, ActQuantiser | QuantAvgPool):
+            module.register_forward_hook(
+                lambda _m, _i, out, name=name: seen.__setitem__(name, out.detach().numpy()))
     with torch.no_grad():
         model(torch.from_numpy(images) / 255)
+    assert len(seen) == 10
     for name, fake in seen.items():
-        spec = graph.tensor(name.removesuffix(".2"))
-        real = (tensors[spec.name] - spec.zero_point) * spec.scale
-        assert (np.abs(real - fake) < spec.scale / 2).mean() > least[name], name
+        spec = graph.tensor(name)
+        real = (tensors[name] - spec.zero_point) * spec.scale
+        assert (np.abs(real - fake) < spec.scale / 2).mean() > 0.9995, name
 
 
 def test_batch_norm_folds_exactly(seed) -> None:
@@ -131,14 +142,50 @@ def test_shortcut_operands_are_exact_after_snapping(seed) -> None:
 
 def test_shortcut_that_is_too_fine_is_coarsened(seed) -> None:
     model = random_model(seed)
-    shortcut = model.layer2[0].downsample[-1]
+    shortcut = model.get_submodule("layer2.0.downsample.1_quant")
     with torch.no_grad():
         shortcut.clip.mul_(1e-3)
     with pytest.raises(ExportError, match=r"'layer2.0.downsample.0'.*too large"):
         lower(model)
-    snap_shortcuts(model)
+    assert align_scales(model) == 0
     layer = lower(model).layers["layer2.0.downsample.0"]
     assert 3.9 < (layer.multiplier / 2.0**layer.shift).max() < 4
+
+
+def test_row_with_dead_inputs_is_tamed(seed) -> None:
+    """A tiny variance makes a multiplier that M cannot express; gamma gives in, the mean stays."""
+    model = random_model(seed)
+    norm = model.layer1.get_submodule("0").bn1
+    norm.running_var[2] = 0
+    with torch.no_grad():
+        norm.weight[2] = 100.0
+    before = norm(norm.running_mean.view(1, -1, 1, 1))
+    with pytest.raises(ExportError, match=r"'layer1.0.conv1'.*too large"):
+        lower(model)
+    assert align_scales(model) == 1
+    torch.testing.assert_close(norm(norm.running_mean.view(1, -1, 1, 1)), before,
+                               atol=1e-3, rtol=0)
+    layer = lower(model).layers["layer1.0.conv1"]
+    assert 3.9 < layer.multiplier[2] / 2.0**layer.shift[2] < 4
+
+
+def test_multipliers_are_exact_after_alignment(seed) -> None:
+    """What fake quantisation multiplies with is M / 2^S, within float32."""
+    model = random_model(seed)
+    graph = lower(model)
+    for stage in stages(model).values():
+        if stage.quantiser is None:
+            continue
+        layer = graph.layers[stage.name]
+        steps = stage.steps(scale_of(stage.source), stage.quantiser.scale.item()).abs().numpy()
+        np.testing.assert_allclose(layer.multiplier / 2.0**layer.shift, steps, rtol=5e-7)
+
+
+def test_training_only_scheme_is_refused(seed) -> None:
+    model = random_model(seed)
+    model.fc.scheme[0] = 3
+    with pytest.raises(ExportError, match="'fc' has rows of a scheme that is for training only"):
+        lower(model)
 
 
 def test_classifier_rows_share_a_shift(seed) -> None:
@@ -159,6 +206,16 @@ def test_encoded_row_is_near_and_fits(factor, offset) -> None:
         assert m >> 15 == 1                                             # normalised
 
 
+@pytest.mark.parametrize(("area", "bits"),
+                         [(area, bits) for area in range(1, 65) for bits in (4, 8)] + [(196, 4)])
+def test_encoded_mean_is_exact(area, bits) -> None:
+    steps = min(area, 255 // (2**bits - 1))
+    m, b, s = encode_mean(steps, area)
+    assert 0 < m < 1 << 16
+    total = np.arange((2**bits - 1) * area + 1)
+    np.testing.assert_array_equal(total * m + b >> s, (2 * total * steps + area) // (2 * area))
+
+
 @pytest.mark.parametrize(("factor", "offset"), [(4.5, 0.0), (0.5, 1e10), (math.nan, 0.0)])
 def test_row_that_does_not_fit_is_refused(factor, offset) -> None:
     with pytest.raises(ValueError, match=r"multiplier|bias"):
@@ -173,9 +230,41 @@ def test_scale_that_does_not_fit_names_the_layer(seed) -> None:
         lower(model)
 
 
-def test_other_models_are_refused() -> None:
-    with pytest.raises(UnsupportedLayer, match="Sequential"):
-        lower(nn.Sequential(nn.Linear(1, 1)))
+def padded(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.ZeroPad2d((1, 0, 1, 0)), nn.Conv2d(2, 4, 3, stride=2), nn.ReLU6(),
+                         *layers)
+
+
+@pytest.mark.parametrize(("layers", "nodes"), [
+    ([nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1),
+      nn.Flatten(), nn.Linear(4, 3)], "conv conv avg_pool flatten linear"),
+    ([nn.ZeroPad2d((0, 1, 0, 1)), nn.MaxPool2d(2), nn.Dropout(0.5), nn.Conv2d(4, 3, 1)],
+     "conv max_pool conv"),
+    ([nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 5), nn.BatchNorm1d(5), nn.ReLU(),
+      nn.Linear(5, 2, bias=False)], "conv avg_pool flatten linear linear"),
+    ([nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 4), nn.Flatten(), nn.Linear(2, 2)],
+     "conv conv conv flatten linear"),
+    ([nn.AvgPool2d(4), nn.Flatten()], "conv avg_pool flatten"),
+])
+def test_other_networks(seed, layers, nodes) -> None:
+    """Padding on some sides, depthwise, signed tensors, pools, batch-norm of a linear layer."""
+    torch.manual_seed(seed)
+    model = prepare(padded(*layers).eval(), torch.rand(2, 2, 8, 8))
+    calibrate(model, torch.rand(32, 2, 8, 8))
+    align_scales(model)
+    graph = lower(model, (2, 8, 8))
+    assert " ".join(n.op for n in graph.nodes) == nodes
+    images = np.random.default_rng(seed).integers(256, size=(32, 2, 8, 8), dtype=np.uint8)
+    logits = inference.verify(graph, images)
+    with torch.no_grad():
+        fake = model(torch.from_numpy(images) / 255).double().flatten(1).numpy()
+    np.testing.assert_allclose(logits * graph.header.logit_scale, fake, atol=1e-3 * fake.std())
+
+
+def test_padding_of_a_signed_tensor_before_a_pool_is_refused(seed) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ZeroPad2d(1), nn.MaxPool2d(2), nn.Conv2d(2, 1, 1))
+    with pytest.raises(UnsupportedLayer, match="signed"):
+        lower(prepare(model, torch.rand(2, 1, 8, 8)))
 
 
 @pytest.mark.parametrize("offset", range(20))
@@ -196,7 +285,7 @@ def test_difference_is_reported_with_its_place(seed, monkeypatch) -> None:
     images = np.random.default_rng(seed).integers(256, size=(6, 1, 8, 8))
     original = golden.run
 
-    def off_by_one(graph, images):
+    def off_by_one(graph, images, host=None):
         tensors = original(graph, images)
         if len(images) == 2:            # the last batch
             tensors["layer1.0.relu2"][1, 2, 3, 4] += 1
@@ -210,9 +299,10 @@ def test_difference_is_reported_with_its_place(seed, monkeypatch) -> None:
 def test_wrong_shape_is_a_difference(seed, monkeypatch) -> None:
     graph = lower(random_model(seed))
     original = golden.run
-    monkeypatch.setattr(golden, "run", lambda g, x: original(g, x) | {"fc": np.zeros((1, 1))}
+    monkeypatch.setattr(golden, "run", lambda g, x, _host=None: original(g, x)
+                        | {"fc": np.zeros((1, 1))}
                         | {"logits": np.zeros((len(x), 5), np.int64)})
-    monkeypatch.setattr(inference, "run", lambda g, x: {
+    monkeypatch.setattr(inference, "run", lambda g, x, _host=None: {
         k: torch.from_numpy(v) for k, v in original(g, x.numpy()).items()} | {"fc": torch.zeros(1)})
     with pytest.raises(inference.Mismatch, match="computes"):
         inference.verify(graph, np.zeros((1, 1, 8, 8), np.int64))

@@ -1,21 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
 """The golden model against loops over Python integers that share no code with it."""
 
+import math
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quant import golden
-from quant.intgraph import AvgPool, Conv, Flatten, IntGraph, Linear, MaxPool
-from tests.quant.graphs import INPUT, GraphBuilder, random_graph, random_images, residual_graph
+from quant import golden, inference
+from quant.intgraph import AvgPool, Conv, Flatten, Host, IntGraph, Linear, MaxPool
+from tests.quant.graphs import (
+    INPUT,
+    GraphBuilder,
+    random_graph,
+    random_images,
+    random_tokens,
+    residual_graph,
+    sequence_graph,
+    sequence_host,
+)
 
 
-def naive(graph: IntGraph, image: np.ndarray) -> dict[str, list]:
+def naive(graph: IntGraph, image: np.ndarray | tuple[np.ndarray, ...],
+          host: golden.HostCallback | None = None) -> dict[str, list]:
     """Every tensor as nested lists of Python integers, for one image."""
     specs = {spec.name: spec for spec in graph.header.tensors}
-    tensors = {graph.header.input: image.tolist()}
+    tensors = {} if host else {graph.header.input: image.tolist()}
+    floats = dict(zip(graph.header.host_inputs, [part[None] for part in image], strict=True)) \
+        if host else {}
     for node in graph.header.nodes:
+        if isinstance(node, Host):
+            given = {name: floats[name] if name in floats else
+                     real(graph, specs[name], tensors[name]) for name in node.inputs}
+            floats |= host(node, given)
+            tensors |= {name: codes(specs[name], floats.pop(name)[0]) for name in node.outputs}
+            continue
         channels, height, width = specs[node.output].shape
         source, pad = tensors[node.input], specs[node.input].zero_point
         match node:
@@ -42,6 +63,23 @@ def naive(graph: IntGraph, image: np.ndarray) -> dict[str, list]:
                           for c in range(channels)]
         tensors[node.output] = result
     return tensors
+
+
+def real(graph: IntGraph, spec, tensor: list) -> np.ndarray:
+    """One value after the other; the wide tensors of a sequence graph have their layers' names."""
+    if spec.name in graph.layers:
+        steps = [2.0 ** -int(s) for s in graph.layers[spec.name].shift]
+    else:
+        steps = [spec.scale] * len(tensor)
+    return np.array([[[[np.float32(step * (v - spec.zero_point)) for v in line]
+                       for line in plane] for step, plane in zip(steps, tensor, strict=True)]])
+
+
+def codes(spec, values: np.ndarray) -> list:
+    """Rounded by Python from the exact quotient's nearest float32."""
+    step, top = np.float32(spec.scale), 2**spec.bits - 1
+    return [[[min(max(math.floor(float(v / step + np.float32(0.5))) + spec.zero_point, 0), top)
+              for v in line] for line in plane] for plane in values]
 
 
 def window(node, plane: list, outside: int | None, y: int, x: int, padding: tuple) -> list[int]:
@@ -125,6 +163,91 @@ def test_builder_gives_lively_outputs(seed):
             inside = (tensors[node.output] > node.low) & (tensors[node.output] < node.high)
             assert inside.mean() > 0.3, node.name
     assert {int(s) for layer in graph.layers.values() for s in layer.scheme} == {0, 1, 2}
+
+
+# The host's part
+
+def test_sequence_with_host_nodes(seed):
+    graph = sequence_graph(seed)
+    tokens, mask = random_tokens(graph, np.random.default_rng(seed), 3)
+    got = golden.run(graph, (tokens, mask), sequence_host)
+    assert set(got) == {spec.name for spec in graph.header.tensors}
+    for index, image in enumerate(zip(tokens, mask, strict=True)):
+        for name, expected in naive(graph, image, sequence_host).items():
+            assert got[name][index].tolist() == expected, f"tensor {name} of image {index}"
+
+
+def test_sequence_tensors_are_lively(seed):
+    graph = sequence_graph(seed)
+    inputs = random_tokens(graph, np.random.default_rng(seed), 32)
+    tensors = golden.run(graph, inputs, sequence_host)
+    for node in graph.nodes:
+        if isinstance(node, Host):
+            values = tensors[node.outputs[0]]
+            assert len(np.unique(values)) > 8, node.name
+
+
+@pytest.mark.parametrize("batch", [5, 32])
+def test_torch_and_golden_model_agree_on_a_graph_with_host_nodes(seed, batch):
+    graph = sequence_graph(seed)
+    inputs = random_tokens(graph, np.random.default_rng(seed), 32)
+    logits = inference.verify(graph, inputs, batch=batch, host=sequence_host)
+    assert np.array_equal(logits, golden.logits(graph, inputs, sequence_host))
+    assert logits.shape == (32, 3) and len(np.unique(logits)) > 3
+
+
+def test_host_reads_real_values_and_gives_codes():
+    """Scale 1/16, zero point 3, on the way there and back; outside the codes it saturates."""
+    build = GraphBuilder(np.random.default_rng(1), (1, 1, 4), bits=4, zero_point=3)
+    build.host((INPUT,), (1, 1, 4), zero_point=3)
+    build.tensors["host0"] = build.tensors["host0"].model_copy(update={"scale": 1 / 16})
+    image = np.array([[[[0, 3, 7, 15]]]])
+
+    def host(node: Host, given: dict) -> dict:
+        assert given[INPUT].dtype == np.float32
+        assert given[INPUT].tolist() == [[[[-3 / 16, 0, 4 / 16, 12 / 16]]]]
+        return {"host0": given[INPUT] * np.float32(1.125)}      # -3.375, 0, 4.5, 13.5 steps
+
+    assert golden.run(build.build(), image, host)["host0"].tolist() == [[[[0, 3, 8, 15]]]]
+    ours = inference.run(build.build(), torch.from_numpy(image), host)
+    assert ours["host0"].tolist() == [[[[0, 3, 8, 15]]]]
+
+
+def test_run_refuses_a_host_that_does_not_fit(seed):
+    graph = sequence_graph(seed)
+    inputs = random_tokens(graph, np.random.default_rng(seed), 2)
+    with pytest.raises(ValueError, match="runs embedding on the host, and no host was given"):
+        golden.run(graph, inputs)
+    with pytest.raises(ValueError, match="takes 2 host inputs, a tuple of arrays: tokens, mask"):
+        golden.run(graph, inputs[:1], sequence_host)
+    first = graph.nodes[0].outputs[0]
+    for change, message in [
+            (lambda a: a.astype(np.float64), r"gave 'host0' as float64 of \(8, 5, 1\); finite"),
+            (lambda a: a[:, 1:], r"gave 'host0' as float32 of \(7, 5, 1\); .* of \(8, 5, 1\) is"),
+            (lambda a: a / np.float32(0), "finite float32")]:
+        def host(node: Host, given: dict, change=change) -> dict:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return {n: change(a) for n, a in sequence_host(node, given).items()}
+        with pytest.raises(ValueError, match=message):
+            golden.run(graph, inputs, host)
+    with pytest.raises(ValueError, match=r"gave \['host0'\], not \['host0', 'stream'\]"):
+        golden.run(graph, inputs, lambda node, given: {first: sequence_host(node, given)[first]})
+
+
+def test_mismatch_is_found_behind_a_host_node(seed):
+    graph = sequence_graph(seed)
+    inputs = random_tokens(graph, np.random.default_rng(seed), 2)
+    asked = []
+
+    def host(node: Host, given: dict) -> dict:
+        asked.append(node.name)
+        answer = sequence_host(node, given)
+        if asked.count("host3") == 2 and node.name == "host3":      # the golden model's turn
+            answer["host3"] = -answer["host3"]
+        return answer
+
+    with pytest.raises(inference.Mismatch, match=r"tensor 'host3' at \(0, "):
+        inference.verify(graph, inputs, host=host)
 
 
 def test_logits_are_the_output_per_image(seed):

@@ -2,10 +2,10 @@
 """The training command: what it writes, how it fails, how it is interrupted, that it repeats."""
 
 import csv
+import dataclasses
 import functools
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,38 +15,71 @@ import numpy as np
 import pytest
 import torch
 
-from quant import cli, golden, inference, layers, pipeline, qat, train
-from quant.config import PRESETS, TrainConfig
+from quant import cli, golden, inference, pipeline, train
+from quant.config import TrainConfig
+from quant.data import ArraySplit, Dataset
 from quant.intgraph import IntGraph
-from quant.models.tiny_resnet import TinyResNet
+from quant.models.weights import IMAGENET_STD
 from quant.numerics import Scheme
 from quant.progress import Progress
 from quant.ratio import Ratio
+from quant.runs import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = ["--subset", "128", "--batch-size", "16", "--float-epochs", "3", "--epochs", "2",
-         "--reassign-every", "1", "--width", "4", "--tile-rows", "8"]
+         "--reassign-every", "1", "--width", "4", "--tile-rows", "8", "--no-plots",
+         "--no-tensorboard"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A short run: its folder and its result."""
     out = tmp_path_factory.mktemp("runs")
-    assert cli.run(train.main, [*SHORT, "--out", str(out), "--name", "short", "-q"]) == 0
+    argv = [*SHORT, "--tensorboard", "--plots", "--out", str(out), "--name", "short", "-q"]
+    assert cli.run(train.main, argv) == 0
     return out / "short", json.loads((out / "short/result.json").read_text())
 
 
 def test_folder_is_complete(run) -> None:
     path, result = run
     assert {file.name for file in path.iterdir()} == {
-        "config.json", "metrics.csv", "float.pt", "checkpoint.pt", "schemes.csv",
-        "graph.safetensors", "vectors.npz", "result.json"}
+        "config.json", "metrics.csv", "metrics.jsonl", "float.pt", "quantised.pt", "schemes.csv",
+        "graph.safetensors", "vectors.npz", "result.json", "tensorboard", "plots"}
     assert (path.parent / "latest").readlink() == Path("short")
     assert TrainConfig.load(path / "config.json").tile_rows == 8
+    assert [change["epoch"] for change in result["reassignments"]] == [0, 1]
+    assert {file.name for file in (path / "plots").iterdir()} == {"curves.png", "schemes.png",
+                                                                  "weights.png"}
+
+
+def test_metrics(run) -> None:
+    path, result = run
     rows = list(csv.DictReader((path / "metrics.csv").read_text().splitlines()))
     assert [(r["stage"], r["epoch"]) for r in rows] == [
         ("float", "1"), ("float", "2"), ("float", "3"), ("quantised", "1"), ("quantised", "2")]
-    assert [change["epoch"] for change in result["reassignments"]] == [0, 1]
+    assert [r["changed"] for r in rows[:4]] == [""] * 4
+    change = result["reassignments"][1]
+    assert int(rows[4]["changed"]) == change["changed"]
+    assert float(rows[4]["churn"]) == change["changed"] / change["rows"]
+    assert float(rows[2]["test_accuracy"]) == result["accuracy"]["float"]
+    records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert [{k: "" if v is None else str(v) for k, v in record.items()} for record in records] \
+        == rows
+
+
+def test_tensorboard_has_the_metrics(run) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    path, _ = run
+    events = EventAccumulator(str(path / "tensorboard"), {"histograms": 0}).Reload()
+    rows = list(csv.DictReader((path / "metrics.csv").read_text().splitlines()))
+    for key in ("loss", "test_accuracy", "lr"):
+        seen = events.Scalars(f"epoch/{key}")
+        assert [event.step for event in seen] == [1, 2, 3, 4, 5]
+        assert [event.value for event in seen] == pytest.approx([float(r[key]) for r in rows])
+    assert [event.step for event in events.Scalars("epoch/churn")] == [5]
+    assert [event.step for event in events.Histograms("alpha/conv1")] == [4, 5]
+    assert len([tag for tag in events.Tags()["scalars"] if tag.startswith("clip/")]) > 3
 
 
 def test_graph_has_the_rows_of_the_hardware(run) -> None:
@@ -97,16 +130,25 @@ def test_quiet_gives_the_result_only(tmp_path, capsys) -> None:
 @pytest.mark.parametrize(("argv", "message"), [
     (["--ratio", "65:30"], "ratio '65:30' is not of the form PoT4:Fixed4:Fixed8"),
     (["--ratio", "65:30:6"], "sums to 101"),
-    (["--dataset", "imagenet"], "unknown dataset 'imagenet'; known are digits, fashion-mnist"),
+    (["--dataset", "mnist"], "unknown dataset 'mnist'; known are digits, fashion-mnist"),
+    (["--model", "vgg"], "unknown model 'vgg'; known are tiny"),
+    (["--method", "int3"], "unknown method 'int3'; known are float32, fixed4"),
     (["--dataset", "fashion-mnist", "--data", "nowhere"], "apt-get install dataset-fashion-mnist"),
-    (["--tile-rows", "0"], "tile_rows must be at least 1, not 0"),
-    (["--epochs", "-1"], "epochs must be at least 0, not -1"),
-    (["--lr", "nan"], "lr must be positive"),
+    (["--size", "32"], "digits has no option --size"),
+    (["--tile-rows", "0"], "tile_rows should be greater than or equal to 1"),
+    (["--lr", "nan"], "lr should be a finite number"),
     (["--subset", "10"], "subset 10 is less than one batch"),
-    (["--seed", "x"], "argument --seed: invalid int value: 'x'"),
+    (["--batch-size", "2000"], "batch_size 2000 is more than the 1437 training samples"),
+    (["--model", "resnet18", "--stem", "imagenet"], "images of 8x8 pixels are too small"),
+    (["--pretrained", "none.pt"], "no checkpoint at none.pt"),
+    (["--config", "none.toml"], "none.toml cannot be read: No such file"),
+    (["--act-bits", "5"], "argument --act-bits: invalid choice: 5"),
     (["--name", "a/b"], "'a/b' cannot name a run"),
     (["--name", "latest"], "'latest' cannot name a run"),
+    (["--name", "x.partial"], "'x.partial' cannot name a run"),
     (["--out", __file__], "cannot write to"),
+    (["--resume", "nothing"], "no run nothing, neither here nor in runs, to go on with"),
+    (["--resume", "digits", "--name", "x"], "--resume has a name already: leave --name out"),
     (["--nonsense"], "unrecognized arguments: --nonsense"),
     pytest.param(["--device", "cuda"], "torch finds no CUDA device", marks=pytest.mark.skipif(
         torch.cuda.is_available(), reason="there is one")),
@@ -117,6 +159,103 @@ def test_error_of_the_user_is_one_line(argv, message, tmp_path, monkeypatch, cap
     out = capsys.readouterr()
     assert out.err.startswith("error: ") and message in out.err and out.err.count("\n") == 1
     assert out.out == "" and not (tmp_path / "runs").exists()
+
+
+def test_settings_of_a_file_and_flags_on_top(tmp_path, capsys) -> None:
+    (tmp_path / "c.toml").write_text('''
+        method = "fixed4+fixed8"
+        width = 4
+        tile_rows = 8
+        subset = 64
+        batch_size = 16
+        float_epochs = 0
+        epochs = 1
+        split = "kurtosis"
+        plots = false
+        tensorboard = false
+    ''')
+    argv = ["--config", str(tmp_path / "c.toml"), "--epochs", "0", "--out", str(tmp_path), "-q"]
+    assert cli.run(train.main, argv) == 0
+    config = TrainConfig.load(tmp_path / "digits/config.json")
+    assert (config.method, config.ratio, config.epochs, config.split, config.device) == (
+        "fixed4+fixed8", "0:95:5", 0, "kurtosis", pipeline.choose_device("auto"))
+    (tmp_path / "c.toml").write_text("colour = 1")
+    assert cli.run(train.main, ["--config", str(tmp_path / "c.toml")]) == 2
+    assert "unknown setting 'colour'; known are dataset, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["float32", "apot4", "apot4+fixed4"])
+def test_method_without_hardware(method, tmp_path, capsys) -> None:
+    argv = [*SHORT, "--float-epochs", "1", "--epochs", "1", "--method", method, "--out",
+            str(tmp_path), "--json"]
+    assert cli.run(train.main, argv) == 0
+    out = capsys.readouterr()
+    result = json.loads(out.out)
+    quantised = method != "float32"
+    assert set(result["accuracy"]) == ({"float", "quantised"} if quantised else {"float"})
+    assert result["digest"] is None
+    assert ("APoT-4 rows are for training only, no integer graph" in out.err) == quantised
+    found = {file.name for file in (tmp_path / "digits").iterdir()}
+    assert found == {"config.json", "metrics.csv", "metrics.jsonl", "float.pt", "result.json"} | (
+        {"quantised.pt", "schemes.csv"} if quantised else set())
+    if quantised:
+        rows = list(csv.DictReader((tmp_path / "digits/schemes.csv").read_text().splitlines()))
+        assert {row["scheme"] for row in rows} == {"APOT4"} | (
+            {"FIXED4"} if method == "apot4+fixed4" else set())
+
+
+def test_every_other_choice_at_once(tmp_path, capsys) -> None:
+    """A network from a checkpoint, 8-bit ends, other scores, bfloat16, AdamW."""
+    argv = [*SHORT, "--out", str(tmp_path), "--method", "float32", "--model", "resnet20",
+            "--float-epochs", "1", "--name", "first", "-q"]
+    assert cli.run(train.main, argv) == 0
+    argv = [*SHORT, "--out", str(tmp_path), "--model", "resnet20", "--pretrained",
+            str(tmp_path / "first/float.pt"), "--first-last", "w8a8", "--act-bits", "8",
+            "--assign", "fisher", "--split", "random", "--amp", "bf16", "--optimiser", "adamw",
+            "--lr", "1e-3", "--epochs", "1", "--integer-samples", "50", "--json"]
+    del argv[argv.index("--float-epochs"):argv.index("--float-epochs") + 2]
+    capsys.readouterr()
+    assert cli.run(train.main, argv) == 0
+    result = json.loads(capsys.readouterr().out)
+    first = json.loads((tmp_path / "first/result.json").read_text())
+    assert result["accuracy"]["float"] == first["accuracy"]["float"]
+    assert result["integer_images"] == 50 and result["images"] == 360
+    rows = list(result["rows"].values())
+    assert rows[0][:2] == rows[-1][:2] == [0, 0] and sum(rows[1][:2]) > 0
+    stages = {row["stage"] for row in csv.DictReader(
+        (tmp_path / "digits/metrics.csv").read_text().splitlines())}
+    assert stages == {"quantised"}
+
+
+def test_checkpoint_of_normalised_images(tmp_path, seed) -> None:
+    rng = np.random.default_rng(seed)
+    split = ArraySplit(rng.integers(0, 256, (4, 3, 8, 8), dtype=np.uint8), np.arange(4))
+    dataset = Dataset("cifar10", split, split, tuple("abcd"))
+    settings = {"dataset": "cifar10", "model": "resnet20", "pretrained": str(tmp_path / "f.pt")}
+    model = pipeline.build(TrainConfig(**settings), dataset)
+    torch.save(model.state_dict(), tmp_path / "f.pt")
+    run = RunFolder.plan(str(tmp_path), "x")
+    plain, folded = (pipeline.start(TrainConfig(**settings, normalised=normalised), dataset, run,
+                                    Progress(-1)) for normalised in (False, True))
+    std = torch.tensor(IMAGENET_STD, dtype=torch.float64)[:, None, None]
+    assert torch.equal(plain.conv1.weight, model.conv1.weight)
+    assert torch.equal(folded.conv1.weight, (model.conv1.weight.double() / std).float())
+    grey = dataclasses.replace(dataset, **{
+        part: ArraySplit(split.images[:, :1], split.labels) for part in ("train", "test")})
+    torch.save(pipeline.build(TrainConfig(**settings), grey).state_dict(), tmp_path / "f.pt")
+    with pytest.raises(cli.UserError, match=r"normalised: .* cannot take 3 means"):
+        pipeline.start(TrainConfig(**settings, normalised=True), grey, run, Progress(-1))
+
+
+def test_divergence_is_one_line_and_the_checkpoint_stays(tmp_path, capsys) -> None:
+    argv = [*SHORT, "--out", str(tmp_path), "--lr", "1e30"]
+    assert cli.run(train.main, argv) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(r"error: quantised epoch 1, batch \d+: the loss is (nan|inf); train with a "
+                        r"lower --lr than 1e\+30", told)
+    state = torch.load(tmp_path / "digits.partial/checkpoint.pt", weights_only=True)
+    assert (state["stage"], state["epoch"]) == ("float", 3)
+    assert not (tmp_path / "digits").exists()
 
 
 def test_difference_between_integer_models_is_an_error(tmp_path, monkeypatch, capsys) -> None:
@@ -132,39 +271,42 @@ def test_difference_between_integer_models_is_an_error(tmp_path, monkeypatch, ca
 
 def test_former_run_stays_until_the_new_one_is_complete(tmp_path) -> None:
     folder = tmp_path / "digits"
-    folder.mkdir()
-    (folder / "result.json").write_text("old")
+    (folder / "plots").mkdir(parents=True)
+    for file in ("result.json", "graph.safetensors", "plots/curves.png"):
+        (folder / file).write_text("old")
     (folder / "notes.txt").write_text("mine")
-    run = pipeline.RunFolder.create(str(tmp_path), "digits", TrainConfig())
-    for file in run.FILES:
-        (run / file).write_text("new")
-    assert {file.name: file.read_text() for file in folder.iterdir()} == {
-        "notes.txt": "mine", "result.json": "old"}
+    run = RunFolder.plan(str(tmp_path), "digits")
+    run.begin(TrainConfig(method="float32"))
+    run.replace("float.pt", b"new")
+    run.replace("checkpoint.pt", b"new")
+    assert (folder / "result.json").read_text() == "old"
     run.finish({"new": 1})
-    assert {file.name for file in folder.iterdir()} == {"notes.txt", *run.FILES}
+    assert {file.name for file in folder.iterdir()} == {"notes.txt", "config.json", "float.pt",
+                                                        "result.json"}
     assert (folder / "notes.txt").read_text() == "mine"
-    assert run.result() == {"new": 1}
+    assert run.path == folder and run.result() == {"new": 1}
     assert {file.name for file in tmp_path.iterdir()} == {"digits", "latest"}
 
 
 @pytest.mark.parametrize("write", [
+    lambda run: run.begin(TrainConfig()),
     lambda run: run.save_state("checkpoint.pt", x=torch.zeros(9)),
-    lambda run: run.add_metrics({"epoch": 1}),
+    lambda run: run.append("metrics.csv", "1"),
     lambda run: run.save_schemes([{"row": 1}]),
     lambda run: run.save_vectors(*[np.zeros(1)] * 3, {}),
     lambda run: run.finish({}),
 ])
-def test_full_disk_is_one_line(write, tmp_path, monkeypatch) -> None:
+def test_full_disk_is_one_line(write, tmp_path) -> None:
     """Every write of a run; the file system refuses them all."""
-    run = pipeline.RunFolder.create(str(tmp_path), "digits", TrainConfig())
-    shutil.rmtree(run.path)
-    with pytest.raises(cli.UserError, match=f"cannot write to {run.path}: No such file"):
+    (tmp_path / "runs").write_text("a file, no folder")
+    run = RunFolder.plan(str(tmp_path / "runs"), "digits")
+    with pytest.raises(cli.UserError, match=f"cannot write to {run.path}: Not a directory"):
         write(run)
 
 
 def test_interrupt_is_one_line_and_keeps_what_was_done(tmp_path) -> None:
     command = [sys.executable, "-m", "quant.train", "--out", str(tmp_path), "--subset", "64",
-               "--float-epochs", "100000"]
+               "--float-epochs", "100000", "--no-tensorboard"]
     # A shell that runs the tests in the background has them ignore SIGINT; the command must not.
     heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True,
@@ -179,66 +321,12 @@ def test_interrupt_is_one_line_and_keeps_what_was_done(tmp_path) -> None:
     assert process.returncode == 130
     told = [line for line in lines if not line.startswith(("float ", "training on "))]
     assert len(told) == 1 and re.match(
-        r"interrupted: in epoch \d+ of 100000 of float training; .*digits.partial keeps "
-        r"config.json, metrics.csv, checkpoint.pt\n", told[0])
+        r"interrupted: in epoch \d+ of 100000 of float training; go on with python -m "
+        rf"quant.train --resume {tmp_path}/digits\n", told[0])
     rows = list(csv.DictReader((tmp_path / "digits.partial/metrics.csv").read_text().splitlines()))
     state = torch.load(tmp_path / "digits.partial/checkpoint.pt", weights_only=True)
     assert len(rows) >= 2 and state["epoch"] in (len(rows) - 1, len(rows))
     assert not (tmp_path / "latest").is_symlink()
-
-
-def test_presets_are_the_defaults() -> None:
-    assert TrainConfig.resolve("digits") == TrainConfig()
-    fashion = TrainConfig.resolve("fashion-mnist", epochs=7, seed=None)
-    assert fashion.epochs == 7 and fashion.seed == 1
-    assert fashion.batch_size == PRESETS["fashion-mnist"].batch_size
-
-
-def test_config_survives_its_file(tmp_path) -> None:
-    config = TrainConfig.resolve("fashion-mnist", ratio="50:40:10", subset=1000, data="d")
-    config.save(tmp_path / "c.json")
-    assert TrainConfig.load(tmp_path / "c.json") == config
-    (tmp_path / "c.json").write_text('{"colour": 1}')
-    with pytest.raises(ValueError, match="colour"):
-        TrainConfig.load(tmp_path / "c.json")
-
-
-def test_augmentation_moves_and_mirrors(seed) -> None:
-    x = torch.zeros(200, 1, 5, 5)
-    x[:, :, 2, 1] = 1
-    generator = torch.Generator().manual_seed(seed)
-    moved = qat.Augment(shift=1)(x, generator)
-    assert moved.shape == x.shape and torch.equal(moved.sum((1, 2, 3)), torch.ones(200))
-    places = {tuple(p) for p in moved.nonzero()[:, 2:].tolist()}
-    assert places == {(r, c) for r in (1, 2, 3) for c in (0, 1, 2)}
-    mirrored = qat.Augment(flip=True)(x, generator)
-    assert {tuple(p) for p in mirrored.nonzero()[:, 2:].tolist()} == {(2, 1), (2, 3)}
-    assert qat.Augment()(x, generator) is x
-
-
-def test_decay_spares_scales_and_training_keeps_them_positive(seed) -> None:
-    torch.manual_seed(seed)
-    model = pipeline.prepare(TinyResNet(width=2))
-    data = qat.Images(torch.rand(8, 1, 8, 8), torch.arange(8))
-    trainer = qat.Trainer(model, data, epochs=4, batch_size=4, lr=50.0, weight_decay=0.1,
-                          augment=qat.Augment(), seed=1)
-    decay = {id(p): g["weight_decay"] for g in trainer.optimiser.param_groups
-             for p in g["params"]}
-    assert decay[id(model.conv1.weight)] == 0.1
-    assert decay[id(model.conv1.alpha)] == decay[id(model.relu.clip)] == 0
-    for _ in range(4):              # a step far too long
-        trainer.epoch(lambda loss, accuracy: None)
-        assert all((m.alpha > 0).all() for m in layers.quantised_layers(model).values())
-        assert all(m.clip > 0 for m in model.modules() if isinstance(m, layers.ActQuantiser))
-
-
-def test_learning_rate_warms_up_and_ends_at_zero() -> None:
-    data = qat.Images(torch.rand(40, 1, 8, 8), torch.zeros(40, dtype=torch.long))
-    trainer = qat.Trainer(TinyResNet(width=1), data, epochs=10, batch_size=4, lr=0.2,
-                          weight_decay=0, augment=qat.Augment(), seed=1)
-    rates = [0.2 * trainer.schedule.lr_lambdas[0](step) for step in range(101)]
-    assert rates[0] == pytest.approx(0.04) and max(rates) == rates[4] > 0.19
-    assert rates[100] == pytest.approx(0)
 
 
 def test_progress_bar_on_a_terminal(monkeypatch, capsys) -> None:
@@ -250,5 +338,12 @@ def test_progress_bar_on_a_terminal(monkeypatch, capsys) -> None:
         progress.epoch({"stage": "float", "epoch": 1})
         progress.epoch_begins(2)
         assert progress.place == "in epoch 2 of 2 of float training"
+        progress.stage("quantised", 4, 3, done=3)
+        assert progress.place == "in epoch 4 of 4 of quantised training"
+        progress.batch(0.125, 0.5)
+        for step in (1, 2, 3):
+            progress.measured(step, 3)
+        assert progress.place == "in the measurement of sensitivities (3 of 3 steps)"
     err = capsys.readouterr().err
     assert "epoch 1/2" in err and "loss 0.5000" in err and "accuracy 25.00%" in err
+    assert "sensitivities" in err and "epoch 4/4" in err and "loss 0.1250" in err

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which trainings the accuracy tables are made of."""
+
+import dataclasses
+from collections.abc import Iterator
+
+FLOAT = "float32"
+#: Methods of the paper's Table 1 after the baseline, in its order.
+TABLE1 = ("fixed4", "pot4", "apot4", "pot4+fixed4", "apot4+fixed4", "fixed4+fixed8", "rmsmp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of a table: a label and the settings that set it apart."""
+
+    label: str
+    settings: dict[str, object]
+    paper: str | None = None        #: method of the paper's table to print beside it
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Methods times seeds on one network and data set.
+
+    Every seed trains one float network, from which all rows of that seed start: their differences
+    are paired. ``settings`` go to all trainings, ``float_settings`` to that of the float network.
+    """
+
+    name: str
+    title: str
+    settings: dict[str, object]
+    float_settings: dict[str, object]
+    rows: tuple[Row, ...]
+    seeds: int
+    paper: tuple[str, str] | None = None    #: (dataset, model) of the paper's table beside it
+
+    def runs(self) -> Iterator["Run"]:
+        """All trainings, the float ones first."""
+        for seed in range(1, self.seeds + 1):
+            yield Run(self, None, seed)
+        for seed in range(1, self.seeds + 1):
+            for row in self.rows:
+                yield Run(self, row, seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training; ``row`` None is the float network that the others of its seed start from."""
+
+    table: Table
+    row: Row | None
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return self.row.label if self.row else FLOAT
+
+    @property
+    def name(self) -> str:
+        """Folder of the run."""
+        label = self.label.replace(" ", "-").replace(",", "").replace("+", "-")
+        return f"{self.table.name}-{label}-{self.seed}"
+
+    def settings(self, float_checkpoint: str) -> dict[str, object]:
+        """Settings of :class:`quant.config.TrainConfig`."""
+        common = self.table.settings | {"seed": self.seed}
+        if self.row is None:
+            chosen = common | self.table.float_settings | {"method": FLOAT}
+        else:
+            chosen = common | {"pretrained": float_checkpoint} | self.row.settings
+        if chosen["method"] == FLOAT:
+            chosen.pop("epochs", None)      # of quantised training
+        return chosen
+
+
+def _methods(*names: str, paper: bool = True) -> tuple[Row, ...]:
+    return tuple(Row(n, {"method": n}, n if paper else None) for n in names)
+
+
+def _longer(epochs: int, lr: float) -> Row:
+    """The float network trained on for as long as the quantised ones are."""
+    return Row("float32 longer", {"method": FLOAT, "float_epochs": epochs, "float_lr": lr})
+
+
+NARROW = Table(
+    "narrow", "Fashion-MNIST, tiny residual network of width 4, 10,000 training images",
+    {"dataset": "fashion-mnist", "model": "tiny", "width": 4, "subset": 10_000, "epochs": 8,
+     "batch_size": 64, "lr": 0.02},
+    {"float_epochs": 12},
+    (_longer(8, 0.02), *_methods(*TABLE1),
+     Row("rmsmp, random rows", {"method": "rmsmp", "assign": "random"}),
+     Row("rmsmp, fisher rows", {"method": "rmsmp", "assign": "fisher"}),
+     Row("rmsmp, kurtosis split", {"method": "rmsmp", "split": "kurtosis"}),
+     Row("fixed4, first and last w8a8", {"method": "fixed4", "first_last": "w8a8"}),
+     Row("pot4, first and last w8a8", {"method": "pot4", "first_last": "w8a8"}),
+     Row("rmsmp, first and last w8a8", {"method": "rmsmp", "first_last": "w8a8"})),
+    seeds=8, paper=("cifar10", "resnet18"))
+
+RESNET20 = Table(
+    "resnet20", "Fashion-MNIST, ResNet-20, all training images",
+    {"dataset": "fashion-mnist", "model": "resnet20", "epochs": 2, "lr": 0.01},
+    {"float_epochs": 4},
+    (_longer(2, 0.01), *_methods("fixed4", "pot4", "rmsmp")), seeds=3,
+    paper=("cifar10", "resnet18"))
+
+TABLES = {table.name: table for table in (NARROW, RESNET20)}

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SST-2 and MNLI of the GLUE benchmark, from files or from the Hugging Face hub."""
+
+import csv
+import dataclasses
+import json
+import pathlib
+
+from quant.data.splits import Dataset, DatasetError
+from quant.data.text import TextSplit, Tokenise, tokeniser
+
+HUB = "nyu-mll/glue"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One of the tasks. Columns have one name on the hub and another in GLUE's own files."""
+
+    name: str                               #: on the hub
+    folder: str                             #: in GLUE's own archive
+    columns: tuple[tuple[str, ...], ...]    #: of the sentences, in the order of preference
+    labels: tuple[str, ...]                 #: names of the label's column
+    test: tuple[str, ...]                   #: how names of files begin that are tested on
+    class_names: tuple[str, ...]
+
+    @property
+    def remedy(self) -> str:
+        return (f"with --data name a folder that has train and {self.test[0]} as .parquet, .tsv, "
+                f".csv or .jsonl, or GLUE's own; or leave --data out on a machine with internet "
+                f"and datasets installed, to have {HUB} downloaded")
+
+
+SST2 = Task("sst2", "SST-2", (("sentence",),), ("label",), ("validation", "dev"),
+            ("negative", "positive"))
+#: Tested on the genres that are not in the training set, as it is usually reported.
+MNLI = Task("mnli", "MNLI", (("premise", "hypothesis"), ("sentence1", "sentence2")),
+            ("gold_label", "label"), ("validation_mismatched", "dev_mismatched"),
+            ("entailment", "neutral", "contradiction"))
+
+
+def sst2(directory: pathlib.Path | None, tokenizer: str | None = None,
+         max_length: int = 64) -> Dataset:
+    """Sentences of film reviews, negative or positive."""
+    return load(SST2, directory, tokeniser(tokenizer, max_length))
+
+
+def mnli(directory: pathlib.Path | None, tokenizer: str | None = None,
+         max_length: int = 128) -> Dataset:
+    """Pairs of sentences: does the second follow from the first or contradict it? The test set is
+    the mismatched half of the validation set."""
+    return load(MNLI, directory, tokeniser(tokenizer, max_length))
+
+
+def load(task: Task, directory: pathlib.Path | None, tokenise: Tokenise) -> Dataset:
+    parts = []
+    for beginnings in (("train",), task.test):
+        if directory is None:
+            rows, source = from_hub(task, beginnings[0]), f"{HUB} {task.name}"
+        else:
+            files = find(task, directory, beginnings)
+            rows, source = [row for file in files for row in read(file)], str(files[0])
+        parts.append(convert(task, rows, source, tokenise))
+    return Dataset(task.name, *parts, task.class_names)
+
+
+def from_hub(task: Task, split: str) -> list[dict]:
+    try:
+        import datasets
+
+        return datasets.load_dataset(HUB, task.name, split=split).to_list()
+    except ImportError as error:
+        raise DatasetError(f"the package datasets is missing: pip install datasets; or "
+                           f"{task.remedy}") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DatasetError(f"no {task.name} from the hub ({error}): {task.remedy}") from error
+
+
+def find(task: Task, directory: pathlib.Path, beginnings: tuple[str, ...]) -> list[pathlib.Path]:
+    """Files in ``directory`` or its folder of the task whose names begin with one of
+    ``beginnings``, all of the first format that there is."""
+    for folder in (directory, directory / task.name, directory / task.folder):
+        for suffix in READERS:
+            for beginning in beginnings:
+                if found := sorted(folder.glob(f"{beginning}*{suffix}")):
+                    return found
+    raise DatasetError(f"no {' or '.join(beginnings)} of {task.name} in {directory}: "
+                       f"{task.remedy}")
+
+
+def read(path: pathlib.Path) -> list[dict]:
+    """Rows of a table."""
+    try:
+        return READERS[path.suffix](path)
+    except ImportError as error:
+        raise DatasetError("reading .parquet needs a package: pip install pyarrow") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise DatasetError(f"{path} cannot be read, get it again: {error}") from error
+
+
+def read_tsv(path: pathlib.Path) -> list[dict]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def read_csv(path: pathlib.Path) -> list[dict]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, strict=True))
+
+
+def read_jsonl(path: pathlib.Path) -> list[dict]:
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file if line.strip()]
+
+
+def read_parquet(path: pathlib.Path) -> list[dict]:
+    from pyarrow import parquet
+
+    return parquet.read_table(path).to_pylist()
+
+
+READERS = {".parquet": read_parquet, ".tsv": read_tsv, ".csv": read_csv, ".jsonl": read_jsonl}
+
+
+def convert(task: Task, rows: list[dict], source: str, tokenise: Tokenise) -> TextSplit:
+    """Texts and labels of all rows; labels are numbers or names of classes."""
+    known = {name: i for i, name in enumerate(task.class_names)}
+    known |= {str(i): i for i in known.values()}
+    texts, labels = [], []
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise DatasetError(f"{source}: row {number} is no table row; get the file again")
+        columns = next((names for names in task.columns if names[0] in row), task.columns[0])
+        text = tuple(row.get(name) for name in columns)
+        label = next((row[name] for name in task.labels if name in row), None)
+        if not all(isinstance(part, str) for part in text) or str(label) not in known:
+            raise DatasetError(
+                f"{source}: row {number} needs text in {' and '.join(columns)} and one of "
+                f"{', '.join(known)} in {task.labels[-1]}, it has {label!r}; get the file again")
+        texts.append(text)
+        labels.append(known[str(label)])
+    if not rows:
+        raise DatasetError(f"{source} is empty; get the file again")
+    return tokenise(texts, labels)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rated sentences of film reviews, which pip can download: a stand-in for SST-2.
+
+The source archive of vaderSentiment 0.5 on PyPI has 10,605 of them with mean ratings from -4 to 4
+(Hutto and Gilbert, VADER, ICWSM 2014). Its sha256 was
+5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a. Accuracies on these sentences are
+not comparable with those on SST-2.
+"""
+
+import io
+import pathlib
+import tarfile
+import zipfile
+import zlib
+
+import numpy as np
+
+from quant.data.splits import Dataset, DatasetError
+from quant.data.text import tokeniser
+
+ARCHIVE = "vaderSentiment-0.5.zip"
+CACHE = pathlib.Path("~/.cache/rmsmp")
+INNER = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"
+TABLE = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+TEST_SHARE = 10     #: every so many sentences one is held out
+SEED = 2014
+
+
+def load(directory: pathlib.Path | None, tokenizer: str | None = None,
+         max_length: int = 64) -> Dataset:
+    """Negative and positive sentences by the sign of their mean rating, from the archive
+    ``directory`` or the folder that holds it.
+
+    Sentences rated 0 and repeated ones are left out. A tenth of the others, chosen by a fixed seed,
+    is held out: of the archive's 10,605 that leaves 9,510 and 1,056.
+    """
+    tokenise = tokeniser(tokenizer, max_length)
+    texts, labels = parse(read(directory or CACHE.expanduser()))
+    order = np.random.default_rng(SEED).permutation(len(texts))
+    border = len(texts) // TEST_SHARE
+    held_out, kept = np.sort(order[:border]), np.sort(order[border:])
+    train, test = (tokenise([(texts[i],) for i in part], [labels[i] for i in part])
+                   for part in (kept, held_out))
+    return Dataset("movies", train, test, ("negative", "positive"))
+
+
+def read(path: pathlib.Path) -> str:
+    """The table, taken from the archive in the archive without unpacking them."""
+    archive = path if path.is_file() else path / ARCHIVE
+    remedy = ("pip download vaderSentiment==0.5 --no-binary :all: --no-deps -d DIR, then "
+              f"name DIR with --data, or take {CACHE} as DIR and leave --data out")
+    try:
+        with zipfile.ZipFile(archive) as outer, \
+                tarfile.open(fileobj=io.BytesIO(outer.read(INNER))) as inner:
+            return inner.extractfile(TABLE).read().decode("utf-8")
+    except FileNotFoundError as error:
+        raise DatasetError(f"no rated sentences at {archive}: {remedy}") from error
+    except (OSError, EOFError, KeyError, ValueError, RuntimeError, AttributeError,
+            zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise DatasetError(f"{archive} is another archive or damaged ({error}): {remedy}") \
+            from error
+
+
+def parse(table: str) -> tuple[list[str], list[int]]:
+    """Texts and labels of a table of number, mean rating and text."""
+    found: dict[str, int] = {}
+    for number, line in enumerate(table.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            _, rating, text = line.split("\t")
+            value = float(rating)
+        except ValueError as error:
+            raise DatasetError(f"line {number} of {TABLE} is damaged: download it again") from error
+        if value:
+            found.setdefault(text.strip(), int(value > 0))
+    return list(found), list(found.values())

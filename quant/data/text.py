@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sentences as rows of tokens, all of one length, so that the shapes of a network are fixed."""
+
+from collections.abc import Callable, Sequence
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quant.data.splits import EVERYTHING, DatasetError, Split, labels_of
+
+CHUNK = 10_000      #: sentences tokenised at once; the tokenizer's own results are large
+
+
+class TextSplit(Split):
+    """Tokens (N, L) of texts that begin at 0 and have ``lengths`` (N,) of them each."""
+
+    def __init__(self, tokens: np.ndarray, lengths: np.ndarray, labels: np.ndarray,
+                 device: str | torch.device = "cpu") -> None:
+        self.tokens, self.lengths, self.device = tokens, lengths, device
+        self.labels = labels.astype(np.int64)
+        self.shape = tuple(tokens.shape[1:])
+
+    def to(self, device: str | torch.device) -> Self:
+        return type(self)(self.tokens, self.lengths, self.labels, device)
+
+    def first(self, count: int | None) -> Self:
+        return type(self)(self.tokens[:count], self.lengths[:count], self.labels[:count],
+                          self.device)
+
+    def batch(self, indices: Tensor, generator: torch.Generator | None = None,
+              part: slice = EVERYTHING) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """As the base class says; texts are the same in training, nothing is drawn."""
+        chosen = indices[part].cpu()
+        rows = chosen.numpy()
+        tokens = self.tokens[rows].astype(np.int64)
+        mask = (np.arange(self.shape[0]) < self.lengths[rows][:, None]).astype(np.int64)
+        return ((torch.from_numpy(tokens).to(self.device), torch.from_numpy(mask).to(self.device)),
+                labels_of(self, chosen, self.device))
+
+
+Tokenise = Callable[[Sequence[tuple[str, ...]], Sequence[int]], TextSplit]
+
+
+def tokeniser(name: str | None, max_length: int) -> Tokenise:
+    """Function that makes a split of texts (each one or two sentences) and labels with the
+    tokenizer ``name``: the folder of a Hugging Face model, or its name on the hub. Longer texts are
+    cut to ``max_length`` tokens, shorter ones filled up."""
+    if name is None:
+        raise DatasetError("texts need a tokenizer: name the folder of a Hugging Face model, or "
+                           "its name on the hub, with --tokenizer")
+    if max_length < 8:
+        raise DatasetError(f"texts of {max_length} tokens say nothing: give at least 8")
+    try:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except ImportError as error:
+        raise DatasetError("texts need a package: pip install transformers") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise DatasetError(f"no tokenizer {name} ({reason}): name the folder of a Hugging Face "
+                           "model, which has a tokenizer.json or vocab.txt") from error
+    if tokenizer.pad_token is None:
+        raise DatasetError(f"the tokenizer {name} cannot fill up texts: take one of an encoder "
+                           "such as BERT")
+    tokenizer.padding_side = "right"
+
+    def make(texts: Sequence[tuple[str, ...]], labels: Sequence[int]) -> TextSplit:
+        tokens = np.empty((len(texts), max_length), np.int32)
+        lengths = np.empty(len(texts), np.int64)
+        for start in range(0, len(texts), CHUNK):
+            columns = [list(column) for column in zip(*texts[start:start + CHUNK], strict=True)]
+            made = tokenizer(*columns, padding="max_length", truncation=True,
+                             max_length=max_length, return_tensors="np")
+            tokens[start:start + CHUNK] = made["input_ids"]
+            lengths[start:start + CHUNK] = made["attention_mask"].sum(1)
+        return TextSplit(tokens, lengths, np.array(labels))
+
+    return make

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training by several processes, which ``torchrun`` or ``accelerate launch`` start.
+
+Together they do what one process with the same batch would do, but for rounding: every batch is
+drawn as a whole and cut into parts, batch-norm has the statistics of the whole batch, and gradients
+are means over it. Decisions that are not gradients (clips, schemes) are those of the first process.
+"""
+
+from typing import TypeVar
+
+import accelerate
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from quant.cli import UserError
+
+Value = TypeVar("Value")
+
+
+class Processes:
+    """Those that train together; one alone is the usual case.
+
+    ``device`` is "cpu" or "cuda"; each process gets a GPU of its own.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        self._accelerator = accelerate.Accelerator(cpu=device == "cpu", mixed_precision="no")
+        self.device = self._accelerator.device
+        self.count = self._accelerator.num_processes
+        self.index = self._accelerator.process_index
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes and prints."""
+        return self.index == 0
+
+    @property
+    def announces(self) -> bool:
+        """Whether this is the one of its machine that tells errors."""
+        return self._accelerator.is_local_main_process
+
+    def part(self, batch_size: int) -> slice:
+        """This process's part of a batch; raises :class:`UserError` when parts are not equal."""
+        each, rest = divmod(batch_size, self.count)
+        if rest:
+            raise UserError(f"batch_size {batch_size} cannot be divided by {self.count} processes")
+        return slice(each * self.index, each * (self.index + 1))
+
+    def parallel(self, model: nn.Module) -> nn.Module:
+        """``model`` for training: its backward averages gradients over the processes."""
+        if self.count == 1:
+            return model
+        globalise_batch_norm(model)
+        return self._accelerator.prepare_model(model)
+
+    def total(self, *values: float) -> list[float]:
+        """Sums over the processes."""
+        if self.count == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(tensor)
+        return tensor.tolist()
+
+    def of_first(self, value: Value) -> Value:
+        """What the first process has, on all of them; tensors are on the CPU."""
+        if self.count == 1:
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box, 0, device=self.device)
+        return box[0]
+
+    def equalise(self, model: nn.Module) -> None:
+        """Give ``model`` the state it has in the first process."""
+        if self.count > 1:
+            state = {k: v.cpu() if isinstance(v, Tensor) else v
+                     for k, v in model.state_dict().items()}
+            model.load_state_dict(self.of_first(state if self.first else None))
+
+    def end(self) -> None:
+        """Say goodbye to the others."""
+        if self.count > 1:
+            self._accelerator.end_training()
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over the processes, whose derivative is the sum of their derivatives."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        x = x.clone()
+        torch.distributed.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(grad)
+        return grad
+
+
+class GlobalBatchNorm:
+    """Mixin of a batch-norm that trains with the statistics of the parts of all processes, which
+    are of equal size. On any device, which torch's own (for GPUs only) is not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        over = [d for d in range(x.dim()) if d != 1]
+        shape = [-1, *[1] * (x.dim() - 2)]
+        count = x.numel() // x.shape[1] * torch.distributed.get_world_size()
+        real = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean = _Sum.apply(real.sum(over)) / count
+        centred = real - mean.view(shape)
+        # In a second round: a sum of squares less the squared mean would cancel.
+        variance = _Sum.apply(centred.square().sum(over)) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        slope = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * slope.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+
+class GlobalBatchNorm1d(GlobalBatchNorm, nn.BatchNorm1d):
+    """Of (N, C) or (N, C, L)."""
+
+
+class GlobalBatchNorm2d(GlobalBatchNorm, nn.BatchNorm2d):
+    """Of (N, C, H, W)."""
+
+
+def globalise_batch_norm(model: nn.Module) -> None:
+    """Make the batch-norms of ``model`` global, in place; parameters and names stay."""
+    for module in model.modules():
+        for kind, is_global in ((nn.BatchNorm1d, GlobalBatchNorm1d),
+                                (nn.BatchNorm2d, GlobalBatchNorm2d)):
+            if type(module) is kind:
+                module.__class__ = is_global

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights that a training run begins with: random ones, or those of a checkpoint."""
+
+import pathlib
+import pickle
+from collections.abc import Mapping, Sequence
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from quant.cli import UserError
+
+#: Mean and standard deviation of ImageNet's colour channels, which published networks normalise
+#: pixels of 0..1 with.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+WRAPPERS = ("state_dict", "model")      #: keys under which training scripts store the weights
+
+
+def initialise(model: nn.Module) -> nn.Module:
+    """Draw convolution weights from N(0, 2 / fan_out) (He et al., arXiv:1502.01852).
+
+    ``fan_out`` is kernel area times output channels, grouped or not, as in torchvision. Batch-norm
+    keeps its ones and zeros, a linear layer PyTorch's uniform distribution.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return model
+
+
+def load_pretrained(model: nn.Module, path: pathlib.Path | str) -> list[str]:
+    """Load a checkpoint's weights into ``model``; returns the names that were not loaded.
+
+    Reads .pth, .pt (tensors only, no code is run) and .safetensors, with or without a wrapper of
+    WRAPPERS and the prefix "module." of parallel training. A classifier for another number of
+    classes stays as it is and is what the result names. Raises UserError for everything else that
+    is missing, left over or of another shape; then ``model`` is unchanged.
+    """
+    path = pathlib.Path(path)
+    given, wanted = _unwrap(_read(path), path), model.state_dict()
+    kept = _other_classifier(model, given)
+    missing = [name for name in wanted if name not in given
+               and not name.endswith("num_batches_tracked")]       # absent from old checkpoints
+    unexpected = [name for name in given if name not in wanted]
+    for what, names in (("lacks", missing), ("has unexpected", unexpected)):
+        if names:
+            raise UserError(f"{path} {what} {_first(names)}: it belongs to another network")
+    for name, value in given.items():
+        if name not in kept and value.shape != wanted[name].shape:
+            raise UserError(f"{path}: {name} is {tuple(value.shape)}, the model needs "
+                            f"{tuple(wanted[name].shape)}: {_advice(model, name, value)}")
+    model.load_state_dict({n: v for n, v in given.items() if n not in kept}, strict=False)
+    return kept
+
+
+def _read(path: pathlib.Path) -> object:
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        if path.suffix in (".pth", ".pt"):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path} holds more than tensors, or is damaged; save the state_dict "
+                        f"alone") from error
+    except (OSError, EOFError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} is not a complete checkpoint: {reason}") from error
+    raise UserError(f"{path}: checkpoints end in .pth, .pt or .safetensors")
+
+
+def _unwrap(content: object, path: pathlib.Path) -> dict[str, Tensor]:
+    """The tensors by name, without wrapper and prefix."""
+    for key in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not content \
+            or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"{path} holds no state_dict, neither alone nor under "
+                        f"{' or '.join(map(repr, WRAPPERS))}")
+    if all(name.startswith("module.") for name in content):
+        return {name.removeprefix("module."): value for name, value in content.items()}
+    return dict(content)
+
+
+def _other_classifier(model: nn.Module, given: Mapping[str, Tensor]) -> list[str]:
+    """Parameters of the last linear layer where ``given`` differs in the number of rows alone."""
+    linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+    if not linear:
+        return []
+    name, layer = linear[-1]
+    weight = given.get(f"{name}.weight")
+    if weight is None or weight.dim() != 2 or weight.shape[1] != layer.in_features \
+            or len(weight) == layer.out_features:
+        return []
+    return [f"{name}.{parameter}" for parameter, _ in layer.named_parameters()]
+
+
+def _advice(model: nn.Module, name: str, value: Tensor) -> str:
+    first, conv = _first_conv(model)
+    if name == f"{first}.weight" and value.dim() == 4:
+        if value.shape[2:] != conv.weight.shape[2:]:
+            return "its stem is another one; choose it when building the model"
+        if value.shape[1] != conv.weight.shape[1]:
+            return f"it was trained on images of {value.shape[1]} channels"
+    return "its width is another one; choose it when building the model"
+
+
+def _first(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")
+
+
+def _first_conv(model: nn.Module) -> tuple[str, nn.Conv2d]:
+    return next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
+
+
+@torch.no_grad()
+def fold_normalisation(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Make a network trained on ``(x - mean) / std`` take ``x`` (pixels of 0..1), in place.
+
+    With w' = w / std and c = sum(w * mean / std) of each row, conv(w, (x - mean) / std) =
+    conv(w', x) - c: c goes out of the bias, or into the mean of the batch-norm that follows, so
+    that state-dict names stay. Exact except where the window crosses the border: the padding was
+    the mean colour and becomes black, which keeps it an integer for the accelerator.
+
+    The first convolution is the one defined first, and its batch-norm the module defined after it.
+    Raises ValueError where there is neither bias nor batch-norm, or values do not fit.
+    """
+    leaves = [(n, m) for n, m in model.named_modules() if next(m.children(), None) is None]
+    index = next((i for i, (_, m) in enumerate(leaves) if isinstance(m, nn.Conv2d)), None)
+    if index is None:
+        raise ValueError("the model has no convolution to fold the normalisation into")
+    name, conv = leaves[index]
+    if conv.groups != 1 or not len(mean) == len(std) == conv.in_channels:
+        raise ValueError(f"convolution {name!r} of {conv.in_channels} channels in {conv.groups} "
+                         f"groups cannot take {len(mean)} means and {len(std)} deviations")
+    if min(std) <= 0:
+        raise ValueError(f"standard deviations must be positive, not {tuple(std)}")
+    follower = leaves[index + 1][1] if index + 1 < len(leaves) else None
+    if conv.bias is None and not (isinstance(follower, nn.BatchNorm2d)
+                                  and follower.num_features == conv.out_channels):
+        raise ValueError(f"convolution {name!r} has neither a bias nor a batch-norm behind it")
+    mean, std = (torch.tensor(values, dtype=torch.float64, device=conv.weight.device)[:, None, None]
+                 for values in (mean, std))
+    weight = conv.weight.double() / std
+    offset = (weight * mean).sum((1, 2, 3))
+    conv.weight.copy_(weight)
+    if conv.bias is not None:
+        conv.bias.copy_(conv.bias.double() - offset)
+    else:
+        follower.running_mean.copy_(follower.running_mean.double() + offset)

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an integer graph consists of: tensors, nodes and the header that lists them."""
+
+from typing import Annotated, Literal
+
+import pydantic
+
+from quant import numerics
+
+FORMAT = "rmsmp-intgraph"
+VERSION = 2
+BIAS_LIMIT = 1 << numerics.BIAS_BITS - 2    #: B lies in [-BIAS_LIMIT, BIAS_LIMIT)
+
+
+class _Model(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TensorSpec(_Model):
+    """An activation tensor: unsigned integers ``a`` with ``x = scale * (a - zero_point)``.
+
+    A sequence of vectors is (channels, length, 1), so that a linear layer over it is a 1x1
+    convolution. The tensor of a wide layer holds its ``t``, with ``x = t / 2^S`` for the S of each
+    row; ``scale`` is the smallest of these steps.
+    """
+
+    name: str
+    shape: tuple[int, int, int]         #: channels, height, width; a vector is (channels, 1, 1)
+    bits: Literal[4, 8]
+    scale: float = pydantic.Field(gt=0)
+    zero_point: int = 0
+
+
+class Residual(_Model):
+    """Second operand of a layer's requantisation: ``t += r * N``, ``N = n * 2^(S - 14)``."""
+
+    tensor: str
+    n: int = pydantic.Field(ge=0, lt=1 << numerics.RESIDUAL_BITS)
+
+
+class _Node(_Model):
+    name: str
+    input: str
+    output: str                          #: tensor written
+
+
+class _Gemm(_Node):
+    """A layer with weights; its arrays are a :class:`LayerArrays` under the node's name.
+
+    The result of a ``wide`` layer is ``t`` itself, for host nodes or as the graph's output. The
+    rows of an output have one S, so that they compare.
+    """
+
+    low: int = 0
+    high: int = numerics.NIBBLE_MAX
+    residual: Residual | None = None
+    wide: bool = False
+
+
+class Conv(_Gemm):
+    op: Literal["conv"] = "conv"
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    #: top, bottom, left, right; filled with the input's zero_point
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    groups: int = 1
+
+
+class Linear(_Gemm):
+    op: Literal["linear"] = "linear"
+
+
+class MaxPool(_Node):
+    """Largest code of each window; input and output have the same bits, scale and zero point."""
+
+    op: Literal["max_pool"] = "max_pool"
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    #: top, bottom, left, right; filled with 0, the smallest code
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+class AvgPool(_Node):
+    """``y = clamp((sum * multiplier + bias) >> shift)`` over each window."""
+
+    op: Literal["avg_pool"] = "avg_pool"
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    multiplier: int = pydantic.Field(ge=0, lt=1 << numerics.MULTIPLIER_BITS)
+    bias: int = pydantic.Field(ge=-BIAS_LIMIT, lt=BIAS_LIMIT)
+    shift: int = pydantic.Field(ge=numerics.SHIFT_MIN, le=numerics.SHIFT_MAX)
+    low: int = 0
+    high: int = numerics.NIBBLE_MAX
+
+
+class Flatten(_Node):
+    """(C, H, W) to (C*H*W, 1, 1) in C, H, W order, as ``torch.flatten``; codes stay the same."""
+
+    op: Literal["flatten"] = "flatten"
+
+
+class Host(_Model):
+    """Float operations between integer layers; the border between them and the accelerator.
+
+    The host reads the real values of its ``inputs``, float32 in the shape of their tensors, and
+    what earlier host nodes kept. What it gives for its ``outputs`` is quantised by their tensors;
+    what it ``keeps`` stays in its memory as it is, for later host nodes, and is no tensor of the
+    graph.
+    """
+
+    op: Literal["host"] = "host"
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...] = pydantic.Field(min_length=1)
+    keeps: tuple[str, ...] = ()
+    ops: tuple[str, ...] = ()            #: names of its float operations, each once
+
+
+Node = Annotated[Conv | Linear | MaxPool | AvgPool | Flatten | Host,
+                 pydantic.Field(discriminator="op")]
+
+
+class Header(_Model):
+    """The JSON part of a graph file.
+
+    A graph has either an ``input`` tensor or, where it begins on the host, ``host_inputs``: names
+    of arrays that only host nodes read, such as the numbers of tokens.
+    """
+
+    format: Literal["rmsmp-intgraph"] = FORMAT
+    version: int = VERSION
+    name: str
+    tensors: tuple[TensorSpec, ...]
+    nodes: tuple[Node, ...]
+    input: str | None
+    host_inputs: tuple[str, ...] = ()
+    output: str
+    ratio: str                           #: PoT4:Fixed4:Fixed8 that the rows were assigned with
+    tile_rows: int = pydantic.Field(gt=0)    #: rows per tile of that assignment
+    class_names: tuple[str, ...] = ()
+    #: of a wide output's tensor: real logit = logit_scale * t
+    logit_scale: float = pydantic.Field(default=1.0, gt=0)
+    provenance: dict[str, str] = {}

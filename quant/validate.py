@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must hold in an integer graph: every reference, shape and range."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from quant import numerics
+from quant.arrays import GraphError, LayerArrays
+from quant.nodes import (
+    BIAS_LIMIT,
+    AvgPool,
+    Conv,
+    Flatten,
+    Header,
+    Host,
+    Linear,
+    MaxPool,
+    Node,
+    TensorSpec,
+)
+from quant.numerics import Scheme
+from quant.ratio import Ratio
+
+
+def validate(header: Header, layers: dict[str, LayerArrays]) -> None:
+    """Raises :class:`GraphError` naming the node for anything inconsistent."""
+    try:
+        Ratio.parse(header.ratio)
+    except ValueError as error:
+        raise GraphError(str(error)) from error
+    specs = {t.name: t for t in header.tensors}
+    if len(specs) != len(header.tensors):
+        raise GraphError("two tensors have the same name")
+    for spec in specs.values():
+        if min(spec.shape) < 1 or not 0 <= spec.zero_point <= numerics.act_max(spec.bits):
+            raise GraphError(f"tensor {spec.name!r} has shape {spec.shape}, zero point "
+                             f"{spec.zero_point}")
+    _Flow(header, specs).check(layers)
+    extra = set(layers) - {n.name for n in header.nodes if isinstance(n, Conv | Linear)}
+    if extra:
+        raise GraphError(f"weights without a layer: {', '.join(sorted(extra))}")
+
+
+class _Flow:
+    """Walks the nodes in order with what is known before each: integers, and the host's values."""
+
+    def __init__(self, header: Header, specs: dict[str, TensorSpec]) -> None:
+        self.header, self.specs = header, specs
+        self.known: set[str] = set()
+        self.wide: set[str] = set()
+        self.kept: set[str] = set()
+        if bool(header.host_inputs) == (header.input is not None):
+            raise GraphError("a graph needs either an input or host inputs, and not both")
+        if header.input is not None:
+            if header.input not in specs:
+                raise GraphError(f"graph input {header.input!r} is not a tensor of the graph")
+            self.known.add(header.input)
+        self._keep("the graph", header.host_inputs)
+
+    def check(self, layers: dict[str, LayerArrays]) -> None:
+        names, read = set(), set()
+        for node in self.header.nodes:
+            if node.name in names:
+                raise GraphError(f"two nodes are named {node.name!r}")
+            names.add(node.name)
+            if isinstance(node, Host):
+                read.update(node.inputs)
+                self._reads(node, node.inputs, self.known | self.kept)
+                self._writes(node, node.outputs)
+                self._keep(f"node {node.name!r}", node.keeps)
+                continue
+            residual = getattr(node, "residual", None)
+            self._reads(node, [node.input, *([residual.tensor] if residual else [])],
+                        self.known)
+            if not self.wide.isdisjoint(sources := {node.input, residual and residual.tensor}):
+                raise GraphError(f"node {node.name!r} reads {min(self.wide & sources)!r}, which is "
+                                 f"wide")
+            self._writes(node, [node.output])
+            _check_node(node, self.specs, layers)
+            if getattr(node, "wide", False):
+                self.wide.add(node.output)
+                _check_wide(self.specs[node.output], layers[node.name].shift,
+                            is_output=node.output == self.header.output)
+        self._check_ends(read)
+
+    def _reads(self, node: Node, names: Iterable[str], known: set[str]) -> None:
+        for name in names:
+            if name not in known:
+                raise GraphError(f"node {node.name!r} reads {name!r}, which nothing before it "
+                                 f"writes")
+
+    def _writes(self, node: Node, names: Iterable[str]) -> None:
+        for name in names:
+            if name in self.known or name not in self.specs:
+                raise GraphError(f"node {node.name!r} writes {name!r}, which is not a free tensor")
+            self.known.add(name)
+
+    def _keep(self, keeper: str, names: Iterable[str]) -> None:
+        for name in names:
+            if name in self.kept or name in self.specs:
+                raise GraphError(f"{keeper} keeps {name!r} on the host, a name that is taken")
+            self.kept.add(name)
+
+    def _check_ends(self, read: set[str]) -> None:
+        header = self.header
+        if header.output not in self.known - {header.input}:
+            raise GraphError(f"graph output {header.output!r} is written by no node")
+        if unread := self.wide - read - {header.output}:
+            raise GraphError(f"wide tensor {min(unread)!r} is neither the graph's output nor read "
+                             f"by the host")
+        if header.output in self.wide and self.specs[header.output].scale != header.logit_scale:
+            raise GraphError(f"logit_scale is not the scale of {header.output!r}")
+
+
+def _window(size: int, kernel: int, stride: int, before: int, after: int) -> int:
+    return (size + before + after - kernel) // stride + 1
+
+
+def _check_node(node: Node, specs: dict[str, TensorSpec], layers: dict[str, LayerArrays]) -> None:
+    source, target = specs[node.input], specs[node.output]
+    shape = _shape(node, source, layers)
+    if shape != target.shape:
+        raise GraphError(f"node {node.name!r} computes {shape}, but {node.output!r} is "
+                         f"{target.shape}")
+    code = [(spec.bits, spec.scale, spec.zero_point) for spec in (source, target)]
+    if isinstance(node, MaxPool | Flatten) and code[0] != code[1]:
+        raise GraphError(f"node {node.name!r} keeps its input's codes, but bits, scale or zero "
+                         f"point of {node.output!r} differ")
+    if hasattr(node, "low") and not 0 <= node.low <= node.high <= numerics.act_max(target.bits):
+        raise GraphError(f"node {node.name!r} clamps to {node.low}..{node.high}, outside "
+                         f"{target.bits} bits")
+    if getattr(node, "residual", None):
+        other = specs[node.residual.tensor]
+        if other.shape != target.shape or node.wide:
+            raise GraphError(f"node {node.name!r} cannot add {other.name!r} of shape "
+                             f"{other.shape}")
+
+
+def _shape(node: Node, source: TensorSpec,
+           layers: dict[str, LayerArrays]) -> tuple[int, int, int]:
+    """Shape of the output; checks windows, groups, arrays and accumulator on the way."""
+    channels, height, width = source.shape
+    if isinstance(node, Flatten):
+        return channels * height * width, 1, 1
+    if isinstance(node, Linear):
+        rows = _check_layer(node, source, (channels * height * width,), layers)
+        if (height, width) != (1, 1):
+            raise GraphError(f"linear {node.name!r} needs a flat input, {node.input!r} is "
+                             f"{source.shape}")
+        return rows, 1, 1
+    pads = getattr(node, "padding", (0, 0, 0, 0))
+    if min(*node.kernel, *node.stride) < 1 or min(pads) < 0:
+        raise GraphError(f"node {node.name!r} has kernel {node.kernel}, stride {node.stride}, "
+                         f"padding {pads}")
+    out = [_window(size, node.kernel[i], node.stride[i], pads[2 * i], pads[2 * i + 1])
+           for i, size in enumerate((height, width))]
+    if isinstance(node, Conv):
+        if node.groups < 1 or channels % node.groups:
+            raise GraphError(f"conv {node.name!r}: {channels} channels in {node.groups} groups")
+        channels = _check_layer(node, source, (channels // node.groups, *node.kernel), layers)
+        if channels % node.groups:
+            raise GraphError(f"conv {node.name!r}: {channels} rows in {node.groups} groups")
+    elif isinstance(node, AvgPool):
+        _check_acc(node, node.kernel[0] * node.kernel[1] * numerics.act_max(source.bits))
+    return (channels, *out)
+
+
+def _check_acc(node: Node, most: int) -> None:
+    if most >= 1 << numerics.ACC_BITS - 1:
+        raise GraphError(f"node {node.name!r} can reach {most}, the accumulator has "
+                         f"{numerics.ACC_BITS} bits")
+
+
+def _check_layer(node: Conv | Linear, source: TensorSpec, row_shape: tuple[int, ...],
+                 layers: dict[str, LayerArrays]) -> int:
+    """Check arrays and value ranges of a layer; returns its rows."""
+    layer = layers.get(node.name)
+    if layer is None:
+        raise GraphError(f"layer {node.name!r} has no weights")
+    rows = len(layer.values)
+    if not rows or layer.values.shape[1:] != row_shape:
+        raise GraphError(f"layer {node.name!r} has {rows} rows of {layer.values.shape[1:]}, "
+                         f"its input needs {row_shape}")
+    per_row = (layer.scheme, layer.multiplier, layer.bias, layer.shift)
+    if any(array.shape != (rows,) for array in per_row):
+        raise GraphError(f"layer {node.name!r}: one M, B, S and scheme per row are needed")
+    if not np.isin(layer.scheme, list(Scheme)).all():
+        raise GraphError(f"layer {node.name!r} has an unknown scheme number")
+    for scheme in Scheme:
+        of_scheme = layer.rows[layer.scheme == scheme]
+        if not np.isin(of_scheme, numerics.weight_values(scheme)).all():
+            raise GraphError(f"layer {node.name!r} has a weight value outside {scheme.name}")
+    low, high = numerics.acc_bounds(layer.rows, source.bits)
+    _check_acc(node, max(-low.min(), high.max()))
+    ranges = (("multiplier", 0, (1 << numerics.MULTIPLIER_BITS) - 1),
+              ("shift", numerics.SHIFT_MIN, numerics.SHIFT_MAX),
+              ("bias", -BIAS_LIMIT, BIAS_LIMIT - 1))
+    for field, least, most in ranges:
+        array = getattr(layer, field)
+        if array.min() < least or array.max() > most:
+            raise GraphError(f"layer {node.name!r} has a {field} outside {least}..{most}")
+    return rows
+
+
+def _check_wide(spec: TensorSpec, shift: np.ndarray, is_output: bool) -> None:
+    if is_output and (shift != shift[0]).any():
+        raise GraphError(f"wide output {spec.name!r} needs one shift for all its rows")
+    if spec.zero_point or spec.scale != math.ldexp(1, -int(shift.max())):
+        raise GraphError(f"wide tensor {spec.name!r} has scale {spec.scale:g}, zero point "
+                         f"{spec.zero_point}; it needs 2^-{shift.max()} and 0")
