@@ -10,6 +10,7 @@ from quant import assign, data, qat
 from quant.config import TrainConfig
 from quant.data.splits import Inputs
 from quant.distributed import Processes
+from quant.layers import quantised_layers
 from quant.methods import method
 from quant.metrics import Metrics
 from quant.progress import Progress
@@ -74,6 +75,8 @@ class Training:
             except qat.Diverged as error:
                 raise qat.Diverged(f"{stage} epoch {epoch + 1}, {error}; train with a lower "
                                    f"{RATES[stage]} than {lr:g}") from error
+            if epoch + 1 == epochs:
+                qat.settle_batch_norm(model, self.data.train, self.processes, config.seed)
             self._write(model, trainer, stage, epoch + 1, result, change)
         if stage == "quantised" and not epochs:
             self.reassign(model, 0)
@@ -104,10 +107,14 @@ class Training:
     def reassign(self, model: nn.Module, epoch: int) -> dict[str, int]:
         """Measure sensitivities and give the rows their schemes."""
         config, generator = self.config, torch.Generator().manual_seed(self.config.seed)
-        scores = row_scores(config.assign, model, self.sample(), seed=config.seed,
-                            report=self.progress.measured)
+        chosen = method(config.method, config.ratio)
+        if chosen.ratio.fixed8:
+            scores = row_scores(config.assign, model, self.sample(), seed=config.seed,
+                                report=self.progress.measured)
+        else:                   # they would choose no row
+            scores = {n: torch.zeros(len(m.weight)) for n, m in quantised_layers(model).items()}
         changed, rows = assign.assign(
-            model, method(config.method, config.ratio), config.tile_rows, scores,
+            model, chosen, config.tile_rows, scores,
             split=config.split, first_last=config.first_last, generator=generator)
         self.processes.equalise(model)
         if self.processes.first:

@@ -22,6 +22,7 @@ DIVERGED = 3            #: times the loss of guessing, ln(classes): training has
 PATIENCE = 100          #: batches in a row with such a loss that are waited for
 EXPLODED = 100          #: growth of an activation's clip within one epoch that means the same
 EVALUATED = 500         #: samples evaluated at once
+SETTLED = 10_000        #: most training samples that final statistics of batch-norm are made of
 
 
 class Diverged(ArithmeticError):
@@ -176,6 +177,33 @@ def _check_finite(model: nn.Module, before: dict[str, float]) -> None:
         if clip > EXPLODED * max(before[name], 1.0):     # those of dead layers begin near 0
             raise Diverged(f"last batch: the clip of {name} grew from {before[name]:.3g} to "
                            f"{clip:.3g}")
+
+
+@torch.no_grad()
+def settle_batch_norm(model: nn.Module, data: Split, processes: Processes | None = None,
+                      seed: int = 0) -> None:
+    """Give batch-norm the statistics of training samples under the final weights.
+
+    Weights of 4 bits keep jumping between levels, and the running averages of the last steps lag
+    behind (Nagel et al. 2022, "Overcoming Oscillations in Quantization-Aware Training").
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
+    processes = processes or Processes()
+    batch = min(EVALUATED, len(data)) // processes.count * processes.count
+    if not norms or batch < 2:
+        return
+    generator = torch.Generator().manual_seed(seed)
+    indices = torch.randperm(len(data), generator=generator)[:SETTLED]
+    momenta = [m.momentum for m in norms]
+    with evaluating(model):
+        for norm in norms:
+            norm.train()
+        for count, part in enumerate(indices[: len(indices) // batch * batch].split(batch), 1):
+            for norm in norms:
+                norm.momentum = 1 / count           # the mean over all batches so far
+            forward(model, data.batch(part, generator, processes.part(batch))[0])
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 @torch.no_grad()

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The evaluation command."""
 
+import dataclasses
 import json
 import shutil
 
 import numpy as np
 import pytest
 
-from quant import cli, evaluate, golden, train
+from quant import cli, data, evaluate, golden, train
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,12 @@ def test_plots_on_demand(run, capsys) -> None:
     assert cli.run(evaluate.main, [str(run), "--plots"]) == 0
     assert {file.name for file in (run / "plots").iterdir()} == {"curves.png", "schemes.png",
                                                                  "weights.png"}
+
+
+def test_dataset_with_other_classes(trained, monkeypatch, capsys) -> None:
+    letters = dataclasses.replace(data.load("digits"), class_names=tuple("abcdefghij"))
+    monkeypatch.setattr(data, "load", lambda *given, **options: letters)
+    assert "trained on digits, whose classes are not those of digits" in failure(trained, capsys)
 
 
 def test_bit_difference_is_an_error(trained, monkeypatch, capsys) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from quant import cli, golden, inference, pipeline, train
+from quant import cli, fitting, golden, inference, numerics, pipeline, train
 from quant.config import TrainConfig
 from quant.data import ArraySplit, Dataset
 from quant.intgraph import IntGraph
@@ -94,6 +94,17 @@ def test_graph_has_the_rows_of_the_hardware(run) -> None:
         assert counts == tuple(result["rows"][name])
         assert [r["scheme"] for r in table if r["layer"] == name] == [
             Scheme(s).name for s in layer.scheme]
+
+
+def test_scales_are_those_that_the_hardware_has(run) -> None:
+    """A residual operand's factor is exact, not rounded when it was exported."""
+    path, _ = run
+    graph = IntGraph.load(path / "graph.safetensors")
+    residuals = [node for node in graph.nodes if getattr(node, "residual", None)]
+    assert residuals
+    for node in residuals:
+        ratio = graph.tensor(node.residual.tensor).scale / graph.tensor(node.output).scale
+        assert node.residual.n / 2**numerics.SHIFT_MIN == pytest.approx(ratio, rel=1e-6)
 
 
 def test_vectors_are_those_of_the_graph(run) -> None:
@@ -204,8 +215,11 @@ def test_method_without_hardware(method, tmp_path, capsys) -> None:
             {"FIXED4"} if method == "apot4+fixed4" else set())
 
 
-def test_every_other_choice_at_once(tmp_path, capsys) -> None:
+def test_every_other_choice_at_once(tmp_path, monkeypatch, capsys) -> None:
     """A network from a checkpoint, 8-bit ends, other scores, bfloat16, AdamW."""
+    asked, original = [], fitting.row_scores
+    monkeypatch.setattr(fitting, "row_scores", lambda kind, *given, **options: (
+        asked.append(kind) or original(kind, *given, **options)))
     argv = [*SHORT, "--out", str(tmp_path), "--method", "float32", "--model", "resnet20",
             "--float-epochs", "1", "--name", "first", "-q"]
     assert cli.run(train.main, argv) == 0
@@ -220,6 +234,8 @@ def test_every_other_choice_at_once(tmp_path, capsys) -> None:
     first = json.loads((tmp_path / "first/result.json").read_text())
     assert result["accuracy"]["float"] == first["accuracy"]["float"]
     assert result["integer_images"] == 50 and result["images"] == 360
+    graph = IntGraph.load(tmp_path / "digits/graph.safetensors")
+    assert {tensor.bits for tensor in graph.header.tensors} == {8} and asked == ["fisher"]
     rows = list(result["rows"].values())
     assert rows[0][:2] == rows[-1][:2] == [0, 0] and sum(rows[1][:2]) > 0
     stages = {row["stage"] for row in csv.DictReader(

@@ -11,7 +11,7 @@ from torch import nn
 from quant import layers, qat
 from quant.activations import ActQuantiser
 from quant.data import ArraySplit, Augment
-from quant.models.tiny_resnet import TinyResNet
+from quant.models.resnet import TinyResNet
 from quant.prepare import calibrate, prepare
 
 OPTIONS = {"epochs": 4, "batch_size": 4, "lr": 1e-3, "weight_decay": 0.0, "seed": 1}
@@ -226,3 +226,27 @@ def test_batches_are_made_ahead_in_order(data, monkeypatch) -> None:
         assert list(trainer._batches(())) == []
     for ours, others in zip(made["cpu"], made["cuda"], strict=True):
         assert all(map(torch.equal, ours, others))
+
+
+def test_batch_norm_settles_on_the_data(data, model, monkeypatch) -> None:
+    """Means over equal batches of what each layer sees under the final weights."""
+    monkeypatch.setattr(qat, "EVALUATED", 8)
+    plain = ArraySplit(data.images, data.labels)
+    norm, seen = model.bn1, []
+    model.conv1.register_forward_hook(lambda _m, _i, out: seen.append(out.detach()))
+    before = copy.deepcopy(model.fc.state_dict())
+    norm.running_mean.fill_(100.0)
+    qat.settle_batch_norm(model, plain)
+    assert [len(x) for x in seen] == [8, 8]
+    expected = torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0)
+    variance = torch.stack([x.var((0, 2, 3)) for x in seen]).mean(0)
+    torch.testing.assert_close(norm.running_mean, expected)
+    torch.testing.assert_close(norm.running_var, variance)
+    assert norm.momentum == 0.1 and model.training
+    assert all(torch.equal(v, before[k]) for k, v in model.fc.state_dict().items())
+
+
+def test_networks_without_batch_norm_have_nothing_to_settle(data) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    model.register_forward_hook(lambda *_: pytest.fail("the network was run"))
+    qat.settle_batch_norm(model, data)

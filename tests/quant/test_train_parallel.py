@@ -18,7 +18,7 @@ from quant import qat
 from quant.cli import UserError
 from quant.data import ArraySplit, Augment
 from quant.distributed import Processes
-from quant.models.tiny_resnet import TinyResNet
+from quant.models.resnet import TinyResNet
 
 ROOT = Path(__file__).resolve().parents[2]
 
