@@ -11,6 +11,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 
 import rich.console
@@ -28,13 +29,14 @@ def parser() -> cli.Parser:
     p.add_argument("--tables", default=",".join(TABLES), metavar="A,B",
                    help="which tables (default: %(default)s)")
     p.add_argument("--runs", default="runs/accuracy", metavar="DIR",
-                   help="folder of the trainings (default: %(default)s)")
+                   help="folder of the networks (default: %(default)s)")
     p.add_argument("--jobs", type=int, default=2, metavar="N",
                    help="trainings at a time, a thread each (default: %(default)s)")
     p.add_argument("--seeds", type=int, metavar="N", help="seeds (default: the table's)")
     p.add_argument("--report", action="store_true", help="train nothing")
     p.add_argument("--out", default=str(RESULTS), metavar="DIR",
-                   help="folder of accuracy.json and accuracy.md (default: %(default)s)")
+                   help="folder of accuracy.jsonl, a line for each training, and of the tables "
+                        "accuracy.json and accuracy.md (default: %(default)s)")
     p.add_argument("--json", action="store_true", help="print the result as one JSON document")
     return p
 
@@ -46,37 +48,77 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name not in TABLES:
             raise cli.UserError(f"unknown table {name!r}; known are {', '.join(TABLES)}")
         chosen.append(TABLES[name])
-    folder = pathlib.Path(options.runs)
-    if not options.report:
-        runs = [run for table in chosen for run in table.runs()
-                if options.seeds is None or run.seed <= options.seeds]
-        train_all(runs, folder, options.jobs)
-    measured = {table.name: measure(table, folder) for table in chosen}
-    report = tables.report([t for t in chosen if measured[t.name]], measured)
     out = pathlib.Path(options.out)
     try:
+        out.mkdir(parents=True, exist_ok=True)
+        records = Records(out / "accuracy.jsonl")
+        if not options.report:
+            runs = [run for table in chosen for run in table.runs()
+                    if options.seeds is None or run.seed <= options.seeds]
+            train_all(runs, pathlib.Path(options.runs), records, options.jobs)
+        report = tables.report([t for t in TABLES.values() if records.measured(t)],
+                               {t.name: records.measured(t) for t in TABLES.values()})
         tables.save(report, out)
     except OSError as error:
-        raise cli.UserError(f"cannot write to {out}: {error.strerror}") from error
+        raise cli.UserError(f"cannot write {error.filename}: {error.strerror}") from error
     cli.give(json.dumps(report) if options.json else tables.markdown(report))
     return 0
 
 
-def train_all(runs: Sequence[Run], folder: pathlib.Path, jobs: int) -> None:
-    """Do the trainings that ``folder`` does not have yet, the float ones first."""
-    missing = [run for run in runs if not (folder / run.name / "result.json").is_file()]
+class Records:
+    """The file with one line for each training that is done; whoever starts again reads it."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+        lines = path.read_text().splitlines() if path.is_file() else []
+        self.by_name = {record["name"]: record for record in map(json.loads, lines)}
+        self._lock = threading.Lock()
+
+    def has(self, run: Run) -> bool:
+        """Whether ``run`` was done with the settings that it has now."""
+        return self.by_name.get(run.name, {}).get("settings") == run.settings
+
+    def add(self, run: Run, result: dict[str, object]) -> None:
+        """Note the result.json of ``run``, accuracies in percent."""
+        accuracy = result["accuracy"]
+        values = {"accuracy": 100 * accuracy.get("quantised", accuracy["float"])}
+        if "integer" in accuracy:
+            values |= {"integer": 100 * accuracy["integer"],
+                       "agreement": 100 * result["agreement"]}
+        record = {"name": run.name, "settings": run.settings, "values": values,
+                  "seconds": result["seconds"], "digest": result["digest"]}
+        with self._lock:
+            self.by_name[run.name] = record
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def measured(self, table: Table) -> dict[str, dict[int, dict[str, float]]]:
+        """Values by label and seed."""
+        found: dict[str, dict[int, dict[str, float]]] = {}
+        for run in table.runs():
+            if self.has(run):
+                found.setdefault(run.label, {})[run.seed] = self.by_name[run.name]["values"]
+        return found
+
+
+def train_all(runs: Sequence[Run], folder: pathlib.Path, records: Records, jobs: int) -> None:
+    """Do the trainings that are not on record, the float ones that they start from first."""
+    missing = [run for run in runs if not records.has(run)]
+    starts = {run.start.name: run.start for run in missing if run.row}
+    first = [run for run in starts.values() if not (folder / run.name / "float.pt").is_file()]
+    first += [run for run in missing if run.row is None and run.name not in starts]
     console = rich.console.Console(stderr=True)
     columns = ("{task.description}", rich.progress.BarColumn(),
                rich.progress.MofNCompleteColumn(), rich.progress.TimeRemainingColumn(), "left")
+    stages = (first, [run for run in missing if run.row])
     with rich.progress.Progress(*columns, console=console) as progress, \
             concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        task = progress.add_task("trainings", total=len(runs),
-                                 completed=len(runs) - len(missing))
-        for stage in ([r for r in missing if r.row is None], [r for r in missing if r.row]):
+        task = progress.add_task("trainings", total=sum(map(len, stages)))
+        for stage in stages:
             started = {pool.submit(train, run, folder): run for run in stage}
             try:
                 for done in concurrent.futures.as_completed(started):
-                    done.result()
+                    records.add(started[done], done.result())
                     progress.advance(task)
                     if not console.is_terminal:
                         cli.say(f"{started[done].name} done")
@@ -86,38 +128,23 @@ def train_all(runs: Sequence[Run], folder: pathlib.Path, jobs: int) -> None:
                 raise
 
 
-def train(run: Run, folder: pathlib.Path) -> None:
-    """One training in a process of its own. Raises UserError with its last line when it fails."""
-    start = folder / Run(run.table, None, run.seed).name / "float.pt"
-    settings = run.settings(str(start)) | {"tensorboard": False, "plots": False}
+def train(run: Run, folder: pathlib.Path) -> dict[str, object]:
+    """One training in a process of its own; gives its result.json. Raises UserError with its last
+    line when it fails."""
+    settings = run.settings | {"tensorboard": False, "plots": False}
+    if run.row:
+        settings |= {"pretrained": str(folder / run.start.name / "float.pt")}
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / f"{run.name}.json"
     config.write_text(json.dumps(settings, indent=2) + "\n")
     done = subprocess.run(
         [sys.executable, "-m", "quant.train", "--config", str(config), "--out", str(folder),
-         "--name", run.name, "-q"], capture_output=True, text=True, check=False)
+         "--name", run.name, "--json", "-q"], capture_output=True, text=True, check=False)
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
         raise cli.UserError(f"{run.name}: {lines[-1]}")
     config.unlink()
-
-
-def measure(table: Table, folder: pathlib.Path) -> dict[str, dict[int, dict[str, float]]]:
-    """Percentages by label and seed of the runs that are there: ``accuracy`` of the network as
-    trained, of the ``integer`` one, and their ``agreement``."""
-    found: dict[str, dict[int, dict[str, float]]] = {}
-    for run in table.runs():
-        path = folder / run.name / "result.json"
-        if not path.is_file():
-            continue
-        result = json.loads(path.read_text())
-        accuracy = result["accuracy"]
-        values = {"accuracy": 100 * accuracy.get("quantised", accuracy["float"])}
-        if "integer" in accuracy:
-            values |= {"integer": 100 * accuracy["integer"],
-                       "agreement": 100 * result["agreement"]}
-        found.setdefault(run.label, {})[run.seed] = values
-    return found
+    return json.loads(done.stdout)
 
 
 if __name__ == "__main__":

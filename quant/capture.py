@@ -180,6 +180,9 @@ class Rewriter:
     def owner(self, node: fx.Node) -> str:
         """Name of the layer that holds parameter ``node``."""
         name = self.stored[node.name].rpartition(".")[0]
+        if not name:
+            raise ValueError("its weights are the model's own: give them to a layer in the model, "
+                             "as nn.Sequential does")
         if name in self.used:
             raise ValueError("another operation uses the same weights")
         return name

@@ -16,6 +16,7 @@ from quant.models import MODELS
 FLOAT32 = "float32"         #: the method that does not quantise
 PRESET = "by data set"      #: what ``--help`` says of a default that the data set decides
 PARSERS = {".json": json.loads, ".toml": tomllib.loads}
+CHECKPOINTS = (".pt", ".pth", ".safetensors")   #: ends of the names of files with weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +68,9 @@ class TrainConfig(pydantic.BaseModel):
     data: str | None = setting("task", "folder of the data set's files", None)
     subset: int | None = setting("task", "train on the first samples only", None, ge=2)
     size: int | None = setting("task", "pixels of ImageNet's images", None, ge=1)
-    tokenizer: str | None = setting("task", "of texts: folder of a Hugging Face model, or its name",
-                                    None)
+    tokenizer: str | None = setting(
+        "task", "of texts: folder of a Hugging Face model or its name on the hub, whose tokenizer "
+        "and architecture are taken; by default that of pretrained", None)
     max_length: int | None = setting("task", "tokens of a text", None, ge=8)
 
     model: str = setting("network", f"one of {', '.join(MODELS)}")
@@ -76,7 +78,8 @@ class TrainConfig(pydantic.BaseModel):
     stem: Literal["auto", "cifar", "imagenet"] = setting(
         "network", "first layer for small or for large images", "auto")
     pretrained: str | None = setting(
-        "network", "start from this checkpoint, by default without float epochs", None)
+        "network", "start from this checkpoint, by default without float epochs; of bert also "
+        "folder of a Hugging Face model or its name on the hub, which has float epochs", None)
     normalised: bool = setting(
         "network", "the checkpoint wants pixels less ImageNet's mean by its deviation, as "
         "torchvision's do: fold that into the first layer", False)
@@ -128,6 +131,13 @@ class TrainConfig(pydantic.BaseModel):
         values = dataclasses.asdict(PRESETS[dataset]) | given
         if values["model"] not in MODELS:
             raise ValueError(f"unknown model {values['model']!r}; known are {', '.join(MODELS)}")
+        wants, has = MODELS[values["model"]].reads, MODELS[PRESETS[dataset].model].reads
+        if wants != has:
+            raise ValueError(f"model {values['model']!r} reads {wants}, {dataset} has {has}")
+        begun = "pretrained" in given
+        if has == "texts" and begun and is_hugging_face(given["pretrained"]):
+            begun = False           # it has never seen the task
+            values.setdefault("tokenizer", given["pretrained"])
         name = values.get("method", cls.model_fields["method"].default)
         if name == FLOAT32:
             if "ratio" in given:
@@ -138,7 +148,7 @@ class TrainConfig(pydantic.BaseModel):
                              f"{', '.join((FLOAT32, *METHODS))}")
         else:
             values["ratio"] = str(method(name, given.get("ratio")).ratio)
-            if "pretrained" in given:
+            if begun:
                 values["float_epochs"] = given.get("float_epochs", 0)
         return values
 
@@ -149,7 +159,20 @@ class TrainConfig(pydantic.BaseModel):
         if self.normalised and not self.pretrained:
             raise ValueError("normalised tells how a checkpoint was trained: name it with "
                              "pretrained")
+        if MODELS[self.model].reads == "texts":
+            self._consistent_for_texts()
         return self
+
+    def _consistent_for_texts(self) -> None:
+        if not self.pretrained:
+            raise ValueError(f"model {self.model!r} starts from a trained one: name a Hugging Face "
+                             "model with --pretrained")
+        if not self.tokenizer:
+            raise ValueError("a checkpoint has no tokenizer: name the Hugging Face model that it "
+                             "was made from with --tokenizer")
+        for name, default in (("width", None), ("stem", "auto"), ("normalised", False)):
+            if getattr(self, name) != default:
+                raise ValueError(f"{name} is a setting of networks for images: leave it out")
 
     @classmethod
     def resolve(cls, **given: object) -> Self:
@@ -168,6 +191,11 @@ class TrainConfig(pydantic.BaseModel):
     def load(cls, path: pathlib.Path) -> Self:
         """The settings in a file; raises ValueError for one that does not hold any."""
         return cls.resolve(**read_settings(path))
+
+
+def is_hugging_face(pretrained: str) -> bool:
+    """Whether ``pretrained`` is a Hugging Face model's folder or name, and no checkpoint file."""
+    return not pretrained.endswith(CHECKPOINTS)
 
 
 def read_settings(path: pathlib.Path) -> dict[str, object]:

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from quant import data, inference, models, plots, qat
 from quant.cli import UserError
-from quant.config import FLOAT32, TrainConfig
+from quant.config import FLOAT32, TrainConfig, is_hugging_face
 from quant.data.splits import Inputs
 from quant.distributed import Processes
 from quant.export import export
 from quant.fitting import Training
+from quant.host import HostRunner, is_hosted
 from quant.intgraph import IntGraph
 from quant.layers import quantised_layers
-from quant.models import weights
+from quant.models import bert, weights
 from quant.numerics import Scheme
 from quant.prepare import calibrate, prepare
 from quant.progress import Progress
@@ -26,9 +27,11 @@ from quant.ratio import Ratio
 from quant.runs import RunFolder, has_graph
 from quant.stages import align_scales
 
-VECTORS = 1000              #: most test images in vectors.npz
+VECTORS = 1000              #: most test samples in vectors.npz
 CALIBRATION = 1 << 25       #: most input values that clips are calibrated on
-CHECKED = 250               #: samples that the integer models compute at once
+CALIBRATION_TEXTS = 128     #: and most texts, of which each token becomes thousands of values
+CHECKED = 250               #: images that the integer models compute at once
+CHECKED_TEXTS = 16          #: texts, of which they keep every tensor
 
 
 def train(config: TrainConfig, dataset: data.Dataset, run: RunFolder, progress: Progress,
@@ -90,7 +93,7 @@ def finish(model: nn.Module, config: TrainConfig, dataset: data.Dataset, run: Ru
     measured, agreement, logits = check(model, graph, dataset, config.integer_samples)
     result["accuracy"] |= measured
     result |= {"digest": graph.digest, "agreement": agreement, "integer_images": len(logits)}
-    save_vectors(run, dataset, logits, result["accuracy"])
+    save_vectors(run, dataset, graph, logits, result["accuracy"])
     return result
 
 
@@ -135,7 +138,7 @@ def build(config: TrainConfig, dataset: data.Dataset) -> nn.Module:
     """The float network for samples of ``dataset``, with random weights."""
     try:
         return models.build(config.model, shape=dataset.shape, classes=len(dataset.class_names),
-                            width=config.width, stem=config.stem)
+                            width=config.width, stem=config.stem, source=config.tokenizer)
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -143,7 +146,8 @@ def build(config: TrainConfig, dataset: data.Dataset) -> nn.Module:
 def quantisable(model: nn.Module, config: TrainConfig, dataset: data.Dataset) -> nn.Module:
     """``model``, on the CPU, with quantising layers."""
     example = dataset.test.batch(torch.arange(2))[0]
-    return prepare(model, example, act_bits=config.act_bits, first_last=config.first_last)
+    return prepare(model, example, act_bits=config.act_bits, first_last=config.first_last,
+                   host=models.MODELS[config.model].reads == "texts")
 
 
 def start(config: TrainConfig, dataset: data.Dataset, run: RunFolder,
@@ -152,8 +156,10 @@ def start(config: TrainConfig, dataset: data.Dataset, run: RunFolder,
     a checkpoint."""
     model = build(config, dataset)
     if config.pretrained and not run.resuming:
-        for name in models.load_pretrained(model, config.pretrained):
-            progress.note(f"{name} starts at random: {config.pretrained} has other classes")
+        other = isinstance(model, bert.BertClassifier) and is_hugging_face(config.pretrained)
+        load = bert.load_weights if other else models.load_pretrained
+        for name in load(model, config.pretrained):
+            progress.note(f"{name} starts at random: {config.pretrained} has none that fits")
         if config.normalised:
             try:
                 weights.fold_normalisation(model, weights.IMAGENET_MEAN, weights.IMAGENET_STD)
@@ -164,7 +170,10 @@ def start(config: TrainConfig, dataset: data.Dataset, run: RunFolder,
 
 def sample(config: TrainConfig, dataset: data.Dataset) -> Inputs:
     """The training samples that clips are calibrated on."""
-    count = min(config.hessian_images, max(64, CALIBRATION // math.prod(dataset.shape)))
+    most = max(64, CALIBRATION // math.prod(dataset.shape))
+    if models.MODELS[config.model].reads == "texts":
+        most = CALIBRATION_TEXTS
+    count = min(config.hessian_images, most)
     return dataset.train.batch(torch.arange(min(count, len(dataset.train))))[0]
 
 
@@ -201,17 +210,21 @@ def check(model: nn.Module, graph: IntGraph, dataset: data.Dataset,
     """
     predicted = qat.predict(model, dataset.test).numpy()
     some = torch.arange(min(most, len(dataset.test)))
-    logits = np.concatenate([inference.verify(graph, integers(dataset.test.batch(part)[0]))
-                             for part in some.split(CHECKED)])
+    host, batch = (HostRunner(model), CHECKED_TEXTS) if is_hosted(model) else (None, CHECKED)
+    logits = np.concatenate([
+        inference.verify(graph, integers(dataset.test.batch(part)[0]), host=host)
+        for part in some.split(batch)])
     decided, labels = logits.argmax(1), dataset.test.labels
     accuracies = {"quantised": float((predicted == labels).mean()),
                   "integer": float((decided == labels[: len(some)]).mean())}
     return accuracies, float((predicted[: len(some)] == decided).mean()), logits
 
 
-def save_vectors(run: RunFolder, dataset: data.Dataset, logits: np.ndarray,
+def save_vectors(run: RunFolder, dataset: data.Dataset, graph: IntGraph, logits: np.ndarray,
                  accuracies: dict[str, float]) -> None:
-    """The first test images with their logits, for the simulation of the accelerator."""
+    """The first test samples with their logits, for the simulation of the accelerator."""
     some = torch.arange(min(VECTORS, len(logits)))
-    run.save_vectors(integers(dataset.test.batch(some)[0]), dataset.test.labels[: len(some)],
-                     logits[: len(some)], accuracies)
+    inputs = integers(dataset.test.batch(some)[0])
+    named = dict(zip(graph.header.host_inputs, inputs, strict=True)) \
+        if isinstance(inputs, tuple) else {"images": inputs}
+    run.save_vectors(named, dataset.test.labels[: len(some)], logits[: len(some)], accuracies)

@@ -39,7 +39,7 @@ class RunFolder:
     quantised.pt     the network after it
     schemes.csv      one line per weight row
     graph.safetensors  the integer graph, all that the hardware side reads
-    vectors.npz      test images with the logits that every implementation must reproduce
+    vectors.npz      test samples with the logits that every implementation must reproduce
     result.json      accuracies, digest, row counts; written last
     tensorboard/, plots/  what was asked for of them
 
@@ -180,11 +180,12 @@ class RunFolder:
         writer.writerows(table)
         self.replace("schemes.csv", text.getvalue().encode())
 
-    def save_vectors(self, images: np.ndarray, labels: np.ndarray, logits: np.ndarray,
+    def save_vectors(self, inputs: dict[str, np.ndarray], labels: np.ndarray, logits: np.ndarray,
                      accuracies: dict[str, float]) -> None:
-        """``images`` uint8, ``labels`` and ``logits`` int64, ``accuracy_<kind>`` float64."""
+        """``inputs`` are ``images`` uint8, or those of the host by the graph's names; ``labels``
+        and ``logits`` int64, ``accuracy_<kind>`` float64."""
         with self.writing():
-            np.savez_compressed(self / "vectors.npz", images=images, labels=labels, logits=logits,
+            np.savez_compressed(self / "vectors.npz", **inputs, labels=labels, logits=logits,
                                 **{f"accuracy_{kind}": a for kind, a in accuracies.items()})
 
     def finish(self, result: dict[str, object]) -> None:

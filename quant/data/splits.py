@@ -52,8 +52,8 @@ class Split(abc.ABC):
         which share a batch get together what one process would get, and draw alike. Without a
         generator the samples are what evaluation wants.
 
-        Images are float32 (n, C, H, W) in 0..1, the pixels divided by 255. Texts are two int64
-        (n, L): tokens, and 1 where there is one.
+        Images are float32 (n, C, H, W) in 0..1, the pixels divided by 255. Texts are three int64
+        (n, L): tokens, 1 where there is one, and 1 where one belongs to a pair's second text.
         """
 
 

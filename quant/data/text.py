@@ -14,30 +14,36 @@ CHUNK = 10_000      #: sentences tokenised at once; the tokenizer's own results 
 
 
 class TextSplit(Split):
-    """Tokens (N, L) of texts that begin at 0 and have ``lengths`` (N,) of them each."""
+    """Tokens (N, L) of texts, or pairs of texts, that begin at 0.
 
-    def __init__(self, tokens: np.ndarray, lengths: np.ndarray, labels: np.ndarray,
-                 device: str | torch.device = "cpu") -> None:
-        self.tokens, self.lengths, self.device = tokens, lengths, device
+    Each has ``lengths`` (N,) tokens, of which the first ``borders`` (N,) belong to its first text;
+    a text that is no pair has no others.
+    """
+
+    def __init__(self, tokens: np.ndarray, lengths: np.ndarray, borders: np.ndarray,
+                 labels: np.ndarray, device: str | torch.device = "cpu") -> None:
+        self.tokens, self.lengths, self.borders, self.device = tokens, lengths, borders, device
         self.labels = labels.astype(np.int64)
         self.shape = tuple(tokens.shape[1:])
 
     def to(self, device: str | torch.device) -> Self:
-        return type(self)(self.tokens, self.lengths, self.labels, device)
+        return type(self)(self.tokens, self.lengths, self.borders, self.labels, device)
 
     def first(self, count: int | None) -> Self:
-        return type(self)(self.tokens[:count], self.lengths[:count], self.labels[:count],
-                          self.device)
+        return type(self)(self.tokens[:count], self.lengths[:count], self.borders[:count],
+                          self.labels[:count], self.device)
 
     def batch(self, indices: Tensor, generator: torch.Generator | None = None,
-              part: slice = EVERYTHING) -> tuple[tuple[Tensor, Tensor], Tensor]:
+              part: slice = EVERYTHING) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
         """As the base class says; texts are the same in training, nothing is drawn."""
         chosen = indices[part].cpu()
         rows = chosen.numpy()
-        tokens = self.tokens[rows].astype(np.int64)
-        mask = (np.arange(self.shape[0]) < self.lengths[rows][:, None]).astype(np.int64)
-        return ((torch.from_numpy(tokens).to(self.device), torch.from_numpy(mask).to(self.device)),
-                labels_of(self, chosen, self.device))
+        places = np.arange(self.shape[0])
+        present = places < self.lengths[rows][:, None]
+        second = present & (places >= self.borders[rows][:, None])
+        inputs = tuple(torch.from_numpy(array.astype(np.int64)).to(self.device)
+                       for array in (self.tokens[rows], present, second))
+        return inputs, labels_of(self, chosen, self.device)
 
 
 Tokenise = Callable[[Sequence[tuple[str, ...]], Sequence[int]], TextSplit]
@@ -49,7 +55,7 @@ def tokeniser(name: str | None, max_length: int) -> Tokenise:
     cut to ``max_length`` tokens, shorter ones filled up."""
     if name is None:
         raise DatasetError("texts need a tokenizer: name the folder of a Hugging Face model, or "
-                           "its name on the hub, with --tokenizer")
+                           "its name on the hub, with --pretrained or --tokenizer")
     if max_length < 8:
         raise DatasetError(f"texts of {max_length} tokens say nothing: give at least 8")
     try:
@@ -69,13 +75,15 @@ def tokeniser(name: str | None, max_length: int) -> Tokenise:
 
     def make(texts: Sequence[tuple[str, ...]], labels: Sequence[int]) -> TextSplit:
         tokens = np.empty((len(texts), max_length), np.int32)
-        lengths = np.empty(len(texts), np.int64)
+        lengths, borders = np.empty((2, len(texts)), np.int64)
         for start in range(0, len(texts), CHUNK):
             columns = [list(column) for column in zip(*texts[start:start + CHUNK], strict=True)]
             made = tokenizer(*columns, padding="max_length", truncation=True,
-                             max_length=max_length, return_tensors="np")
-            tokens[start:start + CHUNK] = made["input_ids"]
-            lengths[start:start + CHUNK] = made["attention_mask"].sum(1)
-        return TextSplit(tokens, lengths, np.array(labels))
+                             max_length=max_length, return_token_type_ids=True,
+                             return_tensors="np")
+            part = slice(start, start + CHUNK)
+            tokens[part], lengths[part] = made["input_ids"], made["attention_mask"].sum(1)
+            borders[part] = lengths[part] - made["token_type_ids"].sum(1)
+        return TextSplit(tokens, lengths, borders, np.array(labels))
 
     return make

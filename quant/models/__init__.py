@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks to train; state-dict names follow torchvision.
+"""Networks to train; state-dict names follow torchvision, those of BERT Hugging Face.
 
 Importing this package does not import torch, so that command lines can list the names.
 """
@@ -20,10 +20,12 @@ CIFAR_STEM_PIXELS = 64
 class Entry:
     """A network that :func:`build` knows."""
 
-    #: "module:function", called with (channels, classes, width=) and stem= where there is a choice
+    #: "module:function", called with (channels, classes, width=) and stem= where there is a choice;
+    #: of a network that reads texts with (source, tokens, classes)
     builder: str
-    width: int                              #: channels of the stem unless told otherwise
+    width: int | None = None                #: channels of the stem unless told otherwise
     stems: tuple[str, ...] = ("cifar",)
+    reads: str = "images"                   #: or "texts"; then all but linear layers is the host's
 
 
 MODELS = {
@@ -32,26 +34,35 @@ MODELS = {
     "resnet18": Entry("quant.models.resnet:resnet18", 64, ("cifar", "imagenet")),
     "resnet50": Entry("quant.models.resnet:resnet50", 64, ("cifar", "imagenet")),
     "mobilenet_v2": Entry("quant.models.mobilenet_v2:mobilenet_v2", 32, ("cifar", "imagenet")),
+    "bert": Entry("quant.models.bert:build", reads="texts"),
 }
 
 
-def build(name: str, *, shape: tuple[int, int, int], classes: int, width: int | None = None,
-          stem: str = "auto") -> "nn.Module":
+def build(name: str, *, shape: tuple[int, ...], classes: int, width: int | None = None,
+          stem: str = "auto", source: str | None = None) -> "nn.Module":
     """A freshly initialised network.
 
     Parameters
     ----------
     name : one of MODELS
-    shape : (C, H, W) of the images
+    shape : (C, H, W) of the images, or (L,) of texts of L tokens
     classes : outputs
     width : channels of the stem, which the other layers' scale with; None: as published
     stem : "cifar" keeps the image's size, "imagenet" divides it by 4; "auto" decides by the size
+    source : of a network that reads texts: folder of a Hugging Face model, or its name on the hub,
+        of whose architecture it is; it has neither width nor stem
 
-    Raises ValueError for what does not exist or does not fit.
+    Raises ValueError for what does not exist or does not fit, UserError for a ``source`` that
+    cannot be read.
     """
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; known are {', '.join(MODELS)}")
     entry = MODELS[name]
+    if entry.reads == "texts":
+        if len(shape) != 1 or source is None or width is not None or stem != "auto":
+            raise ValueError(f"model {name!r} takes texts of a number of tokens and the source of "
+                             "its architecture, which decides its width; leave width and stem out")
+        return pkgutil.resolve_name(entry.builder)(source, shape[0], classes)
     width = entry.width if width is None else width
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"images need a shape (channels, height, width), not {tuple(shape)}")

@@ -14,7 +14,8 @@ from quant.cli import UserError
 
 
 class BertClassifier(nn.Module):
-    """Logits (N, classes) of ``input_ids`` and ``attention_mask``, both int64 (N, T).
+    """Logits (N, classes) of ``input_ids``, ``attention_mask`` and ``token_type_ids``, all int64
+    (N, T).
 
     Has the parts, and so the parameter names, of the
     :class:`transformers.BertForSequenceClassification` that it is made from, which must use eager
@@ -26,39 +27,81 @@ class BertClassifier(nn.Module):
         super().__init__()
         self.bert, self.dropout, self.classifier = source.bert, source.dropout, source.classifier
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
         absent = attention_mask.eq(0).unsqueeze(1).unsqueeze(2)
-        hidden = self.bert(input_ids=input_ids, token_type_ids=torch.zeros_like(input_ids),
+        hidden = self.bert(input_ids=input_ids, token_type_ids=token_type_ids,
                            attention_mask=absent.float() * torch.finfo(torch.float32).min)
         return self.classifier(self.dropout(hidden.pooler_output))
 
 
-def load(pretrained: str, classes: int) -> BertClassifier:
-    """A pre-trained BERT, its classifier new unless it has ``classes`` already.
+def build(source: str, tokens: int, classes: int) -> BertClassifier:
+    """A BERT with random weights of the architecture of ``source``, for texts of ``tokens`` tokens.
 
-    ``pretrained`` is a folder with ``config.json`` and weights, or a name on the Hugging Face hub,
-    which transformers downloads or has in its cache. Raises :class:`~quant.cli.UserError`.
+    ``source`` is a folder with ``config.json``, or a name on the Hugging Face hub, which
+    transformers downloads or has in its cache. Raises :class:`~quant.cli.UserError`.
     """
+    with _loading(source) as transformers:
+        config = _config(source, classes)
+        if tokens > config.max_position_embeddings:
+            raise UserError(f"texts of {tokens} tokens are too long for {source}, which takes "
+                            f"{config.max_position_embeddings}: choose a smaller max_length")
+        return BertClassifier(transformers.BertForSequenceClassification(config).float())
+
+
+def load(source: str, classes: int) -> BertClassifier:
+    """A pre-trained BERT from a ``source`` as of :func:`build`, which also has weights. Its
+    classifier is new unless it is one for ``classes`` already."""
+    return _load(source, classes)[0]
+
+
+def load_weights(model: BertClassifier, source: str) -> list[str]:
+    """Give ``model`` the weights of ``source``, as :func:`load` does; returns the names of those
+    that it does not have, which are random."""
+    other, missing = _load(source, len(model.classifier.weight))
+    try:
+        model.load_state_dict(other.state_dict())
+    except RuntimeError as error:
+        raise UserError(f"{source} is of another architecture than the model that was named for "
+                        "its tokenizer") from error
+    return missing
+
+
+def _load(source: str, classes: int) -> tuple[BertClassifier, list[str]]:
+    with _loading(source) as transformers:
+        bert, report = transformers.BertForSequenceClassification.from_pretrained(
+            source, config=_config(source, classes), ignore_mismatched_sizes=True,
+            output_loading_info=True)
+    missing = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    return BertClassifier(bert.float()), sorted(missing)
+
+
+def _config(source: str, classes: int) -> object:
+    import transformers
+
+    folder = pathlib.Path(source)
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise UserError(f"{source} is not a folder with a model: it has no config.json")
+    config = transformers.AutoConfig.from_pretrained(source, num_labels=classes,
+                                                     attn_implementation="eager")
+    if config.model_type != "bert":
+        raise UserError(f"{source} is a model of type {config.model_type!r}, not 'bert'")
+    return config
+
+
+@contextlib.contextmanager
+def _loading(source: str) -> Iterator[types.ModuleType]:
+    """The package transformers, silent; its failures are one-line errors."""
     try:
         import transformers
     except ImportError as error:
         raise UserError("BERT needs transformers: pip install transformers") from error
-    folder = pathlib.Path(pretrained)
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise UserError(f"{pretrained} is not a folder with a model: it has no config.json")
     try:
-        config = transformers.AutoConfig.from_pretrained(pretrained)
-        if config.model_type != "bert":
-            raise UserError(f"{pretrained} is a model of type {config.model_type!r}, not 'bert'")
         with _quiet(transformers.utils.logging):
-            bert = transformers.BertForSequenceClassification.from_pretrained(
-                pretrained, num_labels=classes, attn_implementation="eager",
-                ignore_mismatched_sizes=True)
+            yield transformers
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"cannot load {pretrained!r}, neither a folder with a model nor one that "
+        raise UserError(f"cannot load {source!r}, neither a folder with a model nor one that "
                         f"the Hugging Face hub gives: {reason}") from error
-    return BertClassifier(bert.float())
 
 
 @contextlib.contextmanager

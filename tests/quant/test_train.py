@@ -309,7 +309,7 @@ def test_former_run_stays_until_the_new_one_is_complete(tmp_path) -> None:
     lambda run: run.save_state("checkpoint.pt", x=torch.zeros(9)),
     lambda run: run.append("metrics.csv", "1"),
     lambda run: run.save_schemes([{"row": 1}]),
-    lambda run: run.save_vectors(*[np.zeros(1)] * 3, {}),
+    lambda run: run.save_vectors({}, *[np.zeros(1)] * 2, {}),
     lambda run: run.finish({}),
 ])
 def test_full_disk_is_one_line(write, tmp_path) -> None:

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The accuracy tables: which trainings they need, what is on record, and their statistics."""
+
+import json
+import math
+
+import pytest
+
+from bench import accuracy, experiments, statistics, tables
+from bench.experiments import FLOAT, Row, Run, Table
+from quant import cli
+from quant.config import TrainConfig
+
+TABLE = Table("small", "two methods", {"dataset": "digits", "epochs": 2}, {"float_epochs": 3},
+              (Row("pot4", {"method": "pot4"}, "pot4"),
+               Row("pot4, w8a8", {"method": "pot4", "first_last": "w8a8"})), seeds=2,
+              paper=("cifar10", "resnet18"))
+
+
+def test_mean_and_its_interval() -> None:
+    found = statistics.estimate([1.0, 2.0, 3.0, 4.0])
+    assert found.mean == 2.5
+    # Student's t for 3 degrees of freedom, 95 %: 3.182446, from a table
+    assert found.half_width == pytest.approx(3.182446 * math.sqrt(5 / 3) / 2, rel=1e-6)
+    assert found.clear and not statistics.estimate([-1.0, 0.0, 2.0]).clear
+    assert statistics.estimate([7.0]).half_width == math.inf
+    with pytest.raises(ValueError, match="no values"):
+        statistics.estimate([])
+
+
+def test_differences_are_of_equal_seeds() -> None:
+    ours, theirs = {1: 10.0, 2: 20.0, 5: 90.0}, {2: 18.0, 1: 9.0, 4: 0.0}
+    found = statistics.paired(ours, theirs)
+    assert (found.mean, found.count) == (1.5, 2)
+    assert statistics.paired({1: 1.0}, {2: 1.0}) is None
+
+
+@pytest.mark.parametrize("name", experiments.TABLES)
+def test_settings_of_every_training_are_valid(name) -> None:
+    runs = list(experiments.TABLES[name].runs())
+    assert len({run.name for run in runs}) == len(runs)
+    for run in runs:
+        TrainConfig.resolve(**run.settings)
+
+
+class Trainer:
+    """Stands in for the process that trains."""
+
+    def __init__(self) -> None:
+        self.trained = []
+
+    def __call__(self, run: Run, folder) -> dict[str, object]:
+        self.trained.append(run.name)
+        if run.row is None:
+            (folder / run.name).mkdir(parents=True)
+            (folder / run.name / "float.pt").touch()
+            return {"accuracy": {"float": 0.9}, "seconds": 1, "digest": None}
+        value = 0.8 + run.seed / 100 + 0.05 * ("w8a8" in run.label)
+        return {"accuracy": {"float": 0.9, "quantised": value, "integer": value},
+                "agreement": 1.0, "seconds": 1, "digest": "d"}
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    trainer = Trainer()
+    monkeypatch.setattr(accuracy, "train", trainer)
+    for module in (accuracy, experiments):
+        monkeypatch.setattr(module, "TABLES", {"small": TABLE})
+
+    def run(*argv: str) -> tuple[list[str], dict]:
+        trainer.trained.clear()
+        code = accuracy.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"),
+                              "--json", *argv])
+        assert code == 0
+        return sorted(trainer.trained), json.loads(capsys.readouterr().out)
+    run.folder = tmp_path
+    return run
+
+
+def test_trainings_on_record_are_not_done_again(command) -> None:
+    done, _ = command("--seeds", "1")
+    assert done == ["small-float32-1", "small-pot4-1", "small-pot4-w8a8-1"]
+    done, _ = command()
+    assert done == ["small-float32-2", "small-pot4-2", "small-pot4-w8a8-2"]
+    records = command.folder / "out" / "accuracy.jsonl"
+    lines = records.read_text().splitlines()
+    records.write_text("\n".join(line for line in lines if "w8a8-2" not in line) + "\n")
+    assert command()[0] == ["small-pot4-w8a8-2"]        # its float network is still there
+    assert command("--report")[0] == []
+
+
+def test_record_with_other_settings_does_not_count(command) -> None:
+    command()
+    records = command.folder / "out" / "accuracy.jsonl"
+    records.write_text(records.read_text().replace('"epochs": 2', '"epochs": 5'))
+    assert command()[0] == ["small-pot4-1", "small-pot4-2", "small-pot4-w8a8-1",
+                            "small-pot4-w8a8-2"]
+
+
+def test_table(command) -> None:
+    _, report = command()
+    table, = report["tables"]
+    by_label = {row["label"]: row for row in table["rows"]}
+    assert list(by_label) == [FLOAT, "pot4", "pot4, w8a8"] and table["seeds"] == 2
+    assert by_label["pot4"]["accuracy"]["mean"] == pytest.approx(81.5)
+    against = by_label["pot4, w8a8"]["against"]["pot4"]
+    assert against["mean"] == pytest.approx(5) and against["clear"]
+    assert by_label["pot4"]["paper"] == 92.14 and by_label["pot4, w8a8"]["paper"] == 92.97
+    text = tables.markdown(report)
+    assert "| pot4, w8a8 | 86.50 | 86.50 | 100.000 |" in text and "**+5.00 ± 0.00**" in text
+    assert (command.folder / "out" / "accuracy.md").read_text() == text
+
+
+def test_unknown_table_is_one_line() -> None:
+    with pytest.raises(cli.UserError, match="unknown table 'big'; known are narrow"):
+        accuracy.main(["--tables", "big"])
