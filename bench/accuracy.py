@@ -21,6 +21,7 @@ from bench import tables
 from bench.experiments import TABLES, Run, Table
 from quant import cli
 
+INTEGER_SAMPLES = 2000      #: of the test set, that the golden model computes after each training
 RESULTS = pathlib.Path(__file__).parent / "results"
 
 
@@ -131,7 +132,8 @@ def train_all(runs: Sequence[Run], folder: pathlib.Path, records: Records, jobs:
 def train(run: Run, folder: pathlib.Path) -> dict[str, object]:
     """One training in a process of its own; gives its result.json. Raises UserError with its last
     line when it fails."""
-    settings = run.settings | {"tensorboard": False, "plots": False}
+    settings = run.settings | {"integer_samples": INTEGER_SAMPLES, "tensorboard": False,
+                               "plots": False}
     if run.row:
         settings |= {"pretrained": str(folder / run.start.name / "float.pt")}
     folder.mkdir(parents=True, exist_ok=True)

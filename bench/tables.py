@@ -78,8 +78,8 @@ def save(content: dict[str, object], folder: pathlib.Path) -> None:
 def markdown(content: dict[str, object]) -> str:
     """The tables for people."""
     parts = [f"Measured by `{content['command']}`. Percent of the test set, mean over seeds; "
-             f"differences are paired by seed, with their {content['confidence']:.0%} confidence "
-             f"interval, bold where it excludes zero."]
+             "integers on its first 2,000 samples; differences are paired by seed, with their "
+             f"{content['confidence']:.0%} confidence interval, bold where it excludes zero."]
     return "\n\n".join(parts + [_markdown_table(t) for t in content["tables"]]) + "\n"
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The golden model: an integer graph in numpy, the reference for everything below it.
 
-Matrix products run in float64, which is exact: no accumulator exceeds 2^23 (numerics.ACC_BITS).
+Matrix products run in float32, which is exact: the positive terms of an accumulator alone stay
+below 2^23 (numerics.ACC_BITS), and so do the negative ones, hence every sum of some of them.
 Where the graph has a node of the host, a callback is asked for it.
 """
 
@@ -143,7 +144,7 @@ def _finish(layer: LayerArrays, node: Conv | Linear, acc: np.ndarray,
 
 def _convolve(x: np.ndarray, layer: LayerArrays, node: Conv) -> np.ndarray:
     per_in, per_out = x.shape[1] // node.groups, len(layer.values) // node.groups
-    parts = []
+    x, parts = x.astype(np.float32), []
     for g in range(node.groups):
         windows = _windows(x[:, g * per_in:(g + 1) * per_in], node.kernel, node.stride)
         n, c, h, w, kh, kw = windows.shape
@@ -158,7 +159,7 @@ def _flat(x: np.ndarray) -> np.ndarray:
 
 
 def _matmul(columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    return (columns.astype(np.float64) @ rows.T.astype(np.float64)).astype(np.int64)
+    return (columns.astype(np.float32, copy=False) @ rows.T.astype(np.float32)).astype(np.int64)
 
 
 def _pad(x: np.ndarray, padding: tuple[int, int, int, int], value: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quant import golden, inference
+from quant import golden, inference, numerics
 from quant.intgraph import AvgPool, Conv, Flatten, Host, IntGraph, Linear, MaxPool
 from tests.quant.graphs import (
     INPUT,
@@ -283,3 +283,15 @@ def test_quantise_input_uses_the_input_tensor(seed):
     build.flatten(INPUT)
     real = np.array([[[[-1.0, 1 / 32, 9.0]]]], np.float32)
     assert golden.quantise_input(build.build(), real).tolist() == [[[[0, 4, 15]]]]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_largest_accumulators_are_exact(sign, seed) -> None:
+    """259 products of 127 and 255 are the most that 24 bits hold; float32 has 24, too."""
+    rng = np.random.default_rng(seed)
+    columns = rng.integers(250, 256, (50, 259))
+    rows = sign * rng.integers(120, 128, (7, 259))
+    columns[0], rows[0] = 255, sign * 127
+    found = golden._matmul(columns, rows)
+    assert abs(int(found[0, 0])) == 259 * 255 * 127 < 1 << numerics.ACC_BITS - 1
+    np.testing.assert_array_equal(found, columns @ rows.T)
