@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train methods times seeds and compare them; started again, it goes on where it was stopped.
 
-python -m bench.accuracy                     all tables, hours
+python -m bench.accuracy                     the tables of Fashion-MNIST, hours
 python -m bench.accuracy --tables narrow     one of them
+python -m bench.accuracy --tables bert --minilm DIR --movies DIR
 python -m bench.accuracy --report            only the tables of the runs that are there
 """
 
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 import rich.console
 import rich.progress
 
-from bench import tables
+from bench import bert, tables
 from bench.experiments import TABLES, Run, Table
 from quant import cli
 
@@ -29,6 +30,8 @@ def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m bench.accuracy", description=__doc__)
     p.add_argument("--tables", default=",".join(TABLES), metavar="A,B",
                    help="which tables (default: %(default)s)")
+    p.add_argument("--minilm", metavar="DIR", help=f"for the table bert: {bert.MINILM}")
+    p.add_argument("--movies", metavar="DIR", help=f"for the table bert: {bert.MOVIES}")
     p.add_argument("--runs", default="runs/accuracy", metavar="DIR",
                    help="folder of the networks (default: %(default)s)")
     p.add_argument("--jobs", type=int, default=2, metavar="N",
@@ -44,11 +47,15 @@ def parser() -> cli.Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
+    known = TABLES | {"bert": bert.table(options.minilm, options.movies)}
     chosen = []
     for name in options.tables.split(","):
-        if name not in TABLES:
-            raise cli.UserError(f"unknown table {name!r}; known are {', '.join(TABLES)}")
-        chosen.append(TABLES[name])
+        if name not in known:
+            raise cli.UserError(f"unknown table {name!r}; known are {', '.join(known)}")
+        if name == "bert" and not options.report and not (options.minilm and options.movies):
+            raise cli.UserError(f"table bert needs --minilm ({bert.MINILM}) and --movies "
+                                f"({bert.MOVIES})")
+        chosen.append(known[name])
     out = pathlib.Path(options.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -57,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             runs = [run for table in chosen for run in table.runs()
                     if options.seeds is None or run.seed <= options.seeds]
             train_all(runs, pathlib.Path(options.runs), records, options.jobs)
-        report = tables.report([t for t in TABLES.values() if records.measured(t)],
-                               {t.name: records.measured(t) for t in TABLES.values()})
+        measured = {table.name: records.measured(table) for table in known.values()}
+        report = tables.report([t for t in known.values() if measured[t.name]], measured)
         tables.save(report, out)
     except OSError as error:
         raise cli.UserError(f"cannot write {error.filename}: {error.strerror}") from error
@@ -132,8 +139,8 @@ def train_all(runs: Sequence[Run], folder: pathlib.Path, records: Records, jobs:
 def train(run: Run, folder: pathlib.Path) -> dict[str, object]:
     """One training in a process of its own; gives its result.json. Raises UserError with its last
     line when it fails."""
-    settings = run.settings | {"integer_samples": INTEGER_SAMPLES, "tensorboard": False,
-                               "plots": False}
+    settings = {"integer_samples": INTEGER_SAMPLES, "tensorboard": False, "plots": False}
+    settings |= run.settings | run.places
     if run.row:
         settings |= {"pretrained": str(folder / run.start.name / "float.pt")}
     folder.mkdir(parents=True, exist_ok=True)

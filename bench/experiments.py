@@ -5,6 +5,8 @@ import dataclasses
 from collections.abc import Iterator
 
 FLOAT = "float32"
+#: Settings that say where files are.
+PLACES = ("data", "tokenizer", "pretrained")
 #: Methods of the paper's Table 1 after the baseline, in its order.
 TABLE1 = ("fixed4", "pot4", "apot4", "pot4+fixed4", "apot4+fixed4", "fixed4+fixed8", "rmsmp")
 
@@ -68,7 +70,16 @@ class Run:
 
     @property
     def settings(self) -> dict[str, object]:
-        """Settings of :class:`quant.config.TrainConfig`, but for the network it starts from."""
+        """Settings of :class:`quant.config.TrainConfig` that are the same on every machine."""
+        return {key: value for key, value in self._chosen().items() if key not in PLACES}
+
+    @property
+    def places(self) -> dict[str, object]:
+        """The other settings, which say where files are; the network it starts from is not
+        among those of a row."""
+        return {key: value for key, value in self._chosen().items() if key in PLACES}
+
+    def _chosen(self) -> dict[str, object]:
         chosen = self.table.settings | {"seed": self.seed} | (
             self.row.settings if self.row else self.table.float_settings | {"method": FLOAT})
         if chosen["method"] == FLOAT:

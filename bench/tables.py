@@ -48,8 +48,8 @@ def _table(table: Table, measured: Measured) -> dict[str, object]:
             reference: _entry(paired(accuracy[label], accuracy[reference]))
             for reference in REFERENCES if reference in accuracy and reference != label}
         rows.append(row)
-    return {"name": table.name, "title": table.title, "seeds": len(accuracy.get(FLOAT, ())),
-            "settings": table.settings | table.float_settings, "paper": table.paper, "rows": rows}
+    return {"name": table.name, "title": table.title, "paper": table.paper, "rows": rows,
+            "settings": table.settings | table.float_settings}
 
 
 def _paper_name(table: Table, label: str) -> str | None:
@@ -87,12 +87,13 @@ def _markdown_table(table: dict[str, object]) -> str:
     rows = table["rows"]
     references = [r for r in REFERENCES if any(r in row["against"] for row in rows)]
     beside = f"paper ({' '.join(table['paper'])})" if table["paper"] else None
-    heads = ["method", "accuracy", "integers", "agreement",
+    heads = ["method", "seeds", "accuracy", "integers", "agreement",
              *(f"less {r}" for r in references), *([beside] if beside else [])]
-    lines = [f"### {table['title']}, {table['seeds']} seeds", "", _line(heads),
+    lines = [f"### {table['title']}", "", _line(heads),
              _line(["---"] + ["---:"] * (len(heads) - 1))]
     for row in rows:
-        cells = [row["label"], f"{row['accuracy']['mean']:.2f}", _number(row["integer"]),
+        mean, seeds = (row["accuracy"][key] for key in ("mean", "seeds"))
+        cells = [row["label"], str(seeds), _number(mean), _number(row["integer"]),
                  _number(row["agreement"], 3),
                  *(_difference(row["against"].get(r)) for r in references),
                  *([_number(row["paper"])] if beside else [])]

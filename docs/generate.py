@@ -66,7 +66,8 @@ def product_table() -> str:
     for scheme in Scheme:
         row = [scheme.name]
         for bits in (numerics.ACT_BITS, 2 * numerics.ACT_BITS):
-            low, high = numerics.acc_bounds(numerics.weight_values(scheme)[[0, -1], None], bits)
+            low, high = numerics.acc_bounds(numerics.weight_values(scheme)[[0, -1], None],
+                                            numerics.act_max(bits))
             largest = int(max(-low.min(), high.max()))
             terms = ((1 << numerics.ACC_BITS - 1) - 1) // largest
             row += [f"{low.min()} to {high.max()}", f"{terms:,}"]

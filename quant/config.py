@@ -33,10 +33,11 @@ class Preset:
     optimiser: str = "sgd"
     weight_decay: float = 1e-4
     integer_samples: int = 10_000
+    hessian_images: int = 1024
 
 
 _TEXT = Preset(float_epochs=3, epochs=3, batch_size=32, lr=2e-5, float_lr=2e-5, model="bert",
-               optimiser="adamw", weight_decay=0.01, integer_samples=1000)
+               optimiser="adamw", weight_decay=0.01, integer_samples=1000, hessian_images=128)
 
 #: Presets by data set name; ``--dataset`` offers these names.
 PRESETS = {
@@ -96,7 +97,7 @@ class TrainConfig(pydantic.BaseModel):
         "schemes", "how the other rows are split between PoT-4 and Fixed-4", "variance")
     reassign_every: int = setting("schemes", "epochs between two assignments", 10, ge=1)
     hessian_images: int = setting("schemes", "training samples that sensitivities are measured on",
-                                  1024, ge=1)
+                                  ge=1)
     tile_rows: int = setting("schemes", "rows of one row tile of the hardware", 16, ge=1)
 
     float_epochs: int = setting("training", "epochs before quantisation", ge=0)
@@ -131,9 +132,7 @@ class TrainConfig(pydantic.BaseModel):
         values = dataclasses.asdict(PRESETS[dataset]) | given
         if values["model"] not in MODELS:
             raise ValueError(f"unknown model {values['model']!r}; known are {', '.join(MODELS)}")
-        wants, has = MODELS[values["model"]].reads, MODELS[PRESETS[dataset].model].reads
-        if wants != has:
-            raise ValueError(f"model {values['model']!r} reads {wants}, {dataset} has {has}")
+        has = check_model_reads(values["model"], dataset)
         begun = "pretrained" in given
         if has == "texts" and begun and is_hugging_face(given["pretrained"]):
             begun = False           # it has never seen the task
@@ -191,6 +190,15 @@ class TrainConfig(pydantic.BaseModel):
     def load(cls, path: pathlib.Path) -> Self:
         """The settings in a file; raises ValueError for one that does not hold any."""
         return cls.resolve(**read_settings(path))
+
+
+def check_model_reads(model: str, dataset: str) -> str:
+    """What is in a data set of PRESETS, "images" or "texts"; raises ValueError where ``model``
+    reads something else."""
+    wants, has = MODELS[model].reads, MODELS[PRESETS[dataset].model].reads
+    if wants != has:
+        raise ValueError(f"model {model!r} reads {wants}, {dataset} has {has}")
+    return has
 
 
 def is_hugging_face(pretrained: str) -> bool:

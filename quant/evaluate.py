@@ -21,6 +21,8 @@ def parser() -> cli.Parser:
                    help="folder of the run (default: %(default)s)")
     p.add_argument("--dataset", metavar="NAME", help="other data set than the run was trained on")
     p.add_argument("--data", metavar="DIR", help="folder of the data set's files")
+    p.add_argument("--tokenizer", metavar="NAME",
+                   help="of texts: where the Hugging Face model is now (default: as in the run)")
     p.add_argument("--integer-samples", type=int, metavar="N",
                    help="test samples that the integer models compute (default: as in the run)")
     p.add_argument("--plots", action="store_true", help="draw the run again, into RUN/plots")
@@ -39,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     run = RunFolder.open(options.run)
     try:
-        result = evaluate(run, options.dataset, options.data, options.integer_samples)
+        result = evaluate(run, options.dataset, options.data, options.integer_samples,
+                          options.tokenizer)
     except GraphError as error:
         raise cli.UserError(str(error)) from error
     except Mismatch as error:
@@ -56,13 +59,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate(run: "RunFolder", dataset_name: str | None = None, directory: str | None = None,
-             integer_samples: int | None = None) -> dict[str, object]:
+             integer_samples: int | None = None,
+             tokenizer: str | None = None) -> dict[str, object]:
     """What ``run`` achieves, measured again from its files."""
     from quant import pipeline, qat
-    from quant.config import FLOAT32
+    from quant.config import FLOAT32, PRESETS, check_model_reads
     from quant.runs import has_graph
 
     config = run.config()
+    if dataset_name in PRESETS:
+        try:
+            check_model_reads(config.model, dataset_name)
+        except ValueError as error:
+            raise cli.UserError(str(error)) from error
+    if tokenizer:
+        config = config.model_copy(update={"tokenizer": tokenizer})
     graph = read_graph(run) if has_graph(config) else None
     dataset = pipeline.load_data(config, dataset_name, directory)
     if graph and dataset.class_names != graph.header.class_names:

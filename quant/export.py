@@ -188,7 +188,8 @@ class Lowering:
         m, b, s = encode_mean(pool.steps, kernel[0] * kernel[1])
         self.nodes.append(AvgPool(name=name, input=spec.name, output=name, kernel=kernel,
                                   stride=stride, multiplier=m, bias=b, shift=s,
-                                  high=numerics.act_max(pool.bits)))
+                                  high=min(pool.steps * numerics.act_max(pool.source.bits),
+                                           numerics.act_max(pool.bits))))
         return self._tensor(name, shape, pool.bits, pool.scale.item(), pool.zero_point)
 
     def _flatten(self, name: str, source: fx.Node) -> TensorSpec:

@@ -124,14 +124,13 @@ def quantise_activations(x: np.ndarray, scale: float, zero_point: int, bits: int
     return np.clip(steps + zero_point, 0, act_max(bits)).astype(np.int64)
 
 
-def acc_bounds(values: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest and largest dot product of each row with activations in ``0..2^bits - 1``.
+def acc_bounds(values: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest dot product of each row with activations in ``0..most``.
 
     ``values`` is (rows, terms); both results are int64 (rows,) and are reached, hence tight.
     """
     values = np.asarray(values, np.int64)
-    top = act_max(bits)
-    return np.minimum(values, 0).sum(1) * top, np.maximum(values, 0).sum(1) * top
+    return np.minimum(values, 0).sum(1) * most, np.maximum(values, 0).sum(1) * most
 
 
 def encode_multiplier(real: float) -> tuple[int, int]:

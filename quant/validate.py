@@ -51,12 +51,14 @@ class _Flow:
         self.known: set[str] = set()
         self.wide: set[str] = set()
         self.kept: set[str] = set()
+        self.most: dict[str, int] = {}      # largest code of each tensor
         if bool(header.host_inputs) == (header.input is not None):
             raise GraphError("a graph needs either an input or host inputs, and not both")
         if header.input is not None:
             if header.input not in specs:
                 raise GraphError(f"graph input {header.input!r} is not a tensor of the graph")
             self.known.add(header.input)
+            self.most[header.input] = numerics.act_max(specs[header.input].bits)
         self._keep("the graph", header.host_inputs)
 
     def check(self, layers: dict[str, LayerArrays]) -> None:
@@ -70,6 +72,7 @@ class _Flow:
                 self._reads(node, node.inputs, self.known | self.kept)
                 self._writes(node, node.outputs)
                 self._keep(f"node {node.name!r}", node.keeps)
+                self.most |= {n: numerics.act_max(self.specs[n].bits) for n in node.outputs}
                 continue
             residual = getattr(node, "residual", None)
             self._reads(node, [node.input, *([residual.tensor] if residual else [])],
@@ -78,7 +81,8 @@ class _Flow:
                 raise GraphError(f"node {node.name!r} reads {min(self.wide & sources)!r}, which is "
                                  f"wide")
             self._writes(node, [node.output])
-            _check_node(node, self.specs, layers)
+            _check_node(node, self.specs, layers, self.most[node.input])
+            self.most[node.output] = getattr(node, "high", self.most[node.input])
             if getattr(node, "wide", False):
                 self.wide.add(node.output)
                 _check_wide(self.specs[node.output], layers[node.name].shift,
@@ -118,9 +122,11 @@ def _window(size: int, kernel: int, stride: int, before: int, after: int) -> int
     return (size + before + after - kernel) // stride + 1
 
 
-def _check_node(node: Node, specs: dict[str, TensorSpec], layers: dict[str, LayerArrays]) -> None:
+def _check_node(node: Node, specs: dict[str, TensorSpec], layers: dict[str, LayerArrays],
+                most: int) -> None:
+    """Check a node whose input has codes of up to ``most``."""
     source, target = specs[node.input], specs[node.output]
-    shape = _shape(node, source, layers)
+    shape = _shape(node, source, layers, max(most, source.zero_point))     # padding has the latter
     if shape != target.shape:
         raise GraphError(f"node {node.name!r} computes {shape}, but {node.output!r} is "
                          f"{target.shape}")
@@ -138,14 +144,14 @@ def _check_node(node: Node, specs: dict[str, TensorSpec], layers: dict[str, Laye
                              f"{other.shape}")
 
 
-def _shape(node: Node, source: TensorSpec,
-           layers: dict[str, LayerArrays]) -> tuple[int, int, int]:
+def _shape(node: Node, source: TensorSpec, layers: dict[str, LayerArrays],
+           most: int) -> tuple[int, int, int]:
     """Shape of the output; checks windows, groups, arrays and accumulator on the way."""
     channels, height, width = source.shape
     if isinstance(node, Flatten):
         return channels * height * width, 1, 1
     if isinstance(node, Linear):
-        rows = _check_layer(node, source, (channels * height * width,), layers)
+        rows = _check_layer(node, source, (channels * height * width,), layers, most)
         if (height, width) != (1, 1):
             raise GraphError(f"linear {node.name!r} needs a flat input, {node.input!r} is "
                              f"{source.shape}")
@@ -159,11 +165,12 @@ def _shape(node: Node, source: TensorSpec,
     if isinstance(node, Conv):
         if node.groups < 1 or channels % node.groups:
             raise GraphError(f"conv {node.name!r}: {channels} channels in {node.groups} groups")
-        channels = _check_layer(node, source, (channels // node.groups, *node.kernel), layers)
+        channels = _check_layer(node, source, (channels // node.groups, *node.kernel), layers,
+                                most)
         if channels % node.groups:
             raise GraphError(f"conv {node.name!r}: {channels} rows in {node.groups} groups")
     elif isinstance(node, AvgPool):
-        _check_acc(node, node.kernel[0] * node.kernel[1] * numerics.act_max(source.bits))
+        _check_acc(node, node.kernel[0] * node.kernel[1] * most)
     return (channels, *out)
 
 
@@ -174,7 +181,7 @@ def _check_acc(node: Node, most: int) -> None:
 
 
 def _check_layer(node: Conv | Linear, source: TensorSpec, row_shape: tuple[int, ...],
-                 layers: dict[str, LayerArrays]) -> int:
+                 layers: dict[str, LayerArrays], most: int) -> int:
     """Check arrays and value ranges of a layer; returns its rows."""
     layer = layers.get(node.name)
     if layer is None:
@@ -192,7 +199,7 @@ def _check_layer(node: Conv | Linear, source: TensorSpec, row_shape: tuple[int, 
         of_scheme = layer.rows[layer.scheme == scheme]
         if not np.isin(of_scheme, numerics.weight_values(scheme)).all():
             raise GraphError(f"layer {node.name!r} has a weight value outside {scheme.name}")
-    low, high = numerics.acc_bounds(layer.rows, source.bits)
+    low, high = numerics.acc_bounds(layer.rows, most)
     _check_acc(node, max(-low.min(), high.max()))
     ranges = (("multiplier", 0, (1 << numerics.MULTIPLIER_BITS) - 1),
               ("shift", numerics.SHIFT_MIN, numerics.SHIFT_MAX),

@@ -55,7 +55,7 @@ def tokeniser(name: str | None, max_length: int) -> Tokenise:
     cut to ``max_length`` tokens, shorter ones filled up."""
     if name is None:
         raise DatasetError("texts need a tokenizer: name the folder of a Hugging Face model, or "
-                           "its name on the hub, with --pretrained or --tokenizer")
+                           "its name on the hub, with --tokenizer")
     if max_length < 8:
         raise DatasetError(f"texts of {max_length} tokens say nothing: give at least 8")
     try:

@@ -209,7 +209,7 @@ def _fit_accumulator(rows: np.ndarray, bits: int) -> None:
     """Zero the second half of rows that could leave the accumulator, until they cannot."""
     terms = rows.shape[1]
     while True:
-        low, high = numerics.acc_bounds(rows, bits)
+        low, high = numerics.acc_bounds(rows, numerics.act_max(bits))
         too_large = np.maximum(-low, high) >= 1 << numerics.ACC_BITS - 1
         if not too_large.any():
             return

@@ -15,31 +15,29 @@ from quant.cli import UserError
 from quant.export import export
 from quant.intgraph import Host
 from quant.layers import quantised_layers
-from quant.models import bert
+from quant.models import bert, build
 from quant.numerics import Scheme
 from quant.prepare import calibrate, prepare
 from quant.ratio import Ratio
 from quant.stages import align_scales
+from tests.quant.texts import ID, save_bert
 
-LENGTH, TOKENS = 12, 60
+LENGTH = 12
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """What ``save_pretrained`` leaves of an encoder without a classifier."""
-    torch.manual_seed(1)
-    config = transformers.BertConfig(
-        vocab_size=TOKENS, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=64, max_position_embeddings=16, initializer_range=0.2)
     path = tmp_path_factory.mktemp("bert")
-    transformers.BertModel(config).save_pretrained(path)
+    save_bert(path)
     return path
 
 
-def inputs(count: int, seed: int) -> tuple[Tensor, Tensor]:
+def inputs(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     rng = np.random.default_rng(seed)
-    mask = (np.arange(LENGTH) < rng.integers(1, LENGTH + 1, (count, 1))).astype(np.int64)
-    return torch.from_numpy(rng.integers(0, TOKENS, (count, LENGTH))), torch.from_numpy(mask)
+    mask = (np.arange(LENGTH) < rng.integers(2, LENGTH + 1, (count, 1))).astype(np.int64)
+    second = (np.arange(LENGTH) >= rng.integers(1, LENGTH, (count, 1))) * mask
+    return tuple(map(torch.from_numpy, (rng.integers(0, len(ID), (count, LENGTH)), mask, second)))
 
 
 def test_load_computes_what_transformers_does(folder, seed, capfd):
@@ -50,8 +48,9 @@ def test_load_computes_what_transformers_does(folder, seed, capfd):
     capfd.readouterr()
     x = inputs(8, seed)
     with torch.no_grad():
-        expected = theirs(input_ids=x[0], attention_mask=x[1]).logits
+        expected = theirs(input_ids=x[0], attention_mask=x[1], token_type_ids=x[2]).logits
         torch.testing.assert_close(model(*x), expected)
+        assert not torch.allclose(model(*x[:2], 1 - x[2]), expected)
     assert model(*x).shape == (8, 3)
     encoder = transformers.BertModel.from_pretrained(folder).state_dict()
     assert all(torch.equal(v, encoder[n.removeprefix("bert.")])
@@ -66,6 +65,38 @@ def test_load_keeps_a_classifier_that_fits(folder, tmp_path, seed):
     assert torch.equal(one.classifier.weight, two.classifier.weight)
     assert other.classifier.weight.shape == (4, 32)
     assert torch.equal(one.bert.pooler.dense.weight, other.bert.pooler.dense.weight)
+
+
+def test_build_has_the_architecture_alone(folder, seed):
+    torch.manual_seed(seed + 2)         # 1 made those in the folder
+    model = build("bert", shape=(LENGTH,), classes=3, source=str(folder))
+    trained = bert.load(str(folder), 3)
+    assert {n: v.shape for n, v in model.state_dict().items()} == {
+        n: v.shape for n, v in trained.state_dict().items()}
+    name = "bert.pooler.dense.weight"
+    assert not torch.equal(model.state_dict()[name], trained.state_dict()[name])
+    assert bert.load_weights(model, str(folder)) == ["classifier.bias", "classifier.weight"]
+    assert torch.equal(model.state_dict()[name], trained.state_dict()[name])
+
+
+def test_weights_of_another_classifier_are_named(folder, tmp_path):
+    transformers.BertForSequenceClassification.from_pretrained(
+        folder, num_labels=3).save_pretrained(tmp_path)
+    for classes, missing in ((3, []), (2, ["classifier.bias", "classifier.weight"])):
+        model = build("bert", shape=(LENGTH,), classes=classes, source=str(folder))
+        assert bert.load_weights(model, str(tmp_path)) == missing
+
+
+def test_what_does_not_fit_is_one_line(folder, tmp_path):
+    with pytest.raises(UserError, match=r"texts of 17 tokens are too long for .*takes 16"):
+        build("bert", shape=(17,), classes=2, source=str(folder))
+    for given in ({"width": 8}, {"stem": "cifar"}, {"source": None}, {"shape": (3, 8, 8)}):
+        with pytest.raises(ValueError, match="model 'bert' takes texts of a number of tokens"):
+            build("bert", **{"shape": (8,), "classes": 2, "source": str(folder)} | given)
+    save_bert(tmp_path, hidden_size=16)
+    with pytest.raises(UserError, match="is of another architecture") as error:
+        bert.load_weights(bert.load(str(folder), 2), str(tmp_path))
+    assert "\n" not in str(error.value)
 
 
 def test_load_is_silent(folder, capfd):
@@ -98,6 +129,9 @@ def test_load_refuses_what_it_cannot_find(folder, tmp_path, monkeypatch):
         with pytest.raises(UserError, match=message) as error:
             bert.load(name, 2)
         assert "\n" not in str(error.value)
+        if not name.endswith(("cut", "torn")):      # whose config.json is there
+            with pytest.raises(UserError, match=message):
+                bert.build(name, 8, 2)
 
 
 def test_load_says_what_to_install(folder, monkeypatch):
@@ -120,7 +154,7 @@ def test_from_folder_to_integers(folder, seed):
     assert len(on_host) == 2 * 4 + 2
     assert {"embedding", "layer_norm"} <= set(on_host[0].ops)
     assert {"matmul", "softmax"} <= set(on_host[1].ops) and on_host[3].ops == ("gelu",)
-    assert graph.header.host_inputs == ("input_ids", "attention_mask")
+    assert graph.header.host_inputs == ("input_ids", "attention_mask", "token_type_ids")
     devices = [node for node in model.graph.nodes
                if any(isinstance(a, torch.device) for a in (*node.args, *node.kwargs.values()))]
     assert not devices                                      # it trains wherever it is moved to

@@ -129,6 +129,7 @@ def net(*layers: nn.Module) -> nn.Module:
     (Concat(), "cat is not supported"), (Twice(), "'conv' .*conv2d .*same weights"),
     (Pair(), "returns 2 tensors"), (Scaled(), "add .*both operands"),
     (Branches(), "Branches is not supported: torch.export cannot follow"),
+    (nn.Linear(8, 2), "layer '.model.' of class Linear: linear .*the model's own: give them to a"),
     (nn.LSTM(8, 2), "LSTM"), (Reshaped(), r"part of a shape: use flatten\(1\)"),
 ])
 def test_what_cannot_be_computed_is_refused_by_name(model, message) -> None:

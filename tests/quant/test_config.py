@@ -45,6 +45,18 @@ def test_checkpoint_replaces_float_epochs() -> None:
         TrainConfig.resolve(normalised=True)
 
 
+def test_hugging_face_model_has_float_epochs_and_a_tokenizer() -> None:
+    config = TrainConfig.resolve(dataset="movies", pretrained="org/bert")
+    assert (config.model, config.float_epochs, config.tokenizer) == ("bert", 3, "org/bert")
+    config = TrainConfig.resolve(dataset="sst2", pretrained="runs/a/float.pt", tokenizer="org/bert")
+    assert (config.float_epochs, config.tokenizer, config.hessian_images) == (0, "org/bert", 128)
+    config = TrainConfig.resolve(dataset="mnli", pretrained="org/bert", tokenizer="other",
+                                 float_epochs=1)
+    assert (config.float_epochs, config.tokenizer) == (1, "other")
+    assert TrainConfig.resolve().hessian_images == 1024
+    assert TrainConfig.resolve(pretrained="org/bert").tokenizer is None
+
+
 def test_text_becomes_the_type_of_the_setting() -> None:
     config = TrainConfig.resolve(lr="2e-3", seed="7", width="8")
     assert (config.lr, config.seed, config.width) == (0.002, 7, 8)
@@ -65,6 +77,14 @@ def test_text_becomes_the_type_of_the_setting() -> None:
     ({"assign": "magnitude"}, "assign should be 'hessian', 'random' or 'fisher', not 'magnitude'"),
     ({"seed": "x"}, "seed should be a valid integer, unable to parse string as an integer, "
                     "not 'x'"),
+    ({"model": "bert"}, "model 'bert' reads texts, digits has images"),
+    ({"dataset": "sst2", "model": "tiny"}, "model 'tiny' reads images, sst2 has texts"),
+    ({"dataset": "sst2"}, "model 'bert' starts from a trained one: name a Hugging Face model with"),
+    ({"dataset": "sst2", "tokenizer": "b"}, "model 'bert' starts from a trained one"),
+    ({"dataset": "sst2", "pretrained": "f.pt"}, "a checkpoint has no tokenizer: name"),
+    ({"dataset": "sst2", "pretrained": "b", "width": 8}, "width is a setting of networks for imag"),
+    ({"dataset": "sst2", "pretrained": "b", "stem": "cifar"}, "stem is a setting of networks for"),
+    ({"dataset": "sst2", "pretrained": "b", "normalised": True}, "normalised is a setting of netw"),
     ({"subset": 10}, "subset 10 is less than one batch of 64"),
 ])
 def test_impossible_value_is_named_in_one_line(given, message) -> None:
@@ -75,7 +95,8 @@ def test_impossible_value_is_named_in_one_line(given, message) -> None:
 
 def test_dump_is_read_again(tmp_path) -> None:
     for given in ({"dataset": "fashion-mnist", "ratio": "50:40:10", "subset": 1000, "data": "d"},
-                  {"method": "float32"}, {"pretrained": "f.pt", "normalised": True}):
+                  {"dataset": "movies", "pretrained": "org/bert"}, {"method": "float32"},
+                  {"pretrained": "f.pt", "normalised": True}):
         config = TrainConfig.resolve(**given)
         (tmp_path / "c.json").write_text(config.dump())
         assert TrainConfig.load(tmp_path / "c.json") == config

@@ -2,11 +2,9 @@
 """Sentences: formats of files and their tokens."""
 
 import csv
-import io
 import json
 import pathlib
 import sys
-import tarfile
 import zipfile
 
 import numpy as np
@@ -15,25 +13,14 @@ import torch
 
 from quant import data
 from quant.data import glue, movies
-
-WORDS = "good bad film a the was not is it very".split()
-ID = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+from tests.quant.texts import ID, save_movies, save_tokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory) -> str:
     """Folder of a tokenizer like BERT's that knows ten words."""
-    import tokenizers
-    import transformers
-
-    inner = tokenizers.Tokenizer(tokenizers.models.WordPiece(ID, unk_token="[UNK]"))
-    inner.normalizer = tokenizers.normalizers.BertNormalizer()
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    inner.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     path = tmp_path_factory.mktemp("tokenizer")
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]",
-        sep_token="[SEP]", padding_side="left").save_pretrained(path)
+    save_tokenizer(path)
     return str(path)
 
 
@@ -69,8 +56,8 @@ WRITERS = {".tsv": write_tsv, ".csv": write_csv, ".jsonl": write_jsonl, ".parque
 
 
 def tokens(split: data.TextSplit) -> list[list[int]]:
-    (ids, mask), _ = split.batch(torch.arange(len(split)))
-    assert ids.dtype == mask.dtype == torch.int64
+    (ids, mask, second), _ = split.batch(torch.arange(len(split)))
+    assert ids.dtype == mask.dtype == second.dtype == torch.int64
     assert ids[mask == 0].tolist() == [0] * int((mask == 0).sum())
     return [row[:length].tolist() for row, length in zip(ids, mask.sum(1), strict=True)]
 
@@ -139,6 +126,31 @@ def test_mnli_in_the_columns_of_the_hub(tmp_path, tokenizer) -> None:
     assert d.test.labels.tolist() == [2] and tokens(d.test) == [[*words("good"), 1, 3]]
 
 
+def test_second_texts_are_told_apart_as_the_tokenizer_does(tmp_path, tokenizer) -> None:
+    import transformers
+
+    pairs = [("the film was good", "it is"), ("bad", "very very bad"), ("a " * 9, "the " * 9)]
+    for name in ("train", "validation_mismatched"):
+        write_jsonl(tmp_path / f"{name}.jsonl", [
+            {"premise": a, "hypothesis": b, "label": 0} for a, b in pairs])
+    d = data.load("mnli", str(tmp_path), tokenizer=tokenizer, max_length=12)
+    inner = transformers.AutoTokenizer.from_pretrained(tokenizer, padding_side="right")
+    made = inner(*zip(*pairs, strict=True), padding="max_length", truncation=True, max_length=12,
+                 return_token_type_ids=True, return_tensors="pt")
+    inputs, _ = d.train.batch(torch.arange(3))
+    for ours, name in zip(inputs, ("input_ids", "attention_mask", "token_type_ids"), strict=True):
+        assert torch.equal(ours, made[name])
+    assert inputs[2][0].tolist() == [0] * 6 + [1] * 3 + [0] * 3
+    assert inputs[2].sum(1).tolist() == [3, 4, 6] and len(d.subset(1).train.borders) == 1
+
+
+def test_single_texts_have_no_second(tmp_path, tokenizer) -> None:
+    for name, rows in SST2.items():
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    train = data.load("sst2", str(tmp_path), tokenizer=tokenizer).train
+    assert not train.batch(torch.arange(3))[0][2].any()
+
+
 def test_long_texts_are_cut(tmp_path, tokenizer) -> None:
     rows = [{"sentence": "good " * 50, "label": 1}]
     for name in SST2:
@@ -161,9 +173,9 @@ def test_parts_of_a_batch_draw_nothing(mnli, tokenizer) -> None:
     train = data.load("mnli", str(mnli), tokenizer=tokenizer).train
     generator = torch.Generator().manual_seed(1)
     before = generator.get_state()
-    (ids, mask), labels = train.batch(torch.tensor([1, 0, 1]), generator, slice(1, 3))
-    (all_ids, all_mask), all_labels = train.batch(torch.tensor([1, 0, 1]))
-    assert torch.equal(ids, all_ids[1:]) and torch.equal(mask, all_mask[1:])
+    inputs, labels = train.batch(torch.tensor([1, 0, 1]), generator, slice(1, 3))
+    all_inputs, all_labels = train.batch(torch.tensor([1, 0, 1]))
+    assert all(map(torch.equal, inputs, (x[1:] for x in all_inputs)))
     assert torch.equal(labels, all_labels[1:]) and torch.equal(generator.get_state(), before)
 
 
@@ -245,22 +257,12 @@ def test_empty_folder_is_no_tokenizer(tmp_path) -> None:
         data.load("sst2", str(tmp_path), tokenizer=str(tmp_path))
 
 
-def movie_archive(path: pathlib.Path, table: str) -> None:
-    inner, content = io.BytesIO(), table.encode()
-    with tarfile.open(fileobj=inner, mode="w:gz") as tar:
-        member = tarfile.TarInfo(movies.TABLE)
-        member.size = len(content)
-        tar.addfile(member, io.BytesIO(content))
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as outer:
-        outer.writestr(movies.INNER, inner.getvalue())
-
-
 @pytest.fixture
 def reviews(tmp_path) -> pathlib.Path:
     """Forty sentences; every fourth is good, the first is repeated and one is rated 0."""
     lines = [f"{i}\t{2.5 if i % 4 == 0 else -0.1}\t{'good ' * (i % 4 == 0)}{'film ' * i}"
              for i in range(40)]
-    movie_archive(tmp_path / movies.ARCHIVE,
+    save_movies(tmp_path / movies.ARCHIVE,
                   "\r\n".join([*lines, "40\t-2\tgood", "41\t0.0\tnot good"]))
     return tmp_path
 
@@ -274,6 +276,17 @@ def test_movies_are_split_the_same_each_time(reviews, tokenizer) -> None:
     for split, rows in ((d.train, train), (d.test, test)):
         assert split.labels.tolist() == [int(ID["good"] in row) for row in rows]
     assert d.class_names == ("negative", "positive") and d.shape == (64,)
+
+
+def test_first_movies_are_of_both_classes(tmp_path, tokenizer) -> None:
+    """The archive has those of one class first."""
+    save_movies(tmp_path / movies.ARCHIVE, "".join(
+        f"{i}\t{1 if i < 100 else -1}\t{'good ' * i}\n" for i in range(1, 200)))
+    d = data.load("movies", str(tmp_path), tokenizer=tokenizer)
+    for labels in (d.subset(50).train.labels, d.test.labels):
+        assert 0.25 < labels.mean() < 0.75
+    texts = tokens(data.load("movies", str(tmp_path), tokenizer=tokenizer, max_length=256).train)
+    assert len({tuple(row) for row in texts}) == 180
 
 
 def test_missing_and_damaged_reviews(reviews, tokenizer, monkeypatch) -> None:
@@ -292,5 +305,5 @@ def test_missing_and_damaged_reviews(reviews, tokenizer, monkeypatch) -> None:
     with zipfile.ZipFile(archive, "w") as outer:
         outer.writestr("README", "")
     problem("is another archive or damaged", reviews)
-    movie_archive(archive, "1\t2.5\tgood\n2\tbad\n")
+    save_movies(archive, "1\t2.5\tgood\n2\tbad\n")
     problem("line 2 of .* is damaged", reviews)

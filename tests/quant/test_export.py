@@ -314,3 +314,16 @@ def test_graph_survives_its_file(tmp_path, seed) -> None:
     loaded = IntGraph.load(tmp_path / "g.safetensors")
     assert loaded.digest == graph.digest
     assert dataclasses.asdict(loaded)["header"] == dataclasses.asdict(graph)["header"]
+
+
+def test_classifier_of_many_channels_fits_its_accumulator(seed) -> None:
+    """The pool in front of it gives few enough codes, even for the worst weights there are."""
+    net = nn.Sequential(nn.Conv2d(1, 2048, 5), nn.ReLU(), nn.AvgPool2d(4), nn.Conv2d(2048, 2, 1))
+    model = prepare(net.eval(), torch.rand(2, 1, 8, 8))
+    with torch.no_grad():
+        model.get_submodule("3").weight.fill_(1)
+        model.get_submodule("3").alpha.fill_(1)
+    graph = lower(model)
+    assert (graph.layers["3"].values == 127).all()
+    assert graph.nodes[1].high == 2 * 15 and 2048 * 127 * 30 < 1 << 23 < 2048 * 127 * 45
+    inference.verify(graph, np.full((1, 1, 8, 8), 255))

@@ -250,7 +250,7 @@ def test_acc_bounds_are_reached_and_never_exceeded(scheme, data):
     top = numerics.act_max(bits)
     row = data.draw(st.lists(st.sampled_from(numerics.weight_values(scheme).tolist()), min_size=1,
                              max_size=20))
-    low, high = (int(bound[0]) for bound in numerics.acc_bounds([row], bits))
+    low, high = (int(bound[0]) for bound in numerics.acc_bounds([row], top))
     assert sum(w * (top if w < 0 else 0) for w in row) == low
     assert sum(w * (top if w > 0 else 0) for w in row) == high
     activations = data.draw(st.lists(st.integers(0, top), min_size=len(row), max_size=len(row)))

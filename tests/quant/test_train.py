@@ -275,7 +275,7 @@ def test_divergence_is_one_line_and_the_checkpoint_stays(tmp_path, capsys) -> No
 
 
 def test_difference_between_integer_models_is_an_error(tmp_path, monkeypatch, capsys) -> None:
-    def differs(*_: object) -> None:
+    def differs(*_: object, **__: object) -> None:
         raise inference.Mismatch("tensor 'x' at (0,)")
 
     monkeypatch.setattr(inference, "verify", differs)
