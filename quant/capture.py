@@ -8,6 +8,7 @@ parameters had in the user's model, so that a checkpoint of that model fits the 
 
 import contextlib
 import copy
+import logging
 import warnings
 from collections.abc import Iterator
 
@@ -53,7 +54,7 @@ def capture(model: nn.Module, example: Tensor | tuple[Tensor, ...], *,
     # A batch of one would be taken for a constant.
     inputs = tuple(x if len(x) > 1 else x.repeat(2, *[1] * (x.dim() - 1)) for x in inputs)
     batch = torch.export.Dim.DYNAMIC
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), quiet_logs():
         warnings.simplefilter("ignore")         # about internals of torch and of the user's model
         try:
             program = torch.export.export(model, inputs, strict=False,
@@ -65,6 +66,17 @@ def capture(model: nn.Module, example: Tensor | tuple[Tensor, ...], *,
             raise UnsupportedLayer("", type(model).__name__,
                                    f"torch.export cannot follow it ({reason})") from e
     return Rewriter(program, keep_unknown).run().train(training)
+
+
+@contextlib.contextmanager
+def quiet_logs() -> Iterator[None]:
+    """Without what torch logs, tracebacks among it, before it raises the same."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 class Rewriter:

@@ -2,6 +2,8 @@
 """Manners shared by the command lines of this package; imports nothing heavy."""
 
 import argparse
+import os
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -31,9 +33,20 @@ def say(text: str = "") -> None:
 
 
 def give(text: str) -> None:
-    """Write one line of the result to stdout."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    """Write one line of the result to stdout; nothing where its reader has gone (``| head``)."""
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _close_stdout()
+    except OSError as error:
+        _close_stdout()
+        raise UserError(f"cannot write the result to stdout: {error.strerror}") from error
+
+
+def _close_stdout() -> None:
+    """What is still in its buffer would be written at the end, and fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
@@ -42,6 +55,9 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
     A :class:`UserError` becomes one line and 2, Ctrl-C one line and 130. Any other exception is a
     defect of ours and keeps its traceback.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:      # closed by who started us
+            setattr(sys, name, pathlib.Path(os.devnull).open("w"))
     try:
         return main(argv)
     except UserError as error:

@@ -4,6 +4,7 @@
 import csv
 import io
 import json
+import threading
 from typing import TYPE_CHECKING
 
 from quant.activations import ActQuantiser
@@ -36,6 +37,7 @@ class Metrics:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
+            _leave_writer_errors_to_caller()
             with run.writing():
                 self._writer = SummaryWriter(run / "tensorboard", purge_step=keep + 1)
 
@@ -50,7 +52,8 @@ class Metrics:
         self.run.append("metrics.jsonl", f"{json.dumps(row)}\n")
         self.count += 1
         if self._writer:
-            self._events(row, model)
+            with self.run.writing():
+                self._events(row, model)
 
     def _events(self, row: dict[str, object], model: "nn.Module") -> None:
         step, writer = self.count, self._writer
@@ -66,4 +69,19 @@ class Metrics:
 
     def close(self) -> None:
         if self._writer:
-            self._writer.close()
+            with self.run.writing():
+                self._writer.close()
+
+
+def _leave_writer_errors_to_caller() -> None:
+    """TensorBoard's thread raises a full disk again in the one that flushes, where it becomes one
+    line; its own traceback would be a second report."""
+    former = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if type(args.thread).__name__ != "_AsyncWriterThread" \
+                or not issubclass(args.exc_type, OSError):
+            former(args)
+
+    if getattr(former, "__name__", "") != "hook":
+        threading.excepthook = hook

@@ -7,7 +7,7 @@ python -m quant.plots runs/digits       writes runs/digits/plots/*.png
 import csv
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -32,6 +32,7 @@ SCHEMES = {
     "APOT4": ("APoT-4", "#009e73", apot4_values),
 }
 NUMBERS = {int(scheme): scheme.name for scheme in Scheme} | {APOT4: "APOT4"}
+DRAWN = ("loss", "train_accuracy", "test_accuracy")     #: columns of metrics.csv
 STAGES = {"float": "before quantisation", "quantised": "quantised"}
 
 
@@ -139,9 +140,11 @@ def weights_on_levels(state: dict[str, "np.ndarray"]) -> Figure | None:
 
 def draw(run: RunFolder) -> list[str]:
     """Write the figures of what ``run`` has into its folder ``plots``; gives their names."""
-    figures = {"curves": curves(read(run, "metrics.csv"))} if read(run, "metrics.csv") else {}
-    if (run / "schemes.csv").is_file():
-        figures["schemes"] = scheme_map(read(run, "schemes.csv"))
+    figures = {}
+    if metrics := read(run, "metrics.csv", lambda row: [float(row[key]) for key in DRAWN]):
+        figures["curves"] = curves(metrics)
+    if table := read(run, "schemes.csv", lambda row: SCHEMES[row["scheme"]]):
+        figures["schemes"] = scheme_map(table)
     if (run / "quantised.pt").is_file():
         state = run.load_state("quantised.pt")["model"]
         figures["weights"] = weights_on_levels({k: v.numpy() for k, v in state.items()})
@@ -154,11 +157,19 @@ def draw(run: RunFolder) -> list[str]:
     return [f"plots/{name}.png" for name in figures]
 
 
-def read(run: RunFolder, name: str) -> list[dict[str, str]]:
+def read(run: RunFolder, name: str,
+         check: Callable[[dict[str, str]], object]) -> list[dict[str, str]]:
+    """The lines of a table, none of one that is missing; ``check`` raises for a damaged line."""
     if not (run / name).is_file():
         return []
-    with (run / name).open(newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        with (run / name).open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            check(row)
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise cli.UserError(f"{run / name} is damaged; only training writes it again") from error
+    return rows
 
 
 def parser() -> cli.Parser:

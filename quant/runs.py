@@ -3,6 +3,7 @@
 
 import contextlib
 import csv
+import fcntl
 import io
 import json
 import os
@@ -23,6 +24,7 @@ from quant.numerics import Scheme
 LATEST = "latest"
 PARTIAL = ".partial"        #: end of the name of what is not complete
 CHECKPOINT = "checkpoint.pt"
+LONGEST = 200               #: bytes of a run's name; file systems take 255 with the ends we add
 
 ALWAYS = ("config.json", "metrics.csv", "metrics.jsonl", "float.pt", "result.json")
 QUANTISED = ("quantised.pt", "schemes.csv")
@@ -53,6 +55,7 @@ class RunFolder:
     def __init__(self, path: pathlib.Path, resuming: bool = False) -> None:
         self.path = path
         self.resuming = resuming        #: there is a checkpoint to go on from
+        self._claim: int | None = None  #: the locked folder
 
     def __truediv__(self, name: str) -> pathlib.Path:
         return self.path / name
@@ -60,17 +63,52 @@ class RunFolder:
     @classmethod
     def plan(cls, out: str, name: str) -> Self:
         """A run that is not begun yet; nothing is written."""
-        if name in ("", ".", "..", LATEST) or "/" in name or name.endswith(PARTIAL):
+        if name in ("", ".", "..", LATEST) or "/" in name or name.endswith(PARTIAL) \
+                or len(os.fsencode(name)) > LONGEST:
             raise UserError(f"{name!r} cannot name a run")
         return cls(pathlib.Path(out) / f"{name}{PARTIAL}")
 
     def begin(self, config: TrainConfig) -> None:
         """Make ``<name>.partial``, which :meth:`finish` moves: a former run stays until then."""
+        final, link = self.final_path, self.final_path.with_name(LATEST)
+        if final.exists() and not final.is_dir():
+            raise UserError(f"{final} is a file: move it away, or give the run another --name")
+        if link.exists() and not link.is_symlink():
+            raise UserError(f"{link} is no link to the newest run: move it away")
         with self.writing():
             if self.path.exists():
+                self.claim()
                 shutil.rmtree(self.path)
+                self.release()
             self.path.mkdir(parents=True)
+            self.claim()
         self.replace("config.json", config.dump().encode())
+
+    def claim(self) -> None:
+        """Keep other processes from this run, until :meth:`release` or the end of this one."""
+        if self._claim is not None:
+            return
+        with self.writing():
+            folder = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(folder)
+            raise UserError(f"another process trains {self.final_path}: wait for it, or give this "
+                            "run another --name") from None
+        except OSError:
+            pass                # some network file systems cannot lock a folder
+        self._claim = folder
+
+    def release(self) -> None:
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
+
+    @property
+    def claimed(self) -> bool:
+        """Whether this process may write to the folder, which therefore exists."""
+        return self._claim is not None
 
     @classmethod
     def reopen(cls, out: str, which: str) -> Self:
@@ -79,12 +117,13 @@ class RunFolder:
         found = pathlib.Path(which)
         if not found.is_dir() and not found.with_name(f"{found.name}{PARTIAL}").is_dir():
             found = pathlib.Path(out) / which
-        found = found.resolve() if found.is_symlink() else found
-        partial = found.with_name(f"{found.name.removesuffix(PARTIAL)}{PARTIAL}")
-        for path in (partial, found):
-            if (path / "config.json").is_file():
-                return cls(path, (path / CHECKPOINT).is_file())
-        raise UserError(f"no run {which}, neither here nor in {out}, to go on with")
+        found = found.resolve() if found.is_symlink() or found.name in ("", "..") else found
+        if found.name:                  # that of / is empty
+            partial = found.with_name(f"{found.name.removesuffix(PARTIAL)}{PARTIAL}")
+            for path in (partial, found):
+                if (path / "config.json").is_file():
+                    return cls(path, (path / CHECKPOINT).is_file())
+        raise UserError(f"no run {which}, neither here nor in {out}")
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -127,9 +166,12 @@ class RunFolder:
 
     def result(self) -> dict[str, object]:
         try:
-            return json.loads((self / "result.json").read_text())
-        except json.JSONDecodeError as error:
+            content = json.loads((self / "result.json").read_text())
+        except ValueError as error:
             raise UserError(f"{self / 'result.json'} is damaged: {error}") from error
+        if not isinstance(content, dict):
+            raise UserError(f"{self / 'result.json'} is damaged: it holds no result by name")
+        return content
 
     def replace(self, name: str, content: bytes | memoryview) -> None:
         """Write a file; it has the old content until the new one is on the disk."""
@@ -167,11 +209,16 @@ class RunFolder:
         self.replace(name, buffer.getbuffer())
 
     def load_state(self, name: str) -> dict[str, object]:
+        """What :meth:`save_state` wrote; ``model`` is always in it."""
         try:
-            return torch.load(self / name, map_location="cpu", weights_only=True)
+            content = torch.load(self / name, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            reason = str(error).partition("\n")[0]
+            # torch tells at length how to read other files, which are none of ours.
+            reason = error.strerror if isinstance(error, PermissionError) else "it is damaged"
             raise UserError(f"{self / name} cannot be read: {reason}") from error
+        if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+            raise UserError(f"{self / name} cannot be read: it holds no network")
+        return content
 
     def save_schemes(self, table: Iterable[dict[str, object]]) -> None:
         table, text = list(table), io.StringIO()

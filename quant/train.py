@@ -82,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.pop(key) for key in ("quiet", "verbose", "json", "config", "resume", "out", "name"))
     try:
         given = read_settings(file) if file else {}
+        if resume == "":
+            raise ValueError("--resume needs the folder or the name of a run")
         if resume and name:
             raise ValueError("--resume has a name already: leave --name out")
         given |= {key: value for key, value in options.items() if value is not None}
@@ -95,11 +97,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     device = pipeline.choose_device(given.get("device", "auto"))
     processes = Processes(device)
-    with one_voice(processes):
+    with one_voice(processes), contextlib.ExitStack() as at_end:
         found = None
         if processes.first:
-            run = RunFolder.reopen(out, resume) if resume \
-                else RunFolder.plan(out, name or config.dataset)
+            if resume:
+                run = RunFolder.reopen(out, resume)
+                run.claim()
+            else:
+                run = RunFolder.plan(out, config.dataset if name is None else name)
+            at_end.callback(run.release)
             found = run, same_settings(run.config(), given) if resume else config, run.finished
         run, config, finished = processes.of_first(found)
         if finished and resume:
@@ -125,11 +131,14 @@ def session(config: TrainConfig, dataset: "Dataset", run: "RunFolder", verbosity
         try:
             result = pipeline.train(config, dataset, run, progress, processes)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{progress.place}; go on with python -m quant.train --resume "
-                                    f"{run.final_path}") from None
+            hint = f"go on with python -m quant.train --resume {run.final_path}" \
+                if run.claimed else "nothing was written yet"
+            raise KeyboardInterrupt(f"{progress.place}; {hint}") from None
         except (GraphError, UnsupportedLayer) as error:
             raise cli.UserError(str(error)) from error
         except (ExportError, Mismatch, Diverged) as error:
+            if isinstance(error, ExportError):
+                error = f"{error}; integers cannot hold such weights, train with a lower --lr"
             if processes.announces:
                 cli.say(f"error: {error}")
             return 1

@@ -216,3 +216,17 @@ def test_help_names_every_default() -> None:
         done = run(module, "--help", cwd=ROOT)
         assert done.returncode == 0, done.stderr
         assert "(default" in done.stdout
+
+
+@pytest.mark.parametrize(("shell", "told"), [
+    ("{} | true", ""), ("{} >&-", ""), ("{} 2>&-", ""),
+    pytest.param("{} > /dev/full", "error: cannot write the result to stdout: No space left on "
+                 "device\n", marks=pytest.mark.skipif(not Path("/dev/full").exists(),
+                                                      reason="no such device"))])
+def test_result_that_nobody_can_read(shell: str, told: str, tmp_path: Path) -> None:
+    program = "import sys, time; from quant import cli; time.sleep(0.2); " \
+        "main = lambda argv: cli.give('result') or cli.say() or 0; sys.exit(cli.run(main))"
+    done = subprocess.run(shell.format(f"{sys.executable} -c \"{program}\""), shell=True,
+                          cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == told.strip()
+    assert done.returncode == (2 if told else 0)

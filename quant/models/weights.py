@@ -53,6 +53,8 @@ def load_pretrained(model: nn.Module, path: pathlib.Path | str) -> list[str]:
         if name not in kept and value.shape != wanted[name].shape:
             raise UserError(f"{path}: {name} is {tuple(value.shape)}, the model needs "
                             f"{tuple(wanted[name].shape)}: {_advice(model, name, value)}")
+        if not value.isfinite().all():
+            raise UserError(f"{path}: {name} is not finite: its training diverged")
     model.load_state_dict({n: v for n, v in given.items() if n not in kept}, strict=False)
     return kept
 
@@ -81,7 +83,7 @@ def _unwrap(content: object, path: pathlib.Path) -> dict[str, Tensor]:
             content = content[key]
             break
     if not isinstance(content, Mapping) or not content \
-            or not all(isinstance(value, Tensor) for value in content.values()):
+            or not all(isinstance(n, str) and isinstance(v, Tensor) for n, v in content.items()):
         raise UserError(f"{path} holds no state_dict, neither alone nor under "
                         f"{' or '.join(map(repr, WRAPPERS))}")
     if all(name.startswith("module.") for name in content):

@@ -137,3 +137,10 @@ def test_what_cannot_be_computed_is_refused_by_name(model, message) -> None:
     with pytest.raises(UnsupportedLayer, match=message) as error:
         capture(model, x)
     assert "\n" not in str(error.value)
+
+
+def test_torch_adds_no_traceback_of_its_own(caplog) -> None:
+    """It logs the place in its own files where shapes do not fit."""
+    with pytest.raises(UnsupportedLayer, match="cannot follow it"):
+        capture(net(nn.Flatten(), nn.Linear(3, 1)), torch.rand(2, 1, 8, 8))
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

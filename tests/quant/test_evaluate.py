@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from quant import cli, data, evaluate, golden, train
 
@@ -67,6 +68,21 @@ def test_truncated_file(run, file, capsys) -> None:
     content = (run / file).read_bytes()
     (run / file).write_bytes(content[: len(content) // 2])
     assert str(run / file) in failure(run, capsys)
+
+
+@pytest.mark.parametrize(("file", "content", "message"), [
+    ("result.json", b"[]", "holds no result by name"), ("result.json", b"\xff", "is damaged"),
+    ("float.pt", b"", "float.pt cannot be read: it is damaged"),
+    ("float.pt", b"hello", "float.pt"),
+])
+def test_damaged_file(run, file, content, message, capsys) -> None:
+    (run / file).write_bytes(content)
+    assert message in failure(run, capsys)
+
+
+def test_state_without_network(run, capsys) -> None:
+    torch.save({"model": 3}, run / "quantised.pt")
+    assert "quantised.pt cannot be read: it holds no network" in failure(run, capsys)
 
 
 def test_graph_of_another_run(run, capsys) -> None:

@@ -213,6 +213,8 @@ def wrong(change) -> dict[str, torch.Tensor]:
     (lambda: narrow(name="mobilenet_v2", width=8).state_dict(),
      "lacks conv1.weight, bn1.weight, bn1.bias and .* more"),
     (lambda: wrong(lambda s: s.update(extra=torch.ones(1))), "has unexpected extra"),
+    (lambda: wrong(lambda s: s["bn1.bias"].fill_(float("nan"))), "bn1.bias is not finite"),
+    (lambda: {1: torch.ones(1)}, "holds no state_dict"),
     (lambda: {"epoch": 3}, "holds no state_dict, neither alone nor under 'state_dict' or 'model'"),
     (lambda: torch.ones(3), "holds no state_dict"),
     (lambda: {"model": nn.ReLU()}, "holds more than tensors"),

@@ -93,3 +93,14 @@ def test_float_run_and_unfinished_run(run, tmp_path, capsys) -> None:
     (folder / "metrics.csv").write_bytes((run / "metrics.csv").read_bytes())
     assert cli.run(plots.main, [str(folder)]) == 0
     assert capsys.readouterr().out == f"{folder}/plots/curves.png\n"
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("metrics.csv", b"\xff"), ("metrics.csv", b"stage,epoch,loss\nfloat,1,0.5\n"),
+    ("schemes.csv", b"layer,row,scheme\nconv1,0,POT5\n"), ("schemes.csv", b"layer\nconv1\n")])
+def test_damaged_table_is_one_line(name, content, run, tmp_path, capsys) -> None:
+    (tmp_path / "config.json").write_bytes((run / "config.json").read_bytes())
+    (tmp_path / name).write_bytes(content)
+    assert cli.run(plots.main, [str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / name} is damaged; only training " \
+        "writes it again\n"

@@ -158,8 +158,12 @@ def test_quiet_gives_the_result_only(tmp_path, capsys) -> None:
     (["--name", "latest"], "'latest' cannot name a run"),
     (["--name", "x.partial"], "'x.partial' cannot name a run"),
     (["--out", __file__], "cannot write to"),
-    (["--resume", "nothing"], "no run nothing, neither here nor in runs, to go on with"),
+    (["--resume", "nothing"], "no run nothing, neither here nor in runs"),
     (["--resume", "digits", "--name", "x"], "--resume has a name already: leave --name out"),
+    (["--resume", ""], "--resume needs the folder or the name of a run"),
+    (["--resume", "/"], "no run /, neither here nor in runs"),
+    (["--name", ""], "'' cannot name a run"),
+    (["--name", 201 * "x"], "x' cannot name a run"),
     (["--nonsense"], "unrecognized arguments: --nonsense"),
     pytest.param(["--device", "cuda"], "torch finds no CUDA device", marks=pytest.mark.skipif(
         torch.cuda.is_available(), reason="there is one")),
@@ -318,6 +322,25 @@ def test_full_disk_is_one_line(write, tmp_path) -> None:
     run = RunFolder.plan(str(tmp_path / "runs"), "digits")
     with pytest.raises(cli.UserError, match=f"cannot write to {run.path}: Not a directory"):
         write(run)
+
+
+@pytest.mark.parametrize(("name", "message"), [
+    ("digits", "digits is a file: move it away"), ("latest", "latest is no link to the newest")])
+def test_what_is_in_the_way_is_told_before_training(name, message, tmp_path, capsys) -> None:
+    (tmp_path / name).touch()
+    assert cli.run(train.main, [*SHORT, "--out", str(tmp_path)]) == 2
+    assert re.fullmatch(rf"error: \S*{message}.*\n", capsys.readouterr().err)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_interrupt_before_anything_is_written(tmp_path, monkeypatch, capsys) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "build", stop)
+    assert cli.run(train.main, ["--out", str(tmp_path)]) == 130
+    told = capsys.readouterr().err
+    assert told == "interrupted: before the first epoch; nothing was written yet\n"
 
 
 def test_interrupt_is_one_line_and_keeps_what_was_done(tmp_path) -> None:

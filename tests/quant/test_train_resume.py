@@ -185,6 +185,12 @@ def test_same_settings_and_free_ones_are_taken(whole, stopped, capsys) -> None:
     assert cli.run(train.main, ["--resume", str(whole.parent / "none"), *argv[2:]]) == 2
 
 
+def test_run_is_found_from_inside_its_folder(whole, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(whole)
+    assert cli.run(train.main, ["--resume", "."]) == 0
+    assert f"{whole} is already finished" in capsys.readouterr().err
+
+
 def test_damaged_checkpoint_is_one_line(stopped, capsys) -> None:
     path = stopped / "digits.partial/checkpoint.pt"
     path.write_bytes(path.read_bytes()[:1000])
