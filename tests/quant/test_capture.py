@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Any module becomes a flat graph of standard modules that computes the same."""
 
+import logging
+
 import pytest
 import torch
 import torch.nn.functional as F
