@@ -224,7 +224,7 @@ def _check(graph: IntGraph, operation: Gemm | Pool, config: AccelConfig) -> None
         refuse(f"needs {words} weight words per row tile, the weight buffer holds "
                f"{config.weight_depth}")
     pot4 = operation.values[operation.scheme == Scheme.POT4]
-    reach = int(np.abs(pot4).reshape(len(pot4), -1).sum(1).max(initial=0)) * act_max(source.bits)
+    reach = int(np.abs(pot4).sum((1, 2, 3)).max(initial=0)) * act_max(source.bits)
     if reach >= 1 << ACC_BITS:
         refuse(f"can reach {reach} in a POT4 row, the accumulator has {ACC_BITS} bits")
     if np.abs(operation.bias).max() + (reach << 16) >= 1 << BIAS_BITS - 1:
