@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 
 from gateware import regs
-from quant import intgraph, numerics
+from quant import numerics
 from quant.numerics import Scheme
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -77,7 +77,7 @@ def product_table() -> str:
 
 
 def width_table() -> str:
-    limit = intgraph.BIAS_LIMIT
+    limit = numerics.BIAS_LIMIT
     acc = 1 << numerics.ACC_BITS - 1
     multiplier = (1 << numerics.MULTIPLIER_BITS) - 1
     wide = acc * multiplier + limit

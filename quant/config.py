@@ -107,7 +107,7 @@ class TrainConfig(pydantic.BaseModel):
     float_lr: float = setting("training", "peak learning rate before quantisation", gt=0)
     lr: float = setting("training", "peak learning rate of quantised training", gt=0)
     weight_decay: float = setting("training", "of weights, not of scales and batch-norm", ge=0)
-    seed: int = setting("training", "of everything random", 1, ge=0)
+    seed: int = setting("training", "of everything random", 1, ge=0, lt=1 << 63)
     integer_samples: int = setting("training", "test samples that the integer models compute", ge=1)
 
     device: Literal["auto", "cpu", "cuda"] = setting(
@@ -115,7 +115,7 @@ class TrainConfig(pydantic.BaseModel):
     # On 2 busy cores a second one tripled the time, because the tensors are small and waiting
     # threads spin.
     threads: int = setting("machine", "threads of torch, 0 for one per core; digests depend on it",
-                           1, ge=0)
+                           1, ge=0, le=1024)
     amp: Literal["off", "bf16"] = setting("machine", "mixed precision of training", "off")
     compile: bool = setting("machine", "compile training steps with torch.compile", False)
 
@@ -126,6 +126,9 @@ class TrainConfig(pydantic.BaseModel):
     @classmethod
     def _defaults(cls, given: dict[str, object]) -> dict[str, object]:
         given = {key: value for key, value in given.items() if value is not None}
+        for key in ("dataset", "model", "method", "ratio", "pretrained"):
+            if not isinstance(given.get(key, ""), str):
+                raise ValueError(f"{key} must be text, not {given[key]!r}")
         dataset = given.get("dataset", cls.model_fields["dataset"].default)
         if dataset not in PRESETS:
             raise ValueError(f"unknown dataset {dataset!r}; known are {', '.join(PRESETS)}")
@@ -211,10 +214,10 @@ def read_settings(path: pathlib.Path) -> dict[str, object]:
     if path.suffix not in PARSERS:
         raise ValueError(f"{path}: settings are read from .json and .toml files")
     try:
-        content = PARSERS[path.suffix](path.read_text())
+        content = PARSERS[path.suffix](path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} does not hold settings by name")

@@ -123,7 +123,7 @@ def show(result: dict[str, object]) -> None:
     import rich.table
 
     table = rich.table.Table("model", "accuracy", "same as", title=f"{result['run']} on "
-                             f"{result['images']} test images of {result['dataset']}")
+                             f"{result['images']} test samples of {result['dataset']}")
     accuracy = result["accuracy"]
     table.add_row("float32", f"{accuracy['float']:.2%}", "")
     if "quantised" in accuracy:
@@ -135,7 +135,10 @@ def show(result: dict[str, object]) -> None:
                       f"fake-quantised: {result['agreement']:.2%} of the decisions")
         table.add_row(f"integers, golden model{some}", f"{accuracy['integer']:.2%}",
                       "torch: every bit")
-    rich.console.Console().print(table)
+    console = rich.console.Console()
+    with console.capture() as shown:
+        console.print(table)
+    cli.give(shown.get().rstrip("\n"))
     cli.give(f"{result['model']}, method {result['method']}, " + (
         f"ratio {result['ratio']} in tiles of {result['tile_rows']} rows, digest "
         f"{result['digest']}" if result["digest"] else "no integer graph"))

@@ -35,7 +35,7 @@ from quant.layers import QuantConv2d
 from quant.numerics import Scheme
 from quant.prepare import module_of
 from quant.ratio import Ratio
-from quant.stages import IMAGE_SCALE, ExportError, Stage, encode_mean, encode_row, fit, stages
+from quant.stages import ExportError, Stage, fit, stages
 
 LOGITS = "logits"
 
@@ -79,7 +79,7 @@ class Lowering:
         found = stages(self.model)
         for node in self.model.graph.nodes:
             if node.op == "placeholder":
-                self.specs[node] = self._tensor("input", self.input_shape, 8, IMAGE_SCALE)
+                self.specs[node] = self._tensor("input", self.input_shape, 8, numerics.IMAGE_SCALE)
             elif node in found:
                 self.specs[node] = self._stage(found[node])
             elif node.op == "call_module" and node.args[0] in self.specs:
@@ -147,7 +147,7 @@ class Lowering:
             residual = Residual(tensor=operand.name, n=n)
             constant -= operand.zero_point * n / (1 << numerics.SHIFT_MIN)
         values, factor, offset = _affine(stage, source, spec.scale)
-        rows = [fit(stage.name, encode_row, f, o + constant)
+        rows = [fit(stage.name, numerics.encode_row, f, o + constant)
                 for f, o in zip(factor, offset, strict=True)]
         self._arrays(stage, values, rows)
         return spec, residual
@@ -185,7 +185,7 @@ class Lowering:
             raise UnsupportedLayer(name, "zero padding before an average pool")
         spec, kernel, stride = self.specs[source], _both(pool.kernel_size), _both(pool.stride)
         shape = (spec.shape[0], *_windows(spec.shape, kernel, stride, (0, 0, 0, 0)))
-        m, b, s = encode_mean(pool.steps, kernel[0] * kernel[1])
+        m, b, s = numerics.encode_mean(pool.steps, kernel[0] * kernel[1])
         self.nodes.append(AvgPool(name=name, input=spec.name, output=name, kernel=kernel,
                                   stride=stride, multiplier=m, bias=b, shift=s,
                                   high=min(pool.steps * numerics.act_max(pool.source.bits),

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from quant import assign, data, qat
+from quant.cli import UserError
 from quant.config import TrainConfig
 from quant.data.splits import Inputs
 from quant.distributed import Processes
@@ -17,6 +18,8 @@ from quant.progress import Progress
 from quant.runs import CHECKPOINT, RunFolder
 from quant.sensitivity import row_scores
 
+#: What a checkpoint that training goes on from must have.
+CHECKPOINT_HOLDS = {"model", "trainer", "record", "stage", "epoch"}
 #: Command line options of the two stages' learning rates.
 RATES = {"float": "--float-lr", "quantised": "--lr"}
 
@@ -36,6 +39,9 @@ class Training:
         load = processes.first and run.resuming
         self.checkpoint = processes.of_first(run.load_state(CHECKPOINT) if load else None)
         self.record = {"reassignments": [], "seconds": 0.0, "rows": 0}
+        if self.checkpoint and not CHECKPOINT_HOLDS <= self.checkpoint.keys():
+            raise UserError(f"{run / CHECKPOINT} is no checkpoint of a training; train again "
+                            "without --resume")
         if self.checkpoint:
             self.record = self.checkpoint["record"]
             progress.note(f"going on after epoch {self.checkpoint['epoch']} of "
@@ -85,8 +91,12 @@ class Training:
         """Load the checkpoint where it was made in this stage; gives the epochs that are done."""
         if not self.checkpoint or self.checkpoint["stage"] != stage:
             return 0
-        model.load_state_dict(self.checkpoint["model"])
-        trainer.load_state_dict(self.checkpoint["trainer"])
+        try:
+            model.load_state_dict(self.checkpoint["model"])
+            trainer.load_state_dict(self.checkpoint["trainer"])
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{self.run / CHECKPOINT} does not belong to the settings of its run; "
+                            "train again without --resume") from error
         return self.checkpoint["epoch"]
 
     def _write(self, model: nn.Module, trainer: qat.Trainer, stage: str, epoch: int,

@@ -16,7 +16,7 @@ from quant import numerics
 from quant.arrays import ExportError
 from quant.capture import module_of
 from quant.host import border_shape, multipliers, segments
-from quant.intgraph import BIAS_LIMIT, Conv, LayerArrays, Linear, Node, TensorSpec
+from quant.intgraph import Conv, LayerArrays, Linear, Node, TensorSpec
 from quant.numerics import Scheme
 
 
@@ -68,7 +68,7 @@ class HostLowering:
         bias = np.array([numerics.round_scaled(b, s)
                          for b, s in zip(bias, shift.tolist(), strict=True)])
         bias -= multiplier * source.zero_point * values.sum(1)
-        if np.abs(bias).max() >= BIAS_LIMIT:
+        if np.abs(bias).max() >= numerics.BIAS_LIMIT:
             raise ExportError(f"layer {node.target!r} has a bias that does not fit "
                               f"{numerics.BIAS_BITS} bits")
         if border_shape(node)[1:] != (1, 1):

@@ -20,7 +20,6 @@ import safetensors.numpy
 
 from quant.arrays import GraphError, LayerArrays
 from quant.nodes import (
-    BIAS_LIMIT,
     FORMAT,
     VERSION,
     AvgPool,
@@ -36,7 +35,7 @@ from quant.nodes import (
 )
 from quant.validate import validate
 
-__all__ = ["BIAS_LIMIT", "AvgPool", "Conv", "Flatten", "GraphError", "Header", "Host", "IntGraph",
+__all__ = ["AvgPool", "Conv", "Flatten", "GraphError", "Header", "Host", "IntGraph",
            "LayerArrays", "Linear", "MaxPool", "Node", "Residual", "TensorSpec"]
 
 

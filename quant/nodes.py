@@ -9,7 +9,6 @@ from quant import numerics
 
 FORMAT = "rmsmp-intgraph"
 VERSION = 2
-BIAS_LIMIT = 1 << numerics.BIAS_BITS - 2    #: B lies in [-BIAS_LIMIT, BIAS_LIMIT)
 
 
 class _Model(pydantic.BaseModel):
@@ -87,7 +86,7 @@ class AvgPool(_Node):
     kernel: tuple[int, int]
     stride: tuple[int, int]
     multiplier: int = pydantic.Field(ge=0, lt=1 << numerics.MULTIPLIER_BITS)
-    bias: int = pydantic.Field(ge=-BIAS_LIMIT, lt=BIAS_LIMIT)
+    bias: int = pydantic.Field(ge=-numerics.BIAS_LIMIT, lt=numerics.BIAS_LIMIT)
     shift: int = pydantic.Field(ge=numerics.SHIFT_MIN, le=numerics.SHIFT_MAX)
     low: int = 0
     high: int = numerics.NIBBLE_MAX

@@ -21,7 +21,9 @@ MULTIPLIER_BITS = 16                #: M is unsigned and, where the range allows
 SHIFT_MIN = 14                      #: smallest S; also the fraction bits of the residual multiplier
 SHIFT_MAX = 45                      #: largest S
 RESIDUAL_BITS = 16                  #: bits of the unsigned residual multiplier n, N = n * 2^(S-14)
-BIAS_BITS = 48                      #: acc*M + B is a signed 48-bit integer, |B| at most 2^46
+BIAS_BITS = 48                      #: acc*M + B is a signed 48-bit integer
+BIAS_LIMIT = 1 << BIAS_BITS - 2     #: B lies in [-BIAS_LIMIT, BIAS_LIMIT)
+IMAGE_SCALE = 1 / 255               #: step of an 8-bit image, whose real values lie in 0..1
 ACC_BITS = 24                       #: bits of the largest accumulator, signed
 
 
@@ -158,6 +160,34 @@ def round_scaled(real: float, shift: int) -> int:
     scaled = math.ldexp(real, shift)
     whole = math.floor(scaled)
     return whole + (scaled - whole >= 0.5)
+
+
+def encode_row(factor: float, offset: float) -> tuple[int, int, int]:
+    """``(M, B, S)`` with ``(acc*M + B) >> S`` nearest to ``factor * acc + offset``.
+
+    A row with a factor near zero would have a shift at which B does not fit; M loses bits instead.
+    """
+    multiplier, shift = encode_multiplier(factor)
+    while shift > SHIFT_MIN:
+        if abs(round_scaled(offset + 0.5, shift)) < BIAS_LIMIT:
+            break
+        shift -= 1
+        multiplier = round_scaled(factor, shift)
+    bias = round_scaled(offset, shift) + (1 << (shift - 1))
+    if abs(bias) >= BIAS_LIMIT:
+        raise ValueError(f"bias of {offset:g} steps does not fit {BIAS_BITS} bits")
+    return multiplier, bias, shift
+
+
+def encode_mean(steps: int, area: int) -> tuple[int, int, int]:
+    """``(M, B, S)`` with ``(total*M + B) >> S`` the nearest integer to ``total * steps / area``.
+
+    M is rounded up, so that halves round up although a third, say, is not exact. Exact for windows
+    of up to 14x14 codes of 4 bits and 8x8 of 8 bits; beyond, few totals come out one too large.
+    """
+    multiplier, shift = encode_multiplier(steps / area)
+    multiplier += multiplier * area < steps << shift
+    return multiplier, 1 << (shift - 1), shift
 
 
 def encode_residual(real: float) -> int:

@@ -3,6 +3,7 @@
 
 import concurrent.futures
 import contextlib
+import copy
 import dataclasses
 import math
 import time
@@ -181,20 +182,22 @@ def _check_finite(model: nn.Module, before: dict[str, float]) -> None:
 
 @torch.no_grad()
 def settle_batch_norm(model: nn.Module, data: Split, processes: Processes | None = None,
-                      seed: int = 0) -> None:
-    """Give batch-norm the statistics of training samples under the final weights.
+                      seed: int = 0) -> bool:
+    """Give batch-norm the statistics of training samples under the final weights, where that lowers
+    the loss on these samples; tells whether it did.
 
-    Weights of 4 bits keep jumping between levels, and the running averages of the last steps lag
-    behind (Nagel et al. 2022, "Overcoming Oscillations in Quantization-Aware Training").
+    Weights of 4 bits keep jumping between levels, and the running averages of the last steps may
+    lag far behind (Nagel et al. 2022, "Overcoming Oscillations in Quantization-Aware Training").
     """
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
     processes = processes or Processes()
     batch = min(EVALUATED, len(data)) // processes.count * processes.count
     if not norms or batch < 2:
-        return
+        return False
     generator = torch.Generator().manual_seed(seed)
     indices = torch.randperm(len(data), generator=generator)[:SETTLED]
-    momenta = [m.momentum for m in norms]
+    before = [(m.momentum, copy.deepcopy(m.state_dict())) for m in norms]
+    loss = _mean_loss(model, data, indices)
     with evaluating(model):
         for norm in norms:
             norm.train()
@@ -202,8 +205,22 @@ def settle_batch_norm(model: nn.Module, data: Split, processes: Processes | None
             for norm in norms:
                 norm.momentum = 1 / count           # the mean over all batches so far
             forward(model, data.batch(part, generator, processes.part(batch))[0])
-    for norm, momentum in zip(norms, momenta, strict=True):
+    better = processes.of_first(_mean_loss(model, data, indices) < loss)
+    for norm, (momentum, state) in zip(norms, before, strict=True):
         norm.momentum = momentum
+        if not better:
+            norm.load_state_dict(state)
+    return better
+
+
+def _mean_loss(model: nn.Module, data: Split, indices: Tensor) -> float:
+    """Of the samples with ``indices``, in evaluation mode and without augmentation."""
+    total = 0.0
+    with evaluating(model):
+        for part in indices.split(EVALUATED):
+            inputs, labels = data.batch(part)
+            total += F.cross_entropy(forward(model, inputs), labels, reduction="sum").item()
+    return total / len(indices)
 
 
 @torch.no_grad()

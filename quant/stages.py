@@ -12,12 +12,10 @@ from quant import numerics
 from quant.activations import ActQuantiser
 from quant.arrays import ExportError
 from quant.host import align_rows, is_hosted
-from quant.intgraph import BIAS_LIMIT
 from quant.layers import QuantConv2d, QuantLinear
 from quant.prepare import NORMS, codes_source, is_add, module_of
 from quant.quantizers import denominators
 
-IMAGE_SCALE = 1 / 255
 MOST_STEPS = 3.99       #: of an output per unit of the sum; M / 2^S is less than 4
 
 
@@ -64,34 +62,6 @@ def fold_batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tens
     return gamma, beta - gamma * mean
 
 
-def encode_row(factor: float, offset: float) -> tuple[int, int, int]:
-    """``(M, B, S)`` with ``(acc*M + B) >> S`` nearest to ``factor * acc + offset``.
-
-    A row with a factor near zero would have a shift at which B does not fit; M loses bits instead.
-    """
-    multiplier, shift = numerics.encode_multiplier(factor)
-    while shift > numerics.SHIFT_MIN:
-        if abs(numerics.round_scaled(offset + 0.5, shift)) < BIAS_LIMIT:
-            break
-        shift -= 1
-        multiplier = numerics.round_scaled(factor, shift)
-    bias = numerics.round_scaled(offset, shift) + (1 << (shift - 1))
-    if abs(bias) >= BIAS_LIMIT:
-        raise ValueError(f"bias of {offset:g} steps does not fit {numerics.BIAS_BITS} bits")
-    return multiplier, bias, shift
-
-
-def encode_mean(steps: int, area: int) -> tuple[int, int, int]:
-    """``(M, B, S)`` with ``(total*M + B) >> S`` the nearest integer to ``total * steps / area``.
-
-    M is rounded up, so that halves round up although a third, say, is not exact. Exact for windows
-    of up to 14x14 codes of 4 bits and 8x8 of 8 bits; beyond, few totals come out one too large.
-    """
-    multiplier, shift = numerics.encode_multiplier(steps / area)
-    multiplier += multiplier * area < steps << shift
-    return multiplier, 1 << (shift - 1), shift
-
-
 def stages(model: fx.GraphModule) -> dict[fx.Node, Stage]:
     """The stages of a model made by :func:`quant.prepare.prepare`, by their ``result``."""
     found = {}
@@ -120,7 +90,7 @@ def _stage(node: fx.Node, result: fx.Node, quantiser: ActQuantiser | None) -> St
 def scale_of(node: fx.Node) -> float:
     """Real step of the codes that ``node`` gives."""
     source = module_of(codes_source(node))
-    return IMAGE_SCALE if source is None else source.scale.item()
+    return numerics.IMAGE_SCALE if source is None else source.scale.item()
 
 
 @torch.no_grad()
@@ -180,7 +150,7 @@ def _exact_multipliers(stage: Stage) -> None:
     offset = stage.affine[1] / stage.quantiser.scale.item()
     exact = []
     for factor, shift in zip(steps.tolist(), offset.tolist(), strict=True):
-        m, _, s = fit(stage.name, encode_row, factor, shift)
+        m, _, s = fit(stage.name, numerics.encode_row, factor, shift)
         exact.append(math.ldexp(m, -s) / factor if m else 1.0)
     change = torch.tensor(exact, dtype=torch.float64, device=steps.device)
     (stage.layer.alpha if stage.norm is None else stage.norm.weight).mul_(change)

@@ -9,7 +9,6 @@ import numpy as np
 from quant import numerics
 from quant.arrays import GraphError, LayerArrays
 from quant.nodes import (
-    BIAS_LIMIT,
     AvgPool,
     Conv,
     Flatten,
@@ -203,7 +202,7 @@ def _check_layer(node: Conv | Linear, source: TensorSpec, row_shape: tuple[int, 
     _check_acc(node, max(-low.min(), high.max()))
     ranges = (("multiplier", 0, (1 << numerics.MULTIPLIER_BITS) - 1),
               ("shift", numerics.SHIFT_MIN, numerics.SHIFT_MAX),
-              ("bias", -BIAS_LIMIT, BIAS_LIMIT - 1))
+              ("bias", -numerics.BIAS_LIMIT, numerics.BIAS_LIMIT - 1))
     for field, least, most in ranges:
         array = getattr(layer, field)
         if array.min() < least or array.max() > most:

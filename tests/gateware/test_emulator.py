@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The emulator, from the program's bytes alone, equals the golden model in every tensor."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from gateware.emulator import Emulator, EmulatorError
 from gateware.isa import Opcode
 from quant import golden
 from quant.intgraph import IntGraph
+from quant.numerics import Scheme, weight_values
 from quant.ratio import Ratio
 from tests.gateware.units import TINY, descriptor, random_program
 from tests.quant.graphs import random_images, residual_graph
@@ -65,6 +68,23 @@ def test_residual_graph(name, seed):
     assert {output.name for output in program.outputs} == {
         node.output for node in graph.nodes if node.op != "flatten"}
     assert_golden(graph, program, random_images(graph, rng, 2), Emulator(CONFIGS[name]))
+
+
+@pytest.mark.parametrize("scheme", Scheme)
+def test_layers_of_one_scheme(scheme, seed):
+    """No row is in PoT-4, or all are: 0:100:0, 0:0:100, first and last layer in 8 bits."""
+    rng = np.random.default_rng(seed)
+    graph = residual_graph(seed, size=8)
+    layers = {
+        name: dataclasses.replace(
+            layer, scheme=np.full_like(layer.scheme, scheme),
+            values=rng.choice(weight_values(scheme)[abs(weight_values(scheme)) < 16],
+                              layer.values.shape))
+        for name, layer in graph.layers.items()}
+    graph = IntGraph(graph.header, layers)
+    config = CONFIGS["R16 P2 Q16 bus64"]
+    program = compile_graph(graph, config, dump=True)
+    assert_golden(graph, program, random_images(graph, rng, 2), Emulator(config))
 
 
 def test_dumping_changes_nothing(seed):

@@ -121,3 +121,15 @@ def test_file_without_settings(name, content, message, tmp_path) -> None:
         (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         read_settings(tmp_path / name)
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"dataset": ["digits"]}, "dataset must be text"), ({"model": ["tiny"]}, "model must be text"),
+    ({"method": {"a": 1}}, "method must be text"), ({"ratio": [65, 30, 5]}, "ratio must be text"),
+    ({"dataset": "sst2", "pretrained": ["a"]}, "pretrained must be text"),
+    ({"seed": 1 << 80}, "seed"), ({"threads": 100_000}, "threads"),
+])
+def test_wrong_types_and_sizes_are_one_line(given, message) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        TrainConfig.resolve(**given)
+    assert "\n" not in str(error.value)

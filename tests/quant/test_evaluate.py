@@ -48,7 +48,7 @@ def test_latest_is_the_default(trained, monkeypatch, tmp_path, capsys) -> None:
     assert cli.run(evaluate.main, []) == 0
     out = capsys.readouterr().out
     digest = json.loads((trained / "result.json").read_text())["digest"]
-    assert "runs/latest on 360 test images of digits" in out and digest in out
+    assert "runs/latest on 360 test samples of digits" in out and digest in out
 
 
 def test_missing_run(tmp_path, capsys) -> None:

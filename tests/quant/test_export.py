@@ -23,8 +23,6 @@ from quant.ratio import Ratio
 from quant.stages import (
     ExportError,
     align_scales,
-    encode_mean,
-    encode_row,
     fold_batch_norm,
     scale_of,
     stages,
@@ -197,7 +195,7 @@ def test_classifier_rows_share_a_shift(seed) -> None:
 @pytest.mark.parametrize("factor", [0.0, 2.0**-60, 2.0**-31, 3e-9, 0.001, 1 / 3, 3.9999])
 @pytest.mark.parametrize("offset", [0.0, -7.25, 15.3, 3000.0, -1e6])
 def test_encoded_row_is_near_and_fits(factor, offset) -> None:
-    m, b, s = encode_row(factor, offset)
+    m, b, s = numerics.encode_row(factor, offset)
     assert 0 <= m < 1 << 16 and abs(b) < 1 << 46
     assert numerics.SHIFT_MIN <= s <= numerics.SHIFT_MAX
     assert abs(Fraction(b, 2**s) - Fraction(offset) - Fraction(1, 2)) <= Fraction(1, 2**s)
@@ -210,7 +208,7 @@ def test_encoded_row_is_near_and_fits(factor, offset) -> None:
                          [(area, bits) for area in range(1, 65) for bits in (4, 8)] + [(196, 4)])
 def test_encoded_mean_is_exact(area, bits) -> None:
     steps = min(area, 255 // (2**bits - 1))
-    m, b, s = encode_mean(steps, area)
+    m, b, s = numerics.encode_mean(steps, area)
     assert 0 < m < 1 << 16
     total = np.arange((2**bits - 1) * area + 1)
     np.testing.assert_array_equal(total * m + b >> s, (2 * total * steps + area) // (2 * area))
@@ -219,7 +217,7 @@ def test_encoded_mean_is_exact(area, bits) -> None:
 @pytest.mark.parametrize(("factor", "offset"), [(4.5, 0.0), (0.5, 1e10), (math.nan, 0.0)])
 def test_row_that_does_not_fit_is_refused(factor, offset) -> None:
     with pytest.raises(ValueError, match=r"multiplier|bias"):
-        encode_row(factor, offset)
+        numerics.encode_row(factor, offset)
 
 
 def test_scale_that_does_not_fit_names_the_layer(seed) -> None:

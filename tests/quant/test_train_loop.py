@@ -230,13 +230,15 @@ def test_batches_are_made_ahead_in_order(data, monkeypatch) -> None:
 
 def test_batch_norm_settles_on_the_data(data, model, monkeypatch) -> None:
     """Means over equal batches of what each layer sees under the final weights."""
+    losses = iter([2.0, 1.0])
+    monkeypatch.setattr(qat, "_mean_loss", lambda *_: next(losses))
     monkeypatch.setattr(qat, "EVALUATED", 8)
     plain = ArraySplit(data.images, data.labels)
     norm, seen = model.bn1, []
     model.conv1.register_forward_hook(lambda _m, _i, out: seen.append(out.detach()))
     before = copy.deepcopy(model.fc.state_dict())
     norm.running_mean.fill_(100.0)
-    qat.settle_batch_norm(model, plain)
+    assert qat.settle_batch_norm(model, plain)
     assert [len(x) for x in seen] == [8, 8]
     expected = torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0)
     variance = torch.stack([x.var((0, 2, 3)) for x in seen]).mean(0)
@@ -246,7 +248,22 @@ def test_batch_norm_settles_on_the_data(data, model, monkeypatch) -> None:
     assert all(torch.equal(v, before[k]) for k, v in model.fc.state_dict().items())
 
 
+def test_statistics_that_fit_better_stay(data, model, monkeypatch) -> None:
+    losses = iter([1.0, 1.0])
+    monkeypatch.setattr(qat, "_mean_loss", lambda *_: next(losses))
+    before = copy.deepcopy(model.state_dict())
+    assert not qat.settle_batch_norm(model, data)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
 def test_networks_without_batch_norm_have_nothing_to_settle(data) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     model.register_forward_hook(lambda *_: pytest.fail("the network was run"))
-    qat.settle_batch_norm(model, data)
+    assert not qat.settle_batch_norm(model, data)
+
+
+def test_mean_loss_is_that_of_the_named_samples_as_they_are(data, model) -> None:
+    x, y = data.batch(torch.tensor([3, 5, 9]))          # without augmentation
+    expected = torch.nn.functional.cross_entropy(model.eval()(x), y).item()
+    assert qat._mean_loss(model.train(), data, torch.tensor([3, 5, 9])) == pytest.approx(expected)

@@ -197,3 +197,18 @@ def test_damaged_checkpoint_is_one_line(stopped, capsys) -> None:
     assert cli.run(train.main, ["--resume", "digits", "--out", str(stopped), "-q"]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"error: {path} cannot be read: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda c: c.pop("trainer"), "is no checkpoint of a training"),
+    (lambda c: c["model"].pop("fc.weight"), "does not belong to the settings of its run"),
+    (lambda c: c["trainer"].pop("generator"), "does not belong to the settings of its run"),
+])
+def test_checkpoint_of_something_else_is_one_line(stopped, change, message, capsys) -> None:
+    path = stopped / "digits.partial" / runs.CHECKPOINT
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, path)
+    assert cli.run(train.main, ["--resume", "digits", "--out", str(stopped), "-q"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
