@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
 """The array: row engines of three schemes and the pool lanes, all fed by one stream of words."""
 
@@ -12,6 +13,7 @@ from amaranth.lib.wiring import In, Out
 from gateware.config import AccelConfig
 from gateware.pe.base import (
     SUM_BITS,
+    CopyRegister,
     Resources,
     RowEngine,
     Word,
@@ -21,23 +23,12 @@ from gateware.pe.base import (
     delay_resources,
     positive,
 )
-from gateware.pe.fixed import FixedEngine
-from gateware.pe.pot4 import Pot4Engine
+from gateware.pe.lanes import row_engines
 from gateware.pool import PoolEngine, PoolMode
-from quant.numerics import ACT_BITS, Scheme
+from gateware.series7 import SharedModule
+from quant.numerics import ACT_BITS
 
 BROADCAST_FANOUT = 8    #: registers or rows that one register of the activation broadcast feeds
-
-
-ENGINES: dict[Scheme, type[RowEngine]] = {
-    Scheme.POT4: Pot4Engine, Scheme.FIXED4: FixedEngine, Scheme.FIXED8: FixedEngine}
-
-
-def row_engine(scheme: Scheme, *, k: int, pixels: int) -> RowEngine:
-    """The engine of one row lane of ``scheme``."""
-    if scheme is Scheme.POT4:
-        return Pot4Engine(k=k, pixels=pixels)
-    return FixedEngine(scheme=scheme, k=k, pixels=pixels)
 
 
 def broadcast_nodes(sinks: int, fanout: int = BROADCAST_FANOUT) -> list[int]:
@@ -46,28 +37,6 @@ def broadcast_nodes(sinks: int, fanout: int = BROADCAST_FANOUT) -> list[int]:
     while nodes[0] > 1:
         nodes.insert(0, -(-nodes[0] // fanout))
     return nodes
-
-
-class BroadcastRegister(wiring.Component):
-    """One node of :class:`Broadcast`: ``o`` is ``i`` one cycle later.
-
-    A module of its own, with ``keep``, so that no synthesiser merges it with its equal siblings.
-
-    Members
-    -------
-    i : In(shape)
-    o : Out(shape)
-    """
-
-    def __init__(self, shape: data.Layout) -> None:
-        super().__init__({"i": In(shape), "o": Out(shape)})
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        copy = Signal(self.i.shape(), attrs={"keep": "true"})
-        m.d.sync += copy.eq(self.i)
-        m.d.comb += self.o.eq(copy)
-        return m
 
 
 class Broadcast(wiring.Component):
@@ -112,7 +81,7 @@ class Broadcast(wiring.Component):
         m = Module()
         above = [self.i]
         for level, count in enumerate(self._nodes):
-            nodes = [BroadcastRegister(self._shape) for _ in range(count)]
+            nodes = [CopyRegister(self._shape) for _ in range(count)]
             for i, node in enumerate(nodes):
                 m.submodules[f"node_{level}_{i}"] = node
                 m.d.comb += node.i.eq(above[i // self._fanout])
@@ -123,10 +92,10 @@ class Broadcast(wiring.Component):
 
 @dataclasses.dataclass(frozen=True)
 class _Path:
-    """The lanes that share one broadcast, because they take the same words at the same time."""
+    """The engines that share one broadcast, because they take the same words at the same time."""
 
     engine: type[RowEngine]
-    lanes: tuple[int, ...]
+    lanes: tuple[int, ...]      #: first lane of each
     k: int
 
     @property
@@ -142,9 +111,10 @@ class GemmArray(wiring.Component):
     """All row engines and the pool lanes, aligned to one latency.
 
     Each word goes to every lane; which sums are of use is the reader's business. Activations travel
-    through a registered broadcast tree with a fan-out of ``BROADCAST_FANOUT`` rows; engines on DSP
-    cascades share one skewed copy of them. Lanes with a shorter latency get their inputs later, in
-    shift registers, so that all sums change in the same cycle.
+    through registered broadcast trees with a fan-out of ``BROADCAST_FANOUT`` engines, one tree for
+    each kind of engine, which also brings each channel as late as that kind asks for. Lanes with a
+    shorter latency get their inputs later, in shift registers, so that all sums change in the same
+    cycle.
 
     Parameters
     ----------
@@ -156,8 +126,8 @@ class GemmArray(wiring.Component):
     act : In(act_layout(k, pixels))
         ``act[pixel][channel]``.
     weights : In(unsigned(config.weight_bits))
-        Codes of all row lanes in lane order, lane 0 and channel 0 in the low bits, together with
-        ``act``.
+        What the engines of :mod:`gateware.pe.lanes` encode, in lane order, lane 0 and channel 0
+        in the low bits, together with ``act``.
     control : In(WordControl)
     pool_mode : In(PoolMode)
         Of this word.
@@ -174,12 +144,10 @@ class GemmArray(wiring.Component):
 
     def __init__(self, config: AccelConfig) -> None:
         self.config = config
-        self._paths = []
-        for engine in dict.fromkeys(ENGINES.values()):
-            lanes = tuple(lane for lane, scheme in enumerate(config.lane_schemes)
-                          if ENGINES[scheme] is engine)
-            if lanes:
-                self._paths.append(_Path(engine, lanes, config.k))
+        placed = list(row_engines(config))
+        self._paths = [
+            _Path(engine, tuple(p.lane for p in placed if p.engine is engine), config.k)
+            for engine in dict.fromkeys(p.engine for p in placed)]
         self.latency = max(PoolEngine.latency, *(path.latency for path in self._paths))
         super().__init__({
             "act": In(act_layout(config.k, config.pixels)),
@@ -196,8 +164,8 @@ class GemmArray(wiring.Component):
 
         ``values`` holds an int (words, k) array of weight values per row lane.
         """
-        rows = [ENGINES[scheme].model(row, words)
-                for scheme, row in zip(self.config.lane_schemes, values, strict=True)]
+        rows = [placed.engine.model(values[lane], words)
+                for placed in row_engines(self.config) for lane in placed.lanes]
         return np.concatenate([np.stack(rows, axis=1), PoolEngine.model(pool_mode, words)], axis=1)
 
     def elaborate(self, platform: object) -> Module:
@@ -211,28 +179,29 @@ class GemmArray(wiring.Component):
 
         word_layout = data.StructLayout({"act": self.act.shape(), "control": WordControl()})
         for path in self._paths:
-            name = "skewed" if path.engine.skewed else "plain"
-            wait = self.latency - path.latency
+            name, wait = path.engine.__name__.lower(), self.latency - path.latency
             broadcast = Broadcast(word_layout, sinks=len(path.lanes))
             m.submodules[f"{name}_broadcast"] = broadcast
             for p in range(config.pixels):
                 for c in range(config.k):
-                    cycles = wait + c if path.engine.skewed else wait
-                    m.d.comb += broadcast.i.act[p][c].eq(
-                        delay(m, self.act[p][c], cycles, name=f"{name}_act_{p}_{c}"))
+                    m.d.comb += broadcast.i.act[p][c].eq(delay(
+                        m, self.act[p][c], wait + path.engine.skew(c), name=f"{name}_act_{p}_{c}"))
             m.d.comb += broadcast.i.control.eq(
                 delay(m, self.control, wait, name=f"{name}_control", reset_less=False))
 
-            for sink, lane in enumerate(path.lanes):
-                m.submodules[f"row_{lane}"] = engine = row_engine(
-                    config.lane_schemes[lane], k=config.k, pixels=config.pixels)
+            for sink, first in enumerate(path.lanes):
+                engine = path.engine(k=config.k, pixels=config.pixels)
+                shared = SharedModule(engine, f"{name}_k{config.k}_p{config.pixels}")
+                m.submodules[f"row_{first}"] = shared
                 word = broadcast.o[sink // BROADCAST_FANOUT]
+                lanes = range(first, first + engine.rows)
                 m.d.comb += [
-                    engine.act.eq(word.act),
-                    engine.control.eq(word.control),
-                    engine.weights.eq(delay(
-                        m, weights[lane], wait + path.broadcast_latency, name=f"weights_{lane}")),
-                    self.sums[lane].eq(engine.sums),
+                    shared.act.eq(word.act),
+                    shared.control.eq(word.control),
+                    shared.weights.eq(delay(
+                        m, Cat(weights[lane] for lane in lanes), wait + path.broadcast_latency,
+                        name=f"weights_{first}")),
+                    *(self.sums[lane].eq(shared.sums[i]) for i, lane in enumerate(lanes)),
                 ]
 
         m.submodules.pool = pool = PoolEngine(k=config.k, pixels=config.pixels)
@@ -254,12 +223,11 @@ class GemmArray(wiring.Component):
         for path in self._paths:
             wait = self.latency - path.latency
             for c in range(config.k):
-                cycles = wait + c if path.engine.skewed else wait
-                total += delay_resources(config.pixels * ACT_BITS, cycles)
+                total += delay_resources(config.pixels * ACT_BITS, wait + path.engine.skew(c))
             copies = sum(broadcast_nodes(len(path.lanes)))
             total += Resources(ff=(word_bits + 4) * copies + 4 * wait)
-            for lane in path.lanes:
-                scheme = config.lane_schemes[lane]
-                total += path.engine.resources(scheme=scheme, k=config.k, pixels=config.pixels)
-                total += delay_resources(config.k * scheme.bits, wait + path.broadcast_latency)
+            bits = path.engine.rows * config.k * path.engine.scheme.bits
+            for _ in path.lanes:
+                total += path.engine.resources(k=config.k, pixels=config.pixels)
+                total += delay_resources(bits, wait + path.broadcast_latency)
         return total

@@ -23,6 +23,7 @@ from gateware.compiler.lower import CompileError
 from gateware.compiler.program import Program, compile_graph
 from gateware.config import SIZES, AccelConfig
 from gateware.report import DoesNotFit, check_fit, markdown, report
+from gateware.series7 import Series7
 from gateware.verilog import accelerator_verilog
 from quant import cli
 from quant.cli import UserError
@@ -157,7 +158,7 @@ def _fresh(folder: Path) -> None:
 
 def _write(board: Board, config: AccelConfig, program: Program | None, folder: Path) -> None:
     """Verilog, configuration, program and Vivado project."""
-    text = accelerator_verilog(config)
+    text = accelerator_verilog(config, Series7())
     (folder / "accelerator.v").write_text(text)
     (folder / "config.json").write_text(config.to_json() + "\n")
     if program is not None:

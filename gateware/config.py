@@ -2,6 +2,7 @@
 """One frozen description of an accelerator, from which every width and depth follows."""
 
 import dataclasses
+import enum
 import json
 
 from quant.numerics import ACT_BITS, Scheme
@@ -10,6 +11,13 @@ from quant.ratio import Ratio
 
 def _is_power_of_two(value: int) -> bool:
     return value > 0 and value & (value - 1) == 0
+
+
+class Fixed4Style(enum.StrEnum):
+    """What Fixed-4 rows are made of, which trades LUTs for DSP48E1."""
+
+    PAIRS = "pairs"     #: two rows share DSP48E1 that do four MACs each; an odd row takes LUTs
+    DSP = "dsp"         #: two MACs per DSP48E1 and no LUTs; sums of 20 bits at most
 
 
 #: Default sizes beside the rows: what the command line offers and a small network needs.
@@ -41,6 +49,8 @@ class AccelConfig:
         Drain slots that the slot buffer holds.
     wide_depth : int
         Wide results (logits) that one image may have.
+    fixed4_style : Fixed4Style
+        Engines of the Fixed-4 rows, see :mod:`gateware.pe.lanes`.
     clock_hz : int
         Clock asked for.
     """
@@ -55,6 +65,7 @@ class AccelConfig:
     weight_depth: int = SIZES["weight_depth"]
     slot_depth: int = 64
     wide_depth: int = 64
+    fixed4_style: Fixed4Style = Fixed4Style.PAIRS
     clock_hz: int = 100_000_000
 
     def __post_init__(self) -> None:
@@ -74,6 +85,8 @@ class AccelConfig:
         if self.slot_depth < self.rows:
             raise ValueError(
                 f"slot_depth must be at least the {self.rows} rows, not {self.slot_depth}")
+        # From JSON it comes as text. Raises ValueError with the name that is not one.
+        object.__setattr__(self, "fixed4_style", Fixed4Style(self.fixed4_style))
         if self.clock_hz <= 0:
             raise ValueError(f"clock_hz must be positive, not {self.clock_hz}")
 

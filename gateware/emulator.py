@@ -4,9 +4,10 @@
 import numpy as np
 
 from gateware import isa
-from gateware.compiler.pack import engine_offset, unpack_weights
+from gateware.compiler.pack import unpack_weights
 from gateware.config import AccelConfig
 from gateware.isa import Opcode
+from gateware.pe.lanes import row_engines
 from gateware.transfer import WIDE_BITS
 from quant import numerics
 from quant.numerics import ACT_BITS, BIAS_BITS
@@ -153,8 +154,8 @@ class Emulator:
         first = f["weight_address"] * word
         values = unpack_weights(self.weights[first:first + count * word], self.config)
         flat = values.transpose(1, 0, 2).reshape(self.config.rows, -1)
-        total = np.array([engine_offset(scheme, row, f["planes"] + 1)
-                          for scheme, row in zip(self.config.lane_schemes, flat, strict=True)])
+        total = np.array([placed.engine.offset(flat[lane], f["planes"] + 1)
+                          for placed in row_engines(self.config) for lane in placed.lanes])
         for plane in range(f["planes"] + 1):
             words = self._words(f, plane).reshape(f["out_height"], f["out_width"], -1)
             weight = 1 << ACT_BITS if f["planes"] and plane == 0 else 1

@@ -4,29 +4,22 @@
 Simulation and bitstream instantiate the same text through :class:`AcceleratorBox`.
 """
 
-import os
-
 from amaranth import *
-from amaranth.back import verilog
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In
 
 from gateware.config import AccelConfig
+from gateware.series7 import instance, to_verilog
 from gateware.top import Accelerator, accelerator_signature
 
 MODULE = "accelerator"   #: name of the Verilog module
 
 
-def to_verilog(component: wiring.Component, name: str) -> str:
-    """Verilog of an Amaranth component; the same text for the same design on every machine."""
-    # The bundled Yosys: another one on the PATH writes other text.
-    os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
-    return verilog.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
+def accelerator_verilog(config: AccelConfig, platform: object = None) -> str:
+    """The text of module ``accelerator``; ports are those of :class:`~gateware.top.Accelerator`.
 
-
-def accelerator_verilog(config: AccelConfig) -> str:
-    """The text of module ``accelerator``; ports are those of :class:`~gateware.top.Accelerator`."""
-    return to_verilog(Accelerator(config), MODULE)
+    ``platform`` is :class:`~gateware.series7.Series7` for the devices that have its primitives.
+    """
+    return to_verilog(Accelerator(config), MODULE, platform)
 
 
 class AcceleratorBox(wiring.Component):
@@ -47,8 +40,5 @@ class AcceleratorBox(wiring.Component):
         m = Module()
         if platform is not None:
             platform.add_file(f"{MODULE}.v", self._text)
-        ports = {}
-        for path, member, value in self.signature.flatten(self):
-            ports[f"{'i' if member.flow is In else 'o'}_{'__'.join(map(str, path))}"] = value
-        m.submodules.instance = Instance(MODULE, i_clk=ClockSignal(), i_rst=ResetSignal(), **ports)
+        m.submodules.instance = instance(MODULE, self)
         return m

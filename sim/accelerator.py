@@ -19,11 +19,12 @@ import numpy as np
 
 from gateware.compiler.program import Program
 from gateware.config import AccelConfig
+from gateware.series7 import Series7
 from gateware.verilog import accelerator_verilog
 from quant import golden
 from quant.intgraph import IntGraph
 from sim.ddr import DDR_VERILOG
-from sim.harness import BUILD_ROOT, BenchFailed, build, run_bench
+from sim.harness import BUILD_ROOT, SERIES7_MODELS, BenchFailed, build, run_bench
 from sim.simulators import VERILATOR, Simulator, find_simulator
 from sim.system import System
 
@@ -85,7 +86,7 @@ def simulate(
     """Run integer ``images`` (N, C, H, W) through the generated Verilog.
 
     ``verilog`` is the accelerator's file or text; by default it is generated from the program's
-    configuration.
+    configuration for a 7-series device.
     ``stall`` is the probability out of 256 that each bus channel pauses in a cycle; ``plusargs``
     are those of the DDR model; ``testcase`` is a test of :mod:`sim.benches.accelerator`. Raises
     BenchFailed when a run ends with an error, never ends, or breaks a bus rule.
@@ -101,7 +102,7 @@ def simulate(
     built = build(
         System(program.config, beats),
         toplevel=TOPLEVEL,
-        extra_verilog=[verilog, DDR_VERILOG],
+        extra_verilog=[verilog, DDR_VERILOG, SERIES7_MODELS],
         optimise=True,
         simulator=simulator,
         waves=waves,
@@ -155,7 +156,7 @@ def simulate(
 
 @functools.cache
 def _generated(config: AccelConfig) -> str:
-    return accelerator_verilog(config)
+    return accelerator_verilog(config, Series7())
 
 
 def compare(

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Words for the array and its engines: random ones, their bits at the ports, and the sums back."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from amaranth import *
 from amaranth.lib import wiring
 
 from gateware.config import AccelConfig
-from gateware.pe.base import SUM_BITS, Word, WordControl
-from quant.numerics import ACT_BITS, NIBBLE_MAX, Scheme, encode_weights, weight_values
+from gateware.pe.base import SUM_BITS, RowEngine, Word, WordControl
+from gateware.pe.lanes import row_engines
+from quant.numerics import ACT_BITS, NIBBLE_MAX, Scheme, weight_values
 from sim import pysim
 
 
@@ -28,14 +29,13 @@ def unpack_sums(value: int, lanes: int, pixels: int) -> np.ndarray:
     return np.array(flat, np.int64).reshape(lanes, pixels)
 
 
-def act_bits(words: Sequence[Word], *, skewed: bool = False) -> list[int]:
-    """Bits of the ``act`` port in each cycle; ``skewed``: channel c comes c cycles late."""
+def act_bits(words: Sequence[Word], skew: Callable[[int], int] = lambda channel: 0) -> list[int]:
+    """Bits of the ``act`` port in each cycle; channel c comes ``skew(c)`` cycles late."""
     acts = np.array([word.act for word in words], np.int64)
-    if skewed:
-        late = np.zeros_like(acts)
-        for c in range(acts.shape[2]):
-            late[c:, :, c] = acts[:len(acts) - c, :, c]
-        acts = late
+    late = np.zeros_like(acts)
+    for c in range(acts.shape[2]):
+        late[skew(c):, :, c] = acts[:len(acts) - skew(c), :, c]
+    acts = late
     return [pack(act.flat, ACT_BITS) for act in acts]
 
 
@@ -44,18 +44,31 @@ def control_bits(word: Word) -> int:
     return WordControl().const(word.control).as_value().value
 
 
-def weight_bits(scheme: Scheme, values: np.ndarray) -> int:
-    """Bits of the weights of one row and one word."""
-    return pack(encode_weights(scheme, values), scheme.bits)
+def weight_bits(engine: type[RowEngine], values: np.ndarray) -> int:
+    """Bits of an engine's weights (rows, k) of one word."""
+    return pack(engine.encode(values).flat, engine.scheme.bits)
 
 
 def array_weight_bits(config: AccelConfig, values: Sequence[np.ndarray]) -> int:
     """Bits of the array's ``weights`` port, of one word of each row lane."""
     result, offset = 0, 0
-    for scheme, row in zip(config.lane_schemes, values, strict=True):
-        result |= weight_bits(scheme, row) << offset
-        offset += config.k * scheme.bits
+    for placed in row_engines(config):
+        mine = np.array([values[lane] for lane in placed.lanes])
+        result |= weight_bits(placed.engine, mine) << offset
+        offset += mine.size * placed.engine.scheme.bits
     return result
+
+
+def product_words(engine: type[RowEngine]) -> tuple[np.ndarray, list[Word]]:
+    """Every weight of each row times every activation of two pixels, one channel, a word each:
+    values (rows, words, 1) and the words."""
+    levels = weight_values(engine.scheme)
+    acts = np.arange(NIBBLE_MAX + 1)
+    every = np.meshgrid(*[levels] * engine.rows, acts, acts, indexing="ij")
+    *values, first, second = (axis.reshape(-1) for axis in every)
+    words = [Word(np.array([[a], [b]]), first=True, last=True)
+             for a, b in zip(first.tolist(), second.tolist(), strict=True)]
+    return np.stack(values)[:, :, None], words
 
 
 def idle(k: int, pixels: int, count: int) -> list[Word]:

@@ -9,7 +9,7 @@ from gateware.config import AccelConfig
 from gateware.isa import ADDRESS_BITS, SIZE_BITS
 from gateware.window import Window
 from quant.intgraph import AvgPool, Conv, Flatten, Host, IntGraph, Linear, MaxPool, Node
-from quant.numerics import ACC_BITS, ACT_BITS, BIAS_BITS, SHIFT_MIN, Scheme, act_max
+from quant.numerics import ACT_BITS, SHIFT_MIN, act_max
 
 MAX_GROUPS = 255    #: words per pixel that a descriptor can count
 
@@ -223,12 +223,6 @@ def _check(graph: IntGraph, operation: Gemm | Pool, config: AccelConfig) -> None
     if words > config.weight_depth:
         refuse(f"needs {words} weight words per row tile, the weight buffer holds "
                f"{config.weight_depth}")
-    pot4 = operation.values[operation.scheme == Scheme.POT4]
-    reach = int(np.abs(pot4).sum((1, 2, 3)).max(initial=0)) * act_max(source.bits)
-    if reach >= 1 << ACC_BITS:
-        refuse(f"can reach {reach} in a POT4 row, the accumulator has {ACC_BITS} bits")
-    if np.abs(operation.bias).max() + (reach << 16) >= 1 << BIAS_BITS - 1:
-        refuse("has a bias too large for the requantiser")
 
 
 def _place(graph: IntGraph, operations: list[Gemm | Pool],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From weight values to what the array reads: codes in lane order, and corrections of the bias."""
+"""From weight values to what the array reads: codes in lane order, and drain slots."""
 
 import dataclasses
 
@@ -7,23 +7,8 @@ import numpy as np
 
 from gateware.config import AccelConfig
 from gateware.isa import slot_beats, slot_layout
-from quant.numerics import ACT_BITS, BIAS_BITS, NIBBLE_MAX, Scheme, decode_weights, encode_weights
-
-
-def engine_offset(scheme: Scheme, values_of_row: np.ndarray, planes: int) -> int:
-    """What the raw sum of a row engine exceeds the true dot product by; does not depend on data.
-
-    ``raw = dot + offset``, so the bias of the row is lowered by ``offset * M``. POT4 engines use
-    ``15 - a`` for a negative weight; the others are exact. ``planes`` is 1 for 4-bit and 2 for
-    8-bit activations, whose high plane counts 16 times. Raises ValueError for another number.
-    """
-    if planes not in (1, 2):
-        raise ValueError(f"planes must be 1 or 2, not {planes!r}")
-    if scheme is not Scheme.POT4:
-        return 0
-    values = np.asarray(values_of_row, np.int64)
-    once = -NIBBLE_MAX * int(values[values < 0].sum())
-    return once * ((1 << ACT_BITS) + 1) if planes == 2 else once
+from gateware.pe.lanes import row_engines
+from quant.numerics import BIAS_BITS
 
 
 def bits_to_words(fields: np.ndarray, widths: np.ndarray, word_bytes: int) -> bytes:
@@ -54,16 +39,18 @@ def pack_weights(values: np.ndarray, lanes: list[int], config: AccelConfig) -> b
     """Weight words of one row tile, in the order of :class:`~gateware.sequence.TileLoop`.
 
     ``values`` is (rows, channels, kernel_y, kernel_x); ``lanes[i]`` is the row in lane i or -1. A
-    word holds k channels of one kernel position for every lane; missing channels and idle lanes
-    get code 0.
+    word holds k channels of one kernel position for every lane, as the lane's engine encodes them;
+    missing channels and idle lanes have weight 0.
     """
     _, channels, kernel_y, kernel_x = values.shape
     groups = -(-channels // config.k)
-    codes = np.zeros((kernel_y, kernel_x, groups * config.k, config.rows), np.int64)
-    for lane, (row, scheme) in enumerate(zip(lanes, config.lane_schemes, strict=True)):
+    tile = np.zeros((config.rows, kernel_y, kernel_x, groups * config.k), np.int64)
+    for lane, row in enumerate(lanes):
         if row >= 0:
-            codes[:, :, :channels, lane] = encode_weights(scheme, values[row]).transpose(1, 2, 0)
-    codes = codes.reshape(kernel_y * kernel_x * groups, config.k, config.rows).transpose(0, 2, 1)
+            tile[lane, :, :, :channels] = values[row].transpose(1, 2, 0)
+    codes = np.concatenate([placed.engine.encode(tile[placed.lanes])
+                            for placed in row_engines(config)])
+    codes = codes.reshape(config.rows, -1, config.k).transpose(1, 0, 2)
     return bits_to_words(codes.reshape(len(codes), -1), code_widths(config),
                          config.weight_beats * config.bus_bits // 8)
 
@@ -71,9 +58,9 @@ def pack_weights(values: np.ndarray, lanes: list[int], config: AccelConfig) -> b
 def unpack_weights(stored: bytes, config: AccelConfig) -> np.ndarray:
     """Values (words, rows, k) of packed weight words, int64."""
     codes = words_to_bits(stored, code_widths(config), config.weight_beats * config.bus_bits // 8)
-    codes = codes.reshape(len(codes), config.rows, config.k)
-    return np.stack([decode_weights(scheme, codes[:, lane])
-                     for lane, scheme in enumerate(config.lane_schemes)], axis=1)
+    codes = codes.reshape(len(codes), config.rows, config.k).transpose(1, 0, 2)
+    return np.concatenate([placed.engine.decode(codes[placed.lanes])
+                           for placed in row_engines(config)]).transpose(1, 0, 2)
 
 
 @dataclasses.dataclass(frozen=True)

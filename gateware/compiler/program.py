@@ -18,14 +18,16 @@ from gateware.compiler.lower import (
     Pool,
     lower,
 )
-from gateware.compiler.pack import Result, engine_offset, pack_slot, pack_weights
+from gateware.compiler.pack import Result, pack_slot, pack_weights
 from gateware.compiler.schedule import schedule_slots, split_rows
 from gateware.config import AccelConfig
 from gateware.isa import Base, Opcode
+from gateware.pe.base import RowEngine
+from gateware.pe.lanes import row_engines
 from gateware.regs import config_digest
 from gateware.transfer import WIDE_BITS
 from quant.intgraph import IntGraph
-from quant.numerics import Scheme
+from quant.numerics import BIAS_BITS
 
 ALIGN = 64                     #: bytes; what every block of the image starts at
 MANIFEST = "program.json"
@@ -247,11 +249,12 @@ def _emit_gemm(image: _Image, gemm: Gemm, lowered: Lowered, config: AccelConfig)
     except ValueError as error:
         raise CompileError(f"layer {gemm.name!r} {error}") from error
 
+    engines = [placed.engine for placed in row_engines(config) for _ in placed.lanes]
+
     def result(lane: int, row: int) -> Result:
-        offset = engine_offset(Scheme(gemm.scheme[row]), gemm.values[row], planes)
-        multiplier = int(gemm.multiplier[row])
         return Result(lane, row % config.k, row if gemm.wide else row // config.k * group_pitch,
-                      multiplier, int(gemm.bias[row]) - offset * multiplier, int(gemm.shift[row]))
+                      int(gemm.multiplier[row]), _bias(gemm, row, engines[lane], planes),
+                      int(gemm.shift[row]))
 
     for lanes in tiles:
         taken = [(lane, row) for lane, row in enumerate(lanes) if row >= 0]
@@ -263,6 +266,21 @@ def _emit_gemm(image: _Image, gemm: Gemm, lowered: Lowered, config: AccelConfig)
         image.load(Opcode.LOAD_WEIGHTS, pack_weights(gemm.values, lanes, config), 0)
         image.load(Opcode.LOAD_SLOTS, b"".join(records), 0)
         image.add(isa.EXECUTE, **fields, slots=len(records))
+
+
+def _bias(gemm: Gemm, row: int, engine: type[RowEngine], planes: int) -> int:
+    """The bias of a row on ``engine``, whose raw sums exceed the true ones by a known number."""
+    values = gemm.values[row]
+    low, high = engine.raw_range(values, planes)
+    least, most = engine.raw_limits()
+    if low < least or high > most:
+        raise CompileError(f"layer {gemm.name!r}: the sums of row {row} reach {low}..{high}, an "
+                           f"accumulator of {engine.__name__} holds {least}..{most}")
+    bias = int(gemm.bias[row]) - engine.offset(values, planes) * int(gemm.multiplier[row])
+    if abs(bias) >= 1 << BIAS_BITS - 1:
+        raise CompileError(f"layer {gemm.name!r}: the bias of row {row} takes more than the "
+                           f"{BIAS_BITS} bits of the requantiser")
+    return bias
 
 
 def _emit_pool(image: _Image, pool: Pool, lowered: Lowered, config: AccelConfig) -> None:

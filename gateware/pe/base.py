@@ -11,7 +11,15 @@ from amaranth import *
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from quant.numerics import ACC_BITS, ACT_BITS, Scheme
+from quant.numerics import (
+    ACC_BITS,
+    ACT_BITS,
+    Scheme,
+    acc_bounds,
+    act_max,
+    decode_weights,
+    encode_weights,
+)
 
 SUM_BITS = ACC_BITS + 1     #: signed width of every sum that leaves an engine
 
@@ -69,6 +77,9 @@ class Resources:
     def __add__(self, other: "Resources") -> "Resources":
         return Resources(self.lut + other.lut, self.ff + other.ff, self.dsp48e1 + other.dsp48e1)
 
+    def __mul__(self, count: int) -> "Resources":
+        return Resources(self.lut * count, self.ff * count, self.dsp48e1 * count)
+
 
 def act_layout(k: int, pixels: int) -> data.ArrayLayout:
     """One activation word of each pixel: ``act[pixel][channel]``."""
@@ -80,6 +91,12 @@ def positive(name: str, value: int) -> int:
     if operator.index(value) < 1:
         raise ValueError(f"{name} must be a positive integer, not {value!r}")
     return operator.index(value)
+
+
+def require_pairs(pixels: int) -> None:
+    """Raises ValueError for an odd number of pixels, two of which share a DSP48E1."""
+    if pixels % 2:
+        raise ValueError(f"pixels must be even, two share a DSP48E1, not {pixels!r}")
 
 
 def delay(m: Module, source: Value | data.View, cycles: int, *, name: str,
@@ -95,6 +112,37 @@ def delay(m: Module, source: Value | data.View, cycles: int, *, name: str,
 def delay_resources(bits: int, cycles: int) -> Resources:
     """What :func:`delay` costs: flip-flops up to two cycles, else SRLs of up to 32 cycles each."""
     return Resources(ff=bits * cycles) if cycles < 3 else Resources(lut=bits * -(-cycles // 32))
+
+
+class CopyRegister(wiring.Component):
+    """``o`` is ``i`` one cycle later: one of several copies that share the sinks of a value.
+
+    A module of its own, with ``keep``, so that no synthesiser merges it with its equal siblings.
+
+    Members
+    -------
+    i : In(shape)
+    o : Out(shape)
+    """
+
+    def __init__(self, shape: data.Layout | Shape) -> None:
+        super().__init__({"i": In(shape), "o": Out(shape)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        copy = Signal(self.i.shape(), attrs={"keep": "true"})
+        m.d.sync += Value.cast(copy).eq(Value.cast(self.i))
+        m.d.comb += Value.cast(self.o).eq(Value.cast(copy))
+        return m
+
+
+def copies(m: Module, value: Value | data.View, count: int, name: str) -> list[Value | data.View]:
+    """``count`` registered copies of ``value``, which stay apart in synthesis."""
+    registers = [CopyRegister(value.shape()) for _ in range(count)]
+    for i, register in enumerate(registers):
+        m.submodules[f"{name}_copy_{i}"] = register
+        m.d.comb += Value.cast(register.i).eq(Value.cast(value))
+    return [register.o for register in registers]
 
 
 def accumulator_base(control: data.View, *, shape: Shape, name: str) -> tuple[Signal, Value]:
@@ -133,6 +181,11 @@ def accumulate(m: Module, dot: Value, control: data.View, *, shape: Shape, name:
     return accumulator_sum(m, acc, added, control, name=name)
 
 
+def accumulator_resources(shape: Shape) -> Resources:
+    """What :func:`accumulate` costs, with the control bits that steer it."""
+    return Resources(lut=shape.width, ff=2 * shape.width + 1 + WordControl().size)
+
+
 def model_sums(dots: np.ndarray, words: Sequence[Word], shape: Shape) -> np.ndarray:
     """What :func:`accumulate` shows after each word: int64, same shape as ``dots`` (words, ...)."""
     modulus, offset = 1 << shape.width, (1 << shape.width - 1) if shape.signed else 0
@@ -148,39 +201,37 @@ def model_sums(dots: np.ndarray, words: Sequence[Word], shape: Shape) -> np.ndar
 
 
 class RowEngine(wiring.Component):
-    """Computes one row of a tile: ``pixels`` dot products over ``k`` channels in every cycle.
+    """Computes ``rows`` rows of a tile: ``pixels`` dot products over ``k`` channels in each cycle.
 
     One word per cycle, without a stall; see :class:`WordControl` for what happens to it.
 
     Parameters
     ----------
-    scheme : Scheme
-        Of the row's weights.
     k : int
         Channels per word.
     pixels : int
-        Pixels that share the row's weights.
+        Pixels that share the rows' weights.
 
     Members
     -------
     act : In(act_layout(k, pixels))
-        ``act[pixel][channel]``; channel c comes c cycles late when ``skewed``.
-    weights : In(unsigned(k * scheme.bits))
-        Codes of :func:`quant.numerics.encode_weights`, channel 0 in the low bits, together with
-        ``control``.
+        ``act[pixel][channel]``; channel c comes :meth:`skew` cycles late.
+    weights : In(unsigned(rows * k * scheme.bits))
+        Codes of :meth:`encode`, row 0 and channel 0 in the low bits, together with ``control``.
     control : In(WordControl)
-    sums : Out(ArrayLayout(signed(SUM_BITS), pixels))
-        Raw sums: the dot product of the values plus
-        :func:`gateware.compiler.pack.engine_offset`, wrapped to ``acc_shape``.
+    sums : Out(ArrayLayout(ArrayLayout(signed(SUM_BITS), pixels), rows))
+        ``sums[row][pixel]``, raw: the dot product of the values plus :meth:`offset`.
 
     Attributes
     ----------
-    latency : int
-        Cycles from ``control.last`` at the input until ``sums`` shows the sum: ``latency_for(k)``.
-    skewed : bool
-        Whether ``act`` must be skewed. The array does it once for all engines that ask for it.
+    scheme : Scheme
+        Of the weights, which may be any of its values.
+    rows : int
+        Row lanes that one engine serves.
     acc_shape : Shape
-        Shape of the accumulator.
+        Raw sums that it can hold; greater ones wrap.
+    latency : int
+        Cycles from ``control.last`` at the input until ``sums`` shows the sums.
 
     Raises
     ------
@@ -188,18 +239,19 @@ class RowEngine(wiring.Component):
         For sizes that are not positive integers.
     """
 
-    skewed = False
+    scheme: Scheme
+    rows = 1
     acc_shape = signed(SUM_BITS)
 
-    def __init__(self, *, scheme: Scheme, k: int, pixels: int) -> None:
-        self.scheme = Scheme(scheme)
+    def __init__(self, *, k: int, pixels: int) -> None:
         self.k = positive("k", k)
         self.pixels = positive("pixels", pixels)
+        sums = data.ArrayLayout(data.ArrayLayout(signed(SUM_BITS), pixels), self.rows)
         super().__init__({
             "act": In(act_layout(k, pixels)),
-            "weights": In(unsigned(k * self.scheme.bits)),
+            "weights": In(unsigned(self.rows * k * self.scheme.bits)),
             "control": In(WordControl()),
-            "sums": Out(data.ArrayLayout(signed(SUM_BITS), pixels)),
+            "sums": Out(sums),
         })
 
     @property
@@ -212,23 +264,65 @@ class RowEngine(wiring.Component):
         """``latency`` of an engine of ``k`` channels."""
 
     @classmethod
-    @abc.abstractmethod
-    def dots(cls, values: np.ndarray, acts: np.ndarray) -> np.ndarray:
-        """What each word adds, int64 (words, pixels).
+    def skew(cls, channel: int) -> int:
+        """Cycles that ``act`` of ``channel`` comes after ``control``."""
+        return 0
 
-        ``values`` is (words, k) and ``acts`` (words, pixels, k).
+    @classmethod
+    def encode(cls, values: np.ndarray) -> np.ndarray:
+        """What is stored of weight values (rows, ...): uint8, ``scheme.bits`` each, same shape."""
+        return encode_weights(cls.scheme, values)
+
+    @classmethod
+    def decode(cls, codes: np.ndarray) -> np.ndarray:
+        """Inverse of :meth:`encode`, int64. Raises ValueError for a code that means nothing."""
+        return decode_weights(cls.scheme, codes)
+
+    @classmethod
+    def word_offset(cls, values: np.ndarray) -> int | np.ndarray:
+        """What the raw sum of words with weight ``values`` (..., terms) exceeds the true one by."""
+        return np.zeros(np.shape(values)[:-1], np.int64)
+
+    @classmethod
+    def offset(cls, values: np.ndarray, planes: int) -> int:
+        """What the raw sum of a row exceeds the true dot product by; does not depend on data.
+
+        ``raw = dot + offset``, so the bias of the row is lowered by ``offset * M``. ``planes`` is 1
+        for 4-bit and 2 for 8-bit activations, whose high plane counts 16 times. Raises ValueError
+        for another number.
         """
+        if planes not in (1, 2):
+            raise ValueError(f"planes must be 1 or 2, not {planes!r}")
+        once = int(cls.word_offset(np.asarray(values, np.int64).reshape(-1)))
+        return once * ((1 << ACT_BITS) + 1) if planes == 2 else once
+
+    @classmethod
+    def raw_range(cls, values: np.ndarray, planes: int) -> tuple[int, int]:
+        """Smallest and largest raw sum of a row, over all activations. Both are reached."""
+        row = np.asarray(values, np.int64).reshape(1, -1)
+        low, high = acc_bounds(row, act_max(planes * ACT_BITS))
+        offset = cls.offset(row, planes)
+        return int(low[0]) + offset, int(high[0]) + offset
+
+    @classmethod
+    def raw_limits(cls) -> tuple[int, int]:
+        """Smallest and largest raw sum that does not wrap."""
+        width = cls.acc_shape.width
+        return (-(1 << width - 1), (1 << width - 1) - 1) if cls.acc_shape.signed else (
+            0, (1 << width) - 1)
 
     @classmethod
     def model(cls, values: np.ndarray, words: Sequence[Word]) -> np.ndarray:
-        """``sums`` after each word, int64 (words, pixels), from an idle engine after power-up.
+        """``sums`` of one row after each word, int64 (words, pixels), from power-up on.
 
         ``values`` is int (words, k): weight values, not codes.
         """
         acts = np.array([word.act for word in words], np.int64)
-        return model_sums(cls.dots(np.asarray(values, np.int64), acts), words, cls.acc_shape)
+        values = np.asarray(values, np.int64)
+        dots = (values[:, None, :] * acts).sum(2) + cls.word_offset(values)[:, None]
+        return model_sums(dots, words, cls.acc_shape)
 
     @classmethod
     @abc.abstractmethod
-    def resources(cls, *, scheme: Scheme, k: int, pixels: int) -> Resources:
-        """An estimate, fitted to yosys 0.70 ``synth_xilinx`` of engines with k = 16."""
+    def resources(cls, *, k: int, pixels: int) -> Resources:
+        """The 7-series form, counted; ``bench.resources`` holds it against synthesis."""

@@ -1,26 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Row engine for power-of-two weights, in LUTs."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from amaranth import *
 
-from gateware.pe.base import Resources, RowEngine, accumulate, delay
+from gateware.pe.base import (
+    Resources,
+    RowEngine,
+    accumulate,
+    accumulator_resources,
+    copies,
+    delay,
+)
+from gateware.pe.logic import choose, pair, single
+from gateware.pe.trees import Term, add_tree, levels, tree_resources
 from quant.numerics import ACC_BITS, ACT_BITS, NIBBLE_MAX, Scheme
 
-_LARGEST = NIBBLE_MAX * Scheme.POT4.denominator
-
-
-def _reduce(m: Module, terms: Sequence[Value], limit: int, arity: int, name: str) -> list[Value]:
-    """One registered adder level: groups of ``arity`` terms, none above ``limit`` before it."""
-    sums = []
-    for i in range(0, len(terms), arity):
-        group = terms[i:i + arity]
-        total = Signal(range(len(group) * limit + 1), name=f"{name}_{len(sums)}", reset_less=True)
-        m.d.sync += total.eq(sum(group[1:], group[0]))
-        sums.append(total)
-    return sums
+TERM_LIMIT = NIBBLE_MAX * Scheme.POT4.denominator   #: largest product, 960
+ZERO_CODE = 7               #: stored exponent that stands for the weight 0
+PIXELS_PER_COPY = 4         #: pixels that one copy of a weight's shift distance steers
 
 
 class Pot4Engine(RowEngine):
@@ -28,67 +26,128 @@ class Pot4Engine(RowEngine):
 
     A negative weight uses ``15 - a``, four XOR gates: ``-a * 2^e = (15 - a) * 2^e - 15 * 2^e``.
     What is too much, 15 times the magnitudes of the negative weights, does not depend on the
-    activations; :func:`gateware.compiler.pack.engine_offset` is that number and the bias takes it
-    away. Everything up to the accumulator is unsigned, and the accumulator counts modulo 2^24.
+    activations. Everything up to the accumulator is unsigned, and that counts modulo 2^24.
 
-    The exponent code ``4*h + l`` shifts by ``l`` in one stage and by ``4*h`` inside the first
-    adder.
+    Stored codes are the sign and e, with 7 for the weight 0. The shift by ``e = 2h + l`` takes two
+    stages, and eight LUTs: the sign and a shift by l in three, which have two outputs but for one;
+    a shift by 2h in five with two outputs each. The code 7 (h = 3, l = 1) gives zero because h = 3
+    keeps bits 0 to 3 of the first stage only: bit 0 is zero for l = 1, bit 2 is made zero there,
+    bits 1 and 3 on the way out.
 
-    Parameters, members and errors as in :class:`RowEngine`, with ``scheme`` POT4.
+    Parameters, members and errors as in :class:`RowEngine`.
 
-    Latency: ``5 + ternary levels``: sign, shift, pairwise adder, ternary adders, accumulator, sums.
+    Latency: ``4 + levels``: first stage, second stage, ternary adders, accumulator, sums.
     """
 
+    scheme = Scheme.POT4
     acc_shape = unsigned(ACC_BITS)
-
-    def __init__(self, *, k: int, pixels: int) -> None:
-        super().__init__(scheme=Scheme.POT4, k=k, pixels=pixels)
 
     @staticmethod
     def dot_latency(k: int) -> int:
         """Cycles from the inputs to the dot product of one word."""
-        levels, terms = 0, -(-k // 2)
-        while terms > 1:
-            levels, terms = levels + 1, -(-terms // 3)
-        return 3 + levels
+        return 2 + levels(k)
 
     @classmethod
     def latency_for(cls, k: int) -> int:
         return cls.dot_latency(k) + 2
 
     @classmethod
-    def dots(cls, values: np.ndarray, acts: np.ndarray) -> np.ndarray:
-        values = values[:, None, :]
-        return (np.where(values < 0, NIBBLE_MAX - acts, acts) * np.abs(values)).sum(2)
+    def encode(cls, values: np.ndarray) -> np.ndarray:
+        codes = super().encode(values)      # e + 1, or 0
+        return (codes & 8 | codes - 1 & 7).astype(np.uint8)
+
+    @classmethod
+    def decode(cls, codes: np.ndarray) -> np.ndarray:
+        codes = np.asarray(codes, np.int64)
+        return super().decode(codes & 8 | codes + 1 & 7)
+
+    @classmethod
+    def word_offset(cls, values: np.ndarray) -> np.ndarray:
+        return -NIBBLE_MAX * np.minimum(values, 0).sum(-1)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        codes = [self.weights.word_select(c, 4) for c in range(self.k)]
-        low = [delay(m, code[:2], 1, name=f"low_{c}") for c, code in enumerate(codes)]
-        high = [delay(m, code[2], 2, name=f"high_{c}") for c, code in enumerate(codes)]
-        control = delay(m, self.control, self.dot_latency(self.k), name="control", reset_less=False)
-
+        distances = self._distances(m)
+        steer = delay(m, self.control, self.dot_latency(self.k) - 1, name="control",
+                      reset_less=False)
+        control = copies(m, steer, self.pixels, "control")
         for p in range(self.pixels):
             terms = []
-            for c, code in enumerate(codes):
-                signed_act = Signal(ACT_BITS, name=f"signed_act_{p}_{c}", reset_less=True)
-                shifted = Signal(ACT_BITS + 3, name=f"shifted_{p}_{c}", reset_less=True)
-                m.d.sync += [
-                    signed_act.eq(Mux(code[:3].any(), self.act[p][c] ^ code[3].replicate(4), 0)),
-                    shifted.eq(signed_act << low[c]),
-                ]
-                # The code of 2^e is e + 1, so the shifts add up to one too many.
-                terms.append((Mux(high[c], shifted << 4, shifted) >> 1)[:ACT_BITS + 6])
-
-            limit, arity, level = _LARGEST, 2, 0
-            while level == 0 or len(terms) > 1:
-                terms = _reduce(m, terms, limit, arity, f"level_{p}_{level}")
-                limit, arity, level = limit * arity, 3, level + 1
-            m.d.comb += self.sums[p].eq(
-                accumulate(m, terms[0], control, shape=self.acc_shape, name=f"pixel_{p}"))
+            for c in range(self.k):
+                name = f"{p}_{c}"
+                code = self.weights.word_select(c, self.scheme.bits)
+                near = self._shift_near(m, platform, self.act[p][c], code, name)
+                distance = distances[p // PIXELS_PER_COPY].word_select(c, 3)
+                terms.append(Term(self._shift_far(m, platform, near, distance, name), TERM_LIMIT))
+            dot = add_tree(m, platform, terms, f"sum_{p}")
+            m.d.comb += self.sums[0][p].eq(accumulate(
+                m, dot.value, control[p], shape=self.acc_shape, name=f"pixel_{p}"))
         return m
 
+    def _distances(self, m: Module) -> list[Value]:
+        """The exponents of all channels for the second stage, a copy for each few pixels."""
+        exponents = Cat(self.weights.word_select(c, self.scheme.bits)[:3] for c in range(self.k))
+        return copies(m, exponents, -(-self.pixels // PIXELS_PER_COPY), "distance")
+
+    @staticmethod
+    def _shift_near(m: Module, platform: object, act: Value, code: Value, name: str) -> Signal:
+        """Sign, shift by 0 or 1: five bits."""
+        l, h0, h1, sign = code[0], code[1], code[2], code[3]
+        a0, a1, a2, a3 = act
+        bit_0, bit_1 = pair(
+            m, platform, f"near_{name}_0", lambda a0, a1, s, l: (1 ^ l) & (a0 ^ s),
+            lambda a0, a1, s, l: choose(l, a0, a1) ^ s, a0, a1, sign, l)
+        bit_2 = single(
+            m, platform, f"near_{name}_2",
+            lambda a1, a2, s, l, h0, h1: (1 ^ (l & h0 & h1)) & (choose(l, a1, a2) ^ s),
+            a1, a2, sign, l, h0, h1)
+        bit_3, bit_4 = pair(
+            m, platform, f"near_{name}_3", lambda a2, a3, s, l: choose(l, a2, a3) ^ s,
+            lambda a2, a3, s, l: l & (a3 ^ s), a2, a3, sign, l)
+        near = Signal(ACT_BITS + 1, name=f"near_{name}", reset_less=True)
+        m.d.sync += near.eq(Cat(bit_0, bit_1, bit_2, bit_3, bit_4))
+        return near
+
+    @staticmethod
+    def _shift_far(m: Module, platform: object, near: Value, exponent: Value, name: str) -> Signal:
+        """Shift by 0, 2, 4 or 6: ten bits."""
+        l, h0, h1 = exponent
+
+        def select(h0, h1, *candidates):
+            """Candidate h, 0 where it is missing."""
+            chosen = 0
+            for h, bit in enumerate(candidates):
+                if bit is not None:
+                    chosen |= bit & (h0 if h & 1 else 1 ^ h0) & (h1 if h & 2 else 1 ^ h1)
+            return chosen
+
+        bits: list[Value] = [None] * TERM_LIMIT.bit_length()
+        bits[0], bits[1] = pair(
+            m, platform, f"far_{name}_0", lambda a, b, h0, h1: select(h0, h1, a),
+            lambda a, b, h0, h1: select(h0, h1, b), near[0], near[1], h0, h1)
+        bits[2], bits[4] = pair(
+            m, platform, f"far_{name}_2", lambda a, b, c, h0, h1: select(h0, h1, b, a),
+            lambda a, b, c, h0, h1: select(h0, h1, c, b, a), near[0], near[2], near[4], h0, h1)
+        bits[6], bits[8] = pair(
+            m, platform, f"far_{name}_6", lambda a, b, c, h0, h1: select(h0, h1, None, c, b, a),
+            lambda a, b, c, h0, h1: select(h0, h1, None, None, c, b),
+            near[0], near[2], near[4], h0, h1)
+        bits[3], bits[5] = pair(
+            m, platform, f"far_{name}_3", lambda a, b, h0, h1: select(h0, h1, b, a),
+            lambda a, b, h0, h1: select(h0, h1, None, b, a), near[1], near[3], h0, h1)
+        bits[7], bits[9] = pair(
+            m, platform, f"far_{name}_7",
+            lambda a, b, l, h0, h1: select(h0, h1, None, None, b, (1 ^ l) & a),
+            lambda a, b, l, h0, h1: select(h0, h1, None, None, None, (1 ^ l) & b),
+            near[1], near[3], l, h0, h1)
+        term = Signal(len(bits), name=f"term_{name}", reset_less=True)
+        m.d.sync += term.eq(Cat(*bits))
+        return term
+
     @classmethod
-    def resources(cls, *, scheme: Scheme, k: int, pixels: int) -> Resources:
-        return Resources(lut=k + pixels * (26 * k + ACC_BITS + 1),
-                         ff=4 * (k + cls.dot_latency(k)) + 1 + pixels * (20 * k + 2 * ACC_BITS))
+    def resources(cls, *, k: int, pixels: int) -> Resources:
+        tree, _ = tree_resources([TERM_LIMIT] * k)
+        shifter = Resources(lut=8, ff=ACT_BITS + 1 + TERM_LIMIT.bit_length())
+        pixel = shifter * k + tree + accumulator_resources(cls.acc_shape)
+        steering = 3 * k * -(-pixels // PIXELS_PER_COPY) + 4 * cls.dot_latency(k)
+        return pixel * pixels + Resources(ff=steering)

@@ -14,7 +14,6 @@ from gateware import isa
 from gateware.compiler.lower import CompileError, Gemm, Placement, Pool, lower
 from gateware.compiler.pack import (
     Result,
-    engine_offset,
     pack_slot,
     pack_weights,
     unpack_weights,
@@ -117,15 +116,6 @@ def test_weights_round_trip(name, shape, seed):
             expected = np.zeros(config.k, np.int64)
             expected[:len(part)] = part
             assert word[lane].tolist() == expected.tolist()
-
-
-def test_engine_offsets():
-    values = np.array([3, -2, 0, -5])
-    assert engine_offset(Scheme.FIXED4, values, 1) == engine_offset(Scheme.FIXED8, values, 2) == 0
-    assert engine_offset(Scheme.POT4, values, 1) == 15 * 7
-    assert engine_offset(Scheme.POT4, values, 2) == 15 * 7 * 17
-    with pytest.raises(ValueError, match="planes must be 1 or 2, not 3"):
-        engine_offset(Scheme.POT4, values, 3)
 
 
 def test_a_wide_slot_is_named_by_column_0():
@@ -277,9 +267,25 @@ def test_accumulator_and_bias_are_refused():
     largest = np.where(layer.scheme == Scheme.POT4, 64, 0)[:, None, None, None]
     graph.layers["conv0"] = dataclasses.replace(
         layer, values=np.broadcast_to(largest, layer.values.shape))
-    refused(graph, match="'conv0' can reach 33423360 in a POT4 row, the accumulator has 24 bits")
+    with pytest.raises(CompileError, match=r"'conv0': the sums of row \d reach 0..33423360, an "
+                       r"accumulator of Pot4Engine holds 0..16777215"):
+        compile_graph(graph, ROOMY)
     graph.layers["conv0"] = dataclasses.replace(layer, bias=np.full(4, 1 << 47))
-    refused(graph, match="'conv0' has a bias too large for the requantiser")
+    with pytest.raises(CompileError, match=r"'conv0': the bias of row \d takes more than the 48 "):
+        compile_graph(graph, ROOMY)
+
+
+def test_two_lane_engines_refuse_large_sums():
+    build = builder(8, 16, 16, bits=8)
+    build.conv(INPUT, 4, 16, padding=0)
+    layer = build.layers["conv0"]
+    graph = build.build()
+    most = np.where(layer.scheme == Scheme.FIXED4, 7, 0)[:, None, None, None]
+    graph.layers["conv0"] = dataclasses.replace(
+        layer, values=np.broadcast_to(most, layer.values.shape))
+    compile_graph(graph, ROOMY)
+    with pytest.raises(CompileError, match=r"Fixed4DspEngine holds -524288..524287"):
+        compile_graph(graph, dataclasses.replace(ROOMY, fixed4_style="dsp"))
 
 
 # Programs

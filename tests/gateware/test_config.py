@@ -69,6 +69,7 @@ INVALID = [
     ({"slot_depth": 96}, "slot_depth must be a power of two, not 96"),
     ({"wide_depth": -8}, "wide_depth must be a power of two, not -8"),
     ({"slot_depth": 32}, "slot_depth must be at least the 64 rows, not 32"),
+    ({"fixed4_style": "lut"}, "'lut' is not a valid Fixed4Style"),
     ({"clock_hz": 0}, "clock_hz must be positive, not 0"),
 ]
 

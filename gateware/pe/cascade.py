@@ -1,0 +1,55 @@
+# amaranth: UnusedElaboratable=no
+# SPDX-License-Identifier: Apache-2.0
+"""What the engines on DSP48E1 share: operands with two pixels, cascades, late weights."""
+
+from collections.abc import Sequence
+
+from amaranth import *
+
+from gateware.pe.base import RowEngine
+from gateware.pe.dsp48 import DspMac, Head
+from gateware.series7 import SharedModule
+from quant.numerics import ACT_BITS
+
+LANE_SHIFT = 20     #: distance of the two pixels inside the 48-bit sum
+
+
+def two_pixels(first: Value, second: Value) -> Value:
+    """Operand ``second * 2^20 + first`` of two nibbles."""
+    return Cat(first, Const(0, LANE_SHIFT - ACT_BITS), second, Const(0, 1)).as_signed()
+
+
+def late(m: Module, code: Value, cycles: int, name: str) -> Value:
+    """``code`` some cycles later, in flip-flops: these devices have two for each LUT, and a
+    shift register out of LUTs would take a LUT per bit."""
+    for stage in range(cycles):
+        register = Signal(code.shape(), name=f"{name}_{stage + 1}", reset_less=True,
+                          attrs={"shreg_extract": "no", "keep": "true"})
+        m.d.sync += register.eq(code)
+        code = register
+    return code
+
+
+def late_bits(k: int, engine: type[RowEngine]) -> int:
+    """Flip-flops of the late weights of one engine."""
+    return engine.rows * engine.scheme.bits * sum(engine.skew(c) for c in range(k))
+
+
+def cascade(m: Module, operands: Sequence[tuple[Value, Value]], name: str, *,
+            preadd: int | None = None, start: Value | None = None) -> SharedModule:
+    """Slices that add up ``a * b`` of all ``operands``, each a cycle later; returns the last.
+
+    ``start`` is added to the first product; it comes as ``pcin`` of :class:`DspMac` does.
+    """
+    before = None
+    for i, (a, b) in enumerate(operands):
+        head = Head.SUM if before else Head.PRODUCT if start is None else Head.START
+        mac = SharedModule(DspMac(preadd=preadd, head=head), DspMac.module_name(preadd, head))
+        m.submodules[f"{name}_{i}"] = mac
+        m.d.comb += [mac.a.eq(a), mac.b.eq(b)]
+        if before is not None:
+            m.d.comb += mac.pcin.eq(before.pcout)
+        elif start is not None:
+            m.d.comb += mac.start.eq(start)
+        before = mac
+    return before

