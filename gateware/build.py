@@ -30,8 +30,9 @@ from quant.intgraph import GraphError, IntGraph
 from quant.ratio import Ratio
 
 LATEST = Path("runs/latest/graph.safetensors")
-#: The paper's ratios (Table 6: RMSMP-1, RMSMP-2), by device.
-PAPER_RATIO = {"xc7z020": Ratio(60, 35, 5), "xc7z045": Ratio(65, 30, 5)}
+#: The paper's ratios (Table 6: RMSMP-1, RMSMP-2), by device; RMSMP-2 where it says nothing.
+PAPER_RATIO = {"xc7z020": Ratio(60, 35, 5)}
+OTHER_RATIO = Ratio(65, 30, 5)
 
 
 def parser() -> cli.Parser:
@@ -87,13 +88,18 @@ def configure(
     **sizes: int,
 ) -> AccelConfig:
     """The configuration that the options ask for. Raises UserError."""
+    if board.device.family != "xc7":
+        raise UserError(
+            f"{board.title} has an ECP5 and no memory port; only boards with a Zynq-7000 can be "
+            f"built for"
+        )
     try:
         if ratio is not None:
             chosen = Ratio.parse(ratio)
         elif graph is not None:
             chosen = Ratio.parse(graph.header.ratio)
         else:
-            chosen = PAPER_RATIO[board.device.part[:7]]
+            chosen = PAPER_RATIO.get(board.device.part[:7], OTHER_RATIO)
         if rows is None:
             rows = graph.header.tile_rows if graph else 16
         if rows < 1:

@@ -18,7 +18,7 @@ class DoesNotFit(ValueError):
 
 def check_fit(board: Board, usage: Usage) -> None:
     """Raises :class:`DoesNotFit` naming the resource, the need and the limit."""
-    for name, limit in _limits(board).items():
+    for name, limit in board.device.limits.items():
         need = getattr(usage, name)
         if need > limit:
             raise DoesNotFit(
@@ -26,16 +26,6 @@ def check_fit(board: Board, usage: Usage) -> None:
                 f"{limit}; "
                 "use fewer --rows or --pixels, or another board"
             )
-
-
-def _limits(board: Board) -> dict[str, int]:
-    device = board.device
-    return {
-        "lut": device.luts,
-        "ff": device.flip_flops,
-        "dsp48e1": device.dsp48e1,
-        "bram36": device.bram36,
-    }
 
 
 def report(
@@ -54,7 +44,7 @@ def report(
         "macs_per_cycle": config.macs_per_cycle,
         "resources": {
             name: {"used": getattr(usage, name), "limit": limit, "how": how}
-            for name, limit in _limits(board).items()
+            for name, limit in board.device.limits.items()
         },
         "slack_ns": vivado.slack_ns if vivado else None,
     }
