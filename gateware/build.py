@@ -5,24 +5,29 @@ python -m gateware.build --board zc706                    for runs/latest, if th
 python -m gateware.build --board zc706 --graph FILE       for that network
 
 Writes build/<board>/: accelerator.v (what is simulated and synthesised), program.bin and
-program.json (for the driver and the simulation), vivado/ (a complete project), report.json and
-report.md. Without Vivado on the PATH it stops after the project; with Vivado it makes the
-bitstream and reads its reports.
+program.json (for the driver and the simulation), accelerator.json, golden.npz and rmsmp.dts (for
+the driver), vivado/ (a complete project), report.json and report.md. Without Vivado on the PATH it
+stops after the project; with Vivado it makes the bitstream and reads its reports.
 """
 
 import json
 import shutil
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 import boards
 from boards.board import Board
-from gateware import estimate, vivado
+from gateware import estimate, handover, vivado
 from gateware.compiler.lower import CompileError
 from gateware.compiler.program import Program, compile_graph
 from gateware.config import SIZES, AccelConfig
+from gateware.regs import WINDOW_BITS
 from gateware.report import DoesNotFit, check_fit, markdown, report
+from gateware.soc import zynq7
 from gateware.verilog import accelerator_verilog
 from quant import cli
 from quant.cli import UserError
@@ -30,6 +35,9 @@ from quant.intgraph import GraphError, IntGraph
 from quant.ratio import Ratio
 
 LATEST = Path("runs/latest/graph.safetensors")
+VECTORS = "vectors.npz"                 #: test images that training leaves beside a graph
+OVERLAY = "rmsmp.dts"
+BUFFER_MIN = 1 << 20                    #: bytes of contiguous memory that a driver asks for
 #: The paper's ratios (Table 6: RMSMP-1, RMSMP-2), by device; RMSMP-2 where it says nothing.
 PAPER_RATIO = {"xc7z020": Ratio(60, 35, 5)}
 OTHER_RATIO = Ratio(65, 30, 5)
@@ -119,10 +127,14 @@ def build(
     graph: IntGraph | None,
     folder: Path,
     *,
+    images: np.ndarray | None = None,
     use_vivado: bool = True,
     quiet: bool = False,
 ) -> dict:
-    """Write the build folder; returns the report. Raises UserError."""
+    """Write the build folder; returns the report. Raises UserError.
+
+    ``images`` (N, C, H, W), integers, become the golden ones of the driver's self-test.
+    """
     say = (lambda text: None) if quiet else cli.say
     partial = folder.with_name(f"{folder.name}.partial")
     try:
@@ -133,6 +145,8 @@ def build(
         )
         _fresh(partial)
         _write(board, config, program, partial)
+        if graph is not None:
+            handover.write_golden(partial, graph, images)
         _write_report(report(board, config, program, None), partial)
         # The former build stays until this one is complete.
         if folder.exists():
@@ -168,7 +182,29 @@ def _write(board: Board, config: AccelConfig, program: Program | None, folder: P
     (folder / "config.json").write_text(config.to_json() + "\n")
     if program is not None:
         program.save(folder)
+    handover.write_accelerator(
+        folder,
+        board,
+        config,
+        connection=zynq7.connection(board),
+        bitstream=f"vivado/{vivado.TOP}.bit",
+    )
+    needed = 0 if program is None else len(program.image) + program.output_size
+    memory = max(BUFFER_MIN, 1 << (4 * needed).bit_length())
+    (folder / OVERLAY).write_text(zynq7.device_tree_overlay(1 << WINDOW_BITS, memory))
     vivado.build_plan(board, config, text).extract(folder / "vivado")
+
+
+def golden_images(graph: Path) -> np.ndarray | None:
+    """The test images beside ``graph``, if training left some. Raises UserError if damaged."""
+    path = graph.parent / VECTORS
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path) as vectors:
+            return vectors["images"] if "images" in vectors else None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged ({error}); run python -m quant.train again") from error
 
 
 def _write_report(result: dict, folder: Path) -> None:
@@ -193,7 +229,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         **{name: getattr(args, name) for name in SIZES},
     )
     result = build(
-        board, config, graph, args.out / board.name, use_vivado=not args.no_vivado, quiet=args.quiet
+        board,
+        config,
+        graph,
+        args.out / board.name,
+        images=golden_images(path) if path else None,
+        use_vivado=not args.no_vivado,
+        quiet=args.quiet,
     )
     if args.json:
         cli.give(json.dumps(result))
