@@ -159,7 +159,7 @@ class Ecp5Top(Elaboratable):
     ------
     ValueError
         For a clock that the serial line's speed does not divide well enough (2 %); on elaboration
-        for one that the PLL cannot make.
+        for one that the PLL cannot make, and what SerialSystem refuses.
     TypeError
         On elaboration for another platform than an ECP5's.
     """
@@ -171,14 +171,15 @@ class Ecp5Top(Elaboratable):
                 f"a clock of {clock_hz / 1e6:g} MHz gives no serial line of {BAUD} baud; ask for "
                 f"another clock"
             )
-        self._clock_hz = clock_hz
-        self._system = SerialSystem(accelerator, memory_bytes=memory_bytes, divisor=divisor)
+        self._accelerator, self._memory_bytes = accelerator, memory_bytes
+        self._clock_hz, self._divisor = clock_hz, divisor
 
     def elaborate(self, platform) -> Module:
         if not isinstance(platform, LatticeECP5Platform):
             raise TypeError(f"Ecp5Top needs the platform of an ECP5 board, not {platform!r}")
         m = Module()
-        m.submodules.system = system = self._system
+        m.submodules.system = system = SerialSystem(
+            self._accelerator, memory_bytes=self._memory_bytes, divisor=self._divisor)
         self._elaborate_clock(m, platform)
 
         uart = platform.request("uart", 0, dir="-")
