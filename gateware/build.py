@@ -6,8 +6,9 @@ python -m gateware.build --board zc706 --graph FILE       for that network
 
 Writes build/<board>/: accelerator.v (what is simulated and synthesised), program.bin and
 program.json (for the driver and the simulation), accelerator.json, golden.npz and rmsmp.dts (for
-the driver), vivado/ (a complete project), report.json and report.md. Without Vivado on the PATH it
-stops after the project; with Vivado it makes the bitstream and reads its reports.
+the driver), vivado/ (a complete project; trellis/ for ECP5 boards), report.json and report.md.
+Without Vivado on the PATH it stops after the project; with Vivado it makes the bitstream and reads
+its reports. Bitstreams of ECP5 boards are made by open tools, which takes minutes.
 """
 
 import json
@@ -21,13 +22,13 @@ import numpy as np
 
 import boards
 from boards.board import Board
-from gateware import estimate, handover, vivado
+from gateware import handover
 from gateware.compiler.lower import CompileError
 from gateware.compiler.program import Program, compile_graph
 from gateware.config import SIZES, AccelConfig
-from gateware.regs import WINDOW_BITS
 from gateware.report import DoesNotFit, check_fit, markdown, report
-from gateware.soc import zynq7
+from gateware.reports import ToolError
+from gateware.target import TARGETS
 from gateware.verilog import accelerator_verilog
 from quant import cli
 from quant.cli import UserError
@@ -36,8 +37,6 @@ from quant.ratio import Ratio
 
 LATEST = Path("runs/latest/graph.safetensors")
 VECTORS = "vectors.npz"                 #: test images that training leaves beside a graph
-OVERLAY = "rmsmp.dts"
-BUFFER_MIN = 1 << 20                    #: bytes of contiguous memory that a driver asks for
 #: The paper's ratios (Table 6: RMSMP-1, RMSMP-2), by device; RMSMP-2 where it says nothing.
 PAPER_RATIO = {"xc7z020": Ratio(60, 35, 5)}
 OTHER_RATIO = Ratio(65, 30, 5)
@@ -81,7 +80,9 @@ def parser() -> cli.Parser:
         "--out", type=Path, default=Path("build"), metavar="DIR", help="(default: %(default)s)"
     )
     g.add_argument(
-        "--no-vivado", action="store_true", help="stop after the project even if Vivado is there"
+        "--project-only",
+        action="store_true",
+        help="stop after the project even if the tools for a bitstream are there",
     )
     return p
 
@@ -96,11 +97,7 @@ def configure(
     **sizes: int,
 ) -> AccelConfig:
     """The configuration that the options ask for. Raises UserError."""
-    if board.device.family != "xc7":
-        raise UserError(
-            f"{board.title} has an ECP5 and no memory port; only boards with a Zynq-7000 can be "
-            f"built for"
-        )
+    target = TARGETS[board.device.family]
     try:
         if ratio is not None:
             chosen = Ratio.parse(ratio)
@@ -112,10 +109,12 @@ def configure(
             rows = graph.header.tile_rows if graph else 16
         if rows < 1:
             raise ValueError(f"--rows must be positive, not {rows}")
+        clock_hz = board.clock_hz if clock_hz is None else clock_hz
         config = AccelConfig.from_ratio(
-            chosen, rows, clock_hz=board.clock_hz if clock_hz is None else clock_hz, **sizes
+            chosen, rows, clock_hz=clock_hz, **{**sizes, **target.sizes}
         )
-        check_fit(board, estimate.resources(config))
+        target.check(board, config)
+        check_fit(board, target.resources(config))
     except (DoesNotFit, ValueError) as error:
         raise UserError(str(error)) from error
     return config
@@ -128,7 +127,7 @@ def build(
     folder: Path,
     *,
     images: np.ndarray | None = None,
-    use_vivado: bool = True,
+    bitstream: bool = True,
     quiet: bool = False,
 ) -> dict:
     """Write the build folder; returns the report. Raises UserError.
@@ -153,18 +152,25 @@ def build(
             shutil.rmtree(folder)
         partial.rename(folder)
         say(f"wrote {folder}")
-        project = folder / "vivado"
-        if use_vivado and vivado.find():
-            say(f"running Vivado in {project}")
-            _write_report(report(board, config, program, vivado.run(project)), folder)
-        elif use_vivado:
+        target = TARGETS[board.device.family]
+        project = folder / target.folder
+        if bitstream and target.found():
+            say(f"running {target.tools} in {project}")
+            measured = target.run(config, project)
+            _write_report(report(board, config, program, measured), folder)
+            routed = measured.routed_hz(config.clock_hz)
             say(
-                f"Vivado is not on the PATH: stopping after the project in {project}; run sh "
-                f"build_{vivado.TOP}.sh there"
+                f"bitstream in {project}: {routed / 1e6:.2f} MHz routed, "
+                f"{config.clock_hz / 1e6:g} MHz asked for"
+            )
+        elif bitstream:
+            say(
+                f"{target.tools} not on the PATH: stopping after the project in {project}; run sh "
+                f"build_top.sh there"
             )
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
-    except (CompileError, vivado.VivadoError) as error:
+    except (CompileError, ToolError, ValueError) as error:
         raise UserError(str(error)) from error
     return json.loads((folder / "report.json").read_text())
 
@@ -176,23 +182,13 @@ def _fresh(folder: Path) -> None:
 
 
 def _write(board: Board, config: AccelConfig, program: Program | None, folder: Path) -> None:
-    """Verilog, configuration, program and Vivado project."""
+    """Verilog, configuration, program and the project of the board's tools."""
     text = accelerator_verilog(config)
     (folder / "accelerator.v").write_text(text)
     (folder / "config.json").write_text(config.to_json() + "\n")
     if program is not None:
         program.save(folder)
-    handover.write_accelerator(
-        folder,
-        board,
-        config,
-        connection=zynq7.connection(board),
-        bitstream=f"vivado/{vivado.TOP}.bit",
-    )
-    needed = 0 if program is None else len(program.image) + program.output_size
-    memory = max(BUFFER_MIN, 1 << (4 * needed).bit_length())
-    (folder / OVERLAY).write_text(zynq7.device_tree_overlay(1 << WINDOW_BITS, memory))
-    vivado.build_plan(board, config, text).extract(folder / "vivado")
+    TARGETS[board.device.family].write(board, config, program, text, folder)
 
 
 def golden_images(graph: Path) -> np.ndarray | None:
@@ -234,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         graph,
         args.out / board.name,
         images=golden_images(path) if path else None,
-        use_vivado=not args.no_vivado,
+        bitstream=not args.project_only,
         quiet=args.quiet,
     )
     if args.json:

@@ -2,38 +2,39 @@
 """What was built, in one dictionary, and that dictionary as text."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from boards.board import Board
 from gateware import estimate
 from gateware.compiler.program import Program
 from gateware.config import AccelConfig
-from gateware.estimate import Usage
 from gateware.regs import config_digest
-from gateware.vivado import Reports
+from gateware.reports import Reports
+from gateware.target import TARGETS
 
 
 class DoesNotFit(ValueError):
     """The design needs more of a resource than the device has."""
 
 
-def check_fit(board: Board, usage: Usage) -> None:
+def check_fit(board: Board, used: Mapping[str, float]) -> None:
     """Raises :class:`DoesNotFit` naming the resource, the need and the limit."""
     for name, limit in board.device.limits.items():
-        need = getattr(usage, name)
-        if need > limit:
+        if used[name] > limit:
             raise DoesNotFit(
-                f"the accelerator needs {need} {name.upper()} (estimated), {board.title} has "
-                f"{limit}; "
-                "use fewer --rows or --pixels, or another board"
+                f"the accelerator needs {used[name]} {name.upper()} (estimated), {board.title} has "
+                f"{limit}; use fewer --rows or --pixels, or another board"
             )
 
 
 def report(
-    board: Board, config: AccelConfig, program: Program | None, vivado: Reports | None
+    board: Board, config: AccelConfig, program: Program | None, measured: Reports | None
 ) -> dict:
     """The build as a JSON-able dictionary; each figure says if it is estimated or measured."""
-    usage = estimate.resources(config) if vivado is None else vivado
-    how = "estimated" if vivado is None else "measured"
+    if measured is None:
+        used, how = TARGETS[board.device.family].resources(config), "estimated"
+    else:
+        used, how = measured.resources, "measured"
     result = {
         "board": board.name,
         "part": board.device.part,
@@ -43,10 +44,11 @@ def report(
         "lanes": dict(zip(("pot4", "fixed4", "fixed8"), config.lanes, strict=True)),
         "macs_per_cycle": config.macs_per_cycle,
         "resources": {
-            name: {"used": getattr(usage, name), "limit": limit, "how": how}
+            name: {"used": used[name], "limit": limit, "how": how}
             for name, limit in board.device.limits.items()
         },
-        "slack_ns": vivado.slack_ns if vivado else None,
+        "slack_ns": measured.slack_ns if measured else None,
+        "routed_hz": round(measured.routed_hz(config.clock_hz)) if measured else None,
     }
     if program is not None:
         layers = estimate.cycles(program)
@@ -81,7 +83,11 @@ def markdown(result: dict) -> str:
         for name, row in result["resources"].items()
     ]
     if result["slack_ns"] is not None:
-        lines += ["", f"Worst slack: {result['slack_ns']:.3f} ns (measured)."]
+        lines += [
+            "",
+            f"Routed for up to {result['routed_hz'] / 1e6:.2f} MHz, worst slack "
+            f"{result['slack_ns']:.3f} ns (measured).",
+        ]
     if "program" in result:
         program = result["program"]
         lines += [

