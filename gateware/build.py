@@ -6,9 +6,10 @@ python -m gateware.build --board zc706 --graph FILE       for that network
 
 Writes build/<board>/: accelerator.v (what is simulated and synthesised), program.bin and
 program.json (for the driver and the simulation), accelerator.json, golden.npz and rmsmp.dts (for
-the driver), vivado/ (a complete project; trellis/ for ECP5 boards), report.json and report.md.
-Without Vivado on the PATH it stops after the project; with Vivado it makes the bitstream and reads
-its reports. Bitstreams of ECP5 boards are made by open tools, which takes minutes.
+the driver), vivado/ (a complete project; trellis/ for ECP5 boards), and the report as report.json,
+report.md and report.html, one page that needs no network. Without Vivado on the PATH it stops after
+the project; with Vivado it makes the bitstream and reads its reports. Bitstreams of ECP5 boards are
+made by open tools, which takes minutes.
 """
 
 import json
@@ -22,7 +23,7 @@ import numpy as np
 
 import boards
 from boards.board import Board
-from gateware import handover
+from gateware import handover, report_page
 from gateware.compiler.lower import CompileError
 from gateware.compiler.program import Program, compile_graph
 from gateware.config import SIZES, AccelConfig
@@ -146,7 +147,7 @@ def build(
         _write(board, config, program, partial)
         if graph is not None:
             handover.write_golden(partial, graph, images)
-        _write_report(report(board, config, program, None), partial)
+        _write_report(report(board, config, graph, program, None), partial)
         # The former build stays until this one is complete.
         if folder.exists():
             shutil.rmtree(folder)
@@ -157,7 +158,7 @@ def build(
         if bitstream and target.found():
             say(f"running {target.tools} in {project}")
             measured = target.run(config, project)
-            _write_report(report(board, config, program, measured), folder)
+            _write_report(report(board, config, graph, program, measured), folder)
             routed = measured.routed_hz(config.clock_hz)
             say(
                 f"bitstream in {project}: {routed / 1e6:.2f} MHz routed, "
@@ -206,6 +207,7 @@ def golden_images(graph: Path) -> np.ndarray | None:
 def _write_report(result: dict, folder: Path) -> None:
     (folder / "report.json").write_text(json.dumps(result, indent=1) + "\n")
     (folder / "report.md").write_text(markdown(result))
+    report_page.write(folder)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,8 +9,10 @@ from gateware import estimate
 from gateware.compiler.program import Program
 from gateware.config import AccelConfig
 from gateware.regs import config_digest
+from gateware.report_layers import bus_bytes_per_cycle, layers
 from gateware.reports import Reports
 from gateware.target import TARGETS
+from quant.intgraph import IntGraph
 
 
 class DoesNotFit(ValueError):
@@ -28,7 +30,11 @@ def check_fit(board: Board, used: Mapping[str, float]) -> None:
 
 
 def report(
-    board: Board, config: AccelConfig, program: Program | None, measured: Reports | None
+    board: Board,
+    config: AccelConfig,
+    graph: IntGraph | None,
+    program: Program | None,
+    measured: Reports | None,
 ) -> dict:
     """The build as a JSON-able dictionary; each figure says if it is estimated or measured."""
     if measured is None:
@@ -37,12 +43,14 @@ def report(
         used, how = measured.resources, "measured"
     result = {
         "board": board.name,
+        "title": board.title,
         "part": board.device.part,
         "clock_hz": config.clock_hz,
         "config": dataclasses.asdict(config),
         "config_digest": f"{config_digest(config):08x}",
         "lanes": dict(zip(("pot4", "fixed4", "fixed8"), config.lanes, strict=True)),
         "macs_per_cycle": config.macs_per_cycle,
+        "bus_bytes_per_cycle": bus_bytes_per_cycle(board, config),
         "resources": {
             name: {"used": used[name], "limit": limit, "how": how}
             for name, limit in board.device.limits.items()
@@ -51,12 +59,13 @@ def report(
         "routed_hz": round(measured.routed_hz(config.clock_hz)) if measured else None,
     }
     if program is not None:
-        layers = estimate.cycles(program)
+        cycles = estimate.cycles(program)
         result["program"] = {
             "graph": program.name,
             "graph_digest": program.graph_digest,
             "bytes": len(program.image),
-            "cycles": {"total": sum(layers.values()), "layers": layers, "how": "estimated"},
+            "cycles": {"total": sum(cycles.values()), "layers": cycles, "how": "estimated"},
+            "layers": layers(graph, config, cycles),
         }
     return result
 
