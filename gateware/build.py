@@ -27,8 +27,8 @@ from gateware import handover, report_page
 from gateware.compiler.lower import CompileError
 from gateware.compiler.program import Program, compile_graph
 from gateware.config import SIZES, AccelConfig
-from gateware.report import DoesNotFit, check_fit, markdown, report
-from gateware.reports import ToolError
+from gateware.report import check_fit, markdown, report
+from gateware.reports import DoesNotFit, ToolError
 from gateware.target import TARGETS
 from gateware.verilog import accelerator_verilog
 from quant import cli
@@ -171,7 +171,7 @@ def build(
             )
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
-    except (CompileError, ToolError, ValueError) as error:
+    except (CompileError, DoesNotFit, ToolError) as error:
         raise UserError(str(error)) from error
     return json.loads((folder / "report.json").read_text())
 

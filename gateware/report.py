@@ -10,13 +10,9 @@ from gateware.compiler.program import Program
 from gateware.config import AccelConfig
 from gateware.regs import config_digest
 from gateware.report_layers import bus_bytes_per_cycle, layers
-from gateware.reports import Reports
+from gateware.reports import DoesNotFit, Reports
 from gateware.target import TARGETS
 from quant.intgraph import IntGraph
-
-
-class DoesNotFit(ValueError):
-    """The design needs more of a resource than the device has."""
 
 
 def check_fit(board: Board, used: Mapping[str, float]) -> None:

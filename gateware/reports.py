@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tools of a vendor, or open ones, said about a build."""
+"""What became of a build: why it cannot be, or what the tools said about it."""
 
 import dataclasses
+
+
+class DoesNotFit(ValueError):
+    """The design needs more of a resource than the device has."""
 
 
 class ToolError(RuntimeError):

@@ -41,8 +41,8 @@ class Target(abc.ABC):
     @abc.abstractmethod
     def write(self, board: Board, config: AccelConfig, program: Program | None, verilog: str,
               folder: Path) -> None:
-        """Write the project, and what the driver must know of it. Raises ValueError where the
-        board cannot hold it."""
+        """Write the project, and what the driver must know of it. Raises DoesNotFit where the
+        board has no room for the program."""
 
     @abc.abstractmethod
     def found(self) -> bool:

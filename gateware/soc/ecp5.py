@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out, connect
 from amaranth.vendor import LatticeECP5Platform
 
 from boards.board import Board
+from gateware.reports import DoesNotFit
 from gateware.soc.memory import BlockMemory
 from gateware.soc.serial import REGISTER_BASE, SerialBridge
 from gateware.soc.uart import UartReceiver, UartTransmitter
@@ -233,12 +234,12 @@ def _light(platform: LatticeECP5Platform, index: int) -> io.PortLike | None:
 def memory_bytes(board: Board, used_ebr: int, needed: int) -> int:
     """The smallest power of two that holds ``needed`` bytes.
 
-    Raises ValueError when it takes more block RAM than the accelerator's ``used_ebr`` leave.
+    Raises DoesNotFit when it takes more block RAM than the accelerator's ``used_ebr`` leave.
     """
     size = max(4096, 1 << (needed - 1).bit_length())
     free = (board.device.limits["ebr"] - used_ebr) * 2048
     if size > free:
-        raise ValueError(
+        raise DoesNotFit(
             f"program, image and result need {size} bytes of block RAM, {board.title} has {free} "
             f"beside the accelerator; take a smaller network or array"
         )
