@@ -150,6 +150,8 @@ class Accelerator:
         registers, output = self.registers, self.package.output
         self.buffers["input"].array[:] = packed
         self.buffers["input"].to_device()
+        # Or a line of the cache that is written back later would cover the results.
+        self.buffers["output"].to_device()
         # A run that another program left behind, or the interrupt of the last one.
         if registers.fields("STATUS")["busy"] and not self.abort():
             self._reset()
