@@ -37,15 +37,15 @@ SEED = 1                    #: of the placer, so that a build can be repeated
 def resources(config: AccelConfig) -> dict[str, int]:
     """Estimated cells of the accelerator alone.
 
-    Multipliers and block RAMs follow from the structure; LUTs and flip-flops are those of a
-    7-series device times what the routed arrays of 8 and 16 rows had more of them.
+    What a 7-series device takes, times what routed arrays of 8 and 16 rows had more of it; of block
+    RAM the most of them, because the rest is memory of the program.
     """
     xc7 = estimate.resources(config)
     return {
         "lut4": round(1.6 * xc7.lut),
-        "ff": round(1.55 * xc7.ff),
+        "ff": round(1.6 * xc7.ff),
         "mult18": 2 * xc7.dsp48e1,      # 18 bits wide, where a DSP48E1 has 25
-        "ebr": round(2.15 * xc7.bram36),
+        "ebr": round(2.4 * xc7.bram36),
     }
 
 
