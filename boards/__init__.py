@@ -5,12 +5,17 @@ import difflib
 
 from boards.arty_z7 import ARTY_Z7
 from boards.board import Board, Device, MemorySystem
+from boards.lattice import ECPIX5_85, ULX3S_85F
+from boards.pynq import PYNQ_Z1, PYNQ_Z2
 from boards.zc706 import ZC706
 from boards.zedboard import ZEDBOARD
 
 __all__ = ["BOARDS", "Board", "Device", "MemorySystem", "UnknownBoard", "get"]
 
-BOARDS: dict[str, Board] = {board.name: board for board in (ARTY_Z7, ZC706, ZEDBOARD)}
+BOARDS: dict[str, Board] = {
+    board.name: board
+    for board in (ARTY_Z7, ECPIX5_85, PYNQ_Z1, PYNQ_Z2, ULX3S_85F, ZC706, ZEDBOARD)
+}
 
 
 class UnknownBoard(ValueError):

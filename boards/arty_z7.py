@@ -20,5 +20,6 @@ ARTY_Z7 = Board(
         source="Arty Z7 reference manual: 512 MB, 16-bit bus at 1050 Mbit/s per pin",
     ),
     clock_hz=100_000_000,
+    ps_clock_hz=50_000_000,
     platform=ArtyZ720Platform,
 )

@@ -2,10 +2,15 @@
 """What a board is: device limits, memory system, clock and platform. Knows no accelerator."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from amaranth.build import Platform
 
+#: Resources of each family, in the order of reports.
+RESOURCES = {
+    "xc7": ("lut", "ff", "dsp48e1", "bram36"),
+    "ecp5": ("lut4", "ff", "mult18", "ebr"),
+}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Device:
@@ -15,30 +20,37 @@ class Device:
     ----------
     part : str
         Full part name: device, package and speed grade, such as ``xc7z045ffg900-2``.
-    luts, flip_flops, dsp48e1, bram36 : int
-        6-input LUTs, flip-flops, DSP48E1 slices and 36 Kbit block RAMs.
+    family : str
+        ``xc7`` or ``ecp5``; decides which resources there are and which tools make a bitstream.
+    limits : mapping of str to int
+        How many there are of each resource. Of ``xc7``: ``lut`` (6 inputs), ``ff``, ``dsp48e1``,
+        ``bram36`` (36 Kbit). Of ``ecp5``: ``lut4``, ``ff``, ``mult18`` (18x18), ``ebr`` (18 Kbit).
     source : str
         Document that states these numbers.
     """
 
     part: str
-    luts: int
-    flip_flops: int
-    dsp48e1: int
-    bram36: int
+    family: str
+    limits: Mapping[str, int]
     source: str
 
     def __post_init__(self) -> None:
-        for field in ("luts", "flip_flops", "dsp48e1", "bram36"):
-            if getattr(self, field) <= 0:
-                raise ValueError(
-                    f"{field} of {self.part} must be positive, not {getattr(self, field)}"
-                )
+        if self.family not in RESOURCES:
+            raise ValueError(
+                f"family of {self.part} must be one of {', '.join(RESOURCES)}, not {self.family!r}"
+            )
+        if set(self.limits) != set(RESOURCES[self.family]):
+            raise ValueError(
+                f"limits of {self.part} must be those of {', '.join(RESOURCES[self.family])}"
+            )
+        for name, limit in self.limits.items():
+            if limit <= 0:
+                raise ValueError(f"{name} of {self.part} must be positive, not {limit}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MemorySystem:
-    """DDR memory of the processing system and the ports that lead to it.
+    """Memory chips of a board and the ports that lead to them from the programmable logic.
 
     Parameters
     ----------
@@ -47,11 +59,14 @@ class MemorySystem:
     size_bytes : int
         Capacity.
     clock_hz : int
-        Memory clock; two transfers per cycle.
+        Memory clock.
+    transfers_per_cycle : int
+        2 for DDR, 1 for SDR.
     width_bits : int
         Width of the memory data bus.
     hp_ports : int
-        High-performance AXI3 slave ports of the processing system.
+        High-performance AXI3 slave ports of the processing system; 0 where there is none, and so
+        no way to this memory without a controller in the logic.
     hp_bits : int
         Data width of each of them, in each direction.
     source : str
@@ -65,18 +80,24 @@ class MemorySystem:
     hp_ports: int
     hp_bits: int
     source: str
+    transfers_per_cycle: int = 2
 
     def __post_init__(self) -> None:
-        for field in ("size_bytes", "clock_hz", "width_bits", "hp_ports", "hp_bits"):
+        for field in ("size_bytes", "clock_hz", "width_bits", "transfers_per_cycle"):
             if getattr(self, field) <= 0:
                 raise ValueError(
                     f"{field} of {self.kind} must be positive, not {getattr(self, field)}"
                 )
+        if self.hp_ports < 0 or (self.hp_bits > 0) != (self.hp_ports > 0):
+            raise ValueError(
+                f"hp_ports and hp_bits of {self.kind} must both be positive or both 0, not "
+                f"{self.hp_ports} and {self.hp_bits}"
+            )
 
     @property
     def peak_bytes_per_second(self) -> int:
         """Peak of the memory itself, reads and writes together, no refresh or row misses."""
-        return self.clock_hz * 2 * self.width_bits // 8
+        return self.clock_hz * self.transfers_per_cycle * self.width_bits // 8
 
     def port_bytes_per_second(self, clock_hz: int) -> int:
         """Peak of one HP port in one direction with its AXI clock at ``clock_hz``."""
@@ -96,9 +117,12 @@ class Board:
     device : Device
         Limits of its FPGA.
     memory : MemorySystem
-        Memory that an accelerator reaches.
+        Its memory chips.
     clock_hz : int
         Default clock of the programmable logic.
+    ps_clock_hz : int, optional
+        Crystal of the processing system, from which its PLLs make the logic's clock; None where
+        there is no processor.
     platform : callable
         ``platform()`` makes a fresh Amaranth platform; a platform object builds only once.
     toolchain : str
@@ -111,6 +135,7 @@ class Board:
     memory: MemorySystem
     clock_hz: int
     platform: Callable[[], Platform]
+    ps_clock_hz: int | None = None
     toolchain: str = "Vivado"
 
     def __post_init__(self) -> None:

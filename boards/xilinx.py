@@ -13,10 +13,8 @@ def xc7z020(package: str, speed: int) -> Device:
     """XC7Z020 in ``package`` (such as ``clg484``) with speed grade ``speed``."""
     return Device(
         part=f"xc7z020{package}-{speed}",
-        luts=53_200,
-        flip_flops=106_400,
-        dsp48e1=220,
-        bram36=140,
+        family="xc7",
+        limits={"lut": 53_200, "ff": 106_400, "dsp48e1": 220, "bram36": 140},
         source=DS190,
     )
 
@@ -25,10 +23,8 @@ def xc7z045(package: str, speed: int) -> Device:
     """XC7Z045 in ``package`` (such as ``ffg900``) with speed grade ``speed``."""
     return Device(
         part=f"xc7z045{package}-{speed}",
-        luts=218_600,
-        flip_flops=437_200,
-        dsp48e1=900,
-        bram36=545,
+        family="xc7",
+        limits={"lut": 218_600, "ff": 437_200, "dsp48e1": 900, "bram36": 545},
         source=DS190,
     )
 

@@ -61,5 +61,6 @@ ZC706 = Board(
         source="ZC706 user guide (UG954): 1 GB of component memory on the processing system",
     ),
     clock_hz=100_000_000,
+    ps_clock_hz=33_333_333,
     platform=ZC706Platform,
 )

@@ -46,5 +46,6 @@ ZEDBOARD = Board(
         source="ZedBoard hardware user's guide: two 16-bit DDR3 devices, 512 MB",
     ),
     clock_hz=100_000_000,
+    ps_clock_hz=33_333_333,
     platform=ZedBoardPlatform,
 )

@@ -5,25 +5,31 @@ python -m gateware.build --board zc706                    for runs/latest, if th
 python -m gateware.build --board zc706 --graph FILE       for that network
 
 Writes build/<board>/: accelerator.v (what is simulated and synthesised), program.bin and
-program.json (for the driver and the simulation), vivado/ (a complete project), report.json and
-report.md. Without Vivado on the PATH it stops after the project; with Vivado it makes the
-bitstream and reads its reports.
+program.json (for the driver and the simulation), accelerator.json, golden.npz and rmsmp.dts (for
+the driver), vivado/ (a complete project; trellis/ for ECP5 boards), and the report as report.json,
+report.md and report.html, one page that needs no network. Without Vivado on the PATH it stops after
+the project; with Vivado it makes the bitstream and reads its reports. Bitstreams of ECP5 boards are
+made by open tools, which takes minutes.
 """
 
 import json
 import shutil
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 import boards
 from boards.board import Board
-from gateware import estimate, vivado
+from gateware import handover, report_page
 from gateware.compiler.lower import CompileError
 from gateware.compiler.program import Program, compile_graph
 from gateware.config import SIZES, AccelConfig
-from gateware.report import DoesNotFit, check_fit, markdown, report
-from gateware.series7 import Series7
+from gateware.report import check_fit, markdown, report
+from gateware.reports import DoesNotFit, ToolError
+from gateware.target import TARGETS
 from gateware.verilog import accelerator_verilog
 from quant import cli
 from quant.cli import UserError
@@ -31,8 +37,10 @@ from quant.intgraph import GraphError, IntGraph
 from quant.ratio import Ratio
 
 LATEST = Path("runs/latest/graph.safetensors")
-#: The paper's ratios (Table 6: RMSMP-1, RMSMP-2), by device.
-PAPER_RATIO = {"xc7z020": Ratio(60, 35, 5), "xc7z045": Ratio(65, 30, 5)}
+VECTORS = "vectors.npz"                 #: test images that training leaves beside a graph
+#: The paper's ratios (Table 6: RMSMP-1, RMSMP-2), by device; RMSMP-2 where it says nothing.
+PAPER_RATIO = {"xc7z020": Ratio(60, 35, 5)}
+OTHER_RATIO = Ratio(65, 30, 5)
 
 
 def parser() -> cli.Parser:
@@ -73,7 +81,9 @@ def parser() -> cli.Parser:
         "--out", type=Path, default=Path("build"), metavar="DIR", help="(default: %(default)s)"
     )
     g.add_argument(
-        "--no-vivado", action="store_true", help="stop after the project even if Vivado is there"
+        "--project-only",
+        action="store_true",
+        help="stop after the project even if the tools for a bitstream are there",
     )
     return p
 
@@ -88,21 +98,24 @@ def configure(
     **sizes: int,
 ) -> AccelConfig:
     """The configuration that the options ask for. Raises UserError."""
+    target = TARGETS[board.device.family]
     try:
         if ratio is not None:
             chosen = Ratio.parse(ratio)
         elif graph is not None:
             chosen = Ratio.parse(graph.header.ratio)
         else:
-            chosen = PAPER_RATIO[board.device.part[:7]]
+            chosen = PAPER_RATIO.get(board.device.part[:7], OTHER_RATIO)
         if rows is None:
             rows = graph.header.tile_rows if graph else 16
         if rows < 1:
             raise ValueError(f"--rows must be positive, not {rows}")
+        clock_hz = board.clock_hz if clock_hz is None else clock_hz
         config = AccelConfig.from_ratio(
-            chosen, rows, clock_hz=board.clock_hz if clock_hz is None else clock_hz, **sizes
+            chosen, rows, clock_hz=clock_hz, **{**sizes, **target.sizes}
         )
-        check_fit(board, estimate.resources(config))
+        target.check(board, config)
+        check_fit(board, target.resources(config))
     except (DoesNotFit, ValueError) as error:
         raise UserError(str(error)) from error
     return config
@@ -114,10 +127,14 @@ def build(
     graph: IntGraph | None,
     folder: Path,
     *,
-    use_vivado: bool = True,
+    images: np.ndarray | None = None,
+    bitstream: bool = True,
     quiet: bool = False,
 ) -> dict:
-    """Write the build folder; returns the report. Raises UserError."""
+    """Write the build folder; returns the report. Raises UserError.
+
+    ``images`` (N, C, H, W), integers, become the golden ones of the driver's self-test.
+    """
     say = (lambda text: None) if quiet else cli.say
     partial = folder.with_name(f"{folder.name}.partial")
     try:
@@ -128,24 +145,33 @@ def build(
         )
         _fresh(partial)
         _write(board, config, program, partial)
-        _write_report(report(board, config, program, None), partial)
+        if graph is not None:
+            handover.write_golden(partial, graph, images)
+        _write_report(report(board, config, graph, program, None), partial)
         # The former build stays until this one is complete.
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)
         say(f"wrote {folder}")
-        project = folder / "vivado"
-        if use_vivado and vivado.find():
-            say(f"running Vivado in {project}")
-            _write_report(report(board, config, program, vivado.run(project)), folder)
-        elif use_vivado:
+        target = TARGETS[board.device.family]
+        project = folder / target.folder
+        if bitstream and target.found():
+            say(f"running {target.tools} in {project}")
+            measured = target.run(config, project)
+            _write_report(report(board, config, graph, program, measured), folder)
+            routed = measured.routed_hz(config.clock_hz)
             say(
-                f"Vivado is not on the PATH: stopping after the project in {project}; run sh "
-                f"build_{vivado.TOP}.sh there"
+                f"bitstream in {project}: {routed / 1e6:.2f} MHz routed, "
+                f"{config.clock_hz / 1e6:g} MHz asked for"
+            )
+        elif bitstream:
+            say(
+                f"{target.tools} not on the PATH: stopping after the project in {project}; run sh "
+                f"build_top.sh there"
             )
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
-    except (CompileError, vivado.VivadoError) as error:
+    except (CompileError, DoesNotFit, ToolError) as error:
         raise UserError(str(error)) from error
     return json.loads((folder / "report.json").read_text())
 
@@ -157,18 +183,31 @@ def _fresh(folder: Path) -> None:
 
 
 def _write(board: Board, config: AccelConfig, program: Program | None, folder: Path) -> None:
-    """Verilog, configuration, program and Vivado project."""
-    text = accelerator_verilog(config, Series7())
+    """Verilog, configuration, program and the project of the board's tools."""
+    text = accelerator_verilog(config, TARGETS[board.device.family].primitives())
     (folder / "accelerator.v").write_text(text)
     (folder / "config.json").write_text(config.to_json() + "\n")
     if program is not None:
         program.save(folder)
-    vivado.build_plan(board, config, text).extract(folder / "vivado")
+    TARGETS[board.device.family].write(board, config, program, text, folder)
+
+
+def golden_images(graph: Path) -> np.ndarray | None:
+    """The test images beside ``graph``, if training left some. Raises UserError if damaged."""
+    path = graph.parent / VECTORS
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path) as vectors:
+            return vectors["images"] if "images" in vectors else None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged ({error}); run python -m quant.train again") from error
 
 
 def _write_report(result: dict, folder: Path) -> None:
     (folder / "report.json").write_text(json.dumps(result, indent=1) + "\n")
     (folder / "report.md").write_text(markdown(result))
+    report_page.write(folder)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -188,7 +227,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         **{name: getattr(args, name) for name in SIZES},
     )
     result = build(
-        board, config, graph, args.out / board.name, use_vivado=not args.no_vivado, quiet=args.quiet
+        board,
+        config,
+        graph,
+        args.out / board.name,
+        images=golden_images(path) if path else None,
+        bitstream=not args.project_only,
+        quiet=args.quiet,
     )
     if args.json:
         cli.give(json.dumps(result))

@@ -2,69 +2,66 @@
 """What was built, in one dictionary, and that dictionary as text."""
 
 import dataclasses
+from collections.abc import Mapping
 
 from boards.board import Board
 from gateware import estimate
 from gateware.compiler.program import Program
 from gateware.config import AccelConfig
-from gateware.estimate import Usage
 from gateware.regs import config_digest
-from gateware.vivado import Reports
+from gateware.report_layers import bus_bytes_per_cycle, layers
+from gateware.reports import DoesNotFit, Reports
+from gateware.target import TARGETS
+from quant.intgraph import IntGraph
 
 
-class DoesNotFit(ValueError):
-    """The design needs more of a resource than the device has."""
-
-
-def check_fit(board: Board, usage: Usage) -> None:
+def check_fit(board: Board, used: Mapping[str, float]) -> None:
     """Raises :class:`DoesNotFit` naming the resource, the need and the limit."""
-    for name, limit in _limits(board).items():
-        need = getattr(usage, name)
-        if need > limit:
+    for name, limit in board.device.limits.items():
+        if used[name] > limit:
             raise DoesNotFit(
-                f"the accelerator needs {need} {name.upper()} (estimated), {board.title} has "
-                f"{limit}; "
-                "use fewer --rows or --pixels, or another board"
+                f"the accelerator needs {used[name]} {name.upper()} (estimated), {board.title} has "
+                f"{limit}; use fewer --rows or --pixels, or another board"
             )
 
 
-def _limits(board: Board) -> dict[str, int]:
-    device = board.device
-    return {
-        "lut": device.luts,
-        "ff": device.flip_flops,
-        "dsp48e1": device.dsp48e1,
-        "bram36": device.bram36,
-    }
-
-
 def report(
-    board: Board, config: AccelConfig, program: Program | None, vivado: Reports | None
+    board: Board,
+    config: AccelConfig,
+    graph: IntGraph | None,
+    program: Program | None,
+    measured: Reports | None,
 ) -> dict:
     """The build as a JSON-able dictionary; each figure says if it is estimated or measured."""
-    usage = estimate.resources(config) if vivado is None else vivado
-    how = "estimated" if vivado is None else "measured"
+    if measured is None:
+        used, how = TARGETS[board.device.family].resources(config), "estimated"
+    else:
+        used, how = measured.resources, "measured"
     result = {
         "board": board.name,
+        "title": board.title,
         "part": board.device.part,
         "clock_hz": config.clock_hz,
         "config": dataclasses.asdict(config),
         "config_digest": f"{config_digest(config):08x}",
         "lanes": dict(zip(("pot4", "fixed4", "fixed8"), config.lanes, strict=True)),
         "macs_per_cycle": config.macs_per_cycle,
+        "bus_bytes_per_cycle": bus_bytes_per_cycle(board, config),
         "resources": {
-            name: {"used": getattr(usage, name), "limit": limit, "how": how}
-            for name, limit in _limits(board).items()
+            name: {"used": used[name], "limit": limit, "how": how}
+            for name, limit in board.device.limits.items()
         },
-        "slack_ns": vivado.slack_ns if vivado else None,
+        "slack_ns": measured.slack_ns if measured else None,
+        "routed_hz": round(measured.routed_hz(config.clock_hz)) if measured else None,
     }
     if program is not None:
-        layers = estimate.cycles(program)
+        cycles = estimate.cycles(program)
         result["program"] = {
             "graph": program.name,
             "graph_digest": program.graph_digest,
             "bytes": len(program.image),
-            "cycles": {"total": sum(layers.values()), "layers": layers, "how": "estimated"},
+            "cycles": {"total": sum(cycles.values()), "layers": cycles, "how": "estimated"},
+            "layers": layers(graph, config, cycles),
         }
     return result
 
@@ -91,7 +88,11 @@ def markdown(result: dict) -> str:
         for name, row in result["resources"].items()
     ]
     if result["slack_ns"] is not None:
-        lines += ["", f"Worst slack: {result['slack_ns']:.3f} ns (measured)."]
+        lines += [
+            "",
+            f"Routed for up to {result['routed_hz'] / 1e6:.2f} MHz, worst slack "
+            f"{result['slack_ns']:.3f} ns (measured).",
+        ]
     if "program" in result:
         program = result["program"]
         lines += [

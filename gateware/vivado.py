@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Vivado project of an accelerator, and what Vivado said about it."""
 
-import dataclasses
 import re
 import shutil
 import subprocess
@@ -11,28 +10,11 @@ from amaranth.build.run import BuildPlan
 
 from boards.board import Board
 from gateware.config import AccelConfig
+from gateware.reports import Reports, ToolError
 from gateware.soc.zynq7 import Zynq7Top
 from gateware.verilog import AcceleratorBox
 
 TOP = "top"
-
-
-class VivadoError(RuntimeError):
-    """Vivado ran and did not give a usable bitstream; the message says where to look."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Reports:
-    """Measured by Vivado after placement and routing.
-
-    slack_ns : worst negative slack, negative when the clock asked for is missed
-    """
-
-    lut: int
-    ff: int
-    dsp48e1: int
-    bram36: float
-    slack_ns: float
 
 
 def build_plan(board: Board, config: AccelConfig, accelerator: str) -> BuildPlan:
@@ -47,20 +29,20 @@ def find() -> str | None:
 
 
 def run(folder: Path) -> Reports:
-    """Run the plan extracted to ``folder``; raises VivadoError for a failure or a missed clock."""
+    """Run the plan extracted to ``folder``; raises ToolError for a failure or a missed clock."""
     log = folder / f"{TOP}.log"
     done = subprocess.run(
         ["sh", f"build_{TOP}.sh"], cwd=folder, capture_output=True, text=True, check=False
     )
     if done.returncode:
         (folder / "build.out").write_text(done.stdout + done.stderr)
-        raise VivadoError(
+        raise ToolError(
             f"Vivado failed with exit status {done.returncode}; see {log} and "
             f"{folder / 'build.out'}"
         )
     reports = read_reports(folder)
     if reports.slack_ns < 0:
-        raise VivadoError(
+        raise ToolError(
             f"timing is missed by {-reports.slack_ns:.3f} ns (worst negative slack "
             f"{reports.slack_ns:.3f} ns); lower --clock-mhz, see {folder / f'{TOP}_timing.rpt'}"
         )
@@ -68,26 +50,26 @@ def run(folder: Path) -> Reports:
 
 
 def read_reports(folder: Path) -> Reports:
-    """Read utilisation and timing; raises VivadoError when a report is missing or says nothing."""
+    """Read utilisation and timing; raises ToolError when a report is missing or says nothing."""
     try:
         used = (folder / f"{TOP}_utilization_place.rpt").read_text()
         timing = (folder / f"{TOP}_timing.rpt").read_text()
     except FileNotFoundError as error:
-        raise VivadoError(f"Vivado left no {Path(error.filename).name} in {folder}") from error
+        raise ToolError(f"Vivado left no {Path(error.filename).name} in {folder}") from error
 
     def cells(name: str) -> float:
         row = re.search(rf"^\|\s*{name}\s*\|\s*([\d.]+)\s*\|", used, re.MULTILINE)
         if row is None:
-            raise VivadoError(f"{folder / f'{TOP}_utilization_place.rpt'} has no line for {name}")
+            raise ToolError(f"{folder / f'{TOP}_utilization_place.rpt'} has no line for {name}")
         return float(row[1])
 
     summary = re.search(r"WNS\(ns\).*?\n[\s-]*\n\s*(-?[\d.]+)", timing)
     if summary is None:
-        raise VivadoError(f"{folder / f'{TOP}_timing.rpt'} has no timing summary")
-    return Reports(
-        int(cells("Slice LUTs")),
-        int(cells("Slice Registers")),
-        int(cells("DSPs")),
-        cells("Block RAM Tile"),
-        float(summary[1]),
-    )
+        raise ToolError(f"{folder / f'{TOP}_timing.rpt'} has no timing summary")
+    resources = {
+        "lut": int(cells("Slice LUTs")),
+        "ff": int(cells("Slice Registers")),
+        "dsp48e1": int(cells("DSPs")),
+        "bram36": cells("Block RAM Tile"),
+    }
+    return Reports(resources, float(summary[1]))

@@ -9,13 +9,21 @@ from collections.abc import Iterator
 with warnings.catch_warnings():
     # cocotbext-axi 0.1.28 works with cocotb 2 through names that cocotb deprecates.
     warnings.simplefilter("ignore", DeprecationWarning)
-    from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiMaster, AxiRam, AxiResp
+    from cocotbext.axi import (
+        AxiBus,
+        AxiLiteBus,
+        AxiLiteMaster,
+        AxiMaster,
+        AxiRam,
+        AxiResp,
+        AxiSlave,
+    )
     from cocotbext.axi.axi_channels import AxiARSink, AxiARSource, AxiAWSink, AxiAWSource
 warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"cocotbext\.")
 warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"cocotb_bus\.")
 
-__all__ = ["PAUSES", "AxiLiteBus", "AxiLiteMaster", "AxiMaster", "AxiRam", "AxiResp", "axi3_bus",
-           "axi3_ram", "pause_generator", "pause_ram"]
+__all__ = ["PAUSES", "AxiLiteBus", "AxiLiteMaster", "AxiMaster", "AxiRam", "AxiResp", "AxiSlave",
+           "axi3_bus", "axi3_ram", "pause_generator", "pause_ram"]
 
 PAUSES = ("none", "regular", "random")
 

@@ -179,7 +179,7 @@ def test_simulation_of_another_graph(tmp_path: Path, graph: Path) -> None:
             "zc706",
             "--graph",
             graph,
-            "--no-vivado",
+            "--project-only",
             cwd=tmp_path,
         ).returncode
         == 0

@@ -118,11 +118,13 @@ def test_torch_free_files_do_not_load_torch() -> None:
 
 
 def test_driver_runs_on_the_board_with_numpy_alone() -> None:
+    assert len(files("boards/driver")) > 5
     for file in files("boards/driver"):
         foreign = {
             name
             for name in imports_of(file)
-            if not matches(name, ("numpy", "boards.driver", *sys.stdlib_module_names))
+            # pynq is on PYNQ images, and imported where nothing else gives memory.
+            if not matches(name, ("numpy", "pynq", "boards.driver", *sys.stdlib_module_names))
         }
         assert foreign == set(), file
 

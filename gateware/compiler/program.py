@@ -74,6 +74,7 @@ class Program:
     image : descriptors, then weights and slots; to be placed at PROGRAM_BASE
     input : place of the input tensor, whose ``pack`` makes the bytes at INPUT_BASE
     outputs : the graph's output first, then the tensors dumped for comparison
+    input_scale : what a step of an input code means to the network
     """
 
     name: str
@@ -84,6 +85,7 @@ class Program:
     graph_digest: str
     config: AccelConfig
     class_names: tuple[str, ...] = ()
+    input_scale: float = 1.0
 
     @property
     def output_size(self) -> int:
@@ -99,6 +101,8 @@ class Program:
             "outputs": [dataclasses.asdict(output) for output in self.outputs],
             "segments": [dataclasses.asdict(segment) for segment in self.segments],
             "class_names": self.class_names, "image_bytes": len(self.image),
+            "input_scale": self.input_scale, "output_bytes": self.output_size,
+            "wide_bytes": WIDE_BITS // 8,
         }
         (folder / IMAGE).write_bytes(self.image)
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
@@ -120,7 +124,7 @@ class Program:
                       for output in manifest["outputs"]),
                 tuple(Segment(**segment) for segment in manifest["segments"]),
                 manifest["graph_digest"], AccelConfig(**manifest["config"]),
-                tuple(manifest["class_names"]))
+                tuple(manifest["class_names"]), manifest["input_scale"])
         except (ValueError, KeyError, TypeError) as error:
             raise CompileError(f"{folder / MANIFEST} is damaged ({error}); build it again") \
                 from error
@@ -200,7 +204,8 @@ def compile_graph(graph: IntGraph, config: AccelConfig, dump: bool = False) -> P
     image.add(isa.TRANSFER, opcode=Opcode.END, base=Base.PROGRAM, offset=0, beats=0, destination=0)
     outputs.sort(key=lambda output: output.name != graph.header.output)
     return Program(graph.header.name, image.build(), lowered.places[graph.header.input],
-                   tuple(outputs), tuple(segments), graph.digest, config, graph.header.class_names)
+                   tuple(outputs), tuple(segments), graph.digest, config, graph.header.class_names,
+                   graph.tensor(graph.header.input).scale)
 
 
 def _tensor_fields(name: str, place: Placement) -> dict[str, int]:

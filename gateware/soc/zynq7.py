@@ -5,12 +5,15 @@ from amaranth import *
 from amaranth.lib import cdc, wiring
 from amaranth.vendor import XilinxPlatform
 
+from boards.board import Board
 from gateware.axi import Axi3ToLite
 
 HP_DATA_BITS = 64
 HP_ID_BITS = 6
 GP_BASE = 0x4000_0000  #: where GP0 begins in the processor's address space (UG585, chapter 4)
 GP_SIZE = 1 << 30
+IRQ = 61  #: number that the accelerator's interrupt has in the processing system
+SHARED_IRQS = 32  #: where those begin that a device tree counts from 0
 
 # Channel signals of an AXI3 port, by who drives them. PS7 names its pins after them: "araddr" of
 # HP0 is SAXIHP0ARADDR. The sizes are an exception, 2 bits there and 3 in AXI.
@@ -44,6 +47,43 @@ _FROM_SLAVE = (
 _SIZE_BITS = 2
 
 
+def connection(board: Board) -> dict[str, object]:
+    """How a driver on ``board`` reaches an accelerator in :class:`Zynq7Top`."""
+    return {
+        "kind": "zynq7",
+        "register_base": GP_BASE,
+        "interrupt": IRQ,
+        "ps_clock_hz": board.ps_clock_hz,
+    }
+
+
+def device_tree_overlay(window_bytes: int, buffer_bytes: int) -> str:
+    """Source of an overlay that gives a driver the interrupt (by UIO) and memory (by u-dma-buf)."""
+    return f"""\
+/dts-v1/;
+/plugin/;
+
+/ {{
+	fragment@0 {{
+		target-path = "/";
+		__overlay__ {{
+			rmsmp@{GP_BASE:x} {{
+				compatible = "generic-uio";
+				reg = <{GP_BASE:#x} {window_bytes:#x}>;
+				interrupt-parent = <&intc>;
+				interrupts = <0 {IRQ - SHARED_IRQS} 4>;
+			}};
+			udmabuf@0 {{
+				compatible = "ikwzm,u-dma-buf";
+				device-name = "udmabuf0";
+				size = <{buffer_bytes:#x}>;
+			}};
+		}};
+	}};
+}};
+"""
+
+
 class Zynq7Top(Elaboratable):
     """The whole programmable logic of a Zynq-7000: processing system, bridge and accelerator.
 
@@ -56,7 +96,7 @@ class Zynq7Top(Elaboratable):
     accelerator : Component
         With members ``axil : In(AxiLiteSignature(n, 32))`` for its registers, ``hp0 :
         Out(Axi3Signature(32, 64, 6))`` to memory and ``irq : Out(1)``, which becomes shared
-        interrupt 61.
+        interrupt :data:`IRQ`.
     clock_hz : int
         Frequency that FCLK0 is constrained to.
     base : int

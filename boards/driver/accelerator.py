@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a network on an accelerator: the same code on a board and in simulation."""
+
+from typing import Dict, List, Optional
+
+import numpy as np
+
+from .errors import RunFailed, RunTimeout, WrongPackage
+from .hardware import Hardware
+from .package import Package
+from .registers import Registers
+from .tensors import input_codes, pack, unpack
+
+TIMEOUT = 1.0          #: seconds that a run may take, unless told otherwise
+ABORT_SECONDS = 0.01   #: what ends a run takes far less, unless the memory does not answer
+WATCHDOG_MAX = 0xFFFF_FFFF
+
+CAUSES = {
+    "BAD_DESCRIPTOR": "the program is damaged",
+    "READ_ERROR": "the memory refused a read",
+    "WRITE_ERROR": "the memory refused a write",
+    "WATCHDOG": "it took longer than allowed",
+    "ABORTED": "it was aborted",
+}
+
+
+class Result:
+    """What a run gave.
+
+    logits : np.ndarray
+        Int64; the largest is the answer.
+    counters : dict of str to int
+        The accelerator's counters by register name; ``CYCLES`` is the run's length.
+    """
+
+    def __init__(self, logits: np.ndarray, counters: Dict[str, int]) -> None:
+        self.logits = logits
+        self.counters = counters
+
+
+class Answer:
+    """A classified image: class ``index``, its ``name``, and the ``result`` behind it."""
+
+    def __init__(self, index: int, name: str, result: Result) -> None:
+        self.index = index
+        self.name = name
+        self.result = result
+
+
+class SelfTest:
+    """Golden images against the accelerator.
+
+    images : int
+    wrong : list of int
+        Images with other logits than the golden ones.
+    cycles : list of int
+        Of each image.
+    """
+
+    def __init__(self, images: int, wrong: List[int], cycles: List[int]) -> None:
+        self.images = images
+        self.wrong = wrong
+        self.cycles = cycles
+
+
+class Throughput:
+    """Speed of ``images`` runs, packing of images included in ``seconds`` but not in ``cycles``."""
+
+    def __init__(self, images: int, seconds: float, cycles: int) -> None:
+        self.images = images
+        self.seconds = seconds
+        self.cycles = cycles
+
+
+class Accelerator:
+    """An accelerator with a network loaded, ready to run.
+
+    Parameters
+    ----------
+    hardware : Hardware
+        How it is reached; :meth:`close` closes it.
+    package : Package
+    timeout : float
+        Seconds that a run may take. The accelerator's watchdog counts them, so that a run ends even
+        when this program does not; where the accelerator itself stays silent, the run is aborted a
+        quarter later, and reset if that does not help.
+
+    Raises WrongPackage when another accelerator is in the FPGA, NoHardware for too little memory.
+    """
+
+    def __init__(
+        self, hardware: Hardware, package: Package, timeout: float = TIMEOUT
+    ) -> None:
+        if timeout <= 0:
+            raise ValueError(f"timeout must be positive, not {timeout}")
+        self.hardware = hardware
+        self.package = package
+        self.timeout = timeout
+        self.registers = Registers(hardware, package.accelerator["registers"])
+        self._check()
+        place = package.input["place"]
+        empty = np.zeros([place[n] for n in ("channels", "height", "width")], np.int64)
+        sizes = {
+            "program": len(package.image),
+            "input": pack(empty, place).size,
+            "output": package.output_bytes,
+        }
+        #: Memory of the program, the input tensor and the outputs.
+        self.buffers = {
+            use: hardware.allocate(size) for use, size in sizes.items()
+        }  # type: Dict[str, Buffer]
+        self.load_program(package.image)
+        self._prepare()
+
+    def load_program(self, image: bytes) -> None:
+        """Write ``image``, of the size of the package's, to where the accelerator reads it."""
+        self.buffers["program"].array[:] = np.frombuffer(image, np.uint8)
+        self.buffers["program"].to_device()
+
+    def close(self) -> None:
+        """Stop what is running and give the hardware back."""
+        self.abort()
+        self.hardware.close()
+
+    def __enter__(self) -> "Accelerator":
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+    # Runs.
+
+    def classify(self, image: np.ndarray) -> Answer:
+        """Class of one image (C, H, W) of integer codes or of float pixels; see :meth:`run`."""
+        result = self.run(image)
+        index = int(result.logits.argmax())
+        names = self.package.class_names
+        return Answer(index, names[index] if index < len(names) else str(index), result)
+
+    def run(self, image: np.ndarray) -> Result:
+        """Run one image.
+
+        Raises ValueError for an image of the wrong shape or range, RunFailed when the accelerator
+        reports an error, RunTimeout when it reports nothing. The next run is not affected.
+        """
+        codes = input_codes(image, self.package.input)
+        return self._run(pack(codes, self.package.input["place"]))
+
+    def _run(self, packed: np.ndarray) -> Result:
+        registers, output = self.registers, self.package.output
+        self.buffers["input"].array[:] = packed
+        self.buffers["input"].to_device()
+        # Or a line of the cache that is written back later would cover the results.
+        self.buffers["output"].to_device()
+        # A run that another program left behind, or the interrupt of the last one.
+        if registers.fields("STATUS")["busy"] and not self.abort():
+            self._reset()
+        registers.set("IRQ_STATUS", finished=1)
+        registers.set("CONTROL", start=1)
+        try:
+            status = self._finish()
+        except BaseException:
+            # Ctrl-C included: never leave a run behind that writes to memory.
+            if not self.abort():
+                self._reset()
+            raise
+        if status["error"]:
+            raise self._failure(status["error_code"])
+        counters = {name: registers.read(name) for name in registers.counters}
+        self.buffers["output"].from_device()
+        stored = self.buffers["output"].array[output["offset"] :]
+        return Result(unpack(stored, output), counters)
+
+    def _finish(self) -> Dict[str, int]:
+        """STATUS when the run is over. Raises RunTimeout after aborting it."""
+        hardware, registers = self.hardware, self.registers
+        deadline = hardware.now() + 1.25 * self.timeout
+        while True:
+            status = registers.fields("STATUS")
+            if not status["busy"]:
+                registers.set("IRQ_STATUS", finished=1)
+                return status
+            left = deadline - hardware.now()
+            if left <= 0:
+                break
+            hardware.wait(left)
+        where = self._where()
+        was_reset = not self.abort()
+        if was_reset:
+            self._reset()
+        raise RunTimeout(
+            "the run did not end within {:g} s, it was {}; {} {}".format(
+                1.25 * self.timeout,
+                where,
+                "the memory does not answer, the logic was" if was_reset else "it was",
+                "reset" if was_reset else "aborted",
+            ),
+            was_reset,
+        )
+
+    def abort(self) -> bool:
+        """Stop the run, if there is one; False when the accelerator is still busy after that."""
+        hardware, registers = self.hardware, self.registers
+        if not registers.fields("STATUS")["busy"]:
+            return True
+        registers.set("CONTROL", abort=1)
+        deadline = hardware.now() + ABORT_SECONDS
+        while registers.fields("STATUS")["busy"]:
+            left = deadline - hardware.now()
+            if left <= 0:
+                return False
+            hardware.wait(left)
+        registers.set("IRQ_STATUS", finished=1)
+        return True
+
+    # Tests.
+
+    def selftest(self, images: Optional[int] = None) -> SelfTest:
+        """Run the golden images, or the first ``images`` of them, and compare all logits.
+
+        Equality, because the accelerator computes integers. Raises as :meth:`run`.
+        """
+        golden = self.package.golden()
+        wrong, cycles = [], []
+        tensors = golden["images"][:images]
+        for index, image in enumerate(tensors):
+            result = self.run(image)
+            cycles.append(result.counters["CYCLES"])
+            if not np.array_equal(result.logits, golden["logits"][index]):
+                wrong.append(index)
+        return SelfTest(len(tensors), wrong, cycles)
+
+    def throughput(self, images: int) -> Throughput:
+        """Speed of ``images`` runs, of the golden images in turn."""
+        golden = self.package.golden()["images"]
+        start, cycles = self.hardware.now(), 0
+        for index in range(images):
+            cycles += self.run(golden[index % len(golden)]).counters["CYCLES"]
+        return Throughput(images, self.hardware.now() - start, cycles)
+
+    # Parts.
+
+    def _check(self) -> None:
+        """Is this the accelerator that the package was built for?"""
+        registers, expected = self.registers, self.package.accelerator["config_digest"]
+        found = registers.read("ID")
+        if found != registers.identification:
+            raise WrongPackage(
+                f"no accelerator answers (ID reads {found:#010x} instead of "
+                f"{registers.identification:#010x}); load its "
+                "bitstream first"
+            )
+        digest = registers.read("CONFIG_DIGEST")
+        if digest != expected:
+            raise WrongPackage(
+                f"the FPGA holds accelerator {digest:08x}, the package is of {expected:08x}; "
+                "load the package's "
+                "bitstream"
+            )
+        if not self.abort():
+            self.hardware.reset()
+
+    def _prepare(self) -> None:
+        """Registers that stay from run to run."""
+        clock = self.package.accelerator["clock_hz"]
+        registers = self.registers
+        for use, buffer in self.buffers.items():
+            registers.write(use.upper() + "_BASE", buffer.address)
+        registers.write("WATCHDOG", min(max(1, round(self.timeout * clock)), WATCHDOG_MAX))
+        registers.set("IRQ_ENABLE", finished=int(self.hardware.interrupts))
+
+    def _reset(self) -> None:
+        self.hardware.reset()
+        self._prepare()
+
+    def _where(self) -> str:
+        index = self.registers.fields("ERROR_DESCRIPTOR")["index"]
+        return f"at descriptor {index}, layer {self.package.layer(index)!r}"
+
+    def _failure(self, code: int) -> RunFailed:
+        name = self.registers.codes.get(code, f"error {code}")
+        index = self.registers.fields("ERROR_DESCRIPTOR")["index"]
+        return RunFailed(
+            "the run failed with {} {}: {}".format(
+                name, self._where(), CAUSES.get(name, "unknown to this driver")
+            ),
+            name,
+            index,
+        )

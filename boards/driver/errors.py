@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can go wrong on a board; every message is one line that says what to do."""
+
+
+class DriverError(Exception):
+    """Base of all errors of the driver."""
+
+
+class NoHardware(DriverError):
+    """The board, or a part of its system that the driver needs, is not there."""
+
+
+class WrongPackage(DriverError):
+    """The files are damaged, or do not belong to the accelerator in the FPGA."""
+
+
+class RunFailed(DriverError):
+    """The accelerator ended a run with an error. It can run again at once.
+
+    code : str
+        Name of the error code, such as ``READ_ERROR``.
+    descriptor : int
+        Number of the descriptor in execution.
+    """
+
+    def __init__(self, message, code, descriptor):
+        # type: (str, str, int) -> None
+        super().__init__(message)
+        self.code = code
+        self.descriptor = descriptor
+
+
+class RunTimeout(DriverError):
+    """A run did not end in time and was aborted. The accelerator can run again at once.
+
+    was_reset : bool
+        Aborting was not enough (the memory did not answer), so the logic was reset.
+    """
+
+    def __init__(self, message, was_reset):
+        # type: (str, bool) -> None
+        super().__init__(message)
+        self.was_reset = was_reset

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files that ``gateware.build`` wrote: what is in the FPGA, and the network for it."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, Dict
+
+import numpy as np
+
+from .errors import WrongPackage
+
+ACCELERATOR = "accelerator.json"
+PROGRAM = "program.json"
+IMAGE = "program.bin"
+GOLDEN = "golden.npz"
+
+
+class Package:
+    """A build folder, or a copy of it.
+
+    accelerator : dict
+        What is in the FPGA and how it is reached: :data:`ACCELERATOR`.
+    program : dict
+        The network: :data:`PROGRAM`.
+    image : bytes
+        What the accelerator executes: :data:`IMAGE`.
+
+    Raises WrongPackage for files that are missing, damaged or of different builds.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.accelerator = self._json(ACCELERATOR)
+        self.program = self._json(PROGRAM)
+        try:
+            self.image = (self.folder / IMAGE).read_bytes()
+        except OSError as error:
+            raise WrongPackage(
+                f"cannot read {self.folder / IMAGE}: {error.strerror}"
+            ) from error
+        try:
+            if len(self.image) != self.program["image_bytes"]:
+                raise WrongPackage(
+                    "{} has {} bytes instead of {}; copy it again".format(
+                        self.folder / IMAGE, len(self.image), self.program["image_bytes"]
+                    )
+                )
+            if self.program["config_digest"] != self.accelerator["config_digest"]:
+                raise WrongPackage(
+                    f"{self.folder / PROGRAM} and {ACCELERATOR} are of different builds; copy "
+                    "the whole build folder"
+                )
+            self.input = {"place": self.program["input"], "scale": self.program["input_scale"]}
+            #: What a run leaves as its answer; tensors dumped for comparison follow it.
+            self.output = dict(self.program["outputs"][0], wide_bytes=self.program["wide_bytes"])
+            self.output_bytes = self.program["output_bytes"]  # type: int
+            self.class_names = list(self.program["class_names"])
+            self.name = self.program["name"]
+            self._segments = self.program["segments"]
+        except (KeyError, TypeError, IndexError) as error:
+            raise WrongPackage(
+                f"{self.folder / PROGRAM} is not of this release ({error} is missing); build it "
+                "again"
+            ) from error
+
+    def layer(self, descriptor: int) -> str:
+        """Name of the layer that ``descriptor`` belongs to."""
+        for segment in self._segments:
+            if segment["first"] <= descriptor < segment["last"]:
+                return segment["layer"]
+        return "end"
+
+    def golden(self) -> Dict[str, np.ndarray]:
+        """``images`` (N, C, H, W) of codes and the ``logits`` (N, classes) that they must give."""
+        try:
+            with np.load(str(self.folder / GOLDEN)) as stored:
+                return {"images": stored["images"], "logits": stored["logits"]}
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise WrongPackage(
+                f"cannot read {self.folder / GOLDEN} ({error}); build it again"
+            ) from error
+
+    def bitstream(self) -> Path:
+        """The bitstream: where the tools left it, or beside the other files."""
+        name = self.accelerator["bitstream"]
+        for path in (self.folder / name, self.folder / Path(name).name):
+            if path.is_file():
+                return path
+        raise WrongPackage(
+            f"no bitstream {Path(name).name} in {self.folder}; make it with the tools of the "
+            "board and copy it there"
+        )
+
+    def _json(self, name: str) -> Dict[str, Any]:
+        path = self.folder / name
+        try:
+            content = json.loads(path.read_text())
+        except OSError as error:
+            raise WrongPackage(
+                f"cannot read {path}: {error.strerror}; python -m gateware.build writes it"
+            ) from error
+        except ValueError as error:
+            raise WrongPackage(f"{path} is damaged ({error}); copy it again") from error
+        if not isinstance(content, dict):
+            raise WrongPackage(f"{path} is damaged; copy it again")
+        return content

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors as the accelerator stores them: pixel by pixel, groups of channels, two codes a byte."""
+
+from typing import Any, Dict
+
+import numpy as np
+
+CODE_BITS = 4
+
+
+def input_codes(image: np.ndarray, tensor: Dict[str, Any]) -> np.ndarray:
+    """Integer codes (C, H, W) of an image.
+
+    An array of integers holds codes already; one of floats holds the values that training saw
+    (pixels in 0..1), which are divided by the scale and rounded. Raises ValueError for another
+    shape or codes out of range.
+    """
+    place = tensor["place"]
+    shape = (place["channels"], place["height"], place["width"])
+    image = np.asarray(image)
+    if image.shape == shape[1:] and shape[0] == 1:
+        image = image[np.newaxis]
+    if image.shape != shape:
+        raise ValueError(
+            f"an image must have the shape (channels, height, width) = {shape}, not {image.shape}"
+        )
+    top = (1 << place["bits"]) - 1
+    if np.issubdtype(image.dtype, np.integer):
+        codes = image.astype(np.int64)
+        if codes.min() < 0 or codes.max() > top:
+            raise ValueError(
+                f"codes of an image must be in 0..{top}, not {codes.min()}..{codes.max()}"
+            )
+        return codes
+    if not np.issubdtype(image.dtype, np.floating) or not np.isfinite(image).all():
+        raise ValueError(f"an image must hold finite numbers, not {image.dtype}")
+    codes = np.floor(image.astype(np.float64) / tensor["scale"] + 0.5) + place["zero_point"]
+    return np.clip(codes, 0, top).astype(np.int64)
+
+
+def pack(codes: np.ndarray, place: Dict[str, int]) -> np.ndarray:
+    """Codes (C, H, W) to memory order, uint8."""
+    planes = place["bits"] // CODE_BITS
+    groups = -(-place["channels"] // place["k"])
+    nibbles = np.zeros((place["height"], place["width"], planes, groups * place["k"]), np.uint8)
+    for plane in range(planes):
+        part = codes >> CODE_BITS * (planes - 1 - plane) & 15
+        nibbles[:, :, plane, : place["channels"]] = part.transpose(1, 2, 0)
+    flat = nibbles.reshape(-1)
+    return flat[0::2] | flat[1::2] << 4
+
+
+def unpack(stored: np.ndarray, output: Dict[str, Any]) -> np.ndarray:
+    """The values of an output, int64, in the order channel, row, column."""
+    place = output["place"]
+    if output["wide"]:
+        size = place["channels"] * output["wide_bytes"]
+        dtype = "<i{}".format(output["wide_bytes"])
+        return np.frombuffer(stored[:size].tobytes(), dtype).astype(np.int64)
+    planes = place["bits"] // CODE_BITS
+    groups = -(-place["channels"] // place["k"])
+    size = place["height"] * place["width"] * planes * groups * place["k"] // 2
+    packed = stored[:size]
+    flat = np.stack([packed & 15, packed >> 4], -1).astype(np.int64)
+    flat = flat.reshape(place["height"], place["width"], planes, -1)[..., : place["channels"]]
+    value = flat[:, :, 0]
+    for plane in range(1, planes):
+        value = value << CODE_BITS | flat[:, :, plane]
+    return value.transpose(2, 0, 1).reshape(-1)

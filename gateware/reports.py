@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What became of a build: why it cannot be, or what the tools said about it."""
+
+import dataclasses
+
+
+class DoesNotFit(ValueError):
+    """The design needs more of a resource than the device has."""
+
+
+class ToolError(RuntimeError):
+    """The tools ran and gave no usable bitstream; the message says where to look."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reports:
+    """Measured after placement and routing.
+
+    resources : cells by resource of the device
+    slack_ns : worst slack of the clock asked for, negative when it is missed
+    """
+
+    resources: dict[str, float]
+    slack_ns: float
+
+    def routed_hz(self, clock_hz: int) -> float:
+        """The fastest clock that the routed design allows, when ``clock_hz`` was asked for."""
+        return 1e9 / (1e9 / clock_hz - self.slack_ns)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Block RAM as the memory of an accelerator, shared with whoever fills and reads it."""
+
+from amaranth import *
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from gateware.axi import Axi3Signature, Resp
+
+
+def access_layout(data_bits: int) -> data.StructLayout:
+    """One access of the host: ``data`` is written to word ``index``, or word ``index`` is read."""
+    return data.StructLayout({"write": 1, "index": 32, "data": data_bits})
+
+
+class BlockMemory(wiring.Component):
+    """On-chip memory with an AXI3 port and a word port.
+
+    The AXI3 port takes one read and one write burst at a time, INCR and of the full width, and
+    moves one beat per cycle. Beats outside the memory are answered DECERR. The word port gets the
+    cycles in which the other one is idle; its accesses are answered in order.
+
+    Parameters
+    ----------
+    size : int
+        Bytes, a power of two of at least 4096; the memory begins at address 0.
+    axi : Axi3Signature
+        The port.
+
+    Members
+    -------
+    axi : In(axi)
+    access : In(stream of access_layout(data_bits))
+    answer : Out(stream of unsigned(data_bits))
+        One per access: the word read, or anything for a write.
+
+    Raises
+    ------
+    ValueError
+        For a size that is not a power of two or below 4096.
+    """
+
+    def __init__(self, size: int, axi: Axi3Signature) -> None:
+        if size < 4096 or size & size - 1:
+            raise ValueError(f"size must be a power of two of at least 4096, not {size!r}")
+        self._words = size * 8 // axi.data_bits
+        self._data_bits = axi.data_bits
+        super().__init__({
+            "axi": In(axi),
+            "access": In(stream.Signature(access_layout(axi.data_bits))),
+            "answer": Out(stream.Signature(axi.data_bits)),
+        })
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        axi, lanes = self.axi, self._data_bits // 8
+        offset_bits = (lanes - 1).bit_length()
+        index_bits = (self._words - 1).bit_length()
+        m.submodules.memory = store = memory.Memory(
+            shape=self._data_bits, depth=self._words, init=[])
+        read, write = store.read_port(), store.write_port(granularity=8)
+
+        # Reads: `en` moves a word to the output of the RAM, which is where it waits for `ready`.
+        read_index = Signal(32 - offset_bits)
+        read_left = Signal(5)
+        issue = Signal()
+        m.d.comb += [
+            axi.arready.eq((read_left == 0) & (~axi.rvalid | axi.rready)),
+            issue.eq((read_left != 0) & (~axi.rvalid | axi.rready)),
+        ]
+        with m.If(axi.rready):
+            m.d.sync += axi.rvalid.eq(0)
+        with m.If(axi.arvalid & axi.arready):
+            m.d.sync += [read_index.eq(axi.araddr[offset_bits:]), read_left.eq(axi.arlen + 1),
+                         axi.rid.eq(axi.arid)]
+        with m.If(issue):
+            m.d.sync += [
+                read_index.eq(read_index + 1), read_left.eq(read_left - 1),
+                axi.rvalid.eq(1), axi.rlast.eq(read_left == 1),
+                axi.rresp.eq(Mux(read_index[index_bits:] == 0, Resp.OKAY, Resp.DECERR)),
+            ]
+
+        # Writes.
+        write_index = Signal(32 - offset_bits)
+        writing = Signal()
+        inside = write_index[index_bits:] == 0
+        beat = Signal()
+        m.d.comb += [
+            axi.awready.eq(~writing & ~axi.bvalid),
+            axi.wready.eq(writing),
+            beat.eq(axi.wvalid & writing),
+        ]
+        with m.If(axi.bready):
+            m.d.sync += axi.bvalid.eq(0)
+        with m.If(axi.awvalid & axi.awready):
+            m.d.sync += [write_index.eq(axi.awaddr[offset_bits:]), axi.bid.eq(axi.awid),
+                         axi.bresp.eq(Resp.OKAY), writing.eq(1)]
+        with m.If(beat):
+            m.d.sync += write_index.eq(write_index + 1)
+            with m.If(~inside):
+                m.d.sync += axi.bresp.eq(Resp.DECERR)
+            with m.If(axi.wlast):
+                m.d.sync += [writing.eq(0), axi.bvalid.eq(1)]
+
+        # The word port, when neither address of the RAM is in use and no word waits at its output.
+        access, answer = self.access, self.answer
+        fetched = Signal()
+        free = Signal()
+        m.d.comb += [
+            free.eq(~fetched & (~answer.valid | answer.ready) & ~beat
+                    & (read_left == 0) & ~axi.rvalid),
+            access.ready.eq(free),
+        ]
+        host_read = Signal()
+        m.d.comb += host_read.eq(access.valid & free & ~access.p.write)
+        with m.If(answer.ready):
+            m.d.sync += answer.valid.eq(0)
+        m.d.sync += fetched.eq(access.valid & free)
+        with m.If(fetched):
+            m.d.sync += [answer.valid.eq(1), answer.payload.eq(read.data)]
+
+        m.d.comb += [
+            read.en.eq(issue | host_read),
+            read.addr.eq(Mux(issue, read_index, access.p.index)),
+            axi.rdata.eq(read.data),
+            write.addr.eq(Mux(beat, write_index, access.p.index)),
+            write.data.eq(Mux(beat, axi.wdata, access.p.data)),
+            write.en.eq(Mux(beat & inside, axi.wstrb,
+                            (access.valid & free & access.p.write).replicate(lanes))),
+        ]
+        return m

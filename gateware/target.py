@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What to build for a family of boards: top level, tools, and the way of a driver to it."""
+
+import abc
+import dataclasses
+from pathlib import Path
+
+from boards.board import Board
+from gateware import estimate, handover, trellis, vivado
+from gateware.compiler.program import Program
+from gateware.config import AccelConfig
+from gateware.regs import WINDOW_BITS
+from gateware.reports import Reports
+from gateware.series7 import Series7
+from gateware.soc import ecp5, zynq7
+
+PAGE = 4096                 #: bytes; where a driver's buffers begin
+OVERLAY = "rmsmp.dts"
+BUFFER_MIN = 1 << 20        #: bytes of contiguous memory that a driver on a Zynq asks for
+
+
+class Target(abc.ABC):
+    """One family.
+
+    tools : what makes the bitstream, by the name of a person
+    folder : where its project lies in the build folder
+    sizes : what an AccelConfig must have here
+    """
+
+    tools: str
+    folder: str
+    sizes: dict[str, int]
+
+    @abc.abstractmethod
+    def resources(self, config: AccelConfig) -> dict[str, int]:
+        """Estimated cells of the accelerator, by resource of the device."""
+
+    @abc.abstractmethod
+    def primitives(self) -> object:
+        """Platform that the accelerator's Verilog is elaborated for; None for the portable form."""
+
+    @abc.abstractmethod
+    def check(self, board: Board, config: AccelConfig) -> None:
+        """Raises ValueError for a clock that the board cannot have."""
+
+    @abc.abstractmethod
+    def write(self, board: Board, config: AccelConfig, program: Program | None, verilog: str,
+              folder: Path) -> None:
+        """Write the project, and what the driver must know of it. Raises DoesNotFit where the
+        board has no room for the program."""
+
+    @abc.abstractmethod
+    def found(self) -> bool:
+        """The tools are installed."""
+
+    @abc.abstractmethod
+    def run(self, config: AccelConfig, project: Path) -> Reports:
+        """Make the bitstream. Raises ToolError for a failure or a missed clock."""
+
+
+class Zynq(Target):
+    """Zynq-7000: processing system and DDR memory, by Vivado."""
+
+    tools = "Vivado"
+    folder = "vivado"
+    sizes = {"bus_bits": zynq7.HP_DATA_BITS}
+
+    def resources(self, config: AccelConfig) -> dict[str, int]:
+        return dataclasses.asdict(estimate.resources(config))
+
+    def primitives(self) -> object:
+        return Series7()
+
+    def check(self, board: Board, config: AccelConfig) -> None:
+        """The driver sets the clock, and finds out what the processing system can do."""
+
+    def write(self, board: Board, config: AccelConfig, program: Program | None, verilog: str,
+              folder: Path) -> None:
+        handover.write_accelerator(
+            folder, board, config, connection=zynq7.connection(board),
+            bitstream=f"{self.folder}/{vivado.TOP}.bit")
+        buffers = max(BUFFER_MIN, 1 << (2 * driver_bytes(program)).bit_length())
+        (folder / OVERLAY).write_text(zynq7.device_tree_overlay(1 << WINDOW_BITS, buffers))
+        vivado.build_plan(board, config, verilog).extract(folder / self.folder)
+
+    def found(self) -> bool:
+        return vivado.find() is not None
+
+    def run(self, config: AccelConfig, project: Path) -> Reports:
+        return vivado.run(project)
+
+
+class Ecp5(Target):
+    """ECP5: block RAM and a serial line, by Yosys, nextpnr and Trellis."""
+
+    tools = "Yosys, nextpnr-ecp5 and ecppack"
+    folder = trellis.FOLDER
+    sizes = {"bus_bits": ecp5.BUS_BITS}
+
+    def resources(self, config: AccelConfig) -> dict[str, int]:
+        return trellis.resources(config)
+
+    def primitives(self) -> object:
+        """The portable form."""
+
+    def check(self, board: Board, config: AccelConfig) -> None:
+        ecp5.check_clock(board, config.clock_hz)
+
+    def write(self, board: Board, config: AccelConfig, program: Program | None, verilog: str,
+              folder: Path) -> None:
+        size = ecp5.memory_bytes(board, self.resources(config)["ebr"], driver_bytes(program))
+        plan = trellis.build_plan(board, config, verilog, size)
+        handover.write_accelerator(
+            folder, board, config, connection=ecp5.connection(size, config.clock_hz),
+            bitstream=f"{self.folder}/{trellis.TOP}.bit")
+        plan.extract(folder / self.folder)
+
+    def found(self) -> bool:
+        return trellis.find() is not None
+
+    def run(self, config: AccelConfig, project: Path) -> Reports:
+        return trellis.run(project, config.clock_hz, trellis.find())
+
+
+def driver_bytes(program: Program | None) -> int:
+    """Memory that a driver takes for program, input and outputs, whole pages each."""
+    if program is None:
+        return PAGE
+    place = program.input
+    sizes = (len(program.image), place.beats * place.k // 2, program.output_size)
+    return sum(-(-size // PAGE) * PAGE for size in sizes)
+
+
+TARGETS: dict[str, Target] = {"xc7": Zynq(), "ecp5": Ecp5()}

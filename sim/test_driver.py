@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver of the boards runs the exported network on the generated Verilog."""
+
+from pathlib import Path
+
+import pytest
+
+import boards
+from gateware import handover
+from gateware.config import AccelConfig
+from gateware.soc import zynq7
+from gateware.verilog import accelerator_verilog
+from quant.ratio import Ratio
+from sim.cases import CaseMaker
+from sim.harness import build_and_test
+from sim.simulators import VERILATOR, find_simulator
+from sim.zynq import ZynqLogic
+
+CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)
+
+
+@pytest.fixture(scope="module")
+def package(case: CaseMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What gateware.build hands to the driver of a board."""
+    folder = tmp_path_factory.mktemp("package")
+    case = case(CONFIG, "65:30:5")
+    board = boards.get("pynq_z2")
+    case.program().save(folder)
+    handover.write_golden(folder, case.graph, case.images)
+    handover.write_accelerator(
+        folder, board, CONFIG, connection=zynq7.connection(board), bitstream="top.bit")
+    return folder
+
+
+def test_driver(package: Path, seed: int) -> None:
+    build_and_test(
+        ZynqLogic(CONFIG), toplevel="zynq", test_module="sim.benches.driver_bench",
+        extra_verilog=[accelerator_verilog(CONFIG)], optimise=True,
+        simulator=find_simulator(prefer=VERILATOR), seed=seed,
+        env={"DRIVER_PACKAGE": str(package), "SEED": str(seed)})

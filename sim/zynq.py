@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The logic of a Zynq-7000 without its processor, whose place a bench takes."""
+
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from gateware.axi import Axi3Signature, Axi3ToLite
+from gateware.config import AccelConfig
+from gateware.soc.zynq7 import GP_BASE
+from gateware.top import accelerator_signature
+from gateware.verilog import AcceleratorBox
+
+
+class ZynqLogic(wiring.Component):
+    """Bridge and accelerator as :class:`gateware.soc.zynq7.Zynq7Top` joins them.
+
+    The accelerator is Verilog beside this design: the text of
+    :func:`gateware.verilog.accelerator_verilog`.
+
+    Parameters
+    ----------
+    config : AccelConfig
+
+    Members
+    -------
+    gp0 : In(Axi3Signature(32, 32, 12))
+        From the processor.
+    hp0 : Out(Axi3Signature(32, bus_bits, 6))
+        To its memory.
+    irq : Out(1)
+    """
+
+    def __init__(self, config: AccelConfig) -> None:
+        self._config = config
+        hp0 = accelerator_signature(config).members["hp0"]
+        super().__init__({"gp0": In(Axi3Signature(32, 32, 12)), "hp0": hp0, "irq": Out(1)})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.accelerator = accelerator = AcceleratorBox(self._config)
+        m.submodules.bridge = bridge = Axi3ToLite(
+            addr_bits=len(accelerator.axil.araddr), base=GP_BASE)
+        connect(m, flipped(self.gp0), bridge.axi3)
+        connect(m, bridge.lite, accelerator.axil)
+        connect(m, accelerator.hp0, flipped(self.hp0))
+        m.d.comb += self.irq.eq(accelerator.irq)
+        return m

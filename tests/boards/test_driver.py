@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver's parts that need no accelerator; runs of it are in ``sim/test_driver.py``."""
+
+import ast
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import boards
+from boards import driver
+from boards.driver import __main__ as command
+from boards.driver.hardware import Arena
+from boards.driver.package import Package
+from boards.driver.registers import Registers
+from boards.driver.tensors import input_codes, pack, unpack
+from gateware import handover
+from gateware.compiler.lower import Placement
+from gateware.compiler.program import Output, Program
+from gateware.config import AccelConfig
+from gateware.regs import REGISTERS, VERSION_MAJOR, register_manifest
+from gateware.soc import zynq7
+from quant.ratio import Ratio
+
+FOLDER = Path(driver.__file__).parent
+CONFIG = AccelConfig.from_ratio(Ratio(60, 35, 5), 16)
+PLACE = Placement(channels=1, height=4, width=4, bits=8, zero_point=0, k=16, banks=4)
+
+
+# The board's Python.
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.py")), ids=lambda file: file.name)
+def test_syntax_is_that_of_python_3_8(file: Path) -> None:
+    ast.parse(file.read_text(), feature_version=(3, 8))
+
+
+def test_library_calls_are_those_of_python_3_8() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", "import vermin; vermin.main()", "--no-tips", "--eval-annotations",
+         "-t=3.8-", "--violations", str(FOLDER)],
+        capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
+def test_imports_alone_under_the_name_it_has_on_a_board(tmp_path: Path) -> None:
+    """A copy of the folder, without the project around it."""
+    (tmp_path / "driver").symlink_to(FOLDER)
+    result = subprocess.run(
+        [sys.executable, "-m", "driver", "selftest", "nowhere"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, env={})
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        "error: cannot read nowhere/accelerator.json: No such file or directory; "
+        "python -m gateware.build writes it\n")
+
+
+# Tensors.
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("channels", [1, 3, 16, 37])
+def test_tensors_are_packed_as_the_compiler_does(bits: int, channels: int, seed: int) -> None:
+    place = Placement(channels=channels, height=3, width=5, bits=bits, zero_point=0, k=16, banks=4)
+    codes = np.random.default_rng(seed).integers(0, 1 << bits, (channels, 3, 5))
+    fields = {name: getattr(place, name) for name in (
+        "channels", "height", "width", "bits", "zero_point", "k", "banks", "address")}
+    stored = pack(codes, fields)
+    assert stored.tobytes() == place.pack(codes)
+    output = {"place": fields, "wide": False, "wide_bytes": 8}
+    np.testing.assert_array_equal(unpack(stored, output), codes.reshape(-1))
+
+
+def test_wide_results_are_read_as_the_compiler_does(seed: int) -> None:
+    logits = np.random.default_rng(seed).integers(-1 << 40, 1 << 40, 10)
+    place = Placement(channels=10, height=1, width=1, bits=8, zero_point=0, k=16, banks=4)
+    stored = logits.astype("<i8").tobytes() + bytes(48)
+    output = {"place": {"channels": 10}, "wide": True, "wide_bytes": 8}
+    got = unpack(np.frombuffer(stored, np.uint8), output)
+    np.testing.assert_array_equal(got, logits)
+    np.testing.assert_array_equal(
+        Output("logits", 0, True, place).read(stored).reshape(-1), got)
+
+
+def test_images_become_codes() -> None:
+    place = {"channels": 1, "height": 2, "width": 2, "bits": 8, "zero_point": 3, "k": 16}
+    tensor = {"place": place, "scale": 0.5}
+    assert input_codes(np.array([[0, 1], [2, 255]], np.uint8), tensor).tolist() == [
+        [[0, 1], [2, 255]]]
+    # Floats are divided by the scale and rounded half up.
+    assert input_codes(np.array([[[0.0, 0.25], [-1.0, 1e9]]]), tensor).tolist() == [
+        [[3, 4], [1, 255]]]
+    for wrong, message in (
+            (np.zeros((2, 3), int), r"\(channels, height, width\) = \(1, 2, 2\), not \(2, 3\)"),
+            (np.full((1, 2, 2), 256), r"codes of an image must be in 0..255, not 256..256"),
+            (np.full((1, 2, 2), np.nan), "must hold finite numbers"),
+            (np.full((1, 2, 2), "x"), "must hold finite numbers")):
+        with pytest.raises(ValueError, match=message):
+            input_codes(wrong, tensor)
+
+
+# Registers.
+
+
+class FakeHardware(driver.Hardware):
+    """Registers that remember."""
+
+    def __init__(self) -> None:
+        self.words: dict[int, int] = {}
+
+    def read(self, offset: int) -> int:
+        return self.words.get(offset, 0)
+
+    def write(self, offset: int, value: int) -> None:
+        self.words[offset] = value
+
+    allocate = wait = now = reset = close = None
+
+
+def test_registers_are_those_of_the_accelerator() -> None:
+    """By name and field, at the offsets of gateware.regs; counters from CYCLES on."""
+    hardware = FakeHardware()
+    registers = Registers(hardware, json.loads(json.dumps(register_manifest())))
+    offsets = {register.name: register.offset for register in REGISTERS}
+    registers.write("INPUT_BASE", 0x1234)
+    registers.set("CONTROL", abort=1)
+    assert hardware.words == {offsets["INPUT_BASE"]: 0x1234, offsets["CONTROL"]: 2}
+    hardware.words[offsets["STATUS"]] = 4 | 3 << 8
+    assert registers.fields("STATUS") == {"busy": 0, "done": 0, "error": 1, "error_code": 3}
+    assert registers.codes[3] == "WRITE_ERROR"
+    assert registers.counters == [r.name for r in REGISTERS if r.offset >= offsets["CYCLES"]]
+
+
+def test_another_register_map_is_refused() -> None:
+    manifest = register_manifest()
+    manifest["version"] = [VERSION_MAJOR + 1, 0]
+    with pytest.raises(driver.WrongPackage, match="take the driver of the same release"):
+        Registers(FakeHardware(), manifest)
+
+
+# Packages.
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A package of a program that does nothing."""
+    place = Placement(channels=10, height=1, width=1, bits=8, zero_point=0, k=16, banks=4)
+    Program("nothing", bytes(64), PLACE, (Output("logits", 0, True, place),), (), "0" * 64, CONFIG,
+            ("a", "b"), 0.25).save(tmp_path)
+    handover.write_accelerator(
+        tmp_path, boards.get("pynq_z2"), CONFIG,
+        connection=zynq7.connection(boards.get("pynq_z2")), bitstream="vivado/top.bit")
+    np.savez(tmp_path / "golden.npz", images=np.zeros((2, 1, 4, 4), int),
+             logits=np.zeros((2, 10), int))
+    return tmp_path
+
+
+def test_package(package: Path) -> None:
+    files = Package(package)
+    assert files.accelerator["connection"] == {
+        "kind": "zynq7", "register_base": 0x4000_0000, "interrupt": 61, "ps_clock_hz": 50_000_000}
+    assert files.accelerator["registers"] == json.loads(json.dumps(register_manifest()))
+    assert (files.output_bytes, files.input["scale"], files.class_names) == (80, 0.25, ["a", "b"])
+    assert files.golden()["images"].shape == (2, 1, 4, 4)
+    with pytest.raises(driver.WrongPackage, match=r"no bitstream top.bit in .*; make it"):
+        files.bitstream()
+    (package / "top.bit").touch()
+    assert files.bitstream() == package / "top.bit"
+    (package / "vivado").mkdir()
+    (package / "vivado/top.bit").touch()
+    assert files.bitstream() == package / "vivado/top.bit"
+
+
+def test_damaged_packages_give_one_line(package: Path) -> None:
+    def refused(message: str) -> None:
+        with pytest.raises(driver.WrongPackage, match=message) as error:
+            Package(package).golden()
+        assert "\n" not in str(error.value)
+
+    def change(name: str, content: bytes) -> bytes:
+        before = (package / name).read_bytes()
+        (package / name).write_bytes(content)
+        return before
+
+    before = change("program.bin", bytes(60))
+    refused("program.bin has 60 bytes instead of 64; copy it again")
+    change("program.bin", before)
+    before = change("program.json", b"{")
+    refused("program.json is damaged")
+    change("program.json", b"{}")
+    refused("is not of this release")
+    change("program.json", b"[]")
+    refused("program.json is damaged")
+    other = json.loads(before) | {"config_digest": 1}
+    change("program.json", json.dumps(other).encode())
+    refused("of different builds; copy the whole build folder")
+    change("program.json", before)
+    change("golden.npz", b"PK")
+    refused("golden.npz")
+    (package / "accelerator.json").unlink()
+    refused("accelerator.json: No such file")
+
+
+def test_arena() -> None:
+    arena = Arena(16384)
+    assert [arena.take(1), arena.take(4096), arena.take(4097), arena.take(4096)] == [
+        0, 4096, 8192, None]
+
+
+# Command line.
+
+
+class FakeAccelerator:
+    """What the commands ask of an accelerator."""
+
+    def __init__(self, package: Path) -> None:
+        self.package = Package(package)
+        self.registers = types.SimpleNamespace(
+            fields=lambda name: {"rows": 16, "k": 16, "pixels": 2})
+
+    def __enter__(self) -> "FakeAccelerator":
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        pass
+
+    def selftest(self, images: int | None) -> driver.SelfTest:
+        return driver.SelfTest(8, [3] if images == 7 else [], [1000, 1001])
+
+    def throughput(self, images: int) -> driver.Throughput:
+        return driver.Throughput(images, 2.0, 1000 * images)
+
+    def classify(self, image: np.ndarray) -> driver.Answer:
+        return driver.Answer(1, "b", driver.Result(np.array([1, 2]), {}))
+
+
+def run(monkeypatch: pytest.MonkeyPatch, package: Path, capsys: pytest.CaptureFixture,
+        *argv: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(command, "connect", lambda *args: FakeAccelerator(package))
+    status = command.main([*argv])
+    return status, *capsys.readouterr()
+
+
+def test_commands(monkeypatch, package: Path, capsys) -> None:
+    def said(*argv: str) -> tuple[int, str, str]:
+        return run(monkeypatch, package, capsys, *argv)
+
+    folder = str(package)
+    assert said("selftest", folder) == (
+        0, "8 of 8 golden images: all logits equal; 1000 cycles per image\n", "")
+    assert said("selftest", folder, "--images", "7") == (
+        1, "7 of 8 golden images: all logits equal; 1000 cycles per image\nwrong: images 3\n", "")
+    assert said("throughput", folder) == (
+        0, "100 images in 2.000 s: 50.0 images/s with the host's part; 1000 cycles per image, "
+           "0.010 ms at 100 MHz\n", "")
+    assert said("info", folder)[1].startswith("TUL PYNQ-Z2: 16 rows x 16 channels x 2 pixels, 100")
+    np.save(package / "images.npy", np.zeros((3, 1, 4, 4)))
+    assert said("classify", folder, str(package / "images.npy")) == (0, "b\nb\nb\n", "")
+    status, out, _ = said("classify", folder, str(package / "images.npy"), "--json")
+    assert (status, json.loads(out)["classes"]) == (0, ["b", "b", "b"])
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (["classify", "DIR"], "classify needs a file"),
+    (["classify", "DIR", "none.npy"], "cannot read none.npy"),
+    (["selftest", "DIR", "--images", "0"], "--images must be at least 1, not 0"),
+    (["selftest", "DIR", "--timeout", "0"], "--timeout must be positive, not 0"),
+])
+def test_command_errors_are_one_line(monkeypatch, package: Path, capsys, argv, message) -> None:
+    status, out, err = run(monkeypatch, package, capsys, *argv)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+
+
+def test_connect_needs_what_the_board_needs(package: Path, monkeypatch) -> None:
+    loaded = []
+    monkeypatch.setattr(driver.bitstream, "load", loaded.append)
+    monkeypatch.setattr(driver, "ZynqHardware", lambda *args: args)
+    monkeypatch.setattr(driver, "Accelerator", lambda hardware, package, timeout: hardware)
+    with pytest.raises(driver.WrongPackage, match=r"no bitstream top\.bit"):
+        driver.connect(package)
+    (package / "top.bit").touch()
+    content = json.loads((package / "accelerator.json").read_text())
+    assert driver.connect(package) == (content["connection"], 100_000_000, 4096)
+    assert loaded == [package / "top.bit"]
+    driver.connect(package, load=False)
+    assert len(loaded) == 1
+    content["connection"] = {"kind": "serial"}
+    (package / "accelerator.json").write_text(json.dumps(content))
+    with pytest.raises(driver.NoHardware, match="say which, as --port /dev/ttyUSB0"):
+        driver.connect(package)
