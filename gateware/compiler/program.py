@@ -18,6 +18,7 @@ from gateware.compiler.lower import (
     Pool,
     lower,
 )
+from gateware.compiler.order import Order, Region, Ring, pieces
 from gateware.compiler.pack import Result, engine_offset, pack_slot, pack_weights
 from gateware.compiler.schedule import schedule_slots, split_rows
 from gateware.config import AccelConfig
@@ -28,6 +29,7 @@ from quant.intgraph import IntGraph
 from quant.numerics import Scheme
 
 ALIGN = 64                     #: bytes; what every block of the image starts at
+LEAST_PIECE = 32               #: weight words; a shorter load is not cut in pieces
 MANIFEST = "program.json"
 IMAGE = "program.bin"
 
@@ -128,6 +130,13 @@ class Program:
         return program
 
 
+def split_ports(words: bytes, word_beats: int, config: AccelConfig) -> bytes:
+    """Stored words in the order of the ports: all that port 0 brings, then all of port 1..."""
+    beats = np.frombuffer(words, np.uint8).reshape(
+        -1, word_beats // config.ports, config.ports, config.bus_bits // 8)
+    return beats.transpose(2, 0, 1, 3).tobytes()
+
+
 class _Image:
     """Descriptors and data blocks under construction; data offsets are known when all are."""
 
@@ -135,19 +144,49 @@ class _Image:
         self.config = config
         self.descriptors: list[tuple[data.StructLayout, dict[str, int], int | None]] = []
         self.blocks: list[bytes] = []
+        self.order = Order(config)
+        self.weights = Ring("weights", config.weight_depth)
+        self.slots = Ring("slots", config.slot_depth)
 
-    def add(self, layout: data.StructLayout, block: int | None = None, **fields: int) -> None:
+    def add(self, queue: str, layout: data.StructLayout, *, reads: tuple[Region, ...] = (),
+            writes: tuple[Region, ...] = (), block: int | None = None, **fields: int) -> None:
         """One descriptor; with ``block``, its offset is that data block's."""
-        self.descriptors.append((layout, fields, block))
+        waits = self.order.add(queue, reads=reads, writes=writes)
+        self.descriptors.append((layout, waits | fields, block))
 
-    def load(self, opcode: Opcode, block: bytes, destination: int) -> None:
-        """Load ``block``, which becomes a part of the image, into a buffer."""
-        self.add(isa.TRANSFER, block=len(self.blocks), opcode=opcode, base=Base.PROGRAM, offset=0,
-                 beats=len(block) * 8 // self.config.bus_bits, destination=destination)
-        self.blocks.append(block)
+    def end(self) -> None:
+        """The last descriptor, and what may be fetched beyond it."""
+        blank = {name: 0 for name, _ in isa.TRANSFER}
+        self.descriptors += [(isa.TRANSFER, blank | {"opcode": Opcode.END}, None)]
+
+    def load_weights(self, words: bytes) -> Region:
+        """Load weight words where the ring is; in pieces, so that the first need not wait."""
+        size = self.config.weight_beats * self.config.bus_bits // 8
+        region = self.weights.take(len(words) // size)
+        at = 0
+        for count in pieces(self.order.users(region), LEAST_PIECE):
+            self._load(Opcode.LOAD_WEIGHTS, words[at * size:(at + count) * size],
+                       Region("weights", (region.first + at) % self.config.weight_depth, count))
+            at += count
+        return region
+
+    def load_slots(self, records: list[bytes]) -> Region:
+        """Load drain slots where the ring is."""
+        region = self.slots.take(len(records))
+        self._load(Opcode.LOAD_SLOTS, b"".join(records), region)
+        return region
+
+    def _load(self, opcode: Opcode, words: bytes, region: Region) -> None:
+        config = self.config
+        beats = len(words) * 8 // config.bus_bits
+        self.add("loads", isa.TRANSFER, writes=(region,), block=len(self.blocks), opcode=opcode,
+                 base=Base.PROGRAM, offset=0, beats=beats // config.ports,
+                 destination=region.first)
+        self.blocks.append(split_ports(words, beats // region.words, config))
 
     def build(self) -> bytes:
-        offsets, at = [], len(self.descriptors) * isa.DESCRIPTOR_BYTES
+        at = (len(self.descriptors) + isa.FETCH_AHEAD) * isa.DESCRIPTOR_BYTES
+        offsets = []
         for block in self.blocks:
             at = -(-at // ALIGN) * ALIGN
             offsets.append(at)
@@ -164,6 +203,10 @@ class _Image:
         return bytes(image)
 
 
+def _region(place: Placement) -> Region:
+    return Region("act", place.address, place.words)
+
+
 def compile_graph(graph: IntGraph, config: AccelConfig, dump: bool = False) -> Program:
     """Compile ``graph`` for the accelerator ``config``.
 
@@ -178,15 +221,18 @@ def compile_graph(graph: IntGraph, config: AccelConfig, dump: bool = False) -> P
         output = Output(name, at, wide, lowered.places[name])
         at += -(-output.size // ALIGN) * ALIGN
         if wide:
-            image.add(isa.TRANSFER, opcode=Opcode.STORE_WIDE, base=Base.OUTPUT,
-                      offset=output.offset, beats=output.size * 8 // config.bus_bits, destination=0)
+            image.add("stores", isa.TRANSFER, reads=(Region("wide", 0, output.place.channels),),
+                      opcode=Opcode.STORE_WIDE, base=Base.OUTPUT, offset=output.offset,
+                      beats=output.size * 8 // config.bus_bits, destination=0)
         else:
-            image.add(isa.TENSOR, opcode=Opcode.STORE_TENSOR, base=Base.OUTPUT,
+            image.add("stores", isa.TENSOR, reads=(_region(output.place),),
+                      opcode=Opcode.STORE_TENSOR, base=Base.OUTPUT,
                       offset=output.offset, **_tensor_fields(name, output.place))
         outputs.append(output)
 
-    image.add(isa.TENSOR, opcode=Opcode.LOAD_TENSOR, base=Base.INPUT, offset=0,
-              **_tensor_fields(graph.header.input, lowered.places[graph.header.input]))
+    source = lowered.places[graph.header.input]
+    image.add("loads", isa.TENSOR, writes=(_region(source),), opcode=Opcode.LOAD_TENSOR,
+              base=Base.INPUT, offset=0, **_tensor_fields(graph.header.input, source))
     segments.append(Segment("input", 0, 1))
     for operation in lowered.operations:
         first = len(image.descriptors)
@@ -195,7 +241,7 @@ def compile_graph(graph: IntGraph, config: AccelConfig, dump: bool = False) -> P
         if operation.target == graph.header.output or dump:
             store(operation.target, operation.wide)
         segments.append(Segment(operation.name, first, len(image.descriptors)))
-    image.add(isa.TRANSFER, opcode=Opcode.END, base=Base.PROGRAM, offset=0, beats=0, destination=0)
+    image.end()
     outputs.sort(key=lambda output: output.name != graph.header.output)
     return Program(graph.header.name, image.build(), lowered.places[graph.header.input],
                    tuple(outputs), tuple(segments), graph.digest, config, graph.header.class_names)
@@ -234,8 +280,20 @@ def _execute_fields(operation: Gemm | Pool, lowered: Lowered) -> dict[str, int]:
         "out_row_pitch": target.row_pitch, "out_plane_pitch": target.plane_pitch,
         "residual_address": residual.address, "residual_plane_pitch": residual.plane_pitch,
         "residual_n": 0 if pool else operation.residual_n,
-        "low": operation.low, "high": operation.high, "weight_address": 0, "slot_address": 0,
+        "low": operation.low, "high": operation.high,
     }
+
+
+def _execute(image: _Image, operation: Gemm | Pool, lowered: Lowered, weights: Region,
+             slots: Region, fields: dict[str, int]) -> None:
+    """One EXECUTE, which reads and writes whole tensors as far as others are concerned."""
+    read = [operation.source, *filter(None, [operation.residual])]
+    target = (Region("wide", 0, lowered.places[operation.target].channels) if operation.wide
+              else _region(lowered.places[operation.target]))
+    image.add("executes", isa.EXECUTE,
+              reads=(weights, slots, *(_region(lowered.places[name]) for name in read)),
+              writes=(target,), weight_address=weights.first, slot_address=slots.first,
+              slots=slots.words, **fields)
 
 
 def _emit_gemm(image: _Image, gemm: Gemm, lowered: Lowered, config: AccelConfig) -> None:
@@ -260,9 +318,8 @@ def _emit_gemm(image: _Image, gemm: Gemm, lowered: Lowered, config: AccelConfig)
         else:
             slots = [list(slot.results) for slot in schedule_slots(taken, config)]
         records = [pack_slot([result(*pair) for pair in slot], config, gemm.wide) for slot in slots]
-        image.load(Opcode.LOAD_WEIGHTS, pack_weights(gemm.values, lanes, config), 0)
-        image.load(Opcode.LOAD_SLOTS, b"".join(records), 0)
-        image.add(isa.EXECUTE, **fields, slots=len(records))
+        weights = image.load_weights(pack_weights(gemm.values, lanes, config))
+        _execute(image, gemm, lowered, weights, image.load_slots(records), fields)
 
 
 def _emit_pool(image: _Image, pool: Pool, lowered: Lowered, config: AccelConfig) -> None:
@@ -273,11 +330,11 @@ def _emit_pool(image: _Image, pool: Pool, lowered: Lowered, config: AccelConfig)
     records = [pack_slot([Result(lane, channel, 0, pool.multiplier, pool.bias, pool.shift)
                           for lane, channel in slot.results], config)
                for slot in schedule_slots(lanes, config)]
-    image.load(Opcode.LOAD_SLOTS, b"".join(records), 0)
+    slots = image.load_slots(records)
     wrap = 1 << isa.ADDRESS_BITS
     for group in range(source.groups):
         tile = {
             "first_row": (fields["first_row"] + group * source.group_pitch) % wrap,
             "out_address": target.address + group * target.group_pitch,
         }
-        image.add(isa.EXECUTE, **{**fields, **tile}, slots=len(records))
+        _execute(image, pool, lowered, Region("weights", 0, 0), slots, fields | tile)

@@ -162,7 +162,7 @@ async def recover(dut) -> None:
 
 def _dump(dut, start: int, size: int, bus_bytes: int) -> str:
     """Hex text of ``size`` bytes of memory from ``start`` on."""
-    memory = dut.ddr.model.mem
+    memory = dut.ddr_0.model.mem
     words = (
         int(memory[i].value) for i in range(start // bus_bytes, -(-(start + size) // bus_bytes))
     )

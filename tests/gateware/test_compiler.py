@@ -314,14 +314,17 @@ def test_descriptors_of_a_strided_convolution():
         ("input", 0, 1), ("conv0", 1, 8)]
     # Ten columns in four banks: three words per row; nine channels: two groups; two planes.
     loaded = found[0][1]
-    assert loaded == {
+    no_waits = {"wait_loads": 0, "wait_executes": 0, "wait_stores": 0}
+    assert loaded == no_waits | {
         "opcode": Opcode.LOAD_TENSOR, "base": Base.INPUT, "offset": 0, "beats": 7 * 10 * 4,
         "address": 0, "height": 7, "width": 10, "groups": 4, "group_pitch": 21, "row_pitch": 3}
     out_height, out_width = 4, 5
     execute = found[3][1]
     slots = execute.pop("slots")
     assert 1 <= slots <= 4
-    assert execute == {
+    assert execute == no_waits | {
+        # The image, and weights and slots of the first tile.
+        "wait_loads": 3,
         "opcode": Opcode.EXECUTE, "pool": 0, "pool_sum": 0, "wide": 0, "out_planes": 0,
         "residual": 0, "residual_planes": 0, "planes": 1, "reserved": 0,
         "first_row": 65536 - 2 * 3, "height": 7, "width": 10, "groups": 2, "group_pitch": 21,
@@ -342,7 +345,8 @@ def test_blocks_are_aligned_and_inside_the_image():
     for opcode, fields in descriptors(program):
         if opcode in (Opcode.LOAD_WEIGHTS, Opcode.LOAD_SLOTS):
             assert fields["offset"] % 64 == 0
-            assert fields["offset"] >= len(descriptors(program)) * isa.DESCRIPTOR_BYTES
+            assert fields["offset"] >= (
+                len(descriptors(program)) + isa.FETCH_AHEAD) * isa.DESCRIPTOR_BYTES
             ends.append(fields["offset"] + fields["beats"] * LARGE.bus_bits // 8)
     assert ends == sorted(ends) and ends[-1] == len(program.image)
 

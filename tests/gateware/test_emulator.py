@@ -30,6 +30,10 @@ CONFIGS = {
     "R64 P8 Q8 bus64": AccelConfig.from_ratio(Ratio(65, 30, 5), 64, pixels=8, **SIZES),
     "R8 P2 Q1 bus64": AccelConfig(pot4_rows=1, fixed4_rows=3, fixed8_rows=4, requant_lanes=1,
                                   **SIZES),
+    "R16 P2 Q8 bus64 4 ports": AccelConfig.from_ratio(Ratio(65, 30, 5), 16, ports=4, **SIZES),
+    "R3 P2 Q1 bus32 2 ports": AccelConfig(pot4_rows=1, fixed4_rows=1, fixed8_rows=1,
+                                          requant_lanes=1, bus_bits=32, ports=2, slot_depth=4,
+                                          **SIZES),
     "R3 P2 Q1 bus32": AccelConfig(pot4_rows=1, fixed4_rows=1, fixed8_rows=1, requant_lanes=1,
                                   bus_bits=32, **SIZES),
 }
@@ -123,5 +127,5 @@ def test_slots_go_where_they_are_loaded(seed):
         end = descriptor(isa.TRANSFER, opcode=Opcode.END)
         image = b"".join(w.to_bytes(isa.DESCRIPTOR_BYTES, "little") for w in (word, end)) + stored
         emulator.run(image, b"", 0)
-    assert len(emulator.slots) == 3
+    assert None not in emulator.slots[:3] and set(map(id, emulator.slots[3:])) == {id(None)}
     assert emulator.slots[1] == emulator.slots[2] != emulator.slots[0]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from gateware import isa
-from gateware.sequence import TileLoop
+from gateware.sequence import DRAIN_FIELDS, TileLoop
 from sim import pysim
-from tests.gateware.units import TINY, WIDER, descriptor, fields
+from tests.gateware.units import TINY, WIDER, fields
 
 WRAP = 1 << isa.ADDRESS_BITS
 
@@ -46,7 +46,8 @@ def nest(f: dict[str, int], pixels: int) -> list[Expected]:
                 % WRAP,
             }
             job = {"pixel": (out_y * f["out_row_pitch"] + out_x // banks) % WRAP,
-                   "bank": out_x % banks, "count": min(pixels, f["out_width"] - out_x)}
+                   "bank": out_x % banks, "count": min(pixels, f["out_width"] - out_x),
+                   "final": int(out_y == f["out_height"] - 1 and out_x + pixels >= f["out_width"])}
             words.append(Expected(request, job if last else None))
     return words
 
@@ -56,13 +57,16 @@ def drain_cycles(f: dict[str, int], pixels: int) -> int:
     return f["slots"] * pixels * (2 if two else 1)
 
 
-def issue_cycles(words: list[Expected], drain: int) -> list[int]:
-    """Cycle of each word, the first in cycle 0: last words are at least a drain apart."""
-    cycles, before, last = [], -1, -drain
+def issue_cycles(words: list[Expected], drain: int, free: int = 0) -> list[int]:
+    """Cycle of each word, the first in cycle 0: last words are at least a drain apart.
+
+    ``free`` is the cycle from which on the drain of an earlier EXECUTE lets a last word go.
+    """
+    cycles, before = [], -1
     for word in words:
-        before = max(before + 1, last + drain if word.job else 0)
+        before = max(before + 1, free if word.job else 0)
         cycles.append(before)
-        last = before if word.job else last
+        free = before + drain if word.job else free
     return cycles
 
 
@@ -102,17 +106,23 @@ def random_case(rng: np.random.Generator, pixels: int) -> dict[str, int]:
                    "pad_value": int(rng.integers(256)), "slots": int(rng.integers(1, 9))}
 
 
-async def check(ctx, dut: TileLoop, f: dict[str, int], pixels: int) -> int:
-    """Run one EXECUTE against :func:`nest`; returns the cycles it stalled."""
+async def check(ctx, dut: TileLoop, f: dict[str, int], pixels: int, *, free: int = 0,
+                rest: int | None = None) -> tuple[int, int]:
+    """Run one EXECUTE against :func:`nest`; returns the cycles it stalled, and the cycle, counted
+    from the next EXECUTE's first word, from which on that one's last words may go.
+
+    After the last word ``rest`` cycles pass, by default until the drain is over.
+    """
     words, drain = nest(f, pixels), drain_cycles(f, pixels)
-    at = dict(zip(issue_cycles(words, drain), words, strict=True))
+    at = dict(zip(issue_cycles(words, drain, free), words, strict=True))
     final = max(at)
+    rest = drain if rest is None else rest
     ctx.set(dut.execute, isa.EXECUTE.from_bits(isa.pack(isa.EXECUTE, **f)))
     ctx.set(dut.start, 1)
     await ctx.tick()
     ctx.set(dut.start, 0)
     stalls = 0
-    for cycle in range(final + drain + 1):
+    for cycle in range(final + rest + 1):
         assert ctx.get(dut.done) == (cycle > final)
         word = at.get(cycle)
         assert ctx.get(dut.request.control.valid) == (word is not None), cycle
@@ -128,10 +138,11 @@ async def check(ctx, dut: TileLoop, f: dict[str, int], pixels: int) -> int:
             assert got == word.request, cycle
         if word is not None and word.job:
             assert {name: ctx.get(getattr(dut.job, name)) for name in word.job} == word.job, cycle
-        if cycle > final:
-            assert ctx.get(dut.draining) == (cycle < final + drain), cycle
+        if word is not None and word.job:
+            assert all(ctx.get(dut.job.execute[name]) == f[name] for name in DRAIN_FIELDS)
         await ctx.tick()
-    return stalls
+    # The next start takes one cycle.
+    return stalls, final + drain - (final + rest + 1) - 1
 
 
 @pytest.mark.parametrize("config", [TINY, WIDER], ids=["P2", "P4"])
@@ -139,8 +150,8 @@ def test_cases(config):
     dut = TileLoop(config)
 
     async def bench(ctx) -> None:
-        stalls = {name: await check(ctx, dut, fields(isa.EXECUTE, **SMALL | case), config.pixels)
-                  for name, case in CASES.items()}
+        stalls = {name: (await check(ctx, dut, fields(isa.EXECUTE, **SMALL | case),
+                                     config.pixels))[0] for name, case in CASES.items()}
         assert stalls["slow drain"] > 0 and stalls["same size"] == 0
         assert stalls["residual planes without residual"] < stalls["8-bit residual"]
 
@@ -160,18 +171,17 @@ def test_random(config, seed):
     pysim.run(dut, bench, cycles=12000)
 
 
-def test_start_in_the_middle_begins_again():
+@pytest.mark.parametrize("rest", [0, 1, 7])
+def test_the_next_execute_waits_for_the_drain(rest):
+    # Its first words do not.
     dut = TileLoop(TINY)
-    case = fields(isa.EXECUTE, **SMALL | {"slots": 7, "groups": 2, "planes": 1})
+    slow = fields(isa.EXECUTE, **SMALL | {"slots": 20, "groups": 2, "out_height": 1})
+    short = fields(isa.EXECUTE, **SMALL | {"slots": 1, "groups": 2, "out_height": 1})
 
     async def bench(ctx) -> None:
-        for wait in (1, 5, 20, 33):
-            ctx.set(dut.execute, isa.EXECUTE.from_bits(descriptor(isa.EXECUTE, **case)))
-            ctx.set(dut.start, 1)
-            await ctx.tick()
-            ctx.set(dut.start, 0)
-            for _ in range(wait):
-                await ctx.tick()
-            await check(ctx, dut, case, TINY.pixels)
+        _, free = await check(ctx, dut, slow, TINY.pixels, rest=rest)
+        assert free > 10
+        stalls, _ = await check(ctx, dut, short, TINY.pixels, free=free)
+        assert stalls == free - 1
 
-    pysim.run(dut, bench, cycles=2000)
+    pysim.run(dut, bench, cycles=500)
