@@ -37,7 +37,7 @@ def cycles(program: Program) -> dict[str, int]:
     result, before = {}, 0
     for segment in program.segments:
         end = max(span.end for span in timeline.spans[segment.first:segment.last])
-        result[segment.layer] = max(0, end - before)
+        result[segment.layer] = result.get(segment.layer, 0) + max(0, end - before)
         before = max(before, end)
     result[program.segments[-1].layer] += timeline.cycles - before
     return result

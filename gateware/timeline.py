@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
 """When each descriptor of a program begins and ends: the accelerator's queues as arithmetic.
 

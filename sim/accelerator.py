@@ -200,7 +200,7 @@ def _layout(program: Program, images: np.ndarray) -> tuple[bytes, list[int], lis
     for image in np.asarray(images, np.int64):
         memory.extend(bytes(align(len(memory)) - len(memory)))
         inputs.append(len(memory))
-        memory.extend(program.input.pack(image))
+        memory.extend(program.pack(image))
         memory.extend(bytes(align(len(memory)) - len(memory)))
         outputs.append(len(memory))
         memory.extend(bytes(align(program.output_size)))

@@ -1,35 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compiler: an integer graph to the memory image that the accelerator executes."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
+from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
-from amaranth.lib import data
 
 from gateware import isa
-from gateware.compiler.lower import (
-    MAX_GROUPS,
-    CompileError,
-    Gemm,
-    Lowered,
-    Placement,
-    Pool,
-    lower,
-)
-from gateware.compiler.order import Order, Region, Ring, pieces
-from gateware.compiler.pack import Result, engine_offset, pack_slot, pack_weights
-from gateware.compiler.schedule import schedule_slots, split_rows
+from gateware.compiler.emit import Tile, cuts, input_rows, load_rows, store_rows, tiles
+from gateware.compiler.image import ALIGN, Image
+from gateware.compiler.lower import CompileError, Gemm, Pool, lower
+from gateware.compiler.order import Region
+from gateware.compiler.patches import Axis, Patches
+from gateware.compiler.place import Placement, Strip
 from gateware.config import AccelConfig
 from gateware.isa import Base, Opcode
 from gateware.regs import config_digest
 from gateware.transfer import WIDE_BITS
 from quant.intgraph import IntGraph
-from quant.numerics import Scheme
 
-ALIGN = 64                     #: bytes; what every block of the image starts at
-LEAST_PIECE = 32               #: weight words; a shorter load is not cut in pieces
 MANIFEST = "program.json"
 IMAGE = "program.bin"
 
@@ -60,7 +53,10 @@ class Output:
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """Descriptors ``first`` to ``last`` (exclusive) belong to ``layer``."""
+    """Descriptors ``first`` to ``last`` (exclusive) belong to ``layer``.
+
+    A layer that is made in strips has several segments.
+    """
 
     layer: str
     first: int
@@ -72,18 +68,24 @@ class Program:
     """What a host needs to run a network.
 
     image : descriptors, then weights and slots; to be placed at PROGRAM_BASE
-    input : place of the input tensor, whose ``pack`` makes the bytes at INPUT_BASE
+    input : place of the input tensor
+    patches : what becomes of an image before it is stored, see :meth:`pack`
     outputs : the graph's output first, then the tensors dumped for comparison
     """
 
     name: str
     image: bytes
     input: Placement
+    patches: Patches
     outputs: tuple[Output, ...]
     segments: tuple[Segment, ...]
     graph_digest: str
     config: AccelConfig
     class_names: tuple[str, ...] = ()
+
+    def pack(self, image: np.ndarray) -> bytes:
+        """The bytes at INPUT_BASE of an integer image (C, H, W)."""
+        return self.input.pack(self.patches.gather(image))
 
     @property
     def output_size(self) -> int:
@@ -96,6 +98,7 @@ class Program:
             "name": self.name, "graph_digest": self.graph_digest,
             "config_digest": config_digest(self.config), "config": dataclasses.asdict(self.config),
             "input": dataclasses.asdict(self.input),
+            "patches": dataclasses.asdict(self.patches),
             "outputs": [dataclasses.asdict(output) for output in self.outputs],
             "segments": [dataclasses.asdict(segment) for segment in self.segments],
             "class_names": self.class_names, "image_bytes": len(self.image),
@@ -116,6 +119,8 @@ class Program:
             size = manifest["image_bytes"]
             program = cls(
                 manifest["name"], image, Placement(**manifest["input"]),
+                Patches(**{**manifest["patches"], "y": Axis(**manifest["patches"]["y"]),
+                           "x": Axis(**manifest["patches"]["x"])}),
                 tuple(Output(**{**output, "place": Placement(**output["place"])})
                       for output in manifest["outputs"]),
                 tuple(Segment(**segment) for segment in manifest["segments"]),
@@ -130,81 +135,8 @@ class Program:
         return program
 
 
-def split_ports(words: bytes, word_beats: int, config: AccelConfig) -> bytes:
-    """Stored words in the order of the ports: all that port 0 brings, then all of port 1..."""
-    beats = np.frombuffer(words, np.uint8).reshape(
-        -1, word_beats // config.ports, config.ports, config.bus_bits // 8)
-    return beats.transpose(2, 0, 1, 3).tobytes()
-
-
-class _Image:
-    """Descriptors and data blocks under construction; data offsets are known when all are."""
-
-    def __init__(self, config: AccelConfig) -> None:
-        self.config = config
-        self.descriptors: list[tuple[data.StructLayout, dict[str, int], int | None]] = []
-        self.blocks: list[bytes] = []
-        self.order = Order(config)
-        self.weights = Ring("weights", config.weight_depth)
-        self.slots = Ring("slots", config.slot_depth)
-
-    def add(self, queue: str, layout: data.StructLayout, *, reads: tuple[Region, ...] = (),
-            writes: tuple[Region, ...] = (), block: int | None = None, **fields: int) -> None:
-        """One descriptor; with ``block``, its offset is that data block's."""
-        waits = self.order.add(queue, reads=reads, writes=writes)
-        self.descriptors.append((layout, waits | fields, block))
-
-    def end(self) -> None:
-        """The last descriptor, and what may be fetched beyond it."""
-        blank = {name: 0 for name, _ in isa.TRANSFER}
-        self.descriptors += [(isa.TRANSFER, blank | {"opcode": Opcode.END}, None)]
-
-    def load_weights(self, words: bytes) -> Region:
-        """Load weight words where the ring is; in pieces, so that the first need not wait."""
-        size = self.config.weight_beats * self.config.bus_bits // 8
-        region = self.weights.take(len(words) // size)
-        at = 0
-        for count in pieces(self.order.users(region), LEAST_PIECE):
-            self._load(Opcode.LOAD_WEIGHTS, words[at * size:(at + count) * size],
-                       Region("weights", (region.first + at) % self.config.weight_depth, count))
-            at += count
-        return region
-
-    def load_slots(self, records: list[bytes]) -> Region:
-        """Load drain slots where the ring is."""
-        region = self.slots.take(len(records))
-        self._load(Opcode.LOAD_SLOTS, b"".join(records), region)
-        return region
-
-    def _load(self, opcode: Opcode, words: bytes, region: Region) -> None:
-        config = self.config
-        beats = len(words) * 8 // config.bus_bits
-        self.add("loads", isa.TRANSFER, writes=(region,), block=len(self.blocks), opcode=opcode,
-                 base=Base.PROGRAM, offset=0, beats=beats // config.ports,
-                 destination=region.first)
-        self.blocks.append(split_ports(words, beats // region.words, config))
-
-    def build(self) -> bytes:
-        at = (len(self.descriptors) + isa.FETCH_AHEAD) * isa.DESCRIPTOR_BYTES
-        offsets = []
-        for block in self.blocks:
-            at = -(-at // ALIGN) * ALIGN
-            offsets.append(at)
-            at += len(block)
-        image = bytearray(at)
-        for index, (layout, fields, block) in enumerate(self.descriptors):
-            if block is not None:
-                fields = {**fields, "offset": offsets[block]}
-            start = index * isa.DESCRIPTOR_BYTES
-            image[start:start + isa.DESCRIPTOR_BYTES] = isa.pack(layout, **fields).to_bytes(
-                isa.DESCRIPTOR_BYTES, "little")
-        for offset, block in zip(offsets, self.blocks, strict=True):
-            image[offset:offset + len(block)] = block
-        return bytes(image)
-
-
-def _region(place: Placement) -> Region:
-    return Region("act", place.address, place.words)
+LOAD_STRIPS = 8     #: parts that a large input is loaded in, so that the first layer begins early
+LARGE_INPUT = 2048  #: bus beats
 
 
 def compile_graph(graph: IntGraph, config: AccelConfig, dump: bool = False) -> Program:
@@ -213,128 +145,132 @@ def compile_graph(graph: IntGraph, config: AccelConfig, dump: bool = False) -> P
     With ``dump`` every layer's output is stored to memory as well, for comparison layer by layer.
     Raises :class:`CompileError` naming the layer and the reason.
     """
-    lowered = lower(graph, config)
-    image, segments, outputs, at = _Image(config), [], [], 0
+    return _Compiler(graph, config, dump).run()
 
-    def store(name: str, wide: bool) -> None:
-        nonlocal at
-        output = Output(name, at, wide, lowered.places[name])
-        at += -(-output.size // ALIGN) * ALIGN
-        if wide:
-            image.add("stores", isa.TRANSFER, reads=(Region("wide", 0, output.place.channels),),
-                      opcode=Opcode.STORE_WIDE, base=Base.OUTPUT, offset=output.offset,
-                      beats=output.size * 8 // config.bus_bits, destination=0)
+
+class _Compiler:
+    """One compilation: the image as far as it is, and where everything lies."""
+
+    def __init__(self, graph: IntGraph, config: AccelConfig, dump: bool) -> None:
+        self.graph, self.config, self.dump = graph, config, dump
+        self.lowered = lower(graph, config)
+        self.image = Image(config)
+        self.segments: list[Segment] = []
+        self.outputs: list[Output] = []
+        self.output_size = 0
+        self.input = Strip.whole(self.lowered.places[graph.header.input])
+        self.input_loaded = 0      # rows
+
+    def run(self) -> Program:
+        operations, name = self.lowered.operations, self.graph.header.input
+        if not self._in_parts(operations[0]):
+            with self._segment("input"):
+                self._need_input(self.input.height)
+        index = 0
+        while index < len(operations):
+            operation = operations[index]
+            if operation.target in self.lowered.strips:
+                self._pair(operation, operations[index + 1])
+                index += 2
+            else:
+                self._whole(operation)
+                index += 1
+        self.image.end()
+        self.outputs.sort(key=lambda output: output.name != self.graph.header.output)
+        header = self.graph.header
+        return Program(header.name, self.image.build(), self.lowered.places[name],
+                       self.lowered.patches, tuple(self.outputs), tuple(self.segments),
+                       self.graph.digest, self.config, header.class_names)
+
+    def _in_parts(self, first: Gemm | Pool) -> bool:
+        """Whether the first operation begins before all of the input is there."""
+        return (self.input.place.beats >= LARGE_INPUT and not first.wide
+                and first.source == self.graph.header.input
+                and first.residual != self.graph.header.input)
+
+    @contextlib.contextmanager
+    def _segment(self, layer: str) -> Iterator[None]:
+        first = len(self.image.descriptors)
+        yield
+        self.segments.append(Segment(layer, first, len(self.image.descriptors)))
+
+    def _need_input(self, rows: int) -> None:
+        """Load the input as far as row ``rows`` (exclusive), unless it is there."""
+        if rows > self.input_loaded:
+            load_rows(self.image, self.graph.header.input, self.input, self.input_loaded, rows)
+            self.input_loaded = rows
+
+    def _strip(self, name: str) -> Strip:
+        return Strip.whole(self.lowered.places[name])
+
+    def _execute(self, tile: Tile, source: Strip, target: Strip, first: int, last: int) -> None:
+        """Output rows ``first`` to ``last`` of a tile, in as many parts as the input comes."""
+        operation = tile.operation
+        residual = self._strip(operation.residual) if operation.residual else None
+        parts = 1
+        if operation.source == self.graph.header.input and self.input_loaded < source.height:
+            parts = max(1, LOAD_STRIPS * (last - first) // target.height)
+        for part, end in cuts(last - first, parts):
+            if operation.source == self.graph.header.input:
+                self._need_input(input_rows(operation, source.height, first, first + end)[1])
+            tile.execute(self.image, source, target, residual, first + part, first + end)
+
+    def _whole(self, operation: Gemm | Pool) -> None:
+        with self._segment(operation.name):
+            target = self._strip(operation.target)
+            for tile in tiles(self.image, operation, self.lowered, target.place):
+                self._execute(tile, self._strip(operation.source), target, 0, target.height)
+            if self._wanted(operation):
+                self._store(operation, target, 0, target.height)
+
+    def _pair(self, gemm: Gemm, pool: Pool) -> None:
+        """A convolution and the pooling after it, some rows of the result at a time."""
+        place, target = self.lowered.places[gemm.target], self._strip(pool.target)
+        height = self.graph.tensor(gemm.target).shape[1]
+        rows = self.lowered.strips[gemm.target]
+        with self._segment(gemm.name):
+            convolutions = list(tiles(self.image, gemm, self.lowered, place))
+        with self._segment(pool.name):
+            pools = list(tiles(self.image, pool, self.lowered, target.place))
+        loaded = Counter()
+        for tile in [*convolutions, *pools[:1]]:
+            loaded += Counter({r.buffer: r.words for r in (tile.weights, tile.slots)})
+        if loaded["weights"] > self.config.weight_depth or loaded["slots"] > self.config.slot_depth:
+            raise CompileError(
+                f"layer {gemm.name!r} must be made in strips, and its {loaded['weights']} weight "
+                f"words and {loaded['slots']} drain slots do not fit the buffers at once")
+        for first in range(0, target.height, rows):
+            last = min(first + rows, target.height)
+            top, bottom = input_rows(pool, height, first, last)
+            strip = Strip(place, top, height)
+            with self._segment(gemm.name):
+                for tile in convolutions:
+                    self._execute(tile, self._strip(gemm.source), strip, top, bottom)
+                if self._wanted(gemm):
+                    self._store(gemm, strip, top, bottom)
+            with self._segment(pool.name):
+                for tile in pools:
+                    self._execute(tile, strip, target, first, last)
+        if self._wanted(pool):
+            with self._segment(pool.name):
+                self._store(pool, target, 0, target.height)
+
+    def _wanted(self, operation: Gemm | Pool) -> bool:
+        return operation.target == self.graph.header.output or self.dump
+
+    def _store(self, operation: Gemm | Pool, strip: Strip, first: int, last: int) -> None:
+        """Store rows of a result; its region of the output begins with the first of them."""
+        name = operation.target
+        if not any(output.name == name for output in self.outputs):
+            form = dataclasses.replace(strip.place, height=strip.height, address=0)
+            output = Output(name, self.output_size, operation.wide, form)
+            self.outputs.append(output)
+            self.output_size += -(-output.size // ALIGN) * ALIGN
+        output = next(output for output in self.outputs if output.name == name)
+        if operation.wide:
+            self.image.add("stores", isa.TRANSFER,
+                           reads=(Region("wide", 0, output.place.channels),),
+                           opcode=Opcode.STORE_WIDE, base=Base.OUTPUT, offset=output.offset,
+                           beats=output.size * 8 // self.config.bus_bits, destination=0)
         else:
-            image.add("stores", isa.TENSOR, reads=(_region(output.place),),
-                      opcode=Opcode.STORE_TENSOR, base=Base.OUTPUT,
-                      offset=output.offset, **_tensor_fields(name, output.place))
-        outputs.append(output)
-
-    source = lowered.places[graph.header.input]
-    image.add("loads", isa.TENSOR, writes=(_region(source),), opcode=Opcode.LOAD_TENSOR,
-              base=Base.INPUT, offset=0, **_tensor_fields(graph.header.input, source))
-    segments.append(Segment("input", 0, 1))
-    for operation in lowered.operations:
-        first = len(image.descriptors)
-        emit = _emit_gemm if isinstance(operation, Gemm) else _emit_pool
-        emit(image, operation, lowered, config)
-        if operation.target == graph.header.output or dump:
-            store(operation.target, operation.wide)
-        segments.append(Segment(operation.name, first, len(image.descriptors)))
-    image.end()
-    outputs.sort(key=lambda output: output.name != graph.header.output)
-    return Program(graph.header.name, image.build(), lowered.places[graph.header.input],
-                   tuple(outputs), tuple(segments), graph.digest, config, graph.header.class_names)
-
-
-def _tensor_fields(name: str, place: Placement) -> dict[str, int]:
-    if place.groups * place.planes > MAX_GROUPS:
-        raise CompileError(f"tensor {name!r} has {place.groups * place.planes} words per pixel, a "
-                           f"load or store moves {MAX_GROUPS} at most")
-    return {"beats": place.beats, "address": place.address, "height": place.height,
-            "width": place.width, "groups": place.groups * place.planes,
-            "group_pitch": place.group_pitch, "row_pitch": place.row_pitch}
-
-
-def _execute_fields(operation: Gemm | Pool, lowered: Lowered) -> dict[str, int]:
-    """Fields of an EXECUTE descriptor that all tiles of an operation share."""
-    source, target = lowered.places[operation.source], lowered.places[operation.target]
-    residual = lowered.places[operation.residual] if operation.residual else target
-    wrap = 1 << isa.ADDRESS_BITS
-    pool = isinstance(operation, Pool)
-    return {
-        "opcode": Opcode.EXECUTE, "reserved": 0, "pool": pool, "pool_sum": pool and operation.total,
-        "wide": operation.wide, "planes": source.planes - 1,
-        "out_planes": 0 if operation.wide else target.planes - 1,
-        "residual": operation.residual is not None, "residual_planes": residual.planes - 1,
-        "first_row": (source.address - operation.padding[0] * source.row_pitch) % wrap,
-        "height": source.height, "width": source.width, "groups": 1 if pool else source.groups,
-        "group_pitch": source.group_pitch, "row_pitch": source.row_pitch,
-        "row_step": source.row_pitch * operation.stride[0] % wrap,
-        "plane_pitch": source.plane_pitch,
-        "kernel_y": operation.kernel[0], "kernel_x": operation.kernel[1],
-        "stride_y": operation.stride[0], "stride_x": operation.stride[1] if target.width > 1 else 1,
-        "pad_top": operation.padding[0], "pad_left": operation.padding[2],
-        "pad_value": 0 if pool else source.zero_point,
-        "out_height": target.height, "out_width": target.width, "out_address": target.address,
-        "out_row_pitch": target.row_pitch, "out_plane_pitch": target.plane_pitch,
-        "residual_address": residual.address, "residual_plane_pitch": residual.plane_pitch,
-        "residual_n": 0 if pool else operation.residual_n,
-        "low": operation.low, "high": operation.high,
-    }
-
-
-def _execute(image: _Image, operation: Gemm | Pool, lowered: Lowered, weights: Region,
-             slots: Region, fields: dict[str, int]) -> None:
-    """One EXECUTE, which reads and writes whole tensors as far as others are concerned."""
-    read = [operation.source, *filter(None, [operation.residual])]
-    target = (Region("wide", 0, lowered.places[operation.target].channels) if operation.wide
-              else _region(lowered.places[operation.target]))
-    image.add("executes", isa.EXECUTE,
-              reads=(weights, slots, *(_region(lowered.places[name]) for name in read)),
-              writes=(target,), weight_address=weights.first, slot_address=slots.first,
-              slots=slots.words, **fields)
-
-
-def _emit_gemm(image: _Image, gemm: Gemm, lowered: Lowered, config: AccelConfig) -> None:
-    """Per row tile: weights, slots, EXECUTE."""
-    fields = _execute_fields(gemm, lowered)
-    planes, group_pitch = fields["planes"] + 1, lowered.places[gemm.target].group_pitch
-    try:
-        tiles = split_rows(gemm.scheme.tolist(), config)
-    except ValueError as error:
-        raise CompileError(f"layer {gemm.name!r} {error}") from error
-
-    def result(lane: int, row: int) -> Result:
-        offset = engine_offset(Scheme(gemm.scheme[row]), gemm.values[row], planes)
-        multiplier = int(gemm.multiplier[row])
-        return Result(lane, row % config.k, row if gemm.wide else row // config.k * group_pitch,
-                      multiplier, int(gemm.bias[row]) - offset * multiplier, int(gemm.shift[row]))
-
-    for lanes in tiles:
-        taken = [(lane, row) for lane, row in enumerate(lanes) if row >= 0]
-        if gemm.wide:
-            slots = [[pair] for pair in taken]
-        else:
-            slots = [list(slot.results) for slot in schedule_slots(taken, config)]
-        records = [pack_slot([result(*pair) for pair in slot], config, gemm.wide) for slot in slots]
-        weights = image.load_weights(pack_weights(gemm.values, lanes, config))
-        _execute(image, gemm, lowered, weights, image.load_slots(records), fields)
-
-
-def _emit_pool(image: _Image, pool: Pool, lowered: Lowered, config: AccelConfig) -> None:
-    """Slots once; then EXECUTE per channel group: the pool lanes are the channels of a word."""
-    fields = _execute_fields(pool, lowered)
-    source, target = lowered.places[pool.source], lowered.places[pool.target]
-    lanes = [(config.rows + channel, channel) for channel in range(config.k)]
-    records = [pack_slot([Result(lane, channel, 0, pool.multiplier, pool.bias, pool.shift)
-                          for lane, channel in slot.results], config)
-               for slot in schedule_slots(lanes, config)]
-    slots = image.load_slots(records)
-    wrap = 1 << isa.ADDRESS_BITS
-    for group in range(source.groups):
-        tile = {
-            "first_row": (fields["first_row"] + group * source.group_pitch) % wrap,
-            "out_address": target.address + group * target.group_pitch,
-        }
-        _execute(image, pool, lowered, Region("weights", 0, 0), slots, fields | tile)
+            store_rows(self.image, name, strip, first, last, output.offset)

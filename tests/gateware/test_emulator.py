@@ -43,7 +43,7 @@ def assert_golden(graph: IntGraph, program: Program, images: np.ndarray,
                   emulator: Emulator) -> None:
     reference = golden.run(graph, images)
     for i, image in enumerate(images):
-        memory = emulator.run(program.image, program.input.pack(image), program.output_size)
+        memory = emulator.run(program.image, program.pack(image), program.output_size)
         assert len(memory) == program.output_size
         for output in program.outputs:
             np.testing.assert_array_equal(output.read(memory), reference[output.name][i],
@@ -97,7 +97,7 @@ def test_dumping_changes_nothing(seed):
     results = []
     for dump in (False, True):
         program = compile_graph(graph, config, dump=dump)
-        memory = Emulator(config).run(program.image, program.input.pack(image), program.output_size)
+        memory = Emulator(config).run(program.image, program.pack(image), program.output_size)
         results.append(program.outputs[0].read(memory).tolist())
     assert results[0] == results[1]
 

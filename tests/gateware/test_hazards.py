@@ -173,7 +173,7 @@ def test_the_emulator_refuses_a_program_that_does_not_wait(opcode, seed):
     start = 8 + isa.COUNT_BITS * QUEUES.index(name.removeprefix("wait_"))
     word &= ~(((1 << isa.COUNT_BITS) - 1) << start)
     image[at:at + isa.DESCRIPTOR_BYTES] = word.to_bytes(isa.DESCRIPTOR_BYTES, "little")
-    packed = program.input.pack(random_images(graph, np.random.default_rng(seed))[0])
+    packed = program.pack(random_images(graph, np.random.default_rng(seed))[0])
     Emulator(config).run(program.image, packed, program.output_size)
     with pytest.raises(EmulatorError, match="without waiting for it"):
         Emulator(config).run(bytes(image), packed, program.output_size)

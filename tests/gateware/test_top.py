@@ -86,7 +86,7 @@ def prepare(dut: Accelerator, program: Program, image: np.ndarray, seed: int) ->
         other.bytes = memory.bytes
     assert len(program.image) <= IMAGE and OUTPUT + program.output_size <= len(memory.bytes)
     memory.bytes[PROGRAM:PROGRAM + len(program.image)] = program.image
-    packed = program.input.pack(image)
+    packed = program.pack(image)
     memory.bytes[IMAGE:IMAGE + len(packed)] = packed
     return memories
 
