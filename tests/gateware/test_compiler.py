@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateware import isa
-from gateware.compiler.lower import CompileError, Gemm, Placement, Pool, lower
+from gateware.compiler.lower import CompileError, Gemm, Pool, lower
 from gateware.compiler.pack import (
     Result,
     engine_offset,
@@ -19,6 +19,7 @@ from gateware.compiler.pack import (
     pack_weights,
     unpack_weights,
 )
+from gateware.compiler.place import Placement
 from gateware.compiler.program import IMAGE, MANIFEST, Program, compile_graph
 from gateware.config import AccelConfig
 from gateware.isa import Base, Opcode
@@ -144,13 +145,14 @@ def refused(graph: IntGraph, config: AccelConfig = ROOMY, *, match: str) -> None
 
 
 def conv(shape, rows: int, *args, config: AccelConfig = ROOMY, match: str, **options) -> None:
+    """A convolution is refused where it is the second layer; a first one would be rewritten."""
     build = builder(*shape)
-    build.conv(INPUT, rows, *args, **options)
+    build.conv(build.max_pool(INPUT, 1, stride=1), rows, *args, **options)
     refused(build.build(), config, match=match)
 
 
 def test_groups_are_refused():
-    conv((4, 3, 3), 4, groups=2, match="layer 'conv0' has 2 groups; .* groups=1 only")
+    conv((4, 3, 3), 4, groups=2, match="layer 'conv1' has 2 groups; .* groups=1 only")
 
 
 def test_host_nodes_are_refused():
@@ -160,9 +162,9 @@ def test_host_nodes_are_refused():
 
 def test_wide_strides_are_refused():
     conv((1, 9, 9), 4, 1, stride=(1, 4),
-         match="'conv0' has a horizontal stride of 4, the largest is 3")
+         match="'conv1' has a horizontal stride of 4, the largest is 3")
     conv((1, 9, 9), 4, 1, stride=3, config=LARGE, match="stride of 3, the largest is 2")
-    conv((1, 20, 9), 4, 1, stride=(16, 1), match=r"'conv0' has kernel .* stride \(16, 1\)")
+    conv((1, 20, 9), 4, 1, stride=(16, 1), match=r"'conv1' has kernel .* stride \(16, 1\)")
 
 
 def test_any_horizontal_stride_of_a_single_column():
@@ -174,22 +176,22 @@ def test_any_horizontal_stride_of_a_single_column():
 
 def test_large_paddings_are_refused():
     for padding in ((32, 0, 0, 0), (0, 32, 0, 0), (0, 0, 32, 0), (0, 0, 0, 32)):
-        conv((1, 3, 3), 4, 1, padding=padding, match="'conv0' has kernel .* 255, 15 and 31")
+        conv((1, 3, 3), 4, 1, padding=padding, match="'conv1' has kernel .* 255, 15 and 31")
 
 
 def test_large_kernels_are_refused():
     config = dataclasses.replace(ROOMY, weight_depth=1024)
-    conv((1, 256, 1), 4, (256, 1), padding=0, config=config, match=r"'conv0' has kernel \(256, 1\)")
+    conv((1, 256, 1), 4, (256, 1), padding=0, config=config, match=r"'conv1' has kernel \(256, 1\)")
 
 
 def test_large_images_are_refused():
-    conv((1, 1024, 1), 4, 1, match="'conv0' has a height or width over 1023")
-    conv((1, 1, 1024), 4, 1, match="'conv0' has a height or width over 1023")
+    conv((1, 1024, 1), 4, 1, match="'max_pool0' has a height or width over 1023")
+    conv((1, 1, 1024), 4, 1, match="'max_pool0' has a height or width over 1023")
 
 
 def test_wide_images_are_refused():
     conv((2, 3, 3), 4, 1, wide=True,
-         match=r"'conv0' gives wide results of shape \(4, 3, 3\); only vectors")
+         match=r"'conv1' gives wide results of shape \(4, 3, 3\); only vectors")
 
 
 def test_too_many_wide_results_are_refused():
@@ -199,13 +201,13 @@ def test_too_many_wide_results_are_refused():
 
 
 def test_deep_weights_are_refused():
-    conv((65, 7, 7), 4, 7, match="'conv0' needs 441 weight words per row tile, .* holds 256")
+    conv((65, 7, 7), 4, 7, match="'conv1' needs 441 weight words per row tile, .* holds 256")
 
 
 def test_many_channels_are_refused():
     config = dataclasses.replace(ROOMY, weight_depth=512, act_depth=4096)
     conv((2041, 1, 1), 4, 1, config=config,
-         match="'conv0' reads 256 words per pixel, the most are 255")
+         match="'conv1' reads 256 words per pixel, the most are 255")
     build = builder(1024, 1, 1, bits=8)
     build.conv(INPUT, 4, 1)
     refused(build.build(), config, match="tensor 'image' has 256 words per pixel")
@@ -213,7 +215,7 @@ def test_many_channels_are_refused():
 
 def test_a_small_activation_buffer_is_refused():
     conv((8, 16, 16), 8, 3, config=TINY,
-         match="the output of layer 'conv0' does not fit .*: 64 words beside 64 in use, of 64")
+         match="the output of layer 'max_pool0' does not fit .*: 64 words beside 64 in use, of 64")
     conv((8, 17, 16), 8, 3, config=TINY,
          match="graph input 'image' does not fit .*: 68 words beside 0")
 
@@ -221,7 +223,7 @@ def test_a_small_activation_buffer_is_refused():
 def test_missing_lanes_are_refused():
     config = dataclasses.replace(ROOMY, pot4_rows=3, fixed8_rows=0)
     conv((1, 3, 3), 8, 1, config=config,
-         match="layer 'conv0' has 2 FIXED8 rows, but the array has no FIXED8 lane")
+         match="layer 'conv1' has 2 FIXED8 rows, but the array has no FIXED8 lane")
 
 
 def test_maximum_of_8_bits_is_refused():
@@ -305,13 +307,14 @@ def executes(program: Program) -> list[dict[str, int]]:
 def test_descriptors_of_a_strided_convolution():
     build = builder(9, 7, 10, bits=8, zero_point=0x25)
     build.conv(INPUT, 6, (3, 2), stride=(2, 3), padding=(2, 1, 1, 3))
+    build.conv(INPUT, 4, 1)     # a second reader, or the input would become patches
     graph = build.build()
     program = compile_graph(graph, ROOMY)
     found = descriptors(program)
     assert [opcode.name for opcode, _ in found] == [
-        "LOAD_TENSOR", *["LOAD_WEIGHTS", "LOAD_SLOTS", "EXECUTE"] * 2, "STORE_TENSOR", "END"]
+        "LOAD_TENSOR", *["LOAD_WEIGHTS", "LOAD_SLOTS", "EXECUTE"] * 3, "STORE_TENSOR", "END"]
     assert [(s.layer, s.first, s.last) for s in program.segments] == [
-        ("input", 0, 1), ("conv0", 1, 8)]
+        ("input", 0, 1), ("conv0", 1, 7), ("conv1", 7, 11)]
     # Ten columns in four banks: three words per row; nine channels: two groups; two planes.
     loaded = found[0][1]
     no_waits = {"wait_loads": 0, "wait_executes": 0, "wait_stores": 0}
@@ -334,7 +337,8 @@ def test_descriptors_of_a_strided_convolution():
         "out_plane_pitch": 8, "residual_address": 84, "residual_plane_pitch": 8, "residual_n": 0,
         "low": 0, "high": 15, "weight_address": 0, "slot_address": 0}
     stored = found[-2][1]
-    assert (stored["base"], stored["offset"], stored["beats"]) == (Base.OUTPUT, 0, 20)
+    assert (stored["base"], stored["offset"], stored["beats"]) == (Base.OUTPUT, 0, 70)
+    assert stored["wait_executes"] == 3
     assert found[-1][1] == dict.fromkeys(loaded.keys() & found[-1][1].keys(), 0) | {
         "opcode": Opcode.END, "destination": 0}
 

@@ -32,7 +32,7 @@ CONFIGS = {
                                   **SIZES),
     "R16 P2 Q8 bus64 4 ports": AccelConfig.from_ratio(Ratio(65, 30, 5), 16, ports=4, **SIZES),
     "R3 P2 Q1 bus32 2 ports": AccelConfig(pot4_rows=1, fixed4_rows=1, fixed8_rows=1,
-                                          requant_lanes=1, bus_bits=32, ports=2, slot_depth=4,
+                                          requant_lanes=1, bus_bits=32, ports=2, slot_depth=8,
                                           **SIZES),
     "R3 P2 Q1 bus32": AccelConfig(pot4_rows=1, fixed4_rows=1, fixed8_rows=1, requant_lanes=1,
                                   bus_bits=32, **SIZES),

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from gateware import isa
-from gateware.compiler.lower import Placement
-from gateware.compiler.program import _tensor_fields
+from gateware.compiler.emit import transfer_fields
+from gateware.compiler.place import Placement, Strip
 from gateware.config import AccelConfig
 from gateware.isa import Opcode
 from gateware.transfer import LOADS_IN_FLIGHT, Loader, Storer, TransferJob
@@ -25,6 +25,11 @@ PAUSES = [0.0, 0.5]
 def place_of(shape, config: AccelConfig, address: int = 3) -> Placement:
     *size, bits = shape
     return Placement(*size, bits, 0, config.k, config.banks, address)
+
+
+def whole(place: Placement) -> dict[str, int]:
+    """Descriptor fields of a whole tensor."""
+    return transfer_fields("t", Strip.whole(place), 0, place.height)
 
 
 def random_tensor(place: Placement, rng: np.random.Generator) -> np.ndarray:
@@ -127,7 +132,7 @@ def test_load_tensor(name, pause, seed):
         words = beats_of(place.pack(tensor), config)
         assert len(words) == place.beats
         job = job_of(isa.TENSOR, 0x1230, opcode=Opcode.LOAD_TENSOR,
-                     **_tensor_fields("t", place))
+                     **whole(place))
         others = [[]] * (config.ports - 1)
         result = load(config, [job], [[words, *others]], pause=pause, rng=rng)
         assert result.commands[0] == [(0x1230, place.beats)]
@@ -152,7 +157,7 @@ def test_loads_in_order_through_all_ports(ports, pause, seed):
         address = int(rng.integers(1 << 28)) * 4
         if opcode is Opcode.LOAD_TENSOR:
             jobs.append(job_of(isa.TENSOR, address, opcode=opcode,
-                               **_tensor_fields("t", place)))
+                               **whole(place)))
             count = [place.beats] + [0] * (ports - 1)
         else:
             count = [int(rng.integers(0, 9))] * ports
@@ -252,7 +257,7 @@ def test_store_tensor(name, pause, seed):
             continue
         tensor = random_tensor(place, rng)
         job = job_of(isa.TENSOR, 0x40, opcode=Opcode.STORE_TENSOR,
-                     **_tensor_fields("t", place))
+                     **whole(place))
         beats, commands = store(config, [job, job], 2 * place.beats,
                                 act_memory(place, tensor, config.act_depth), [0], pause=pause,
                                 rng=rng)
