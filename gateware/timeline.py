@@ -49,12 +49,16 @@ class Timeline:
         Of the program.
     beats_per_cycle : float
         What the memory gives to all ports together; by default a beat to each.
+    read_latency : int
+        Cycles from a read address to its first beat.
     """
 
     def __init__(self, config: AccelConfig, image: bytes,
-                 beats_per_cycle: float | None = None) -> None:
+                 beats_per_cycle: float | None = None,
+                 read_latency: int = READ_LATENCY) -> None:
         self._config = config
         self._rate = min(config.ports, beats_per_cycle or config.ports)
+        self._latency = read_latency + _COMMAND_CYCLES
         array = GemmArray(config).latency
         self._settle = Window.latency + array + Drain.latency + 2
         self._ends: dict[str, list[int]] = {queue: [0] for queue in QUEUES}
@@ -87,7 +91,7 @@ class Timeline:
             ordered = self._dispatched[opener] if opener >= 0 else 0
             behind = max((end for at, end in self._ordered[-LOADS_IN_FLIGHT - 2:] if at <= ordered),
                          default=0)
-            self._arrival = max(ordered + READ_LATENCY + _COMMAND_CYCLES, behind, self._arrival)
+            self._arrival = max(ordered + self._latency, behind, self._arrival)
             self._bus += beats * FETCH_GROUP / self._rate
         self._arrival += beats
         return self._arrival
@@ -124,7 +128,7 @@ class Timeline:
             begin = max(begin, ends[-LOADS_IN_FLIGHT - 1])
         ports = 1 if opcode is Opcode.LOAD_TENSOR else self._config.ports
         cycles = fields["beats"] * ports / min(self._rate, ports)
-        first = max(begin + READ_LATENCY + _COMMAND_CYCLES, self._bus + 1)
+        first = max(begin + self._latency, self._bus + 1)
         self._bus = first + cycles
         self._ordered.append((begin, self._bus))
         return begin, math.ceil(self._bus) + 1

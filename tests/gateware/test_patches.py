@@ -130,8 +130,8 @@ def test_a_strip_is_no_larger_than_it_must_be():
 
 
 def test_what_does_not_fit_in_strips_either():
-    with pytest.raises(CompileError, match=r"the output of layer 'conv0' does not fit .*: 180 words "
-                       "beside 90 in use, of 128 per bank"):
+    with pytest.raises(CompileError, match=r"the output of layer .conv0. does not fit .*: 180 "
+                       "words beside 90 in use, of 128 per bank"):
         compile_graph(pooled(18), dataclasses.replace(CONFIG, act_depth=128))
 
 
