@@ -153,7 +153,8 @@ class BeatBuffer(Component):
             with m.Elif(fill.enable):
                 m.d.sync += beat.eq(beat + 1)
                 with m.If(beat == each - 1):
-                    m.d.sync += [word.eq(word + 1), beat.eq(0)]
+                    m.d.sync += [
+                        word.eq(Mux(word == self._depth - 1, 0, word + 1)), beat.eq(0)]
 
             for i in range(each):
                 column = i * self._ports + p

@@ -39,7 +39,8 @@ class AccelConfig:
     act_depth : int
         Words per bank of the activation buffer, which has ``2 * pixels`` banks.
     weight_depth : int
-        Words of the weight buffer; one word holds ``k`` weights of every row lane.
+        Words of the weight buffer, a multiple of 512 to use whole block RAMs; one word holds ``k``
+        weights of every row lane.
     slot_depth : int
         Drain slots that the slot buffer holds.
     wide_depth : int
@@ -74,7 +75,9 @@ class AccelConfig:
             raise ValueError(
                 f"requant_lanes must divide the {self.rows} rows and the {self.k} channels of a "
                 f"word, not {self.requant_lanes}")
-        for field in ("act_depth", "weight_depth", "slot_depth", "wide_depth"):
+        if not 1 <= self.weight_depth <= 1 << 15:
+            raise ValueError(f"weight_depth must be in 1..32768, not {self.weight_depth}")
+        for field in ("act_depth", "slot_depth", "wide_depth"):
             if not _is_power_of_two(getattr(self, field)):
                 raise ValueError(f"{field} must be a power of two, not {getattr(self, field)}")
         if self.slot_depth < self.rows:

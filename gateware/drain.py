@@ -24,8 +24,8 @@ class Drain(Component):
     """Requantises ``requant_lanes`` sums per slot and writes the results.
 
     A job must arrive two cycles before its sums are valid at ``sums``, and the next one at least a
-    drain later (``slots * pixels`` cycles, twice that for 8-bit operands), see
-    :class:`~gateware.sequence.TileLoop`.
+    drain later, see :class:`~gateware.sequence.TileLoop`: a slot takes one cycle for each pixel,
+    two for 8-bit operands, and ``requant_lanes`` where results are wide, which leave one by one.
 
     Parameters
     ----------
@@ -85,12 +85,15 @@ class Drain(Component):
         # Walk pixels, slots and phases of the job in hand.
         active, job = Signal(), Signal(DrainJob(config))
         d = job.execute
-        two_phases = d.out_planes | (d.residual & d.residual_planes)
-        pixel, slot, phase = Signal(range(config.pixels)), Signal(isa.ADDRESS_BITS), Signal()
+        pixel, slot = Signal(range(config.pixels)), Signal(isa.ADDRESS_BITS)
+        phase = Signal(range(max(2, config.requant_lanes)))
+        last_phase = phase == Mux(d.wide, config.requant_lanes - 1,
+                                  d.out_planes | (d.residual & d.residual_planes))
         last_slot = slot == d.slots - 1
         with m.If(active):
-            m.d.sync += phase.eq(~phase & two_phases)
-            with m.If(phase == two_phases):
+            m.d.sync += phase.eq(phase + 1)
+            with m.If(last_phase):
+                m.d.sync += phase.eq(0)
                 m.d.sync += slot.eq(slot + 1)
                 with m.If(last_slot):
                     m.d.sync += [slot.eq(0), pixel.eq(pixel + 1)]
@@ -101,9 +104,9 @@ class Drain(Component):
         m.d.comb += self.slot_address.eq(d.slot_address + slot)
 
         # The slot arrives: pick sums, address the residual operands.
-        s_done = delay(m, active & (phase == two_phases), 1, name="s_done", reset_less=False)
-        s_final = delay(m, active & (phase == two_phases) & last_slot & (pixel == job.count - 1)
-                        & job.final, 1, name="s_final", reset_less=False)
+        s_done = delay(m, active & (last_phase | d.wide), 1, name="s_done", reset_less=False)
+        s_final = delay(m, active & last_phase & last_slot & (pixel == job.count - 1) & job.final,
+                        1, name="s_final", reset_less=False)
         s_gathers = delay(m, active & d.residual, 1, name="s_gathers", reset_less=False)
         s = delay(m, d, 1, name="s_execute")
         s_phase = delay(m, phase, 1, name="s_phase")
@@ -111,7 +114,7 @@ class Drain(Component):
         s_bank = delay(m, job.bank + pixel, 1, name="s_bank")
         s_word = delay(m, job.pixel, 1, name="s_word")
         record = self.slot
-        residual_plane = Mux(s_phase & s.residual_planes, s.residual_plane_pitch, 0)
+        residual_plane = Mux(s_phase[0] & s.residual_planes, s.residual_plane_pitch, 0)
         m.d.sync += [self.gather_bank.eq(s_bank), self.gathering.eq(s_gathers)]
         m.d.sync += [self.gather_address[j].eq(s.residual_address + residual_plane + s_word
                                                + record.columns[j].offset) for j in range(config.k)]
@@ -155,6 +158,7 @@ class Drain(Component):
         y_delay = 3 + RequantLane.latency
         y_done = delay(m, s_done, y_delay, name="y_done", reset_less=False)
         y_columns = delay(m, record.columns, y_delay, name="y_columns")
+        y_phase = delay(m, s_phase, y_delay, name="y_phase")
         y_bank = delay(m, s_bank, y_delay, name="y_bank")
         y_word = delay(m, s_word, y_delay, name="y_word")
         y = {name: delay(m, r[name], y_delay - 3, name=f"y_{name}")
@@ -174,9 +178,9 @@ class Drain(Component):
                      for j in range(config.k)]
         m.d.sync += [
             second.eq(y_done & y["out_planes"]),
-            self.wide_enable.eq(y_done & y["wide"]),
-            self.wide_address.eq(y_columns[0].offset),
-            self.wide_data.eq(wides[y_columns[0].lane]),
+            self.wide_enable.eq(y_done & y["wide"] & y_columns[y_phase].enable),
+            self.wide_address.eq(y_columns[y_phase].offset),
+            self.wide_data.eq(wides[y_phase]),
         ]
         with m.If(second):
             m.d.sync += self.write_data.eq(second_data)

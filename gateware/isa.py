@@ -135,8 +135,8 @@ def slot_layout(config: AccelConfig) -> data.StructLayout:
 
     Lane ``q`` requantises engine lane ``row * requant_lanes + q`` (rows first, then pool lanes);
     ``column`` says which nibble column brings its residual operand. Column ``j`` writes the result
-    of lane ``lane`` at ``offset`` words from the pixel. A wide result of ``columns[0].lane`` goes
-    to entry ``columns[0].offset`` of the wide buffer.
+    of lane ``lane`` at ``offset`` words from the pixel. Wide results leave lane by lane: that of
+    lane ``q`` goes to entry ``columns[q].offset`` of the wide buffer.
     """
     lanes, k = config.requant_lanes, config.k
     lane = data.StructLayout({

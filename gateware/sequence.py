@@ -128,9 +128,10 @@ class TileLoop(Component):
 
         # Cycles until the sums of the last pixel group have been read.
         two_phases = d.out_planes | (d.residual & d.residual_planes)
+        each = Mux(d.wide, d.slots * self._config.requant_lanes, d.slots << two_phases)
         drain_cycles = Signal(isa.ADDRESS_BITS + 1 + ceil_log2(pixels))
         spacing = Signal.like(drain_cycles)
-        m.d.comb += drain_cycles.eq((d.slots << two_phases) << ceil_log2(pixels))
+        m.d.comb += drain_cycles.eq(each * self.job.count)
         with m.If(spacing != 0):
             m.d.sync += spacing.eq(spacing - 1)
 
@@ -171,8 +172,10 @@ class TileLoop(Component):
                 row_base.eq(d.first_row), out_row.eq(0),
             ]
         with m.Elif(step):
-            m.d.sync += [group.eq(group + 1), group_offset.eq(group_offset + d.group_pitch),
-                         weight.eq(weight + 1)]
+            m.d.sync += [
+                group.eq(group + 1), group_offset.eq(group_offset + d.group_pitch),
+                weight.eq(Mux(weight == self._config.weight_depth - 1, 0, weight + 1)),
+            ]
             with m.If(last_group):
                 m.d.sync += [group.eq(0), group_offset.eq(0), kernel_x.eq(kernel_x + 1)]
             with m.If(last_kernel_x):

@@ -135,15 +135,18 @@ class Timeline:
 
     def _execute(self, released: int, f: dict[str, int], opcode: Opcode) -> tuple[int, int]:
         config = self._config
-        groups = f["out_height"] * math.ceil(f["out_width"] / config.pixels)
+        row_groups = math.ceil(f["out_width"] / config.pixels)
         words = f["kernel_y"] * f["kernel_x"] * f["groups"] * (f["planes"] + 1)
-        phases = 2 if f["out_planes"] or (f["residual"] and f["residual_planes"]) else 1
-        drain = f["slots"] * phases * config.pixels
+        phases = (config.requant_lanes if f["wide"] else
+                  2 if f["out_planes"] or (f["residual"] and f["residual_planes"]) else 1)
+        full = f["slots"] * phases * config.pixels
+        partial = f["slots"] * phases * (f["out_width"] - (row_groups - 1) * config.pixels)
+        row = (row_groups - 1) * max(words, full)       # from a row's first last word to its last
         begin = max(released, self._last_word + _HANDOVER_CYCLES)
         first = max(begin + words, self._last_word + self._last_drain)
-        self._last_word = first + max(words, drain) * (groups - 1)
-        self._last_drain = drain
-        return begin, self._last_word + drain + self._settle
+        self._last_word = first + row + (f["out_height"] - 1) * (row + max(words, partial))
+        self._last_drain = partial
+        return begin, self._last_word + partial + self._settle
 
     def _store(self, released: int, fields: dict[str, int], opcode: Opcode) -> tuple[int, int]:
         begin = max(released, self._ends["stores"][-1])

@@ -135,8 +135,10 @@ def _gemm_tiles(image: Image, gemm: Gemm, lowered: Lowered,
 
     for lanes in split:
         taken = [(lane, row) for lane, row in enumerate(lanes) if row >= 0]
-        if gemm.wide:
-            slots = [[pair] for pair in taken]
+        if gemm.wide:       # one result of each requantiser in a slot, whatever its column
+            lanes_of = [[pair for pair in taken if pair[0] % config.requant_lanes == q]
+                        for q in range(config.requant_lanes)]
+            slots = [[pair for pair in row if pair] for row in itertools.zip_longest(*lanes_of)]
         else:
             slots = [list(slot.results) for slot in schedule_slots(taken, config)]
         records = [pack_slot([result(*pair) for pair in slot], config, gemm.wide) for slot in slots]

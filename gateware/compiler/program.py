@@ -135,7 +135,7 @@ class Program:
         return program
 
 
-LOAD_STRIPS = 8     #: parts that a large input is loaded in, so that the first layer begins early
+LOAD_STRIPS = 16    #: parts that a large input is loaded in, so that the first layer begins early
 LARGE_INPUT = 2048  #: bus beats
 
 

@@ -129,11 +129,12 @@ def test_engine_offsets():
         engine_offset(Scheme.POT4, values, 3)
 
 
-def test_a_wide_slot_is_named_by_column_0():
-    slot = int.from_bytes(pack_slot([Result(3, 7, 6, 1, -1, 14)], TINY, wide=True), "little")
+def test_a_wide_result_is_named_by_the_column_of_its_lane():
+    results = [Result(3, 7, 6, 1, -1, 14), Result(4, 7, 5, 1, -1, 14)]
+    slot = int.from_bytes(pack_slot(results, TINY, wide=True), "little")
     columns = isa.slot_layout(TINY).from_bits(slot).columns
-    assert [int(columns[j].enable) for j in range(TINY.k)] == [1] + [0] * (TINY.k - 1)
-    assert int(columns[0].offset) == 6
+    assert [int(columns[j].enable) for j in range(TINY.k)] == [1, 1] + [0] * (TINY.k - 2)
+    assert [int(columns[j].offset) for j in (0, 1)] == [5, 6]
 
 
 # Refusals
