@@ -3,6 +3,7 @@
 
 python -m bench.zoo                            all, 32 images of 224x224; takes minutes
 python -m bench.zoo resnet18 --images 4 --json
+python -m bench.zoo resnet18 --images 1 --tile-rows 64 --save runs/zoo    a graph for gateware.build
 """
 
 import json
@@ -10,6 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -46,13 +48,13 @@ def warm_norms(model: nn.Module, images: Tensor) -> None:
 
 
 def quantised(model: nn.Module, images: Tensor, classes: int, *, steps: int,
-              generator: torch.Generator) -> fx.GraphModule:
+              generator: torch.Generator, tile_rows: int = TILE_ROWS) -> fx.GraphModule:
     """A network ready for export: prepared, calibrated, random schemes in the shares of RATIO,
     ``steps`` steps of training on random labels, scales aligned."""
     prepared = prepare(model, images[:2])
     calibrate(prepared, images)
     for layer in quantised_layers(prepared).values():
-        counts = torch.tensor(RATIO.rows(len(layer.weight), TILE_ROWS))
+        counts = torch.tensor(RATIO.rows(len(layer.weight), tile_rows))
         schemes = torch.arange(len(counts)).repeat_interleave(counts)
         layer.assign(schemes[torch.randperm(len(schemes), generator=generator)])
     optimiser = torch.optim.SGD(prepared.parameters(), lr=1e-3, momentum=0.9)
@@ -77,8 +79,11 @@ def macs(graph: IntGraph) -> int:
     return total
 
 
-def measure(name: str, size: int, images: int, steps: int, seed: int) -> dict[str, object]:
-    """One row of the table. Raises Mismatch where the two integer models differ.
+def measure(name: str, size: int, images: int, steps: int, seed: int,
+            tile_rows: int = TILE_ROWS, save: Path | None = None) -> dict[str, object]:
+    """One row of the table; with ``save``, graph and images go to a folder of that name there.
+
+    Raises Mismatch where the two integer models differ.
 
     Decisions of a network with random weights are ties, so its logits are held against those of
     fake quantisation by their correlation.
@@ -90,12 +95,18 @@ def measure(name: str, size: int, images: int, steps: int, seed: int) -> dict[st
     warm = torch.from_numpy(pixels[: 2 * BATCH]).float() / 255
     model = build(name, shape=(3, size, size), classes=1000)
     warm_norms(model, warm)
-    model = quantised(model, warm, 1000, steps=steps, generator=generator)
+    model = quantised(model, warm, 1000, steps=steps, generator=generator,
+                      tile_rows=tile_rows)
     started = time.monotonic()
-    graph = export(model, warm[:2], name=name, ratio=RATIO, tile_rows=TILE_ROWS)
+    graph = export(model, warm[:2], name=name, ratio=RATIO, tile_rows=tile_rows)
     exported = time.monotonic()
     logits = inference.verify(graph, pixels, BATCH)
     verified = time.monotonic()
+    if save is not None:
+        folder = save / name
+        folder.mkdir(parents=True, exist_ok=True)
+        graph.save(folder / "graph.safetensors")
+        np.savez_compressed(folder / "vectors.npz", images=pixels, logits=logits)
     with torch.no_grad():
         fake = torch.cat([model(torch.from_numpy(part).float() / 255)
                           for part in np.array_split(pixels, math.ceil(images / BATCH))]).numpy()
@@ -116,12 +127,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--steps", type=int, default=1, metavar="N",
                    help="steps of training (default: %(default)s)")
     p.add_argument("--seed", type=int, default=1, metavar="N", help="(default: %(default)s)")
+    p.add_argument("--tile-rows", type=int, default=TILE_ROWS, metavar="N",
+                   help="rows per tile that the schemes are spread for (default: %(default)s)")
+    p.add_argument("--save", type=Path, metavar="DIR",
+                   help="keep each graph and its images in DIR/MODEL, for gateware.build")
     p.add_argument("--json", action="store_true", help="print one JSON document")
     args = p.parse_args(argv)
     rows = []
     for name in args.models:
         try:
-            rows.append(measure(name, args.size, args.images, args.steps, args.seed))
+            rows.append(measure(name, args.size, args.images, args.steps, args.seed,
+                                args.tile_rows, args.save))
             cli.say(f"{name}: {args.images} images equal")
         except (inference.Mismatch, ExportError, GraphError) as error:
             cli.say(f"error: {name}: {error}")

@@ -21,7 +21,7 @@ class Fixed4Style(enum.StrEnum):
 
 
 #: Default sizes beside the rows: what the command line offers and a small network needs.
-SIZES = {"pixels": 2, "requant_lanes": 8, "act_depth": 1024, "weight_depth": 512}
+SIZES = {"pixels": 2, "requant_lanes": 8, "ports": 1, "act_depth": 1024, "weight_depth": 512}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,11 +40,15 @@ class AccelConfig:
     requant_lanes : int
         Requantisers that drain a finished tile; divides both ``rows`` and ``k``.
     bus_bits : int
-        Width of the memory port: 64 (or 32).
+        Width of a memory port: 64 (or 32).
+    ports : int
+        Memory ports, 1, 2 or 4. Weights and slots are read through all of them at once; the other
+        traffic goes through the first.
     act_depth : int
         Words per bank of the activation buffer, which has ``2 * pixels`` banks.
     weight_depth : int
-        Words of the weight buffer; one word holds ``k`` weights of every row lane.
+        Words of the weight buffer, a multiple of 512 to use whole block RAMs; one word holds ``k``
+        weights of every row lane.
     slot_depth : int
         Drain slots that the slot buffer holds.
     wide_depth : int
@@ -61,6 +65,7 @@ class AccelConfig:
     pixels: int = SIZES["pixels"]
     requant_lanes: int = SIZES["requant_lanes"]
     bus_bits: int = 64
+    ports: int = SIZES["ports"]
     act_depth: int = SIZES["act_depth"]
     weight_depth: int = SIZES["weight_depth"]
     slot_depth: int = 64
@@ -73,13 +78,17 @@ class AccelConfig:
             raise ValueError(f"row lanes must not be negative and not all zero, got {self.lanes}")
         if self.bus_bits not in (32, 64):
             raise ValueError(f"bus_bits must be 32 or 64, not {self.bus_bits}")
+        if self.ports not in (1, 2, 4):
+            raise ValueError(f"ports must be 1, 2 or 4, not {self.ports}")
         if not _is_power_of_two(self.pixels) or self.pixels < 2:
             raise ValueError(f"pixels must be a power of two and at least 2, not {self.pixels}")
         if self.requant_lanes < 1 or self.rows % self.requant_lanes or self.k % self.requant_lanes:
             raise ValueError(
                 f"requant_lanes must divide the {self.rows} rows and the {self.k} channels of a "
                 f"word, not {self.requant_lanes}")
-        for field in ("act_depth", "weight_depth", "slot_depth", "wide_depth"):
+        if not 1 <= self.weight_depth <= 1 << 15:
+            raise ValueError(f"weight_depth must be in 1..32768, not {self.weight_depth}")
+        for field in ("act_depth", "slot_depth", "wide_depth"):
             if not _is_power_of_two(getattr(self, field)):
                 raise ValueError(f"{field} must be a power of two, not {getattr(self, field)}")
         if self.slot_depth < self.rows:
@@ -131,8 +140,12 @@ class AccelConfig:
 
     @property
     def weight_beats(self) -> int:
-        """Bus beats of one word of the weight buffer."""
-        return -(-self.weight_bits // self.bus_bits)
+        """Bus beats of one stored word of the weight buffer, the same number for every port."""
+        return self.whole_beats(self.weight_bits)
+
+    def whole_beats(self, bits: int) -> int:
+        """Bus beats that hold ``bits``, a multiple of the ports."""
+        return -(-bits // (self.bus_bits * self.ports)) * self.ports
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1)

@@ -23,9 +23,9 @@ from quant.numerics import ACT_BITS, BIAS_BITS
 class Drain(Component):
     """Requantises ``requant_lanes`` sums per slot and writes the results.
 
-    A job must arrive two cycles before its sums are valid at ``sums``, and jobs at least one drain
-    apart (``slots * pixels`` cycles, twice that for 8-bit operands), see
-    :class:`~gateware.sequence.TileLoop`.
+    A job must arrive two cycles before its sums are valid at ``sums``, and the next one at least a
+    drain later, see :class:`~gateware.sequence.TileLoop`: a slot takes one cycle for each pixel,
+    two for 8-bit operands, and ``requant_lanes`` where results are wide, which leave one by one.
 
     Parameters
     ----------
@@ -33,18 +33,20 @@ class Drain(Component):
 
     Members
     -------
-    execute : In(isa.EXECUTE)
-        Stable until the last result is written, ``latency`` cycles after the last slot's.
     job : In(DrainJob), job_valid : In(1)
     sums : In(ArrayLayout(ArrayLayout(signed(25), pixels), rows + k))
     slot_address : Out(16), slot : In(isa.slot_layout)
         To the slot buffer; the slot arrives one cycle later.
     gather_bank, gather_address, gather_data
         Residual operands, as :class:`~gateware.buffers.ActBuffer` has them.
+    gathering : Out(1)
+        There is an operand to read in this cycle.
     write_enable, write_bank, write_address, write_data
         Results, as :class:`~gateware.buffers.ActBuffer` has them.
     wide_enable : Out(1), wide_address : Out(16), wide_data : Out(signed(48))
         Wide results.
+    completed : Out(1)
+        Pulse: every result of an EXECUTE is written.
     """
 
     #: Cycles from a job's arrival to the write of its first result.
@@ -57,7 +59,6 @@ class Drain(Component):
         sums = data.ArrayLayout(data.ArrayLayout(signed(SUM_BITS), config.pixels),
                                 config.rows + config.k)
         super().__init__({
-            "execute": In(isa.EXECUTE),
             "job": In(DrainJob(config)),
             "job_valid": In(1),
             "sums": In(sums),
@@ -66,6 +67,7 @@ class Drain(Component):
             "gather_bank": Out(ceil_log2(config.banks)),
             "gather_address": Out(address),
             "gather_data": In(word),
+            "gathering": Out(1),
             "write_enable": Out(config.k),
             "write_bank": Out(ceil_log2(config.banks)),
             "write_address": Out(address),
@@ -73,20 +75,25 @@ class Drain(Component):
             "wide_enable": Out(1),
             "wide_address": Out(isa.ADDRESS_BITS),
             "wide_data": Out(signed(BIAS_BITS)),
+            "completed": Out(1),
         })
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        config, d = self._config, self.execute
-        two_phases = d.out_planes | (d.residual & d.residual_planes)
+        config = self._config
 
         # Walk pixels, slots and phases of the job in hand.
         active, job = Signal(), Signal(DrainJob(config))
-        pixel, slot, phase = Signal(range(config.pixels)), Signal(isa.ADDRESS_BITS), Signal()
+        d = job.execute
+        pixel, slot = Signal(range(config.pixels)), Signal(isa.ADDRESS_BITS)
+        phase = Signal(range(max(2, config.requant_lanes)))
+        last_phase = phase == Mux(d.wide, config.requant_lanes - 1,
+                                  d.out_planes | (d.residual & d.residual_planes))
         last_slot = slot == d.slots - 1
         with m.If(active):
-            m.d.sync += phase.eq(~phase & two_phases)
-            with m.If(phase == two_phases):
+            m.d.sync += phase.eq(phase + 1)
+            with m.If(last_phase):
+                m.d.sync += phase.eq(0)
                 m.d.sync += slot.eq(slot + 1)
                 with m.If(last_slot):
                     m.d.sync += [slot.eq(0), pixel.eq(pixel + 1)]
@@ -97,15 +104,19 @@ class Drain(Component):
         m.d.comb += self.slot_address.eq(d.slot_address + slot)
 
         # The slot arrives: pick sums, address the residual operands.
-        s_done = delay(m, active & (phase == two_phases), 1, name="s_done", reset_less=False)
+        s_done = delay(m, active & (last_phase | d.wide), 1, name="s_done", reset_less=False)
+        s_final = delay(m, active & last_phase & last_slot & (pixel == job.count - 1) & job.final,
+                        1, name="s_final", reset_less=False)
+        s_gathers = delay(m, active & d.residual, 1, name="s_gathers", reset_less=False)
+        s = delay(m, d, 1, name="s_execute")
         s_phase = delay(m, phase, 1, name="s_phase")
         s_pixel = delay(m, pixel, 1, name="s_pixel")
         s_bank = delay(m, job.bank + pixel, 1, name="s_bank")
         s_word = delay(m, job.pixel, 1, name="s_word")
         record = self.slot
-        residual_plane = Mux(s_phase & d.residual_planes, d.residual_plane_pitch, 0)
-        m.d.sync += self.gather_bank.eq(s_bank)
-        m.d.sync += [self.gather_address[j].eq(d.residual_address + residual_plane + s_word
+        residual_plane = Mux(s_phase[0] & s.residual_planes, s.residual_plane_pitch, 0)
+        m.d.sync += [self.gather_bank.eq(s_bank), self.gathering.eq(s_gathers)]
+        m.d.sync += [self.gather_address[j].eq(s.residual_address + residual_plane + s_word
                                                + record.columns[j].offset) for j in range(config.k)]
         lanes, rows = config.requant_lanes, (config.rows + config.k) // config.requant_lanes
         picked = Signal(data.ArrayLayout(signed(SUM_BITS), lanes))
@@ -120,6 +131,7 @@ class Drain(Component):
         g_phase = delay(m, s_phase, 2, name="g_phase")
         r_record = delay(m, g_record, 1, name="r_record")
         r_sums = delay(m, picked, 2, name="r_sums")
+        r = delay(m, s, 3, name="r_execute")
         requantisers = []
         for q in range(lanes):
             nibble = Signal(ACT_BITS, name=f"residual_{q}")
@@ -128,16 +140,16 @@ class Drain(Component):
             with m.If(delay(m, g_phase, 1, name=f"r_phase_{q}") == 0):
                 m.d.sync += high_nibble.eq(nibble)
             m.submodules[f"requant_{q}"] = lane = RequantLane()
-            residual = Cat(nibble, Mux(d.residual_planes, high_nibble, 0))
+            residual = Cat(nibble, Mux(r.residual_planes, high_nibble, 0))
             fields = {
                 "acc": r_sums[q],
                 "multiplier": r_record.lanes[q].multiplier,
                 "bias": r_record.lanes[q].bias,
                 "shift": r_record.lanes[q].shift,
-                "low": d.low,
-                "high": d.high,
-                "residual": Mux(d.residual, residual, 0),
-                "n": d.residual_n,
+                "low": r.low,
+                "high": r.high,
+                "residual": Mux(r.residual, residual, 0),
+                "n": r.residual_n,
             }
             m.d.comb += [getattr(lane.i, name).eq(value) for name, value in fields.items()]
             requantisers.append(lane)
@@ -146,25 +158,33 @@ class Drain(Component):
         y_delay = 3 + RequantLane.latency
         y_done = delay(m, s_done, y_delay, name="y_done", reset_less=False)
         y_columns = delay(m, record.columns, y_delay, name="y_columns")
+        y_phase = delay(m, s_phase, y_delay, name="y_phase")
         y_bank = delay(m, s_bank, y_delay, name="y_bank")
         y_word = delay(m, s_word, y_delay, name="y_word")
+        y = {name: delay(m, r[name], y_delay - 3, name=f"y_{name}")
+             for name in ("wide", "out_planes", "out_address", "out_plane_pitch")}
+        # The last nibbles, the low ones of 8 bits, are in memory three cycles later.
+        m.d.comb += self.completed.eq(
+            delay(m, s_final, y_delay + 3, name="y_final", reset_less=False))
         results = Signal(data.ArrayLayout(unsigned(8), lanes))
         wides = Signal(data.ArrayLayout(signed(BIAS_BITS), lanes))
         m.d.comb += [results[q].eq(lane.y) for q, lane in enumerate(requantisers)]
         m.d.comb += [wides[q].eq(lane.wide) for q, lane in enumerate(requantisers)]
 
         second, second_data = Signal(), Signal(data.ArrayLayout(unsigned(ACT_BITS), config.k))
+        second_pitch = delay(m, y["out_plane_pitch"], 1, name="second_pitch")
         enables = Signal(config.k)
-        m.d.comb += [enables[j].eq(y_columns[j].enable & y_done & ~d.wide) for j in range(config.k)]
+        m.d.comb += [enables[j].eq(y_columns[j].enable & y_done & ~y["wide"])
+                     for j in range(config.k)]
         m.d.sync += [
-            second.eq(y_done & d.out_planes),
-            self.wide_enable.eq(y_done & d.wide),
-            self.wide_address.eq(y_columns[0].offset),
-            self.wide_data.eq(wides[y_columns[0].lane]),
+            second.eq(y_done & y["out_planes"]),
+            self.wide_enable.eq(y_done & y["wide"] & y_columns[y_phase].enable),
+            self.wide_address.eq(y_columns[y_phase].offset),
+            self.wide_data.eq(wides[y_phase]),
         ]
         with m.If(second):
             m.d.sync += self.write_data.eq(second_data)
-            m.d.sync += [self.write_address[j].eq(self.write_address[j] + d.out_plane_pitch)
+            m.d.sync += [self.write_address[j].eq(self.write_address[j] + second_pitch)
                          for j in range(config.k)]
         with m.Else():
             m.d.sync += [self.write_enable.eq(enables), self.write_bank.eq(y_bank)]
@@ -172,8 +192,9 @@ class Drain(Component):
                 result = Signal(8, name=f"result_{j}")
                 m.d.comb += result.eq(results[y_columns[j].lane])
                 m.d.sync += [
-                    self.write_data[j].eq(Mux(d.out_planes, result[ACT_BITS:], result[:ACT_BITS])),
+                    self.write_data[j].eq(
+                        Mux(y["out_planes"], result[ACT_BITS:], result[:ACT_BITS])),
                     second_data[j].eq(result[:ACT_BITS]),
-                    self.write_address[j].eq(d.out_address + y_word + y_columns[j].offset),
+                    self.write_address[j].eq(y["out_address"] + y_word + y_columns[j].offset),
                 ]
         return m

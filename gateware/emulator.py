@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Executes a program in numpy, descriptor by descriptor, from the same bytes as the accelerator."""
+"""Executes a program in numpy, descriptor by descriptor, from the same bytes as the accelerator.
+
+Descriptors take effect in the order of the program. The accelerator overlaps them, so the emulator
+also checks that every access is ordered by waits (:mod:`gateware.hazards`).
+"""
 
 import numpy as np
 
 from gateware import isa
 from gateware.compiler.pack import unpack_weights
 from gateware.config import AccelConfig
-from gateware.isa import Opcode
+from gateware.hazards import HazardError, Hazards
+from gateware.isa import QUEUES, Opcode
 from gateware.pe.lanes import row_engines
 from gateware.transfer import WIDE_BITS
 from quant import numerics
@@ -14,7 +19,7 @@ from quant.numerics import ACT_BITS, BIAS_BITS
 
 
 class EmulatorError(RuntimeError):
-    """The program asks for something that the accelerator would refuse."""
+    """The program asks for something that the accelerator would refuse, or never begin."""
 
 
 class Emulator:
@@ -29,31 +34,47 @@ class Emulator:
         self.config = config
         self.act = np.zeros((config.banks, config.act_depth, config.k), np.int64)
         self.wide = np.zeros(config.wide_depth, np.int64)
-        self.weights = b""
-        self.slots: list[dict] = []
+        self._weight_bytes = config.weight_beats * config.bus_bits // 8
+        self.weights = np.zeros((config.weight_depth, self._weight_bytes), np.uint8)
+        self.slots: list[dict | None] = [None] * config.slot_depth
+        self._hazards = self._new_hazards()
+
+    def _new_hazards(self) -> Hazards:
+        config = self.config
+        return Hazards({"act": (config.banks, config.act_depth), "wide": (config.wide_depth,),
+                        "weights": (config.weight_depth,), "slots": (config.slot_depth,)})
 
     def run(self, image: bytes, tensor: bytes, output_size: int) -> bytes:
         """Execute ``image`` on the bytes of an input tensor; returns the bytes from OUTPUT_BASE on.
 
-        Raises EmulatorError for an opcode that does not exist.
+        Raises EmulatorError for an opcode that does not exist, and for an access that may come too
+        early or too late.
         """
+        self._hazards = self._new_hazards()
         output = bytearray(output_size)
         bases = {isa.Base.PROGRAM: image, isa.Base.INPUT: tensor, isa.Base.OUTPUT: output}
-        at = 0
+        index = 0
         while True:
+            at = index * isa.DESCRIPTOR_BYTES
             word = int.from_bytes(image[at:at + isa.DESCRIPTOR_BYTES], "little")
-            at += isa.DESCRIPTOR_BYTES
-            opcode = word & 0xFF
-            if opcode == Opcode.END:
+            if word & 0xFF not in list(Opcode):
+                raise EmulatorError(f"descriptor {index} has opcode {word & 0xFF}")
+            opcode = Opcode(word & 0xFF)
+            if opcode is Opcode.END:
                 return bytes(output)
-            if opcode == Opcode.EXECUTE:
-                self._execute(isa.unpack(isa.EXECUTE, word))
-                continue
-            if opcode not in list(Opcode):
-                index = at // isa.DESCRIPTOR_BYTES - 1
-                raise EmulatorError(f"descriptor {index} has opcode {opcode}")
-            layout = isa.TENSOR if "TENSOR" in Opcode(opcode).name else isa.TRANSFER
-            self._transfer(Opcode(opcode), isa.unpack(layout, word), bases)
+            layout = (isa.EXECUTE if opcode is Opcode.EXECUTE
+                      else isa.TENSOR if "TENSOR" in opcode.name else isa.TRANSFER)
+            fields = isa.unpack(layout, word)
+            try:
+                self._hazards.begin(
+                    next(q for q in QUEUES if opcode in QUEUES[q]), index, fields)
+                if opcode is Opcode.EXECUTE:
+                    self._execute(fields)
+                else:
+                    self._transfer(opcode, fields, bases)
+            except HazardError as error:
+                raise EmulatorError(str(error)) from error
+            index += 1
 
     def _transfer(self, opcode: Opcode, f: dict[str, int],
                   bases: dict[int, bytes | bytearray]) -> None:
@@ -61,28 +82,43 @@ class Emulator:
         memory, start = bases[f["base"]], f["offset"]
         match opcode:
             case Opcode.LOAD_WEIGHTS:
-                self.weights = self._overlay(self.weights, f["destination"],
-                                             memory[start:start + size], self.config.weight_beats)
+                words = self._words_of_ports(memory[start:start + size * self.config.ports],
+                                             self.config.weight_beats)
+                at = self._buffer_words("weights", f["destination"], len(words))
+                self._hazards.write("weights", at)
+                self.weights[at] = words
             case Opcode.LOAD_SLOTS:
-                word = isa.slot_beats(self.config) * self.config.bus_bits // 8
-                slots = [_unpack_slot(memory[start + i:start + i + word], self.config)
-                         for i in range(0, size, word)]
-                self.slots[f["destination"]:f["destination"] + len(slots)] = slots
+                words = self._words_of_ports(memory[start:start + size * self.config.ports],
+                                             isa.slot_beats(self.config))
+                at = self._buffer_words("slots", f["destination"], len(words))
+                self._hazards.write("slots", at)
+                for place, word in zip(at.tolist(), words, strict=True):
+                    self.slots[place] = _unpack_slot(word.tobytes(), self.config)
             case Opcode.LOAD_TENSOR:
                 packed = np.frombuffer(memory[start:start + size], np.uint8)
                 nibbles = np.stack([packed & 15, packed >> 4], -1)
+                self._hazards.write("act", *self._walk(f))
                 self.act[self._walk(f)] = nibbles.reshape(f["beats"], self.config.k)
             case Opcode.STORE_TENSOR:
+                self._hazards.read("act", *self._walk(f))
                 nibbles = self.act[self._walk(f)].reshape(-1)
                 packed = (nibbles[0::2] | nibbles[1::2] << 4).astype(np.uint8)
                 memory[start:start + size] = packed.tobytes()
             case Opcode.STORE_WIDE:
                 results = self.wide[:size * 8 // WIDE_BITS]
+                self._hazards.read("wide", np.arange(len(results)))
                 memory[start:start + size] = results.astype("<i8").tobytes()
 
-    def _overlay(self, old: bytes, destination: int, new: bytes, beats: int) -> bytes:
-        at = destination * beats * self.config.bus_bits // 8
-        return old[:at].ljust(at, b"\0") + new + old[at + len(new):]
+    def _words_of_ports(self, stored: bytes, word_beats: int) -> np.ndarray:
+        """Bytes (words, bytes of a word) of what the ports bring one after the other."""
+        ports, beat_bytes = self.config.ports, self.config.bus_bits // 8
+        parts = np.frombuffer(stored, np.uint8).reshape(
+            ports, -1, word_beats // ports, beat_bytes)
+        return parts.transpose(1, 2, 0, 3).reshape(-1, word_beats * beat_bytes)
+
+    def _buffer_words(self, buffer: str, first: int, count: int) -> np.ndarray:
+        depth = {"weights": self.config.weight_depth, "slots": self.config.slot_depth}[buffer]
+        return (first + np.arange(count)) % depth
 
     def _walk(self, f: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
         """Bank and address of every word of a tensor in memory order."""
@@ -99,7 +135,9 @@ class Emulator:
         sums = self._pool_sums(f) if f["pool"] else self._gemm_sums(f)
         y, x = np.meshgrid(np.arange(f["out_height"]), np.arange(f["out_width"]), indexing="ij")
         pixel, bank = y * f["out_row_pitch"] + x // self.config.banks, x % self.config.banks
-        for slot in self.slots[f["slot_address"]:f["slot_address"] + f["slots"]]:
+        at = self._buffer_words("slots", f["slot_address"], f["slots"])
+        self._hazards.read("slots", at)
+        for slot in (self.slots[place] for place in at.tolist()):
             for column, entry in enumerate(slot["columns"]):
                 if entry["enable"]:
                     self._drain(f, sums, slot["lanes"][entry["lane"]], entry, column, pixel, bank)
@@ -110,6 +148,7 @@ class Emulator:
         acc = sums[..., lane["row"] * self.config.requant_lanes + entry["lane"]]
         constants = (lane["multiplier"], lane["bias"], lane["shift"])
         if f["wide"]:
+            self._hazards.write("wide", np.array([entry["offset"]]))
             self.wide[entry["offset"]] = numerics.accumulate(acc, *constants)[0, 0]
             return
         place = pixel + entry["offset"]
@@ -123,11 +162,14 @@ class Emulator:
         y = numerics.requantise(acc, *constants, f["low"], f["high"], residual, f["residual_n"])
         out = f["out_address"] + place
         if f["out_planes"]:
+            self._hazards.write("act", bank, self._wrap(out))
             self.act[bank, self._wrap(out), column] = y >> ACT_BITS
             out = out + f["out_plane_pitch"]
+        self._hazards.write("act", bank, self._wrap(out))
         self.act[bank, self._wrap(out), column] = y & numerics.NIBBLE_MAX
 
     def _nibble(self, address: np.ndarray, bank: np.ndarray, column: int) -> np.ndarray:
+        self._hazards.read("act", bank, self._wrap(address))
         return self.act[bank, self._wrap(address), column]
 
     def _words(self, f: dict[str, int], plane: int) -> np.ndarray:
@@ -143,16 +185,18 @@ class Emulator:
         inside_y, inside_x = y - f["pad_top"], x
         inside = (((inside_y >= 0) & (inside_y < f["height"]))[:, None, :, None]
                   & ((inside_x >= 0) & (inside_x < f["width"]))[None, :, None, :])
+        inside = np.broadcast_to(inside[..., None], address.shape)
+        self._hazards.read("act", bank[inside], self._wrap(address[inside]))
         high_plane = f["planes"] and plane == 0
         pad = f["pad_value"] >> ACT_BITS if high_plane else f["pad_value"] & numerics.NIBBLE_MAX
-        return np.where(inside[..., None, None], words, pad)
+        return np.where(inside[..., None], words, pad)
 
     def _gemm_sums(self, f: dict[str, int]) -> np.ndarray:
         """Raw sums (out_height, out_width, rows), as the engines give them."""
         count = f["kernel_y"] * f["kernel_x"] * f["groups"]
-        word = self.config.weight_beats * self.config.bus_bits // 8
-        first = f["weight_address"] * word
-        values = unpack_weights(self.weights[first:first + count * word], self.config)
+        at = self._buffer_words("weights", f["weight_address"], count)
+        self._hazards.read("weights", at)
+        values = unpack_weights(self.weights[at].tobytes(), self.config)
         flat = values.transpose(1, 0, 2).reshape(self.config.rows, -1)
         total = np.array([placed.engine.offset(flat[lane], f["planes"] + 1)
                           for placed in row_engines(self.config) for lane in placed.lanes])

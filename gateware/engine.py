@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that works while one EXECUTE descriptor runs: loop, window, array, drain."""
+"""Everything that works on EXECUTE descriptors: loop, window, array, drain."""
 
 from amaranth import *
-from amaranth.lib import data
+from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import ceil_log2
 
@@ -18,7 +18,9 @@ from quant.numerics import ACT_BITS, BIAS_BITS
 
 
 class TileEngine(Component):
-    """Computes one row tile over all output pixels.
+    """Computes row tiles, each over all output pixels, one after the other.
+
+    The loop begins the next while the sums of the one before are on their way or drained.
 
     Parameters
     ----------
@@ -26,15 +28,13 @@ class TileEngine(Component):
 
     Members
     -------
-    execute : In(isa.EXECUTE)
-        Stable from ``start`` to ``done``.
-    start : In(1)
-    done : Out(1)
-        High when idle: every result is written. Low from the cycle after ``start``.
+    execute : In(stream of isa.EXECUTE)
+    completed : Out(1)
+        Pulse for each: every result is written.
     issued, stalled : Out(1)
         A word enters the array; the array waits for the drain.
-    read_address, read_data, gather_bank, gather_address, gather_data, write_enable, write_bank,
-    write_address, write_data
+    read_address, read_data, gather_bank, gather_address, gather_data, gathering, write_enable,
+    write_bank, write_address, write_data
         To :class:`~gateware.buffers.ActBuffer`.
     weight_address : Out(16), weights : In(weight_bits)
     slot_address : Out(16), slot : In(isa.slot_layout)
@@ -49,13 +49,14 @@ class TileEngine(Component):
         address = unsigned(ceil_log2(config.act_depth))
         bank = ceil_log2(config.banks)
         super().__init__({
-            "execute": In(isa.EXECUTE), "start": In(1), "done": Out(1),
+            "execute": In(stream.Signature(isa.EXECUTE)), "completed": Out(1),
             "issued": Out(1), "stalled": Out(1),
             "read_address": Out(data.ArrayLayout(address, config.banks)),
             "read_data": In(data.ArrayLayout(word, config.banks)),
             "gather_bank": Out(bank),
             "gather_address": Out(data.ArrayLayout(address, config.k)),
             "gather_data": In(word),
+            "gathering": Out(1),
             "write_enable": Out(config.k),
             "write_bank": Out(bank),
             "write_address": Out(data.ArrayLayout(address, config.k)),
@@ -76,21 +77,25 @@ class TileEngine(Component):
 
         for name in ("read_address", "weight_address"):
             m.d.comb += getattr(self, name).eq(getattr(window, name))
-        for name in ("gather_bank", "gather_address", "write_enable", "write_bank", "write_address",
-                     "write_data", "slot_address", "wide_enable", "wide_address", "wide_data"):
+        for name in ("gather_bank", "gather_address", "gathering", "completed", "write_enable",
+                     "write_bank", "write_address", "write_data", "slot_address", "wide_enable",
+                     "wide_address", "wide_data"):
             m.d.comb += getattr(self, name).eq(getattr(drain, name))
+        # A new descriptor is taken in one cycle and the loop started in the next.
+        current, begun = Signal(isa.EXECUTE), Signal()
         m.d.comb += [
-            loop.execute.eq(self.execute),
-            loop.start.eq(self.start),
+            self.execute.ready.eq(loop.done & ~begun),
+            loop.execute.eq(current),
+            loop.start.eq(begun),
             window.request.eq(loop.request),
-            window.stride_x.eq(self.execute.stride_x),
-            window.width.eq(self.execute.width),
+            window.stride_x.eq(current.stride_x),
+            window.width.eq(current.width),
             window.read_data.eq(self.read_data),
             array.act.eq(window.act),
             array.control.eq(window.control),
             array.weights.eq(delay(m, self.weights, 1, name="weights")),
-            array.pool_mode.eq(Mux(self.execute.pool_sum, PoolMode.SUM, PoolMode.MAX)),
-            drain.execute.eq(self.execute),
+            array.pool_mode.eq(Mux(delay(m, current.pool_sum, window.latency, name="pool_sum"),
+                                   PoolMode.SUM, PoolMode.MAX)),
             drain.sums.eq(array.sums),
             drain.gather_data.eq(self.gather_data),
             drain.slot.eq(self.slot),
@@ -106,12 +111,7 @@ class TileEngine(Component):
                 delay(m, loop.job_valid, sums_after - 2, name="job_valid", reset_less=False)),
         ]
 
-        # Idle once the last job has come out, been walked and been written.
-        settle = sums_after + drain.latency + 2
-        quiet = Signal(range(settle + 1))
-        m.d.comb += self.done.eq(loop.done & ~loop.draining & (quiet == 0))
-        with m.If(self.start | ~loop.done | loop.draining):
-            m.d.sync += quiet.eq(settle)
-        with m.Elif(quiet != 0):
-            m.d.sync += quiet.eq(quiet - 1)
+        m.d.sync += begun.eq(self.execute.valid & self.execute.ready)
+        with m.If(self.execute.ready):
+            m.d.sync += current.eq(self.execute.payload)
         return m

@@ -13,15 +13,8 @@ from gateware import isa
 from gateware.array import GemmArray
 from gateware.compiler.program import Program
 from gateware.config import AccelConfig
-from gateware.drain import Drain
-from gateware.isa import DESCRIPTOR_BITS, Opcode
 from gateware.requant import RequantLane
-from gateware.window import Window
-
-READ_LATENCY = 40          #: cycles from a read address to its first beat, as the DDR model has it
-WRITE_LATENCY = 20         #: cycles from the last beat written to the response, likewise
-_COMMAND_CYCLES = 5        #: from a DMA command to its address on the bus, and to dispatch
-_STORE_CYCLES_PER_BEAT = 3
+from gateware.timeline import Timeline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,34 +28,19 @@ class Usage:
 
 
 def cycles(program: Program) -> dict[str, int]:
-    """Cycles per segment (layer) of one image, with a memory of full bandwidth and no stalls."""
-    latency = GemmArray(program.config).latency
-    costs = []
-    for index in range(program.segments[-1].last):
-        start = index * isa.DESCRIPTOR_BYTES
-        word = int.from_bytes(program.image[start:start + isa.DESCRIPTOR_BYTES], "little")
-        costs.append(_fetch(program.config) + _descriptor(word, latency, program.config))
-    return {s.layer: sum(costs[s.first:s.last]) for s in program.segments}
+    """Cycles per segment (layer) of one image, with a memory of full bandwidth and no stalls.
 
-
-def _fetch(config: AccelConfig) -> int:
-    return READ_LATENCY + DESCRIPTOR_BITS // config.bus_bits + _COMMAND_CYCLES
-
-
-def _descriptor(word: int, array_latency: int, config: AccelConfig) -> int:
-    opcode = Opcode(word & 0xFF)
-    if opcode is not Opcode.EXECUTE:
-        beats = isa.unpack(isa.TRANSFER, word)["beats"]
-        if opcode in (Opcode.STORE_TENSOR, Opcode.STORE_WIDE):
-            return WRITE_LATENCY + _STORE_CYCLES_PER_BEAT * beats + _COMMAND_CYCLES
-        return READ_LATENCY + beats + _COMMAND_CYCLES
-    f = isa.unpack(isa.EXECUTE, word)
-    groups = f["out_height"] * math.ceil(f["out_width"] / config.pixels)
-    words = f["kernel_y"] * f["kernel_x"] * f["groups"] * (f["planes"] + 1)
-    phases = 2 if f["out_planes"] or (f["residual"] and f["residual_planes"]) else 1
-    drain = f["slots"] * phases * config.pixels
-    settle = Window.latency + array_latency + Drain.latency + 2
-    return words + max(words, drain) * (groups - 1) + drain + settle
+    A layer's cycles begin when the layers before it are complete: what is loaded for it meanwhile
+    costs nothing.
+    """
+    timeline = Timeline(program.config, program.image)
+    result, before = {}, 0
+    for segment in program.segments:
+        end = max(span.end for span in timeline.spans[segment.first:segment.last])
+        result[segment.layer] = result.get(segment.layer, 0) + max(0, end - before)
+        before = max(before, end)
+    result[program.segments[-1].layer] += timeline.cycles - before
+    return result
 
 
 def resources(config: AccelConfig) -> Usage:

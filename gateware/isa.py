@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Descriptors and drain slots: the one owner of every bit that compiler and accelerator exchange.
 
-A program is a list of 512-bit descriptors in memory, executed in order. Fields are unsigned;
-addresses of the activation buffer are word addresses within a bank and wrap at 16 bits.
+A program is a list of 512-bit descriptors in memory. Loads, executes and stores go to a queue
+each. A queue works in order, beside the other two; a descriptor begins when as many descriptors of
+every queue are complete as its ``wait_loads``, ``wait_executes`` and ``wait_stores`` say, counted
+from the start of the run. An execute may begin while the one before is still being drained, unless
+it waits for it. Fields are unsigned; addresses of the activation buffer are word addresses within a
+bank and wrap at 16 bits, those of the weight and slot buffers wrap at the end of the buffer.
 """
 
 import enum
@@ -19,18 +23,29 @@ DESCRIPTOR_BYTES = DESCRIPTOR_BITS // 8
 ADDRESS_BITS = 16    #: of the activation, weight and slot buffers
 SIZE_BITS = 10       #: of heights and widths
 BEATS_BITS = 20      #: of transfer lengths
+COUNT_BITS = 16      #: of waits; counts are compared modulo 2^16, less than half of it apart
+FETCH_GROUP = 4      #: descriptors that are fetched together
+FETCH_AHEAD = 16     #: descriptors that may be fetched beyond END, and are then ignored
 
 
 class Opcode(enum.IntEnum):
     """What a descriptor does."""
 
-    END = 1            #: finish the run and raise the interrupt
+    END = 1            #: when all before is complete, finish the run and raise the interrupt
     LOAD_WEIGHTS = 2   #: memory -> weight buffer
     LOAD_SLOTS = 3     #: memory -> slot buffer
     LOAD_TENSOR = 4    #: memory -> activation buffer
     STORE_TENSOR = 5   #: activation buffer -> memory
     STORE_WIDE = 6     #: wide results -> memory, one 64-bit integer each
     EXECUTE = 7        #: one row tile over all output pixels
+
+
+#: The queues, and what goes to each.
+QUEUES = {
+    "loads": (Opcode.LOAD_WEIGHTS, Opcode.LOAD_SLOTS, Opcode.LOAD_TENSOR),
+    "executes": (Opcode.EXECUTE,),
+    "stores": (Opcode.STORE_TENSOR, Opcode.STORE_WIDE),
+}
 
 
 class Base(enum.IntEnum):
@@ -41,14 +56,24 @@ class Base(enum.IntEnum):
     OUTPUT = 2
 
 
-_TRANSFER = {
+#: What every descriptor begins with.
+_HEADER = {
     "opcode": 8,
+    "wait_loads": COUNT_BITS,     #: LOAD_* descriptors that must be complete
+    "wait_executes": COUNT_BITS,  #: EXECUTE descriptors, every result of theirs written
+    "wait_stores": COUNT_BITS,    #: STORE_* descriptors, answered by the memory
+}
+
+_TRANSFER = {
+    **_HEADER,
     "base": 8,                    #: a Base
     "offset": 32,                 #: bytes from the base register, a multiple of the bus width
     "beats": BEATS_BITS,          #: bus beats to move
 }
 
-#: LOAD_WEIGHTS, LOAD_SLOTS: ``beats`` into whole buffer words from word ``destination`` on.
+#: LOAD_WEIGHTS, LOAD_SLOTS: ``beats`` of every port into whole buffer words from word
+#: ``destination`` on. The ports' parts follow one another in memory; port p brings the beats p,
+#: p + ports, p + 2 * ports... of each word.
 #: STORE_WIDE: the first ``beats`` entries (64-bit bus) of the wide buffer.
 TRANSFER = data.StructLayout({**_TRANSFER, "destination": ADDRESS_BITS})
 
@@ -65,7 +90,7 @@ TENSOR = data.StructLayout({
 
 #: EXECUTE: for each output row, each ``pixels`` output columns: for plane, ky, kx, group: one word.
 EXECUTE = data.StructLayout({
-    "opcode": 8,
+    **_HEADER,
     "pool": 1,                    #: the pool engine's lanes are drained, not the rows'
     "pool_sum": 1,                #: pool by sum instead of maximum
     "wide": 1,                    #: results go to the wide buffer as t
@@ -110,8 +135,8 @@ def slot_layout(config: AccelConfig) -> data.StructLayout:
 
     Lane ``q`` requantises engine lane ``row * requant_lanes + q`` (rows first, then pool lanes);
     ``column`` says which nibble column brings its residual operand. Column ``j`` writes the result
-    of lane ``lane`` at ``offset`` words from the pixel. A wide result of ``columns[0].lane`` goes
-    to entry ``columns[0].offset`` of the wide buffer.
+    of lane ``lane`` at ``offset`` words from the pixel. Wide results leave lane by lane: that of
+    lane ``q`` goes to entry ``columns[q].offset`` of the wide buffer.
     """
     lanes, k = config.requant_lanes, config.k
     lane = data.StructLayout({
@@ -133,8 +158,8 @@ def slot_layout(config: AccelConfig) -> data.StructLayout:
 
 
 def slot_beats(config: AccelConfig) -> int:
-    """Bus beats of one stored slot."""
-    return -(-slot_layout(config).size // config.bus_bits)
+    """Bus beats of one stored slot, the same number for every port."""
+    return config.whole_beats(slot_layout(config).size)
 
 
 def pack(layout: data.StructLayout, **fields: int) -> int:

@@ -19,7 +19,7 @@ from gateware.axi import AxiLiteSignature, Resp
 from gateware.config import AccelConfig
 
 ID_VALUE = 0x524D5350           #: "RMSP", what the ID register reads
-VERSION_MAJOR = 1               #: changes when a driver must change
+VERSION_MAJOR = 2               #: changes when a driver must change
 VERSION_MINOR = 0               #: changes when something was added
 WINDOW_BITS = 12                #: address bits of the register window
 DESCRIPTOR_INDEX_BITS = 16      #: width of a descriptor's number
@@ -90,14 +90,17 @@ class Register:
 COUNTERS = {
     "array_cycles": "Cycles in which a word was issued to the array.",
     "stall_drain": "Cycles in which the array waited for the drain of finished results.",
-    "stall_load": "Cycles spent in loads and stores with the array idle.",
-    "read_beats": "Bus beats read.",
+    "stall_load": "Cycles in which the array waited for weights, drain slots or a tensor.",
+    "stall_execute": "Cycles in which the array waited for results of an earlier EXECUTE.",
+    "stall_store": "Cycles in which the array, or the end of the run, waited for a store.",
+    "stall_fetch": "Cycles in which the array waited for its next descriptor.",
+    "read_beats": "Bus beats read, by all ports.",
     "write_beats": "Bus beats written.",
-    "descriptors": "Descriptors executed.",
+    "descriptors": "Descriptors dispatched.",
 }
 
-#: One increment bit per entry of COUNTERS.
-COUNT_LAYOUT = data.StructLayout(dict.fromkeys(COUNTERS, 1))
+#: What each entry of COUNTERS grows by in a cycle.
+COUNT_LAYOUT = data.StructLayout(dict.fromkeys(COUNTERS, 1) | {"read_beats": 3})
 
 REGISTERS: tuple[Register, ...] = (
     Register("ID", 0x00, "RO", f"{ID_VALUE:#010x}, to recognise the accelerator."),
@@ -120,7 +123,8 @@ REGISTERS: tuple[Register, ...] = (
         Field("finished", 0, 1, "As in IRQ_STATUS."),)),
     Register("IRQ_STATUS", 0x24, "RW1C", "Reasons for an interrupt; start does not clear them.", (
         Field("finished", 0, 1, "A run ended, well or not."),)),
-    Register("ERROR_DESCRIPTOR", 0x28, "RO", "Descriptor in execution, or the one that failed.", (
+    Register("ERROR_DESCRIPTOR", 0x28, "RO", "Oldest EXECUTE that is not complete, else the oldest "
+             "load or store; after an error the one that failed.", (
         Field("index", 0, DESCRIPTOR_INDEX_BITS, "Its number in the program, from 0."),)),
     Register("SHAPE", 0x2C, "RO", "Size of the array.", (
         Field("rows", 0, 16, "Row lanes of a tile."),
@@ -197,7 +201,7 @@ class RegisterFile(wiring.Component):
     descriptor_index : In(16)
         The descriptor in execution, followed while busy and no error.
     count : In(COUNT_LAYOUT)
-        Advance these counters by one.
+        Advance these counters.
 
     Raises
     ------

@@ -34,19 +34,31 @@ class WordRequest(data.StructLayout):
         })
 
 
+#: Fields of EXECUTE that the drain needs.
+DRAIN_FIELDS = (
+    "wide", "out_planes", "residual", "residual_planes", "out_address", "out_plane_pitch",
+    "residual_address", "residual_plane_pitch", "residual_n", "low", "high", "slot_address",
+    "slots")
+
+
 class DrainJob(data.StructLayout):
     """The pixels whose sums are complete.
 
     pixel : words from the output tensor's first word to this pixel's, in its bank
     bank : bank of the first pixel
     count : how many of the pixel lanes lie inside the output
+    final : the last pixels of an EXECUTE
+    execute : what the drain must know of it, named as there
     """
 
     def __init__(self, config: AccelConfig) -> None:
+        fields = dict(isa.EXECUTE)
         super().__init__({
             "pixel": isa.ADDRESS_BITS,
             "bank": ceil_log2(config.banks),
             "count": range(config.pixels + 1),
+            "final": 1,
+            "execute": data.StructLayout({name: fields[name].shape for name in DRAIN_FIELDS}),
         })
 
 
@@ -55,7 +67,8 @@ class TileLoop(Component):
 
     One word per cycle. The last word of a pixel group waits until the drain of the group before has
     room: two groups' last words lie at least one drain apart, so a sum is read before it is
-    replaced. Every address is kept by increments; there is no multiplier.
+    replaced, also from one EXECUTE to the next. Every address is kept by increments; there is no
+    multiplier.
 
     Parameters
     ----------
@@ -73,9 +86,7 @@ class TileLoop(Component):
     stalled : Out(1)
         Waiting for the drain.
     done : Out(1)
-        Every word is issued.
-    draining : Out(1)
-        The drain of the last words needs more cycles than their way through the array.
+        Every word is issued; low from the cycle after ``start``.
     """
 
     def __init__(self, config: AccelConfig) -> None:
@@ -88,7 +99,6 @@ class TileLoop(Component):
             "job_valid": Out(1),
             "stalled": Out(1),
             "done": Out(1),
-            "draining": Out(1),
         })
 
     def elaborate(self, platform) -> Module:
@@ -118,9 +128,10 @@ class TileLoop(Component):
 
         # Cycles until the sums of the last pixel group have been read.
         two_phases = d.out_planes | (d.residual & d.residual_planes)
+        each = Mux(d.wide, d.slots * self._config.requant_lanes, d.slots << two_phases)
         drain_cycles = Signal(isa.ADDRESS_BITS + 1 + ceil_log2(pixels))
         spacing = Signal.like(drain_cycles)
-        m.d.comb += drain_cycles.eq((d.slots << two_phases) << ceil_log2(pixels))
+        m.d.comb += drain_cycles.eq(each * self.job.count)
         with m.If(spacing != 0):
             m.d.sync += spacing.eq(spacing - 1)
 
@@ -130,7 +141,6 @@ class TileLoop(Component):
             self.stalled.eq(running & last_word & (spacing != 0)),
             step.eq(running & ~self.stalled),
             self.done.eq(~running),
-            self.draining.eq(spacing != 0),
             y.eq(in_y + kernel_y),
 
             request.control.valid.eq(step),
@@ -149,6 +159,8 @@ class TileLoop(Component):
             self.job.pixel.eq(out_row + (out_x >> ceil_log2(banks))),
             self.job.bank.eq(out_x),
             self.job.count.eq(Mux(last_x, d.out_width - out_x, pixels)),
+            self.job.final.eq(last_x & last_y),
+            *(self.job.execute[name].eq(d[name]) for name in DRAIN_FIELDS),
         ]
 
         with m.If(self.start):
@@ -157,11 +169,13 @@ class TileLoop(Component):
                 group.eq(0), group_offset.eq(0), kernel_x.eq(0), kernel_y.eq(0),
                 kernel_offset.eq(0), plane.eq(0), weight.eq(d.weight_address),
                 out_x.eq(0), in_x.eq(-d.pad_left), out_y.eq(0), in_y.eq(-d.pad_top),
-                row_base.eq(d.first_row), out_row.eq(0), spacing.eq(0),
+                row_base.eq(d.first_row), out_row.eq(0),
             ]
         with m.Elif(step):
-            m.d.sync += [group.eq(group + 1), group_offset.eq(group_offset + d.group_pitch),
-                         weight.eq(weight + 1)]
+            m.d.sync += [
+                group.eq(group + 1), group_offset.eq(group_offset + d.group_pitch),
+                weight.eq(Mux(weight == self._config.weight_depth - 1, 0, weight + 1)),
+            ]
             with m.If(last_group):
                 m.d.sync += [group.eq(0), group_offset.eq(0), kernel_x.eq(kernel_x + 1)]
             with m.If(last_kernel_x):

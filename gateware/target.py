@@ -77,7 +77,7 @@ class Zynq(Target):
     def write(self, board: Board, config: AccelConfig, program: Program | None, verilog: str,
               folder: Path) -> None:
         handover.write_accelerator(
-            folder, board, config, connection=zynq7.connection(board),
+            folder, board, config, connection=zynq7.connection(board, config.ports),
             bitstream=f"{self.folder}/{vivado.TOP}.bit")
         buffers = max(BUFFER_MIN, 1 << (2 * driver_bytes(program)).bit_length())
         (folder / OVERLAY).write_text(zynq7.device_tree_overlay(1 << WINDOW_BITS, buffers))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The accelerator: registers, sequencer, bus port, buffers and the tile engine."""
+"""The accelerator: registers, sequencer, bus ports, buffers and the tile engine."""
 
 from amaranth import *
-from amaranth.lib import data, memory, wiring
+from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from gateware import isa
@@ -10,8 +10,9 @@ from gateware.axi import Axi3Signature, AxiLiteSignature
 from gateware.buffers import ActBuffer, BeatBuffer
 from gateware.config import AccelConfig
 from gateware.control import Sequencer
-from gateware.dma import DmaPort
+from gateware.dma import DmaPort, ReadDma
 from gateware.engine import TileEngine
+from gateware.fetch import Fetcher, ReadShare
 from gateware.regs import WINDOW_BITS, RegisterFile
 from gateware.transfer import Loader, Storer
 from quant.numerics import BIAS_BITS
@@ -19,11 +20,17 @@ from quant.numerics import BIAS_BITS
 ID_BITS = 6   #: AXI identifiers of a Zynq-7000 HP port
 
 
+def hp_ports(config: AccelConfig) -> list[str]:
+    """Names of the memory ports."""
+    return [f"hp{p}" for p in range(config.ports)]
+
+
 def accelerator_signature(config: AccelConfig) -> wiring.Signature:
     """The ports of an accelerator: registers, memory, interrupt."""
+    memory_port = Out(Axi3Signature(32, config.bus_bits, ID_BITS))
     return wiring.Signature({
         "axil": In(AxiLiteSignature(WINDOW_BITS, 32)),
-        "hp0": Out(Axi3Signature(32, config.bus_bits, ID_BITS)),
+        **dict.fromkeys(hp_ports(config), memory_port),
         "irq": Out(1),
     })
 
@@ -40,8 +47,8 @@ class Accelerator(wiring.Component):
     -------
     axil : In(AxiLiteSignature(12, 32))
         Registers.
-    hp0 : Out(Axi3Signature(32, bus_bits, 6))
-        Memory.
+    hp0, hp1... : Out(Axi3Signature(32, bus_bits, 6))
+        Memory, as many as the configuration has ports. All but the first only read.
     irq : Out(1)
         High while an enabled interrupt is pending.
     """
@@ -55,19 +62,23 @@ class Accelerator(wiring.Component):
         config = self.config
         m.submodules.regs = regs = RegisterFile(config)
         m.submodules.sequencer = sequencer = Sequencer(config)
-        m.submodules.dma = dma = DmaPort(data_bits=config.bus_bits, id_bits=ID_BITS)
         m.submodules.act = act = ActBuffer(config)
         m.submodules.weights = weights = BeatBuffer(
-            beats=config.weight_beats, bus_bits=config.bus_bits, depth=config.weight_depth)
+            beats=config.weight_beats, bus_bits=config.bus_bits, depth=config.weight_depth,
+            ports=config.ports)
         m.submodules.slots = slots = BeatBuffer(
-            beats=isa.slot_beats(config), bus_bits=config.bus_bits, depth=config.slot_depth)
+            beats=isa.slot_beats(config), bus_bits=config.bus_bits, depth=config.slot_depth,
+            ports=config.ports)
         m.submodules.wide = wide = memory.Memory(
             shape=signed(BIAS_BITS), depth=config.wide_depth, init=[])
         loader, storer, engine = Loader(config), Storer(config), TileEngine(config)
+        fetcher, share = Fetcher(config), ReadShare(config.bus_bits)
         reset = ResetInserter(sequencer.reset_units)
         m.submodules.loader = reset(loader)
         m.submodules.storer = reset(storer)
         m.submodules.engine = reset(engine)
+        m.submodules.fetcher = reset(fetcher)
+        m.submodules.share = reset(share)
 
         # Host and run control.
         connect(m, flipped(self.axil), regs.axil)
@@ -86,87 +97,106 @@ class Accelerator(wiring.Component):
             regs.descriptor_index.eq(sequencer.descriptor_index),
             regs.count.array_cycles.eq(engine.issued),
             regs.count.stall_drain.eq(engine.stalled),
-            regs.count.stall_load.eq(sequencer.transferring),
-            regs.count.read_beats.eq(dma.read_beats),
-            regs.count.write_beats.eq(dma.write_beats),
-            regs.count.descriptors.eq(sequencer.executed),
-        ]
-
-        # Bus: read data goes to the sequencer while it fetches, to the loader otherwise.
-        connect(m, dma.axi, flipped(self.hp0))
-        connect(m, sequencer.read_command, dma.read_command)
-        connect(m, sequencer.write_command, dma.write_command)
-        connect(m, storer.beats, dma.write_data)
-        m.d.comb += [
-            sequencer.fetched.payload.eq(dma.read_data.payload),
-            loader.beats.payload.eq(dma.read_data.payload),
-            sequencer.fetched.valid.eq(dma.read_data.valid & sequencer.fetching),
-            loader.beats.valid.eq(dma.read_data.valid & ~sequencer.fetching),
-            dma.read_data.ready.eq(
-                Mux(sequencer.fetching, sequencer.fetched.ready, loader.beats.ready)),
-            dma.flush.eq(sequencer.flush),
-            sequencer.read_error.eq(dma.read_error),
-            sequencer.write_error.eq(dma.write_error),
-            sequencer.bus_idle.eq(dma.idle),
-            sequencer.write_idle.eq(dma.write_idle),
+            *(regs.count[f"stall_{cause}"].eq(sequencer.cause[cause])
+              for cause in ("load", "execute", "store", "fetch")),
+            regs.count.descriptors.eq(sequencer.dispatched),
         ]
 
         # Units of a descriptor.
+        connect(m, fetcher.descriptor, sequencer.descriptor)
+        connect(m, sequencer.load, loader.job)
+        connect(m, sequencer.store, storer.job)
+        connect(m, sequencer.execute, engine.execute)
         m.d.comb += [
-            loader.descriptor.eq(sequencer.descriptor),
-            storer.descriptor.eq(sequencer.descriptor),
-            engine.execute.eq(sequencer.descriptor[:isa.EXECUTE.size]),
-            loader.start.eq(sequencer.load_start),
-            storer.start.eq(sequencer.store_start),
-            engine.start.eq(sequencer.execute_start),
-            sequencer.load_done.eq(loader.done),
-            sequencer.store_done.eq(storer.done),
-            sequencer.execute_done.eq(engine.done),
+            fetcher.address.eq(regs.program_base),
+            fetcher.start.eq(sequencer.fetch_start),
+            fetcher.halt.eq(sequencer.fetch_halt),
+            sequencer.fetch_owns.eq(~share.owner),
+            sequencer.array_idle.eq(~engine.issued & ~engine.stalled),
+            sequencer.load_completed.eq(loader.completed),
+            sequencer.store_completed.eq(storer.completed),
+            sequencer.execute_completed.eq(engine.completed),
         ]
 
-        self._connect_buffers(m, act, weights, slots, wide, loader, storer, engine, sequencer)
+        self._connect_bus(m, sequencer, regs, fetcher, share, loader, storer)
+        self._connect_buffers(m, act, weights, slots, wide, loader, storer, engine)
         return m
 
-    def _connect_buffers(self, m: Module, act: ActBuffer, weights: BeatBuffer, slots: BeatBuffer,
-                         wide: memory.Memory, loader: Loader, storer: Storer, engine: TileEngine,
-                         sequencer: Sequencer) -> None:
-        """Loads and stores have the buffers while they run; the engine has them otherwise."""
+    def _connect_bus(self, m: Module, sequencer: Sequencer, regs: RegisterFile, fetcher: Fetcher,
+                     share: ReadShare, loader: Loader, storer: Storer) -> None:
+        """The first port fetches, loads and stores; the others load."""
         config = self.config
-        transferring = sequencer.transferring
+        sizes = {"data_bits": config.bus_bits, "id_bits": ID_BITS}
+        m.submodules.dma_0 = first = DmaPort(**sizes)
+        connect(m, first.axi, flipped(self.hp0))
+        connect(m, fetcher.command, share.commands[0])
+        connect(m, loader.commands[0], share.commands[1])
+        connect(m, share.data[0], fetcher.beats)
+        connect(m, share.data[1], loader.beats[0])
+        connect(m, share.command, first.read_command)
+        connect(m, first.read_data, share.beats)
+        connect(m, storer.command, first.write_command)
+        connect(m, storer.beats, first.write_data)
+        m.d.comb += [
+            first.flush.eq(sequencer.flush),
+            storer.write_idle.eq(first.write_idle),
+            sequencer.write_error.eq(first.write_error),
+            regs.count.write_beats.eq(first.write_beats),
+        ]
+
+        others = []
+        for p, name in enumerate(hp_ports(config)):
+            if p == 0:
+                continue
+            m.submodules[f"dma_{p}"] = dma = ReadDma(**sizes)
+            connect(m, dma.axi, flipped(getattr(self, name)))
+            connect(m, loader.commands[p], dma.command)
+            connect(m, dma.data, loader.beats[p])
+            m.d.comb += dma.flush.eq(sequencer.flush)
+            others.append(dma)
+        m.d.comb += [
+            sequencer.bus_idle.eq(Cat(first.idle, *(dma.idle for dma in others)).all()),
+            sequencer.read_error.eq(
+                Cat(first.read_error, *(dma.error for dma in others)).any()),
+            regs.count.read_beats.eq(sum((dma.beat for dma in others), first.read_beats)),
+        ]
+
+    def _connect_buffers(self, m: Module, act: ActBuffer, weights: BeatBuffer, slots: BeatBuffer,
+                         wide: memory.Memory, loader: Loader, storer: Storer,
+                         engine: TileEngine) -> None:
+        """The engine is never made to wait; loads and stores take the ports that it leaves."""
+        config = self.config
         m.d.comb += [
             act.read_address.eq(engine.read_address),
             engine.read_data.eq(act.read_data),
-            act.gather_bank.eq(Mux(transferring, storer.gather_bank, engine.gather_bank)),
+            act.gather_bank.eq(Mux(engine.gathering, engine.gather_bank, storer.gather_bank)),
             engine.gather_data.eq(act.gather_data),
             storer.gather_data.eq(act.gather_data),
-            act.write_bank.eq(Mux(transferring, loader.act_bank, engine.write_bank)),
-            act.write_enable.eq(Mux(transferring, loader.act_enable.replicate(config.k),
-                                    engine.write_enable)),
-            act.write_data.eq(Mux(transferring, loader.data, engine.write_data)),
+            storer.gather_ready.eq(~engine.gathering),
+            act.write_bank.eq(engine.write_bank),
+            act.write_enable.eq(engine.write_enable),
+            act.write_address.eq(engine.write_address),
+            act.write_data.eq(engine.write_data),
+            act.load_valid.eq(loader.act_valid),
+            loader.act_ready.eq(act.load_ready),
+            act.load_bank.eq(loader.act_bank),
+            act.load_address.eq(loader.act_address),
+            act.load_data.eq(loader.act_data),
         ]
         for column in range(config.k):
-            m.d.comb += [
-                act.gather_address[column].eq(
-                    Mux(transferring, storer.gather_address, engine.gather_address[column])),
-                act.write_address[column].eq(
-                    Mux(transferring, loader.act_address, engine.write_address[column])),
-            ]
+            m.d.comb += act.gather_address[column].eq(
+                Mux(engine.gathering, engine.gather_address[column], storer.gather_address))
 
-        wide_read, wide_write = wide.read_port(), wide.write_port()
-        transfer = data.View(isa.TRANSFER, sequencer.descriptor[:isa.TRANSFER.size])
-        for buffer, start, enable, address, source in (
-                (weights, loader.weights_start, loader.weights_enable,
-                 engine.weight_address, engine.weights),
-                (slots, loader.slots_start, loader.slots_enable,
-                 engine.slot_address, engine.slot)):
+        for buffer, fills, address, source in (
+                (weights, loader.weights, engine.weight_address, engine.weights),
+                (slots, loader.slots, engine.slot_address, engine.slot)):
+            for fill, port in zip(fills, buffer.fill, strict=True):
+                connect(m, fill, port)
             m.d.comb += [
-                buffer.start.eq(start),
-                buffer.address.eq(transfer.destination),
-                buffer.write_enable.eq(enable),
-                buffer.write_data.eq(loader.data),
                 buffer.read_address.eq(address),
                 Value.cast(source).eq(buffer.read_data),
             ]
+        wide_read, wide_write = wide.read_port(), wide.write_port()
         m.d.comb += [
             wide_read.addr.eq(storer.wide_address),
             storer.wide_data.eq(wide_read.data),

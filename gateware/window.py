@@ -26,7 +26,7 @@ class Window(Component):
     -------
     request : In(WordRequest)
     stride_x : In(4), width : In(10)
-        Stable while requests are valid.
+        Of the request.
     read_address : Out(ArrayLayout(address, banks)), read_data : In(ArrayLayout(word, banks))
         To :class:`~gateware.buffers.ActBuffer`.
     weight_address : Out(address)
@@ -84,10 +84,11 @@ class Window(Component):
         rotation_read = delay(m, rotation, 1, name="rotation")
         inside_read = delay(m, inside, 1, name="inside")
         pad_read = delay(m, pad, 1, name="pad")
+        stride_read = delay(m, self.stride_x, 2, name="stride")
         m.d.sync += self.control.eq(delay(m, control, 1, name="control", reset_less=False))
         for lane in range(config.pixels):
             bank = Signal(bank_bits, name=f"bank_{lane}")
-            m.d.comb += bank.eq(rotation_read + self.stride_x * lane)
+            m.d.comb += bank.eq(rotation_read + stride_read * lane)
             m.d.sync += self.act[lane].eq(Mux(inside_read[lane], self.read_data[bank].as_value(),
                                               pad_read.replicate(config.k)))
         return m

@@ -20,6 +20,7 @@ import numpy as np
 from gateware.compiler.program import Program
 from gateware.config import AccelConfig
 from gateware.series7 import Series7
+from gateware.timeline import Timeline
 from gateware.verilog import accelerator_verilog
 from quant import golden
 from quant.intgraph import IntGraph
@@ -31,6 +32,8 @@ from sim.system import System
 PAGE = 4096  #: bytes; regions start at a multiple
 MIN_DDR_BEATS = 1 << 16
 TOPLEVEL = "system"
+SAMPLES = 1000      #: about as many times per image the counters are read, for the report
+MIN_SAMPLE = 100    #: cycles, at least, from one time to the next
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +62,12 @@ class Simulation:
 
     outputs : for each image, tensors (C, H, W) by name
     counters : for each image, the accelerator's counters by register name
+    samples : for each image, the same counters and ERROR_DESCRIPTOR from time to time
     """
 
     outputs: list[dict[str, np.ndarray]]
     counters: list[dict[str, int]]
+    samples: list[list[dict[str, int]]] = dataclasses.field(default_factory=list)
 
     @property
     def cycles(self) -> int:
@@ -108,6 +113,7 @@ def simulate(
         waves=waves,
         build_root=build_root,
     )
+    expected = Timeline(program.config, program.image).cycles
     with tempfile.TemporaryDirectory() as folder:
         contents, job, result = (
             Path(folder) / name for name in ("memory.hex", "job.json", "result.json")
@@ -125,6 +131,8 @@ def simulate(
                     "inputs": inputs,
                     "outputs": outputs,
                     "size": program.output_size,
+                    "expected_cycles": expected,
+                    "sample_cycles": max(MIN_SAMPLE, expected // SAMPLES),
                     "bus_bytes": bus_bytes,
                     "result": str(result),
                 }
@@ -151,6 +159,7 @@ def simulate(
             for region in data["memory"]
         ],
         data["counters"],
+        data.get("samples", []),
     )
 
 
@@ -201,7 +210,7 @@ def _layout(program: Program, images: np.ndarray) -> tuple[bytes, list[int], lis
     for image in np.asarray(images, np.int64):
         memory.extend(bytes(align(len(memory)) - len(memory)))
         inputs.append(len(memory))
-        memory.extend(program.input.pack(image))
+        memory.extend(program.pack(image))
         memory.extend(bytes(align(len(memory)) - len(memory)))
         outputs.append(len(memory))
         memory.extend(bytes(align(program.output_size)))

@@ -37,6 +37,8 @@ class Ddr(wiring.Component):
         The first rule that the master broke, 0 for none.
     read_beats, write_beats : Out(32)
         Beats so far.
+    wants : Out(2), grants : In(2), initially granted
+        To and from a :class:`DdrBudget`.
     """
 
     def __init__(self, axi: Axi3Signature, *, beats: int, base: int = 0, read_latency: int = 40,
@@ -45,7 +47,7 @@ class Ddr(wiring.Component):
         self._parameters = {"p_BEATS": beats, "p_BASE": base, "p_READ_LATENCY": read_latency,
                             "p_WRITE_LATENCY": write_latency}
         super().__init__({"axi": In(axi), "violation": Out(3), "read_beats": Out(32),
-                          "write_beats": Out(32)})
+                          "write_beats": Out(32), "wants": Out(2), "grants": In(2, init=3)})
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -59,5 +61,33 @@ class Ddr(wiring.Component):
             "ddr_axi3", i_clk=ClockSignal(), i_rst=ResetSignal(), **ports, **self._parameters,
             p_ADDR_BITS=signature.addr_bits, p_DATA_BITS=signature.data_bits,
             p_ID_BITS=signature.id_bits, o_violation=self.violation,
-            o_read_beats=self.read_beats, o_write_beats=self.write_beats)
+            o_read_beats=self.read_beats, o_write_beats=self.write_beats,
+            o_wants=self.wants, i_grants=self.grants)
+        return m
+
+
+class DdrBudget(wiring.Component):
+    """Bandwidth that the memories of several ports share; exists in Verilog only.
+
+    Its plusargs say how many beats in how many cycles; without them there is no limit.
+
+    Parameters
+    ----------
+    ports : int
+
+    Members
+    -------
+    wants : In(2 * ports), grants : Out(2 * ports)
+        From and to each :class:`Ddr`, the first in the low bits.
+    """
+
+    def __init__(self, ports: int) -> None:
+        self._ports = ports
+        super().__init__({"wants": In(2 * ports), "grants": Out(2 * ports)})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.model = Instance(
+            "ddr_budget", p_PORTS=self._ports, i_clk=ClockSignal(), i_rst=ResetSignal(),
+            i_wants=self.wants, o_grants=self.grants)
         return m

@@ -3,6 +3,7 @@
 
 python -m sim.run                        build/zc706 and runs/latest, 100 images
 python -m sim.run build/zedboard --check layers --stall 64
+python -m sim.run build/zc706 --images 1 --report --ddr-bytes 16   where the cycles went
 
 The Verilog is the build's accelerator.v, the file that also goes into the bitstream; the program
 is the build's program.bin. Exit code 1 when anything differs.
@@ -20,11 +21,13 @@ import numpy as np
 
 from gateware.compiler.lower import CompileError
 from gateware.compiler.program import Program, compile_graph
+from gateware.timeline import READ_LATENCY, Timeline
 from quant import cli
 from quant.cli import UserError
 from quant.intgraph import GraphError, IntGraph
 from sim.accelerator import Mismatch, Simulation, compare, first_difference, simulate
 from sim.harness import BenchFailed, BuildFailed, SimulatorNotFound, find_simulator
+from sim.report import LayerRow, layer_rows, table
 from sim.simulators import VERILATOR
 
 BUILD = Path("build/zc706")
@@ -37,12 +40,16 @@ class Outcome:
     """Result of a comparison.
 
     equal : images whose checked tensors all equal the reference
+    estimated : cycles per image that the timeline predicts, without pauses of the bus
+    layers : where the cycles of the first image went
     """
 
     images: int
     equal: int
     mismatch: Mismatch | None
     simulation: Simulation
+    estimated: int
+    layers: list[LayerRow]
     seconds: float
 
     def document(self) -> dict:
@@ -52,6 +59,8 @@ class Outcome:
             "images": self.images,
             "equal": self.equal,
             "cycles_per_image": self.simulation.cycles,
+            "cycles_estimated": self.estimated,
+            "layers": [dataclasses.asdict(row) for row in self.layers],
             "counters": {name: [c[name] for c in counters] for name in counters[0]},
             "mismatch": dataclasses.asdict(self.mismatch) if self.mismatch else None,
             "seconds": round(self.seconds, 1),
@@ -79,9 +88,15 @@ def verify(
     layers: bool,
     stall: int,
     seed: int,
+    ddr_bytes: int | None = None,
+    read_latency: int = READ_LATENCY,
     waves: bool = False,
 ) -> Outcome:
-    """Simulate and compare. Raises UserError, CompileError, BenchFailed."""
+    """Simulate and compare. Raises UserError, CompileError, BenchFailed.
+
+    ``ddr_bytes`` is what the memory moves per cycle for all ports and both directions together, by
+    default a beat per port and direction.
+    """
     find_simulator(prefer=VERILATOR)
     graph, program = IntGraph.load(graph_path), Program.load(build)
     if program.graph_digest != graph.digest:
@@ -96,10 +111,15 @@ def verify(
     cli.say(
         f"simulating {len(tensors)} images on {build / 'accelerator.v'}; building the simulation "
         f"takes "
-        "about a minute, once per accelerator"
+        "a minute to half an hour, once per accelerator"
     )
+    bus_bytes = program.config.bus_bits // 8
+    plusargs = [f"+ddr_read_latency={read_latency}"]
+    if ddr_bytes is not None:
+        plusargs += [f"+ddr_shared_beats={ddr_bytes}", f"+ddr_shared_cycles={bus_bytes}"]
     simulation = simulate(
-        program, tensors, build / "accelerator.v", stall=stall, seed=seed, waves=waves
+        program, tensors, build / "accelerator.v", stall=stall, seed=seed, waves=waves,
+        plusargs=plusargs,
     )
     outputs = [output[graph.header.output] for output in simulation.outputs]
     wrong = [
@@ -111,8 +131,16 @@ def verify(
     if mismatch is None and wrong:
         expected = logits[wrong[0]].reshape(outputs[wrong[0]].shape)
         mismatch = first_difference(wrong[0], graph.nodes[-1].name, expected, outputs[wrong[0]])
+    estimated = Timeline(
+        program.config,
+        program.image,
+        beats_per_cycle=None if ddr_bytes is None else ddr_bytes / bus_bytes,
+        read_latency=read_latency,
+    ).cycles
+    rows = layer_rows(program, graph, simulation.samples[0], simulation.counters[0])
     return Outcome(
-        len(tensors), len(tensors) - len(wrong), mismatch, simulation, time.monotonic() - start
+        len(tensors), len(tensors) - len(wrong), mismatch, simulation, estimated, rows,
+        time.monotonic() - start,
     )
 
 
@@ -143,6 +171,23 @@ def parser() -> cli.Parser:
         help="compare the logits only, or every layer's output (default: %(default)s)",
     )
     p.add_argument(
+        "--report", action="store_true", help="print a table of layers: cycles, use, waits, bytes"
+    )
+    p.add_argument(
+        "--ddr-bytes",
+        type=_positive,
+        metavar="N",
+        help="bytes per cycle of the memory, all ports and both directions together (default: "
+        "what the ports can take)",
+    )
+    p.add_argument(
+        "--read-latency",
+        type=_latency,
+        default=READ_LATENCY,
+        metavar="N",
+        help="cycles from a read address to its data (default: %(default)s)",
+    )
+    p.add_argument(
         "--stall",
         type=int,
         default=0,
@@ -164,6 +209,13 @@ def _positive(text: str) -> int:
     return value
 
 
+def _latency(text: str) -> int:
+    value = int(text)
+    if value < 2:
+        raise argparse.ArgumentTypeError(f"must be at least 2, not {text}")
+    return value
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
@@ -174,6 +226,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             layers=args.check == "layers",
             stall=args.stall,
             seed=args.seed,
+            ddr_bytes=args.ddr_bytes,
+            read_latency=args.read_latency,
             waves=args.waves,
         )
     except (GraphError, CompileError, SimulatorNotFound) as error:
@@ -186,9 +240,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         cli.give(
             f"{outcome.equal} of {outcome.images} images: RTL logits equal to PyTorch's integers; "
-            f"{outcome.simulation.cycles} cycles per image (measured), seed {args.seed}, "
+            f"{outcome.simulation.cycles} cycles per image (measured; estimated "
+            f"{outcome.estimated}), seed {args.seed}, "
             f"stall {args.stall}/256, {outcome.seconds:.1f} s"
         )
+        if args.report:
+            cli.give(table(outcome.layers, Program.load(args.build).config.macs_per_cycle))
     if outcome.mismatch:
         cli.say(f"error: mismatch: {outcome.mismatch}")
     return 1 if outcome.mismatch else 0

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The device under test of whole-network simulation: an accelerator beside a DDR model."""
+"""The device under test of whole-network simulation: an accelerator beside a DDR model.
+
+Every memory port has a model of its own with the same contents at the start: what is written
+through the first port can be read there again, but not through the others.
+"""
 
 from amaranth import *
 from amaranth.lib import wiring
@@ -8,8 +12,9 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from gateware.axi import AxiLiteSignature
 from gateware.config import AccelConfig
 from gateware.regs import WINDOW_BITS
+from gateware.top import hp_ports
 from gateware.verilog import AcceleratorBox
-from sim.ddr import Ddr
+from sim.ddr import Ddr, DdrBudget
 
 
 class System(wiring.Component):
@@ -45,8 +50,20 @@ class System(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.accelerator = accelerator = AcceleratorBox(self._config)
-        m.submodules.ddr = ddr = Ddr(accelerator.hp0.signature, beats=self._ddr_beats)
+        m.submodules.budget = budget = DdrBudget(self._config.ports)
         connect(m, flipped(self.axil), accelerator.axil)
-        connect(m, accelerator.hp0, ddr.axi)
-        m.d.comb += [self.irq.eq(accelerator.irq), self.violation.eq(ddr.violation)]
+        violations = []
+        for p, name in enumerate(hp_ports(self._config)):
+            axi = getattr(accelerator, name)
+            m.submodules[f"ddr_{p}"] = ddr = Ddr(axi.signature, beats=self._ddr_beats)
+            connect(m, axi, ddr.axi)
+            m.d.comb += [
+                budget.wants[2 * p:2 * p + 2].eq(ddr.wants),
+                ddr.grants.eq(budget.grants[2 * p:2 * p + 2]),
+            ]
+            violations.append(ddr.violation)
+        found = violations[0]
+        for violation in violations[1:]:
+            found = Mux(found != 0, found, violation)
+        m.d.comb += [self.irq.eq(accelerator.irq), self.violation.eq(found)]
         return m

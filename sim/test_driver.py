@@ -28,7 +28,8 @@ def package(case: CaseMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
     case.program().save(folder)
     handover.write_golden(folder, case.graph, case.images)
     handover.write_accelerator(
-        folder, board, CONFIG, connection=zynq7.connection(board), bitstream="top.bit")
+        folder, board, CONFIG, connection=zynq7.connection(board, CONFIG.ports),
+        bitstream="top.bit")
     return folder
 
 

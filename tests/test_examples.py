@@ -19,6 +19,6 @@ def test_own_model_is_exported_and_runs_on_the_accelerator(capsys) -> None:
     config = AccelConfig.from_ratio(Ratio.parse(graph.header.ratio), graph.header.tile_rows)
     program = compile_graph(graph, config)
     image = np.random.default_rng(1).integers(256, size=(3, 16, 16))
-    memory = Emulator(config).run(program.image, program.input.pack(image), program.output_size)
+    memory = Emulator(config).run(program.image, program.pack(image), program.output_size)
     logits = program.outputs[0].read(memory)
     np.testing.assert_array_equal(logits.reshape(-1), golden.logits(graph, image[None])[0])

@@ -9,7 +9,7 @@ from .errors import RunFailed, RunTimeout, WrongPackage
 from .hardware import Hardware
 from .package import Package
 from .registers import Registers
-from .tensors import input_codes, pack, unpack
+from .tensors import gather, input_codes, pack, unpack
 
 TIMEOUT = 1.0          #: seconds that a run may take, unless told otherwise
 ABORT_SECONDS = 0.01   #: what ends a run takes far less, unless the memory does not answer
@@ -143,8 +143,9 @@ class Accelerator:
         Raises ValueError for an image of the wrong shape or range, RunFailed when the accelerator
         reports an error, RunTimeout when it reports nothing. The next run is not affected.
         """
-        codes = input_codes(image, self.package.input)
-        return self._run(pack(codes, self.package.input["place"]))
+        tensor = self.package.input
+        codes = gather(input_codes(image, tensor), tensor["patches"])
+        return self._run(pack(codes, tensor["place"]))
 
     def _run(self, packed: np.ndarray) -> Result:
         registers, output = self.registers, self.package.output

@@ -51,7 +51,11 @@ class Package:
                     f"{self.folder / PROGRAM} and {ACCELERATOR} are of different builds; copy "
                     "the whole build folder"
                 )
-            self.input = {"place": self.program["input"], "scale": self.program["input_scale"]}
+            self.input = {
+                "place": self.program["input"],
+                "patches": self.program["patches"],
+                "scale": self.program["input_scale"],
+            }
             #: What a run leaves as its answer; tensors dumped for comparison follow it.
             self.output = dict(self.program["outputs"][0], wide_bytes=self.program["wide_bytes"])
             self.output_bytes = self.program["output_bytes"]  # type: int

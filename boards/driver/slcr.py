@@ -8,13 +8,13 @@ import numpy as np
 from .errors import NoHardware
 
 BASE = 0xF800_0000      #: system level control registers, and further on those of the HP ports
-SIZE = 0x9000
+SIZE = 0xC000
 
 UNLOCK, UNLOCK_KEY = 0x008, 0xDF0D
 ARM_PLL, DDR_PLL, IO_PLL = 0x100, 0x104, 0x108
 FCLK0, FCLK0_GATE = 0x170, 0x178
 LOGIC_RESET = 0x240
-HP0_READ, HP0_WRITE = 0x8000, 0x8014
+HP0_READ, HP0_WRITE, HP_PITCH = 0x8000, 0x8014, 0x1000
 
 DIVISOR_MAX = 63
 
@@ -69,9 +69,12 @@ class Slcr:
                 best, found = pll_hertz / (first * second), (first, second)
         return found
 
-    def use_64_bit_hp0(self) -> None:
-        for register in (HP0_READ, HP0_WRITE):
-            self._set(register, self._get(register) & ~1)
+    def use_64_bit_ports(self, count: int) -> None:
+        """HP ports 0 to ``count - 1``."""
+        for port in range(count):
+            for first in (HP0_READ, HP0_WRITE):
+                register = first + port * HP_PITCH
+                self._set(register, self._get(register) & ~1)
 
     def reset_logic(self) -> None:
         """Pulse FCLKRESETN0, which is the accelerator's reset."""

@@ -16,7 +16,7 @@ def input_codes(image: np.ndarray, tensor: Dict[str, Any]) -> np.ndarray:
     shape or codes out of range.
     """
     place = tensor["place"]
-    shape = (place["channels"], place["height"], place["width"])
+    shape = tuple(tensor["patches"]["shape"])
     image = np.asarray(image)
     if image.shape == shape[1:] and shape[0] == 1:
         image = image[np.newaxis]
@@ -36,6 +36,22 @@ def input_codes(image: np.ndarray, tensor: Dict[str, Any]) -> np.ndarray:
         raise ValueError(f"an image must hold finite numbers, not {image.dtype}")
     codes = np.floor(image.astype(np.float64) / tensor["scale"] + 0.5) + place["zero_point"]
     return np.clip(codes, 0, top).astype(np.int64)
+
+
+def gather(codes: np.ndarray, patches: Dict[str, Any]) -> np.ndarray:
+    """The tensor that is stored for codes (C, H, W): at each of its positions the pixels of a
+    patch are channels; the zero point stands for pixels outside the image."""
+    y, x = (
+        axis["origin"] + np.arange(axis["size"])[:, np.newaxis] * axis["step"]
+        + np.arange(axis["patch"])
+        for axis in (patches["y"], patches["x"])
+    )
+    height, width = codes.shape[1:]
+    inside_y, inside_x = (y >= 0) & (y < height), (x >= 0) & (x < width)
+    found = codes[:, y.clip(0, height - 1)][:, :, :, x.clip(0, width - 1)]
+    inside = inside_y[:, :, np.newaxis, np.newaxis] & inside_x[np.newaxis, np.newaxis]
+    found = np.where(inside, found, patches["zero_point"])
+    return found.transpose(2, 4, 0, 1, 3).reshape(-1, len(y), len(x))
 
 
 def pack(codes: np.ndarray, place: Dict[str, int]) -> np.ndarray:

@@ -169,7 +169,7 @@ class ZynqHardware(Hardware):
             self._slcr = slcr.Slcr(system, connection["ps_clock_hz"])
             #: What FCLK0 became; at most ``clock_hz``.
             self.clock_hz = self._slcr.set_fclk0(clock_hz)
-            self._slcr.use_64_bit_hp0()
+            self._slcr.use_64_bit_ports(connection["hp_ports"])
             if device is not None:
                 self._interrupt = os.open(str(device), os.O_RDWR)
                 self._window, self._registers = _map(

@@ -2,16 +2,18 @@
 """From graph nodes to operations of the tile engine, and from tensors to places in its buffer."""
 
 import dataclasses
+import itertools
+from collections import Counter
 
 import numpy as np
 
+from gateware.compiler.patches import Patches, identity, rewrite
+from gateware.compiler.place import MAX_GROUPS, DoesNotFit, Life, Placement, allocate
 from gateware.config import AccelConfig
-from gateware.isa import ADDRESS_BITS, SIZE_BITS
+from gateware.isa import SIZE_BITS
 from gateware.window import Window
 from quant.intgraph import AvgPool, Conv, Flatten, Host, IntGraph, Linear, MaxPool, Node
 from quant.numerics import ACT_BITS, SHIFT_MIN, act_max
-
-MAX_GROUPS = 255    #: words per pixel that a descriptor can count
 
 
 class CompileError(ValueError):
@@ -68,74 +70,19 @@ class Pool:
 
 
 @dataclasses.dataclass(frozen=True)
-class Placement:
-    """Where a tensor lies in the activation buffer: planes of groups of rows of columns."""
-
-    channels: int
-    height: int
-    width: int
-    bits: int
-    zero_point: int
-    k: int
-    banks: int
-    address: int = 0
-
-    @property
-    def planes(self) -> int:
-        return self.bits // ACT_BITS
-
-    @property
-    def groups(self) -> int:
-        """Words per pixel and plane."""
-        return -(-self.channels // self.k)
-
-    @property
-    def row_pitch(self) -> int:
-        return -(-self.width // self.banks)
-
-    @property
-    def group_pitch(self) -> int:
-        return self.height * self.row_pitch
-
-    @property
-    def plane_pitch(self) -> int:
-        return self.groups * self.group_pitch
-
-    @property
-    def words(self) -> int:
-        """Words that it takes in every bank."""
-        return self.planes * self.plane_pitch
-
-    @property
-    def beats(self) -> int:
-        """Bus beats that it takes in memory."""
-        return self.height * self.width * self.planes * self.groups
-
-    def pack(self, tensor: np.ndarray) -> bytes:
-        """Integers (C, H, W) to memory order y, x, plane (hi first), channel; two to a byte."""
-        nibbles = np.zeros((self.height, self.width, self.planes, self.groups * self.k), np.uint8)
-        for plane in range(self.planes):
-            part = tensor >> ACT_BITS * (self.planes - 1 - plane) & act_max(ACT_BITS)
-            nibbles[:, :, plane, :self.channels] = part.transpose(1, 2, 0)
-        flat = nibbles.reshape(-1)
-        return (flat[0::2] | flat[1::2] << 4).tobytes()
-
-    def unpack(self, stored: bytes) -> np.ndarray:
-        """Inverse of :meth:`pack`, int64."""
-        packed = np.frombuffer(stored, np.uint8)
-        flat = np.stack([packed & 15, packed >> 4], -1)
-        flat = flat.reshape(self.height, self.width, self.planes, -1)
-        parts = flat[:, :, :, :self.channels].astype(np.int64)
-        value = parts[:, :, 0] if self.planes == 1 else parts[:, :, 0] << ACT_BITS | parts[:, :, 1]
-        return value.transpose(2, 0, 1)
-
-
-@dataclasses.dataclass(frozen=True)
 class Lowered:
-    """Operations in order, and every tensor's place."""
+    """Operations in order, and every tensor's place.
+
+    strips : for a convolution whose result only the maximum pooling after it reads, and which does
+        not fit as a whole: how many rows of the pooling's result are made at a time. The place of
+        such a result holds the rows that this takes.
+    patches : what the host makes of the image
+    """
 
     operations: tuple[Gemm | Pool, ...]
     places: dict[str, Placement]
+    strips: dict[str, int]
+    patches: Patches
 
 
 def lower(graph: IntGraph, config: AccelConfig) -> Lowered:
@@ -151,16 +98,32 @@ def lower(graph: IntGraph, config: AccelConfig) -> Lowered:
         if isinstance(node, Flatten):
             stored[node.output] = stored[node.input]
             continue
-        operation = _operation(graph, node, stored)
-        _check(graph, operation, config)
-        operations.append(operation)
+        operations.append(_operation(graph, node, stored))
     if not operations:
         raise CompileError(f"graph {graph.header.name!r} has no layer to run")
     output = graph.header.output
     if stored[output] != output:
         raise CompileError(f"graph {graph.header.name!r} ends with {output!r}, a flattened tensor; "
                            f"let it end with {stored[output]!r}")
-    return Lowered(tuple(operations), _place(graph, operations, config))
+    forms = {spec.name: Placement(*spec.shape, spec.bits, spec.zero_point, config.k, config.banks)
+             for spec in graph.header.tensors}
+    source = graph.tensor(graph.header.input)
+    patches = identity(source.shape, source.zero_point)
+    first = operations[0]
+    if isinstance(graph.nodes[0], Conv) and sum(
+            source.name in (o.source, getattr(o, "residual", None)) for o in operations) == 1:
+        better = rewrite(first.values, first.stride, first.padding, forms[source.name],
+                         forms[first.target], config)
+        operations[0] = dataclasses.replace(
+            first, values=better.values, stride=better.stride, padding=better.padding)
+        patches = better.patches
+        forms[source.name] = dataclasses.replace(
+            forms[source.name], channels=better.values.shape[1], height=patches.y.size,
+            width=patches.x.size)
+    for operation in operations:
+        _check(forms, operation, config)
+    places, strips = _place(graph, operations, forms, config)
+    return Lowered(tuple(operations), places, strips, patches)
 
 
 def _operation(graph: IntGraph, node: Node, stored: dict[str, str]) -> Gemm | Pool:
@@ -189,24 +152,24 @@ def _operation(graph: IntGraph, node: Node, stored: dict[str, str]) -> Gemm | Po
                 node.residual.n if node.residual else 0)
 
 
-def _check(graph: IntGraph, operation: Gemm | Pool, config: AccelConfig) -> None:
+def _check(forms: dict[str, Placement], operation: Gemm | Pool, config: AccelConfig) -> None:
     """What fits the descriptor fields, the buffers and the accumulators."""
     def refuse(reason: str) -> None:
         raise CompileError(f"layer {operation.name!r} {reason}")
 
-    source, target = graph.tensor(operation.source), graph.tensor(operation.target)
-    if max(*source.shape[1:], *target.shape[1:]) >= 1 << SIZE_BITS:
+    source, target = forms[operation.source], forms[operation.target]
+    if max(source.height, source.width, target.height, target.width) >= 1 << SIZE_BITS:
         refuse(f"has a height or width over {(1 << SIZE_BITS) - 1}")
     if max(operation.kernel) > 255 or max(operation.padding) > 31 or operation.stride[0] > 15:
         refuse(f"has kernel {operation.kernel}, stride {operation.stride}, padding "
                f"{operation.padding}; the largest are 255, 15 and 31")
-    if operation.stride[1] > Window.max_stride(config) and target.shape[2] > 1:
+    if operation.stride[1] > Window.max_stride(config) and target.width > 1:
         refuse(f"has a horizontal stride of {operation.stride[1]}, the largest is "
                f"{Window.max_stride(config)}")
-    if operation.wide and target.shape[1:] != (1, 1):
+    if operation.wide and (target.height, target.width) != (1, 1):
         refuse(f"gives wide results of shape {target.shape}; only vectors are supported")
-    if operation.wide and target.shape[0] > config.wide_depth:
-        refuse(f"gives {target.shape[0]} wide results, the buffer holds {config.wide_depth}")
+    if operation.wide and target.channels > config.wide_depth:
+        refuse(f"gives {target.channels} wide results, the buffer holds {config.wide_depth}")
     if isinstance(operation, Pool):
         if config.k // config.requant_lanes > config.slot_depth:
             refuse(f"needs {config.k // config.requant_lanes} drain slots, the slot buffer holds "
@@ -214,48 +177,75 @@ def _check(graph: IntGraph, operation: Gemm | Pool, config: AccelConfig) -> None
         if not operation.total and source.bits != ACT_BITS:
             refuse(f"takes the maximum of a {source.bits}-bit tensor; only 4 bits are supported")
         return
-    if operation.residual and graph.tensor(operation.residual).shape != target.shape:
+    if operation.residual and forms[operation.residual].shape != target.shape:
         refuse(f"adds {operation.residual!r} flattened; its words are not in that order")
-    groups = -(-source.shape[0] // config.k)
-    if groups > MAX_GROUPS:
-        refuse(f"reads {groups} words per pixel, the most are {MAX_GROUPS}")
-    words = groups * operation.kernel[0] * operation.kernel[1]
+    if source.groups > MAX_GROUPS:
+        refuse(f"reads {source.groups} words per pixel, the most are {MAX_GROUPS}")
+    words = source.groups * operation.kernel[0] * operation.kernel[1]
     if words > config.weight_depth:
         refuse(f"needs {words} weight words per row tile, the weight buffer holds "
                f"{config.weight_depth}")
 
 
-def _place(graph: IntGraph, operations: list[Gemm | Pool],
-           config: AccelConfig) -> dict[str, Placement]:
-    """First fit over the operations' order; a tensor's words are free after its last reader."""
-    last_use = {}
-    for step, operation in enumerate(operations):
+def _place(graph: IntGraph, operations: list[Gemm | Pool], forms: dict[str, Placement],
+           config: AccelConfig) -> tuple[dict[str, Placement], dict[str, int]]:
+    """Places over the operations' order; a tensor's words are free after its last reader.
+
+    What does not fit is tried with more and more strips of those results that can have strips.
+    """
+    most = max((forms[pool.target].height for pool in operations if isinstance(pool, Pool)),
+               default=1)
+    first_error = None
+    for count in range(1, most + 1):
+        strips = {} if count == 1 else {
+            gemm.target: -(-forms[pool.target].height // count)
+            for gemm, pool in _pairs(graph, operations) if forms[pool.target].height >= count}
+        if count > 1 and not strips:
+            break
+        try:
+            return allocate(_lives(graph, operations, forms, strips), config) | {
+                operation.target: forms[operation.target]
+                for operation in operations if operation.wide}, strips
+        except DoesNotFit as error:
+            first_error = first_error or error
+    by_target = {operation.target: operation.name for operation in operations}
+    reason = (f"the output of layer {by_target[first_error.name]!r}"
+              if first_error.name in by_target else f"graph input {first_error.name!r}")
+    raise CompileError(
+        f"{reason} does not fit the activation buffer: {first_error.words} words beside "
+        f"{first_error.used} in use, of {config.act_depth} per bank")
+
+
+def _pairs(graph: IntGraph, operations: list[Gemm | Pool]) -> list[tuple[Gemm, Pool]]:
+    """Convolutions whose result only the maximum pooling right after them reads."""
+    readers = Counter(name for o in operations for name in
+                      filter(None, (o.source, getattr(o, "residual", None))))
+    return [(gemm, pool) for gemm, pool in itertools.pairwise(operations)
+            if isinstance(gemm, Gemm) and isinstance(pool, Pool) and not pool.total
+            and pool.source == gemm.target and readers[gemm.target] == 1
+            and gemm.residual is None and gemm.target != graph.header.output]
+
+
+def _lives(graph: IntGraph, operations: list[Gemm | Pool], forms: dict[str, Placement],
+           strips: dict[str, int]) -> list[Life]:
+    """When each tensor needs its place; steps are operations, strips of a pair are made in one."""
+    steps, step = [], -1
+    for before in [None, *operations[:-1]]:
+        step += before is None or before.target not in strips
+        steps.append(step)
+    last = {}
+    for step, operation in zip(steps, operations, strict=True):
         for name in filter(None, (operation.source, operation.target, operation.residual)):
-            last_use[name] = step
-    places, live = {}, {}
-
-    def place(name: str, step: int, reason: str) -> None:
-        for other in [n for n in live if last_use[n] < step]:
-            del live[other]
-        spec = graph.tensor(name)
-        placement = Placement(*spec.shape, spec.bits, spec.zero_point, config.k, config.banks)
-        address = 0
-        for other in sorted(live.values(), key=lambda p: p.address):
-            if address + placement.words <= other.address:
-                break
-            address = max(address, other.address + other.words)
-        if address + placement.words > min(config.act_depth, 1 << ADDRESS_BITS):
-            used = sum(p.words for p in live.values())
-            raise CompileError(
-                f"{reason} does not fit the activation buffer: {placement.words} words beside "
-                f"{used} in use, of {config.act_depth} per bank")
-        places[name] = live[name] = dataclasses.replace(placement, address=address)
-
-    place(graph.header.input, 0, f"graph input {graph.header.input!r}")
-    for step, operation in enumerate(operations):
+            last[name] = step
+    source = graph.header.input
+    lives = [Life(source, forms[source], 0, last[source])]
+    for index, (step, operation) in enumerate(zip(steps, operations, strict=True)):
         if operation.wide:
-            spec = graph.tensor(operation.target)
-            places[operation.target] = Placement(*spec.shape, spec.bits, 0, config.k, config.banks)
-        else:
-            place(operation.target, step, f"the output of layer {operation.name!r}")
-    return places
+            continue
+        form = forms[operation.target]
+        if operation.target in strips:
+            pool = operations[index + 1]
+            rows = (strips[operation.target] - 1) * pool.stride[0] + pool.kernel[0]
+            form = dataclasses.replace(form, height=min(form.height, rows))
+        lives.append(Life(operation.target, form, step, last[operation.target]))
+    return lives

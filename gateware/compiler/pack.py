@@ -79,12 +79,13 @@ class Result:
 
 
 def pack_slot(results: list[Result], config: AccelConfig, wide: bool = False) -> bytes:
-    """One stored drain slot. A wide slot has one result, whose place is named by column 0."""
+    """One stored drain slot. The place of a wide result is named by the column of its lane."""
     lanes = [dict.fromkeys(("row", "column", "multiplier", "bias", "shift"), 0)
              for _ in range(config.requant_lanes)]
     columns = [dict.fromkeys(("enable", "lane", "offset"), 0) for _ in range(config.k)]
     for result in results:
-        q, column = result.lane % config.requant_lanes, 0 if wide else result.column
+        q = result.lane % config.requant_lanes
+        column = q if wide else result.column
         lanes[q] = {"row": result.lane // config.requant_lanes, "column": column,
                     "multiplier": result.multiplier, "bias": result.bias & (1 << BIAS_BITS) - 1,
                     "shift": result.shift}

@@ -1,35 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compiler: an integer graph to the memory image that the accelerator executes."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
+from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
-from amaranth.lib import data
 
 from gateware import isa
-from gateware.compiler.lower import (
-    MAX_GROUPS,
-    CompileError,
-    Gemm,
-    Lowered,
-    Placement,
-    Pool,
-    lower,
-)
-from gateware.compiler.pack import Result, pack_slot, pack_weights
-from gateware.compiler.schedule import schedule_slots, split_rows
+from gateware.compiler.emit import Tile, cuts, input_rows, load_rows, store_rows, tiles
+from gateware.compiler.image import ALIGN, Image
+from gateware.compiler.lower import CompileError, Gemm, Pool, lower
+from gateware.compiler.order import Region
+from gateware.compiler.patches import Patches
+from gateware.compiler.place import Placement, Strip
 from gateware.config import AccelConfig
 from gateware.isa import Base, Opcode
-from gateware.pe.base import RowEngine
-from gateware.pe.lanes import row_engines
 from gateware.regs import config_digest
 from gateware.transfer import WIDE_BITS
 from quant.intgraph import IntGraph
-from quant.numerics import BIAS_BITS
 
-ALIGN = 64                     #: bytes; what every block of the image starts at
 MANIFEST = "program.json"
 IMAGE = "program.bin"
 
@@ -60,7 +53,10 @@ class Output:
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """Descriptors ``first`` to ``last`` (exclusive) belong to ``layer``."""
+    """Descriptors ``first`` to ``last`` (exclusive) belong to ``layer``.
+
+    A layer that is made in strips has several segments.
+    """
 
     layer: str
     first: int
@@ -72,7 +68,8 @@ class Program:
     """What a host needs to run a network.
 
     image : descriptors, then weights and slots; to be placed at PROGRAM_BASE
-    input : place of the input tensor, whose ``pack`` makes the bytes at INPUT_BASE
+    input : place of the input tensor
+    patches : what becomes of an image before it is stored, see :meth:`pack`
     outputs : the graph's output first, then the tensors dumped for comparison
     input_scale : what a step of an input code means to the network
     """
@@ -80,12 +77,17 @@ class Program:
     name: str
     image: bytes
     input: Placement
+    patches: Patches
     outputs: tuple[Output, ...]
     segments: tuple[Segment, ...]
     graph_digest: str
     config: AccelConfig
     class_names: tuple[str, ...] = ()
     input_scale: float = 1.0
+
+    def pack(self, image: np.ndarray) -> bytes:
+        """The bytes at INPUT_BASE of an integer image (C, H, W)."""
+        return self.input.pack(self.patches.gather(image))
 
     @property
     def output_size(self) -> int:
@@ -98,6 +100,7 @@ class Program:
             "name": self.name, "graph_digest": self.graph_digest,
             "config_digest": config_digest(self.config), "config": dataclasses.asdict(self.config),
             "input": dataclasses.asdict(self.input),
+            "patches": dataclasses.asdict(self.patches),
             "outputs": [dataclasses.asdict(output) for output in self.outputs],
             "segments": [dataclasses.asdict(segment) for segment in self.segments],
             "class_names": self.class_names, "image_bytes": len(self.image),
@@ -120,6 +123,7 @@ class Program:
             size = manifest["image_bytes"]
             program = cls(
                 manifest["name"], image, Placement(**manifest["input"]),
+                Patches.load(manifest["patches"]),
                 tuple(Output(**{**output, "place": Placement(**output["place"])})
                       for output in manifest["outputs"]),
                 tuple(Segment(**segment) for segment in manifest["segments"]),
@@ -134,40 +138,8 @@ class Program:
         return program
 
 
-class _Image:
-    """Descriptors and data blocks under construction; data offsets are known when all are."""
-
-    def __init__(self, config: AccelConfig) -> None:
-        self.config = config
-        self.descriptors: list[tuple[data.StructLayout, dict[str, int], int | None]] = []
-        self.blocks: list[bytes] = []
-
-    def add(self, layout: data.StructLayout, block: int | None = None, **fields: int) -> None:
-        """One descriptor; with ``block``, its offset is that data block's."""
-        self.descriptors.append((layout, fields, block))
-
-    def load(self, opcode: Opcode, block: bytes, destination: int) -> None:
-        """Load ``block``, which becomes a part of the image, into a buffer."""
-        self.add(isa.TRANSFER, block=len(self.blocks), opcode=opcode, base=Base.PROGRAM, offset=0,
-                 beats=len(block) * 8 // self.config.bus_bits, destination=destination)
-        self.blocks.append(block)
-
-    def build(self) -> bytes:
-        offsets, at = [], len(self.descriptors) * isa.DESCRIPTOR_BYTES
-        for block in self.blocks:
-            at = -(-at // ALIGN) * ALIGN
-            offsets.append(at)
-            at += len(block)
-        image = bytearray(at)
-        for index, (layout, fields, block) in enumerate(self.descriptors):
-            if block is not None:
-                fields = {**fields, "offset": offsets[block]}
-            start = index * isa.DESCRIPTOR_BYTES
-            image[start:start + isa.DESCRIPTOR_BYTES] = isa.pack(layout, **fields).to_bytes(
-                isa.DESCRIPTOR_BYTES, "little")
-        for offset, block in zip(offsets, self.blocks, strict=True):
-            image[offset:offset + len(block)] = block
-        return bytes(image)
+LOAD_STRIPS = 16    #: parts that a large input is loaded in, so that the first layer begins early
+LARGE_INPUT = 2048  #: bus beats
 
 
 def compile_graph(graph: IntGraph, config: AccelConfig, dump: bool = False) -> Program:
@@ -176,131 +148,133 @@ def compile_graph(graph: IntGraph, config: AccelConfig, dump: bool = False) -> P
     With ``dump`` every layer's output is stored to memory as well, for comparison layer by layer.
     Raises :class:`CompileError` naming the layer and the reason.
     """
-    lowered = lower(graph, config)
-    image, segments, outputs, at = _Image(config), [], [], 0
+    return _Compiler(graph, config, dump).run()
 
-    def store(name: str, wide: bool) -> None:
-        nonlocal at
-        output = Output(name, at, wide, lowered.places[name])
-        at += -(-output.size // ALIGN) * ALIGN
-        if wide:
-            image.add(isa.TRANSFER, opcode=Opcode.STORE_WIDE, base=Base.OUTPUT,
-                      offset=output.offset, beats=output.size * 8 // config.bus_bits, destination=0)
+
+class _Compiler:
+    """One compilation: the image as far as it is, and where everything lies."""
+
+    def __init__(self, graph: IntGraph, config: AccelConfig, dump: bool) -> None:
+        self.graph, self.config, self.dump = graph, config, dump
+        self.lowered = lower(graph, config)
+        self.image = Image(config)
+        self.segments: list[Segment] = []
+        self.outputs: list[Output] = []
+        self.output_size = 0
+        self.input = Strip.whole(self.lowered.places[graph.header.input])
+        self.input_loaded = 0      # rows
+
+    def run(self) -> Program:
+        operations, name = self.lowered.operations, self.graph.header.input
+        if not self._in_parts(operations[0]):
+            with self._segment("input"):
+                self._need_input(self.input.height)
+        index = 0
+        while index < len(operations):
+            operation = operations[index]
+            if operation.target in self.lowered.strips:
+                self._pair(operation, operations[index + 1])
+                index += 2
+            else:
+                self._whole(operation)
+                index += 1
+        self.image.end()
+        self.outputs.sort(key=lambda output: output.name != self.graph.header.output)
+        header = self.graph.header
+        return Program(header.name, self.image.build(), self.lowered.places[name],
+                       self.lowered.patches, tuple(self.outputs), tuple(self.segments),
+                       self.graph.digest, self.config, header.class_names,
+                        self.graph.tensor(name).scale)
+
+    def _in_parts(self, first: Gemm | Pool) -> bool:
+        """Whether the first operation begins before all of the input is there."""
+        return (self.input.place.beats >= LARGE_INPUT and not first.wide
+                and first.source == self.graph.header.input
+                and first.residual != self.graph.header.input)
+
+    @contextlib.contextmanager
+    def _segment(self, layer: str) -> Iterator[None]:
+        first = len(self.image.descriptors)
+        yield
+        self.segments.append(Segment(layer, first, len(self.image.descriptors)))
+
+    def _need_input(self, rows: int) -> None:
+        """Load the input as far as row ``rows`` (exclusive), unless it is there."""
+        if rows > self.input_loaded:
+            load_rows(self.image, self.graph.header.input, self.input, self.input_loaded, rows)
+            self.input_loaded = rows
+
+    def _strip(self, name: str) -> Strip:
+        return Strip.whole(self.lowered.places[name])
+
+    def _execute(self, tile: Tile, source: Strip, target: Strip, first: int, last: int) -> None:
+        """Output rows ``first`` to ``last`` of a tile, in as many parts as the input comes."""
+        operation = tile.operation
+        residual = self._strip(operation.residual) if operation.residual else None
+        parts = 1
+        if operation.source == self.graph.header.input and self.input_loaded < source.height:
+            parts = max(1, LOAD_STRIPS * (last - first) // target.height)
+        for part, end in cuts(last - first, parts):
+            if operation.source == self.graph.header.input:
+                self._need_input(input_rows(operation, source.height, first, first + end)[1])
+            tile.execute(self.image, source, target, residual, first + part, first + end)
+
+    def _whole(self, operation: Gemm | Pool) -> None:
+        with self._segment(operation.name):
+            target = self._strip(operation.target)
+            for tile in tiles(self.image, operation, self.lowered, target.place):
+                self._execute(tile, self._strip(operation.source), target, 0, target.height)
+            if self._wanted(operation):
+                self._store(operation, target, 0, target.height)
+
+    def _pair(self, gemm: Gemm, pool: Pool) -> None:
+        """A convolution and the pooling after it, some rows of the result at a time."""
+        place, target = self.lowered.places[gemm.target], self._strip(pool.target)
+        height = self.graph.tensor(gemm.target).shape[1]
+        rows = self.lowered.strips[gemm.target]
+        with self._segment(gemm.name):
+            convolutions = list(tiles(self.image, gemm, self.lowered, place))
+        with self._segment(pool.name):
+            pools = list(tiles(self.image, pool, self.lowered, target.place))
+        loaded = Counter()
+        for tile in [*convolutions, *pools[:1]]:
+            loaded += Counter({r.buffer: r.words for r in (tile.weights, tile.slots)})
+        if loaded["weights"] > self.config.weight_depth or loaded["slots"] > self.config.slot_depth:
+            raise CompileError(
+                f"layer {gemm.name!r} must be made in strips, and its {loaded['weights']} weight "
+                f"words and {loaded['slots']} drain slots do not fit the buffers at once")
+        for first in range(0, target.height, rows):
+            last = min(first + rows, target.height)
+            top, bottom = input_rows(pool, height, first, last)
+            strip = Strip(place, top, height)
+            with self._segment(gemm.name):
+                for tile in convolutions:
+                    self._execute(tile, self._strip(gemm.source), strip, top, bottom)
+                if self._wanted(gemm):
+                    self._store(gemm, strip, top, bottom)
+            with self._segment(pool.name):
+                for tile in pools:
+                    self._execute(tile, strip, target, first, last)
+        if self._wanted(pool):
+            with self._segment(pool.name):
+                self._store(pool, target, 0, target.height)
+
+    def _wanted(self, operation: Gemm | Pool) -> bool:
+        return operation.target == self.graph.header.output or self.dump
+
+    def _store(self, operation: Gemm | Pool, strip: Strip, first: int, last: int) -> None:
+        """Store rows of a result; its region of the output begins with the first of them."""
+        name = operation.target
+        if not any(output.name == name for output in self.outputs):
+            form = dataclasses.replace(strip.place, height=strip.height, address=0)
+            output = Output(name, self.output_size, operation.wide, form)
+            self.outputs.append(output)
+            self.output_size += -(-output.size // ALIGN) * ALIGN
+        output = next(output for output in self.outputs if output.name == name)
+        if operation.wide:
+            self.image.add("stores", isa.TRANSFER,
+                           reads=(Region("wide", 0, output.place.channels),),
+                           opcode=Opcode.STORE_WIDE, base=Base.OUTPUT, offset=output.offset,
+                           beats=output.size * 8 // self.config.bus_bits, destination=0)
         else:
-            image.add(isa.TENSOR, opcode=Opcode.STORE_TENSOR, base=Base.OUTPUT,
-                      offset=output.offset, **_tensor_fields(name, output.place))
-        outputs.append(output)
-
-    image.add(isa.TENSOR, opcode=Opcode.LOAD_TENSOR, base=Base.INPUT, offset=0,
-              **_tensor_fields(graph.header.input, lowered.places[graph.header.input]))
-    segments.append(Segment("input", 0, 1))
-    for operation in lowered.operations:
-        first = len(image.descriptors)
-        emit = _emit_gemm if isinstance(operation, Gemm) else _emit_pool
-        emit(image, operation, lowered, config)
-        if operation.target == graph.header.output or dump:
-            store(operation.target, operation.wide)
-        segments.append(Segment(operation.name, first, len(image.descriptors)))
-    image.add(isa.TRANSFER, opcode=Opcode.END, base=Base.PROGRAM, offset=0, beats=0, destination=0)
-    outputs.sort(key=lambda output: output.name != graph.header.output)
-    return Program(graph.header.name, image.build(), lowered.places[graph.header.input],
-                   tuple(outputs), tuple(segments), graph.digest, config, graph.header.class_names,
-                   graph.tensor(graph.header.input).scale)
-
-
-def _tensor_fields(name: str, place: Placement) -> dict[str, int]:
-    if place.groups * place.planes > MAX_GROUPS:
-        raise CompileError(f"tensor {name!r} has {place.groups * place.planes} words per pixel, a "
-                           f"load or store moves {MAX_GROUPS} at most")
-    return {"beats": place.beats, "address": place.address, "height": place.height,
-            "width": place.width, "groups": place.groups * place.planes,
-            "group_pitch": place.group_pitch, "row_pitch": place.row_pitch}
-
-
-def _execute_fields(operation: Gemm | Pool, lowered: Lowered) -> dict[str, int]:
-    """Fields of an EXECUTE descriptor that all tiles of an operation share."""
-    source, target = lowered.places[operation.source], lowered.places[operation.target]
-    residual = lowered.places[operation.residual] if operation.residual else target
-    wrap = 1 << isa.ADDRESS_BITS
-    pool = isinstance(operation, Pool)
-    return {
-        "opcode": Opcode.EXECUTE, "reserved": 0, "pool": pool, "pool_sum": pool and operation.total,
-        "wide": operation.wide, "planes": source.planes - 1,
-        "out_planes": 0 if operation.wide else target.planes - 1,
-        "residual": operation.residual is not None, "residual_planes": residual.planes - 1,
-        "first_row": (source.address - operation.padding[0] * source.row_pitch) % wrap,
-        "height": source.height, "width": source.width, "groups": 1 if pool else source.groups,
-        "group_pitch": source.group_pitch, "row_pitch": source.row_pitch,
-        "row_step": source.row_pitch * operation.stride[0] % wrap,
-        "plane_pitch": source.plane_pitch,
-        "kernel_y": operation.kernel[0], "kernel_x": operation.kernel[1],
-        "stride_y": operation.stride[0], "stride_x": operation.stride[1] if target.width > 1 else 1,
-        "pad_top": operation.padding[0], "pad_left": operation.padding[2],
-        "pad_value": 0 if pool else source.zero_point,
-        "out_height": target.height, "out_width": target.width, "out_address": target.address,
-        "out_row_pitch": target.row_pitch, "out_plane_pitch": target.plane_pitch,
-        "residual_address": residual.address, "residual_plane_pitch": residual.plane_pitch,
-        "residual_n": 0 if pool else operation.residual_n,
-        "low": operation.low, "high": operation.high, "weight_address": 0, "slot_address": 0,
-    }
-
-
-def _emit_gemm(image: _Image, gemm: Gemm, lowered: Lowered, config: AccelConfig) -> None:
-    """Per row tile: weights, slots, EXECUTE."""
-    fields = _execute_fields(gemm, lowered)
-    planes, group_pitch = fields["planes"] + 1, lowered.places[gemm.target].group_pitch
-    try:
-        tiles = split_rows(gemm.scheme.tolist(), config)
-    except ValueError as error:
-        raise CompileError(f"layer {gemm.name!r} {error}") from error
-
-    engines = [placed.engine for placed in row_engines(config) for _ in placed.lanes]
-
-    def result(lane: int, row: int) -> Result:
-        return Result(lane, row % config.k, row if gemm.wide else row // config.k * group_pitch,
-                      int(gemm.multiplier[row]), _bias(gemm, row, engines[lane], planes),
-                      int(gemm.shift[row]))
-
-    for lanes in tiles:
-        taken = [(lane, row) for lane, row in enumerate(lanes) if row >= 0]
-        if gemm.wide:
-            slots = [[pair] for pair in taken]
-        else:
-            slots = [list(slot.results) for slot in schedule_slots(taken, config)]
-        records = [pack_slot([result(*pair) for pair in slot], config, gemm.wide) for slot in slots]
-        image.load(Opcode.LOAD_WEIGHTS, pack_weights(gemm.values, lanes, config), 0)
-        image.load(Opcode.LOAD_SLOTS, b"".join(records), 0)
-        image.add(isa.EXECUTE, **fields, slots=len(records))
-
-
-def _bias(gemm: Gemm, row: int, engine: type[RowEngine], planes: int) -> int:
-    """The bias of a row on ``engine``, whose raw sums exceed the true ones by a known number."""
-    values = gemm.values[row]
-    low, high = engine.raw_range(values, planes)
-    least, most = engine.raw_limits()
-    if low < least or high > most:
-        raise CompileError(f"layer {gemm.name!r}: the sums of row {row} reach {low}..{high}, an "
-                           f"accumulator of {engine.__name__} holds {least}..{most}")
-    bias = int(gemm.bias[row]) - engine.offset(values, planes) * int(gemm.multiplier[row])
-    if abs(bias) >= 1 << BIAS_BITS - 1:
-        raise CompileError(f"layer {gemm.name!r}: the bias of row {row} takes more than the "
-                           f"{BIAS_BITS} bits of the requantiser")
-    return bias
-
-
-def _emit_pool(image: _Image, pool: Pool, lowered: Lowered, config: AccelConfig) -> None:
-    """Slots once; then EXECUTE per channel group: the pool lanes are the channels of a word."""
-    fields = _execute_fields(pool, lowered)
-    source, target = lowered.places[pool.source], lowered.places[pool.target]
-    lanes = [(config.rows + channel, channel) for channel in range(config.k)]
-    records = [pack_slot([Result(lane, channel, 0, pool.multiplier, pool.bias, pool.shift)
-                          for lane, channel in slot.results], config)
-               for slot in schedule_slots(lanes, config)]
-    image.load(Opcode.LOAD_SLOTS, b"".join(records), 0)
-    wrap = 1 << isa.ADDRESS_BITS
-    for group in range(source.groups):
-        tile = {
-            "first_row": (fields["first_row"] + group * source.group_pitch) % wrap,
-            "out_address": target.address + group * target.group_pitch,
-        }
-        image.add(isa.EXECUTE, **{**fields, **tile}, slots=len(records))
+            store_rows(self.image, name, strip, first, last, output.offset)

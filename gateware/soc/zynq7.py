@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Top level for a Zynq-7000: an accelerator between the processing system's GP0 and HP0 ports."""
+"""Top level for a Zynq-7000: an accelerator between the processing system's GP0 and HP ports."""
 
 from amaranth import *
 from amaranth.lib import cdc, wiring
@@ -8,6 +8,7 @@ from amaranth.vendor import XilinxPlatform
 from boards.board import Board
 from gateware.axi import Axi3ToLite
 
+HP_PORTS = ("hp0", "hp1", "hp2", "hp3")
 HP_DATA_BITS = 64
 HP_ID_BITS = 6
 GP_BASE = 0x4000_0000  #: where GP0 begins in the processor's address space (UG585, chapter 4)
@@ -47,12 +48,14 @@ _FROM_SLAVE = (
 _SIZE_BITS = 2
 
 
-def connection(board: Board) -> dict[str, object]:
-    """How a driver on ``board`` reaches an accelerator in :class:`Zynq7Top`."""
+def connection(board: Board, ports: int) -> dict[str, object]:
+    """How a driver on ``board`` reaches an accelerator with HP ports 0 to ``ports - 1`` in
+    :class:`Zynq7Top`."""
     return {
         "kind": "zynq7",
         "register_base": GP_BASE,
         "interrupt": IRQ,
+        "hp_ports": ports,
         "ps_clock_hz": board.ps_clock_hz,
     }
 
@@ -88,15 +91,15 @@ class Zynq7Top(Elaboratable):
     """The whole programmable logic of a Zynq-7000: processing system, bridge and accelerator.
 
     Owns the ``sync`` domain, which runs on FCLK0; its reset is FCLK0's, released in step with the
-    clock. The processing system itself (DDR, pins, the rate of FCLK0, 64-bit mode of HP0) is
-    configured by its boot loader or by the driver, not by the bitstream.
+    clock. The processing system itself (DDR, pins, the rate of FCLK0, 64-bit mode of the HP ports)
+    is configured by its boot loader or by the driver, not by the bitstream.
 
     Parameters
     ----------
     accelerator : Component
-        With members ``axil : In(AxiLiteSignature(n, 32))`` for its registers, ``hp0 :
-        Out(Axi3Signature(32, 64, 6))`` to memory and ``irq : Out(1)``, which becomes shared
-        interrupt :data:`IRQ`.
+        With members ``axil : In(AxiLiteSignature(n, 32))`` for its registers, one or more of
+        ``hp0``...``hp3 : Out(Axi3Signature(32, 64, 6))`` to memory and ``irq : Out(1)``, which
+        becomes shared interrupt :data:`IRQ`.
     clock_hz : int
         Frequency that FCLK0 is constrained to.
     base : int
@@ -117,10 +120,12 @@ class Zynq7Top(Elaboratable):
             raise ValueError(
                 f"base must be within GP0, {GP_BASE:#x}..{GP_BASE + GP_SIZE - 1:#x}, not {base:#x}"
             )
-        for name, expected in (("rdata", HP_DATA_BITS), ("rid", HP_ID_BITS)):
-            width = len(getattr(accelerator.hp0, name))
-            if width != expected:
-                raise ValueError(f"hp0.{name} must be {expected} bits wide, not {width}")
+        self._ports = [port for port in HP_PORTS if hasattr(accelerator, port)]
+        for port in self._ports:
+            for name, expected in (("rdata", HP_DATA_BITS), ("rid", HP_ID_BITS)):
+                width = len(getattr(getattr(accelerator, port), name))
+                if width != expected:
+                    raise ValueError(f"{port}.{name} must be {expected} bits wide, not {width}")
         if len(accelerator.axil.rdata) != 32:
             raise ValueError(f"axil.rdata must be 32 bits wide, not {len(accelerator.axil.rdata)}")
         self._accelerator = accelerator
@@ -159,12 +164,23 @@ class Zynq7Top(Elaboratable):
             i_IRQF2P=Cat(accelerator.irq, C(0, 19)),
             i_MAXIGP0ACLK=sync.clk,
             **_pins("MAXIGP0", bridge.axi3, inputs=_FROM_SLAVE, outputs=_FROM_MASTER),
-            i_SAXIHP0ACLK=sync.clk,
-            i_SAXIHP0RDISSUECAP1EN=C(0, 1),
-            i_SAXIHP0WRISSUECAP1EN=C(0, 1),
-            **_pins("SAXIHP0", accelerator.hp0, inputs=_FROM_MASTER, outputs=_FROM_SLAVE),
+            **self._hp_pins(sync.clk),
         )
         return m
+
+    def _hp_pins(self, clk: Signal) -> dict[str, Value]:
+        """Keywords for ``Instance`` of all HP ports that the accelerator has."""
+        pins = {}
+        for port in self._ports:
+            prefix = f"SAXI{port.upper()}"
+            pins |= {
+                f"i_{prefix}ACLK": clk,
+                f"i_{prefix}RDISSUECAP1EN": C(0, 1),
+                f"i_{prefix}WRISSUECAP1EN": C(0, 1),
+                **_pins(prefix, getattr(self._accelerator, port),
+                        inputs=_FROM_MASTER, outputs=_FROM_SLAVE),
+            }
+        return pins
 
 
 def _pins(port: str, axi3, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> dict[str, Value]:

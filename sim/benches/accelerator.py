@@ -3,19 +3,21 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import cocotb
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, First, RisingEdge, Timer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gateware.regs import COUNTERS, REGISTERS, ErrorCode
 
 OFFSETS = {register.name: register.offset for register in REGISTERS}
 CLOCK_NS = 10
 LIMIT_CYCLES = 20_000_000  # one image
+COUNTER_NAMES = ("CYCLES", *(counter.upper() for counter in COUNTERS))
 
 
 class Host:
@@ -79,16 +81,32 @@ async def start(dut, job: dict) -> Host:
     return host
 
 
-async def run(dut, host: Host, source: int, target: int, abort_after: int | None = None) -> int:
-    """One image; returns STATUS. Fails when the run does not end or breaks a bus rule."""
+async def run(
+    dut,
+    host: Host,
+    source: int,
+    target: int,
+    *,
+    abort_after: int | None = None,
+    sample: tuple[int, Callable[[dict[str, int]], None]] | None = None,
+) -> int:
+    """One image; returns STATUS. Fails when the run does not end or breaks a bus rule.
+
+    ``sample`` is a number of cycles and what to do with the registers that often.
+    """
     await host.write("INPUT_BASE", source)
     await host.write("OUTPUT_BASE", target)
     await host.write("CONTROL", 1)
     if abort_after is not None:
         await ClockCycles(dut.clk, abort_after)
         await host.write("CONTROL", 2)
-    if dut.irq.value == 0:
-        await First(RisingEdge(dut.irq), Timer(LIMIT_CYCLES * CLOCK_NS, unit="ns"))
+    interval, look = sample or (LIMIT_CYCLES, lambda registers: None)
+    for _ in range(-(-LIMIT_CYCLES // interval)):
+        if dut.irq.value == 1:
+            break
+        await First(RisingEdge(dut.irq), Timer(interval * CLOCK_NS, unit="ns"))
+        if sample and dut.irq.value == 0:
+            look({name: await host.read(name) for name in ("ERROR_DESCRIPTOR", *COUNTER_NAMES)})
     status = await host.read("STATUS")
     await host.write("IRQ_STATUS", 1)
     assert int(dut.violation.value) == 0, f"bus rule {int(dut.violation.value)} broken"
@@ -105,9 +123,7 @@ def error_of(status: int) -> ErrorCode:
 
 
 async def collect(dut, host: Host, job: dict, target: int, result: dict) -> None:
-    result["counters"].append(
-        {name: await host.read(name) for name in ("CYCLES", *(c.upper() for c in COUNTERS))}
-    )
+    result["counters"].append({name: await host.read(name) for name in COUNTER_NAMES})
     result["memory"].append(_dump(dut, target, job["size"], job["bus_bytes"]))
 
 
@@ -115,12 +131,12 @@ async def collect(dut, host: Host, job: dict, target: int, result: dict) -> None
 async def run_images(dut) -> None:
     """Every image of the job."""
     job = json.loads(Path(os.environ["ACCELERATOR_JOB"]).read_text())
-    host, result = await start(dut, job), {"memory": [], "counters": []}
+    host, result = await start(dut, job), {"memory": [], "counters": [], "samples": []}
+    expected, images = job["expected_cycles"], len(job["inputs"])
     columns = (
         TextColumn("simulating"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("images"),
+        TextColumn("{task.fields[images]} images, {task.fields[speed]:.0f} cycles/s"),
         TimeRemainingColumn(),
     )
     terminal = os.environ.get("ACCELERATOR_TERMINAL", os.devnull)
@@ -132,12 +148,21 @@ async def run_images(dut) -> None:
             transient=True,
         ) as progress,
     ):
-        task = progress.add_task("", total=len(job["inputs"]))
-        for source, target in zip(job["inputs"], job["outputs"], strict=True):
-            status = await run(dut, host, source, target)
+        task = progress.add_task("", total=expected * images, images=f"0/{images}", speed=0.0)
+        for number, (source, target) in enumerate(zip(job["inputs"], job["outputs"], strict=True)):
+            samples: list[dict[str, int]] = []
+
+            def look(registers: dict[str, int], number=number, samples=samples) -> None:
+                samples.append(registers)
+                done = number * expected + min(expected, registers["CYCLES"])
+                elapsed = progress.tasks[task].elapsed or 1.0
+                progress.update(task, completed=done, speed=done / elapsed,
+                                images=f"{number}/{images}")
+
+            status = await run(dut, host, source, target, sample=(job["sample_cycles"], look))
             assert status & 2, f"run failed with {error_of(status).name} {await where(host)}"
             await collect(dut, host, job, target, result)
-            progress.advance(task)
+            result["samples"].append(samples)
     Path(job["result"]).write_text(json.dumps(result))
 
 
@@ -162,7 +187,7 @@ async def recover(dut) -> None:
 
 def _dump(dut, start: int, size: int, bus_bytes: int) -> str:
     """Hex text of ``size`` bytes of memory from ``start`` on."""
-    memory = dut.ddr.model.mem
+    memory = dut.ddr_0.model.mem
     words = (
         int(memory[i].value) for i in range(start // bus_bytes, -(-(start + size) // bus_bytes))
     )

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // DDR memory behind one AXI3 port, for simulation: latency, bandwidth, random stalls, faults on order.
+// Several of them beside one ddr_budget (below) share their bandwidth; each has contents of its own.
 // Verilog-2005, for Icarus and Verilator. Wired up from Amaranth by sim/ddr.py.
 //
 // Reads and writes are answered in order, with up to eight bursts of each waiting. A W beat is
@@ -70,6 +71,10 @@ module ddr_axi3 #(
     output reg                   rlast,
     output reg                   rvalid,
     input                        rready,
+
+    // To and from a ddr_budget, {write, read}: a beat could move, and it may.
+    output     [1:0]             wants,
+    input      [1:0]             grants,
 
     output reg [2:0]             violation,
     output reg [31:0]            read_beats,
@@ -152,8 +157,9 @@ module ddr_axi3 #(
     wire r_wants = rq_count != 0 && now >= rq_when[rq_out] && (!rvalid || rready) && !pause_r;
     wire w_able = wq_count != 0 && bq_count != DEPTH && !pause_w;
     wire w_wants = wvalid && w_able;
-    wire r_afford = credit >= cost + (favour_write && w_wants ? cost : 0);
-    wire w_afford = credit >= cost + (!favour_write && r_wants ? cost : 0);
+    wire r_afford = grants[0] && credit >= cost + (favour_write && w_wants ? cost : 0);
+    wire w_afford = grants[1] && credit >= cost + (!favour_write && r_wants ? cost : 0);
+    assign wants = {w_wants, r_wants};
 
     assign arready = rq_count != DEPTH && !pause_ar;
     assign awready = wq_count != DEPTH && !pause_aw;
@@ -285,6 +291,50 @@ module ddr_axi3 #(
         else if (violation == 0 && found != 0) begin
             violation <= found;
             $display("ddr_axi3: the master breaks rule %0d at cycle %0d", found, now);
+        end
+    end
+endmodule
+
+// Bandwidth that several ddr_axi3 share: at most N beats, of all ports and both directions, in M
+// cycles. Ports take turns when it does not suffice.
+//   +ddr_shared_beats=N +ddr_shared_cycles=M    M = 0 is no limit
+module ddr_budget #(
+    parameter PORTS = 1,
+    parameter BEATS = 1,
+    parameter CYCLES = 0
+) (
+    input                    clk,
+    input                    rst,
+    input      [2*PORTS-1:0] wants,
+    output reg [2*PORTS-1:0] grants
+);
+    integer beats, cost, credit, left, turn, i, at;
+    initial begin
+        beats = BEATS;
+        cost = CYCLES;
+        if ($value$plusargs("ddr_shared_beats=%d", beats)) ;
+        if ($value$plusargs("ddr_shared_cycles=%d", cost)) ;
+    end
+
+    always @* begin
+        left = credit;
+        grants = 0;
+        for (i = 0; i < 2 * PORTS; i = i + 1) begin
+            at = (turn + i) % (2 * PORTS);
+            if (left >= cost) begin
+                grants[at] = 1;
+                if (wants[at]) left = left - cost;
+            end
+        end
+    end
+
+    always @(posedge clk) begin
+        if (rst) begin
+            credit <= 0;
+            turn <= 0;
+        end else begin
+            credit <= (left > 2 * cost ? 2 * cost : left) + beats;
+            turn <= (turn + 1) % (2 * PORTS);
         end
     end
 endmodule

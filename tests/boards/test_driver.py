@@ -2,6 +2,7 @@
 """The driver's parts that need no accelerator; runs of it are in ``sim/test_driver.py``."""
 
 import ast
+import dataclasses
 import json
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from boards.driver import __main__ as command
 from boards.driver.hardware import Arena
 from boards.driver.package import Package
 from boards.driver.registers import Registers
-from boards.driver.tensors import input_codes, pack, unpack
+from boards.driver.tensors import gather, input_codes, pack, unpack
 from gateware import handover
-from gateware.compiler.lower import Placement
+from gateware.compiler.patches import Axis, Patches, identity
+from gateware.compiler.place import Placement
 from gateware.compiler.program import Output, Program
 from gateware.config import AccelConfig
 from gateware.regs import REGISTERS, VERSION_MAJOR, register_manifest
@@ -88,7 +90,7 @@ def test_wide_results_are_read_as_the_compiler_does(seed: int) -> None:
 
 def test_images_become_codes() -> None:
     place = {"channels": 1, "height": 2, "width": 2, "bits": 8, "zero_point": 3, "k": 16}
-    tensor = {"place": place, "scale": 0.5}
+    tensor = {"place": place, "scale": 0.5, "patches": {"shape": [1, 2, 2]}}
     assert input_codes(np.array([[0, 1], [2, 255]], np.uint8), tensor).tolist() == [
         [[0, 1], [2, 255]]]
     # Floats are divided by the scale and rounded half up.
@@ -101,6 +103,14 @@ def test_images_become_codes() -> None:
             (np.full((1, 2, 2), "x"), "must hold finite numbers")):
         with pytest.raises(ValueError, match=message):
             input_codes(wrong, tensor)
+
+
+@pytest.mark.parametrize("x", [Axis(1, 1, 0, 5), Axis(2, 2, 0, 3), Axis(3, 2, -1, 3)])
+def test_patches_are_gathered_as_the_compiler_does(x: Axis, seed: int) -> None:
+    patches = Patches((3, 6, 5), Axis(3, 2, -1, 3), x, 9)
+    codes = np.random.default_rng(seed).integers(0, 256, patches.shape)
+    manifest = json.loads(json.dumps(dataclasses.asdict(patches)))
+    np.testing.assert_array_equal(gather(codes, manifest), patches.gather(codes))
 
 
 # Registers.
@@ -149,11 +159,12 @@ def test_another_register_map_is_refused() -> None:
 def package(tmp_path: Path) -> Path:
     """A package of a program that does nothing."""
     place = Placement(channels=10, height=1, width=1, bits=8, zero_point=0, k=16, banks=4)
-    Program("nothing", bytes(64), PLACE, (Output("logits", 0, True, place),), (), "0" * 64, CONFIG,
-            ("a", "b"), 0.25).save(tmp_path)
+    patches = identity((PLACE.channels, PLACE.height, PLACE.width), 0)
+    Program("nothing", bytes(64), PLACE, patches, (Output("logits", 0, True, place),), (), "0" * 64,
+            CONFIG, ("a", "b"), 0.25).save(tmp_path)
     handover.write_accelerator(
         tmp_path, boards.get("pynq_z2"), CONFIG,
-        connection=zynq7.connection(boards.get("pynq_z2")), bitstream="vivado/top.bit")
+        connection=zynq7.connection(boards.get("pynq_z2"), 2), bitstream="vivado/top.bit")
     np.savez(tmp_path / "golden.npz", images=np.zeros((2, 1, 4, 4), int),
              logits=np.zeros((2, 10), int))
     return tmp_path
@@ -162,7 +173,8 @@ def package(tmp_path: Path) -> Path:
 def test_package(package: Path) -> None:
     files = Package(package)
     assert files.accelerator["connection"] == {
-        "kind": "zynq7", "register_base": 0x4000_0000, "interrupt": 61, "ps_clock_hz": 50_000_000}
+        "kind": "zynq7", "register_base": 0x4000_0000, "interrupt": 61, "hp_ports": 2,
+        "ps_clock_hz": 50_000_000}
     assert files.accelerator["registers"] == json.loads(json.dumps(register_manifest()))
     assert (files.output_bytes, files.input["scale"], files.class_names) == (80, 0.25, ["a", "b"])
     assert files.golden()["images"].shape == (2, 1, 4, 4)

@@ -85,8 +85,9 @@ def machine(tmp_path: Path) -> Path:
         memory.truncate(slcr.BASE + slcr.SIZE)      # sparse
         memory.seek(slcr.BASE + slcr.IO_PLL)
         memory.write(struct.pack("<I", 20 << 12))
-        memory.seek(slcr.BASE + slcr.HP0_READ)
-        memory.write(struct.pack("<I", 0x31))
+        for port in range(2):
+            memory.seek(slcr.BASE + slcr.HP0_READ + port * slcr.HP_PITCH)
+            memory.write(struct.pack("<I", 0x31))
     maps = tmp_path / "sys/class/uio/uio0/maps/map0"
     maps.mkdir(parents=True)
     (maps / "addr").write_text("0x40000000\n")
@@ -101,7 +102,8 @@ def machine(tmp_path: Path) -> Path:
     return tmp_path
 
 
-CONNECTION = {"kind": "zynq7", "register_base": 0x4000_0000, "ps_clock_hz": 50_000_000}
+CONNECTION = {"kind": "zynq7", "register_base": 0x4000_0000, "ps_clock_hz": 50_000_000,
+              "hp_ports": 2}
 
 
 def hardware(machine: Path, **options: object) -> driver.ZynqHardware:
@@ -115,8 +117,9 @@ def test_registers_by_uio(machine: Path) -> None:
     assert board.read(0x14) == 0xDEADBEEF
     assert (machine / "dev/uio0").read_bytes()[0x14:0x18] == bytes.fromhex("efbeadde")
     with (machine / "dev/mem").open("rb") as memory:
-        memory.seek(slcr.BASE + slcr.HP0_READ)
-        assert memory.read(4) == bytes.fromhex("30000000")
+        for port in range(2):
+            memory.seek(slcr.BASE + slcr.HP0_READ + port * slcr.HP_PITCH)
+            assert memory.read(4) == bytes.fromhex("30000000")
     assert board.clock_hz == 100_000_000
     board.wait(0.001)       # a file is always ready
     board.close()

@@ -21,7 +21,7 @@ def test_act_buffer(seed):
 
     async def bench(ctx) -> None:
         memory = np.zeros((banks, depth, k), np.int64)
-        collisions = 0
+        collisions = waits = 0
         for _ in range(cycles):
             read = rng.integers(0, depth, banks)
             gather, gather_bank = rng.integers(0, depth, k), int(rng.integers(banks))
@@ -33,6 +33,15 @@ def test_act_buffer(seed):
             ctx.set(dut.gather_bank, gather_bank)
             ctx.set(dut.write_bank, write_bank)
             ctx.set(dut.write_enable, pack(enable, 1))
+            load, load_bank = int(rng.integers(depth)), int(rng.integers(banks))
+            loaded, loads = rng.integers(0, 16, k), bool(rng.integers(2))
+            ctx.set(dut.load_valid, loads)
+            ctx.set(dut.load_bank, load_bank)
+            ctx.set(dut.load_address, load)
+            ctx.set(dut.load_data.as_value(), pack(loaded, 4))
+            ready = ctx.get(dut.load_ready)
+            assert ready == (not enable.any() or load_bank != write_bank)
+            waits += loads and not ready
             await ctx.tick()
             ctx.set(dut.gather_bank, int(rng.integers(banks)))      # too late to matter
             # A read in the cycle of a write gives the old nibble.
@@ -42,44 +51,53 @@ def test_act_buffer(seed):
             assert ctx.get(dut.gather_data.as_value()) == pack(gathered, 4)
             collisions += int((enable & (gather == write) & (gather_bank == write_bank)).sum())
             memory[write_bank, write[enable == 1], np.flatnonzero(enable)] = values[enable == 1]
-        assert collisions > 50
+            if loads and ready:
+                memory[load_bank, load] = loaded
+        assert collisions > 50 and waits > 10
 
     pysim.run(dut, bench, cycles=cycles + 1)
 
 
-@pytest.mark.parametrize("beats", [1, 3, 4])
-def test_beat_buffer(beats, seed):
-    depth, rng = 4, np.random.default_rng(seed)
-    dut = BeatBuffer(beats=beats, bus_bits=32, depth=depth)
+@pytest.mark.parametrize(("beats", "ports"), [(1, 1), (3, 1), (4, 1), (4, 2), (4, 4), (8, 4)])
+def test_beat_buffer(beats, ports, seed):
+    depth, rng, each = 4, np.random.default_rng(seed), beats // ports
+    dut = BeatBuffer(beats=beats, bus_bits=32, depth=depth, ports=ports)
 
     async def bench(ctx) -> None:
         memory = np.zeros((depth, beats), object)
         for _ in range(12):
-            word = int(rng.integers(depth))
-            ctx.set(dut.start, 1)
-            ctx.set(dut.address, word)
+            # Every port goes its own way, begins on its own and may stop within a word.
+            words = rng.integers(depth, size=ports)
+            for fill, word in zip(dut.fill, words.tolist(), strict=True):
+                ctx.set(fill.start, 1)
+                ctx.set(fill.address, word)
             await ctx.tick()
-            ctx.set(dut.start, 0)
-            ctx.set(dut.address, int(rng.integers(depth)))     # counts with start only
-            count, written = int(rng.integers(1, depth * beats + 1)), 0     # may stop within a word
-            while written < count:
-                enable, value = bool(rng.random() < 0.7), int(rng.integers(1 << 32))
-                read = int(rng.integers(depth))
-                ctx.set(dut.write_enable, enable)
-                ctx.set(dut.write_data, value)
+            counts = rng.integers(1, depth * each + 1, size=ports)
+            written = np.zeros(ports, int)
+            for fill in dut.fill:
+                ctx.set(fill.start, 0)
+                ctx.set(fill.address, int(rng.integers(depth)))     # counts with start only
+            while (written < counts).any():
+                enable = (rng.random(ports) < 0.7) & (written < counts)
+                values, read = rng.integers(0, 1 << 32, ports), int(rng.integers(depth))
+                for p, fill in enumerate(dut.fill):
+                    ctx.set(fill.enable, bool(enable[p]))
+                    ctx.set(fill.data, int(values[p]))
                 ctx.set(dut.read_address, read)
                 await ctx.tick()
                 assert ctx.get(dut.read_data) == pack(memory[read], 32)
-                if enable:
-                    memory[(word + written // beats) % depth, written % beats] = value
-                    written += 1
-            ctx.set(dut.write_enable, 0)
+                for p in np.flatnonzero(enable):
+                    place = (words[p] + written[p] // each) % depth
+                    memory[place, written[p] % each * ports + p] = int(values[p])
+                written += enable
+            for fill in dut.fill:
+                ctx.set(fill.enable, 0)
         for word in range(depth):
             ctx.set(dut.read_address, word)
             await ctx.tick()
             assert ctx.get(dut.read_data) == pack(memory[word], 32)
 
-    pysim.run(dut, bench, cycles=1000)
+    pysim.run(dut, bench, cycles=1500)
 
 
 def test_ports_follow_the_configuration():

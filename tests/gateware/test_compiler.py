@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateware import isa
-from gateware.compiler.lower import CompileError, Gemm, Placement, Pool, lower
+from gateware.compiler.lower import CompileError, Gemm, Pool, lower
 from gateware.compiler.pack import (
     Result,
     pack_slot,
     pack_weights,
     unpack_weights,
 )
+from gateware.compiler.place import Placement
 from gateware.compiler.program import IMAGE, MANIFEST, Program, compile_graph
 from gateware.config import AccelConfig
 from gateware.isa import Base, Opcode
@@ -118,11 +119,12 @@ def test_weights_round_trip(name, shape, seed):
             assert word[lane].tolist() == expected.tolist()
 
 
-def test_a_wide_slot_is_named_by_column_0():
-    slot = int.from_bytes(pack_slot([Result(3, 7, 6, 1, -1, 14)], TINY, wide=True), "little")
+def test_a_wide_result_is_named_by_the_column_of_its_lane():
+    results = [Result(3, 7, 6, 1, -1, 14), Result(4, 7, 5, 1, -1, 14)]
+    slot = int.from_bytes(pack_slot(results, TINY, wide=True), "little")
     columns = isa.slot_layout(TINY).from_bits(slot).columns
-    assert [int(columns[j].enable) for j in range(TINY.k)] == [1] + [0] * (TINY.k - 1)
-    assert int(columns[0].offset) == 6
+    assert [int(columns[j].enable) for j in range(TINY.k)] == [1, 1] + [0] * (TINY.k - 2)
+    assert [int(columns[j].offset) for j in (0, 1)] == [5, 6]
 
 
 # Refusals
@@ -134,13 +136,14 @@ def refused(graph: IntGraph, config: AccelConfig = ROOMY, *, match: str) -> None
 
 
 def conv(shape, rows: int, *args, config: AccelConfig = ROOMY, match: str, **options) -> None:
+    """A convolution is refused where it is the second layer; a first one would be rewritten."""
     build = builder(*shape)
-    build.conv(INPUT, rows, *args, **options)
+    build.conv(build.max_pool(INPUT, 1, stride=1), rows, *args, **options)
     refused(build.build(), config, match=match)
 
 
 def test_groups_are_refused():
-    conv((4, 3, 3), 4, groups=2, match="layer 'conv0' has 2 groups; .* groups=1 only")
+    conv((4, 3, 3), 4, groups=2, match="layer 'conv1' has 2 groups; .* groups=1 only")
 
 
 def test_host_nodes_are_refused():
@@ -150,9 +153,9 @@ def test_host_nodes_are_refused():
 
 def test_wide_strides_are_refused():
     conv((1, 9, 9), 4, 1, stride=(1, 4),
-         match="'conv0' has a horizontal stride of 4, the largest is 3")
+         match="'conv1' has a horizontal stride of 4, the largest is 3")
     conv((1, 9, 9), 4, 1, stride=3, config=LARGE, match="stride of 3, the largest is 2")
-    conv((1, 20, 9), 4, 1, stride=(16, 1), match=r"'conv0' has kernel .* stride \(16, 1\)")
+    conv((1, 20, 9), 4, 1, stride=(16, 1), match=r"'conv1' has kernel .* stride \(16, 1\)")
 
 
 def test_any_horizontal_stride_of_a_single_column():
@@ -164,22 +167,22 @@ def test_any_horizontal_stride_of_a_single_column():
 
 def test_large_paddings_are_refused():
     for padding in ((32, 0, 0, 0), (0, 32, 0, 0), (0, 0, 32, 0), (0, 0, 0, 32)):
-        conv((1, 3, 3), 4, 1, padding=padding, match="'conv0' has kernel .* 255, 15 and 31")
+        conv((1, 3, 3), 4, 1, padding=padding, match="'conv1' has kernel .* 255, 15 and 31")
 
 
 def test_large_kernels_are_refused():
     config = dataclasses.replace(ROOMY, weight_depth=1024)
-    conv((1, 256, 1), 4, (256, 1), padding=0, config=config, match=r"'conv0' has kernel \(256, 1\)")
+    conv((1, 256, 1), 4, (256, 1), padding=0, config=config, match=r"'conv1' has kernel \(256, 1\)")
 
 
 def test_large_images_are_refused():
-    conv((1, 1024, 1), 4, 1, match="'conv0' has a height or width over 1023")
-    conv((1, 1, 1024), 4, 1, match="'conv0' has a height or width over 1023")
+    conv((1, 1024, 1), 4, 1, match="'max_pool0' has a height or width over 1023")
+    conv((1, 1, 1024), 4, 1, match="'max_pool0' has a height or width over 1023")
 
 
 def test_wide_images_are_refused():
     conv((2, 3, 3), 4, 1, wide=True,
-         match=r"'conv0' gives wide results of shape \(4, 3, 3\); only vectors")
+         match=r"'conv1' gives wide results of shape \(4, 3, 3\); only vectors")
 
 
 def test_too_many_wide_results_are_refused():
@@ -189,13 +192,13 @@ def test_too_many_wide_results_are_refused():
 
 
 def test_deep_weights_are_refused():
-    conv((65, 7, 7), 4, 7, match="'conv0' needs 441 weight words per row tile, .* holds 256")
+    conv((65, 7, 7), 4, 7, match="'conv1' needs 441 weight words per row tile, .* holds 256")
 
 
 def test_many_channels_are_refused():
     config = dataclasses.replace(ROOMY, weight_depth=512, act_depth=4096)
     conv((2041, 1, 1), 4, 1, config=config,
-         match="'conv0' reads 256 words per pixel, the most are 255")
+         match="'conv1' reads 256 words per pixel, the most are 255")
     build = builder(1024, 1, 1, bits=8)
     build.conv(INPUT, 4, 1)
     refused(build.build(), config, match="tensor 'image' has 256 words per pixel")
@@ -203,7 +206,7 @@ def test_many_channels_are_refused():
 
 def test_a_small_activation_buffer_is_refused():
     conv((8, 16, 16), 8, 3, config=TINY,
-         match="the output of layer 'conv0' does not fit .*: 64 words beside 64 in use, of 64")
+         match="the output of layer 'max_pool0' does not fit .*: 64 words beside 64 in use, of 64")
     conv((8, 17, 16), 8, 3, config=TINY,
          match="graph input 'image' does not fit .*: 68 words beside 0")
 
@@ -211,7 +214,7 @@ def test_a_small_activation_buffer_is_refused():
 def test_missing_lanes_are_refused():
     config = dataclasses.replace(ROOMY, pot4_rows=3, fixed8_rows=0)
     conv((1, 3, 3), 8, 1, config=config,
-         match="layer 'conv0' has 2 FIXED8 rows, but the array has no FIXED8 lane")
+         match="layer 'conv1' has 2 FIXED8 rows, but the array has no FIXED8 lane")
 
 
 def test_maximum_of_8_bits_is_refused():
@@ -311,23 +314,27 @@ def executes(program: Program) -> list[dict[str, int]]:
 def test_descriptors_of_a_strided_convolution():
     build = builder(9, 7, 10, bits=8, zero_point=0x25)
     build.conv(INPUT, 6, (3, 2), stride=(2, 3), padding=(2, 1, 1, 3))
+    build.conv(INPUT, 4, 1)     # a second reader, or the input would become patches
     graph = build.build()
     program = compile_graph(graph, ROOMY)
     found = descriptors(program)
     assert [opcode.name for opcode, _ in found] == [
-        "LOAD_TENSOR", *["LOAD_WEIGHTS", "LOAD_SLOTS", "EXECUTE"] * 2, "STORE_TENSOR", "END"]
+        "LOAD_TENSOR", *["LOAD_WEIGHTS", "LOAD_SLOTS", "EXECUTE"] * 3, "STORE_TENSOR", "END"]
     assert [(s.layer, s.first, s.last) for s in program.segments] == [
-        ("input", 0, 1), ("conv0", 1, 8)]
+        ("input", 0, 1), ("conv0", 1, 7), ("conv1", 7, 11)]
     # Ten columns in four banks: three words per row; nine channels: two groups; two planes.
     loaded = found[0][1]
-    assert loaded == {
+    no_waits = {"wait_loads": 0, "wait_executes": 0, "wait_stores": 0}
+    assert loaded == no_waits | {
         "opcode": Opcode.LOAD_TENSOR, "base": Base.INPUT, "offset": 0, "beats": 7 * 10 * 4,
         "address": 0, "height": 7, "width": 10, "groups": 4, "group_pitch": 21, "row_pitch": 3}
     out_height, out_width = 4, 5
     execute = found[3][1]
     slots = execute.pop("slots")
     assert 1 <= slots <= 4
-    assert execute == {
+    assert execute == no_waits | {
+        # The image, and weights and slots of the first tile.
+        "wait_loads": 3,
         "opcode": Opcode.EXECUTE, "pool": 0, "pool_sum": 0, "wide": 0, "out_planes": 0,
         "residual": 0, "residual_planes": 0, "planes": 1, "reserved": 0,
         "first_row": 65536 - 2 * 3, "height": 7, "width": 10, "groups": 2, "group_pitch": 21,
@@ -337,7 +344,8 @@ def test_descriptors_of_a_strided_convolution():
         "out_plane_pitch": 8, "residual_address": 84, "residual_plane_pitch": 8, "residual_n": 0,
         "low": 0, "high": 15, "weight_address": 0, "slot_address": 0}
     stored = found[-2][1]
-    assert (stored["base"], stored["offset"], stored["beats"]) == (Base.OUTPUT, 0, 20)
+    assert (stored["base"], stored["offset"], stored["beats"]) == (Base.OUTPUT, 0, 70)
+    assert stored["wait_executes"] == 3
     assert found[-1][1] == dict.fromkeys(loaded.keys() & found[-1][1].keys(), 0) | {
         "opcode": Opcode.END, "destination": 0}
 
@@ -348,7 +356,8 @@ def test_blocks_are_aligned_and_inside_the_image():
     for opcode, fields in descriptors(program):
         if opcode in (Opcode.LOAD_WEIGHTS, Opcode.LOAD_SLOTS):
             assert fields["offset"] % 64 == 0
-            assert fields["offset"] >= len(descriptors(program)) * isa.DESCRIPTOR_BYTES
+            assert fields["offset"] >= (
+                len(descriptors(program)) + isa.FETCH_AHEAD) * isa.DESCRIPTOR_BYTES
             ends.append(fields["offset"] + fields["beats"] * LARGE.bus_bits // 8)
     assert ends == sorted(ends) and ends[-1] == len(program.image)
 

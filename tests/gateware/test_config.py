@@ -65,7 +65,7 @@ INVALID = [
     ({"requant_lanes": 32}, "requant_lanes must divide the 64 rows .*, not 32"),
     ({"pot4_rows": 41}, "requant_lanes must divide the 63 rows .*, not 8"),
     ({"act_depth": 1000}, "act_depth must be a power of two, not 1000"),
-    ({"weight_depth": 0}, "weight_depth must be a power of two, not 0"),
+    ({"weight_depth": 0}, "weight_depth must be in 1..32768, not 0"),
     ({"slot_depth": 96}, "slot_depth must be a power of two, not 96"),
     ({"wide_depth": -8}, "wide_depth must be a power of two, not -8"),
     ({"slot_depth": 32}, "slot_depth must be at least the 64 rows, not 32"),

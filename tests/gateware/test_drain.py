@@ -7,18 +7,19 @@ import itertools
 import numpy as np
 import pytest
 
-from gateware import isa
 from gateware.compiler.pack import Result, pack_slot
 from gateware.config import AccelConfig
 from gateware.drain import Drain
 from gateware.pe.base import SUM_BITS
+from gateware.sequence import DrainJob
 from quant import numerics
 from sim import pysim
 from sim.words import pack
-from tests.gateware.units import TINY, WIDER, descriptor
+from tests.gateware.units import TINY, WIDER, fields
 
 ONE_LANE = AccelConfig(pot4_rows=1, fixed4_rows=1, fixed8_rows=1, requant_lanes=1, bus_bits=32,
                        act_depth=16, slot_depth=8)
+DRAIN_EXECUTE = dict(DrainJob(TINY))["execute"].shape
 CONFIGS = {"P2": TINY, "P4": WIDER, "one requantiser": ONE_LANE}
 
 
@@ -31,6 +32,7 @@ class Bench:
     def __init__(self, config: AccelConfig, seed: int, *, slots: int, wide: bool = False,
                  bits: int = 4) -> None:
         self.config, self.rng = config, np.random.default_rng(seed)
+        self.noise = np.random.default_rng([seed, 1])
         self.bits, self.wide = bits, wide
         self.records = [self._slot() for _ in range(slots)]
         self.memory = self.rng.integers(0, 16, (config.banks, config.act_depth, config.k))
@@ -41,10 +43,18 @@ class Bench:
             "high": self.high, "wide": int(wide), "out_planes": int(bits == 8)}
         self.writes: list[tuple[int, int, int, int, int]] = []  # cycle, bank, address, column, data
         self.wides: list[tuple[int, int, int]] = []             # cycle, address, data
+        self.completed: list[int] = []                          # cycles
+        self.gathered: set[int] = set()                         # cycles
+
+    def fields(self, valid: bool) -> dict[str, int]:
+        """What comes with a job of the drain: fields of its EXECUTE, or of any other."""
+        if valid:
+            return fields(DRAIN_EXECUTE, **self.execute)
+        return {name: int(self.noise.integers(1 << field.width)) for name, field in DRAIN_EXECUTE}
 
     def _slot(self) -> list[Result]:
         config, rng = self.config, self.rng
-        count = 1 if self.wide else int(rng.integers(1, config.requant_lanes + 1))
+        count = int(rng.integers(1, config.requant_lanes + 1))
         results = []
         lanes = rng.permutation(config.requant_lanes)[:count]
         for lane, column in zip(lanes, rng.permutation(config.k), strict=False):
@@ -64,6 +74,8 @@ class Bench:
 
     @property
     def phases(self) -> int:
+        if self.wide:
+            return self.config.requant_lanes
         return 2 if self.execute["out_planes"] or (
             self.execute.get("residual") and self.execute.get("residual_planes")) else 1
 
@@ -80,19 +92,22 @@ class Bench:
         stored = [0] * self.execute["slot_address"] + [
             int.from_bytes(pack_slot(results, config, self.wide), "little")
             for results in self.records]
-        valid = {}
+        valid, noise = {}, {"pixel": 0xABC, "bank": 1, "count": 1, "final": 1}
         for cycle, job, sums in jobs:
             valid |= dict.fromkeys(
                 range(cycle + 2, cycle + 2 + len(self.records) * self.phases * job["count"]), sums)
 
         async def bench(ctx) -> None:
-            ctx.set(dut.execute.as_value(), descriptor(isa.EXECUTE, **self.execute))
             for cycle in range(length):
                 ctx.set(dut.job_valid, cycle in at)
-                ctx.set(dut.job, at.get(cycle, {"pixel": 0xABC, "bank": 1, "count": 1}))
+                ctx.set(dut.job, at.get(cycle, noise) | {"execute": self.fields(cycle in at)})
                 sums = valid[cycle] if cycle in valid else self.sums()
                 ctx.set(dut.sums.as_value(), pack(sums.reshape(-1), SUM_BITS))
                 self._collect(ctx, dut, cycle, address_bits)
+                if ctx.get(dut.completed):
+                    self.completed.append(cycle)
+                if ctx.get(dut.gathering):
+                    self.gathered.add(cycle)
                 slot, bank = ctx.get(dut.slot_address), ctx.get(dut.gather_bank)
                 gather = ctx.get(dut.gather_address.as_value())
                 await ctx.tick()
@@ -118,13 +133,16 @@ class Bench:
         for arrival, job, sums in jobs:
             steps = itertools.product(range(job["count"]), self.records)
             for step, (pixel, results) in enumerate(steps):
-                cycle = arrival + Drain.latency + step * self.phases + self.phases - 1
+                first = arrival + Drain.latency + step * self.phases
+                cycle = first + self.phases - 1
                 bank = (job["bank"] + pixel) % config.banks
                 for result in results:
                     acc = int(sums[result.lane, pixel])
                     constants = (acc, result.multiplier, result.bias, result.shift)
                     if self.wide:
-                        wides.append((cycle, result.offset, int(numerics.accumulate(*constants))))
+                        lane = result.lane % config.requant_lanes
+                        wides.append((first + lane, result.offset,
+                                      int(numerics.accumulate(*constants))))
                         continue
                     residual = self._residual(bank, job["pixel"] + result.offset, result.column)
                     y = int(numerics.requantise(*constants, self.low, self.high, residual,
@@ -134,7 +152,7 @@ class Bench:
                         nibble = y >> 4 if self.bits == 8 and plane == 0 else y & 15
                         place = (address + plane * f["out_plane_pitch"]) % config.act_depth
                         writes.append((cycle + plane, bank, place, result.column, nibble))
-        return sorted(writes), wides
+        return sorted(writes), sorted(wides)
 
     def _residual(self, bank: int, offset: int, column: int) -> int:
         f = self.execute
@@ -156,7 +174,8 @@ def make_jobs(bench: Bench, count: int, gap: int) -> list:
         bank = config.pixels * int(bench.rng.integers(2))
         pixels = int(bench.rng.integers(1, config.pixels)) if i == 1 else config.pixels
         jobs.append((3 + i * (bench.spacing + gap),
-                     {"pixel": int(bench.rng.integers(1 << 16)), "bank": bank, "count": pixels},
+                     {"pixel": int(bench.rng.integers(1 << 16)), "bank": bank, "count": pixels,
+                      "final": int(i == count - 1 or bool(bench.noise.integers(2)))},
                      bench.sums()))
     return jobs
 
@@ -166,6 +185,12 @@ def hold(bench: Bench, jobs: list) -> None:
     writes, wides = bench.expected(jobs)
     assert sorted(bench.writes) == writes
     assert bench.wides == wides
+    # An EXECUTE is complete when its last results can be read.
+    last = [arrival + job["count"] * len(bench.records) * bench.phases - 1 + Drain.latency + 2
+            for arrival, job, _ in jobs if job["final"]]
+    assert bench.completed == last and last
+    steps = sum(job["count"] * len(bench.records) * bench.phases for _, job, _ in jobs)
+    assert len(bench.gathered) == (steps if bench.execute.get("residual") else 0)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -203,7 +228,8 @@ def test_residual_decides(seed):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_wide_results(name, seed):
     bench = Bench(CONFIGS[name], seed, slots=5, wide=True)
-    job = (3, {"pixel": 0, "bank": 0, "count": 1}, bench.sums())
+    job = (3, {"pixel": 0, "bank": 0, "count": 1, "final": 1}, bench.sums())
     hold(bench, [job])
-    assert len(bench.wides) == 5 and not bench.writes
-    assert len({data for _, _, data in bench.wides}) == 5
+    results = sum(len(results) for results in bench.records)
+    assert len(bench.wides) == results >= 5 and not bench.writes
+    assert len({data for _, _, data in bench.wides}) == results

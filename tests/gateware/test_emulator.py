@@ -30,6 +30,10 @@ CONFIGS = {
     "R64 P8 Q8 bus64": AccelConfig.from_ratio(Ratio(65, 30, 5), 64, pixels=8, **SIZES),
     "R8 P2 Q1 bus64": AccelConfig(pot4_rows=1, fixed4_rows=3, fixed8_rows=4, requant_lanes=1,
                                   **SIZES),
+    "R16 P2 Q8 bus64 4 ports": AccelConfig.from_ratio(Ratio(65, 30, 5), 16, ports=4, **SIZES),
+    "R3 P2 Q1 bus32 2 ports": AccelConfig(pot4_rows=1, fixed4_rows=1, fixed8_rows=1,
+                                          requant_lanes=1, bus_bits=32, ports=2, slot_depth=8,
+                                          **SIZES),
     "R3 P2 Q1 bus32": AccelConfig(pot4_rows=1, fixed4_rows=1, fixed8_rows=1, requant_lanes=1,
                                   bus_bits=32, **SIZES),
 }
@@ -39,7 +43,7 @@ def assert_golden(graph: IntGraph, program: Program, images: np.ndarray,
                   emulator: Emulator) -> None:
     reference = golden.run(graph, images)
     for i, image in enumerate(images):
-        memory = emulator.run(program.image, program.input.pack(image), program.output_size)
+        memory = emulator.run(program.image, program.pack(image), program.output_size)
         assert len(memory) == program.output_size
         for output in program.outputs:
             np.testing.assert_array_equal(output.read(memory), reference[output.name][i],
@@ -93,7 +97,7 @@ def test_dumping_changes_nothing(seed):
     results = []
     for dump in (False, True):
         program = compile_graph(graph, config, dump=dump)
-        memory = Emulator(config).run(program.image, program.input.pack(image), program.output_size)
+        memory = Emulator(config).run(program.image, program.pack(image), program.output_size)
         results.append(program.outputs[0].read(memory).tolist())
     assert results[0] == results[1]
 
@@ -123,5 +127,5 @@ def test_slots_go_where_they_are_loaded(seed):
         end = descriptor(isa.TRANSFER, opcode=Opcode.END)
         image = b"".join(w.to_bytes(isa.DESCRIPTOR_BYTES, "little") for w in (word, end)) + stored
         emulator.run(image, b"", 0)
-    assert len(emulator.slots) == 3
+    assert None not in emulator.slots[:3] and set(map(id, emulator.slots[3:])) == {id(None)}
     assert emulator.slots[1] == emulator.slots[2] != emulator.slots[0]

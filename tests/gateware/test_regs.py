@@ -128,7 +128,8 @@ def test_map_of_the_driver() -> None:
         "INPUT_BASE": 0x14, "OUTPUT_BASE": 0x18, "WATCHDOG": 0x1C, "IRQ_ENABLE": 0x20,
         "IRQ_STATUS": 0x24, "ERROR_DESCRIPTOR": 0x28, "SHAPE": 0x2C, "CONFIG_DIGEST": 0x30,
         "CYCLES": 0x40, "ARRAY_CYCLES": 0x44, "STALL_DRAIN": 0x48, "STALL_LOAD": 0x4C,
-        "READ_BEATS": 0x50, "WRITE_BEATS": 0x54, "DESCRIPTORS": 0x58,
+        "STALL_EXECUTE": 0x50, "STALL_STORE": 0x54, "STALL_FETCH": 0x58, "READ_BEATS": 0x5C,
+        "WRITE_BEATS": 0x60, "DESCRIPTORS": 0x64,
     }
     assert {code.name: code.value for code in ErrorCode} == {
         "NONE": 0, "BAD_DESCRIPTOR": 1, "READ_ERROR": 2, "WRITE_ERROR": 3, "WATCHDOG": 4,
@@ -166,7 +167,7 @@ def test_init_wrong_config() -> None:
 def test_constants() -> None:
     async def bench(ctx, dut, host, machine) -> None:
         assert await host.read(ctx, "ID") == 0x524D5350
-        assert await host.read(ctx, "VERSION") == 0x0001_0000
+        assert await host.read(ctx, "VERSION") == 0x0002_0000
         assert await host.read(ctx, "SHAPE") == 8 | 16 << 16 | 4 << 24
         assert await host.read(ctx, "CONFIG_DIGEST") == config_digest(CONFIG)
         assert await host.read(ctx, "CONTROL") == 0

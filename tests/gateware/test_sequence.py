@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from gateware import isa
-from gateware.sequence import TileLoop
+from gateware.config import AccelConfig
+from gateware.sequence import DRAIN_FIELDS, TileLoop
 from sim import pysim
-from tests.gateware.units import TINY, WIDER, descriptor, fields
+from tests.gateware.units import TINY, WIDER, fields
 
 WRAP = 1 << isa.ADDRESS_BITS
 
@@ -24,7 +25,7 @@ class Expected:
     job: dict[str, int] | None
 
 
-def nest(f: dict[str, int], pixels: int) -> list[Expected]:
+def nest(f: dict[str, int], pixels: int, weight_depth: int) -> list[Expected]:
     """The words of an EXECUTE in order, from its definition in :mod:`gateware.isa`."""
     words, banks = [], 2 * pixels
     for out_y, out_x in itertools.product(range(f["out_height"]), range(0, f["out_width"], pixels)):
@@ -43,27 +44,33 @@ def nest(f: dict[str, int], pixels: int) -> list[Expected]:
                 "x": out_x * f["stride_x"] + kx - f["pad_left"],
                 "pad": f["pad_value"] >> 4 if high_plane else f["pad_value"] & 15,
                 "weight_address": (f["weight_address"] + index % (len(inner) // (f["planes"] + 1)))
-                % WRAP,
+                % weight_depth,
             }
             job = {"pixel": (out_y * f["out_row_pitch"] + out_x // banks) % WRAP,
-                   "bank": out_x % banks, "count": min(pixels, f["out_width"] - out_x)}
+                   "bank": out_x % banks, "count": min(pixels, f["out_width"] - out_x),
+                   "final": int(out_y == f["out_height"] - 1 and out_x + pixels >= f["out_width"])}
             words.append(Expected(request, job if last else None))
     return words
 
 
-def drain_cycles(f: dict[str, int], pixels: int) -> int:
+def drain_cycles(f: dict[str, int], job: dict[str, int], lanes: int) -> int:
     two = f["out_planes"] or (f["residual"] and f["residual_planes"])
-    return f["slots"] * pixels * (2 if two else 1)
+    return f["slots"] * job["count"] * (lanes if f["wide"] else 2 if two else 1)
 
 
-def issue_cycles(words: list[Expected], drain: int) -> list[int]:
-    """Cycle of each word, the first in cycle 0: last words are at least a drain apart."""
-    cycles, before, last = [], -1, -drain
+def issue_cycles(f: dict[str, int], words: list[Expected], lanes: int,
+                 free: int = 0) -> tuple[list[int], int]:
+    """Cycle of each word, the first in cycle 0, and when the drain of the last ones is over.
+
+    A last word waits until the sums before have been read; ``free`` is when an earlier EXECUTE's
+    have been.
+    """
+    cycles, before = [], -1
     for word in words:
-        before = max(before + 1, last + drain if word.job else 0)
+        before = max(before + 1, free if word.job else 0)
         cycles.append(before)
-        last = before if word.job else last
-    return cycles
+        free = before + drain_cycles(f, word.job, lanes) if word.job else free
+    return cycles, free
 
 
 SMALL = {"height": 5, "width": 5, "groups": 1, "kernel_y": 1, "kernel_x": 1, "stride_y": 1,
@@ -79,8 +86,9 @@ CASES = {
                    "pad_value": 0x93},
     "slow drain": {"groups": 3, "group_pitch": 10, "slots": 7, "out_planes": 1},
     "8-bit residual": {"slots": 2, "residual": 1, "residual_planes": 1},
+    "wide": {"slots": 2, "wide": 1, "out_height": 1, "out_width": 1},
     "residual planes without residual": {"slots": 2, "residual_planes": 1},
-    "wrapping": {"first_row": WRAP - 3, "weight_address": WRAP - 1, "kernel_y": 3, "kernel_x": 2,
+    "wrapping": {"first_row": WRAP - 3, "weight_address": 30, "kernel_y": 3, "kernel_x": 2,
                  "group_pitch": WRAP - 5, "groups": 2, "pad_top": 2, "pad_left": 1},
     "largest pads": {"kernel_y": 2, "kernel_x": 2, "pad_top": 31, "pad_left": 31, "out_height": 2,
                      "out_width": 4},
@@ -90,7 +98,7 @@ CASES = {
 
 def random_case(rng: np.random.Generator, pixels: int) -> dict[str, int]:
     any16 = ("first_row", "group_pitch", "row_pitch", "row_step", "plane_pitch", "out_row_pitch",
-             "weight_address", "slot_address")
+             "slot_address")
     case = {name: int(rng.integers(WRAP)) for name in any16}
     case |= {name: int(rng.integers(2)) for name in
              ("planes", "out_planes", "residual", "residual_planes", "pool", "pool_sum", "wide")}
@@ -99,20 +107,28 @@ def random_case(rng: np.random.Generator, pixels: int) -> dict[str, int]:
     case |= {name: int(rng.integers(1, 12)) for name in ("height", "width")}
     return case | {"out_width": int(rng.integers(1, 2 * pixels + 2)),
                    "pad_top": int(rng.integers(4)), "pad_left": int(rng.integers(4)),
+                   "weight_address": int(rng.integers(TINY.weight_depth)),
                    "pad_value": int(rng.integers(256)), "slots": int(rng.integers(1, 9))}
 
 
-async def check(ctx, dut: TileLoop, f: dict[str, int], pixels: int) -> int:
-    """Run one EXECUTE against :func:`nest`; returns the cycles it stalled."""
-    words, drain = nest(f, pixels), drain_cycles(f, pixels)
-    at = dict(zip(issue_cycles(words, drain), words, strict=True))
+async def check(ctx, dut: TileLoop, f: dict[str, int], config: AccelConfig, *, free: int = 0,
+                rest: int | None = None) -> tuple[int, int]:
+    """Run one EXECUTE against :func:`nest`; returns the cycles it stalled, and the cycle, counted
+    from the next EXECUTE's first word, from which on that one's last words may go.
+
+    After the last word ``rest`` cycles pass, by default until the drain is over.
+    """
+    words = nest(f, config.pixels, config.weight_depth)
+    cycles, end = issue_cycles(f, words, config.requant_lanes, free)
+    at = dict(zip(cycles, words, strict=True))
     final = max(at)
+    rest = end - final if rest is None else rest
     ctx.set(dut.execute, isa.EXECUTE.from_bits(isa.pack(isa.EXECUTE, **f)))
     ctx.set(dut.start, 1)
     await ctx.tick()
     ctx.set(dut.start, 0)
     stalls = 0
-    for cycle in range(final + drain + 1):
+    for cycle in range(final + rest + 1):
         assert ctx.get(dut.done) == (cycle > final)
         word = at.get(cycle)
         assert ctx.get(dut.request.control.valid) == (word is not None), cycle
@@ -128,10 +144,11 @@ async def check(ctx, dut: TileLoop, f: dict[str, int], pixels: int) -> int:
             assert got == word.request, cycle
         if word is not None and word.job:
             assert {name: ctx.get(getattr(dut.job, name)) for name in word.job} == word.job, cycle
-        if cycle > final:
-            assert ctx.get(dut.draining) == (cycle < final + drain), cycle
+        if word is not None and word.job:
+            assert all(ctx.get(dut.job.execute[name]) == f[name] for name in DRAIN_FIELDS)
         await ctx.tick()
-    return stalls
+    # The next start takes one cycle.
+    return stalls, end - (final + rest + 1) - 1
 
 
 @pytest.mark.parametrize("config", [TINY, WIDER], ids=["P2", "P4"])
@@ -139,8 +156,8 @@ def test_cases(config):
     dut = TileLoop(config)
 
     async def bench(ctx) -> None:
-        stalls = {name: await check(ctx, dut, fields(isa.EXECUTE, **SMALL | case), config.pixels)
-                  for name, case in CASES.items()}
+        stalls = {name: (await check(ctx, dut, fields(isa.EXECUTE, **SMALL | case),
+                                     config))[0] for name, case in CASES.items()}
         assert stalls["slow drain"] > 0 and stalls["same size"] == 0
         assert stalls["residual planes without residual"] < stalls["8-bit residual"]
 
@@ -155,23 +172,22 @@ def test_random(config, seed):
     async def bench(ctx) -> None:
         for _ in range(12):
             case = random_case(rng, config.pixels)
-            await check(ctx, dut, fields(isa.EXECUTE, **case), config.pixels)
+            await check(ctx, dut, fields(isa.EXECUTE, **case), config)
 
     pysim.run(dut, bench, cycles=12000)
 
 
-def test_start_in_the_middle_begins_again():
+@pytest.mark.parametrize("rest", [0, 1, 7])
+def test_the_next_execute_waits_for_the_drain(rest):
+    # Its first words do not.
     dut = TileLoop(TINY)
-    case = fields(isa.EXECUTE, **SMALL | {"slots": 7, "groups": 2, "planes": 1})
+    slow = fields(isa.EXECUTE, **SMALL | {"slots": 20, "groups": 2, "out_height": 1})
+    short = fields(isa.EXECUTE, **SMALL | {"slots": 1, "groups": 2, "out_height": 1})
 
     async def bench(ctx) -> None:
-        for wait in (1, 5, 20, 33):
-            ctx.set(dut.execute, isa.EXECUTE.from_bits(descriptor(isa.EXECUTE, **case)))
-            ctx.set(dut.start, 1)
-            await ctx.tick()
-            ctx.set(dut.start, 0)
-            for _ in range(wait):
-                await ctx.tick()
-            await check(ctx, dut, case, TINY.pixels)
+        _, free = await check(ctx, dut, slow, TINY, rest=rest)
+        assert free > 10
+        stalls, _ = await check(ctx, dut, short, TINY, free=free)
+        assert stalls == free - 1
 
-    pysim.run(dut, bench, cycles=2000)
+    pysim.run(dut, bench, cycles=500)

@@ -11,8 +11,8 @@ from amaranth.back import rtlil
 
 from gateware.compiler.program import Program, compile_graph
 from gateware.config import AccelConfig
-from gateware.regs import REGISTERS, ErrorCode
-from gateware.top import Accelerator
+from gateware.regs import COUNTERS, REGISTERS, ErrorCode
+from gateware.top import Accelerator, hp_ports
 from quant import golden
 from sim import pysim
 from tests.gateware.test_dma import Memory
@@ -21,7 +21,9 @@ from tests.quant.graphs import INPUT, GraphBuilder, random_images
 
 OFFSETS = {register.name: register.offset for register in REGISTERS}
 PROGRAM, IMAGE, OUTPUT = 0x0, 0x6000, 0x7000
-CONFIG = dataclasses.replace(TINY, weight_depth=64)
+CONFIG = dataclasses.replace(TINY, weight_depth=64, slot_depth=16)
+PORTS = {1: CONFIG, 2: dataclasses.replace(CONFIG, ports=2),
+         4: dataclasses.replace(CONFIG, ports=4)}
 
 
 def small_graph(seed: int):
@@ -75,22 +77,29 @@ class Host:
         return await self.read(ctx, "STATUS")
 
 
-def prepare(dut: Accelerator, program: Program, image: np.ndarray, seed: int) -> Memory:
-    memory = Memory(dut.hp0, seed=seed, pause=0.2, latency=3)
+def prepare(dut: Accelerator, program: Program, image: np.ndarray, seed: int) -> list[Memory]:
+    """A memory for each port; the first is also the others' contents."""
+    memories = [Memory(getattr(dut, port), seed=seed + i, pause=0.2, latency=3)
+                for i, port in enumerate(hp_ports(dut.config))]
+    memory = memories[0]
+    for other in memories:
+        other.bytes = memory.bytes
     assert len(program.image) <= IMAGE and OUTPUT + program.output_size <= len(memory.bytes)
     memory.bytes[PROGRAM:PROGRAM + len(program.image)] = program.image
-    packed = program.input.pack(image)
+    packed = program.pack(image)
     memory.bytes[IMAGE:IMAGE + len(packed)] = packed
-    return memory
+    return memories
 
 
-def test_a_network(seed):
+@pytest.mark.parametrize("ports", PORTS)
+def test_a_network(ports, seed):
     graph = small_graph(seed)
-    program = compile_graph(graph, CONFIG, dump=True)
+    program = compile_graph(graph, PORTS[ports], dump=True)
     image = random_images(graph, np.random.default_rng(seed))
     reference = golden.run(graph, image)
-    dut = Accelerator(CONFIG)
-    memory, host = prepare(dut, program, image[0], seed), Host(dut)
+    dut = Accelerator(PORTS[ports])
+    memories, host = prepare(dut, program, image[0], seed), Host(dut)
+    memory = memories[0]
     # The first store follows the first layer; its region's neighbours must stay as they are.
     before = bytes(memory.bytes)
 
@@ -108,7 +117,7 @@ def test_a_network(seed):
             assert await host.read(ctx, counter) == stopped
         memory.bad_reads = {IMAGE + 8}
         assert await host.run(ctx) == 4 | ErrorCode.READ_ERROR << 8
-        assert await host.read(ctx, "ERROR_DESCRIPTOR") == 0
+        assert await host.read(ctx, "ERROR_DESCRIPTOR") == 0    # the load of the image
         memory.bad_reads = set()
         memory.bytes[OUTPUT:OUTPUT + program.output_size] = bytes(program.output_size)
 
@@ -118,10 +127,13 @@ def test_a_network(seed):
         assert await host.read(ctx, "ERROR_DESCRIPTOR") == count - 1
         cycles, issued = await host.read(ctx, "CYCLES"), await host.read(ctx, "ARRAY_CYCLES")
         assert 0 < issued < cycles
+        # Every cycle has one cause.
+        causes = [await host.read(ctx, name.upper()) for name in COUNTERS if "stall" in name]
+        assert issued + sum(causes) == cycles
         assert await host.read(ctx, "READ_BEATS") > len(program.image) // 8
         assert await host.read(ctx, "WRITE_BEATS") * 4 == sum(o.size for o in program.outputs)
 
-    pysim.run(dut, bench, cycles=12000, background=(memory.serve,))
+    pysim.run(dut, bench, cycles=12000, background=tuple(other.serve for other in memories))
     for output in program.outputs:
         np.testing.assert_array_equal(output.read(memory.bytes[OUTPUT:]), reference[output.name][0],
                                       output.name)
@@ -131,6 +143,7 @@ def test_a_network(seed):
 
 CONFIGS = {
     "bus 32": TINY,
+    "4 ports": PORTS[4],
     "bus 64, POT4 only": AccelConfig(pot4_rows=2, fixed4_rows=0, fixed8_rows=0, requant_lanes=2),
     "P 4, FIXED8 only": AccelConfig(pot4_rows=0, fixed4_rows=0, fixed8_rows=1, pixels=4,
                                     requant_lanes=1, bus_bits=32),
@@ -154,7 +167,7 @@ def test_ports(name):
            *(f"b{n}" for n in ("id", "resp", "valid", "ready")),
            *(f"r{n}" for n in ("id", "data", "resp", "last", "valid", "ready"))]
     assert set(ports) == {"clk", "rst", "irq", *(f"axil__{n}" for n in axil),
-                          *(f"hp0__{n}" for n in hp0)}
+                          *(f"hp{p}__{n}" for p in range(config.ports) for n in hp0)}
     assert ports["irq"] == ("output", 1)
     assert ports["hp0__rdata"] == ("input", config.bus_bits)
     assert ports["hp0__wstrb"] == ("output", config.bus_bits // 8)

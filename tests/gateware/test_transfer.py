@@ -2,15 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads and stores: tensors go where the compiler says, whatever the bus does meanwhile."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from gateware import isa
-from gateware.compiler.lower import Placement
-from gateware.compiler.program import _tensor_fields
+from gateware.compiler.emit import transfer_fields
+from gateware.compiler.place import Placement, Strip
 from gateware.config import AccelConfig
 from gateware.isa import Opcode
-from gateware.transfer import Loader, Storer
+from gateware.transfer import LOADS_IN_FLIGHT, Loader, Storer, TransferJob
 from sim import pysim
 from tests.gateware.units import TINY, WIDER, act_memory, descriptor
 
@@ -25,6 +27,11 @@ def place_of(shape, config: AccelConfig, address: int = 3) -> Placement:
     return Placement(*size, bits, 0, config.k, config.banks, address)
 
 
+def whole(place: Placement) -> dict[str, int]:
+    """Descriptor fields of a whole tensor."""
+    return transfer_fields("t", Strip.whole(place), 0, place.height)
+
+
 def random_tensor(place: Placement, rng: np.random.Generator) -> np.ndarray:
     return rng.integers(0, 1 << place.bits, (place.channels, place.height, place.width))
 
@@ -34,39 +41,83 @@ def beats_of(stored: bytes, config: AccelConfig) -> list[int]:
     return [int.from_bytes(stored[i:i + size], "little") for i in range(0, len(stored), size)]
 
 
-def load(config: AccelConfig, words: list[int], bits: int, *, pause: float,
-         rng: np.random.Generator) -> tuple[list, list[str]]:
-    """Run one descriptor; returns (address, bank, data) of activation writes, and all pulses."""
-    dut, writes, pulses = Loader(config), [], []
+def job_of(layout, at: int, **given: int):
+    """A TransferJob for ``ctx.set``, from descriptor fields."""
+    bits = descriptor(layout, **given)
+    return TransferJob().from_bits(bits | at << isa.TENSOR.size)
+
+
+@dataclasses.dataclass
+class Arrivals:
+    """What a :class:`Loader` did.
+
+    commands : (address, beats) of each port
+    fills : (buffer, address or None, data or None) of each port: a start or a beat
+    writes : (address, bank, data) of the activation buffer
+    completed : jobs complete when each of the port's beats had gone
+    """
+
+    commands: list[list[tuple[int, int]]]
+    fills: list[list[tuple]]
+    writes: list[tuple[int, int, int]]
+    completed: int = 0
+
+
+def load(config: AccelConfig, jobs: list, beats: list[list[list[int]]], *, pause: float,
+         rng: np.random.Generator) -> Arrivals:
+    """Run ``jobs``; ``beats[job][port]`` is what memory answers, some cycles after the command."""
+    dut, ports = Loader(config), config.ports
+    result = Arrivals([[] for _ in range(ports)], [[] for _ in range(ports)], [])
 
     async def bench(ctx) -> None:
-        ctx.set(dut.descriptor, bits)
-        assert ctx.get(dut.done) and not ctx.get(dut.beats.ready)
-        ctx.set(dut.start, 1)
-        left = list(words)
-        sent_all = False
-        while not sent_all:
-            ctx.set(dut.beats.valid, bool(left) and rng.random() >= pause)
-            ctx.set(dut.beats.payload, left[0] if left else 0)
-            for name in ("weights_start", "slots_start", "weights_enable", "slots_enable",
-                         "act_enable"):
-                if ctx.get(getattr(dut, name)):
-                    pulses.append(name)
-                    if name.endswith("enable"):
-                        assert ctx.get(dut.data) == left[0]
-            if ctx.get(dut.act_enable):
-                writes.append((ctx.get(dut.act_address), ctx.get(dut.act_bank), left[0]))
-            if ctx.get(dut.beats.valid) and ctx.get(dut.beats.ready):
+        left, answers = list(jobs), [[] for _ in range(ports)]
+        taken, now = [0] * ports, 0
+        expected = np.array([[len(part) for part in job] for job in beats])
+        while result.completed < len(jobs):
+            now += 1
+            ctx.set(dut.job.valid, bool(left) and rng.random() >= pause)
+            if left:
+                ctx.set(dut.job.payload, left[0])
+            ctx.set(dut.act_ready, rng.random() >= pause)
+            for p in range(ports):
+                ctx.set(dut.commands[p].ready, rng.random() >= pause)
+                due = answers[p] and answers[p][0][0] <= now and rng.random() >= pause
+                ctx.set(dut.beats[p].valid, bool(due))
+                ctx.set(dut.beats[p].payload, answers[p][0][1] if due else 0x55)
+            for p in range(ports):
+                command = dut.commands[p]
+                if ctx.get(command.valid) and ctx.get(command.ready):
+                    what = (ctx.get(command.p.address), ctx.get(command.p.beats))
+                    part = beats[len(result.commands[p])][p]
+                    assert what[1] == len(part)
+                    result.commands[p].append(what)
+                    answers[p] += [(now + 9, word) for word in part]
+                for name in ("weights", "slots"):
+                    fill = getattr(dut, name)[p]
+                    if ctx.get(fill.start):
+                        result.fills[p].append((name, ctx.get(fill.address), None))
+                    if ctx.get(fill.enable):
+                        result.fills[p].append((name, None, ctx.get(fill.data)))
+            if ctx.get(dut.act_valid) and ctx.get(dut.act_ready):
+                result.writes.append(
+                    (ctx.get(dut.act_address), ctx.get(dut.act_bank), ctx.get(dut.act_data)))
+            for p in range(ports):
+                if ctx.get(dut.beats[p].valid) and ctx.get(dut.beats[p].ready):
+                    answers[p].pop(0)
+                    taken[p] += 1
+            if ctx.get(dut.completed):
+                result.completed += 1
+                # Everything of the job has been written, on every port.
+                assert (np.array(taken) >= expected[:result.completed].sum(0)).all()
+            if ctx.get(dut.job.valid) and ctx.get(dut.job.ready):
                 left.pop(0)
             await ctx.tick()
-            ctx.set(dut.start, 0)
-            sent_all = not left
-            assert ctx.get(dut.done) == sent_all
-        ctx.set(dut.beats.valid, 1)     # the next descriptor's, which is not for the loader
-        assert not ctx.get(dut.beats.ready) and not ctx.get(dut.act_enable)
+        for _ in range(20):
+            assert not ctx.get(dut.completed) and not ctx.get(dut.act_valid)
+            await ctx.tick()
 
-    pysim.run(dut, bench, cycles=20 * len(words) + 50)
-    return writes, pulses
+    pysim.run(dut, bench, cycles=40 * sum(len(p) for job in beats for p in job) + 500)
+    return result
 
 
 @pytest.mark.parametrize("pause", PAUSES)
@@ -80,79 +131,120 @@ def test_load_tensor(name, pause, seed):
         tensor = random_tensor(place, rng)
         words = beats_of(place.pack(tensor), config)
         assert len(words) == place.beats
-        bits = descriptor(isa.TENSOR, opcode=Opcode.LOAD_TENSOR, **_tensor_fields("t", place))
-        writes, pulses = load(config, words, bits, pause=pause, rng=rng)
+        job = job_of(isa.TENSOR, 0x1230, opcode=Opcode.LOAD_TENSOR,
+                     **whole(place))
+        others = [[]] * (config.ports - 1)
+        result = load(config, [job], [[words, *others]], pause=pause, rng=rng)
+        assert result.commands[0] == [(0x1230, place.beats)]
         memory = np.zeros((config.banks, config.act_depth, config.k), np.int64)
-        for address, bank, word in writes:
+        for address, bank, word in result.writes:
             memory[bank, address] = [word >> 4 * j & 15 for j in range(config.k)]
         np.testing.assert_array_equal(memory, act_memory(place, tensor, config.act_depth))
-        assert pulses == ["act_enable"] * place.beats
-        assert len({write[:2] for write in writes}) == place.beats
+        assert len({write[:2] for write in result.writes}) == place.beats
+        assert not any(result.fills)
 
 
-@pytest.mark.parametrize(("opcode", "what"), [(Opcode.LOAD_WEIGHTS, "weights"),
-                                              (Opcode.LOAD_SLOTS, "slots")])
-def test_load_words(opcode, what, seed):
-    rng = np.random.default_rng(seed)
-    words = rng.integers(0, 1 << 32, 11).tolist()
-    bits = descriptor(isa.TRANSFER, opcode=opcode, beats=len(words), destination=5)
-    writes, pulses = load(TINY, words, bits, pause=0.5, rng=rng)
-    assert not writes
-    assert pulses == [f"{what}_start"] + [f"{what}_enable"] * len(words)
+@pytest.mark.parametrize("pause", [0.0, 0.3])
+@pytest.mark.parametrize("ports", [1, 2, 4])
+def test_loads_in_order_through_all_ports(ports, pause, seed):
+    """Weights, slots and tensors one after the other; tensors come through the first port."""
+    config, rng = dataclasses.replace(TINY, ports=ports), np.random.default_rng(seed)
+    place = place_of((3, 2, 5, 4), config)
+    jobs, beats, fills, commands = [], [], [[] for _ in range(ports)], [[] for _ in range(ports)]
+    for _ in range(12):
+        opcode = Opcode(int(rng.choice([Opcode.LOAD_WEIGHTS, Opcode.LOAD_SLOTS,
+                                        Opcode.LOAD_TENSOR])))
+        address = int(rng.integers(1 << 28)) * 4
+        if opcode is Opcode.LOAD_TENSOR:
+            jobs.append(job_of(isa.TENSOR, address, opcode=opcode,
+                               **whole(place)))
+            count = [place.beats] + [0] * (ports - 1)
+        else:
+            count = [int(rng.integers(0, 9))] * ports
+            destination = int(rng.integers(8))
+            jobs.append(job_of(isa.TRANSFER, address, opcode=opcode, beats=count[0],
+                               destination=destination))
+        parts = [rng.integers(0, 1 << 32, n).tolist() for n in count]
+        beats.append(parts)
+        for p in range(ports):
+            first = address + p * count[0] * 4
+            if opcode is not Opcode.LOAD_TENSOR:
+                buffer = "weights" if opcode is Opcode.LOAD_WEIGHTS else "slots"
+                fills[p] += [(buffer, destination, None)]
+                fills[p] += [(buffer, None, word) for word in parts[p]]
+                commands[p].append((first, count[p]))
+            else:
+                commands[p].append((first, count[p]))
+    result = load(config, jobs, beats, pause=pause, rng=rng)
+    assert result.fills == fills
+    # Where nothing is read the address does not matter.
+    assert [[c for c in port if c[1]] for port in result.commands] == [
+        [c for c in port if c[1]] for port in commands]
 
 
-@pytest.mark.parametrize("unit", [Loader, Storer])
-def test_nothing_to_move(unit):
-    dut = unit(TINY)
+def test_loads_are_ordered_ahead(seed):
+    """The commands of LOADS_IN_FLIGHT + 1 jobs go out before the first data comes."""
+    dut = Loader(TINY)
 
     async def bench(ctx) -> None:
-        ctx.set(dut.descriptor, descriptor(isa.TRANSFER, opcode=Opcode.STORE_WIDE))
-        ctx.set(dut.start, 1)
-        for _ in range(4):
+        ctx.set(dut.job.payload, job_of(isa.TRANSFER, 64, opcode=Opcode.LOAD_WEIGHTS,
+                                        beats=5))
+        ctx.set(dut.job.valid, 1)
+        ctx.set(dut.commands[0].ready, 1)
+        commands = 0
+        for _ in range(30):
+            commands += ctx.get(dut.commands[0].valid)
             await ctx.tick()
-            ctx.set(dut.start, 0)
-            assert ctx.get(dut.done)
-            assert not (ctx.get(dut.beats.valid) and ctx.get(dut.beats.ready))
+        assert commands == LOADS_IN_FLIGHT + 1
 
-    pysim.run(dut, bench, cycles=5)
+    pysim.run(dut, bench, cycles=40)
 
 
-def store(config: AccelConfig, count: int, bits: int, memory: np.ndarray, wide: list[int], *,
-          pause: float, rng: np.random.Generator) -> list[int]:
-    """The beats of one descriptor; both buffers answer a cycle after their address."""
-    dut, beats, cycles = Storer(config), [], [0]
+def store(config: AccelConfig, jobs: list, count: int, memory: np.ndarray, wide: list[int], *,
+          pause: float, rng: np.random.Generator) -> tuple[list[int], list[tuple[int, int]]]:
+    """Beats and commands of ``jobs``; both buffers answer a cycle after their address."""
+    dut, beats, commands, cycles = Storer(config), [], [], [0]
 
     async def bench(ctx) -> None:
-        ctx.set(dut.descriptor, bits)
-        ctx.set(dut.start, 1)
-        waiting = None
-        while len(beats) < count:
+        waiting, left, answer = None, list(jobs), 0
+        while left:
+            ctx.set(dut.job.valid, 1)
+            ctx.set(dut.job.payload, left[0])
+            ctx.set(dut.command.ready, rng.random() >= pause)
             ctx.set(dut.beats.ready, rng.random() >= pause)
+            ready = rng.random() >= pause
+            ctx.set(dut.gather_ready, ready)
+            answer = max(0, answer - 1)
+            ctx.set(dut.write_idle, answer == 0)
+            if ctx.get(dut.command.valid) and ctx.get(dut.command.ready):
+                commands.append((ctx.get(dut.command.p.address), ctx.get(dut.command.p.beats)))
             if ctx.get(dut.beats.valid):
                 payload = ctx.get(dut.beats.payload)
                 assert waiting in (None, payload), "payload changed before it was taken"
                 waiting = payload
                 if ctx.get(dut.beats.ready):
                     beats.append(payload)
-                    waiting = None
+                    waiting, answer = None, 20
             else:
                 assert waiting is None, "valid fell before the beat was taken"
+            assert ctx.get(dut.completed) == ctx.get(dut.job.ready)
+            if ctx.get(dut.completed):
+                assert answer == 0
+                left.pop(0)
             bank, address = ctx.get(dut.gather_bank), ctx.get(dut.gather_address)
             number = ctx.get(dut.wide_address)
             await ctx.tick()
             cycles[0] += 1
-            ctx.set(dut.start, 0)
-            assert ctx.get(dut.done) == (len(beats) == count)
-            nibbles = memory[bank, address % config.act_depth]
+            # Where the address did not reach the buffer another one's word comes.
+            nibbles = memory[bank, address % config.act_depth] if ready else [0xA] * config.k
             ctx.set(dut.gather_data, sum(int(n) << 4 * j for j, n in enumerate(nibbles)))
             ctx.set(dut.wide_data, wide[number % len(wide)])
-        ctx.set(dut.beats.ready, 1)
-        assert not ctx.get(dut.beats.valid)
 
-    pysim.run(dut, bench, cycles=20 * count + 20)
+    pysim.run(dut, bench, cycles=30 * count + 200)
+    assert len(beats) == count
     if not pause:
-        assert cycles[0] == 3 * count + 1
-    return beats
+        assert cycles[0] <= 3 * count + 24 * len(jobs)
+    return beats, commands
 
 
 @pytest.mark.parametrize("pause", PAUSES)
@@ -164,10 +256,15 @@ def test_store_tensor(name, pause, seed):
         if place.address + place.words > config.act_depth:
             continue
         tensor = random_tensor(place, rng)
-        bits = descriptor(isa.TENSOR, opcode=Opcode.STORE_TENSOR, **_tensor_fields("t", place))
-        beats = store(config, place.beats, bits, act_memory(place, tensor, config.act_depth), [0],
-                      pause=pause, rng=rng)
-        stored = b"".join(beat.to_bytes(config.bus_bits // 8, "little") for beat in beats)
+        job = job_of(isa.TENSOR, 0x40, opcode=Opcode.STORE_TENSOR,
+                     **whole(place))
+        beats, commands = store(config, [job, job], 2 * place.beats,
+                                act_memory(place, tensor, config.act_depth), [0], pause=pause,
+                                rng=rng)
+        assert commands == [(0x40, place.beats)] * 2
+        assert beats[:place.beats] == beats[place.beats:]
+        stored = b"".join(beat.to_bytes(config.bus_bits // 8, "little")
+                          for beat in beats[:place.beats])
         np.testing.assert_array_equal(place.unpack(stored), tensor)
         assert stored == place.pack(tensor)
 
@@ -177,8 +274,17 @@ def test_store_wide(name, seed):
     config, rng = CONFIGS[name], np.random.default_rng(seed)
     wide = [-1, 1, 0, -(1 << 47), (1 << 47) - 1, *rng.integers(-(1 << 47), 1 << 47, 3).tolist()]
     count = len(wide) * 64 // config.bus_bits
-    bits = descriptor(isa.TRANSFER, opcode=Opcode.STORE_WIDE, beats=count)
-    beats = store(config, count, bits, np.zeros((config.banks, config.act_depth, config.k), int),
-                  wide, pause=0.3, rng=rng)
+    job = job_of(isa.TRANSFER, 8, opcode=Opcode.STORE_WIDE, beats=count)
+    beats, _ = store(config, [job], count,
+                     np.zeros((config.banks, config.act_depth, config.k), int), wide, pause=0.3,
+                     rng=rng)
     stored = b"".join(beat.to_bytes(config.bus_bits // 8, "little") for beat in beats)
     assert np.frombuffer(stored, "<i8").tolist() == wide
+
+
+def test_storing_nothing(seed):
+    job = job_of(isa.TRANSFER, 8, opcode=Opcode.STORE_WIDE, beats=0)
+    memory = np.zeros((TINY.banks, TINY.act_depth, TINY.k), int)
+    beats, commands = store(TINY, [job, job], 0, memory, [0], pause=0.0,
+                            rng=np.random.default_rng(seed))
+    assert not beats and commands == [(8, 0)] * 2

@@ -21,18 +21,21 @@ CLOCK_HZ = 80_000_000
 class Accelerator(wiring.Component):
     """Has the ports of the accelerator and drives every output, so that no wire vanishes."""
 
-    def __init__(self, data_bits: int = 64, id_bits: int = 6, register_bits: int = 32) -> None:
+    def __init__(
+        self, data_bits: int = 64, id_bits: int = 6, register_bits: int = 32, ports: int = 1
+    ) -> None:
+        self._ports = [f"hp{p}" for p in range(ports)]
         super().__init__(
             {
                 "axil": In(AxiLiteSignature(12, register_bits)),
-                "hp0": Out(Axi3Signature(32, data_bits, id_bits)),
+                **dict.fromkeys(self._ports, Out(Axi3Signature(32, data_bits, id_bits))),
                 "irq": Out(1),
             }
         )
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        for interface in (self.axil, self.hp0):
+        for interface in (self.axil, *(getattr(self, port) for port in self._ports)):
             outputs = [
                 value
                 for path, member, value in interface.signature.flatten(interface)
@@ -146,6 +149,23 @@ def test_every_pin_of_the_used_ports_is_connected(files, ps7_pins) -> None:
     unused = {"MAXIGP0ARESETN", "SAXIHP0ARESETN"}
     unused |= {f"SAXIHP0{name}" for name in ("RCOUNT", "WCOUNT", "RACOUNT", "WACOUNT")}
     assert ports - connected == unused
+
+
+@pytest.mark.parametrize("ports", [1, 2, 4])
+def test_as_many_ports_as_the_accelerator_has(ps7_pins, ports) -> None:
+    plan = BOARDS["zc706"].platform().build(
+        Zynq7Top(Accelerator(ports=ports), CLOCK_HZ), do_build=False
+    )
+    text = plan.files["top.v"]
+    verilog = text if isinstance(text, str) else text.decode()
+    widths = _declared_widths(_top_module(verilog))
+    connections = _connections(verilog, "PS7")
+    for pin, net in connections.items():
+        assert (pin, _width(net, widths)) == (pin, ps7_pins[pin][0])
+    used = {pin[4:7] for pin in connections if pin.startswith("SAXIHP")}
+    assert used == {f"HP{p}" for p in range(ports)}
+    counts = [sum(pin.startswith(f"SAXIHP{p}") for pin in connections) for p in range(ports)]
+    assert len(set(counts)) == 1
 
 
 def test_interrupt_is_the_lowest(files) -> None:

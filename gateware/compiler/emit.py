@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Descriptors of operations: row tiles, drain slots, rows at a time where a tensor is in strips."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+from gateware import isa
+from gateware.compiler.image import Image
+from gateware.compiler.lower import CompileError, Gemm, Lowered, Pool
+from gateware.compiler.order import Region
+from gateware.compiler.pack import Result, pack_slot, pack_weights
+from gateware.compiler.place import MAX_GROUPS, Placement, Strip
+from gateware.compiler.schedule import schedule_slots, split_rows
+from gateware.isa import Base, Opcode
+from gateware.pe.base import RowEngine
+from gateware.pe.lanes import row_engines
+from quant.numerics import BIAS_BITS
+
+_WRAP = 1 << isa.ADDRESS_BITS
+
+
+def transfer_fields(name: str, strip: Strip, first: int, last: int) -> dict[str, int]:
+    """Fields of a LOAD_TENSOR or STORE_TENSOR of rows ``first`` to ``last`` (exclusive)."""
+    place, words = strip.place, strip.place.groups * strip.place.planes
+    if words > MAX_GROUPS:
+        raise CompileError(f"tensor {name!r} has {words} words per pixel, a load or store moves "
+                           f"{MAX_GROUPS} at most")
+    return {"beats": (last - first) * place.width * words, "address": strip.row(first) % _WRAP,
+            "height": last - first, "width": place.width, "groups": words,
+            "group_pitch": place.group_pitch, "row_pitch": place.row_pitch}
+
+
+def load_rows(image: Image, name: str, strip: Strip, first: int, last: int) -> None:
+    """Load rows of the graph's input."""
+    row_beats = strip.place.beats // strip.place.height
+    image.add("loads", isa.TENSOR, writes=strip.regions(first, last),
+              opcode=Opcode.LOAD_TENSOR, base=Base.INPUT,
+              offset=first * row_beats * image.config.bus_bits // 8,
+              **transfer_fields(name, strip, first, last))
+
+
+def store_rows(image: Image, name: str, strip: Strip, first: int, last: int, offset: int) -> None:
+    """Store rows of a tensor whose first row goes to ``offset``."""
+    row_beats = strip.place.beats // strip.place.height
+    image.add("stores", isa.TENSOR, reads=strip.regions(first, last),
+              opcode=Opcode.STORE_TENSOR, base=Base.OUTPUT,
+              offset=offset + first * row_beats * image.config.bus_bits // 8,
+              **transfer_fields(name, strip, first, last))
+
+
+def input_rows(operation: Gemm | Pool, height: int, first: int, last: int) -> tuple[int, int]:
+    """The rows of an input of ``height`` that output rows ``first`` to ``last`` are made from."""
+    begin = first * operation.stride[0] - operation.padding[0]
+    end = (last - 1) * operation.stride[0] - operation.padding[0] + operation.kernel[0]
+    return max(0, begin), min(height, max(end, 0))
+
+
+class Tile:
+    """One row tile of an operation, or a group of channels of a pooling, ready to be executed.
+
+    Parameters
+    ----------
+    operation : Gemm or Pool
+    weights, slots : Region
+        Where they are, once loaded.
+    group : int
+        Of a pooling.
+    """
+
+    def __init__(self, operation: Gemm | Pool, weights: Region, slots: Region,
+                 group: int = 0) -> None:
+        self.operation, self.weights, self.slots, self.group = operation, weights, slots, group
+
+    def execute(self, image: Image, source: Strip, target: Strip, residual: Strip | None,
+                first: int, last: int) -> None:
+        """One EXECUTE: output rows ``first`` to ``last`` (exclusive)."""
+        operation = self.operation
+        pool = isinstance(operation, Pool)
+        begin, end = input_rows(operation, source.height, first, last)
+        pad = begin - (first * operation.stride[0] - operation.padding[0])
+        place, out = source.place, target.place
+        group_in, group_out = self.group * place.group_pitch, self.group * out.group_pitch
+        other = target if residual is None else residual
+        reads = [self.weights, self.slots, *source.regions(begin, end)]
+        if residual is not None:
+            reads += residual.regions(first, last)
+        writes = ([Region("wide", 0, out.channels)] if operation.wide
+                  else target.regions(first, last))
+        image.add(
+            "executes", isa.EXECUTE, reads=reads, writes=writes,
+            opcode=Opcode.EXECUTE, reserved=0, pool=pool, pool_sum=pool and operation.total,
+            wide=operation.wide, planes=place.planes - 1,
+            out_planes=0 if operation.wide else out.planes - 1,
+            residual=residual is not None, residual_planes=other.place.planes - 1,
+            first_row=(source.row(begin) - pad * place.row_pitch + group_in) % _WRAP,
+            height=source.height - begin, width=place.width,
+            groups=1 if pool else place.groups, group_pitch=place.group_pitch,
+            row_pitch=place.row_pitch, row_step=place.row_pitch * operation.stride[0] % _WRAP,
+            plane_pitch=place.plane_pitch,
+            kernel_y=operation.kernel[0], kernel_x=operation.kernel[1],
+            stride_y=operation.stride[0],
+            stride_x=operation.stride[1] if out.width > 1 else 1,
+            pad_top=pad, pad_left=operation.padding[2],
+            pad_value=0 if pool else place.zero_point,
+            out_height=last - first, out_width=out.width,
+            out_address=(target.row(first) + group_out) % _WRAP, out_row_pitch=out.row_pitch,
+            out_plane_pitch=out.plane_pitch,
+            residual_address=(other.row(first) + group_out) % _WRAP,
+            residual_plane_pitch=other.place.plane_pitch,
+            residual_n=0 if pool else operation.residual_n,
+            low=operation.low, high=operation.high, weight_address=self.weights.first,
+            slot_address=self.slots.first, slots=self.slots.words)
+
+
+def tiles(image: Image, operation: Gemm | Pool, lowered: Lowered,
+          target: Placement) -> Iterable[Tile]:
+    """The tiles of an operation; each one's weights and slots are loaded when it is asked for."""
+    make = _gemm_tiles if isinstance(operation, Gemm) else _pool_tiles
+    return make(image, operation, lowered, target)
+
+
+def _gemm_tiles(image: Image, gemm: Gemm, lowered: Lowered,
+                target: Placement) -> Iterable[Tile]:
+    config = image.config
+    planes = lowered.places[gemm.source].planes
+    try:
+        split = split_rows(gemm.scheme.tolist(), config)
+    except ValueError as error:
+        raise CompileError(f"layer {gemm.name!r} {error}") from error
+
+    engines = [placed.engine for placed in row_engines(config) for _ in placed.lanes]
+
+    def result(lane: int, row: int) -> Result:
+        place = row if gemm.wide else row // config.k * target.group_pitch
+        return Result(lane, row % config.k, place, int(gemm.multiplier[row]),
+                      _bias(gemm, row, engines[lane], planes), int(gemm.shift[row]))
+
+    for lanes in split:
+        taken = [(lane, row) for lane, row in enumerate(lanes) if row >= 0]
+        if gemm.wide:       # one result of each requantiser in a slot, whatever its column
+            lanes_of = [[pair for pair in taken if pair[0] % config.requant_lanes == q]
+                        for q in range(config.requant_lanes)]
+            slots = [[pair for pair in row if pair] for row in itertools.zip_longest(*lanes_of)]
+        else:
+            slots = [list(slot.results) for slot in schedule_slots(taken, config)]
+        records = [pack_slot([result(*pair) for pair in slot], config, gemm.wide) for slot in slots]
+        weights = image.load_weights(pack_weights(gemm.values, lanes, config))
+        yield Tile(gemm, weights, image.load_slots(records))
+
+
+def _bias(gemm: Gemm, row: int, engine: type[RowEngine], planes: int) -> int:
+    """The bias of a row on ``engine``, whose raw sums exceed the true ones by a known number."""
+    values = gemm.values[row]
+    low, high = engine.raw_range(values, planes)
+    least, most = engine.raw_limits()
+    if low < least or high > most:
+        raise CompileError(f"layer {gemm.name!r}: the sums of row {row} reach {low}..{high}, an "
+                           f"accumulator of {engine.__name__} holds {least}..{most}")
+    bias = int(gemm.bias[row]) - engine.offset(values, planes) * int(gemm.multiplier[row])
+    if abs(bias) >= 1 << BIAS_BITS - 1:
+        raise CompileError(f"layer {gemm.name!r}: the bias of row {row} takes more than the "
+                           f"{BIAS_BITS} bits of the requantiser")
+    return bias
+
+
+def _pool_tiles(image: Image, pool: Pool, lowered: Lowered,
+                target: Placement) -> Iterable[Tile]:
+    """The pool lanes are the channels of a word, so every group has the same slots."""
+    config = image.config
+    lanes = [(config.rows + channel, channel) for channel in range(config.k)]
+    records = [pack_slot([Result(lane, channel, 0, pool.multiplier, pool.bias, pool.shift)
+                          for lane, channel in slot.results], config)
+               for slot in schedule_slots(lanes, config)]
+    slots = image.load_slots(records)
+    for group in range(lowered.places[pool.source].groups):
+        yield Tile(pool, Region("weights", 0, 0), slots, group)
+
+
+def cuts(rows: int, parts: int) -> Sequence[tuple[int, int]]:
+    """``rows`` in ``parts`` about equal ranges."""
+    edges = [rows * part // parts for part in range(parts + 1)]
+    return [pair for pair in itertools.pairwise(edges) if pair[0] < pair[1]]

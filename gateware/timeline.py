@@ -1,0 +1,154 @@
+# amaranth: UnusedElaboratable=no
+# SPDX-License-Identifier: Apache-2.0
+"""When each descriptor of a program begins and ends: the accelerator's queues as arithmetic.
+
+A model of :mod:`gateware.control`, :mod:`gateware.fetch`, :mod:`gateware.transfer` and
+:mod:`gateware.sequence` descriptor by descriptor, not cycle by cycle, with a memory of constant
+latency. ``sim/test_accelerator.py`` holds it against RTL simulation.
+"""
+
+import dataclasses
+import math
+
+from gateware import isa
+from gateware.array import GemmArray
+from gateware.config import AccelConfig
+from gateware.control import QUEUE_DEPTH
+from gateware.drain import Drain
+from gateware.isa import DESCRIPTOR_BITS, FETCH_AHEAD, FETCH_GROUP, QUEUES, Opcode
+from gateware.transfer import LOADS_IN_FLIGHT
+from gateware.window import Window
+
+READ_LATENCY = 40          #: cycles from a read address to its first beat, as the DDR model has it
+WRITE_LATENCY = 20         #: cycles from the last beat written to the response, likewise
+_COMMAND_CYCLES = 3        #: from a DMA command to its address on the bus, and from data to use
+_STORE_CYCLES_PER_BEAT = 3
+_HANDOVER_CYCLES = 3       #: between the words of two executes
+_END_CYCLES = 4            #: from the last completion to the end of the run
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """When a descriptor began and when it was complete, in cycles from the start of the run.
+
+    reason : for an EXECUTE what it waited for last: a queue's name, or ``""``
+    """
+
+    begin: int
+    end: int
+    reason: str = ""
+
+
+class Timeline:
+    """Spans of the descriptors of a program, in its order.
+
+    Parameters
+    ----------
+    config : AccelConfig
+    image : bytes
+        Of the program.
+    beats_per_cycle : float
+        What the memory gives to all ports together; by default a beat to each.
+    read_latency : int
+        Cycles from a read address to its first beat.
+    """
+
+    def __init__(self, config: AccelConfig, image: bytes,
+                 beats_per_cycle: float | None = None,
+                 read_latency: int = READ_LATENCY) -> None:
+        self._config = config
+        self._rate = min(config.ports, beats_per_cycle or config.ports)
+        self._latency = read_latency + _COMMAND_CYCLES
+        array = GemmArray(config).latency
+        self._settle = Window.latency + array + Drain.latency + 2
+        self._ends: dict[str, list[int]] = {queue: [0] for queue in QUEUES}
+        self._begins: dict[str, list[int]] = {queue: [] for queue in QUEUES}
+        self._dispatched: list[int] = []
+        self._arrival = 0.0             # of the last descriptor group
+        self._bus = 0.0                 # when the data of all loads ordered so far has come
+        self._ordered: list[tuple[int, float]] = []      # when each load was, and its data's end
+        self._last_word = self._last_drain = 0
+        self.spans: list[Span] = []
+        for index in range(len(image) // isa.DESCRIPTOR_BYTES):
+            start = index * isa.DESCRIPTOR_BYTES
+            word = int.from_bytes(image[start:start + isa.DESCRIPTOR_BYTES], "little")
+            opcode = Opcode(word & 0xFF)
+            if opcode is Opcode.END:
+                break
+            self.spans.append(self._descriptor(index, opcode, word))
+
+    @property
+    def cycles(self) -> int:
+        """Of the whole run."""
+        return max(span.end for span in self.spans) + _END_CYCLES
+
+    def _fetch(self, index: int) -> float:
+        """When descriptor ``index`` can be dispatched."""
+        beats = DESCRIPTOR_BITS // self._config.bus_bits
+        if index % FETCH_GROUP == 0:
+            # The group is ordered when there is room for it, behind the loads ordered before.
+            opener = index + FETCH_GROUP - (FETCH_AHEAD - 2) - 1
+            ordered = self._dispatched[opener] if opener >= 0 else 0
+            behind = max((end for at, end in self._ordered[-LOADS_IN_FLIGHT - 2:] if at <= ordered),
+                         default=0)
+            self._arrival = max(ordered + self._latency, behind, self._arrival)
+            self._bus += beats * FETCH_GROUP / self._rate
+        self._arrival += beats
+        return self._arrival
+
+    def _descriptor(self, index: int, opcode: Opcode, word: int) -> Span:
+        queue = next(name for name, opcodes in QUEUES.items() if opcode in opcodes)
+        begins, ends = self._begins[queue], self._ends[queue]
+        room = begins[-QUEUE_DEPTH] if len(begins) >= QUEUE_DEPTH else 0
+        at = math.ceil(max(self._fetch(index), room,
+                           self._dispatched[-1] + 1 if self._dispatched else 0))
+        self._dispatched.append(at)
+        layout = isa.EXECUTE if queue == "executes" else isa.TRANSFER
+        fields = isa.unpack(layout, word)
+        ready = {other: self._completion(other, fields[f"wait_{other}"]) for other in QUEUES}
+        reason = max(ready, key=ready.get)
+        if ready[reason] <= at + 1:
+            reason = ""
+        released = max(at + 1, *ready.values())
+        model = {"loads": self._load, "executes": self._execute, "stores": self._store}[queue]
+        begin, end = model(released, fields, opcode)
+        begins.append(begin)
+        ends.append(max(end, ends[-1]))
+        return Span(begin, ends[-1], reason if begin == released else "")
+
+    def _completion(self, queue: str, count: int) -> int:
+        ends = self._ends[queue]
+        behind = (len(ends) - 1 - count) % (1 << isa.COUNT_BITS)
+        return ends[len(ends) - 1 - behind]
+
+    def _load(self, released: int, fields: dict[str, int], opcode: Opcode) -> tuple[int, int]:
+        begins, ends = self._begins["loads"], self._ends["loads"]
+        begin = max(released, begins[-1] + 1 if begins else 0)
+        if len(ends) > LOADS_IN_FLIGHT + 1:
+            begin = max(begin, ends[-LOADS_IN_FLIGHT - 1])
+        ports = 1 if opcode is Opcode.LOAD_TENSOR else self._config.ports
+        cycles = fields["beats"] * ports / min(self._rate, ports)
+        first = max(begin + self._latency, self._bus + 1)
+        self._bus = first + cycles
+        self._ordered.append((begin, self._bus))
+        return begin, math.ceil(self._bus) + 1
+
+    def _execute(self, released: int, f: dict[str, int], opcode: Opcode) -> tuple[int, int]:
+        config = self._config
+        row_groups = math.ceil(f["out_width"] / config.pixels)
+        words = f["kernel_y"] * f["kernel_x"] * f["groups"] * (f["planes"] + 1)
+        phases = (config.requant_lanes if f["wide"] else
+                  2 if f["out_planes"] or (f["residual"] and f["residual_planes"]) else 1)
+        full = f["slots"] * phases * config.pixels
+        partial = f["slots"] * phases * (f["out_width"] - (row_groups - 1) * config.pixels)
+        row = (row_groups - 1) * max(words, full)       # from a row's first last word to its last
+        begin = max(released, self._last_word + _HANDOVER_CYCLES)
+        first = max(begin + words, self._last_word + self._last_drain)
+        self._last_word = first + row + (f["out_height"] - 1) * (row + max(words, partial))
+        self._last_drain = partial
+        return begin, self._last_word + partial + self._settle
+
+    def _store(self, released: int, fields: dict[str, int], opcode: Opcode) -> tuple[int, int]:
+        begin = max(released, self._ends["stores"][-1])
+        return begin, (begin + WRITE_LATENCY + _STORE_CYCLES_PER_BEAT * fields["beats"]
+                       + _COMMAND_CYCLES)

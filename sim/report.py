@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the cycles of a simulated image went: per layer, by cause, with the bytes of memory."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+from gateware.compiler.program import Program
+from gateware.regs import COUNTERS
+from quant.intgraph import IntGraph
+
+STALLS = tuple(name for name in COUNTERS if name.startswith("stall_"))
+
+
+@dataclasses.dataclass
+class LayerRow:
+    """What was counted from when every layer before was complete until this one was.
+
+    macs : multiplications that the layer needs, 0 for a pooling
+    stalls : cycles by cause
+    """
+
+    layer: str
+    macs: int
+    cycles: int = 0
+    array_cycles: int = 0
+    read_bytes: int = 0
+    write_bytes: int = 0
+    stalls: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(STALLS, 0))
+
+    def add(self, before: dict[str, int], after: dict[str, int], beat_bytes: int) -> None:
+        """Count what happened between two samples."""
+        grown = {name: after[name.upper()] - before[name.upper()]
+                 for name in ("cycles", *COUNTERS)}
+        self.cycles += grown["cycles"]
+        self.array_cycles += grown["array_cycles"]
+        self.read_bytes += grown["read_beats"] * beat_bytes
+        self.write_bytes += grown["write_beats"] * beat_bytes
+        for stall in STALLS:
+            self.stalls[stall] += grown[stall]
+
+    def utilisation(self, macs_per_cycle: int) -> float:
+        """Share of the array's multipliers at work on this layer."""
+        return self.macs / (self.cycles * macs_per_cycle) if self.cycles else 0.0
+
+
+def macs(graph: IntGraph, node: str) -> int:
+    """Multiplications of weights and activations of a layer, 0 where it has no weights."""
+    if node not in graph.layers:
+        return 0
+    output = next(n.output for n in graph.nodes if n.name == node)
+    _, height, width = graph.tensor(output).shape
+    return graph.layers[node].values.size * height * width
+
+
+def layer_rows(program: Program, graph: IntGraph, samples: Sequence[dict[str, int]],
+               final: dict[str, int]) -> list[LayerRow]:
+    """The rows of one image, in the order of the program.
+
+    ``samples`` are registers at some moments of the run, ``final`` the counters at its end. What
+    lies between two samples counts for the layer at work at the first, so that a layer's figures
+    are exact to one interval.
+    """
+    rows = {segment.layer: LayerRow(segment.layer, macs(graph, segment.layer))
+            for segment in program.segments}
+    owner = [segment.layer for segment in program.segments
+             for _ in range(segment.first, segment.last)]
+    first = dict.fromkeys(final, 0) | {"ERROR_DESCRIPTOR": 0}
+    beat_bytes = program.config.bus_bits // 8
+    moments = [first, *samples, final]
+    for before, after in itertools.pairwise(moments):
+        index = min(before["ERROR_DESCRIPTOR"], len(owner) - 1)
+        rows[owner[index]].add(before, after, beat_bytes)
+    return list(rows.values())
+
+
+def table(rows: Sequence[LayerRow], macs_per_cycle: int) -> str:
+    """The rows and their sum in Markdown."""
+    total = LayerRow("total", sum(row.macs for row in rows))
+    for name in ("cycles", "array_cycles", "read_bytes", "write_bytes"):
+        setattr(total, name, sum(getattr(row, name) for row in rows))
+    for stall in STALLS:
+        total.stalls[stall] = sum(row.stalls[stall] for row in rows)
+    names = [stall.removeprefix("stall_") for stall in STALLS]
+    lines = [
+        "| layer | cycles | MACs | of the array | words | "
+        + " | ".join(f"waits: {name}" for name in names) + " | kB read | kB written |",
+        "|---|" + "---:|" * (6 + len(names)),
+    ]
+    for row in [*rows, total]:
+        waits = " | ".join(str(row.stalls[stall]) for stall in STALLS)
+        lines.append(
+            f"| {row.layer} | {row.cycles} | {row.macs / 1e6:.2f} M | "
+            f"{row.utilisation(macs_per_cycle):.1%} | {row.array_cycles} | {waits} | "
+            f"{row.read_bytes / 1e3:.1f} | {row.write_bytes / 1e3:.1f} |")
+    return "\n".join(lines)
