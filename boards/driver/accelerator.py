@@ -154,16 +154,14 @@ class Accelerator:
         # Or a line of the cache that is written back later would cover the results.
         self.buffers["output"].to_device()
         # A run that another program left behind, or the interrupt of the last one.
-        if registers.fields("STATUS")["busy"] and not self.abort():
-            self._reset()
+        self._stop()
         registers.set("IRQ_STATUS", finished=1)
         registers.set("CONTROL", start=1)
         try:
             status = self._finish()
         except BaseException:
             # Ctrl-C included: never leave a run behind that writes to memory.
-            if not self.abort():
-                self._reset()
+            self._stop()
             raise
         if status["error"]:
             raise self._failure(status["error_code"])
@@ -186,9 +184,7 @@ class Accelerator:
                 break
             hardware.wait(left)
         where = self._where()
-        was_reset = not self.abort()
-        if was_reset:
-            self._reset()
+        was_reset = self._stop()
         raise RunTimeout(
             "the run did not end within {:g} s, it was {}; {} {}".format(
                 1.25 * self.timeout,
@@ -270,9 +266,13 @@ class Accelerator:
         registers.write("WATCHDOG", min(max(1, round(self.timeout * clock)), WATCHDOG_MAX))
         registers.set("IRQ_ENABLE", finished=int(self.hardware.interrupts))
 
-    def _reset(self) -> None:
-        self.hardware.reset()
-        self._prepare()
+    def _stop(self) -> bool:
+        """No run is going on after this; True when that took a reset."""
+        stopped = self.abort()
+        if not stopped:
+            self.hardware.reset()
+            self._prepare()
+        return not stopped
 
     def _where(self) -> str:
         index = self.registers.fields("ERROR_DESCRIPTOR")["index"]
