@@ -92,11 +92,9 @@ class Contract(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         engine, control = self._engine, self.control
-        rows = self._values(m)
-        for r, values in enumerate(rows):
-            offset = sum(self._offset(value) for value in values)
+        for r in range(engine.rows):
             for p in range(engine.pixels):
-                dot = sum(value * self.act[p][c] for c, value in enumerate(values)) + offset
+                dot = sum(self._product(m, r, p, c) for c in range(engine.k))
                 acc = Signal(signed(SUM_BITS + 8), name=f"acc_{r}_{p}")
                 added = Signal(acc.shape(), name=f"added_{r}_{p}")
                 total = Signal(acc.shape(), name=f"total_{r}_{p}")
@@ -112,29 +110,26 @@ class Contract(wiring.Component):
                     delay(m, kept, engine.latency - 1, name=f"sums_{r}_{p}"))
         return m
 
-    def _values(self, m: Module) -> list[list[Value]]:
-        """Weight values from the stored codes, by table; the code of row 1 depends on row 0."""
+    def _product(self, m: Module, row: int, pixel: int, channel: int) -> Value:
+        """The raw product of one weight, by a table of the stored codes; that of row 1 depends on
+        row 0."""
         engine, kind = self._engine, type(self._engine)
         bits, levels = kind.scheme.bits, weight_values(kind.scheme).tolist()
-        found = []
-        for r in range(kind.rows):
-            found.append([])
-            for c in range(engine.k):
-                value = Signal(signed(bits + 4), name=f"value_{r}_{c}")
-                codes = [self.weights.word_select(row * engine.k + c, bits) for row in range(r + 1)]
-                with m.Switch(Cat(*codes)):
-                    for values in itertools.product(levels, repeat=r + 1):
-                        with m.Case(_pattern(kind, values, r + 1)):
-                            m.d.comb += value.eq(values[-1])
-                found[-1].append(value)
-        return found
+        act = self.act[pixel][channel]
+        product = Signal(signed(bits + ACT_BITS + 4), name=f"product_{row}_{pixel}_{channel}")
+        codes = Cat(self.weights.word_select(r * engine.k + channel, bits) for r in range(row + 1))
+        with m.Switch(codes):
+            for values in itertools.product(levels, repeat=row + 1):
+                with m.Case(_pattern(kind, values, row + 1)):
+                    m.d.comb += product.eq(act * values[-1] + _excess(kind, values[-1]))
+        return product
 
-    def _offset(self, value: Value) -> Value | int:
-        """What one raw product exceeds the true one by; written anew, not the engine's."""
-        kind = type(self._engine)
-        if kind in (Pot4Engine, Fixed4LutEngine):
-            return Mux(value < 0, NIBBLE_MAX * -value, 0)
-        return -8 * value if kind is Fixed4PairEngine else 0
+
+def _excess(kind: type[RowEngine], value: int) -> int:
+    """What one raw product exceeds the true one by; written anew, not the engine's."""
+    if kind in (Pot4Engine, Fixed4LutEngine):
+        return NIBBLE_MAX * -value if value < 0 else 0
+    return -8 * value if kind is Fixed4PairEngine else 0
 
 
 class Miter(wiring.Component):
@@ -212,7 +207,8 @@ def prove(engine: RowEngine, *, words: int, folder: Path, any_control: bool = Tr
     """Prove that ``engine`` keeps its contract until the sums of ``words`` words after power-up.
 
     For all activations and weights, and for all sequences of control bits; without ``any_control``
-    each word is a sum of its own. Works in ``folder``. Raises ProofFailed with the step where inputs were found that it does not.
+    each word is a sum of its own. Works in ``folder``. Raises ProofFailed with the cycle in which
+    there are inputs that tell engine and contract apart.
     """
     miter = Miter(engine)
     text = to_verilog(miter, TOP, Series7())

