@@ -12,9 +12,11 @@ import contextlib
 import io
 import json
 import multiprocessing
+import os
 import pathlib
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 import rich.console
@@ -142,9 +144,19 @@ def train_all(runs: Sequence[Run], folder: pathlib.Path, records: Records, jobs:
 
 def workers(jobs: int) -> concurrent.futures.Executor:
     """Processes that train one network after the other: what they import takes as long as a
-    training of the smallest. Ctrl-C ends them at once."""
+    training of the smallest."""
     return concurrent.futures.ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_DFL))
+        jobs, multiprocessing.get_context("spawn"), end_with_parent)
+
+
+def end_with_parent() -> None:
+    """Let Ctrl-C, and the end of the process that started this one, end it at once."""
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def train(run: Run, folder: pathlib.Path) -> dict[str, object]:

