@@ -122,9 +122,9 @@ NARROW = Table(
     seeds=5, paper=("cifar10", "resnet18"))
 
 RESNET20 = Table(
-    "resnet20", "Fashion-MNIST, ResNet-20, 30,000 training images, 2 float epochs and 1 quantised "
+    "resnet20", "Fashion-MNIST, ResNet-20, 20,000 training images, 2 float epochs and 1 quantised "
     "epoch",
-    {"dataset": "fashion-mnist", "model": "resnet20", "subset": 30_000, "epochs": 1, "lr": 0.01},
+    {"dataset": "fashion-mnist", "model": "resnet20", "subset": 20_000, "epochs": 1, "lr": 0.01},
     {"float_epochs": 2},
     (_longer(1, 0.01), *_methods("fixed4", "pot4", "rmsmp")), seeds=3,
     paper=("cifar10", "resnet18"))
