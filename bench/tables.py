@@ -81,7 +81,8 @@ def markdown(content: dict[str, object]) -> str:
     parts = [f"Measured by `{content['command']}`. Percent of the test set, mean over seeds; "
              "integers on its first samples, as many as the column says; differences are paired "
              f"by seed, with their {content['confidence']:.0%} confidence interval, bold where it "
-             "excludes zero."]
+             "excludes zero. Rows of other seeds are compared by their differences only: their "
+             "means are of other networks."]
     return "\n\n".join(parts + [_markdown_table(t) for t in content["tables"]]) + "\n"
 
 
