@@ -8,9 +8,13 @@ python -m bench.accuracy --report            only the tables of the runs that ar
 """
 
 import concurrent.futures
+import contextlib
+import io
 import json
+import multiprocessing
+import os
 import pathlib
-import subprocess
+import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -18,11 +22,11 @@ from collections.abc import Sequence
 import rich.console
 import rich.progress
 
+import quant.train
 from bench import bert, tables
-from bench.experiments import TABLES, Run, Table
+from bench.experiments import INTEGER_SAMPLES, TABLES, Run, Table
 from quant import cli
 
-INTEGER_SAMPLES = 2000      #: of the test set, that the golden model computes after each training
 RESULTS = pathlib.Path(__file__).parent / "results"
 
 
@@ -67,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         measured = {table.name: records.measured(table) for table in known.values()}
         report = tables.report([t for t in known.values() if measured[t.name]], measured)
         tables.save(report, out)
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise cli.UserError("the process of a training died; what was done is on record") from error
     except OSError as error:
         raise cli.UserError(f"cannot write {error.filename}: {error.strerror}") from error
     cli.give(json.dumps(report) if options.json else tables.markdown(report))
@@ -80,14 +86,16 @@ class Records:
         self.path = path
         lines = path.read_text().splitlines() if path.is_file() else []
         self.by_name = {record["name"]: record for record in map(json.loads, lines)}
-        self._lock = threading.Lock()
 
     def has(self, run: Run) -> bool:
         """Whether ``run`` was done with the settings that it has now."""
         return self.by_name.get(run.name, {}).get("settings") == run.settings
 
     def add(self, run: Run, result: dict[str, object]) -> None:
-        """Note the result.json of ``run``, accuracies in percent."""
+        """Note the result.json of ``run``, accuracies in percent. A float network that was only
+        trained again, because its file was gone, keeps the record that others are paired with."""
+        if self.has(run):
+            return
         accuracy = result["accuracy"]
         values = {"accuracy": 100 * accuracy.get("quantised", accuracy["float"])}
         if "integer" in accuracy:
@@ -95,10 +103,9 @@ class Records:
                        "agreement": 100 * result["agreement"]}
         record = {"name": run.name, "settings": run.settings, "values": values,
                   "seconds": result["seconds"], "digest": result["digest"]}
-        with self._lock:
-            self.by_name[run.name] = record
-            with self.path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+        self.by_name[run.name] = record
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
 
     def measured(self, table: Table) -> dict[str, dict[int, dict[str, float]]]:
         """Values by label and seed."""
@@ -119,8 +126,7 @@ def train_all(runs: Sequence[Run], folder: pathlib.Path, records: Records, jobs:
     columns = ("{task.description}", rich.progress.BarColumn(),
                rich.progress.MofNCompleteColumn(), rich.progress.TimeRemainingColumn(), "left")
     stages = (first, [run for run in missing if run.row])
-    with rich.progress.Progress(*columns, console=console) as progress, \
-            concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+    with rich.progress.Progress(*columns, console=console) as progress, workers(jobs) as pool:
         task = progress.add_task("trainings", total=sum(map(len, stages)))
         for stage in stages:
             started = {pool.submit(train, run, folder): run for run in stage}
@@ -136,9 +142,25 @@ def train_all(runs: Sequence[Run], folder: pathlib.Path, records: Records, jobs:
                 raise
 
 
+def workers(jobs: int) -> concurrent.futures.Executor:
+    """Processes that train one network after the other: what they import takes as long as a
+    training of the smallest."""
+    return concurrent.futures.ProcessPoolExecutor(
+        jobs, multiprocessing.get_context("spawn"), end_with_parent)
+
+
+def end_with_parent() -> None:
+    """Let Ctrl-C, and the end of the process that started this one, end it at once."""
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def train(run: Run, folder: pathlib.Path) -> dict[str, object]:
-    """One training in a process of its own; gives its result.json. Raises UserError with its last
-    line when it fails."""
+    """One training; gives its result.json. Raises UserError with its last line when it fails."""
     settings = {"integer_samples": INTEGER_SAMPLES, "tensorboard": False, "plots": False}
     settings |= run.settings | run.places
     if run.row:
@@ -146,14 +168,15 @@ def train(run: Run, folder: pathlib.Path) -> dict[str, object]:
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / f"{run.name}.json"
     config.write_text(json.dumps(settings, indent=2) + "\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "quant.train", "--config", str(config), "--out", str(folder),
-         "--name", run.name, "--json", "-q"], capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        code = cli.run(quant.train.main, ["--config", str(config), "--out", str(folder),
+                                          "--name", run.name, "--json", "-q"])
+    if code:
+        lines = errors.getvalue().strip().splitlines() or ["no output"]
         raise cli.UserError(f"{run.name}: {lines[-1]}")
     config.unlink()
-    return json.loads(done.stdout)
+    return json.loads(out.getvalue())
 
 
 if __name__ == "__main__":

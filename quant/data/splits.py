@@ -76,7 +76,7 @@ class Augment:
 
     def __call__(self, x: Tensor, drawn: Tensor) -> Tensor:
         """Images ``x`` (n, C, H, W) changed as ``drawn`` (n, 3) says."""
-        n, _, height, width = x.shape
+        n, channels, height, width = x.shape
         mirrored, row, column = drawn.to(x.device).split(1, dim=1)
         if self.flip:
             x = torch.where(mirrored[:, :, None, None] > 0, x.flip(3), x)
@@ -84,8 +84,9 @@ class Augment:
             padded = F.pad(x, [self.shift] * 4)
             rows = row + torch.arange(height, device=x.device)
             columns = column + torch.arange(width, device=x.device)
-            x = padded[torch.arange(n, device=x.device)[:, None, None], :,
-                       rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+            x = padded[torch.arange(n, device=x.device)[:, None, None, None],
+                       torch.arange(channels, device=x.device)[:, None, None],
+                       rows[:, None, :, None], columns[:, None, None, :]]
         return x
 
 

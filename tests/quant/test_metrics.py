@@ -5,18 +5,26 @@ import errno
 import os
 import threading
 
+import pytest
 from tensorboard.summary.writer import record_writer
 
 from quant import cli, train
 
 
-def test_tensorboard_on_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+@pytest.mark.parametrize("room", [0, 3])
+def test_tensorboard_on_a_full_disk_is_one_line(room, tmp_path, monkeypatch, capsys) -> None:
+    """Of the first event, and of those of an epoch."""
+    written = []
+
+    def write(writer: record_writer.RecordWriter, data: bytes) -> None:
+        if len(written) == room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(data)
 
     monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
-    monkeypatch.setattr(record_writer.RecordWriter, "write", full)
+    monkeypatch.setattr(record_writer.RecordWriter, "write", write)
     assert cli.run(train.main, ["--subset", "64", "--float-epochs", "1", "--epochs", "0", "-q",
                                 "--out", str(tmp_path)]) == 2
+    assert len(written) == room
     assert capsys.readouterr().err == f"error: cannot write to {tmp_path}/digits.partial: " \
         "No space left on device\n"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from quant import layers, qat
+from quant import layers, pipeline, qat
 from quant.activations import ActQuantiser
 from quant.data import ArraySplit, Augment
 from quant.models.resnet import TinyResNet
@@ -50,6 +50,18 @@ def test_decay_spares_scales_and_training_keeps_them_positive(model, data) -> No
             break
         assert all((m.alpha > 0).all() for m in layers.quantised_layers(model).values())
         assert all(m.clip > 0 for m in clips)
+
+
+@pytest.mark.parametrize(("width", "expected"), [(7, torch.contiguous_format),
+                                                  (8, torch.channels_last)])
+def test_layout_avoids_torchs_overrun(width, expected) -> None:
+    """torch 2.13 on CPUs: backward of a strided pointwise convolution of few channels, channels
+    last, kills the process. Images of one channel must not bring that layout in, either."""
+    model = TinyResNet(width=width)
+    assert pipeline.memory_format(model, "cpu") == expected
+    assert pipeline.memory_format(model, "cuda") == torch.channels_last
+    images = Augment(shift=1)(torch.rand(2, 1, 8, 8), torch.ones(2, 3, dtype=torch.int64))
+    assert images.stride() == (64, 64, 8, 1)
 
 
 def test_learning_rate_warms_up_and_ends_at_zero(data) -> None:
