@@ -13,7 +13,8 @@ def _is_power_of_two(value: int) -> bool:
 
 
 #: Default sizes beside the rows: what the command line offers and a small network needs.
-SIZES = {"pixels": 2, "requant_lanes": 8, "ports": 1, "act_depth": 1024, "weight_depth": 512}
+SIZES = {"pixels": 2, "requant_lanes": 8, "ports": 1, "act_depth": 1024, "weight_depth": 512,
+         "slot_depth": 64, "wide_depth": 64}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,8 +59,8 @@ class AccelConfig:
     ports: int = SIZES["ports"]
     act_depth: int = SIZES["act_depth"]
     weight_depth: int = SIZES["weight_depth"]
-    slot_depth: int = 64
-    wide_depth: int = 64
+    slot_depth: int = SIZES["slot_depth"]
+    wide_depth: int = SIZES["wide_depth"]
     clock_hz: int = 100_000_000
 
     def __post_init__(self) -> None:
