@@ -101,6 +101,9 @@ def configure(
         config = AccelConfig.from_ratio(
             chosen, rows, clock_hz=board.clock_hz if clock_hz is None else clock_hz, **sizes
         )
+        if config.ports > board.memory.hp_ports:
+            raise ValueError(f"{board.title} has {board.memory.hp_ports} memory ports, --ports "
+                             f"{config.ports} asks for more")
         check_fit(board, estimate.resources(config))
     except (DoesNotFit, ValueError) as error:
         raise UserError(str(error)) from error
