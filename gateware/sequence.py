@@ -189,7 +189,8 @@ class TileLoop(Component):
                 # have a result to write.
                 m.d.sync += [
                     plane.eq(0),
-                    spacing.eq(drain_cycles - 1 + (self.job.final & d.out_planes)), out_x.eq(out_x + pixels),
+                    spacing.eq(drain_cycles - 1 + (self.job.final & d.out_planes)),
+                    out_x.eq(out_x + pixels),
                     in_x.eq(in_x + (d.stride_x << ceil_log2(pixels))),
                 ]
                 with m.If(last_x):
