@@ -21,7 +21,8 @@ class Fixed4Style(enum.StrEnum):
 
 
 #: Default sizes beside the rows: what the command line offers and a small network needs.
-SIZES = {"pixels": 2, "requant_lanes": 8, "ports": 1, "act_depth": 1024, "weight_depth": 512}
+SIZES = {"pixels": 2, "requant_lanes": 8, "ports": 1, "act_depth": 1024, "weight_depth": 512,
+         "slot_depth": 64, "wide_depth": 64}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,8 +69,8 @@ class AccelConfig:
     ports: int = SIZES["ports"]
     act_depth: int = SIZES["act_depth"]
     weight_depth: int = SIZES["weight_depth"]
-    slot_depth: int = 64
-    wide_depth: int = 64
+    slot_depth: int = SIZES["slot_depth"]
+    wide_depth: int = SIZES["wide_depth"]
     fixed4_style: Fixed4Style = Fixed4Style.PAIRS
     clock_hz: int = 100_000_000
 

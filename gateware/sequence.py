@@ -185,8 +185,12 @@ class TileLoop(Component):
                 m.d.sync += [kernel_y.eq(0), kernel_offset.eq(0), plane.eq(1),
                              weight.eq(d.weight_address)]
             with m.If(last_word):
+                # The last low nibble of 8 bits is written a cycle late, where the next EXECUTE may
+                # have a result to write.
                 m.d.sync += [
-                    plane.eq(0), spacing.eq(drain_cycles - 1), out_x.eq(out_x + pixels),
+                    plane.eq(0),
+                    spacing.eq(drain_cycles - 1 + (self.job.final & d.out_planes)),
+                    out_x.eq(out_x + pixels),
                     in_x.eq(in_x + (d.stride_x << ceil_log2(pixels))),
                 ]
                 with m.If(last_x):

@@ -41,7 +41,7 @@ class Target(abc.ABC):
 
     @abc.abstractmethod
     def check(self, board: Board, config: AccelConfig) -> None:
-        """Raises ValueError for a clock that the board cannot have."""
+        """Raises ValueError for a clock or ports that the board cannot have."""
 
     @abc.abstractmethod
     def write(self, board: Board, config: AccelConfig, program: Program | None, verilog: str,
@@ -73,6 +73,9 @@ class Zynq(Target):
 
     def check(self, board: Board, config: AccelConfig) -> None:
         """The driver sets the clock, and finds out what the processing system can do."""
+        if config.ports > board.memory.hp_ports:
+            raise ValueError(f"{board.title} has {board.memory.hp_ports} memory ports, --ports "
+                             f"{config.ports} asks for more")
 
     def write(self, board: Board, config: AccelConfig, program: Program | None, verilog: str,
               folder: Path) -> None:

@@ -64,9 +64,9 @@ class Timeline:
         self._ends: dict[str, list[int]] = {queue: [0] for queue in QUEUES}
         self._begins: dict[str, list[int]] = {queue: [] for queue in QUEUES}
         self._dispatched: list[int] = []
-        self._arrival = 0.0             # of the last descriptor group
-        self._bus = 0.0                 # when the data of all loads ordered so far has come
-        self._ordered: list[tuple[int, float]] = []      # when each load was, and its data's end
+        self._groups: list[float] = []  # when the data of each group of descriptors begins
+        # When all data ordered so far has come: on the first port, and on the others.
+        self._first_port = self._other_ports = 0.0
         self._last_word = self._last_drain = 0
         self.spans: list[Span] = []
         for index in range(len(image) // isa.DESCRIPTOR_BYTES):
@@ -82,21 +82,26 @@ class Timeline:
         """Of the whole run."""
         return max(span.end for span in self.spans) + _END_CYCLES
 
+    def _order_fetches(self) -> None:
+        """Order the groups of descriptors that there is room for, in front of loads to come."""
+        beats = DESCRIPTOR_BITS // self._config.bus_bits
+        while True:
+            # A group is ordered when there is room for it: some descriptors before have left.
+            opener = (len(self._groups) + 1) * FETCH_GROUP - (FETCH_AHEAD - 2) - 1
+            if opener >= len(self._dispatched):
+                return
+            ordered = self._dispatched[opener] if opener >= 0 else 0
+            first = max(ordered + self._latency, self._first_port)
+            self._groups.append(first)
+            self._first_port = first + beats * FETCH_GROUP
+
     def _fetch(self, index: int) -> float:
         """When descriptor ``index`` can be dispatched."""
         beats = DESCRIPTOR_BITS // self._config.bus_bits
-        if index % FETCH_GROUP == 0:
-            # The group is ordered when there is room for it, behind the loads ordered before.
-            opener = index + FETCH_GROUP - (FETCH_AHEAD - 2) - 1
-            ordered = self._dispatched[opener] if opener >= 0 else 0
-            behind = max((end for at, end in self._ordered[-LOADS_IN_FLIGHT - 2:] if at <= ordered),
-                         default=0)
-            self._arrival = max(ordered + self._latency, behind, self._arrival)
-            self._bus += beats * FETCH_GROUP / self._rate
-        self._arrival += beats
-        return self._arrival
+        return self._groups[index // FETCH_GROUP] + beats * (index % FETCH_GROUP + 1)
 
     def _descriptor(self, index: int, opcode: Opcode, word: int) -> Span:
+        self._order_fetches()
         queue = next(name for name, opcodes in QUEUES.items() if opcode in opcodes)
         begins, ends = self._begins[queue], self._ends[queue]
         room = begins[-QUEUE_DEPTH] if len(begins) >= QUEUE_DEPTH else 0
@@ -126,12 +131,15 @@ class Timeline:
         begin = max(released, begins[-1] + 1 if begins else 0)
         if len(ends) > LOADS_IN_FLIGHT + 1:
             begin = max(begin, ends[-LOADS_IN_FLIGHT - 1])
-        ports = 1 if opcode is Opcode.LOAD_TENSOR else self._config.ports
-        cycles = fields["beats"] * ports / min(self._rate, ports)
-        first = max(begin + self._latency, self._bus + 1)
-        self._bus = first + cycles
-        self._ordered.append((begin, self._bus))
-        return begin, math.ceil(self._bus) + 1
+        whole = opcode is not Opcode.LOAD_TENSOR
+        # Ports that share less than a beat each take longer for theirs.
+        share = min(1.0, self._rate / (self._config.ports if whole else 1))
+        cycles, arrival = fields["beats"] / share, begin + self._latency
+        self._first_port = end = max(arrival, self._first_port + 1) + cycles
+        if whole:
+            self._other_ports = max(arrival, self._other_ports + 1) + cycles
+            end = max(end, self._other_ports)
+        return begin, math.ceil(end) + 1
 
     def _execute(self, released: int, f: dict[str, int], opcode: Opcode) -> tuple[int, int]:
         config = self._config

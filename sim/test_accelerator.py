@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from gateware import isa
-from gateware.compiler.program import Program
+from gateware.compiler.lower import lower
+from gateware.compiler.program import Program, compile_graph
 from gateware.config import AccelConfig
 from quant.ratio import Ratio
 from sim.accelerator import Mismatch, compare, simulate
 from sim.cases import Case, CaseMaker, check_layers, check_logits
 from sim.harness import BenchFailed
+from tests.quant.graphs import INPUT, GraphBuilder, random_images
 
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)
 
@@ -26,6 +28,24 @@ def test_logits_equal_pytorch(case: CaseMaker, stall: int, seed: int) -> None:
 def test_every_layer_equals_the_golden_model(case: CaseMaker, ratio: str, seed: int) -> None:
     """Also for a network whose rows do not fill this array's lanes."""
     check_layers(case(CONFIG, ratio), seed)
+
+
+def test_stem_of_a_large_network(seed: int) -> None:
+    """An image that comes in parts, as patches; its first result is made and pooled in strips."""
+    rng = np.random.default_rng(seed)
+    network = GraphBuilder(rng, (3, 64, 64), bits=8)
+    conv = network.conv(INPUT, 64, 7, stride=2, padding=3)
+    pool = network.max_pool(conv, 3, stride=2, padding=(1, 1, 1, 1))
+    inner = network.conv(pool, 16, 3)
+    last = network.conv(inner, 64, 3, residual=pool)
+    network.linear(network.flatten(network.avg_pool(last)), 40, wide=True)
+    graph = network.build()
+    lowered = lower(graph, CONFIG)
+    assert lowered.strips and lowered.places[INPUT].shape == (12, 32, 32)
+    images = random_images(graph, rng)
+    program = compile_graph(graph, CONFIG, dump=True)
+    result = simulate(program, images, stall=48, seed=seed)
+    assert compare(graph, images, result.outputs) is None
 
 
 def test_recovers_from_errors(case: CaseMaker, seed: int) -> None:

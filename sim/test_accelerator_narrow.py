@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Another accelerator in every respect runs a network of another ratio: twice the rows, half the
-channels on a 32-bit bus, half the requantisers."""
+channels on two 32-bit ports, half the requantisers."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from quant.ratio import Ratio
 from sim.cases import CaseMaker, check_layers, check_logits
 
 CONFIG = AccelConfig.from_ratio(
-    Ratio(60, 35, 5), 32, bus_bits=32, requant_lanes=4, act_depth=2048, slot_depth=128
+    Ratio(60, 35, 5), 32, bus_bits=32, ports=2, requant_lanes=4, act_depth=2048, slot_depth=128
 )
 
 

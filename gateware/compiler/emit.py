@@ -98,7 +98,7 @@ class Tile:
             row_pitch=place.row_pitch, row_step=place.row_pitch * operation.stride[0] % _WRAP,
             plane_pitch=place.plane_pitch,
             kernel_y=operation.kernel[0], kernel_x=operation.kernel[1],
-            stride_y=operation.stride[0],
+            stride_y=operation.stride[0] if target.height > 1 else 1,
             stride_x=operation.stride[1] if out.width > 1 else 1,
             pad_top=pad, pad_left=operation.padding[2],
             pad_value=0 if pool else place.zero_point,

@@ -160,7 +160,8 @@ def _check(forms: dict[str, Placement], operation: Gemm | Pool, config: AccelCon
     source, target = forms[operation.source], forms[operation.target]
     if max(source.height, source.width, target.height, target.width) >= 1 << SIZE_BITS:
         refuse(f"has a height or width over {(1 << SIZE_BITS) - 1}")
-    if max(operation.kernel) > 255 or max(operation.padding) > 31 or operation.stride[0] > 15:
+    if max(operation.kernel) > 255 or max(operation.padding) > 31 or (
+            operation.stride[0] > 15 and target.height > 1):
         refuse(f"has kernel {operation.kernel}, stride {operation.stride}, padding "
                f"{operation.padding}; the largest are 255, 15 and 31")
     if operation.stride[1] > Window.max_stride(config) and target.width > 1:

@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from gateware.compiler.place import Placement
+from gateware.compiler.place import MAX_GROUPS, Placement
 from gateware.config import AccelConfig
 
 
@@ -122,12 +122,16 @@ def rewrite(values: np.ndarray, stride: tuple[int, int], padding: tuple[int, int
 
 def _cost(way: tuple[_Choice, _Choice], rows: int, channels: int, source: Placement,
           target: Placement, config: AccelConfig) -> tuple[float, int]:
-    """Cycles, and what decides where they are equal: words of the kernel."""
+    """Cycles, and what decides where they are equal: words of the kernel; of the tensor where no
+    form fits."""
     y, x = way
     groups = -(-channels * y.axis.patch * x.axis.patch // config.k)
     words = len(y.taps) * len(x.taps) * groups
-    if words > config.weight_depth or groups * source.planes > 255:
-        return math.inf, words
+    stored = dataclasses.replace(source, channels=groups * config.k, height=y.axis.size,
+                                 width=x.axis.size)
+    if (words > config.weight_depth or groups * source.planes > MAX_GROUPS
+            or stored.words > config.act_depth // 2):
+        return math.inf, stored.words
     tiles = -(-rows // config.rows)
     drain = -(-min(rows, config.rows) // config.requant_lanes) * config.pixels * target.planes
     array = (tiles * target.height * -(-target.width // config.pixels)

@@ -69,7 +69,9 @@ def issue_cycles(f: dict[str, int], words: list[Expected], lanes: int,
     for word in words:
         before = max(before + 1, free if word.job else 0)
         cycles.append(before)
-        free = before + drain_cycles(f, word.job, lanes) if word.job else free
+        if word.job:
+            late = word.job["final"] and f["out_planes"]    # the last low nibble
+            free = before + drain_cycles(f, word.job, lanes) + late
     return cycles, free
 
 
