@@ -56,10 +56,20 @@ def synthesise(source: Path, top: str, *, flatten: bool = False) -> collections.
         cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise cli.UserError(f"Yosys failed, see {folder / 'synthesis.log'}")
-    design = json.loads((folder / "synthesis.json").read_text())["design"]
-    return collections.Counter({
-        name: count for name, count in design["num_cells_by_type"].items()
-        if re.fullmatch(r"[A-Z][A-Z0-9_]+", name)})
+    said = json.loads((folder / "synthesis.json").read_text())["modules"]
+    return _below(f"\\{top}", {name: module["num_cells_by_type"] for name, module in said.items()})
+
+
+def _below(module: str, modules: dict[str, dict[str, int]]) -> collections.Counter:
+    """Primitives of ``module`` and of all instances below it."""
+    cells: collections.Counter = collections.Counter()
+    for name, count in modules[module].items():
+        if f"\\{name}" in modules:
+            below = _below(f"\\{name}", modules)
+            cells.update({primitive: count * n for primitive, n in below.items()})
+        elif re.fullmatch(r"[A-Z][A-Z0-9_]+", name):
+            cells[name] += count
+    return cells
 
 
 def summary(cells: collections.Counter) -> dict[str, float]:

@@ -90,8 +90,8 @@ def test_what_is_chosen():
     assert lowered.places[INPUT].shape == (12, 112, 112)
     # What takes more than half of the activation buffer is not chosen, however fast.
     roomy = dataclasses.replace(CONFIG, act_depth=4096)
-    assert first((3, 32, 32), 16, 5, config=roomy).places[INPUT].words > 512
-    assert first((3, 32, 32), 16, 5, config=dataclasses.replace(
+    assert first((3, 32, 32), 16, 7, config=roomy).places[INPUT].words > 512
+    assert first((3, 32, 32), 16, 7, config=dataclasses.replace(
         CONFIG, act_depth=1024)).places[INPUT].words <= 512
     # Sixteen channels fill a word as they are.
     lowered = first((16, 8, 8), 16, 3)
