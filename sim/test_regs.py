@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from gateware.axi import Axi3Signature, Axi3ToLite, AxiLiteSignature
 from gateware.config import AccelConfig
-from gateware.regs import WINDOW_BITS, RegisterFile
+from gateware.regs import COUNT_LAYOUT, WINDOW_BITS, RegisterFile
 from sim.harness import build_and_test
 
 CONFIG = AccelConfig(pot4_rows=5, fixed4_rows=2, fixed8_rows=1)
@@ -31,7 +31,7 @@ class RegisterSystem(wiring.Component):
             "axil": In(AxiLiteSignature(WINDOW_BITS, 32)), "gp0": In(Axi3Signature(32, 32, 12)),
             "start": Out(1), "abort": Out(1), "watchdog": Out(1), "irq": Out(1),
             "busy": In(1), "done": In(1), "failed": In(1), "error_code": In(8),
-            "descriptor_index": In(16), "count": In(6),
+            "descriptor_index": In(16), "count": In(COUNT_LAYOUT.size),
         })
 
     def elaborate(self, platform: object) -> Module:
