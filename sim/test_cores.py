@@ -54,4 +54,4 @@ class Cores(wiring.Component):
 
 def test_cores() -> None:
     build_and_test(Cores(CONFIG), toplevel="cores", test_module="sim.benches.cores_bench",
-                   simulator=find_simulator(prefer="verilator"))
+                   optimise=True, simulator=find_simulator(prefer="verilator"))
