@@ -58,8 +58,8 @@ def resources(config: AccelConfig) -> Usage:
     window_lut = config.pixels * k * 4 * max(1, config.banks // 3)
     gather_lut = k * 4 * max(1, config.banks // 3)
     control_lut, control_ff = 2500, 3500
-    # A 4-bit column takes a RAMB18 per 4096 words, twice because it is read at two places at once.
-    act_bram18 = config.banks * k * 2 * math.ceil(config.act_depth / 4096)
+    # A 4-bit column takes a RAMB18 per 4096 words and copy.
+    act_bram18 = config.banks * k * config.act_copies * math.ceil(config.act_depth / 4096)
     beat_bram18 = 2 * config.weight_beats * math.ceil(config.weight_depth / 512)
     slot_words = math.ceil(config.slot_depth / 64)
     slot_lutram = isa.slot_beats(config) * config.bus_bits * slot_words * 4 // 3
