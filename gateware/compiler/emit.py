@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from gateware import isa
 from gateware.compiler.image import Image
-from gateware.compiler.lower import CompileError, Gemm, Lowered, Pool
+from gateware.compiler.operations import CompileError, Gemm, Pool
 from gateware.compiler.order import Region
 from gateware.compiler.pack import Result, pack_slot, pack_weights
 from gateware.compiler.place import MAX_GROUPS, Placement, Strip
+from gateware.compiler.plan import Plan, input_rows
 from gateware.compiler.schedule import schedule_slots, split_rows
 from gateware.isa import Base, Opcode
 from gateware.pe.base import RowEngine
@@ -39,6 +40,26 @@ def load_rows(image: Image, name: str, strip: Strip, first: int, last: int) -> N
               **transfer_fields(name, strip, first, last))
 
 
+def spill(image: Image, name: str, place: Placement, offset: int) -> None:
+    """Store a tensor at ``offset`` from OUTPUT_BASE, to be reloaded."""
+    image.add("stores", isa.TENSOR, reads=[Region("act", place.address, place.words)],
+              writes=[_memory(image, place, offset)], opcode=Opcode.STORE_TENSOR,
+              base=Base.OUTPUT, offset=offset,
+              **transfer_fields(name, Strip.whole(place), 0, place.height))
+
+
+def reload(image: Image, name: str, place: Placement, offset: int) -> None:
+    """Load what :func:`spill` stored."""
+    image.add("loads", isa.TENSOR, reads=[_memory(image, place, offset)],
+              writes=[Region("act", place.address, place.words)], opcode=Opcode.LOAD_TENSOR,
+              base=Base.OUTPUT, offset=offset,
+              **transfer_fields(name, Strip.whole(place), 0, place.height))
+
+
+def _memory(image: Image, place: Placement, offset: int) -> Region:
+    return Region("memory", offset * 8 // image.config.bus_bits, place.beats)
+
+
 def store_rows(image: Image, name: str, strip: Strip, first: int, last: int, offset: int) -> None:
     """Store rows of a tensor whose first row goes to ``offset``."""
     row_beats = strip.place.beats // strip.place.height
@@ -46,13 +67,6 @@ def store_rows(image: Image, name: str, strip: Strip, first: int, last: int, off
               opcode=Opcode.STORE_TENSOR, base=Base.OUTPUT,
               offset=offset + first * row_beats * image.config.bus_bits // 8,
               **transfer_fields(name, strip, first, last))
-
-
-def input_rows(operation: Gemm | Pool, height: int, first: int, last: int) -> tuple[int, int]:
-    """The rows of an input of ``height`` that output rows ``first`` to ``last`` are made from."""
-    begin = first * operation.stride[0] - operation.padding[0]
-    end = (last - 1) * operation.stride[0] - operation.padding[0] + operation.kernel[0]
-    return max(0, begin), min(height, max(end, 0))
 
 
 class Tile:
@@ -112,17 +126,17 @@ class Tile:
             slot_address=self.slots.first, slots=self.slots.words)
 
 
-def tiles(image: Image, operation: Gemm | Pool, lowered: Lowered,
+def tiles(image: Image, operation: Gemm | Pool, plan: Plan,
           target: Placement) -> Iterable[Tile]:
     """The tiles of an operation; each one's weights and slots are loaded when it is asked for."""
     make = _gemm_tiles if isinstance(operation, Gemm) else _pool_tiles
-    return make(image, operation, lowered, target)
+    return make(image, operation, plan, target)
 
 
-def _gemm_tiles(image: Image, gemm: Gemm, lowered: Lowered,
+def _gemm_tiles(image: Image, gemm: Gemm, plan: Plan,
                 target: Placement) -> Iterable[Tile]:
     config = image.config
-    planes = lowered.places[gemm.source].planes
+    planes = plan.places[gemm.source].planes
     try:
         split = split_rows(gemm.scheme.tolist(), config)
     except ValueError as error:
@@ -163,7 +177,7 @@ def _bias(gemm: Gemm, row: int, engine: type[RowEngine], planes: int) -> int:
     return bias
 
 
-def _pool_tiles(image: Image, pool: Pool, lowered: Lowered,
+def _pool_tiles(image: Image, pool: Pool, plan: Plan,
                 target: Placement) -> Iterable[Tile]:
     """The pool lanes are the channels of a word, so every group has the same slots."""
     config = image.config
@@ -172,7 +186,7 @@ def _pool_tiles(image: Image, pool: Pool, lowered: Lowered,
                           for lane, channel in slot.results], config)
                for slot in schedule_slots(lanes, config)]
     slots = image.load_slots(records)
-    for group in range(lowered.places[pool.source].groups):
+    for group in range(plan.places[pool.source].groups):
         yield Tile(pool, Region("weights", 0, 0), slots, group)
 
 
