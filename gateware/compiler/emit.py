@@ -77,13 +77,14 @@ class Tile:
     operation : Gemm or Pool
     weights, slots : Region
         Where they are, once loaded.
-    group : int
-        Of a pooling.
+    first, words : int
+        What it reads of each pixel's words; a pooling one, into the same of its result.
     """
 
     def __init__(self, operation: Gemm | Pool, weights: Region, slots: Region,
-                 group: int = 0) -> None:
-        self.operation, self.weights, self.slots, self.group = operation, weights, slots, group
+                 first: int, words: int) -> None:
+        self.operation, self.weights, self.slots = operation, weights, slots
+        self.first, self.words = first, words
 
     def execute(self, image: Image, source: Strip, target: Strip, residual: Strip | None,
                 first: int, last: int) -> None:
@@ -93,7 +94,8 @@ class Tile:
         begin, end = input_rows(operation, source.height, first, last)
         pad = begin - (first * operation.stride[0] - operation.padding[0])
         place, out = source.place, target.place
-        group_in, group_out = self.group * place.group_pitch, self.group * out.group_pitch
+        group_in = self.first * place.group_pitch
+        group_out = self.first * out.group_pitch if pool else 0
         other = target if residual is None else residual
         reads = [self.weights, self.slots, *source.regions(begin, end)]
         if residual is not None:
@@ -108,7 +110,7 @@ class Tile:
             residual=residual is not None, residual_planes=other.place.planes - 1,
             first_row=(source.row(begin) - pad * place.row_pitch + group_in) % _WRAP,
             height=source.height - begin, width=place.width,
-            groups=1 if pool else place.groups, group_pitch=place.group_pitch,
+            groups=self.words, group_pitch=place.group_pitch,
             row_pitch=place.row_pitch, row_step=place.row_pitch * operation.stride[0] % _WRAP,
             plane_pitch=place.plane_pitch,
             kernel_y=operation.kernel[0], kernel_x=operation.kernel[1],
@@ -137,11 +139,6 @@ def _gemm_tiles(image: Image, gemm: Gemm, plan: Plan,
                 target: Placement) -> Iterable[Tile]:
     config = image.config
     planes = plan.places[gemm.source].planes
-    try:
-        split = split_rows(gemm.scheme.tolist(), config)
-    except ValueError as error:
-        raise CompileError(f"layer {gemm.name!r} {error}") from error
-
     engines = [placed.engine for placed in row_engines(config) for _ in placed.lanes]
 
     def result(lane: int, row: int) -> Result:
@@ -149,17 +146,23 @@ def _gemm_tiles(image: Image, gemm: Gemm, plan: Plan,
         return Result(lane, row % config.k, place, int(gemm.multiplier[row]),
                       _bias(gemm, row, engines[lane], planes), int(gemm.shift[row]))
 
-    for lanes in split:
-        taken = [(lane, row) for lane, row in enumerate(lanes) if row >= 0]
-        if gemm.wide:       # one result of each requantiser in a slot, whatever its column
-            lanes_of = [[pair for pair in taken if pair[0] % config.requant_lanes == q]
-                        for q in range(config.requant_lanes)]
-            slots = [[pair for pair in row if pair] for row in itertools.zip_longest(*lanes_of)]
-        else:
-            slots = [list(slot.results) for slot in schedule_slots(taken, config)]
-        records = [pack_slot([result(*pair) for pair in slot], config, gemm.wide) for slot in slots]
-        weights = image.load_weights(pack_weights(gemm.values, lanes, config))
-        yield Tile(gemm, weights, image.load_slots(records))
+    for part in gemm.parts(config.k):
+        try:
+            split = split_rows([int(gemm.scheme[row]) for row in part.rows], config)
+        except ValueError as error:
+            raise CompileError(f"layer {gemm.name!r} {error}") from error
+        for lanes in split:
+            taken = [(lane, part.rows[row]) for lane, row in enumerate(lanes) if row >= 0]
+            if gemm.wide:   # one result of each requantiser in a slot, whatever its column
+                lanes_of = [[pair for pair in taken if pair[0] % config.requant_lanes == q]
+                            for q in range(config.requant_lanes)]
+                slots = [[pair for pair in row if pair] for row in itertools.zip_longest(*lanes_of)]
+            else:
+                slots = [list(slot.results) for slot in schedule_slots(taken, config)]
+            records = [pack_slot([result(*pair) for pair in slot], config, gemm.wide)
+                       for slot in slots]
+            weights = image.load_weights(pack_weights(part.values, lanes, config))
+            yield Tile(gemm, weights, image.load_slots(records), part.first, part.words)
 
 
 def _bias(gemm: Gemm, row: int, engine: type[RowEngine], planes: int) -> int:
@@ -187,7 +190,7 @@ def _pool_tiles(image: Image, pool: Pool, plan: Plan,
                for slot in schedule_slots(lanes, config)]
     slots = image.load_slots(records)
     for group in range(plan.places[pool.source].groups):
-        yield Tile(pool, Region("weights", 0, 0), slots, group)
+        yield Tile(pool, Region("weights", 0, 0), slots, group, 1)
 
 
 def cuts(rows: int, parts: int) -> Sequence[tuple[int, int]]:

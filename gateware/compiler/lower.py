@@ -2,6 +2,7 @@
 """From graph nodes to operations of the tile engine, and from tensors to places in its buffer."""
 
 import dataclasses
+import math
 
 from gateware.compiler.operations import CompileError, Gemm, Pool, operands
 from gateware.compiler.patches import Patches, identity, rewrite
@@ -47,7 +48,7 @@ def lower(graph: IntGraph, config: AccelConfig) -> Lowered:
     source = graph.tensor(graph.header.input)
     patches = identity(source.shape, source.zero_point)
     first = operations[0]
-    if isinstance(graph.nodes[0], Conv) and sum(
+    if isinstance(first, Gemm) and isinstance(graph.nodes[0], Conv) and first.groups == 1 and sum(
             source.name in operands(o) for o in operations) == 1:
         better = rewrite(first.values, first.stride, first.padding, forms[source.name],
                          forms[first.target], config)
@@ -74,18 +75,15 @@ def _operation(graph: IntGraph, node: Node, stored: dict[str, str]) -> Gemm | Po
         return Pool(node.name, source, node.output, node.kernel, node.stride, (0, 0, 0, 0), True,
                     node.multiplier, node.bias, node.shift, node.low, node.high)
     layer = graph.layers[node.name]
-    values, stride, padding = layer.values, (1, 1), (0, 0, 0, 0)
+    values, stride, padding, groups = layer.values, (1, 1), (0, 0, 0, 0), 1
     if isinstance(node, Conv):
-        if node.groups != 1:
-            raise CompileError(f"layer {node.name!r} has {node.groups} groups; the array computes "
-                               "convolutions with groups=1 only")
-        stride, padding = node.stride, node.padding
+        stride, padding, groups = node.stride, node.padding, node.groups
     else:
         values = values.reshape(len(values), *graph.tensor(source).shape)
     return Gemm(node.name, source, node.output, values, layer.scheme, layer.multiplier, layer.bias,
                 layer.shift, stride, padding, node.low, node.high, node.wide,
                 stored[node.residual.tensor] if node.residual else None,
-                node.residual.n if node.residual else 0)
+                node.residual.n if node.residual else 0, groups)
 
 
 def _check(forms: dict[str, Placement], operation: Gemm | Pool, config: AccelConfig) -> None:
@@ -118,7 +116,7 @@ def _check(forms: dict[str, Placement], operation: Gemm | Pool, config: AccelCon
         refuse(f"adds {operation.residual!r} flattened; its words are not in that order")
     if source.groups > MAX_GROUPS:
         refuse(f"reads {source.groups} words per pixel, the most are {MAX_GROUPS}")
-    words = source.groups * operation.kernel[0] * operation.kernel[1]
+    words = max(part.words for part in operation.parts(config.k)) * math.prod(operation.kernel)
     if words > config.weight_depth:
         refuse(f"needs {words} weight words per row tile, the weight buffer holds "
                f"{config.weight_depth}")

@@ -112,10 +112,6 @@ def conv(shape, rows: int, *args, config: AccelConfig = ROOMY, match: str, **opt
     refused(build.build(), config, match=match)
 
 
-def test_groups_are_refused():
-    conv((4, 3, 3), 4, groups=2, match="layer 'conv1' has 2 groups; .* groups=1 only")
-
-
 def test_host_nodes_are_refused():
     refused(sequence_graph(1), match="node 'host0' runs embedding on the host; only a graph "
             "without host nodes becomes a program")
