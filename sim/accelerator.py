@@ -63,18 +63,20 @@ class Simulation:
     """What the accelerator did.
 
     outputs : for each image, tensors (C, H, W) by name
-    counters : for each image, the accelerator's counters by register name
-    samples : for each image, the same counters and ERROR_DESCRIPTOR from time to time
+    counters : for each run, the accelerator's counters by register name
+    samples : for each run, the same counters and ERROR_DESCRIPTOR from time to time
+    batch : images of a run
     """
 
     outputs: list[dict[str, np.ndarray]]
     counters: list[dict[str, int]]
     samples: list[list[dict[str, int]]] = dataclasses.field(default_factory=list)
+    batch: int = 1
 
     @property
     def cycles(self) -> int:
         """Mean cycles per image, rounded."""
-        return round(sum(c["CYCLES"] for c in self.counters) / len(self.counters))
+        return round(sum(c["CYCLES"] for c in self.counters) / len(self.counters) / self.batch)
 
 
 def simulate(
@@ -92,6 +94,7 @@ def simulate(
 ) -> Simulation:
     """Run integer ``images`` (N, C, H, W) through the generated Verilog.
 
+    As many at a time as the program is for; the last run is filled up with the last image.
     ``verilog`` is the accelerator's file or text; by default it is generated from the program's
     configuration for a 7-series device.
     ``stall`` is the probability out of 256 that each bus channel pauses in a cycle; ``plusargs``
@@ -156,13 +159,10 @@ def simulate(
         if not result.is_file():
             raise BenchFailed("the accelerator bench left no result")
         data = json.loads(result.read_text())
+    outputs = [output for region in data["memory"]
+               for output in program.read(bytes.fromhex(region))]
     return Simulation(
-        [
-            {output.name: output.read(bytes.fromhex(region)) for output in program.outputs}
-            for region in data["memory"]
-        ],
-        data["counters"],
-        data.get("samples", []),
+        outputs[:len(images)], data["counters"], data.get("samples", []), program.batch
     )
 
 
@@ -204,16 +204,18 @@ def _environment(job: Path) -> dict[str, str]:
 
 
 def _layout(program: Program, images: np.ndarray) -> tuple[bytes, list[int], list[int]]:
-    """Memory contents, and the addresses of each image's input and output."""
+    """Memory contents, and the addresses of each run's inputs and outputs."""
 
     def align(size: int) -> int:
         return -(-size // PAGE) * PAGE
 
     memory, inputs, outputs = bytearray(program.image), [], []
-    for image in np.asarray(images, np.int64):
+    packed = [program.pack(image) for image in np.asarray(images, np.int64)]
+    packed += packed[-1:] * (-len(packed) % program.batch)
+    for first in range(0, len(packed), program.batch):
         memory.extend(bytes(align(len(memory)) - len(memory)))
         inputs.append(len(memory))
-        memory.extend(program.pack(image))
+        memory.extend(b"".join(packed[first:first + program.batch]))
         memory.extend(bytes(align(len(memory)) - len(memory)))
         outputs.append(len(memory))
         memory.extend(bytes(align(program.output_size)))

@@ -41,7 +41,7 @@ class Outcome:
 
     equal : images whose checked tensors all equal the reference
     estimated : cycles per image that the timeline predicts, without pauses of the bus
-    layers : where the cycles of the first image went
+    layers : where the cycles of the first run went
     """
 
     images: int
@@ -106,7 +106,7 @@ def verify(
         )
     tensors, logits = load_vectors(graph_path, images)
     if layers:
-        program = compile_graph(graph, program.config, dump=True)
+        program = compile_graph(graph, program.config, dump=True, batch=program.batch)
     start = time.monotonic()
     cli.say(
         f"simulating {len(tensors)} images on {build / 'accelerator.v'}; building the simulation "
@@ -136,10 +136,10 @@ def verify(
         program.image,
         beats_per_cycle=None if ddr_bytes is None else ddr_bytes / bus_bytes,
         read_latency=read_latency,
-    ).cycles
+    ).cycles / program.batch
     rows = layer_rows(program, graph, simulation.samples[0], simulation.counters[0])
     return Outcome(
-        len(tensors), len(tensors) - len(wrong), mismatch, simulation, estimated, rows,
+        len(tensors), len(tensors) - len(wrong), mismatch, simulation, round(estimated), rows,
         time.monotonic() - start,
     )
 
