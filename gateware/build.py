@@ -3,6 +3,7 @@
 
 python -m gateware.build --board zc706                    for runs/latest, if there is one
 python -m gateware.build --board zc706 --graph FILE       for that network
+python -m gateware.build --board zc706 --synth yosys      count its cells, without Vivado
 
 Writes build/<board>/: accelerator.v (what is simulated and synthesised), program.bin and
 program.json (for the driver and the simulation), accelerator.json, golden.npz and rmsmp.dts (for
@@ -30,7 +31,7 @@ from gateware.config import SIZES, AccelConfig
 from gateware.report import check_fit, markdown, report
 from gateware.reports import DoesNotFit, ToolError
 from gateware.target import TARGETS
-from gateware.verilog import accelerator_verilog
+from gateware.verilog import MODULE, accelerator_verilog
 from quant import cli
 from quant.cli import UserError
 from quant.intgraph import GraphError, IntGraph
@@ -80,10 +81,16 @@ def parser() -> cli.Parser:
     g.add_argument(
         "--out", type=Path, default=Path("build"), metavar="DIR", help="(default: %(default)s)"
     )
-    g.add_argument(
+    tools = g.add_mutually_exclusive_group()
+    tools.add_argument(
         "--project-only",
         action="store_true",
         help="stop after the project even if the tools for a bitstream are there",
+    )
+    tools.add_argument(
+        "--synth",
+        choices=("yosys",),
+        help="no bitstream: synthesise with Yosys and report the cells of every module",
     )
     return p
 
@@ -129,15 +136,19 @@ def build(
     *,
     images: np.ndarray | None = None,
     bitstream: bool = True,
+    synth: bool = False,
     quiet: bool = False,
 ) -> dict:
     """Write the build folder; returns the report. Raises UserError.
 
+    With ``synth`` the accelerator is synthesised to count its cells, and there is no bitstream.
     ``images`` (N, C, H, W), integers, become the golden ones of the driver's self-test.
     """
     say = (lambda text: None) if quiet else cli.say
     partial = folder.with_name(f"{folder.name}.partial")
+    target = TARGETS[board.device.family]
     try:
+        synthesise = target.synthesiser() if synth else None
         program = None if graph is None else compile_graph(graph, config)
         say(
             f"{board.title}: {config.rows} rows {':'.join(map(str, config.lanes))} x {config.k} "
@@ -153,9 +164,13 @@ def build(
             shutil.rmtree(folder)
         partial.rename(folder)
         say(f"wrote {folder}")
-        target = TARGETS[board.device.family]
         project = folder / target.folder
-        if bitstream and target.found():
+        if synthesise is not None:
+            say(f"synthesising {folder / MODULE}.v with Yosys; takes minutes")
+            measured = synthesise(folder)
+            _write_report(report(board, config, graph, program, measured), folder)
+            check_fit(board, measured.resources, "measured")
+        elif bitstream and target.found():
             say(f"running {target.tools} in {project}")
             measured = target.run(config, project)
             _write_report(report(board, config, graph, program, measured), folder)
@@ -233,6 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.out / board.name,
         images=golden_images(path) if path else None,
         bitstream=not args.project_only,
+        synth=args.synth is not None,
         quiet=args.quiet,
     )
     if args.json:

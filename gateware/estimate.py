@@ -27,13 +27,14 @@ class Usage:
     bram36: int
 
 
-def cycles(program: Program) -> dict[str, int]:
-    """Cycles per segment (layer) of one image, with a memory of full bandwidth and no stalls.
+def cycles(program: Program, beats_per_cycle: float | None = None) -> dict[str, int]:
+    """Cycles per segment (layer) of one image, with a memory that never stalls.
 
-    A layer's cycles begin when the layers before it are complete: what is loaded for it meanwhile
-    costs nothing.
+    ``beats_per_cycle`` is what it gives to all ports together, by default a beat to each. A layer's
+    cycles begin when the layers before it are complete: what is loaded for it meanwhile costs
+    nothing.
     """
-    timeline = Timeline(program.config, program.image)
+    timeline = Timeline(program.config, program.image, beats_per_cycle)
     result, before = {}, 0
     for segment in program.segments:
         end = max(span.end for span in timeline.spans[segment.first:segment.last])
@@ -50,7 +51,7 @@ def resources(config: AccelConfig) -> Usage:
     terms for the drain, the buffers' multiplexers and the control. ``python -m bench.synthesis``
     measures them.
     """
-    array, lanes, k = GemmArray(config).resources(), config.requant_lanes, config.k
+    array, lanes, k = GemmArray.resources(config), config.requant_lanes, config.k
     requant = RequantLane.resources()
     slot_bits = isa.slot_layout(config).size
     choices = (config.rows + k) // lanes * config.pixels

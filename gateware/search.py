@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The array and the ratio of the schemes solved together, from the device's resources.
+
+Of the arrays that a device holds, those are found that no other beats. Per shape and number of
+Fixed-8 rows only one split matters: PoT-4 rows cost LUTs and accuracy, Fixed-4 rows DSP48E1, and
+neither changes the cycles. So each shape has as many Fixed-4 rows as its DSPs allow.
+"""
+
+import dataclasses
+import itertools
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from boards.board import Board
+from gateware import estimate
+from gateware.compiler.lower import CompileError
+from gateware.compiler.program import compile_graph
+from gateware.config import AccelConfig
+from gateware.outline import outline
+from quant.intgraph import IntGraph
+from quant.numerics import Scheme
+from quant.ratio import Ratio, largest_remainder
+
+#: Share of each resource that an array may take: above this much of the LUTs, routing is hard.
+SHARES = {"lut": 0.8, "ff": 1.0, "dsp48e1": 1.0, "bram36": 1.0}
+ROWS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128)
+PIXELS = (2, 4, 8, 16)
+REQUANT_LANES = (8, 16)
+ACT_DEPTHS = (4096, 8192)       #: a nibble column of fewer words takes as many block RAMs
+WEIGHT_DEPTH_STEP = 512         #: words that a block RAM of 64 bits holds
+WEIGHT_DEPTH_MAX = 4096
+SLOT_DEPTH = 128
+FIXED8_SHARE = 0.05             #: the paper's share of 8-bit rows
+#: Of a memory's peak rate, what long reads get from it; assumed, not measured.
+SUSTAINED = 0.75
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """An array that fits, and what it does.
+
+    used : share of the device by resource, 0..1
+    cycles : of one image, estimated
+    fixed8_share : of the network's rows, all layers together
+    """
+
+    config: AccelConfig
+    ratio: Ratio
+    used: Mapping[str, float]
+    cycles: int
+    fixed8_share: float
+
+    @property
+    def pot4_share(self) -> float:
+        return self.config.pot4_rows / self.config.rows
+
+    def beats(self, other: "Point") -> bool:
+        """No worse in anything, and better in something: cycles, LUTs, 8-bit rows, PoT-4 rows."""
+        mine, theirs = self._costs(), other._costs()
+        return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
+
+    def _costs(self) -> tuple[float, ...]:
+        return (self.cycles, self.used["lut"], -self.fixed8_share, self.pot4_share)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a search gives.
+
+    points : arrays that run the network, those with the fewest cycles first
+    refused : why the others do not, and how many of them
+    """
+
+    points: tuple[Point, ...]
+    refused: Counter
+
+    @property
+    def pareto(self) -> tuple[Point, ...]:
+        """The points that no other beats."""
+        return tuple(point for point in self.points
+                     if not any(other.beats(point) for other in self.points))
+
+    @property
+    def answer(self) -> Point | None:
+        """Of the points whose 8-bit rows are as near to the paper's share as any, the fastest."""
+        return min(self.points, default=None, key=lambda point: (
+            point.cycles, abs(point.config.fixed8_rows / point.config.rows - FIXED8_SHARE),
+            point.pot4_share))
+
+
+def percent(lanes: tuple[int, int, int]) -> Ratio | None:
+    """The ratio in whole percent that gives these lanes, the nearest one; None without one."""
+    ratio = Ratio(*largest_remainder(100, lanes))
+    return ratio if ratio.lanes(sum(lanes)) == lanes else None
+
+
+def limits(board: Board) -> dict[str, int]:
+    """Cells that an array may take."""
+    return {name: math.floor(limit * SHARES[name]) for name, limit in board.device.limits.items()}
+
+
+def beats_per_cycle(board: Board, clock_hz: int, bus_bits: int) -> float:
+    """Bus beats that the memory of a board gives in a cycle, to all ports together."""
+    return SUSTAINED * board.memory.peak_bytes_per_second / clock_hz / (bus_bits // 8)
+
+
+def explore(graph: IntGraph, board: Board, *, say: Callable[[str], None] = lambda text: None,
+            rows: Iterable[int] = ROWS, pixels: Iterable[int] = PIXELS) -> Found:
+    """Try the arrays of ``rows`` by ``pixels`` that ``board`` holds with a network's shapes.
+
+    Arrays of less than half the multiplications of the largest one are left out.
+    """
+    most, refused = limits(board), Counter()
+    arrays = list(_arrays(graph, board, most, refused, rows, pixels))
+    largest = max((config.macs_per_cycle for config, _ in arrays), default=0)
+    arrays = [(config, deeper) for config, deeper in arrays
+              if 2 * config.macs_per_cycle >= largest]
+    points = []
+    for index, (config, deeper) in enumerate(arrays):
+        try:
+            point = _point(graph, board, config, deeper)
+        except CompileError as error:
+            refused[re.split("[:,]", str(error))[0]] += 1
+            outcome = "does not fit"
+        else:
+            points.append(point)
+            outcome = f"{point.cycles} cycles"
+        say(f"{index + 1} of {len(arrays)}: {':'.join(map(str, config.lanes))} x {config.k} x "
+            f"{config.pixels}, {config.requant_lanes} requantisers: {outcome}")
+    points.sort(key=lambda point: (point.cycles, point.pot4_share))
+    return Found(tuple(points), refused)
+
+
+def measured_on(graph: IntGraph, board: Board, config: AccelConfig) -> Point:
+    """What ``config`` does with the shapes of ``graph``. Raises CompileError."""
+    ratio = percent(config.lanes)
+    program = compile_graph(outline(graph, ratio, config.rows), config)
+    total = sum(estimate.cycles(
+        program, beats_per_cycle(board, config.clock_hz, config.bus_bits)).values())
+    used = dataclasses.asdict(estimate.resources(config))
+    rows = [len(layer.scheme) for layer in graph.layers.values()]
+    fixed8 = sum(ratio.rows(count, config.rows)[Scheme.FIXED8] for count in rows)
+    return Point(config, ratio, {name: used[name] / limit
+                                 for name, limit in board.device.limits.items()},
+                 total, fixed8 / sum(rows))
+
+
+def _point(graph: IntGraph, board: Board, config: AccelConfig,
+           deeper: AccelConfig | None) -> Point:
+    """With the deeper activation buffer, which leaves fewer weights, only where it must be."""
+    try:
+        return measured_on(graph, board, config)
+    except CompileError:
+        if deeper is None:
+            raise
+        return measured_on(graph, board, deeper)
+
+
+def _arrays(graph: IntGraph, board: Board, most: Mapping[str, int], refused: Counter,
+            rows: Iterable[int], pixels: Iterable[int]
+            ) -> Iterator[tuple[AccelConfig, AccelConfig | None]]:
+    """The best split of each shape that fits, with an activation buffer of either depth."""
+    wide = max((graph.tensor(node.output).shape[0] for node in graph.nodes
+                if getattr(node, "wide", False)), default=1)
+    for count, lanes, width in itertools.product(rows, REQUANT_LANES, pixels):
+        if count % lanes:
+            continue
+        sizes = {"pixels": width, "requant_lanes": lanes, "ports": board.memory.hp_ports,
+                 "slot_depth": max(SLOT_DEPTH, 1 << (count - 1).bit_length()),
+                 "wide_depth": 1 << (wide - 1).bit_length(), "clock_hz": board.clock_hz}
+        for fixed8 in fixed8_rows(count):
+            fitting = [config for depth in ACT_DEPTHS
+                       if (config := _deepest(count, fixed8, most, act_depth=depth, **sizes))]
+            if fitting:
+                yield fitting[0], fitting[1] if fitting[1:] else None
+            else:
+                config = _config((count - fixed8, 0, fixed8), weight_depth=WEIGHT_DEPTH_STEP,
+                                 act_depth=ACT_DEPTHS[0], **sizes)
+                refused[f"needs too many {_shortest(config, most).upper()}"] += 1
+
+
+def fixed8_rows(rows: int) -> list[int]:
+    """Numbers of Fixed-8 lanes to try: none, the paper's share rounded both ways, twice it."""
+    share = FIXED8_SHARE * rows
+    return sorted({0, math.floor(share), math.ceil(share), math.ceil(2 * share)})
+
+
+def _config(lanes: tuple[int, int, int], **sizes: int) -> AccelConfig:
+    return AccelConfig(pot4_rows=lanes[0], fixed4_rows=lanes[1], fixed8_rows=lanes[2], **sizes)
+
+
+def _used(config: AccelConfig) -> dict[str, int]:
+    return dataclasses.asdict(estimate.resources(config))
+
+
+def _fits(config: AccelConfig, most: Mapping[str, int]) -> bool:
+    return all(_used(config)[name] <= limit for name, limit in most.items())
+
+
+def _shortest(config: AccelConfig, most: Mapping[str, int]) -> str:
+    """The resource that ``config`` exceeds most."""
+    used = _used(config)
+    return max(most, key=lambda name: used[name] / most[name])
+
+
+def _deepest(rows: int, fixed8: int, most: Mapping[str, int], **sizes: int) -> AccelConfig | None:
+    """The split with the most Fixed-4 rows that fits, and with it the deepest weight buffer."""
+    for fixed4 in range(rows - fixed8, -1, -1):
+        lanes = (rows - fixed8 - fixed4, fixed4, fixed8)
+        if percent(lanes) is None or not _fits(
+                _config(lanes, weight_depth=WEIGHT_DEPTH_STEP, **sizes), most):
+            continue
+        for depth in range(WEIGHT_DEPTH_MAX, 0, -WEIGHT_DEPTH_STEP):
+            config = _config(lanes, weight_depth=depth, **sizes)
+            if _fits(config, most):
+                return config
+    return None
