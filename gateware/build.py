@@ -24,7 +24,7 @@ import numpy as np
 
 import boards
 from boards.board import Board
-from gateware import handover, report_page
+from gateware import handover, presets, report_page
 from gateware.compiler.lower import CompileError
 from gateware.compiler.program import Program, compile_graph
 from gateware.config import SIZES, AccelConfig
@@ -39,9 +39,6 @@ from quant.ratio import Ratio
 
 LATEST = Path("runs/latest/graph.safetensors")
 VECTORS = "vectors.npz"                 #: test images that training leaves beside a graph
-#: The paper's ratios (Table 6: RMSMP-1, RMSMP-2), by device; RMSMP-2 where it says nothing.
-PAPER_RATIO = {"xc7z020": Ratio(60, 35, 5)}
-OTHER_RATIO = Ratio(65, 30, 5)
 
 
 def parser() -> cli.Parser:
@@ -63,18 +60,20 @@ def parser() -> cli.Parser:
     g.add_argument(
         "--ratio",
         metavar="A:B:C",
-        help="row lanes in PoT-4, Fixed-4 and Fixed-8 (default: the graph's, else the paper's)",
+        help="row lanes in PoT-4, Fixed-4 and Fixed-8; paper for the paper's; auto for the array "
+             "that gateware.ratio found best for the board (default: the graph's, else paper)",
     )
     g.add_argument(
-        "--rows", type=int, metavar="N", help="row lanes (default: the graph's tile rows, else 16)"
+        "--rows", type=int, metavar="N",
+        help="row lanes (default: the graph's tile rows, else 16; all sizes with --ratio auto: the "
+             "array's)"
     )
     for name, default in SIZES.items():
         g.add_argument(
             f"--{name.replace('_', '-')}",
             type=int,
-            default=default,
             metavar="N",
-            help="(default: %(default)s)",
+            help=f"(default: {default})",
         )
     g.add_argument("--clock-mhz", type=float, metavar="F", help="(default: the board's)")
     g = p.add_argument_group("output")
@@ -107,12 +106,17 @@ def configure(
     """The configuration that the options ask for. Raises UserError."""
     target = TARGETS[board.device.family]
     try:
-        if ratio is not None:
+        if ratio == "auto":
+            chosen, found_rows, found = presets.auto(board)
+            rows, sizes = found_rows if rows is None else rows, {**found, **sizes}
+        elif ratio == "paper":
+            chosen = presets.paper(board)
+        elif ratio is not None:
             chosen = Ratio.parse(ratio)
         elif graph is not None:
             chosen = Ratio.parse(graph.header.ratio)
         else:
-            chosen = PAPER_RATIO.get(board.device.part[:7], OTHER_RATIO)
+            chosen = presets.paper(board)
         if rows is None:
             rows = graph.header.tile_rows if graph else 16
         if rows < 1:
@@ -239,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ratio=args.ratio,
         rows=args.rows,
         clock_hz=None if args.clock_mhz is None else round(args.clock_mhz * 1e6),
-        **{name: getattr(args, name) for name in SIZES},
+        **{name: size for name in SIZES if (size := getattr(args, name)) is not None},
     )
     result = build(
         board,

@@ -33,24 +33,32 @@ WEIGHT_DEPTH_STEP = 512         #: words that a block RAM of 64 bits holds
 WEIGHT_DEPTH_MAX = 4096
 SLOT_DEPTH = 128
 FIXED8_SHARE = 0.05             #: the paper's share of 8-bit rows
+FIXED8_LEAST = 0.03             #: the least that an answer has
 #: Of a memory's peak rate, what long reads get from it; assumed, not measured.
 SUSTAINED = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """An array that fits, and what it does.
+    """An array that the device holds, and what it does.
 
     used : share of the device by resource, 0..1
-    cycles : of one image, estimated
+    cycles : of one image, estimated; None where there is no program
     fixed8_share : of the network's rows, all layers together
+    refusal : why there is no program
     """
 
     config: AccelConfig
     ratio: Ratio
     used: Mapping[str, float]
-    cycles: int
+    cycles: int | None
     fixed8_share: float
+    refusal: str = ""
+
+    @property
+    def slowness(self) -> int:
+        """What to have little of: cycles, or else few multiplications per cycle."""
+        return -self.config.macs_per_cycle if self.cycles is None else self.cycles
 
     @property
     def pot4_share(self) -> float:
@@ -62,15 +70,16 @@ class Point:
         return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
 
     def _costs(self) -> tuple[float, ...]:
-        return (self.cycles, self.used["lut"], -self.fixed8_share, self.pot4_share)
+        return (self.slowness, self.used["lut"], -self.fixed8_share, self.pot4_share)
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
     """What a search gives.
 
-    points : arrays that run the network, those with the fewest cycles first
-    refused : why the others do not, and how many of them
+    points : arrays that the device holds and that run the network; where none does, those that the
+        device holds
+    refused : why the others are not among them, and how many
     """
 
     points: tuple[Point, ...]
@@ -78,15 +87,22 @@ class Found:
 
     @property
     def pareto(self) -> tuple[Point, ...]:
-        """The points that no other beats."""
-        return tuple(point for point in self.points
-                     if not any(other.beats(point) for other in self.points))
+        """The points that no other beats, the fastest first."""
+        left = [point for point in self.points
+                if not any(other.beats(point) for other in self.points)]
+        return tuple(sorted(left, key=lambda point: (point.slowness, -point.fixed8_share)))
 
     @property
-    def answer(self) -> Point | None:
-        """Of the points whose 8-bit rows are as near to the paper's share as any, the fastest."""
-        return min(self.points, default=None, key=lambda point: (
-            point.cycles, abs(point.config.fixed8_rows / point.config.rows - FIXED8_SHARE),
+    def answer(self) -> Point:
+        """The fastest; of equal ones that with a share of 8-bit rows nearest to the paper's, then
+        with the fewest PoT-4 rows. Raises ValueError where nothing fits."""
+        near = [point for point in self.points if FIXED8_LEAST <= point.config.fixed8_rows
+                / point.config.rows]
+        if not near:
+            raise ValueError("no array fits: " + ", ".join(
+                f"{reason} ({count})" for reason, count in self.refused.items()))
+        return min(near, key=lambda point: (
+            point.slowness, abs(point.config.fixed8_rows / point.config.rows - FIXED8_SHARE),
             point.pot4_share))
 
 
@@ -101,9 +117,10 @@ def limits(board: Board) -> dict[str, int]:
     return {name: math.floor(limit * SHARES[name]) for name, limit in board.device.limits.items()}
 
 
-def beats_per_cycle(board: Board, clock_hz: int, bus_bits: int) -> float:
+def beats_per_cycle(board: Board, config: AccelConfig) -> float:
     """Bus beats that the memory of a board gives in a cycle, to all ports together."""
-    return SUSTAINED * board.memory.peak_bytes_per_second / clock_hz / (bus_bits // 8)
+    peak = board.memory.peak_bytes_per_second / config.clock_hz / (config.bus_bits // 8)
+    return min(config.ports, SUSTAINED * peak)
 
 
 def explore(graph: IntGraph, board: Board, *, say: Callable[[str], None] = lambda text: None,
@@ -119,43 +136,34 @@ def explore(graph: IntGraph, board: Board, *, say: Callable[[str], None] = lambd
               if 2 * config.macs_per_cycle >= largest]
     points = []
     for index, (config, deeper) in enumerate(arrays):
-        try:
-            point = _point(graph, board, config, deeper)
-        except CompileError as error:
-            refused[re.split("[:,]", str(error))[0]] += 1
-            outcome = "does not fit"
-        else:
-            points.append(point)
-            outcome = f"{point.cycles} cycles"
-        say(f"{index + 1} of {len(arrays)}: {':'.join(map(str, config.lanes))} x {config.k} x "
-            f"{config.pixels}, {config.requant_lanes} requantisers: {outcome}")
-    points.sort(key=lambda point: (point.cycles, point.pot4_share))
+        point = measured_on(graph, board, config)
+        if point.refusal and deeper is not None:
+            # It leaves room for fewer weights, so it is taken only where it must be.
+            point = measured_on(graph, board, deeper)
+        points.append(point)
+        lanes = ":".join(map(str, config.lanes))
+        say(f"{index + 1} of {len(arrays)}: {lanes} x {config.k} x {config.pixels}, "
+            f"{config.requant_lanes} requantisers: {point.refusal or f'{point.cycles} cycles'}")
+    if any(point.cycles is not None for point in points):
+        refused.update(re.split("[:,]", point.refusal)[0] for point in points if point.refusal)
+        points = [point for point in points if point.cycles is not None]
     return Found(tuple(points), refused)
 
 
 def measured_on(graph: IntGraph, board: Board, config: AccelConfig) -> Point:
-    """What ``config`` does with the shapes of ``graph``. Raises CompileError."""
+    """What ``config`` does with the shapes of ``graph``."""
     ratio = percent(config.lanes)
-    program = compile_graph(outline(graph, ratio, config.rows), config)
-    total = sum(estimate.cycles(
-        program, beats_per_cycle(board, config.clock_hz, config.bus_bits)).values())
-    used = dataclasses.asdict(estimate.resources(config))
     rows = [len(layer.scheme) for layer in graph.layers.values()]
     fixed8 = sum(ratio.rows(count, config.rows)[Scheme.FIXED8] for count in rows)
-    return Point(config, ratio, {name: used[name] / limit
-                                 for name, limit in board.device.limits.items()},
-                 total, fixed8 / sum(rows))
-
-
-def _point(graph: IntGraph, board: Board, config: AccelConfig,
-           deeper: AccelConfig | None) -> Point:
-    """With the deeper activation buffer, which leaves fewer weights, only where it must be."""
+    used = {name: count / board.device.limits[name] for name, count in _used(config).items()}
+    cycles, refusal = None, ""
     try:
-        return measured_on(graph, board, config)
-    except CompileError:
-        if deeper is None:
-            raise
-        return measured_on(graph, board, deeper)
+        program = compile_graph(outline(graph, ratio, config.rows), config)
+    except CompileError as error:
+        refusal = str(error)
+    else:
+        cycles = sum(estimate.cycles(program, beats_per_cycle(board, config)).values())
+    return Point(config, ratio, used, cycles, fixed8 / sum(rows), refusal)
 
 
 def _arrays(graph: IntGraph, board: Board, most: Mapping[str, int], refused: Counter,

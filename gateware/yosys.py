@@ -20,6 +20,7 @@ LUTRAM_LUTS = {"RAM32M": 4, "RAM64M": 4, "RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1
 #: hold 0 unless told otherwise, and without these words Yosys reads a text seven times as short.
 _ZERO_WORD = re.compile(r"^ +\S+\[\d+\] = \d+'h0+;\n", re.MULTILINE)
 # The flow of synth_xilinx with abc instead of abc9, on which Yosys 0.70 stops with an assertion.
+# With -top its stat throws an exception where the accelerator has several ports.
 _SCRIPT = """
 read_verilog synthesis.v
 synth_xilinx -family xc7 -noiopad -noclkbuf {flatten} -top {top} -run begin:map_luts
@@ -32,7 +33,7 @@ techmap -map +/xilinx/lut_map.v -map +/xilinx/cells_map.v -D LUT_WIDTH=6
 xilinx_dffopt
 opt_lut_ins -tech xilinx
 clean
-tee -q -o synthesis.json stat -top {top} -json
+tee -q -o synthesis.json stat -json
 """
 
 

@@ -10,6 +10,7 @@ from bench import synthesis, train_step
 from gateware.config import AccelConfig
 from quant.cli import UserError
 
+
 @pytest.mark.parametrize("name", synthesis.kept())
 def test_estimates_are_near_what_was_measured(name: str) -> None:
     row = synthesis.kept()[name]
