@@ -32,8 +32,8 @@ _LARGE = {"act_depth": 4096, "wide_depth": 1024}
 DESIGNS: dict[str, tuple[str, AccelConfig]] = {
     "default": ("zc706", AccelConfig.from_ratio(Ratio(65, 30, 5), 16)),
     "xc7z020": ("zedboard", AccelConfig(
-        pot4_rows=20, fixed4_rows=11, fixed8_rows=1, pixels=4, ports=2, weight_depth=1024,
-        **_LARGE)),
+        pot4_rows=20, fixed4_rows=11, fixed8_rows=1, pixels=4, ports=2, act_copies=1,
+        weight_depth=1024, **_LARGE)),
     "xc7z045": ("zc706", AccelConfig.from_ratio(
         Ratio(65, 30, 5), 64, pixels=8, ports=4, requant_lanes=16, weight_depth=2048, **_LARGE)),
 }

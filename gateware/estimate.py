@@ -114,14 +114,14 @@ def _window(config: AccelConfig) -> Usage:
 
 
 def _act_buffer(config: AccelConfig) -> Usage:
-    """Each nibble column is there twice, because it is read at two places; loads and results share
-    its write port."""
+    """Loads and results share the write port of each nibble column, and with one copy of the words
+    what is read for the drain and for stores, too."""
     columns, address = config.banks * config.k, ceil_log2(config.act_depth)
     return Usage(
         lut=round(columns * 2 * (address + ACT_BITS) + config.k * ACT_BITS * _choice(config.banks)),
         ff=ceil_log2(config.banks),
         # A RAMB18E1 of four bits has 4096 words.
-        bram36=columns * math.ceil(config.act_depth / 4096))
+        bram36=columns * config.act_copies * math.ceil(config.act_depth / 4096) / 2)
 
 
 def _beat_buffer(config: AccelConfig, beats: int, depth: int) -> Usage:

@@ -16,13 +16,10 @@ YOSYS_MIN = (0, 60)     #: older ones miss the DSP cascades, and know other opti
 #: LUTs of each memory out of LUTs (7 Series FPGAs Configurable Logic Block, UG474).
 LUTRAM_LUTS = {"RAM32M": 4, "RAM64M": 4, "RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4,
                "RAM32X1S": 1, "RAM64X1S": 1, "RAM128X1S": 2, "RAM256X1S": 4}
-#: A word of a memory's first content that is 0, as Amaranth writes it. Memories of these devices
-#: hold 0 unless told otherwise, and without these words Yosys reads a text seven times as short.
-_ZERO_WORD = re.compile(r"^ +\S+\[\d+\] = \d+'h0+;\n", re.MULTILINE)
 # The flow of synth_xilinx with abc instead of abc9, on which Yosys 0.70 stops with an assertion.
 # With -top its stat throws an exception where the accelerator has several ports.
 _SCRIPT = """
-read_verilog synthesis.v
+read_verilog {source}
 synth_xilinx -family xc7 -noiopad -noclkbuf {flatten} -top {top} -run begin:map_luts
 opt_expr -mux_undef -noclkinv
 abc -luts 2:2,3,6:5,10,20
@@ -120,13 +117,12 @@ class Netlist:
 def synthesise(source: Path, top: str, *, flatten: bool = False) -> Netlist:
     """Module ``top`` of a Verilog file for 7-series devices, each module by itself.
 
-    Leaves what Yosys read, the script, the log and the statistics beside ``source``. Raises
-    UserError when Yosys fails.
+    Leaves the script, the log and the statistics beside ``source``. Raises UserError when Yosys
+    fails.
     """
     folder = source.parent
-    (folder / "synthesis.v").write_text(_ZERO_WORD.sub("", source.read_text()))
     (folder / "synthesis.ys").write_text(_SCRIPT.format(
-        top=top, flatten="-flatten" if flatten else ""))
+        source=source.name, top=top, flatten="-flatten" if flatten else ""))
     done = subprocess.run(
         [*yosys(), "-q", "-l", "synthesis.log", "-s", "synthesis.ys"],
         cwd=folder, capture_output=True, text=True, check=False)

@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
 """Runs compiled programs on the generated Verilog of a whole accelerator, and compares.
 
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gateware.array import GemmArray
 from gateware.compiler.program import Program
 from gateware.config import AccelConfig
 from gateware.series7 import Series7
@@ -109,6 +111,7 @@ def simulate(
         toplevel=TOPLEVEL,
         extra_verilog=[verilog, DDR_VERILOG, SERIES7_MODELS],
         optimise=True,
+        modules_apart=GemmArray(program.config).engine_modules,
         simulator=simulator,
         waves=waves,
         build_root=build_root,
