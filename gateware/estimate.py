@@ -145,7 +145,8 @@ def _wide_buffer(config: AccelConfig) -> Usage:
     if config.wide_depth <= 64:
         return choice + Usage(lut=4 * math.ceil(BIAS_BITS / 3), ff=BIAS_BITS)
     # A RAMB18E1 of 18 bits has 1024 words.
-    return choice + Usage(bram36=math.ceil(BIAS_BITS / 18) * math.ceil(config.wide_depth / 1024) / 2)
+    memories = math.ceil(BIAS_BITS / 18) * math.ceil(config.wide_depth / 1024)
+    return choice + Usage(bram36=memories / 2)
 
 
 def _loader(config: AccelConfig) -> Usage:

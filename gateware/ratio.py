@@ -24,6 +24,7 @@ from gateware.presets import keep, paper
 from gateware.search import PIXELS, ROWS, SHARES, Found, Point, explore
 from quant import cli
 from quant.intgraph import GraphError, IntGraph
+from quant.ratio import Ratio
 
 DPI = 150
 ZYNQ = tuple(name for name, board in boards.BOARDS.items() if board.device.family == "xc7")
@@ -44,6 +45,7 @@ def row(point: Point, work: int) -> dict[str, object]:
     return {
         "ratio": str(point.ratio), "lanes": ":".join(map(str, config.lanes)),
         "pixels": config.pixels, "requant_lanes": config.requant_lanes,
+        "ports": config.ports, "act_copies": config.act_copies,
         "act_depth": config.act_depth, "weight_depth": config.weight_depth,
         "macs_per_cycle": config.macs_per_cycle,
         **{f"{name}_percent": round(100 * share, 1) for name, share in point.used.items()},
@@ -106,6 +108,13 @@ def _numbers(text: str, known: Sequence[int], option: str) -> tuple[int, ...]:
     return numbers
 
 
+def _ratio(text: str | None) -> Ratio | None:
+    try:
+        return None if text is None else Ratio.parse(text)
+    except ValueError as error:
+        raise cli.UserError(str(error)) from error
+
+
 def load(path: Path | None) -> IntGraph:
     """The graph of a file, or ResNet-18. Raises UserError."""
     try:
@@ -132,6 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                    help=f"one of {', '.join(ZYNQ)}")
     p.add_argument("--graph", type=Path, metavar="FILE",
                    help="integer graph of another network (default: ResNet-18, 224x224)")
+    p.add_argument("--ratio", metavar="A:B:C",
+                   help="find the best array of this ratio (default: the ratio is found, too)")
     for name, known in (("rows", ROWS), ("pixels", PIXELS)):
         text = ",".join(map(str, known))
         p.add_argument(f"--{name}", default=text, metavar="A,B", help="(default: %(default)s)")
@@ -144,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = p.parse_args(argv)
     board, graph = zynq(args.board), load(args.graph)
     found = explore(graph, board, say=(lambda text: None) if args.quiet else cli.say,
-                    rows=_numbers(args.rows, ROWS, "--rows"),
+                    given=_ratio(args.ratio), rows=_numbers(args.rows, ROWS, "--rows"),
                     pixels=_numbers(args.pixels, PIXELS, "--pixels"))
     try:
         answer = found.answer

@@ -20,7 +20,7 @@ from gateware.compiler.program import compile_graph
 from gateware.config import AccelConfig
 from gateware.outline import outline
 from quant.intgraph import IntGraph
-from quant.numerics import Scheme
+from quant.numerics import ACT_BITS, Scheme
 from quant.ratio import Ratio, largest_remainder
 
 #: Share of each resource that an array may take: above this much of the LUTs, routing is hard.
@@ -33,7 +33,7 @@ WEIGHT_DEPTH_STEP = 512         #: words that a block RAM of 64 bits holds
 WEIGHT_DEPTH_MAX = 4096
 SLOT_DEPTH = 128
 FIXED8_SHARE = 0.05             #: the paper's share of 8-bit rows
-FIXED8_LEAST = 0.03             #: the least that an answer has
+NEAR = 1.05                     #: times the fewest cycles are as good, where less is PoT-4
 #: Of a memory's peak rate, what long reads get from it; assumed, not measured.
 SUSTAINED = 0.75
 
@@ -94,16 +94,16 @@ class Found:
 
     @property
     def answer(self) -> Point:
-        """The fastest; of equal ones that with a share of 8-bit rows nearest to the paper's, then
-        with the fewest PoT-4 rows. Raises ValueError where nothing fits."""
-        near = [point for point in self.points if FIXED8_LEAST <= point.config.fixed8_rows
-                / point.config.rows]
-        if not near:
+        """Of those about as fast as the fastest the one with the smallest share of PoT-4 rows, then
+        with a share of 8-bit rows nearest to the paper's. Raises ValueError where nothing fits."""
+        if not self.points:
             raise ValueError("no array fits: " + ", ".join(
                 f"{reason} ({count})" for reason, count in self.refused.items()))
-        return min(near, key=lambda point: (
-            point.slowness, abs(point.config.fixed8_rows / point.config.rows - FIXED8_SHARE),
-            point.pot4_share))
+        fastest = min(point.slowness for point in self.points)
+        most = fastest * NEAR if fastest > 0 else fastest / NEAR
+        return min((point for point in self.points if point.slowness <= most), key=lambda point: (
+            point.pot4_share, abs(point.config.fixed8_rows / point.config.rows - FIXED8_SHARE),
+            point.slowness))
 
 
 def percent(lanes: tuple[int, int, int]) -> Ratio | None:
@@ -124,52 +124,76 @@ def beats_per_cycle(board: Board, config: AccelConfig) -> float:
 
 
 def explore(graph: IntGraph, board: Board, *, say: Callable[[str], None] = lambda text: None,
-            rows: Iterable[int] = ROWS, pixels: Iterable[int] = PIXELS) -> Found:
+            given: Ratio | None = None, rows: Iterable[int] = ROWS,
+            pixels: Iterable[int] = PIXELS) -> Found:
     """Try the arrays of ``rows`` by ``pixels`` that ``board`` holds with a network's shapes.
 
-    Arrays of less than half the multiplications of the largest one are left out.
+    With ``given`` only arrays of that ratio. Arrays of less than half the multiplications of the
+    largest one are left out, and those that a tried one beats even if nothing but the array took
+    time.
     """
     most, refused = limits(board), Counter()
-    arrays = list(_arrays(graph, board, most, refused, rows, pixels))
-    largest = max((config.macs_per_cycle for config, _ in arrays), default=0)
-    arrays = [(config, deeper) for config, deeper in arrays
-              if 2 * config.macs_per_cycle >= largest]
-    points = []
-    for index, (config, deeper) in enumerate(arrays):
-        point = measured_on(graph, board, config)
+    arrays = list(_arrays(graph, board, most, refused, given, rows, pixels))
+    largest = max((config.macs_per_cycle for config, _, _ in arrays), default=0)
+    bounds = [(_point(graph, board, config, ratio, least_cycles(graph, config)), deeper)
+              for config, ratio, deeper in arrays if 2 * config.macs_per_cycle >= largest]
+    bounds.sort(key=lambda pair: pair[0].slowness)
+    points: list[Point] = []
+    for index, (bound, deeper) in enumerate(bounds):
+        config, ratio = bound.config, bound.ratio
+        name = (f"{index + 1} of {len(bounds)}: {':'.join(map(str, config.lanes))} x {config.k} x "
+                f"{config.pixels}, {config.requant_lanes} requantisers")
+        if any(point.cycles is not None and point.beats(bound) for point in points):
+            refused["beaten by another whatever their cycles"] += 1
+            continue
+        point = measured_on(graph, board, config, ratio)
         if point.refusal and deeper is not None:
             # It leaves room for fewer weights, so it is taken only where it must be.
-            point = measured_on(graph, board, deeper)
+            point = measured_on(graph, board, deeper, ratio)
         points.append(point)
-        lanes = ":".join(map(str, config.lanes))
-        say(f"{index + 1} of {len(arrays)}: {lanes} x {config.k} x {config.pixels}, "
-            f"{config.requant_lanes} requantisers: {point.refusal or f'{point.cycles} cycles'}")
+        say(f"{name}: {point.refusal or f'{point.cycles} cycles'}")
     if any(point.cycles is not None for point in points):
         refused.update(re.split("[:,]", point.refusal)[0] for point in points if point.refusal)
         points = [point for point in points if point.cycles is not None]
     return Found(tuple(points), refused)
 
 
-def measured_on(graph: IntGraph, board: Board, config: AccelConfig) -> Point:
-    """What ``config`` does with the shapes of ``graph``."""
-    ratio = percent(config.lanes)
+def least_cycles(graph: IntGraph, config: AccelConfig) -> int:
+    """Cycles of an image if nothing but the words of the array took any."""
+    total = 0
+    for node in graph.nodes:
+        if node.name not in graph.layers:
+            continue
+        source, (rows, height, width) = graph.tensor(node.input), graph.tensor(node.output).shape
+        terms = graph.layers[node.name].rows.shape[1]
+        words = -(-terms // config.k) * (source.bits // ACT_BITS)
+        total += -(-rows // config.rows) * height * -(-width // config.pixels) * words
+    return total
+
+
+def _point(graph: IntGraph, board: Board, config: AccelConfig, ratio: Ratio,
+           cycles: int | None, refusal: str = "") -> Point:
     rows = [len(layer.scheme) for layer in graph.layers.values()]
     fixed8 = sum(ratio.rows(count, config.rows)[Scheme.FIXED8] for count in rows)
     used = {name: count / board.device.limits[name] for name, count in _used(config).items()}
-    cycles, refusal = None, ""
-    try:
-        program = compile_graph(outline(graph, ratio, config.rows), config)
-    except CompileError as error:
-        refusal = str(error)
-    else:
-        cycles = sum(estimate.cycles(program, beats_per_cycle(board, config)).values())
     return Point(config, ratio, used, cycles, fixed8 / sum(rows), refusal)
 
 
+def measured_on(graph: IntGraph, board: Board, config: AccelConfig, ratio: Ratio) -> Point:
+    """What ``config`` does with the shapes of ``graph``, its rows in ``ratio``."""
+    try:
+        program = compile_graph(outline(graph, ratio, config.rows), config)
+    except CompileError as error:
+        return _point(graph, board, config, ratio, None, str(error))
+    cycles = sum(estimate.cycles(program, beats_per_cycle(board, config)).values())
+    return _point(graph, board, config, ratio, cycles)
+
+
 def _arrays(graph: IntGraph, board: Board, most: Mapping[str, int], refused: Counter,
-            rows: Iterable[int], pixels: Iterable[int]
-            ) -> Iterator[tuple[AccelConfig, AccelConfig | None]]:
-    """The best split of each shape that fits, with an activation buffer of either depth."""
+            given: Ratio | None, rows: Iterable[int], pixels: Iterable[int]
+            ) -> Iterator[tuple[AccelConfig, Ratio, AccelConfig | None]]:
+    """The best split of each shape that fits, its ratio, and the same array with a deeper
+    activation buffer."""
     wide = max((graph.tensor(node.output).shape[0] for node in graph.nodes
                 if getattr(node, "wide", False)), default=1)
     for count, lanes, width in itertools.product(rows, REQUANT_LANES, pixels):
@@ -178,21 +202,28 @@ def _arrays(graph: IntGraph, board: Board, most: Mapping[str, int], refused: Cou
         sizes = {"pixels": width, "requant_lanes": lanes, "ports": board.memory.hp_ports,
                  "slot_depth": max(SLOT_DEPTH, 1 << (count - 1).bit_length()),
                  "wide_depth": 1 << (wide - 1).bit_length(), "clock_hz": board.clock_hz}
-        for fixed8 in fixed8_rows(count):
-            fitting = [config for depth in ACT_DEPTHS
-                       if (config := _deepest(count, fixed8, most, act_depth=depth, **sizes))]
-            if fitting:
-                yield fitting[0], fitting[1] if fitting[1:] else None
-            else:
-                config = _config((count - fixed8, 0, fixed8), weight_depth=WEIGHT_DEPTH_STEP,
+        for tries in [[given.lanes(count)]] if given else _splits(count):
+            fit = False
+            for copies in (2, 1):
+                fitting = [config for depth in ACT_DEPTHS if (config := _deepest(
+                    tries, most, act_depth=depth, act_copies=copies, **sizes))]
+                if fitting:
+                    fit = True
+                    yield (fitting[0], given or percent(fitting[0].lanes),
+                           fitting[1] if fitting[1:] else None)
+            if not fit:
+                config = _config(tries[-1], weight_depth=WEIGHT_DEPTH_STEP, act_copies=1,
                                  act_depth=ACT_DEPTHS[0], **sizes)
                 refused[f"needs too many {_shortest(config, most).upper()}"] += 1
 
 
-def fixed8_rows(rows: int) -> list[int]:
-    """Numbers of Fixed-8 lanes to try: none, the paper's share rounded both ways, twice it."""
+def _splits(rows: int) -> list[list[tuple[int, int, int]]]:
+    """Lanes to try, those with more Fixed-4 rows first, for each number of Fixed-8 rows: the
+    paper's share rounded both ways, at least one."""
     share = FIXED8_SHARE * rows
-    return sorted({0, math.floor(share), math.ceil(share), math.ceil(2 * share)})
+    return [[lanes for fixed4 in range(rows - fixed8, -1, -1)
+             if percent(lanes := (rows - fixed8 - fixed4, fixed4, fixed8))]
+            for fixed8 in sorted({max(1, math.floor(share)), math.ceil(share)})]
 
 
 def _config(lanes: tuple[int, int, int], **sizes: int) -> AccelConfig:
@@ -213,15 +244,12 @@ def _shortest(config: AccelConfig, most: Mapping[str, int]) -> str:
     return max(most, key=lambda name: used[name] / most[name])
 
 
-def _deepest(rows: int, fixed8: int, most: Mapping[str, int], **sizes: int) -> AccelConfig | None:
-    """The split with the most Fixed-4 rows that fits, and with it the deepest weight buffer."""
-    for fixed4 in range(rows - fixed8, -1, -1):
-        lanes = (rows - fixed8 - fixed4, fixed4, fixed8)
-        if percent(lanes) is None or not _fits(
-                _config(lanes, weight_depth=WEIGHT_DEPTH_STEP, **sizes), most):
+def _deepest(splits: Iterable[tuple[int, int, int]], most: Mapping[str, int],
+             **sizes: int) -> AccelConfig | None:
+    """The first of the splits that fits, and with it the deepest weight buffer."""
+    for lanes in splits:
+        if not _fits(_config(lanes, weight_depth=WEIGHT_DEPTH_STEP, **sizes), most):
             continue
-        for depth in range(WEIGHT_DEPTH_MAX, 0, -WEIGHT_DEPTH_STEP):
-            config = _config(lanes, weight_depth=depth, **sizes)
-            if _fits(config, most):
-                return config
+        return next(config for depth in range(WEIGHT_DEPTH_MAX, 0, -WEIGHT_DEPTH_STEP)
+                    if _fits(config := _config(lanes, weight_depth=depth, **sizes), most))
     return None
