@@ -25,7 +25,7 @@ import numpy as np
 import boards
 from boards.board import Board
 from gateware import handover, presets, report_page
-from gateware.compiler.lower import CompileError
+from gateware.compiler.operations import CompileError
 from gateware.compiler.program import Program, compile_graph
 from gateware.config import SIZES, AccelConfig
 from gateware.report import check_fit, markdown, report

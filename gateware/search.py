@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from boards.board import Board
 from gateware import estimate
-from gateware.compiler.lower import CompileError
+from gateware.compiler.operations import CompileError
 from gateware.compiler.program import compile_graph
 from gateware.config import AccelConfig
 from gateware.outline import outline

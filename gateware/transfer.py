@@ -263,7 +263,8 @@ class Storer(Component):
     write_idle : In(1)
         The memory has answered everything.
     gathering : Out(1), gather_ready : In(1)
-        A word is wanted; ``gather_bank`` and ``gather_address`` reach the activation buffer in this cycle.
+        A word is wanted; ``gather_bank`` and ``gather_address`` reach the activation buffer in
+        this cycle.
     gather_address : Out(16), gather_bank : Out, gather_data : In(bus_bits)
         Activation buffer; data one cycle after the address.
     wide_address : Out(16), wide_data : In(signed(48))

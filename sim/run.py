@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gateware.compiler.lower import CompileError
+from gateware.compiler.operations import CompileError
 from gateware.compiler.program import Program, compile_graph
 from gateware.timeline import READ_LATENCY, Timeline
 from quant import cli

@@ -3,6 +3,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import pathlib
 from collections import Counter
@@ -11,12 +12,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from gateware import isa
-from gateware.compiler.emit import Tile, cuts, input_rows, load_rows, store_rows, tiles
+from gateware.compiler.emit import Tile, cuts, load_rows, reload, spill, store_rows, tiles
 from gateware.compiler.image import ALIGN, Image
-from gateware.compiler.lower import CompileError, Gemm, Pool, lower
+from gateware.compiler.lower import lower
+from gateware.compiler.operations import CompileError, Gemm, Pool, Reload, Spill
 from gateware.compiler.order import Region
 from gateware.compiler.patches import Patches
 from gateware.compiler.place import Placement, Strip
+from gateware.compiler.plan import input_rows
 from gateware.config import AccelConfig
 from gateware.isa import Base, Opcode
 from gateware.regs import config_digest
@@ -72,6 +75,7 @@ class Program:
     patches : what becomes of an image before it is stored, see :meth:`pack`
     outputs : the graph's output first, then the tensors dumped for comparison
     input_scale : what a step of an input code means to the network
+    output_size : bytes that a run may write from OUTPUT_BASE on, outputs and spilled tensors
     """
 
     name: str
@@ -84,15 +88,11 @@ class Program:
     config: AccelConfig
     class_names: tuple[str, ...] = ()
     input_scale: float = 1.0
+    output_size: int = 0
 
     def pack(self, image: np.ndarray) -> bytes:
         """The bytes at INPUT_BASE of an integer image (C, H, W)."""
         return self.input.pack(self.patches.gather(image))
-
-    @property
-    def output_size(self) -> int:
-        """Bytes that a run may write from OUTPUT_BASE on."""
-        return max(output.offset + output.size for output in self.outputs)
 
     def save(self, folder: pathlib.Path) -> None:
         """Write image and manifest."""
@@ -128,7 +128,8 @@ class Program:
                       for output in manifest["outputs"]),
                 tuple(Segment(**segment) for segment in manifest["segments"]),
                 manifest["graph_digest"], AccelConfig(**manifest["config"]),
-                tuple(manifest["class_names"]), manifest["input_scale"])
+                tuple(manifest["class_names"]), manifest["input_scale"],
+                manifest["output_bytes"])
         except (ValueError, KeyError, TypeError) as error:
             raise CompileError(f"{folder / MANIFEST} is damaged ({error}); build it again") \
                 from error
@@ -156,39 +157,47 @@ class _Compiler:
 
     def __init__(self, graph: IntGraph, config: AccelConfig, dump: bool) -> None:
         self.graph, self.config, self.dump = graph, config, dump
-        self.lowered = lower(graph, config)
+        lowered = lower(graph, config)
+        self.plan, self.patches = lowered.plan, lowered.patches
         self.image = Image(config)
         self.segments: list[Segment] = []
         self.outputs: list[Output] = []
         self.output_size = 0
-        self.input = Strip.whole(self.lowered.places[graph.header.input])
+        self.input = Strip.whole(self.plan.places[graph.header.input])
         self.input_loaded = 0      # rows
+        self.spilled: dict[str, int] = {}   # offset from OUTPUT_BASE
 
     def run(self) -> Program:
-        operations, name = self.lowered.operations, self.graph.header.input
+        operations, name = self.plan.operations, self.graph.header.input
         if not self._in_parts(operations[0]):
             with self._segment("input"):
                 self._need_input(self.input.height)
         index = 0
         while index < len(operations):
             operation = operations[index]
-            if operation.target in self.lowered.strips:
+            if operation.target in self.plan.strips:
                 self._pair(operation, operations[index + 1])
-                index += 2
+                index += 1
+            elif isinstance(operation, Spill):
+                self._spill(operation)
+            elif isinstance(operation, Reload):
+                place, offset = self.plan.places[operation.target], self.spilled[operation.spilled]
+                with self._segment(operation.target):
+                    reload(self.image, operation.target, place, offset)
             else:
                 self._whole(operation)
-                index += 1
+            index += 1
         self.image.end()
         self.outputs.sort(key=lambda output: output.name != self.graph.header.output)
         header = self.graph.header
-        return Program(header.name, self.image.build(), self.lowered.places[name],
-                       self.lowered.patches, tuple(self.outputs), tuple(self.segments),
-                       self.graph.digest, self.config, header.class_names,
-                        self.graph.tensor(name).scale)
+        whole = dataclasses.replace(self.plan.places[name], height=self.patches.y.size)
+        return Program(header.name, self.image.build(), whole, self.patches, tuple(self.outputs),
+                       tuple(self.segments), self.graph.digest, self.config, header.class_names,
+                       self.graph.tensor(name).scale, self.output_size)
 
     def _in_parts(self, first: Gemm | Pool) -> bool:
         """Whether the first operation begins before all of the input is there."""
-        return (self.input.place.beats >= LARGE_INPUT and not first.wide
+        return self.plan.input_strips or (self.input.place.beats >= LARGE_INPUT and not first.wide
                 and first.source == self.graph.header.input
                 and first.residual != self.graph.header.input)
 
@@ -205,37 +214,69 @@ class _Compiler:
             self.input_loaded = rows
 
     def _strip(self, name: str) -> Strip:
-        return Strip.whole(self.lowered.places[name])
+        return Strip.whole(self.plan.places[name])
 
     def _execute(self, tile: Tile, source: Strip, target: Strip, first: int, last: int) -> None:
         """Output rows ``first`` to ``last`` of a tile, in as many parts as the input comes."""
         operation = tile.operation
         residual = self._strip(operation.residual) if operation.residual else None
         parts = 1
-        if operation.source == self.graph.header.input and self.input_loaded < source.height:
+        partly = (operation.source == self.graph.header.input
+                  and not self.plan.input_strips and self.input_loaded < source.height)
+        if partly:
             parts = max(1, LOAD_STRIPS * (last - first) // target.height)
         for part, end in cuts(last - first, parts):
-            if operation.source == self.graph.header.input:
+            if partly:
                 self._need_input(input_rows(operation, source.height, first, first + end)[1])
             tile.execute(self.image, source, target, residual, first + part, first + end)
 
     def _whole(self, operation: Gemm | Pool) -> None:
         with self._segment(operation.name):
             target = self._strip(operation.target)
-            for tile in tiles(self.image, operation, self.lowered, target.place):
+            for tile in tiles(self.image, operation, self.plan, target.place):
                 self._execute(tile, self._strip(operation.source), target, 0, target.height)
             if self._wanted(operation):
                 self._store(operation, target, 0, target.height)
 
+    def _spill(self, operation: Spill) -> None:
+        place = self.plan.places[operation.source]
+        self.spilled[operation.source] = offset = self.output_size
+        self.output_size += -(-place.beats * self.config.bus_bits // 8 // ALIGN) * ALIGN
+        with self._segment(f"{operation.source} spilled"):
+            spill(self.image, operation.source, place, offset)
+
+    def _input_strip(self, gemm: Gemm, index: int, first: int, last: int) -> Strip:
+        """The input's rows for rows ``first`` to ``last`` of the result, loaded for strip
+        ``index``."""
+        name, height = self.graph.header.input, self.patches.y.size
+        begin, end = input_rows(gemm, height, first, last)
+        place = self.plan.places[name]
+        address = place.address + index % 2 * place.words
+        strip = Strip(dataclasses.replace(place, address=address), begin, height)
+        load_rows(self.image, name, strip, begin, end)
+        return strip
+
+    def _sources(self, gemm: Gemm, edges: list[tuple[int, int]]) -> Iterator[Strip]:
+        """What each strip of the result is made from; an input in strips is loaded one ahead."""
+        if not (self.plan.input_strips and gemm.source == self.graph.header.input):
+            yield from itertools.repeat(self._strip(gemm.source), len(edges))
+            return
+        ahead = self._input_strip(gemm, 0, *edges[0])
+        for index in range(1, len(edges) + 1):
+            current = ahead
+            if index < len(edges):
+                ahead = self._input_strip(gemm, index, *edges[index])
+            yield current
+
     def _pair(self, gemm: Gemm, pool: Pool) -> None:
         """A convolution and the pooling after it, some rows of the result at a time."""
-        place, target = self.lowered.places[gemm.target], self._strip(pool.target)
+        place, target = self.plan.places[gemm.target], self._strip(pool.target)
         height = self.graph.tensor(gemm.target).shape[1]
-        rows = self.lowered.strips[gemm.target]
+        rows = self.plan.strips[gemm.target]
         with self._segment(gemm.name):
-            convolutions = list(tiles(self.image, gemm, self.lowered, place))
+            convolutions = list(tiles(self.image, gemm, self.plan, place))
         with self._segment(pool.name):
-            pools = list(tiles(self.image, pool, self.lowered, target.place))
+            pools = list(tiles(self.image, pool, self.plan, target.place))
         loaded = Counter()
         for tile in [*convolutions, *pools[:1]]:
             loaded += Counter({r.buffer: r.words for r in (tile.weights, tile.slots)})
@@ -243,13 +284,16 @@ class _Compiler:
             raise CompileError(
                 f"layer {gemm.name!r} must be made in strips, and its {loaded['weights']} weight "
                 f"words and {loaded['slots']} drain slots do not fit the buffers at once")
-        for first in range(0, target.height, rows):
-            last = min(first + rows, target.height)
-            top, bottom = input_rows(pool, height, first, last)
+        parts = [(first, min(first + rows, target.height))
+                 for first in range(0, target.height, rows)]
+        edges = [input_rows(pool, height, *part) for part in parts]
+        sources = self._sources(gemm, edges)
+        for (first, last), (top, bottom) in zip(parts, edges, strict=True):
             strip = Strip(place, top, height)
             with self._segment(gemm.name):
+                source = next(sources)
                 for tile in convolutions:
-                    self._execute(tile, self._strip(gemm.source), strip, top, bottom)
+                    self._execute(tile, source, strip, top, bottom)
                 if self._wanted(gemm):
                     self._store(gemm, strip, top, bottom)
             with self._segment(pool.name):

@@ -164,7 +164,8 @@ class Bench:
                     for plane in range(self.bits // 4):
                         nibble = y >> 4 if self.bits == 8 and plane == 0 else y & 15
                         place = (address + plane * f["out_plane_pitch"]) % config.act_depth
-                        writes.append((cycle + self.turn * plane, bank, place, result.column, nibble))
+                        writes.append(
+                            (cycle + self.turn * plane, bank, place, result.column, nibble))
         return sorted(writes), sorted(wides)
 
     def _residual(self, bank: int, offset: int, column: int) -> int:

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a network gets along with the activation buffer: places, strips, and tensors in memory."""
+
+import dataclasses
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from gateware.compiler.operations import (
+    CompileError,
+    Gemm,
+    Operation,
+    Pool,
+    Reload,
+    Spill,
+    operands,
+)
+from gateware.compiler.place import DoesNotFit, Life, Placement, allocate
+from gateware.config import AccelConfig
+from quant.intgraph import IntGraph
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Operations in order, and every tensor's place.
+
+    strips : for a convolution whose result only the maximum pooling after it reads, and which does
+        not fit as a whole: how many rows of the pooling's result are made at a time. The place of
+        such a result holds the rows that this takes.
+    input_strips : the graph's input lies in two places of the form of ``places``, one after the
+        other, which take the rows for one strip after another in turns
+    """
+
+    operations: tuple[Operation, ...]
+    places: dict[str, Placement]
+    strips: dict[str, int]
+    input_strips: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cut:
+    """Strips that are tried: ``count`` of the pooling's result."""
+
+    count: int
+    input_strips: bool = False
+
+
+def input_rows(operation: Gemm | Pool, height: int, first: int, last: int) -> tuple[int, int]:
+    """The rows of an input of ``height`` that output rows ``first`` to ``last`` are made from."""
+    begin = first * operation.stride[0] - operation.padding[0]
+    end = (last - 1) * operation.stride[0] - operation.padding[0] + operation.kernel[0]
+    return max(0, begin), min(height, max(end, 0))
+
+
+def make_plan(graph: IntGraph, operations: Sequence[Gemm | Pool], forms: dict[str, Placement],
+              config: AccelConfig) -> Plan:
+    """Places over the operations' order; a tensor's words are free after its last reader.
+
+    What does not fit is tried with more and more strips of those results that can have strips, each
+    time first with the whole input, then with strips of it; tensors that have to wait for their
+    next reader while there is no room are spilled. Raises CompileError.
+    """
+    first_error = None
+    for cut in _cuts(graph, operations, forms):
+        pairs = _pairs(graph, operations)
+        strips = {} if cut.count == 1 else {
+            gemm.target: -(-forms[pool.target].height // cut.count)
+            for gemm, pool in pairs if forms[pool.target].height >= cut.count}
+        trial, trial_forms = tuple(operations), dict(forms)
+        while True:
+            lives = _lives(graph, trial, trial_forms, strips, cut.input_strips)
+            try:
+                places = allocate(lives, config)
+            except DoesNotFit as error:
+                first_error = first_error or error
+                spilled = _spill(graph, trial, lives, error.life)
+                if spilled is None:
+                    break
+                trial, name = spilled
+                trial_forms[_reloaded(name)] = trial_forms[name]
+                continue
+            wide = {operation.target: forms[operation.target]
+                    for operation in operations if operation.wide}
+            return Plan(trial, places | wide, strips, cut.input_strips)
+    by_target = {operation.target: operation.name for operation in operations}
+    name = first_error.life.name
+    reason = (f"the output of layer {by_target[name]!r}" if name in by_target
+              else f"graph input {name!r}")
+    raise CompileError(
+        f"{reason} does not fit the activation buffer: {first_error.life.words} words beside "
+        f"{first_error.used} in use, of {config.act_depth} per bank")
+
+
+def _cuts(graph: IntGraph, operations: Sequence[Operation],
+          forms: dict[str, Placement]) -> Iterator[_Cut]:
+    yield _Cut(1)
+    pairs = _pairs(graph, operations)
+    most = max((forms[pool.target].height for _, pool in pairs), default=1)
+    source = graph.header.input
+    readers = sum(source in operands(operation) for operation in operations)
+    first = bool(pairs) and pairs[0][0] is operations[0] and readers == 1
+    for count in range(2, most + 1):
+        yield _Cut(count)
+        if first and forms[pairs[0][1].target].height >= count:
+            yield _Cut(count, input_strips=True)
+
+
+def _pairs(graph: IntGraph, operations: Sequence[Operation]) -> list[tuple[Gemm, Pool]]:
+    """Convolutions whose result only the maximum pooling right after them reads."""
+    readers = Counter(name for operation in operations for name in operands(operation))
+    return [(gemm, pool) for gemm, pool in itertools.pairwise(operations)
+            if isinstance(gemm, Gemm) and isinstance(pool, Pool) and not pool.total
+            and pool.source == gemm.target and readers[gemm.target] == 1
+            and gemm.residual is None and gemm.target != graph.header.output]
+
+
+def _lives(graph: IntGraph, operations: Sequence[Operation], forms: dict[str, Placement],
+           strips: dict[str, int], input_strips: bool) -> list[Life]:
+    """When each tensor needs its place; strips of a pair are made in one step."""
+    steps, step = [], -1
+    for before in [None, *operations[:-1]]:
+        step += before is None or before.target not in strips
+        steps.append(step)
+    last = {}
+    for step, operation in zip(steps, operations, strict=True):
+        for name in filter(None, (*operands(operation), operation.target)):
+            last[name] = step
+    source = graph.header.input
+    lives = [Life(source, forms[source], 0, last[source])]
+    for index, (step, operation) in enumerate(zip(steps, operations, strict=True)):
+        if operation.wide or operation.target is None:
+            continue
+        form, over = forms[operation.target], None
+        if operation.target in strips:
+            pool = operations[index + 1]
+            rows = (strips[operation.target] - 1) * pool.stride[0] + pool.kernel[0]
+            form = dataclasses.replace(form, height=min(form.height, rows))
+            if index == 0 and input_strips:
+                rows = (form.height - 1) * operation.stride[0] + operation.kernel[0]
+                place = dataclasses.replace(
+                    forms[source], height=min(forms[source].height, rows))
+                lives[0] = dataclasses.replace(lives[0], place=place, copies=2)
+        if operation.residual not in (None, operation.source) and last[operation.residual] == step:
+            over = operation.residual
+        lives.append(Life(operation.target, form, step, last[operation.target], over))
+    return lives
+
+
+def _reloaded(name: str) -> str:
+    return name + " reloaded"
+
+
+def _spill(graph: IntGraph, operations: tuple[Operation, ...], lives: list[Life],
+           failed: Life) -> tuple[tuple[Operation, ...], str] | None:
+    """The operations with a tensor in memory while ``failed`` is born, and its name.
+
+    It is the smallest of those that nobody reads then; None if there is none.
+    """
+    at = next((index for index, operation in enumerate(operations)
+               if operation.target == failed.name), 0)
+    idle = [life for life in lives if life.born < failed.born < life.dies
+            and life.name not in (graph.header.input, graph.header.output)
+            and not _touches(operations[at], life.name)]
+    for life in sorted(idle, key=lambda life: life.place.words):
+        name = life.name
+        before = max(index for index in range(at) if _touches(operations[index], name))
+        if isinstance(operations[before], Reload):
+            continue    # it would go as it comes
+        if isinstance(operations[before + 1], Pool):    # maybe one with a convolution in strips
+            before += 1
+        after = next(index for index in range(at, len(operations))
+                     if _touches(operations[index], name))
+        later = [_rename(operation, name, _reloaded(name)) for operation in operations[after:]]
+        return (*operations[:before + 1], Spill(name), *operations[before + 1:after],
+                Reload(name, _reloaded(name)), *later), name
+    return None
+
+
+def _touches(operation: Operation, name: str) -> bool:
+    return name == operation.target or name in operands(operation)
+
+
+def _rename(operation: Operation, name: str, new: str) -> Operation:
+    changes = {field: new for field in ("source", "residual")
+               if getattr(operation, field) == name}
+    return dataclasses.replace(operation, **changes)
