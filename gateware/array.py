@@ -107,6 +107,12 @@ class _Path:
         return self.broadcast_latency + self.engine.latency_for(self.k)
 
 
+def _paths(config: AccelConfig) -> list[_Path]:
+    placed = list(row_engines(config))
+    return [_Path(engine, tuple(p.lane for p in placed if p.engine is engine), config.k)
+            for engine in dict.fromkeys(p.engine for p in placed)]
+
+
 class GemmArray(wiring.Component):
     """All row engines and the pool lanes, aligned to one latency.
 
@@ -144,11 +150,7 @@ class GemmArray(wiring.Component):
 
     def __init__(self, config: AccelConfig) -> None:
         self.config = config
-        placed = list(row_engines(config))
-        self._paths = [
-            _Path(engine, tuple(p.lane for p in placed if p.engine is engine), config.k)
-            for engine in dict.fromkeys(p.engine for p in placed)]
-        self.latency = max(PoolEngine.latency, *(path.latency for path in self._paths))
+        self.latency = self.latency_for(config)
         super().__init__({
             "act": In(act_layout(config.k, config.pixels)),
             "weights": In(unsigned(config.weight_bits)),
@@ -157,6 +159,11 @@ class GemmArray(wiring.Component):
             "sums": Out(data.ArrayLayout(data.ArrayLayout(signed(SUM_BITS), config.pixels),
                                          config.rows + config.k)),
         })
+
+    @classmethod
+    def latency_for(cls, config: AccelConfig) -> int:
+        """``latency`` of an array of this configuration."""
+        return max(PoolEngine.latency, *(path.latency for path in _paths(config)))
 
     def model(self, values: Sequence[np.ndarray], words: Sequence[Word],
               pool_mode: PoolMode) -> np.ndarray:
@@ -186,7 +193,7 @@ class GemmArray(wiring.Component):
             offset += config.k * scheme.bits
 
         word_layout = data.StructLayout({"act": self.act.shape(), "control": WordControl()})
-        for path in self._paths:
+        for path in _paths(config):
             name, wait = path.engine.__name__.lower(), self.latency - path.latency
             broadcast = Broadcast(word_layout, sinks=len(path.lanes))
             m.submodules[f"{name}_broadcast"] = broadcast
@@ -222,14 +229,15 @@ class GemmArray(wiring.Component):
         m.d.comb += [self.sums[config.rows + c].eq(pool.sums[c]) for c in range(config.k)]
         return m
 
-    def resources(self) -> Resources:
+    @classmethod
+    def resources(cls, config: AccelConfig) -> Resources:
         """An estimate: the engines, the pool lanes, and the delays and copies of their inputs."""
-        config = self.config
+        latency = cls.latency_for(config)
         word_bits = config.pixels * config.k * ACT_BITS
         total = PoolEngine.resources(k=config.k, pixels=config.pixels)
-        total += delay_resources(word_bits, self.latency - PoolEngine.latency)
-        for path in self._paths:
-            wait = self.latency - path.latency
+        total += delay_resources(word_bits, latency - PoolEngine.latency)
+        for path in _paths(config):
+            wait = latency - path.latency
             for c in range(config.k):
                 total += delay_resources(config.pixels * ACT_BITS, wait + path.engine.skew(c))
             copies = sum(broadcast_nodes(len(path.lanes)))

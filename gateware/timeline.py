@@ -59,7 +59,7 @@ class Timeline:
         self._config = config
         self._rate = min(config.ports, beats_per_cycle or config.ports)
         self._latency = read_latency + _COMMAND_CYCLES
-        array = GemmArray(config).latency
+        array = GemmArray.latency_for(config)
         self._settle = Window.latency + array + Drain.latency + 2
         self._ends: dict[str, list[int]] = {queue: [0] for queue in QUEUES}
         self._begins: dict[str, list[int]] = {queue: [] for queue in QUEUES}

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The array and the ratio of the schemes solved together, from the device's resources.
+
+Of the arrays that a device holds, those are found that no other beats. Per shape and number of
+Fixed-8 rows only one split matters: PoT-4 rows cost LUTs and accuracy, Fixed-4 rows DSP48E1, and
+neither changes the cycles. So each shape has as many Fixed-4 rows as its DSPs allow.
+"""
+
+import dataclasses
+import itertools
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from boards.board import Board
+from gateware import estimate
+from gateware.compiler.operations import CompileError
+from gateware.compiler.program import compile_graph
+from gateware.config import AccelConfig
+from gateware.outline import outline
+from quant.intgraph import IntGraph
+from quant.numerics import ACT_BITS, Scheme
+from quant.ratio import Ratio, largest_remainder
+
+#: Share of each resource that an array may take: above this much of the LUTs, routing is hard.
+SHARES = {"lut": 0.8, "ff": 1.0, "dsp48e1": 1.0, "bram36": 1.0}
+ROWS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128)
+PIXELS = (2, 4, 8, 16)
+REQUANT_LANES = (8, 16)
+ACT_DEPTHS = (4096, 8192)       #: a nibble column of fewer words takes as many block RAMs
+WEIGHT_DEPTH_STEP = 512         #: words that a block RAM of 64 bits holds
+WEIGHT_DEPTH_MAX = 4096
+SLOT_DEPTH = 128
+FIXED8_SHARE = 0.05             #: the paper's share of 8-bit rows
+NEAR = 1.05                     #: times the fewest cycles are as good, where less is PoT-4
+#: Of a memory's peak rate, what long reads get from it; assumed, not measured.
+SUSTAINED = 0.75
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """An array that the device holds, and what it does.
+
+    used : share of the device by resource, 0..1
+    cycles : of one image, estimated; None where there is no program
+    fixed8_share : of the network's rows, all layers together
+    refusal : why there is no program
+    """
+
+    config: AccelConfig
+    ratio: Ratio
+    used: Mapping[str, float]
+    cycles: int | None
+    fixed8_share: float
+    refusal: str = ""
+
+    @property
+    def slowness(self) -> int:
+        """What to have little of: cycles, or else few multiplications per cycle."""
+        return -self.config.macs_per_cycle if self.cycles is None else self.cycles
+
+    @property
+    def pot4_share(self) -> float:
+        return self.config.pot4_rows / self.config.rows
+
+    def beats(self, other: "Point") -> bool:
+        """No worse in anything, and better in something: cycles, LUTs, 8-bit rows, PoT-4 rows."""
+        mine, theirs = self._costs(), other._costs()
+        return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
+
+    def _costs(self) -> tuple[float, ...]:
+        return (self.slowness, self.used["lut"], -self.fixed8_share, self.pot4_share)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a search gives.
+
+    points : arrays that the device holds and that run the network; where none does, those that the
+        device holds
+    refused : why the others are not among them, and how many
+    """
+
+    points: tuple[Point, ...]
+    refused: Counter
+
+    @property
+    def pareto(self) -> tuple[Point, ...]:
+        """The points that no other beats, the fastest first."""
+        left = [point for point in self.points
+                if not any(other.beats(point) for other in self.points)]
+        return tuple(sorted(left, key=lambda point: (point.slowness, -point.fixed8_share)))
+
+    @property
+    def answer(self) -> Point:
+        """Of those about as fast as the fastest the one with the smallest share of PoT-4 rows, then
+        with a share of 8-bit rows nearest to the paper's. Raises ValueError where nothing fits."""
+        if not self.points:
+            raise ValueError("no array fits: " + ", ".join(
+                f"{reason} ({count})" for reason, count in self.refused.items()))
+        fastest = min(point.slowness for point in self.points)
+        most = fastest * NEAR if fastest > 0 else fastest / NEAR
+        return min((point for point in self.points if point.slowness <= most), key=lambda point: (
+            point.pot4_share, abs(point.config.fixed8_rows / point.config.rows - FIXED8_SHARE),
+            point.slowness))
+
+
+def percent(lanes: tuple[int, int, int]) -> Ratio | None:
+    """The ratio in whole percent that gives these lanes, the nearest one; None without one."""
+    ratio = Ratio(*largest_remainder(100, lanes))
+    return ratio if ratio.lanes(sum(lanes)) == lanes else None
+
+
+def limits(board: Board) -> dict[str, int]:
+    """Cells that an array may take."""
+    return {name: math.floor(limit * SHARES[name]) for name, limit in board.device.limits.items()}
+
+
+def beats_per_cycle(board: Board, config: AccelConfig) -> float:
+    """Bus beats that the memory of a board gives in a cycle, to all ports together."""
+    peak = board.memory.peak_bytes_per_second / config.clock_hz / (config.bus_bits // 8)
+    return min(config.ports, SUSTAINED * peak)
+
+
+def explore(graph: IntGraph, board: Board, *, say: Callable[[str], None] = lambda text: None,
+            given: Ratio | None = None, rows: Iterable[int] = ROWS,
+            pixels: Iterable[int] = PIXELS) -> Found:
+    """Try the arrays of ``rows`` by ``pixels`` that ``board`` holds with a network's shapes.
+
+    With ``given`` only arrays of that ratio. Arrays of less than half the multiplications of the
+    largest one are left out, and those that a tried one beats even if nothing but the array took
+    time.
+    """
+    most, refused = limits(board), Counter()
+    arrays = list(_arrays(graph, board, most, refused, given, rows, pixels))
+    largest = max((config.macs_per_cycle for config, _, _ in arrays), default=0)
+    bounds = [(_point(graph, board, config, ratio, least_cycles(graph, config)), deeper)
+              for config, ratio, deeper in arrays if 2 * config.macs_per_cycle >= largest]
+    bounds.sort(key=lambda pair: pair[0].slowness)
+    points: list[Point] = []
+    for index, (bound, deeper) in enumerate(bounds):
+        config, ratio = bound.config, bound.ratio
+        name = (f"{index + 1} of {len(bounds)}: {':'.join(map(str, config.lanes))} x {config.k} x "
+                f"{config.pixels}, {config.requant_lanes} requantisers")
+        if any(point.cycles is not None and point.beats(bound) for point in points):
+            refused["beaten by another whatever their cycles"] += 1
+            continue
+        point = measured_on(graph, board, config, ratio)
+        if point.refusal and deeper is not None:
+            # It leaves room for fewer weights, so it is taken only where it must be.
+            point = measured_on(graph, board, deeper, ratio)
+        points.append(point)
+        say(f"{name}: {point.refusal or f'{point.cycles} cycles'}")
+    if any(point.cycles is not None for point in points):
+        refused.update(re.split("[:,]", point.refusal)[0] for point in points if point.refusal)
+        points = [point for point in points if point.cycles is not None]
+    return Found(tuple(points), refused)
+
+
+def least_cycles(graph: IntGraph, config: AccelConfig) -> int:
+    """Cycles of an image if nothing but the words of the array took any."""
+    total = 0
+    for node in graph.nodes:
+        if node.name not in graph.layers:
+            continue
+        source, (rows, height, width) = graph.tensor(node.input), graph.tensor(node.output).shape
+        terms = graph.layers[node.name].rows.shape[1]
+        words = -(-terms // config.k) * (source.bits // ACT_BITS)
+        total += -(-rows // config.rows) * height * -(-width // config.pixels) * words
+    return total
+
+
+def _point(graph: IntGraph, board: Board, config: AccelConfig, ratio: Ratio,
+           cycles: int | None, refusal: str = "") -> Point:
+    rows = [len(layer.scheme) for layer in graph.layers.values()]
+    fixed8 = sum(ratio.rows(count, config.rows)[Scheme.FIXED8] for count in rows)
+    used = {name: count / board.device.limits[name] for name, count in _used(config).items()}
+    return Point(config, ratio, used, cycles, fixed8 / sum(rows), refusal)
+
+
+def measured_on(graph: IntGraph, board: Board, config: AccelConfig, ratio: Ratio) -> Point:
+    """What ``config`` does with the shapes of ``graph``, its rows in ``ratio``."""
+    try:
+        program = compile_graph(outline(graph, ratio, config.rows), config)
+    except CompileError as error:
+        return _point(graph, board, config, ratio, None, str(error))
+    cycles = sum(estimate.cycles(program, beats_per_cycle(board, config)).values())
+    return _point(graph, board, config, ratio, cycles)
+
+
+def _arrays(graph: IntGraph, board: Board, most: Mapping[str, int], refused: Counter,
+            given: Ratio | None, rows: Iterable[int], pixels: Iterable[int]
+            ) -> Iterator[tuple[AccelConfig, Ratio, AccelConfig | None]]:
+    """The best split of each shape that fits, its ratio, and the same array with a deeper
+    activation buffer."""
+    wide = max((graph.tensor(node.output).shape[0] for node in graph.nodes
+                if getattr(node, "wide", False)), default=1)
+    for count, lanes, width in itertools.product(rows, REQUANT_LANES, pixels):
+        if count % lanes:
+            continue
+        sizes = {"pixels": width, "requant_lanes": lanes, "ports": board.memory.hp_ports,
+                 "slot_depth": max(SLOT_DEPTH, 1 << (count - 1).bit_length()),
+                 "wide_depth": 1 << (wide - 1).bit_length(), "clock_hz": board.clock_hz}
+        for tries in [[given.lanes(count)]] if given else _splits(count):
+            fit = False
+            for copies in (2, 1):
+                fitting = [config for depth in ACT_DEPTHS if (config := _deepest(
+                    tries, most, act_depth=depth, act_copies=copies, **sizes))]
+                if fitting:
+                    fit = True
+                    yield (fitting[0], given or percent(fitting[0].lanes),
+                           fitting[1] if fitting[1:] else None)
+            if not fit:
+                config = _config(tries[-1], weight_depth=WEIGHT_DEPTH_STEP, act_copies=1,
+                                 act_depth=ACT_DEPTHS[0], **sizes)
+                refused[f"needs too many {_shortest(config, most).upper()}"] += 1
+
+
+def _splits(rows: int) -> list[list[tuple[int, int, int]]]:
+    """Lanes to try, those with more Fixed-4 rows first, for each number of Fixed-8 rows: the
+    paper's share rounded both ways, at least one."""
+    share = FIXED8_SHARE * rows
+    return [[lanes for fixed4 in range(rows - fixed8, -1, -1)
+             if percent(lanes := (rows - fixed8 - fixed4, fixed4, fixed8))]
+            for fixed8 in sorted({max(1, math.floor(share)), math.ceil(share)})]
+
+
+def _config(lanes: tuple[int, int, int], **sizes: int) -> AccelConfig:
+    return AccelConfig(pot4_rows=lanes[0], fixed4_rows=lanes[1], fixed8_rows=lanes[2], **sizes)
+
+
+def _used(config: AccelConfig) -> dict[str, int]:
+    return dataclasses.asdict(estimate.resources(config))
+
+
+def _fits(config: AccelConfig, most: Mapping[str, int]) -> bool:
+    return all(_used(config)[name] <= limit for name, limit in most.items())
+
+
+def _shortest(config: AccelConfig, most: Mapping[str, int]) -> str:
+    """The resource that ``config`` exceeds most."""
+    used = _used(config)
+    return max(most, key=lambda name: used[name] / most[name])
+
+
+def _deepest(splits: Iterable[tuple[int, int, int]], most: Mapping[str, int],
+             **sizes: int) -> AccelConfig | None:
+    """The first of the splits that fits, and with it the deepest weight buffer."""
+    for lanes in splits:
+        if not _fits(_config(lanes, weight_depth=WEIGHT_DEPTH_STEP, **sizes), most):
+            continue
+        return next(config for depth in range(WEIGHT_DEPTH_MAX, 0, -WEIGHT_DEPTH_STEP)
+                    if _fits(config := _config(lanes, weight_depth=depth, **sizes), most))
+    return None
