@@ -25,7 +25,8 @@ from gateware.timeline import READ_LATENCY, Timeline
 from quant import cli
 from quant.cli import UserError
 from quant.intgraph import GraphError, IntGraph
-from sim.accelerator import Mismatch, Simulation, compare, first_difference, simulate
+from sim import window
+from sim.accelerator import Mismatch, Simulation, compare, first_difference, simulate, trace
 from sim.harness import BenchFailed, BuildFailed, SimulatorNotFound, find_simulator
 from sim.report import LayerRow, layer_rows, table
 from sim.simulators import VERILATOR
@@ -33,6 +34,7 @@ from sim.simulators import VERILATOR
 BUILD = Path("build/zc706")
 GRAPH = Path("runs/latest/graph.safetensors")
 VECTORS = "vectors.npz"
+WAVES = "waves.vcd"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +96,7 @@ def verify(
 ) -> Outcome:
     """Simulate and compare. Raises UserError, CompileError, BenchFailed.
 
+    ``waves`` keeps a waveform of the cycles in which the first wrong value was made.
     ``ddr_bytes`` is what the memory moves per cycle for all ports and both directions together, by
     default a beat per port and direction.
     """
@@ -118,7 +121,7 @@ def verify(
     if ddr_bytes is not None:
         plusargs += [f"+ddr_shared_beats={ddr_bytes}", f"+ddr_shared_cycles={bus_bytes}"]
     simulation = simulate(
-        program, tensors, build / "accelerator.v", stall=stall, seed=seed, waves=waves,
+        program, tensors, build / "accelerator.v", stall=stall, seed=seed,
         plusargs=plusargs,
     )
     outputs = [output[graph.header.output] for output in simulation.outputs]
@@ -131,6 +134,9 @@ def verify(
     if mismatch is None and wrong:
         expected = logits[wrong[0]].reshape(outputs[wrong[0]].shape)
         mismatch = first_difference(wrong[0], graph.nodes[-1].name, expected, outputs[wrong[0]])
+    if mismatch and waves:
+        _trace(build, program, graph, tensors, mismatch, simulation,
+               stall=stall, seed=seed, plusargs=plusargs)
     estimated = Timeline(
         program.config,
         program.image,
@@ -142,6 +148,20 @@ def verify(
         len(tensors), len(tensors) - len(wrong), mismatch, simulation, round(estimated), rows,
         time.monotonic() - start,
     )
+
+
+def _trace(build: Path, program: Program, graph: IntGraph, tensors: np.ndarray,
+           mismatch: Mismatch, simulation: Simulation, **options: object) -> None:
+    """The waveform around the first wrong value, in ``build``/waves.vcd."""
+    number = mismatch.image // program.batch
+    descriptor = window.producer(program, graph, mismatch.layer, mismatch.channel, mismatch.y)
+    cycles = window.cycles(simulation.samples[number], descriptor,
+                           simulation.counters[number]["CYCLES"])
+    first = number * program.batch
+    cli.say(f"simulating again, for a waveform of cycles {cycles[0]} to {cycles[1]}")
+    trace(program, tensors[first:first + program.batch], build / "accelerator.v", cycles,
+          build / WAVES, **options)
+    cli.say(f"wrote {build / WAVES}: descriptor {descriptor} is at work")
 
 
 def parser() -> cli.Parser:
@@ -197,7 +217,11 @@ def parser() -> cli.Parser:
     p.add_argument(
         "--seed", type=int, default=1, metavar="N", help="of the stalls (default: %(default)s)"
     )
-    p.add_argument("--waves", action="store_true", help="keep a waveform file in the run's folder")
+    p.add_argument(
+        "--waves",
+        action="store_true",
+        help=f"on a mismatch, simulate again and write the waveform around it to BUILD/{WAVES}",
+    )
     p.add_argument("--json", action="store_true", help="print one JSON document")
     return p
 

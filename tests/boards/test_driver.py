@@ -241,7 +241,7 @@ class FakeAccelerator:
         pass
 
     def selftest(self, images: int | None) -> driver.SelfTest:
-        return driver.SelfTest(8, [3] if images == 7 else [], [1000, 1001])
+        return driver.SelfTest(8, [3] if images == 7 else [], [2000] * 4)
 
     def throughput(self, images: int) -> driver.Throughput:
         return driver.Throughput(images, 2.0, 1000 * images)
