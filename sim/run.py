@@ -25,7 +25,7 @@ from gateware.timeline import READ_LATENCY, Timeline
 from quant import cli
 from quant.cli import UserError
 from quant.intgraph import GraphError, IntGraph
-from sim import window
+from sim import picture, window
 from sim.accelerator import Mismatch, Simulation, compare, first_difference, simulate, trace
 from sim.harness import BenchFailed, BuildFailed, SimulatorNotFound, find_simulator
 from sim.report import LayerRow, layer_rows, table
@@ -164,6 +164,20 @@ def _trace(build: Path, program: Program, graph: IntGraph, tensors: np.ndarray,
     cli.say(f"wrote {build / WAVES}: descriptor {descriptor} is at work")
 
 
+def _keep(build: Path, program: Program, outcome: Outcome, text: str) -> None:
+    """The report beside the build: a table and a picture. Raises UserError."""
+    simulation = outcome.simulation
+    try:
+        (build / "simulation.md").write_text(
+            f"{simulation.cycles} cycles per image (measured; estimated {outcome.estimated}).\n\n"
+            f"{text}\n")
+        picture.draw(program, simulation.samples[0], simulation.counters[0],
+                     build / "simulation.png")
+    except OSError as error:
+        raise UserError(f"cannot write the report to {build}: {error.strerror}") from error
+    cli.say(f"wrote {build / 'simulation.md'} and {build / 'simulation.png'}")
+
+
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m sim.run", description=__doc__)
     p.add_argument(
@@ -191,7 +205,9 @@ def parser() -> cli.Parser:
         help="compare the logits only, or every layer's output (default: %(default)s)",
     )
     p.add_argument(
-        "--report", action="store_true", help="print a table of layers: cycles, use, waits, bytes"
+        "--report", action="store_true",
+        help="print a table of layers: cycles, use, waits, bytes; keep it, and a picture of the "
+             "run, beside the build"
     )
     p.add_argument(
         "--ddr-bytes",
@@ -269,7 +285,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"stall {args.stall}/256, {outcome.seconds:.1f} s"
         )
         if args.report:
-            cli.give(table(outcome.layers, Program.load(args.build).config.macs_per_cycle))
+            program = Program.load(args.build)
+            text = table(outcome.layers, program.config.macs_per_cycle)
+            cli.give(text)
+            _keep(args.build, program, outcome, text)
     if outcome.mismatch:
         cli.say(f"error: mismatch: {outcome.mismatch}")
     return 1 if outcome.mismatch else 0
