@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The picture of a run."""
 
+import itertools
 from pathlib import Path
 
 from PIL import Image
@@ -23,9 +24,9 @@ def samples(program, count: int, cycles: int) -> list[dict[str, int]]:
 def test_layers_follow_one_another() -> None:
     program = compile_graph(residual_graph(1), LARGE)
     found = picture.layers(program, samples(program, 50, 5000), 5000)
-    assert [layer for layer, *_ in found][0] == program.segments[0].layer
+    assert next(layer for layer, *_ in found) == program.segments[0].layer
     assert found[0][1] == 0 and found[-1][2] == 5000
-    assert all(a[2] == b[1] for a, b in zip(found, found[1:], strict=False))
+    assert all(a[2] == b[1] for a, b in itertools.pairwise(found))
     assert {layer for layer, *_ in found} <= {segment.layer for segment in program.segments}
 
 
