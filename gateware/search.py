@@ -6,12 +6,13 @@ Fixed-8 rows only one split matters: PoT-4 rows cost LUTs and accuracy, Fixed-4 
 neither changes the cycles. So each shape has as many Fixed-4 rows as its DSPs allow.
 """
 
+import bisect
 import dataclasses
 import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from boards.board import Board
 from gateware import estimate
@@ -25,9 +26,11 @@ from quant.ratio import Ratio, largest_remainder
 
 #: Share of each resource that an array may take: above this much of the LUTs, routing is hard.
 SHARES = {"lut": 0.8, "ff": 1.0, "dsp48e1": 1.0, "bram36": 1.0}
-ROWS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128)
+ROWS = (8, 16, 24, 32, 40, 48, 64, 80, 96, 128)
 PIXELS = (2, 4, 8, 16)
 REQUANT_LANES = (8, 16)
+PORTS = (2, 4)
+ACT_COPIES = (1, 2)
 ACT_DEPTHS = (4096, 8192)       #: a nibble column of fewer words takes as many block RAMs
 WEIGHT_DEPTH_STEP = 512         #: words that a block RAM of 64 bits holds
 WEIGHT_DEPTH_MAX = 4096
@@ -129,46 +132,52 @@ def explore(graph: IntGraph, board: Board, *, say: Callable[[str], None] = lambd
     """Try the arrays of ``rows`` by ``pixels`` that ``board`` holds with a network's shapes.
 
     With ``given`` only arrays of that ratio. Arrays of less than half the multiplications of the
-    largest one are left out, and those that a tried one beats even if nothing but the array took
-    time.
+    largest one are left out, and those that a tried one beats even with :func:`least_cycles`.
     """
     most, refused = limits(board), Counter()
     arrays = list(_arrays(graph, board, most, refused, given, rows, pixels))
-    largest = max((config.macs_per_cycle for config, _, _ in arrays), default=0)
-    bounds = [(_point(graph, board, config, ratio, least_cycles(graph, config)), deeper)
-              for config, ratio, deeper in arrays if 2 * config.macs_per_cycle >= largest]
-    bounds.sort(key=lambda pair: pair[0].slowness)
+    largest = max((config.macs_per_cycle for config, _ in arrays), default=0)
+    bounds = sorted((_point(graph, board, config, ratio, least_cycles(graph, board, config))
+                     for config, ratio in arrays if 2 * config.macs_per_cycle >= largest),
+                    key=lambda point: point.slowness)
     points: list[Point] = []
-    for index, (bound, deeper) in enumerate(bounds):
-        config, ratio = bound.config, bound.ratio
-        name = (f"{index + 1} of {len(bounds)}: {':'.join(map(str, config.lanes))} x {config.k} x "
-                f"{config.pixels}, {config.requant_lanes} requantisers")
+    for index, bound in enumerate(bounds):
         if any(point.cycles is not None and point.beats(bound) for point in points):
-            refused["beaten by another whatever their cycles"] += 1
+            refused["beaten by another even with the fewest cycles that they can take"] += 1
             continue
-        point = measured_on(graph, board, config, ratio)
-        if point.refusal and deeper is not None:
-            # It leaves room for fewer weights, so it is taken only where it must be.
-            point = measured_on(graph, board, deeper, ratio)
+        point = estimated_on(graph, board, bound.config, bound.ratio)
         points.append(point)
-        say(f"{name}: {point.refusal or f'{point.cycles} cycles'}")
+        say(f"{index + 1} of {len(bounds)}: {describe(bound.config)}: "
+            f"{point.refusal or f'{point.cycles} cycles'}")
     if any(point.cycles is not None for point in points):
         refused.update(re.split("[:,]", point.refusal)[0] for point in points if point.refusal)
         points = [point for point in points if point.cycles is not None]
     return Found(tuple(points), refused)
 
 
-def least_cycles(graph: IntGraph, config: AccelConfig) -> int:
-    """Cycles of an image if nothing but the words of the array took any."""
-    total = 0
+def least_cycles(graph: IntGraph, board: Board, config: AccelConfig) -> int:
+    """Fewer cycles than an image takes: those of the array's words and of the drain, one layer
+    after the other with nothing between, or those of loading the weights."""
+    array, weight_words = 0, 0
     for node in graph.nodes:
         if node.name not in graph.layers:
             continue
-        source, (rows, height, width) = graph.tensor(node.input), graph.tensor(node.output).shape
-        terms = graph.layers[node.name].rows.shape[1]
-        words = -(-terms // config.k) * (source.bits // ACT_BITS)
-        total += -(-rows // config.rows) * height * -(-width // config.pixels) * words
-    return total
+        source, target = graph.tensor(node.input), graph.tensor(node.output)
+        rows, height, width = target.shape
+        words = -(-graph.layers[node.name].rows.shape[1] // config.k)
+        phases = config.requant_lanes if node.wide else target.bits // ACT_BITS
+        if node.residual:
+            phases = max(phases, graph.tensor(node.residual.tensor).bits // ACT_BITS)
+        turns = phases * (3 - config.act_copies)
+        groups, last = divmod(width - 1, config.pixels)
+        for first in range(0, rows, config.rows):
+            slots = -(-min(config.rows, rows - first) // config.requant_lanes)
+            word_cycles = words * (source.bits // ACT_BITS)
+            array += height * (groups * max(word_cycles, slots * turns * config.pixels)
+                               + max(word_cycles, slots * turns * (last + 1)))
+            weight_words += words
+    beats = weight_words * config.weight_beats
+    return max(array, math.floor(beats / beats_per_cycle(board, config)))
 
 
 def _point(graph: IntGraph, board: Board, config: AccelConfig, ratio: Ratio,
@@ -179,7 +188,7 @@ def _point(graph: IntGraph, board: Board, config: AccelConfig, ratio: Ratio,
     return Point(config, ratio, used, cycles, fixed8 / sum(rows), refusal)
 
 
-def measured_on(graph: IntGraph, board: Board, config: AccelConfig, ratio: Ratio) -> Point:
+def estimated_on(graph: IntGraph, board: Board, config: AccelConfig, ratio: Ratio) -> Point:
     """What ``config`` does with the shapes of ``graph``, its rows in ``ratio``."""
     try:
         program = compile_graph(outline(graph, ratio, config.rows), config)
@@ -189,30 +198,34 @@ def measured_on(graph: IntGraph, board: Board, config: AccelConfig, ratio: Ratio
     return _point(graph, board, config, ratio, cycles)
 
 
+def describe(config: AccelConfig) -> str:
+    """An array in a few words."""
+    return (f"{':'.join(map(str, config.lanes))} x {config.k} x {config.pixels}, "
+            f"{config.requant_lanes} requantisers, {config.ports} ports, activations "
+            f"{config.act_copies} x {config.act_depth}, weights {config.weight_depth}")
+
+
 def _arrays(graph: IntGraph, board: Board, most: Mapping[str, int], refused: Counter,
             given: Ratio | None, rows: Iterable[int], pixels: Iterable[int]
-            ) -> Iterator[tuple[AccelConfig, Ratio, AccelConfig | None]]:
-    """The best split of each shape that fits, its ratio, and the same array with a deeper
-    activation buffer."""
+            ) -> Iterator[tuple[AccelConfig, Ratio]]:
+    """The best split of each shape that fits, and its ratio."""
     wide = max((graph.tensor(node.output).shape[0] for node in graph.nodes
                 if getattr(node, "wide", False)), default=1)
-    for count, lanes, width in itertools.product(rows, REQUANT_LANES, pixels):
-        if count % lanes:
+    for count, lanes, width, ports in itertools.product(rows, REQUANT_LANES, pixels, PORTS):
+        if count % lanes or ports > board.memory.hp_ports:
             continue
-        sizes = {"pixels": width, "requant_lanes": lanes, "ports": board.memory.hp_ports,
+        sizes = {"pixels": width, "requant_lanes": lanes, "ports": ports,
                  "slot_depth": max(SLOT_DEPTH, 1 << (count - 1).bit_length()),
                  "wide_depth": 1 << (wide - 1).bit_length(), "clock_hz": board.clock_hz}
-        for tries in [[given.lanes(count)]] if given else _splits(count):
+        for splits in [[given.lanes(count)]] if given else _splits(count):
             fit = False
-            for copies in (2, 1):
-                fitting = [config for depth in ACT_DEPTHS if (config := _deepest(
-                    tries, most, act_depth=depth, act_copies=copies, **sizes))]
-                if fitting:
+            for copies, depth in itertools.product(ACT_COPIES, ACT_DEPTHS):
+                config = _deepest(splits, most, act_depth=depth, act_copies=copies, **sizes)
+                if config is not None:
                     fit = True
-                    yield (fitting[0], given or percent(fitting[0].lanes),
-                           fitting[1] if fitting[1:] else None)
+                    yield config, given or percent(config.lanes)
             if not fit:
-                config = _config(tries[-1], weight_depth=WEIGHT_DEPTH_STEP, act_copies=1,
+                config = _config(splits[-1], weight_depth=WEIGHT_DEPTH_STEP, act_copies=1,
                                  act_depth=ACT_DEPTHS[0], **sizes)
                 refused[f"needs too many {_shortest(config, most).upper()}"] += 1
 
@@ -244,12 +257,17 @@ def _shortest(config: AccelConfig, most: Mapping[str, int]) -> str:
     return max(most, key=lambda name: used[name] / most[name])
 
 
-def _deepest(splits: Iterable[tuple[int, int, int]], most: Mapping[str, int],
+def _deepest(splits: Sequence[tuple[int, int, int]], most: Mapping[str, int],
              **sizes: int) -> AccelConfig | None:
-    """The first of the splits that fits, and with it the deepest weight buffer."""
-    for lanes in splits:
-        if not _fits(_config(lanes, weight_depth=WEIGHT_DEPTH_STEP, **sizes), most):
-            continue
-        return next(config for depth in range(WEIGHT_DEPTH_MAX, 0, -WEIGHT_DEPTH_STEP)
-                    if _fits(config := _config(lanes, weight_depth=depth, **sizes), most))
+    """The first of the splits that fits, and with it the deepest weight buffer.
+
+    Fewer Fixed-4 rows take fewer DSPs and more LUTs, so only a few splits are looked at.
+    """
+    smallest = {"weight_depth": WEIGHT_DEPTH_STEP, **sizes}
+    first = bisect.bisect_left(splits, True, key=lambda lanes: (
+        _used(_config(lanes, **smallest))["dsp48e1"] <= most["dsp48e1"]))
+    for lanes in splits[first:first + 2]:
+        if _fits(_config(lanes, **smallest), most):
+            return next(config for depth in range(WEIGHT_DEPTH_MAX, 0, -WEIGHT_DEPTH_STEP)
+                        if _fits(config := _config(lanes, **sizes, weight_depth=depth), most))
     return None

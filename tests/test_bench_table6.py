@@ -53,7 +53,7 @@ def test_kept_arrays_fit_their_chip(row: dict[str, object]) -> None:
     used, most = dataclasses.asdict(estimate.resources(config)), search.limits(board)
     assert all(used[cell] <= limit for cell, limit in most.items())
     if row["cycles"]:
-        least = search.least_cycles(resnet18(), config)
+        least = search.least_cycles(resnet18(), board, config)
         assert least < row["cycles"]["100"] <= row["cycles"]["200"]
     if row["measured"]:
         assert all(row["measured"][cell] <= limit for cell, limit in board.device.limits.items())
