@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from boards.board import Board
 from gateware import estimate
+from gateware.array import GemmArray
 from gateware.compiler.operations import CompileError
 from gateware.compiler.program import compile_graph
 from gateware.config import AccelConfig
@@ -128,10 +129,11 @@ def beats_per_cycle(board: Board, config: AccelConfig) -> float:
 
 def explore(graph: IntGraph, board: Board, *, say: Callable[[str], None] = lambda text: None,
             given: Ratio | None = None, rows: Iterable[int] = ROWS,
-            pixels: Iterable[int] = PIXELS) -> Found:
+            pixels: Iterable[int] = PIXELS, known: dict[tuple, int | str] | None = None) -> Found:
     """Try the arrays of ``rows`` by ``pixels`` that ``board`` holds with a network's shapes.
 
-    With ``given`` only arrays of that ratio. Arrays of less than half the multiplications of the
+    With ``given`` only arrays of that ratio, until no other can be faster. ``known`` keeps cycles
+    from one search of a network to the next. Arrays of less than half the multiplications of the
     largest one are left out, and those that a tried one beats even with :func:`least_cycles`.
     """
     most, refused = limits(board), Counter()
@@ -141,11 +143,13 @@ def explore(graph: IntGraph, board: Board, *, say: Callable[[str], None] = lambd
                      for config, ratio in arrays if 2 * config.macs_per_cycle >= largest),
                     key=lambda point: point.slowness)
     points: list[Point] = []
+    known = {} if known is None else known
     for index, bound in enumerate(bounds):
-        if any(point.cycles is not None and point.beats(bound) for point in points):
+        if any(point.cycles is not None and (point.beats(bound) or (
+                given and point.cycles <= bound.cycles)) for point in points):
             refused["beaten by another even with the fewest cycles that they can take"] += 1
             continue
-        point = estimated_on(graph, board, bound.config, bound.ratio)
+        point = estimated_on(graph, board, bound.config, bound.ratio, known)
         points.append(point)
         say(f"{index + 1} of {len(bounds)}: {describe(bound.config)}: "
             f"{point.refusal or f'{point.cycles} cycles'}")
@@ -188,14 +192,26 @@ def _point(graph: IntGraph, board: Board, config: AccelConfig, ratio: Ratio,
     return Point(config, ratio, used, cycles, fixed8 / sum(rows), refusal)
 
 
-def estimated_on(graph: IntGraph, board: Board, config: AccelConfig, ratio: Ratio) -> Point:
-    """What ``config`` does with the shapes of ``graph``, its rows in ``ratio``."""
-    try:
-        program = compile_graph(outline(graph, ratio, config.rows), config)
-    except CompileError as error:
-        return _point(graph, board, config, ratio, None, str(error))
-    cycles = sum(estimate.cycles(program, beats_per_cycle(board, config)).values())
-    return _point(graph, board, config, ratio, cycles)
+def estimated_on(graph: IntGraph, board: Board, config: AccelConfig, ratio: Ratio,
+                 known: dict[tuple, int | str]) -> Point:
+    """What ``config`` does with the shapes of ``graph``, its rows in ``ratio``.
+
+    Whether a row is PoT-4 or Fixed-4 does not change the cycles, so arrays that differ in nothing
+    else are compiled once; ``known`` keeps what was found.
+    """
+    rate, fields = beats_per_cycle(board, config), dataclasses.asdict(config)
+    four_bit = fields.pop("pot4_rows") + fields.pop("fixed4_rows")
+    key = (four_bit, rate, GemmArray.latency_for(config), *fields.values())
+    if key not in known:
+        try:
+            program = compile_graph(outline(graph, ratio, config.rows), config)
+            known[key] = sum(estimate.cycles(program, rate).values())
+        except CompileError as error:
+            known[key] = str(error)
+    found = known[key]
+    if isinstance(found, str):
+        return _point(graph, board, config, ratio, None, found)
+    return _point(graph, board, config, ratio, found)
 
 
 def describe(config: AccelConfig) -> str:

@@ -101,7 +101,7 @@ def test_split_has_the_most_fixed4_rows_that_fit() -> None:
 def test_no_image_is_faster_than_the_bound(sizes: dict[str, int]) -> None:
     graph = residual_graph(1, channels=64, tile_rows=32)
     config = AccelConfig.from_ratio(Ratio(50, 25, 25), 32, **sizes)
-    found = search.estimated_on(graph, ZC706, config, Ratio(50, 25, 25))
+    found = search.estimated_on(graph, ZC706, config, Ratio(50, 25, 25), {})
     least = search.least_cycles(graph, ZC706, config)
     assert 0.3 * found.cycles < least < found.cycles
 
@@ -109,6 +109,15 @@ def test_no_image_is_faster_than_the_bound(sizes: dict[str, int]) -> None:
 def point(cycles: int | None, lut: float, fixed8: int, pot4: int = 8) -> search.Point:
     config = AccelConfig(pot4_rows=pot4, fixed4_rows=32 - pot4 - fixed8, fixed8_rows=fixed8)
     return search.Point(config, search.percent(config.lanes), {"lut": lut}, cycles, fixed8 / 32)
+
+
+def test_arrays_that_differ_in_four_bit_rows_are_compiled_once(monkeypatch) -> None:
+    graph, known = residual_graph(1, channels=32), {}
+    for given in (Ratio(69, 25, 6), Ratio(50, 44, 6), Ratio(63, 25, 12)):
+        config = AccelConfig.from_ratio(given, 16)
+        found = search.estimated_on(graph, ZC706, config, given, known)
+        assert found.cycles == sum(cycles(outline(graph, given, 16), config).values())
+    assert len(known) == 2
 
 
 def test_points_that_others_beat_are_left_out() -> None:
