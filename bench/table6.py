@@ -7,8 +7,8 @@ python -m bench.table6 --measure           synthesise those that were not yet; h
 
 Each method has the fastest array of its ratio that the chip holds (gateware/search.py). LUTs and
 DSPs are those of the synthesised accelerator (Yosys, not placed) where it was, else estimated;
-cycles are estimated (gateware/timeline.py). The clock is the paper's 100 MHz; nothing was routed for
-these chips here. Figures of ours and of the paper are of different tools: theirs are of Vivado.
+cycles are estimated (gateware/timeline.py). The clock is the paper's 100 MHz; nothing was routed
+for these chips here. Figures of ours and of the paper are of different tools: theirs are Vivado's.
 """
 
 import csv

@@ -30,14 +30,14 @@ SHARES = {"lut": 0.8, "ff": 1.0, "dsp48e1": 1.0, "bram36": 1.0}
 ROWS = (8, 16, 24, 32, 40, 48, 64, 80, 96, 128)
 PIXELS = (2, 4, 8, 16)
 REQUANT_LANES = (8, 16)
-PORTS = (2, 4)
-ACT_COPIES = (1, 2)
+LANES = ("pot4_rows", "fixed4_rows", "fixed8_rows")
 ACT_DEPTHS = (4096, 8192)       #: a nibble column of fewer words takes as many block RAMs
 WEIGHT_DEPTH_STEP = 512         #: words that a block RAM of 64 bits holds
 WEIGHT_DEPTH_MAX = 4096
 SLOT_DEPTH = 128
 FIXED8_SHARE = 0.05             #: the paper's share of 8-bit rows
 NEAR = 1.05                     #: times the fewest cycles are as good, where less is PoT-4
+SLOWEST = 1.5                   #: times the fewest cycles are too many to be listed
 #: Of a memory's peak rate, what long reads get from it; assumed, not measured.
 SUSTAINED = 0.75
 
@@ -74,7 +74,8 @@ class Point:
         return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
 
     def _costs(self) -> tuple[float, ...]:
-        return (self.slowness, self.used["lut"], -self.fixed8_share, self.pot4_share)
+        # A percent of the LUTs is less than what the estimate may be wrong by.
+        return (self.slowness, round(100 * self.used["lut"]), -self.fixed8_share, self.pot4_share)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,24 +134,31 @@ def explore(graph: IntGraph, board: Board, *, say: Callable[[str], None] = lambd
     """Try the arrays of ``rows`` by ``pixels`` that ``board`` holds with a network's shapes.
 
     With ``given`` only arrays of that ratio, until no other can be faster. ``known`` keeps cycles
-    from one search of a network to the next. Arrays of less than half the multiplications of the
-    largest one are left out, and those that a tried one beats even with :func:`least_cycles`.
+    from one search of a network to the next. Arrays that are slow, or that another one beats, even
+    with :func:`least_cycles` are left out.
     """
     most, refused = limits(board), Counter()
     arrays = list(_arrays(graph, board, most, refused, given, rows, pixels))
-    largest = max((config.macs_per_cycle for config, _ in arrays), default=0)
     bounds = sorted((_point(graph, board, config, ratio, least_cycles(graph, board, config))
-                     for config, ratio in arrays if 2 * config.macs_per_cycle >= largest),
-                    key=lambda point: point.slowness)
+                     for config, ratio in arrays), key=lambda point: point.slowness)
     points: list[Point] = []
     known = {} if known is None else known
+    slowest = 1.0 if given else SLOWEST
+    copied: set[tuple[int, ...]] = set()    # shapes that two copies of the activations suffice for
     for index, bound in enumerate(bounds):
-        if any(point.cycles is not None and (point.beats(bound) or (
-                given and point.cycles <= bound.cycles)) for point in points):
-            refused["beaten by another even with the fewest cycles that they can take"] += 1
+        if any(point.cycles is not None and (
+                point.beats(bound) or slowest * point.cycles <= bound.cycles) for point in points):
+            refused["too slow or beaten by another even with the fewest cycles possible"] += 1
+            continue
+        config = bound.config
+        shape = (*config.lanes, config.pixels, config.requant_lanes)
+        if config.act_copies == 1 and shape in copied:
+            refused["need no single copy of the activations, which makes the drain slow"] += 1
             continue
         point = estimated_on(graph, board, bound.config, bound.ratio, known)
         points.append(point)
+        if point.cycles is not None and config.act_copies == 2:
+            copied.add(shape)
         say(f"{index + 1} of {len(bounds)}: {describe(bound.config)}: "
             f"{point.refusal or f'{point.cycles} cycles'}")
     if any(point.cycles is not None for point in points):
@@ -196,12 +204,13 @@ def estimated_on(graph: IntGraph, board: Board, config: AccelConfig, ratio: Rati
                  known: dict[tuple, int | str]) -> Point:
     """What ``config`` does with the shapes of ``graph``, its rows in ``ratio``.
 
-    Whether a row is PoT-4 or Fixed-4 does not change the cycles, so arrays that differ in nothing
-    else are compiled once; ``known`` keeps what was found.
+    What scheme a row has changes cycles only by the beats of a weight word and by the array's
+    latency, so arrays that differ in nothing else are compiled once; ``known`` keeps what was
+    found.
     """
     rate, fields = beats_per_cycle(board, config), dataclasses.asdict(config)
-    four_bit = fields.pop("pot4_rows") + fields.pop("fixed4_rows")
-    key = (four_bit, rate, GemmArray.latency_for(config), *fields.values())
+    rows = sum(fields.pop(name) for name in LANES)
+    key = (rows, rate, config.weight_beats, GemmArray.latency_for(config), *fields.values())
     if key not in known:
         try:
             program = compile_graph(outline(graph, ratio, config.rows), config)
@@ -227,20 +236,18 @@ def _arrays(graph: IntGraph, board: Board, most: Mapping[str, int], refused: Cou
     """The best split of each shape that fits, and its ratio."""
     wide = max((graph.tensor(node.output).shape[0] for node in graph.nodes
                 if getattr(node, "wide", False)), default=1)
-    for count, lanes, width, ports in itertools.product(rows, REQUANT_LANES, pixels, PORTS):
-        if count % lanes or ports > board.memory.hp_ports:
+    for count, lanes, width in itertools.product(rows, REQUANT_LANES, pixels):
+        if count % lanes:
             continue
-        sizes = {"pixels": width, "requant_lanes": lanes, "ports": ports,
+        sizes = {"pixels": width, "requant_lanes": lanes, "ports": board.memory.hp_ports,
                  "slot_depth": max(SLOT_DEPTH, 1 << (count - 1).bit_length()),
                  "wide_depth": 1 << (wide - 1).bit_length(), "clock_hz": board.clock_hz}
         for splits in [[given.lanes(count)]] if given else _splits(count):
-            fit = False
-            for copies, depth in itertools.product(ACT_COPIES, ACT_DEPTHS):
-                config = _deepest(splits, most, act_depth=depth, act_copies=copies, **sizes)
-                if config is not None:
-                    fit = True
-                    yield config, given or percent(config.lanes)
-            if not fit:
+            fitting = [config for copies, depth in itertools.product((2, 1), ACT_DEPTHS)
+                       if (config := _deepest(splits, most, act_depth=depth, act_copies=copies,
+                                              **sizes))]
+            yield from ((config, given or percent(config.lanes)) for config in fitting)
+            if not fitting:
                 config = _config(splits[-1], weight_depth=WEIGHT_DEPTH_STEP, act_copies=1,
                                  act_depth=ACT_DEPTHS[0], **sizes)
                 refused[f"needs too many {_shortest(config, most).upper()}"] += 1
@@ -256,7 +263,7 @@ def _splits(rows: int) -> list[list[tuple[int, int, int]]]:
 
 
 def _config(lanes: tuple[int, int, int], **sizes: int) -> AccelConfig:
-    return AccelConfig(pot4_rows=lanes[0], fixed4_rows=lanes[1], fixed8_rows=lanes[2], **sizes)
+    return AccelConfig(**dict(zip(LANES, lanes, strict=True)), **sizes)
 
 
 def _used(config: AccelConfig) -> dict[str, int]:
