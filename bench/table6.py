@@ -7,8 +7,8 @@ python -m bench.table6 --measure           synthesise those that were not yet; h
 
 Each method has the fastest array of its ratio that the chip holds (gateware/search.py). LUTs and
 DSPs are those of the synthesised accelerator (Yosys, not placed) where it was, else estimated;
-cycles are estimated (gateware/timeline.py). The clock is the paper's 100 MHz; ``--clock-mhz`` shows
-another one. A figure of ours and one of the paper are of different tools: theirs are of Vivado.
+cycles are estimated (gateware/timeline.py). The clock is the paper's 100 MHz; nothing was routed
+for these chips here. Figures of ours and of the paper are of different tools: theirs are Vivado's.
 """
 
 import csv
@@ -21,18 +21,18 @@ from pathlib import Path
 import boards
 from bench import synthesis
 from gateware import estimate, ratio, search
-from gateware.compiler.program import compile_graph
+from gateware.build import configure
 from gateware.config import AccelConfig
-from gateware.outline import outline, resnet18
+from gateware.outline import resnet18
 from quant import cli
-from quant.ratio import Ratio
+from quant.ratio import Ratio, board_tiles
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "table6.json"
 PAPER = HERE / "paper" / "table6.csv"
 BOARDS = {"xc7z020": "zedboard", "xc7z045": "zc706"}
-CLOCKS_MHZ = (100, 125, 150, 200)
-#: Rows of the table: our ratio (None is the search's answer) and the paper's name.
+CLOCK_HZ = 100_000_000
+#: Rows of the table: our ratio (None is what gateware.ratio answered) and the paper's name.
 METHODS: dict[str, tuple[str | None, str | None]] = {
     "Fixed": ("0:100:0", "fixed"), "PoT": ("100:0:0", "pot"),
     "PoT + Fixed": ("50:50:0", "pot+fixed"),
@@ -61,27 +61,20 @@ def find(devices: Iterable[str]) -> list[dict[str, object]]:
     """The best array of every method on each device, not synthesised."""
     graph, rows = resnet18(), []
     for device in devices:
-        board = boards.get(BOARDS[device])
+        board, known = boards.get(BOARDS[device]), {}
         for method, (given, _) in METHODS.items():
             cli.say(f"{device}, {method}")
-            found = search.explore(graph, board, given=given and Ratio.parse(given), say=cli.say)
-            point = found.answer
+            if given is None:
+                config = configure(board, None, ratio="auto", rows=None, clock_hz=CLOCK_HZ)
+                point = search.estimated_on(graph, board, config, board_tiles(board.name)[0], known)
+            else:
+                point = search.explore(graph, board, given=Ratio.parse(given), say=cli.say,
+                                       known=known).answer
             rows.append({
                 "device": device, "method": method, "ratio": str(point.ratio),
                 "config": dataclasses.asdict(point.config), "refusal": point.refusal,
-                "cycles": {} if point.refusal else cycles_at(point, board), "measured": None})
+                "cycles": point.cycles, "measured": None})
     return rows
-
-
-def cycles_at(point: search.Point, board: boards.Board) -> dict[str, int]:
-    """Cycles of an image by the clock in MHz: memory gives less per cycle at a higher one."""
-    program = compile_graph(outline(resnet18(), point.ratio, point.config.rows), point.config)
-    result = {}
-    for mhz in CLOCKS_MHZ:
-        config = dataclasses.replace(point.config, clock_hz=mhz * 1_000_000)
-        beats = search.beats_per_cycle(board, config)
-        result[str(mhz)] = sum(estimate.cycles(program, beats).values())
-    return result
 
 
 def synthesise(rows: list[dict[str, object]], most: int | None) -> None:
@@ -97,15 +90,15 @@ def keep(rows: list[dict[str, object]]) -> None:
     RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def table(rows: Sequence[dict[str, object]], clock_mhz: int) -> str:
+def table(rows: Sequence[dict[str, object]]) -> str:
     """The table of each device in Markdown."""
     paper, work = paper_rows(), ratio.macs(resnet18())
     parts = []
     for device, name in BOARDS.items():
         limits = boards.get(name).device.limits
         lines = [
-            f"{device.upper()}, ResNet-18 224x224, {work / 1e9:.2f} GMAC per image, {clock_mhz} "
-            "MHz (the paper: 100 MHz):", "",
+            f"{device.upper()}, ResNet-18 224x224, {work / 1e9:.2f} GMAC per image, "
+            f"{CLOCK_HZ / 1e6:g} MHz:", "",
             "| method | paper: LUT % | DSP % | GOP/s | ms | ratio | array | LUT % | DSP % | "
             "cycles, estimated | GOP/s | ms |",
             "|---|---:|---:|---:|---:|---|---|---:|---:|---:|---:|---:|"]
@@ -115,9 +108,9 @@ def table(rows: Sequence[dict[str, object]], clock_mhz: int) -> str:
             used = row["measured"] or dataclasses.asdict(estimate.resources(config))
             how = "" if row["measured"] else " (estimated)"
             shares = [f"{100 * used[cell] / limits[cell]:.1f}{how}" for cell in ("lut", "dsp48e1")]
-            cycles = row["cycles"].get(str(clock_mhz))
-            speed = [str(cycles), f"{2e-3 * work * clock_mhz / cycles:.1f}",
-                     f"{1e-3 * cycles / clock_mhz:.2f}"] if cycles else ["does not fit", "", ""]
+            cycles = row["cycles"]
+            speed = [str(cycles), f"{2e-9 * work * CLOCK_HZ / cycles:.1f}",
+                     f"{1e3 * cycles / CLOCK_HZ:.2f}"] if cycles else ["does not fit", "", ""]
             given = [theirs.get(key) or "" for key in
                      ("lut_percent", "dsp_percent", "gops", "latency_ms")]
             lines.append(" | ".join([
@@ -137,8 +130,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                    help=f"find the arrays again, of {', '.join(BOARDS)} (default: both)")
     p.add_argument("--measure", nargs="?", type=int, const=0, metavar="N",
                    help="synthesise N accelerators that were not yet (default: all of them)")
-    p.add_argument("--clock-mhz", type=int, choices=CLOCKS_MHZ, default=100,
-                   help="(default: %(default)s)")
     p.add_argument("--json", action="store_true", help="print the rows as one JSON document")
     args = p.parse_args(argv)
     if args.search is not None:
@@ -150,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = kept()
     if args.measure is not None:
         synthesise(rows, args.measure or None)
-    cli.give(json.dumps(rows) if args.json else table(rows, args.clock_mhz))
+    cli.give(json.dumps(rows) if args.json else table(rows))
     return 0
 
 

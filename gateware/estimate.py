@@ -8,6 +8,7 @@ engines take is beside them, in :mod:`gateware.pe`.
 """
 
 import dataclasses
+import functools
 import math
 
 from amaranth.utils import ceil_log2
@@ -15,7 +16,7 @@ from amaranth.utils import ceil_log2
 from gateware import isa
 from gateware.array import GemmArray
 from gateware.compiler.program import Program
-from gateware.config import AccelConfig
+from gateware.config import AccelConfig, Fixed4Style
 from gateware.pe.base import SUM_BITS
 from gateware.requant import RequantLane
 from gateware.timeline import Timeline
@@ -68,9 +69,8 @@ def parts(config: AccelConfig) -> dict[str, Usage]:
     DSPs, block RAMs and memories of LUTs follow from the structure, and so do flip-flops; LUTs of
     logic are fitted to ``bench/results/synthesis.json``.
     """
-    array = GemmArray.resources(config)
     return {
-        "engine.array": Usage(array.lut, array.ff, array.dsp48e1),
+        "engine.array": _array(config.lanes, config.pixels, config.bus_bits, config.fixed4_style),
         "engine.drain": _drain(config),
         "engine.window": _window(config),
         # A word of weights, an EXECUTE; a job on its way in shift registers.
@@ -87,6 +87,17 @@ def parts(config: AccelConfig) -> dict[str, Usage]:
         "sequencer": Usage(lut=1296, ff=212),
         "regs": Usage(lut=483, ff=510),
     }
+
+
+@functools.cache
+def _array(lanes: tuple[int, int, int], pixels: int, bus_bits: int,
+           fixed4_style: Fixed4Style) -> Usage:
+    """Cached, because a search asks for the same array with many buffers."""
+    found = GemmArray.resources(AccelConfig(
+        **dict(zip(("pot4_rows", "fixed4_rows", "fixed8_rows"), lanes, strict=True)),
+        pixels=pixels, bus_bits=bus_bits, fixed4_style=fixed4_style, requant_lanes=1,
+        slot_depth=1 << (sum(lanes) - 1).bit_length()))
+    return Usage(found.lut, found.ff, found.dsp48e1)
 
 
 def _choice(ways: int) -> float:
@@ -118,7 +129,7 @@ def _act_buffer(config: AccelConfig) -> Usage:
     what is read for the drain and for stores, too."""
     columns, address = config.banks * config.k, ceil_log2(config.act_depth)
     return Usage(
-        lut=round(columns * 2 * (address + ACT_BITS) + config.k * ACT_BITS * _choice(config.banks)),
+        lut=columns * (address + ACT_BITS + 1) + config.banks * (config.k * ACT_BITS // 4 + 10),
         ff=ceil_log2(config.banks),
         # A RAMB18E1 of four bits has 4096 words.
         bram36=columns * config.act_copies * math.ceil(config.act_depth / 4096) / 2)

@@ -6,15 +6,17 @@ Fixed-8 rows only one split matters: PoT-4 rows cost LUTs and accuracy, Fixed-4 
 neither changes the cycles. So each shape has as many Fixed-4 rows as its DSPs allow.
 """
 
+import bisect
 import dataclasses
 import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from boards.board import Board
 from gateware import estimate
+from gateware.array import GemmArray
 from gateware.compiler.operations import CompileError
 from gateware.compiler.program import compile_graph
 from gateware.config import AccelConfig
@@ -25,15 +27,17 @@ from quant.ratio import Ratio, largest_remainder
 
 #: Share of each resource that an array may take: above this much of the LUTs, routing is hard.
 SHARES = {"lut": 0.8, "ff": 1.0, "dsp48e1": 1.0, "bram36": 1.0}
-ROWS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128)
+ROWS = (8, 16, 24, 32, 40, 48, 64, 80, 96, 128)
 PIXELS = (2, 4, 8, 16)
 REQUANT_LANES = (8, 16)
+LANES = ("pot4_rows", "fixed4_rows", "fixed8_rows")
 ACT_DEPTHS = (4096, 8192)       #: a nibble column of fewer words takes as many block RAMs
 WEIGHT_DEPTH_STEP = 512         #: words that a block RAM of 64 bits holds
 WEIGHT_DEPTH_MAX = 4096
 SLOT_DEPTH = 128
 FIXED8_SHARE = 0.05             #: the paper's share of 8-bit rows
 NEAR = 1.05                     #: times the fewest cycles are as good, where less is PoT-4
+SLOWEST = 1.5                   #: times the fewest cycles are too many to be listed
 #: Of a memory's peak rate, what long reads get from it; assumed, not measured.
 SUSTAINED = 0.75
 
@@ -70,7 +74,8 @@ class Point:
         return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
 
     def _costs(self) -> tuple[float, ...]:
-        return (self.slowness, self.used["lut"], -self.fixed8_share, self.pot4_share)
+        # A percent of the LUTs is less than what the estimate may be wrong by.
+        return (self.slowness, round(100 * self.used["lut"]), -self.fixed8_share, self.pot4_share)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,50 +130,66 @@ def beats_per_cycle(board: Board, config: AccelConfig) -> float:
 
 def explore(graph: IntGraph, board: Board, *, say: Callable[[str], None] = lambda text: None,
             given: Ratio | None = None, rows: Iterable[int] = ROWS,
-            pixels: Iterable[int] = PIXELS) -> Found:
+            pixels: Iterable[int] = PIXELS, known: dict[tuple, int | str] | None = None) -> Found:
     """Try the arrays of ``rows`` by ``pixels`` that ``board`` holds with a network's shapes.
 
-    With ``given`` only arrays of that ratio. Arrays of less than half the multiplications of the
-    largest one are left out, and those that a tried one beats even if nothing but the array took
-    time.
+    With ``given`` only arrays of that ratio, until no other can be faster. ``known`` keeps cycles
+    from one search of a network to the next. Arrays that are slow, or that another one beats, even
+    with :func:`least_cycles` are left out.
     """
     most, refused = limits(board), Counter()
     arrays = list(_arrays(graph, board, most, refused, given, rows, pixels))
-    largest = max((config.macs_per_cycle for config, _, _ in arrays), default=0)
-    bounds = [(_point(graph, board, config, ratio, least_cycles(graph, config)), deeper)
-              for config, ratio, deeper in arrays if 2 * config.macs_per_cycle >= largest]
-    bounds.sort(key=lambda pair: pair[0].slowness)
+    bounds = sorted((_point(graph, board, config, ratio, least_cycles(graph, board, config))
+                     for config, ratio in arrays), key=lambda point: point.slowness)
     points: list[Point] = []
-    for index, (bound, deeper) in enumerate(bounds):
-        config, ratio = bound.config, bound.ratio
-        name = (f"{index + 1} of {len(bounds)}: {':'.join(map(str, config.lanes))} x {config.k} x "
-                f"{config.pixels}, {config.requant_lanes} requantisers")
-        if any(point.cycles is not None and point.beats(bound) for point in points):
-            refused["beaten by another whatever their cycles"] += 1
+    known = {} if known is None else known
+    slowest = 1.0 if given else SLOWEST
+    copied: set[tuple[int, ...]] = set()    # shapes that two copies of the activations suffice for
+    for index, bound in enumerate(bounds):
+        if any(point.cycles is not None and (
+                point.beats(bound) or slowest * point.cycles <= bound.cycles) for point in points):
+            refused["too slow or beaten by another even with the fewest cycles possible"] += 1
             continue
-        point = measured_on(graph, board, config, ratio)
-        if point.refusal and deeper is not None:
-            # It leaves room for fewer weights, so it is taken only where it must be.
-            point = measured_on(graph, board, deeper, ratio)
+        config = bound.config
+        shape = (*config.lanes, config.pixels, config.requant_lanes)
+        if config.act_copies == 1 and shape in copied:
+            refused["need no single copy of the activations, which makes the drain slow"] += 1
+            continue
+        point = estimated_on(graph, board, bound.config, bound.ratio, known)
         points.append(point)
-        say(f"{name}: {point.refusal or f'{point.cycles} cycles'}")
+        if point.cycles is not None and config.act_copies == 2:
+            copied.add(shape)
+        say(f"{index + 1} of {len(bounds)}: {describe(bound.config)}: "
+            f"{point.refusal or f'{point.cycles} cycles'}")
     if any(point.cycles is not None for point in points):
         refused.update(re.split("[:,]", point.refusal)[0] for point in points if point.refusal)
         points = [point for point in points if point.cycles is not None]
     return Found(tuple(points), refused)
 
 
-def least_cycles(graph: IntGraph, config: AccelConfig) -> int:
-    """Cycles of an image if nothing but the words of the array took any."""
-    total = 0
+def least_cycles(graph: IntGraph, board: Board, config: AccelConfig) -> int:
+    """Fewer cycles than an image takes: those of the array's words and of the drain, one layer
+    after the other with nothing between, or those of loading the weights."""
+    array, weight_words = 0, 0
     for node in graph.nodes:
         if node.name not in graph.layers:
             continue
-        source, (rows, height, width) = graph.tensor(node.input), graph.tensor(node.output).shape
-        terms = graph.layers[node.name].rows.shape[1]
-        words = -(-terms // config.k) * (source.bits // ACT_BITS)
-        total += -(-rows // config.rows) * height * -(-width // config.pixels) * words
-    return total
+        source, target = graph.tensor(node.input), graph.tensor(node.output)
+        rows, height, width = target.shape
+        words = -(-graph.layers[node.name].rows.shape[1] // config.k)
+        phases = config.requant_lanes if node.wide else target.bits // ACT_BITS
+        if node.residual:
+            phases = max(phases, graph.tensor(node.residual.tensor).bits // ACT_BITS)
+        turns = phases * (3 - config.act_copies)
+        groups, last = divmod(width - 1, config.pixels)
+        for first in range(0, rows, config.rows):
+            slots = -(-min(config.rows, rows - first) // config.requant_lanes)
+            word_cycles = words * (source.bits // ACT_BITS)
+            array += height * (groups * max(word_cycles, slots * turns * config.pixels)
+                               + max(word_cycles, slots * turns * (last + 1)))
+            weight_words += words
+    beats = weight_words * config.weight_beats
+    return max(array, math.floor(beats / beats_per_cycle(board, config)))
 
 
 def _point(graph: IntGraph, board: Board, config: AccelConfig, ratio: Ratio,
@@ -179,21 +200,40 @@ def _point(graph: IntGraph, board: Board, config: AccelConfig, ratio: Ratio,
     return Point(config, ratio, used, cycles, fixed8 / sum(rows), refusal)
 
 
-def measured_on(graph: IntGraph, board: Board, config: AccelConfig, ratio: Ratio) -> Point:
-    """What ``config`` does with the shapes of ``graph``, its rows in ``ratio``."""
-    try:
-        program = compile_graph(outline(graph, ratio, config.rows), config)
-    except CompileError as error:
-        return _point(graph, board, config, ratio, None, str(error))
-    cycles = sum(estimate.cycles(program, beats_per_cycle(board, config)).values())
-    return _point(graph, board, config, ratio, cycles)
+def estimated_on(graph: IntGraph, board: Board, config: AccelConfig, ratio: Ratio,
+                 known: dict[tuple, int | str]) -> Point:
+    """What ``config`` does with the shapes of ``graph``, its rows in ``ratio``.
+
+    What scheme a row has changes cycles only by the beats of a weight word and by the array's
+    latency, so arrays that differ in nothing else are compiled once; ``known`` keeps what was
+    found.
+    """
+    rate, fields = beats_per_cycle(board, config), dataclasses.asdict(config)
+    rows = sum(fields.pop(name) for name in LANES)
+    key = (rows, rate, config.weight_beats, GemmArray.latency_for(config), *fields.values())
+    if key not in known:
+        try:
+            program = compile_graph(outline(graph, ratio, config.rows), config)
+            known[key] = sum(estimate.cycles(program, rate).values())
+        except CompileError as error:
+            known[key] = str(error)
+    found = known[key]
+    if isinstance(found, str):
+        return _point(graph, board, config, ratio, None, found)
+    return _point(graph, board, config, ratio, found)
+
+
+def describe(config: AccelConfig) -> str:
+    """An array in a few words."""
+    return (f"{':'.join(map(str, config.lanes))} x {config.k} x {config.pixels}, "
+            f"{config.requant_lanes} requantisers, {config.ports} ports, activations "
+            f"{config.act_copies} x {config.act_depth}, weights {config.weight_depth}")
 
 
 def _arrays(graph: IntGraph, board: Board, most: Mapping[str, int], refused: Counter,
             given: Ratio | None, rows: Iterable[int], pixels: Iterable[int]
-            ) -> Iterator[tuple[AccelConfig, Ratio, AccelConfig | None]]:
-    """The best split of each shape that fits, its ratio, and the same array with a deeper
-    activation buffer."""
+            ) -> Iterator[tuple[AccelConfig, Ratio]]:
+    """The best split of each shape that fits, and its ratio."""
     wide = max((graph.tensor(node.output).shape[0] for node in graph.nodes
                 if getattr(node, "wide", False)), default=1)
     for count, lanes, width in itertools.product(rows, REQUANT_LANES, pixels):
@@ -202,17 +242,13 @@ def _arrays(graph: IntGraph, board: Board, most: Mapping[str, int], refused: Cou
         sizes = {"pixels": width, "requant_lanes": lanes, "ports": board.memory.hp_ports,
                  "slot_depth": max(SLOT_DEPTH, 1 << (count - 1).bit_length()),
                  "wide_depth": 1 << (wide - 1).bit_length(), "clock_hz": board.clock_hz}
-        for tries in [[given.lanes(count)]] if given else _splits(count):
-            fit = False
-            for copies in (2, 1):
-                fitting = [config for depth in ACT_DEPTHS if (config := _deepest(
-                    tries, most, act_depth=depth, act_copies=copies, **sizes))]
-                if fitting:
-                    fit = True
-                    yield (fitting[0], given or percent(fitting[0].lanes),
-                           fitting[1] if fitting[1:] else None)
-            if not fit:
-                config = _config(tries[-1], weight_depth=WEIGHT_DEPTH_STEP, act_copies=1,
+        for splits in [[given.lanes(count)]] if given else _splits(count):
+            fitting = [config for copies, depth in itertools.product((2, 1), ACT_DEPTHS)
+                       if (config := _deepest(splits, most, act_depth=depth, act_copies=copies,
+                                              **sizes))]
+            yield from ((config, given or percent(config.lanes)) for config in fitting)
+            if not fitting:
+                config = _config(splits[-1], weight_depth=WEIGHT_DEPTH_STEP, act_copies=1,
                                  act_depth=ACT_DEPTHS[0], **sizes)
                 refused[f"needs too many {_shortest(config, most).upper()}"] += 1
 
@@ -227,7 +263,7 @@ def _splits(rows: int) -> list[list[tuple[int, int, int]]]:
 
 
 def _config(lanes: tuple[int, int, int], **sizes: int) -> AccelConfig:
-    return AccelConfig(pot4_rows=lanes[0], fixed4_rows=lanes[1], fixed8_rows=lanes[2], **sizes)
+    return AccelConfig(**dict(zip(LANES, lanes, strict=True)), **sizes)
 
 
 def _used(config: AccelConfig) -> dict[str, int]:
@@ -244,12 +280,17 @@ def _shortest(config: AccelConfig, most: Mapping[str, int]) -> str:
     return max(most, key=lambda name: used[name] / most[name])
 
 
-def _deepest(splits: Iterable[tuple[int, int, int]], most: Mapping[str, int],
+def _deepest(splits: Sequence[tuple[int, int, int]], most: Mapping[str, int],
              **sizes: int) -> AccelConfig | None:
-    """The first of the splits that fits, and with it the deepest weight buffer."""
-    for lanes in splits:
-        if not _fits(_config(lanes, weight_depth=WEIGHT_DEPTH_STEP, **sizes), most):
-            continue
-        return next(config for depth in range(WEIGHT_DEPTH_MAX, 0, -WEIGHT_DEPTH_STEP)
-                    if _fits(config := _config(lanes, weight_depth=depth, **sizes), most))
+    """The first of the splits that fits, and with it the deepest weight buffer.
+
+    Fewer Fixed-4 rows take fewer DSPs and more LUTs, so only a few splits are looked at.
+    """
+    smallest = {"weight_depth": WEIGHT_DEPTH_STEP, **sizes}
+    first = bisect.bisect_left(splits, True, key=lambda lanes: (
+        _used(_config(lanes, **smallest))["dsp48e1"] <= most["dsp48e1"]))
+    for lanes in splits[first:first + 2]:
+        if _fits(_config(lanes, **smallest), most):
+            return next(config for depth in range(WEIGHT_DEPTH_MAX, 0, -WEIGHT_DEPTH_STEP)
+                        if _fits(config := _config(lanes, **sizes, weight_depth=depth), most))
     return None

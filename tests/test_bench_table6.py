@@ -16,7 +16,7 @@ from quant.ratio import Ratio
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 32, pixels=4, ports=4, act_depth=4096,
                                 weight_depth=1024, wide_depth=1024)
 ROW = {"device": "xc7z045", "method": "RMSMP-2", "ratio": "65:30:5",
-       "config": dataclasses.asdict(CONFIG), "refusal": "", "cycles": {"100": 860_000},
+       "config": dataclasses.asdict(CONFIG), "refusal": "", "cycles": 860_000,
        "measured": None}
 
 
@@ -27,7 +27,7 @@ def cells(table: str, method: str) -> list[str]:
 
 def test_row_beside_the_papers() -> None:
     measured = ROW | {"measured": {"lut": 109_300, "ff": 1, "dsp48e1": 450, "bram36": 1}}
-    found = cells(table6.table([measured], 100), "RMSMP-2")
+    found = cells(table6.table([measured]), "RMSMP-2")
     assert found[1:5] == ["67", "100", "421.1", "8.6"]
     assert found[5:7] == ["65:30:5", f"{':'.join(map(str, CONFIG.lanes))} x 16 x 4"]
     assert found[7:9] == ["50.0", "50.0"]
@@ -37,11 +37,10 @@ def test_row_beside_the_papers() -> None:
 
 
 def test_estimates_are_marked_and_refusals_told() -> None:
-    refused = ROW | {"cycles": {}, "refusal": "layer 'conv1' is too large", "device": "xc7z020"}
-    text = table6.table([ROW, refused], 100)
+    refused = ROW | {"cycles": None, "refusal": "layer 'conv1' is too large", "device": "xc7z020"}
+    text = table6.table([ROW, refused])
     assert text.count("(estimated)") == 2 * 2
     assert "does not fit" in text and "Does not fit: layer 'conv1' is too large." in text
-    assert "2.2" not in cells(table6.table([ROW], 200), "RMSMP-2")      # not estimated at 200 MHz
 
 
 @pytest.mark.parametrize("row", table6.kept(), ids=lambda row: f"{row['device']} {row['method']}")
@@ -53,8 +52,8 @@ def test_kept_arrays_fit_their_chip(row: dict[str, object]) -> None:
     used, most = dataclasses.asdict(estimate.resources(config)), search.limits(board)
     assert all(used[cell] <= limit for cell, limit in most.items())
     if row["cycles"]:
-        least = search.least_cycles(resnet18(), config)
-        assert least < row["cycles"]["100"] <= row["cycles"]["200"]
+        least = search.least_cycles(resnet18(), board, config)
+        assert least < row["cycles"] < 2 * least
     if row["measured"]:
         assert all(row["measured"][cell] <= limit for cell, limit in board.device.limits.items())
         for cell, value in row["measured"].items():

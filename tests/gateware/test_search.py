@@ -96,9 +96,28 @@ def test_split_has_the_most_fixed4_rows_that_fit() -> None:
     assert found.answer.config.fixed8_rows == 3
 
 
+@pytest.mark.parametrize("sizes", [
+    {"ports": 4}, {"ports": 1}, {"act_copies": 1, "requant_lanes": 4}, {"pixels": 4}])
+def test_no_image_is_faster_than_the_bound(sizes: dict[str, int]) -> None:
+    graph = residual_graph(1, channels=64, tile_rows=32)
+    config = AccelConfig.from_ratio(Ratio(50, 25, 25), 32, **sizes)
+    found = search.estimated_on(graph, ZC706, config, Ratio(50, 25, 25), {})
+    least = search.least_cycles(graph, ZC706, config)
+    assert 0.3 * found.cycles < least < found.cycles
+
+
 def point(cycles: int | None, lut: float, fixed8: int, pot4: int = 8) -> search.Point:
     config = AccelConfig(pot4_rows=pot4, fixed4_rows=32 - pot4 - fixed8, fixed8_rows=fixed8)
     return search.Point(config, search.percent(config.lanes), {"lut": lut}, cycles, fixed8 / 32)
+
+
+def test_arrays_that_differ_in_four_bit_rows_are_compiled_once(monkeypatch) -> None:
+    graph, known = residual_graph(1, channels=32), {}
+    for given in (Ratio(69, 25, 6), Ratio(50, 44, 6), Ratio(63, 25, 12)):
+        config = AccelConfig.from_ratio(given, 16)
+        found = search.estimated_on(graph, ZC706, config, given, known)
+        assert found.cycles == sum(cycles(outline(graph, given, 16), config).values())
+    assert len(known) == 2
 
 
 def test_points_that_others_beat_are_left_out() -> None:
@@ -107,9 +126,10 @@ def test_points_that_others_beat_are_left_out() -> None:
     found = search.Found((fast, small, precise, slow, less_pot4), Counter())
     assert set(map(id, found.pareto)) == set(map(id, (small, precise, less_pot4)))
     assert found.pareto[0] is precise
-    assert found.answer is precise              # 6.25 % are nearer to 5 % than 3.125 %
-    without = search.Found((point(50, 0.2, 0), fast), Counter())
-    assert without.answer is fast
+    assert found.answer is less_pot4
+    near, far = point(105, 0.7, 1, pot4=2), point(106, 0.7, 1, pot4=0)
+    assert search.Found((fast, near, far), Counter()).answer is near
+    assert search.Found((fast, precise), Counter()).answer is precise  # 6 % is nearer to 5 than 3
     with pytest.raises(ValueError, match=r"no array fits: needs too many LUT \(7\)"):
         _ = search.Found((), Counter({"needs too many LUT": 7})).answer
 
