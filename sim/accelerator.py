@@ -233,6 +233,8 @@ def _environment(job: Path) -> dict[str, str]:
     environment = {"ACCELERATOR_JOB": str(job)}
     if sys.stderr.isatty():
         environment["ACCELERATOR_TERMINAL"] = os.ttyname(sys.stderr.fileno())
+    elif Path("/proc/self/fd/2").exists():
+        environment["ACCELERATOR_LINES"] = f"/proc/{os.getpid()}/fd/2"
     return environment
 
 
