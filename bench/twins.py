@@ -9,7 +9,8 @@ import abc
 
 from amaranth import *
 
-from gateware.pe.base import RowEngine, accumulate, copies, delay
+from gateware.pe.base import RowEngine, accumulate, delay
+from gateware.pe.broadcast import copies
 from gateware.pe.cascade import cascade, late
 from gateware.pe.dsp48 import DspMac
 from gateware.pe.pot4 import Pot4Engine
@@ -45,7 +46,7 @@ class _SignedEngine(RowEngine):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        steer = delay(m, self.control, self.latency - 3, name="control", reset_less=False)
+        steer = delay(m, self.control, self.latency - 3, name="control")
         control = copies(m, steer, self.pixels, "control")
         for p in range(self.pixels):
             terms = []
@@ -111,7 +112,7 @@ class UnpackedTwin(RowEngine):
         weights = [late(m, self.weights.word_select(c, bits), c, f"weight_{c}")
                    for c in range(self.k)]
         dot_bits = Shape.cast(range(self.k * self.scheme.denominator * NIBBLE_MAX + 1)).width + 1
-        steer = delay(m, self.control, self.latency - 3, name="control", reset_less=False)
+        steer = delay(m, self.control, self.latency - 3, name="control")
         control = copies(m, steer, self.pixels, "control")
         for p in range(self.pixels):
             total = cascade(m, [(Cat(self.act[p][c], Const(0, 21)).as_signed(),

@@ -8,10 +8,11 @@ from gateware.pe.base import (
     RowEngine,
     accumulate,
     accumulator_resources,
-    copies,
+    control_resources,
     delay,
     require_pairs,
 )
+from gateware.pe.broadcast import copies
 from gateware.pe.cascade import LANE_SHIFT, cascade, late, late_bits, two_pixels
 from gateware.pe.dsp48 import DspMac
 from quant.numerics import NIBBLE_MAX, Scheme
@@ -57,7 +58,7 @@ class Fixed8Engine(RowEngine):
                    for c in range(self.k)]
         dot_bits = Shape.cast(range(-self.k * self.scheme.denominator * NIBBLE_MAX,
                                     self.k * self.scheme.denominator * NIBBLE_MAX + 1)).width
-        steer = delay(m, self.control, self.latency - 3, name="control", reset_less=False)
+        steer = delay(m, self.control, self.latency - 3, name="control")
         control = copies(m, steer, self.pixels, "control")
         for p in range(0, self.pixels, 2):
             total = cascade(m, [(two_pixels(self.act[p][c], self.act[p + 1][c]),
@@ -71,6 +72,6 @@ class Fixed8Engine(RowEngine):
 
     @classmethod
     def resources(cls, *, k: int, pixels: int) -> Resources:
-        steering = Resources(ff=late_bits(k, cls) + 4 * cls.latency_for(k))
+        steering = Resources(ff=late_bits(k, cls)) + control_resources(cls.latency_for(k) - 3)
         cascades = Resources(dsp48e1=k * pixels // 2)
         return accumulator_resources(cls.acc_shape) * pixels + steering + cascades
