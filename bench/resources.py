@@ -6,7 +6,7 @@ python -m bench.resources                  engines and their twins, K = 8, 16, 3
 python -m bench.resources --k 16 --json
 python -m bench.resources --arrays         the full-size arrays of both chips; many minutes
 
-Yosys' synth_xilinx with the same script for all (bench/yosys.py), not placed. A LUT with two
+Yosys' synth_xilinx with the same script for all (gateware/yosys.py), not placed. A LUT with two
 outputs counts as one. Twins (bench/twins.py) are what the accelerator does not use.
 """
 
@@ -21,8 +21,8 @@ from pathlib import Path
 from amaranth.lib import wiring
 
 import boards
-from bench import yosys
 from bench.twins import TWINS
+from gateware import yosys
 from gateware.array import GemmArray
 from gateware.config import AccelConfig
 from gateware.pe.base import RowEngine
@@ -64,7 +64,7 @@ def measure(design: wiring.Component, name: str, *, flatten: bool) -> dict[str, 
     with tempfile.TemporaryDirectory(prefix="rmsmp-") as folder:
         source = Path(folder) / "design.v"
         source.write_text(to_verilog(design, name, Series7()))
-        return yosys.summary(yosys.synthesise(source, name, flatten=flatten))
+        return yosys.summary(yosys.synthesise(source, name, flatten=flatten).cells)
 
 
 def engine_row(engine: type[RowEngine], k: int) -> Row:
@@ -79,7 +79,7 @@ def array_row(board: str, config: AccelConfig) -> Row:
     cells = measure(array, "array", flatten=False)
     lanes = ":".join(map(str, config.lanes))
     name = f"{boards.get(board).device.part} {lanes} x {config.k} x {config.pixels}"
-    estimated = dataclasses.asdict(array.resources())
+    estimated = dataclasses.asdict(GemmArray.resources(config))
     return Row(name, config.k, config.macs_per_cycle, cells, estimated)
 
 

@@ -45,6 +45,21 @@ class _Path:
         return self.broadcast_latency + self.engine.latency_for(self.k)
 
 
+def _paths(config: AccelConfig) -> list[_Path]:
+    placed = list(row_engines(config))
+    return [_Path(engine, tuple(p.lane for p in placed if p.engine is engine), config.k)
+            for engine in dict.fromkeys(p.engine for p in placed)]
+
+
+def _module_name(path: _Path, config: AccelConfig) -> str:
+    return f"{path.engine.__name__.lower()}_k{config.k}_p{config.pixels}"
+
+
+def engine_modules(config: AccelConfig) -> set[str]:
+    """Names of the Verilog modules of the engines, where the text has modules for them."""
+    return {_module_name(path, config) for path in _paths(config)}
+
+
 class GemmArray(wiring.Component):
     """All row engines and the pool lanes, aligned to one latency.
 
@@ -82,12 +97,7 @@ class GemmArray(wiring.Component):
 
     def __init__(self, config: AccelConfig) -> None:
         self.config = config
-        placed = list(row_engines(config))
-        self._paths = [
-            _Path(engine, tuple(p.lane for p in placed if p.engine is engine), config.k)
-            for engine in dict.fromkeys(p.engine for p in placed)]
-        self.latency = max(PoolEngine.latency_for(k=config.k, pixels=config.pixels),
-                           *(path.latency for path in self._paths))
+        self.latency = self.latency_for(config)
         super().__init__({
             "act": In(act_layout(config.k, config.pixels)),
             "weights": In(unsigned(config.weight_bits)),
@@ -96,6 +106,12 @@ class GemmArray(wiring.Component):
             "sums": Out(data.ArrayLayout(data.ArrayLayout(signed(SUM_BITS), config.pixels),
                                          config.rows + config.k)),
         })
+
+    @classmethod
+    def latency_for(cls, config: AccelConfig) -> int:
+        """``latency`` of an array of this configuration."""
+        return max(PoolEngine.latency_for(k=config.k, pixels=config.pixels),
+                   *(path.latency for path in _paths(config)))
 
     def model(self, values: Sequence[np.ndarray], words: Sequence[Word],
               pool_mode: PoolMode) -> np.ndarray:
@@ -117,7 +133,7 @@ class GemmArray(wiring.Component):
             offset += config.k * scheme.bits
 
         word_layout = data.StructLayout({"act": self.act.shape(), "control": WordControl()})
-        for path in self._paths:
+        for path in _paths(config):
             name, wait = path.engine.__name__.lower(), self.latency - path.latency
             broadcast = Broadcast(word_layout, sinks=len(path.lanes))
             m.submodules[f"{name}_broadcast"] = broadcast
@@ -130,7 +146,7 @@ class GemmArray(wiring.Component):
 
             for sink, first in enumerate(path.lanes):
                 engine = path.engine(k=config.k, pixels=config.pixels)
-                shared = SharedModule(engine, f"{name}_k{config.k}_p{config.pixels}")
+                shared = SharedModule(engine, _module_name(path, config))
                 m.submodules[f"row_{first}"] = shared
                 word = broadcast.o[sink // BROADCAST_FANOUT]
                 lanes = range(first, first + engine.rows)
@@ -153,17 +169,18 @@ class GemmArray(wiring.Component):
         m.d.comb += [self.sums[config.rows + c].eq(pool.sums[c]) for c in range(config.k)]
         return m
 
-    def resources(self) -> Resources:
+    @classmethod
+    def resources(cls, config: AccelConfig) -> Resources:
         """An estimate: the engines, the pool lanes, and the delays and copies of their inputs."""
-        config = self.config
+        latency = cls.latency_for(config)
         word_bits = config.pixels * config.k * ACT_BITS
         total = PoolEngine.resources(k=config.k, pixels=config.pixels)
         size = {"k": config.k, "pixels": config.pixels}
-        wait = self.latency - PoolEngine.latency_for(**size)
+        wait = latency - PoolEngine.latency_for(**size)
         total += delay_resources(word_bits, wait + PoolEngine.skew_for(**size))
         total += delay_resources(5, wait)
-        for path in self._paths:
-            wait = self.latency - path.latency
+        for path in _paths(config):
+            wait = latency - path.latency
             for c in range(config.k):
                 total += delay_resources(config.pixels * ACT_BITS, wait + path.engine.skew(c))
             copies = sum(broadcast_nodes(len(path.lanes)))

@@ -2,11 +2,12 @@
 """On-chip memories: activations (banked nibble columns), beat-filled wide words, wide results."""
 
 from amaranth import *
-from amaranth.lib import data, memory
+from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out, Signature
 from amaranth.utils import ceil_log2
 
 from gateware.config import AccelConfig
+from gateware.ram import Ram
 from quant.numerics import ACT_BITS
 
 
@@ -18,6 +19,9 @@ class ActBuffer(Component):
     likewise. A nibble column is a memory of its own, so a tile can write any subset of channels of
     a word. Port ``load`` writes whole words, beside ``write`` unless both need the same bank.
 
+    With one copy of the words (``act_copies``), ``gather`` has the block RAMs' port that writes
+    have: it may not read the bank that ``write`` has in the same cycle.
+
     Parameters
     ----------
     config : AccelConfig
@@ -27,16 +31,17 @@ class ActBuffer(Component):
     read_address : In(16).array(banks)
     read_data : Out(unsigned(4).array(k)).array(banks)
         One cycle after the address.
-    gather_bank : In(ceil_log2(banks))
+    gather_enable : In(1), gather_bank : In(ceil_log2(banks))
     gather_address : In(16).array(k)
     gather_data : Out(unsigned(4)).array(k)
-        One cycle after bank and address.
+        One cycle after bank and address; ``gather_enable`` asks for it.
     write_enable : In(k)
     write_bank : In(ceil_log2(banks))
     write_address : In(16).array(k)
     write_data : In(unsigned(4)).array(k)
     load_valid : In(1), load_ready : Out(1)
-        The word is written when both are high; not ready while ``write`` has the bank.
+        The word is written when both are high; not ready while ``write`` has the bank, nor, with
+        one copy, while ``gather`` has it.
     load_bank : In(ceil_log2(banks)), load_address : In(16), load_data : In(4 * k)
     """
 
@@ -47,6 +52,7 @@ class ActBuffer(Component):
         super().__init__({
             "read_address": In(data.ArrayLayout(address, config.banks)),
             "read_data": Out(data.ArrayLayout(word, config.banks)),
+            "gather_enable": In(1),
             "gather_bank": In(bank_bits),
             "gather_address": In(data.ArrayLayout(address, config.k)),
             "gather_data": Out(word),
@@ -67,32 +73,36 @@ class ActBuffer(Component):
         gathered = Signal(data.ArrayLayout(self.gather_data.shape(), config.banks))
         gather_bank = Signal.like(self.gather_bank)
         m.d.sync += gather_bank.eq(self.gather_bank)
-        writing = self.write_enable.any()
-        m.d.comb += [
-            self.gather_data.eq(gathered[gather_bank]),
-            self.load_ready.eq(~writing | (self.write_bank != self.load_bank)),
-        ]
+        writing, taken = self.write_enable.any(), Signal()
+        m.d.comb += taken.eq(writing & (self.write_bank == self.load_bank))
+        if config.act_copies == 1:
+            with m.If(self.gather_enable & (self.gather_bank == self.load_bank)):
+                m.d.comb += taken.eq(1)
+        m.d.comb += [self.gather_data.eq(gathered[gather_bank]), self.load_ready.eq(~taken)]
 
         for bank in range(config.banks):
-            loading = Signal(name=f"loading_{bank}")
-            m.d.comb += loading.eq(
-                self.load_valid & self.load_ready & (self.load_bank == bank))
+            loading, here = Signal(name=f"loading_{bank}"), Signal(name=f"here_{bank}")
+            m.d.comb += [
+                loading.eq(self.load_valid & self.load_ready & (self.load_bank == bank)),
+                here.eq(writing & (self.write_bank == bank)),
+            ]
             for column in range(config.k):
-                column_memory = memory.Memory(
-                    shape=unsigned(ACT_BITS), depth=config.act_depth, init=[])
-                m.submodules[f"bank{bank}_column{column}"] = column_memory
-                read, gather = column_memory.read_port(), column_memory.read_port()
-                write = column_memory.write_port()
+                ram = Ram.shared(width=ACT_BITS, depth=config.act_depth, side=True,
+                                 copied=config.act_copies == 2)
+                m.submodules[f"bank{bank}_column{column}"] = ram
+                place = Mux(loading, self.load_address, self.write_address[column])
+                if config.act_copies == 2:
+                    m.d.comb += ram.side_address.eq(self.gather_address[column])
+                else:
+                    place = Mux(loading | here, place, self.gather_address[column])
                 m.d.comb += [
-                    read.addr.eq(self.read_address[bank]),
-                    self.read_data[bank][column].eq(read.data),
-                    gather.addr.eq(self.gather_address[column]),
-                    gathered[bank][column].eq(gather.data),
-                    write.addr.eq(
-                        Mux(loading, self.load_address, self.write_address[column])),
-                    write.data.eq(Mux(loading, self.load_data[column], self.write_data[column])),
-                    write.en.eq(
-                        loading | (self.write_enable[column] & (self.write_bank == bank))),
+                    ram.read_address.eq(self.read_address[bank]),
+                    self.read_data[bank][column].eq(ram.read_data),
+                    gathered[bank][column].eq(ram.side_data),
+                    ram.write_address.eq(place),
+                    ram.write_data.eq(Mux(loading, self.load_data[column],
+                                          self.write_data[column])),
+                    ram.write_enable.eq(loading | (self.write_enable[column] & here)),
                 ]
         return m
 
@@ -158,14 +168,13 @@ class BeatBuffer(Component):
 
             for i in range(each):
                 column = i * self._ports + p
-                part = memory.Memory(shape=unsigned(self._bus_bits), depth=self._depth, init=[])
+                part = Ram.shared(width=self._bus_bits, depth=self._depth)
                 m.submodules[f"beat{column}"] = part
-                read, write = part.read_port(), part.write_port()
                 m.d.comb += [
-                    read.addr.eq(self.read_address),
-                    self.read_data.word_select(column, self._bus_bits).eq(read.data),
-                    write.addr.eq(word),
-                    write.data.eq(fill.data),
-                    write.en.eq(fill.enable & (beat == i)),
+                    part.read_address.eq(self.read_address),
+                    self.read_data.word_select(column, self._bus_bits).eq(part.read_data),
+                    part.write_address.eq(word),
+                    part.write_data.eq(fill.data),
+                    part.write_enable.eq(fill.enable & (beat == i)),
                 ]
         return m

@@ -3,6 +3,7 @@
 
 python -m gateware.build --board zc706                    for runs/latest, if there is one
 python -m gateware.build --board zc706 --graph FILE       for that network
+python -m gateware.build --board zc706 --synth yosys      count its cells, without Vivado
 
 Writes build/<board>/: accelerator.v (what is simulated and synthesised), program.bin and
 program.json (for the driver and the simulation), accelerator.json, golden.npz and rmsmp.dts (for
@@ -23,14 +24,14 @@ import numpy as np
 
 import boards
 from boards.board import Board
-from gateware import handover, report_page
-from gateware.compiler.lower import CompileError
+from gateware import handover, presets, report_page
+from gateware.compiler.operations import CompileError
 from gateware.compiler.program import Program, compile_graph
 from gateware.config import SIZES, AccelConfig
 from gateware.report import check_fit, markdown, report
 from gateware.reports import DoesNotFit, ToolError
 from gateware.target import TARGETS
-from gateware.verilog import accelerator_verilog
+from gateware.verilog import MODULE, accelerator_verilog
 from quant import cli
 from quant.cli import UserError
 from quant.intgraph import GraphError, IntGraph
@@ -38,9 +39,6 @@ from quant.ratio import Ratio
 
 LATEST = Path("runs/latest/graph.safetensors")
 VECTORS = "vectors.npz"                 #: test images that training leaves beside a graph
-#: The paper's ratios (Table 6: RMSMP-1, RMSMP-2), by device; RMSMP-2 where it says nothing.
-PAPER_RATIO = {"xc7z020": Ratio(60, 35, 5)}
-OTHER_RATIO = Ratio(65, 30, 5)
 
 
 def parser() -> cli.Parser:
@@ -58,32 +56,45 @@ def parser() -> cli.Parser:
         help=f"integer graph to compile (default: {LATEST} if it exists, else the accelerator "
              f"alone)",
     )
+    g.add_argument(
+        "--batch", type=int, default=1, metavar="N",
+        help="images of a run, for which weights are loaded once where that binds "
+             "(default: %(default)s)",
+    )
     g = p.add_argument_group("array")
     g.add_argument(
         "--ratio",
         metavar="A:B:C",
-        help="row lanes in PoT-4, Fixed-4 and Fixed-8 (default: the graph's, else the paper's)",
+        help="row lanes in PoT-4, Fixed-4 and Fixed-8; paper for the paper's; auto for the array "
+             "that gateware.ratio found best for the board (default: the graph's, else paper)",
     )
     g.add_argument(
-        "--rows", type=int, metavar="N", help="row lanes (default: the graph's tile rows, else 16)"
+        "--rows", type=int, metavar="N",
+        help="row lanes (default: the graph's tile rows, else 16; all sizes with --ratio auto: the "
+             "array's)"
     )
     for name, default in SIZES.items():
         g.add_argument(
             f"--{name.replace('_', '-')}",
             type=int,
-            default=default,
             metavar="N",
-            help="(default: %(default)s)",
+            help=f"(default: {default})",
         )
     g.add_argument("--clock-mhz", type=float, metavar="F", help="(default: the board's)")
     g = p.add_argument_group("output")
     g.add_argument(
         "--out", type=Path, default=Path("build"), metavar="DIR", help="(default: %(default)s)"
     )
-    g.add_argument(
+    tools = g.add_mutually_exclusive_group()
+    tools.add_argument(
         "--project-only",
         action="store_true",
         help="stop after the project even if the tools for a bitstream are there",
+    )
+    tools.add_argument(
+        "--synth",
+        choices=("yosys",),
+        help="no bitstream: synthesise with Yosys and report the cells of every module",
     )
     return p
 
@@ -100,12 +111,17 @@ def configure(
     """The configuration that the options ask for. Raises UserError."""
     target = TARGETS[board.device.family]
     try:
-        if ratio is not None:
+        if ratio == "auto":
+            chosen, found_rows, found = presets.auto(board)
+            rows, sizes = found_rows if rows is None else rows, {**found, **sizes}
+        elif ratio == "paper":
+            chosen = presets.paper(board)
+        elif ratio is not None:
             chosen = Ratio.parse(ratio)
         elif graph is not None:
             chosen = Ratio.parse(graph.header.ratio)
         else:
-            chosen = PAPER_RATIO.get(board.device.part[:7], OTHER_RATIO)
+            chosen = presets.paper(board)
         if rows is None:
             rows = graph.header.tile_rows if graph else 16
         if rows < 1:
@@ -128,17 +144,23 @@ def build(
     folder: Path,
     *,
     images: np.ndarray | None = None,
+    batch: int = 1,
     bitstream: bool = True,
+    synth: bool = False,
     quiet: bool = False,
 ) -> dict:
     """Write the build folder; returns the report. Raises UserError.
 
-    ``images`` (N, C, H, W), integers, become the golden ones of the driver's self-test.
+    With ``synth`` the accelerator is synthesised to count its cells, and there is no bitstream.
+    ``images`` (N, C, H, W), integers, become the golden ones of the driver's self-test. The program
+    runs ``batch`` images together.
     """
     say = (lambda text: None) if quiet else cli.say
     partial = folder.with_name(f"{folder.name}.partial")
+    target = TARGETS[board.device.family]
     try:
-        program = None if graph is None else compile_graph(graph, config)
+        synthesise = target.synthesiser() if synth else None
+        program = None if graph is None else compile_graph(graph, config, batch=batch)
         say(
             f"{board.title}: {config.rows} rows {':'.join(map(str, config.lanes))} x {config.k} "
             f"channels x {config.pixels} pixels; generating Verilog"
@@ -153,9 +175,13 @@ def build(
             shutil.rmtree(folder)
         partial.rename(folder)
         say(f"wrote {folder}")
-        target = TARGETS[board.device.family]
         project = folder / target.folder
-        if bitstream and target.found():
+        if synthesise is not None:
+            say(f"synthesising {folder / MODULE}.v with Yosys; takes minutes")
+            measured = synthesise(folder)
+            _write_report(report(board, config, graph, program, measured), folder)
+            check_fit(board, measured.resources, "measured")
+        elif bitstream and target.found():
             say(f"running {target.tools} in {project}")
             measured = target.run(config, project)
             _write_report(report(board, config, graph, program, measured), folder)
@@ -212,6 +238,8 @@ def _write_report(result: dict, folder: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    if args.batch < 1:
+        raise UserError(f"--batch must be at least 1, not {args.batch}")
     try:
         board = boards.get(args.board)
         path = args.graph or (LATEST if LATEST.exists() else None)
@@ -224,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ratio=args.ratio,
         rows=args.rows,
         clock_hz=None if args.clock_mhz is None else round(args.clock_mhz * 1e6),
-        **{name: getattr(args, name) for name in SIZES},
+        **{name: size for name in SIZES if (size := getattr(args, name)) is not None},
     )
     result = build(
         board,
@@ -232,7 +260,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         graph,
         args.out / board.name,
         images=golden_images(path) if path else None,
+        batch=args.batch,
         bitstream=not args.project_only,
+        synth=args.synth is not None,
         quiet=args.quiet,
     )
     if args.json:

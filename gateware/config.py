@@ -21,8 +21,8 @@ class Fixed4Style(enum.StrEnum):
 
 
 #: Default sizes beside the rows: what the command line offers and a small network needs.
-SIZES = {"pixels": 2, "requant_lanes": 8, "ports": 1, "act_depth": 1024, "weight_depth": 512,
-         "slot_depth": 64, "wide_depth": 64}
+SIZES = {"pixels": 2, "requant_lanes": 8, "ports": 1, "act_depth": 1024, "act_copies": 2,
+         "weight_depth": 512, "slot_depth": 64, "wide_depth": 64}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,10 @@ class AccelConfig:
         traffic goes through the first.
     act_depth : int
         Words per bank of the activation buffer, which has ``2 * pixels`` banks.
+    act_copies : int
+        Copies of the activation buffer. With 2, the drain reads residual operands from a copy of
+        their own while it writes. With 1, which takes half the block RAMs, it does the two in turn
+        and takes twice as long for everything.
     weight_depth : int
         Words of the weight buffer, a multiple of 512 to use whole block RAMs; one word holds ``k``
         weights of every row lane.
@@ -68,6 +72,7 @@ class AccelConfig:
     bus_bits: int = 64
     ports: int = SIZES["ports"]
     act_depth: int = SIZES["act_depth"]
+    act_copies: int = SIZES["act_copies"]
     weight_depth: int = SIZES["weight_depth"]
     slot_depth: int = SIZES["slot_depth"]
     wide_depth: int = SIZES["wide_depth"]
@@ -81,6 +86,8 @@ class AccelConfig:
             raise ValueError(f"bus_bits must be 32 or 64, not {self.bus_bits}")
         if self.ports not in (1, 2, 4):
             raise ValueError(f"ports must be 1, 2 or 4, not {self.ports}")
+        if self.act_copies not in (1, 2):
+            raise ValueError(f"act_copies must be 1 or 2, not {self.act_copies}")
         if not _is_power_of_two(self.pixels) or self.pixels < 2:
             raise ValueError(f"pixels must be a power of two and at least 2, not {self.pixels}")
         if self.requant_lanes < 1 or self.rows % self.requant_lanes or self.k % self.requant_lanes:

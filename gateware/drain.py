@@ -24,8 +24,10 @@ class Drain(Component):
     """Requantises ``requant_lanes`` sums per slot and writes the results.
 
     A job must arrive two cycles before its sums are valid at ``sums``, and the next one at least a
-    drain later, see :class:`~gateware.sequence.TileLoop`: a slot takes one cycle for each pixel,
-    two for 8-bit operands, and ``requant_lanes`` where results are wide, which leave one by one.
+    drain later, see :class:`~gateware.sequence.TileLoop`: a slot takes one turn for each pixel,
+    two for 8-bit operands, and ``requant_lanes`` where results are wide, which leave one by one. A
+    turn is a cycle, with one copy of the activations two: operands are read in those cycles that
+    have no results, because an odd number of cycles lies between.
 
     Parameters
     ----------
@@ -49,7 +51,7 @@ class Drain(Component):
         Pulse: every result of an EXECUTE is written.
     """
 
-    #: Cycles from a job's arrival to the write of its first result.
+    #: Cycles from a job's arrival to the write of its first result, or one more.
     latency = 6 + RequantLane.latency
 
     def __init__(self, config: AccelConfig) -> None:
@@ -90,7 +92,14 @@ class Drain(Component):
         last_phase = phase == Mux(d.wide, config.requant_lanes - 1,
                                   d.out_planes | (d.residual & d.residual_planes))
         last_slot = slot == d.slots - 1
-        with m.If(active):
+        turn = Signal(reset_less=True)
+        step = active
+        if config.act_copies == 1:
+            # Operands come 3 cycles after a job, results `latency`.
+            assert (self.latency - 3) % 2 == 1
+            m.d.sync += turn.eq(~turn)
+            step = active & ~turn
+        with m.If(step):
             m.d.sync += phase.eq(phase + 1)
             with m.If(last_phase):
                 m.d.sync += phase.eq(0)
@@ -104,10 +113,10 @@ class Drain(Component):
         m.d.comb += self.slot_address.eq(d.slot_address + slot)
 
         # The slot arrives: pick sums, address the residual operands.
-        s_done = delay(m, active & (last_phase | d.wide), 1, name="s_done", reset_less=False)
-        s_final = delay(m, active & last_phase & last_slot & (pixel == job.count - 1) & job.final,
+        s_done = delay(m, step & (last_phase | d.wide), 1, name="s_done", reset_less=False)
+        s_final = delay(m, step & last_phase & last_slot & (pixel == job.count - 1) & job.final,
                         1, name="s_final", reset_less=False)
-        s_gathers = delay(m, active & d.residual, 1, name="s_gathers", reset_less=False)
+        s_gathers = delay(m, step & d.residual, 1, name="s_gathers", reset_less=False)
         s = delay(m, d, 1, name="s_execute")
         s_phase = delay(m, phase, 1, name="s_phase")
         s_pixel = delay(m, pixel, 1, name="s_pixel")
@@ -163,31 +172,36 @@ class Drain(Component):
         y_word = delay(m, s_word, y_delay, name="y_word")
         y = {name: delay(m, r[name], y_delay - 3, name=f"y_{name}")
              for name in ("wide", "out_planes", "out_address", "out_plane_pitch")}
-        # The last nibbles, the low ones of 8 bits, are in memory three cycles later.
+        # The last nibbles, the low ones of 8 bits, are in memory two cycles and a turn later.
+        cycles_per_turn = 3 - config.act_copies
         m.d.comb += self.completed.eq(
-            delay(m, s_final, y_delay + 3, name="y_final", reset_less=False))
+            delay(m, s_final, y_delay + 2 + cycles_per_turn, name="y_final", reset_less=False))
         results = Signal(data.ArrayLayout(unsigned(8), lanes))
         wides = Signal(data.ArrayLayout(signed(BIAS_BITS), lanes))
         m.d.comb += [results[q].eq(lane.y) for q, lane in enumerate(requantisers)]
         m.d.comb += [wides[q].eq(lane.wide) for q, lane in enumerate(requantisers)]
 
-        second, second_data = Signal(), Signal(data.ArrayLayout(unsigned(ACT_BITS), config.k))
-        second_pitch = delay(m, y["out_plane_pitch"], 1, name="second_pitch")
-        enables = Signal(config.k)
+        second = delay(m, y_done & y["out_planes"], cycles_per_turn, name="second",
+                       reset_less=False)
+        second_pitch = delay(m, y["out_plane_pitch"], cycles_per_turn, name="second_pitch")
+        second_data = Signal(data.ArrayLayout(unsigned(ACT_BITS), config.k))
+        enables, second_enable = Signal(config.k), Signal(config.k)
         m.d.comb += [enables[j].eq(y_columns[j].enable & y_done & ~y["wide"])
                      for j in range(config.k)]
         m.d.sync += [
-            second.eq(y_done & y["out_planes"]),
             self.wide_enable.eq(y_done & y["wide"] & y_columns[y_phase].enable),
             self.wide_address.eq(y_columns[y_phase].offset),
             self.wide_data.eq(wides[y_phase]),
         ]
         with m.If(second):
-            m.d.sync += self.write_data.eq(second_data)
+            m.d.sync += [self.write_data.eq(second_data), self.write_enable.eq(second_enable)]
             m.d.sync += [self.write_address[j].eq(self.write_address[j] + second_pitch)
                          for j in range(config.k)]
+        with m.Elif(turn):
+            m.d.sync += self.write_enable.eq(0)
         with m.Else():
-            m.d.sync += [self.write_enable.eq(enables), self.write_bank.eq(y_bank)]
+            m.d.sync += [self.write_enable.eq(enables), second_enable.eq(enables),
+                         self.write_bank.eq(y_bank)]
             for j in range(config.k):
                 result = Signal(8, name=f"result_{j}")
                 m.d.comb += result.eq(results[y_columns[j].lane])

@@ -37,11 +37,12 @@ class Emulator:
         self._weight_bytes = config.weight_beats * config.bus_bits // 8
         self.weights = np.zeros((config.weight_depth, self._weight_bytes), np.uint8)
         self.slots: list[dict | None] = [None] * config.slot_depth
-        self._hazards = self._new_hazards()
+        self._hazards = self._new_hazards(0)
 
-    def _new_hazards(self) -> Hazards:
+    def _new_hazards(self, output_size: int) -> Hazards:
         config = self.config
-        return Hazards({"act": (config.banks, config.act_depth), "wide": (config.wide_depth,),
+        return Hazards({"memory": (output_size * 8 // config.bus_bits,),
+                        "act": (config.banks, config.act_depth), "wide": (config.wide_depth,),
                         "weights": (config.weight_depth,), "slots": (config.slot_depth,)})
 
     def run(self, image: bytes, tensor: bytes, output_size: int) -> bytes:
@@ -50,7 +51,7 @@ class Emulator:
         Raises EmulatorError for an opcode that does not exist, and for an access that may come too
         early or too late.
         """
-        self._hazards = self._new_hazards()
+        self._hazards = self._new_hazards(output_size)
         output = bytearray(output_size)
         bases = {isa.Base.PROGRAM: image, isa.Base.INPUT: tensor, isa.Base.OUTPUT: output}
         index = 0
@@ -88,19 +89,17 @@ class Emulator:
                 self._hazards.write("weights", at)
                 self.weights[at] = words
             case Opcode.LOAD_SLOTS:
-                words = self._words_of_ports(memory[start:start + size * self.config.ports],
-                                             isa.slot_beats(self.config))
-                at = self._buffer_words("slots", f["destination"], len(words))
-                self._hazards.write("slots", at)
-                for place, word in zip(at.tolist(), words, strict=True):
-                    self.slots[place] = _unpack_slot(word.tobytes(), self.config)
+                self._hazards.write("slots", self.load_slots(f, memory))
             case Opcode.LOAD_TENSOR:
+                if f["base"] == isa.Base.OUTPUT:
+                    self._hazards.read("memory", self._bus_words(f))
                 packed = np.frombuffer(memory[start:start + size], np.uint8)
                 nibbles = np.stack([packed & 15, packed >> 4], -1)
                 self._hazards.write("act", *self._walk(f))
                 self.act[self._walk(f)] = nibbles.reshape(f["beats"], self.config.k)
             case Opcode.STORE_TENSOR:
                 self._hazards.read("act", *self._walk(f))
+                self._hazards.write("memory", self._bus_words(f))
                 nibbles = self.act[self._walk(f)].reshape(-1)
                 packed = (nibbles[0::2] | nibbles[1::2] << 4).astype(np.uint8)
                 memory[start:start + size] = packed.tobytes()
@@ -109,12 +108,25 @@ class Emulator:
                 self._hazards.read("wide", np.arange(len(results)))
                 memory[start:start + size] = results.astype("<i8").tobytes()
 
+    def load_slots(self, f: dict[str, int], memory: bytes) -> np.ndarray:
+        """What a LOAD_SLOTS does; returns the places that it fills."""
+        size = f["beats"] * self.config.bus_bits // 8 * self.config.ports
+        words = self._words_of_ports(memory[f["offset"]:f["offset"] + size],
+                                     isa.slot_beats(self.config))
+        at = self._buffer_words("slots", f["destination"], len(words))
+        for place, word in zip(at.tolist(), words, strict=True):
+            self.slots[place] = _unpack_slot(word.tobytes(), self.config)
+        return at
+
     def _words_of_ports(self, stored: bytes, word_beats: int) -> np.ndarray:
         """Bytes (words, bytes of a word) of what the ports bring one after the other."""
         ports, beat_bytes = self.config.ports, self.config.bus_bits // 8
         parts = np.frombuffer(stored, np.uint8).reshape(
             ports, -1, word_beats // ports, beat_bytes)
         return parts.transpose(1, 2, 0, 3).reshape(-1, word_beats * beat_bytes)
+
+    def _bus_words(self, f: dict[str, int]) -> np.ndarray:
+        return f["offset"] * 8 // self.config.bus_bits + np.arange(f["beats"])
 
     def _buffer_words(self, buffer: str, first: int, count: int) -> np.ndarray:
         depth = {"weights": self.config.weight_depth, "slots": self.config.slot_depth}[buffer]

@@ -68,6 +68,9 @@ class Hazards:
             if other == self._queue and not (other == "executes" and also_executes):
                 continue    # in order
             found = users[where]
+            if other == self._queue:
+                # A result may lie over its residual operand, which is read before.
+                found = np.where(found == len(self._clocks[other]) - 1, 0, found)
             if found.max(initial=0) > clock[other]:
                 at = int(np.argmax(found))
                 place = [int(np.broadcast_to(axis, found.shape).flat[at]) for axis in where]

@@ -10,6 +10,8 @@ bank and wrap at 16 bits, those of the weight and slot buffers wrap at the end o
 """
 
 import enum
+import functools
+from collections.abc import Mapping, Sequence
 
 from amaranth.hdl import unsigned
 from amaranth.lib import data
@@ -130,6 +132,31 @@ EXECUTE = data.StructLayout({
 })
 
 
+class _SlotLayout(data.StructLayout):
+    """A layout whose constants are made from integers at once: a large network has hundreds of
+    slots of a hundred fields, and Amaranth makes an object of each field."""
+
+    def const(self, init: Mapping[str, Sequence[Mapping[str, int]]]) -> data.Const:
+        value = 0
+        for part, entries in init.items():
+            for index, entry in enumerate(entries):
+                for name, given in entry.items():
+                    offset, width, step = _place(self, part, name)
+                    value |= (int(given) & (1 << width) - 1) << offset + index * step
+        return data.Const(self, value)
+
+    __hash__ = object.__hash__          # one layout for each configuration
+
+
+@functools.cache
+def _place(layout: _SlotLayout, part: str, name: str) -> tuple[int, int, int]:
+    """Offset and width of a field of the first element, and how far the next one is."""
+    element = layout[part].shape.elem_shape
+    field = element[name]
+    return layout[part].offset + field.offset, field.width, element.size
+
+
+@functools.cache
 def slot_layout(config: AccelConfig) -> data.StructLayout:
     """One drain slot: what every requantiser lane takes and where every nibble column puts it.
 
@@ -151,7 +178,7 @@ def slot_layout(config: AccelConfig) -> data.StructLayout:
         "lane": ceil_log2(lanes),
         "offset": ADDRESS_BITS,
     })
-    return data.StructLayout({
+    return _SlotLayout({
         "lanes": data.ArrayLayout(lane, lanes),
         "columns": data.ArrayLayout(column, k),
     })

@@ -15,14 +15,13 @@ from gateware.target import TARGETS
 from quant.intgraph import IntGraph
 
 
-def check_fit(board: Board, used: Mapping[str, float]) -> None:
-    """Raises :class:`DoesNotFit` naming the resource, the need and the limit."""
-    for name, limit in board.device.limits.items():
-        if used[name] > limit:
-            raise DoesNotFit(
-                f"the accelerator needs {used[name]} {name.upper()} (estimated), {board.title} has "
-                f"{limit}; use fewer --rows or --pixels, or another board"
-            )
+def check_fit(board: Board, used: Mapping[str, float], how: str = "estimated") -> None:
+    """Raises :class:`DoesNotFit` naming each resource that is short, the need and the limit."""
+    short = [f"{used[name]:.10g} {name.upper()} ({how}), {board.title} has {limit}"
+             for name, limit in board.device.limits.items() if used[name] > limit]
+    if short:
+        raise DoesNotFit(f"the accelerator needs {'; '.join(short)}; use fewer --rows or "
+                         "--pixels, smaller buffers, or another board")
 
 
 def report(
@@ -37,6 +36,9 @@ def report(
         used, how = TARGETS[board.device.family].resources(config), "estimated"
     else:
         used, how = measured.resources, "measured"
+    routed_hz = None
+    if measured is not None and measured.slack_ns is not None:
+        routed_hz = round(measured.routed_hz(config.clock_hz))
     result = {
         "board": board.name,
         "title": board.title,
@@ -51,8 +53,9 @@ def report(
             name: {"used": used[name], "limit": limit, "how": how}
             for name, limit in board.device.limits.items()
         },
+        "modules": list(measured.modules) if measured else [],
         "slack_ns": measured.slack_ns if measured else None,
-        "routed_hz": round(measured.routed_hz(config.clock_hz)) if measured else None,
+        "routed_hz": routed_hz,
     }
     if program is not None:
         cycles = estimate.cycles(program)
@@ -60,6 +63,7 @@ def report(
             "graph": program.name,
             "graph_digest": program.graph_digest,
             "bytes": len(program.image),
+            "batch": program.batch,
             "cycles": {"total": sum(cycles.values()), "layers": cycles, "how": "estimated"},
             "layers": layers(graph, config, cycles),
         }
@@ -87,6 +91,18 @@ def markdown(result: dict) -> str:
         f"{row['how']} |"
         for name, row in result["resources"].items()
     ]
+    if result["modules"]:
+        names = list(result["resources"])
+        lines += [
+            "",
+            "By module (measured), each with all its instances:",
+            "",
+            f"| module | instances | {' | '.join(name.upper() for name in names)} |",
+            "|---|---:|" + "---:|" * len(names),
+        ]
+        lines += [f"| {module['name']} | {module['instances']} | "
+                  f"{' | '.join(f'{module[name]:g}' for name in names)} |"
+                  for module in result["modules"]]
     if result["slack_ns"] is not None:
         lines += [
             "",
@@ -98,7 +114,8 @@ def markdown(result: dict) -> str:
         lines += [
             "",
             f"Network {program['graph']}, graph {program['graph_digest'][:16]}, program of "
-            f"{program['bytes']} bytes.",
+            f"{program['bytes']} bytes for {program['batch']} image(s) in a run; cycles are an "
+            f"image's share.",
             "",
             f"| layer | cycles ({program['cycles']['how']}) |",
             "|---|---:|",

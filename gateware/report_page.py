@@ -59,6 +59,9 @@ def page(report: dict, simulation: dict | None = None) -> str:
         array_width=18 * min(LANES_PER_LINE, sum(lanes.values())),
         array_height=18 * math.ceil(sum(lanes.values()) / LANES_PER_LINE),
         resources=[_resource(name, row) for name, row in report["resources"].items()],
+        modules=[{"name": module["name"], "instances": module["instances"],
+                  "used": [f"{module[name]:,}" for name in report["resources"]]}
+                 for module in report["modules"]],
         timing=_timing(report),
         timing_how="measured" if report["routed_hz"] else None,
         layers=[_layer(layer, layers) for layer in layers],

@@ -14,14 +14,17 @@ class ToolError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Reports:
-    """Measured after placement and routing.
+    """Measured after synthesis, or after placement and routing.
 
     resources : cells by resource of the device
-    slack_ns : worst slack of the clock asked for, negative when it is missed
+    slack_ns : worst slack of the clock asked for, negative when it is missed; None where nothing
+        was routed
+    modules : cells of each part of the design, named, with its number of ``instances``
     """
 
     resources: dict[str, float]
-    slack_ns: float
+    slack_ns: float | None = None
+    modules: tuple[dict[str, str | float], ...] = ()
 
     def routed_hz(self, clock_hz: int) -> float:
         """The fastest clock that the routed design allows, when ``clock_hz`` was asked for."""

@@ -129,9 +129,11 @@ class TileLoop(Component):
         # Cycles until the sums of the last pixel group have been read.
         two_phases = d.out_planes | (d.residual & d.residual_planes)
         each = Mux(d.wide, d.slots * self._config.requant_lanes, d.slots << two_phases)
-        drain_cycles = Signal(isa.ADDRESS_BITS + 1 + ceil_log2(pixels))
+        drain_cycles = Signal(isa.ADDRESS_BITS + 2 + ceil_log2(pixels))
         spacing = Signal.like(drain_cycles)
-        m.d.comb += drain_cycles.eq(each * self.job.count)
+        # With one copy of the activations the drain works every second cycle.
+        turns = self._config.act_copies == 1
+        m.d.comb += drain_cycles.eq((each * self.job.count) << turns)
         with m.If(spacing != 0):
             m.d.sync += spacing.eq(spacing - 1)
 
@@ -185,11 +187,12 @@ class TileLoop(Component):
                 m.d.sync += [kernel_y.eq(0), kernel_offset.eq(0), plane.eq(1),
                              weight.eq(d.weight_address)]
             with m.If(last_word):
-                # The last low nibble of 8 bits is written a cycle late, where the next EXECUTE may
+                # The last low nibble of 8 bits is written a turn late, where the next EXECUTE may
                 # have a result to write.
                 m.d.sync += [
                     plane.eq(0),
-                    spacing.eq(drain_cycles - 1 + (self.job.final & d.out_planes)),
+                    spacing.eq(
+                        drain_cycles - 1 + ((self.job.final & d.out_planes) << turns)),
                     out_x.eq(out_x + pixels),
                     in_x.eq(in_x + (d.stride_x << ceil_log2(pixels))),
                 ]

@@ -3,16 +3,19 @@
 
 import abc
 import dataclasses
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
-from boards.board import Board
-from gateware import estimate, handover, trellis, vivado
+from boards.board import RESOURCES, Board
+from gateware import estimate, handover, trellis, vivado, yosys
 from gateware.compiler.program import Program
 from gateware.config import AccelConfig
 from gateware.regs import WINDOW_BITS
-from gateware.reports import Reports
+from gateware.reports import Reports, ToolError
 from gateware.series7 import Series7
 from gateware.soc import ecp5, zynq7
+from gateware.verilog import MODULE
 
 PAGE = 4096                 #: bytes; where a driver's buffers begin
 OVERLAY = "rmsmp.dts"
@@ -54,6 +57,11 @@ class Target(abc.ABC):
         """The tools are installed."""
 
     @abc.abstractmethod
+    def synthesiser(self) -> Callable[[Path], Reports]:
+        """What synthesises ``accelerator.v`` of a build folder and places nothing; it raises
+        UserError where that fails. Raises ToolError for a family whose tools do not stop there."""
+
+    @abc.abstractmethod
     def run(self, config: AccelConfig, project: Path) -> Reports:
         """Make the bitstream. Raises ToolError for a failure or a missed clock."""
 
@@ -89,6 +97,9 @@ class Zynq(Target):
     def found(self) -> bool:
         return vivado.find() is not None
 
+    def synthesiser(self) -> Callable[[Path], Reports]:
+        return _synthesise
+
     def run(self, config: AccelConfig, project: Path) -> Reports:
         return vivado.run(project)
 
@@ -121,8 +132,24 @@ class Ecp5(Target):
     def found(self) -> bool:
         return trellis.find() is not None
 
+    def synthesiser(self) -> Callable[[Path], Reports]:
+        raise ToolError(f"ECP5 boards are placed and routed, by {self.tools}: leave --synth out")
+
     def run(self, config: AccelConfig, project: Path) -> Reports:
         return trellis.run(project, config.clock_hz, trellis.find())
+
+
+def _synthesise(folder: Path) -> Reports:
+    netlist = yosys.synthesise(folder / f"{MODULE}.v", MODULE)
+    return Reports(
+        _xc7_cells(netlist.cells),
+        modules=tuple({"name": unit.name, "instances": unit.instances, **_xc7_cells(unit.cells)}
+                      for unit in netlist.units()))
+
+
+def _xc7_cells(cells: Counter) -> dict[str, float]:
+    counted = yosys.summary(cells)
+    return {name: counted[name] for name in RESOURCES["xc7"]}
 
 
 def driver_bytes(program: Program | None) -> int:
@@ -130,7 +157,8 @@ def driver_bytes(program: Program | None) -> int:
     if program is None:
         return PAGE
     place = program.input
-    sizes = (len(program.image), place.beats * place.k // 2, program.output_size)
+    sizes = (len(program.image), program.batch * place.beats * place.k // 2,
+             program.output_size)
     return sum(-(-size // PAGE) * PAGE for size in sizes)
 
 

@@ -59,7 +59,7 @@ class Timeline:
         self._config = config
         self._rate = min(config.ports, beats_per_cycle or config.ports)
         self._latency = read_latency + _COMMAND_CYCLES
-        array = GemmArray(config).latency
+        array = GemmArray.latency_for(config)
         self._settle = Window.latency + array + Drain.latency + 2
         self._ends: dict[str, list[int]] = {queue: [0] for queue in QUEUES}
         self._begins: dict[str, list[int]] = {queue: [] for queue in QUEUES}
@@ -147,6 +147,7 @@ class Timeline:
         words = f["kernel_y"] * f["kernel_x"] * f["groups"] * (f["planes"] + 1)
         phases = (config.requant_lanes if f["wide"] else
                   2 if f["out_planes"] or (f["residual"] and f["residual_planes"]) else 1)
+        phases *= 3 - config.act_copies     # with one copy of the activations the drain takes turns
         full = f["slots"] * phases * config.pixels
         partial = f["slots"] * phases * (f["out_width"] - (row_groups - 1) * config.pixels)
         row = (row_groups - 1) * max(words, full)       # from a row's first last word to its last

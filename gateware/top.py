@@ -166,13 +166,16 @@ class Accelerator(wiring.Component):
                          engine: TileEngine) -> None:
         """The engine is never made to wait; loads and stores take the ports that it leaves."""
         config = self.config
+        writes_there = (engine.write_enable.any() & (engine.write_bank == storer.gather_bank)
+                        if config.act_copies == 1 else 0)
         m.d.comb += [
             act.read_address.eq(engine.read_address),
             engine.read_data.eq(act.read_data),
             act.gather_bank.eq(Mux(engine.gathering, engine.gather_bank, storer.gather_bank)),
             engine.gather_data.eq(act.gather_data),
             storer.gather_data.eq(act.gather_data),
-            storer.gather_ready.eq(~engine.gathering),
+            act.gather_enable.eq(engine.gathering | storer.gathering),
+            storer.gather_ready.eq(~(engine.gathering | writes_there)),
             act.write_bank.eq(engine.write_bank),
             act.write_enable.eq(engine.write_enable),
             act.write_address.eq(engine.write_address),

@@ -262,8 +262,9 @@ class Storer(Component):
     beats : Out(stream of bus words)
     write_idle : In(1)
         The memory has answered everything.
-    gather_ready : In(1)
-        ``gather_bank`` and ``gather_address`` reach the activation buffer in this cycle.
+    gathering : Out(1), gather_ready : In(1)
+        A word is wanted; ``gather_bank`` and ``gather_address`` reach the activation buffer in
+        this cycle.
     gather_address : Out(16), gather_bank : Out, gather_data : In(bus_bits)
         Activation buffer; data one cycle after the address.
     wide_address : Out(16), wide_data : In(signed(48))
@@ -279,6 +280,7 @@ class Storer(Component):
             "command": Out(stream.Signature(command_layout())),
             "beats": Out(stream.Signature(unsigned(config.bus_bits))),
             "write_idle": In(1),
+            "gathering": Out(1),
             "gather_ready": In(1),
             "gather_address": Out(isa.ADDRESS_BITS),
             "gather_bank": Out(ceil_log2(config.banks)),
@@ -315,6 +317,7 @@ class Storer(Component):
                 with m.If(self.job.valid & self.command.ready):
                     m.next = "Address"
             with m.State("Address"):
+                m.d.comb += self.gathering.eq((left != 0) & ~wide)
                 with m.If(left == 0):
                     m.next = "Answer"
                 with m.Elif(self.gather_ready | wide):

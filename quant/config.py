@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from quant.methods import METHODS, method
 from quant.models import MODELS
+from quant.ratio import board_tiles
 
 FLOAT32 = "float32"         #: the method that does not quantise
 PRESET = "by data set"      #: what ``--help`` says of a default that the data set decides
@@ -88,6 +89,8 @@ class TrainConfig(pydantic.BaseModel):
     method: str = setting("schemes", f"one of {', '.join((FLOAT32, *METHODS))}", "rmsmp")
     ratio: str | None = setting("schemes", "percent of rows in PoT-4 (or APoT-4), Fixed-4 and "
                                 "Fixed-8, as 65:30:5 (default: the method's)", None)
+    board: str | None = setting("schemes", "train for this board's array: its rows per tile and, "
+                                "of rmsmp, its ratio", None)
     first_last: Literal["same", "w8a8"] = setting(
         "schemes", "first and last layer like the others, or in 8 bits", "same")
     act_bits: Literal[4, 8] = setting("schemes", "bits of activations", 4)
@@ -126,7 +129,7 @@ class TrainConfig(pydantic.BaseModel):
     @classmethod
     def _defaults(cls, given: dict[str, object]) -> dict[str, object]:
         given = {key: value for key, value in given.items() if value is not None}
-        for key in ("dataset", "model", "method", "ratio", "pretrained"):
+        for key in ("dataset", "model", "method", "ratio", "board", "pretrained"):
             if not isinstance(given.get(key, ""), str):
                 raise ValueError(f"{key} must be text, not {given[key]!r}")
         dataset = given.get("dataset", cls.model_fields["dataset"].default)
@@ -141,6 +144,11 @@ class TrainConfig(pydantic.BaseModel):
             begun = False           # it has never seen the task
             values.setdefault("tokenizer", given["pretrained"])
         name = values.get("method", cls.model_fields["method"].default)
+        if "board" in values:
+            board_ratio, tile_rows = board_tiles(values["board"])
+            values.setdefault("tile_rows", tile_rows)
+            if name == "rmsmp":
+                values.setdefault("ratio", str(board_ratio))
         if name == FLOAT32:
             if "ratio" in given:
                 raise ValueError("method float32 has no schemes: leave ratio out")
@@ -149,7 +157,7 @@ class TrainConfig(pydantic.BaseModel):
             raise ValueError(f"unknown method {name!r}; known are "
                              f"{', '.join((FLOAT32, *METHODS))}")
         else:
-            values["ratio"] = str(method(name, given.get("ratio")).ratio)
+            values["ratio"] = str(method(name, values.get("ratio")).ratio)
             if begun:
                 values["float_epochs"] = given.get("float_epochs", 0)
         return values

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import cocotb_tools.config
 
+from sim import apart
 from sim.simulators import Simulator, cxx
 
 JOBS = max(1, min(4, os.cpu_count() or 1))
@@ -31,7 +32,11 @@ SMALL_FLAGS = ("-O1",)  #: less does not compile faster, most of the time goes i
 FAST_FLAGS = (
     "-O1",
 )  #: with ``optimise``: what runs each cycle; -O2 compiles 4 times as long
+LIBRARY_FLAGS = ("-O2",)  #: of modules apart, which all designs share
 SLOW_FLAGS = ("-O0",)  #: with ``optimise``: constructors and the like, which run once
+
+
+_OPTIMISED = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert")
 
 
 class BuildFailed(RuntimeError):
@@ -123,13 +128,24 @@ def verilate(
     timescale: tuple[str, str],
     waves: bool,
     optimise: bool,
+    modules_apart: Iterable[str],
     cache: Path,
 ) -> None:
     """Write the program ``folder/<toplevel>``, a simulation that cocotb drives. Raises BuildFailed.
 
-    ``cache`` is where the compiled runtime is shared; the other parameters are those of
-    :func:`sim.harness.build`.
+    ``cache`` is where the compiled runtime and modules apart are shared; the other parameters are
+    those of :func:`sim.harness.build`.
     """
+    sources = list(sources)
+    libraries = []
+    texts, modules = apart.split([source.read_text() for source in sources], modules_apart)
+    if modules:
+        for source, text in zip(sources, texts, strict=True):
+            source.write_text(text)
+        libraries = [_library(simulator, module, waves, cache) for module in modules]
+        sources += [folder / f"{module.name}.sv" for module in modules]
+        for module, library in zip(modules, libraries, strict=True):
+            shutil.copy(library / f"{module.name}.sv", folder)
     command = [
         simulator.executable,
         "--cc",
@@ -152,11 +168,10 @@ def verilate(
     ]
     if waves:
         command += ["--trace"]
-    sources = list(sources)
     if optimise:
         ports = folder / "ports.vlt"
         ports.write_text(_port_rules(toplevel, sources[0].read_text()))
-        command += ["-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert", ports]
+        command += [*_OPTIMISED, ports]
         # Verilator 5.48 stops with an internal error where it finds equal memories in several
         # ports of the DDR model that never write.
         command += ["-fno-dedup"]
@@ -193,6 +208,7 @@ def verilate(
             "-o",
             folder / toplevel,
             *objects,
+            *(file for library in libraries for file in sorted(library.glob("*.o"))),
             *sorted(runtime.glob("*.o")),
             "-pthread",
             f"-Wl,-rpath,{libs}",
@@ -203,6 +219,28 @@ def verilate(
     )
     for file in objects:
         file.unlink()
+
+
+def _library(simulator: Simulator, module: apart.Module, waves: bool, cache: Path) -> Path:
+    """Folder with the objects and the wrapper of a module that is compiled alone."""
+    def make(folder: Path) -> None:
+        source = folder / "source.v"
+        source.write_text(module.text)
+        log = folder / "build.log"
+        # Traced or not as the design is, because both have one runtime.
+        _run([simulator.executable, "--cc", "--lib-create", module.name, "--make", "json",
+              "--no-timing", "--top-module", module.name, "--Mdir", folder, "-Wno-fatal",
+              *_OPTIMISED, *(["--trace"] if waves else []), source],
+             log, env={"VERILATOR_ROOT": str(simulator.root)})
+        flags = _compile_flags(
+            simulator, json.loads((folder / f"V{module.name}.json").read_text()), folder)
+        library = apart.plan(folder, module.name)
+        _compile([*((file, LIBRARY_FLAGS) for file in library.fast),
+                  *((file, SLOW_FLAGS) for file in library.slow)], flags, folder, log)
+
+    key = json.dumps([simulator.version, str(simulator.root), _OPTIMISED, LIBRARY_FLAGS, waves])
+    digest = hashlib.blake2s((module.digest + key).encode(), digest_size=8).hexdigest()
+    return built_once(cache / f"{module.name}-{digest}", make)
 
 
 def _port_rules(toplevel: str, text: str) -> str:

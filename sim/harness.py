@@ -57,6 +57,7 @@ def build(
     parameters: Mapping[str, object] | None = None,
     waves: bool = False,
     optimise: bool = False,
+    modules_apart: Iterable[str] = (),
     simulator: Simulator | None = None,
 ) -> Path:
     """Build ``design`` unless the same build exists; return the folder of the built simulation.
@@ -76,6 +77,9 @@ def build(
     optimise : bool
         For large designs on long runs: compile each file alone, let Verilator drop signals,
         so that a bench sees the ports of the top module only. Icarus ignores it.
+    modules_apart : iterable of str
+        Modules that the design has many times, if it has them: compiled once, see
+        :mod:`sim.apart`; waves do not show what is in them. Icarus ignores it.
     simulator : Simulator, optional
         Default :func:`~sim.simulators.find_simulator`.
 
@@ -88,7 +92,7 @@ def build(
     """
     simulator = simulator or find_simulator()
     waves = waves or _waves_wanted()
-    parameters = dict(parameters or {})
+    parameters, modules_apart = dict(parameters or {}), sorted(modules_apart)
     if isinstance(design, wiring.Component):
         design = to_verilog(design, toplevel)
     texts = [design.read_text() if isinstance(design, Path) else design]
@@ -104,6 +108,7 @@ def build(
             {name: str(value) for name, value in parameters.items()},
             waves,
             optimise,
+            modules_apart,
         ]
     )
     digest = hashlib.blake2s(key.encode(), digest_size=8).hexdigest()
@@ -133,6 +138,7 @@ def build(
                 timescale=TIMESCALE,
                 waves=waves,
                 optimise=optimise,
+                modules_apart=modules_apart,
                 cache=build_root,
             )
 

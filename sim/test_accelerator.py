@@ -41,7 +41,7 @@ def test_stem_of_a_large_network(seed: int) -> None:
     network.linear(network.flatten(network.avg_pool(last)), 40, wide=True)
     graph = network.build()
     lowered = lower(graph, CONFIG)
-    assert lowered.strips and lowered.places[INPUT].shape == (12, 32, 32)
+    assert lowered.plan.strips and lowered.plan.places[INPUT].shape == (12, 32, 32)
     images = random_images(graph, rng)
     program = compile_graph(graph, CONFIG, dump=True)
     result = simulate(program, images, stall=48, seed=seed)

@@ -1,15 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Another accelerator in every respect runs a network of another ratio: twice the rows, half the
-channels on two 32-bit ports, half the requantisers."""
+channels on two 32-bit ports, half the requantisers, one copy of the activations."""
 
+import numpy as np
 import pytest
 
+from gateware.compiler.lower import lower
+from gateware.compiler.operations import Spill
+from gateware.compiler.program import compile_graph
 from gateware.config import AccelConfig
 from quant.ratio import Ratio
+from sim.accelerator import compare, simulate
 from sim.cases import CaseMaker, check_layers, check_logits
+from tests.quant.graphs import random_images, residual_block
 
 CONFIG = AccelConfig.from_ratio(
-    Ratio(60, 35, 5), 32, bus_bits=32, ports=2, requant_lanes=4, act_depth=2048, slot_depth=128
+    Ratio(60, 35, 5), 32, bus_bits=32, ports=2, requant_lanes=4, act_depth=1024, act_copies=1,
+    slot_depth=128,
 )
 
 
@@ -20,3 +27,15 @@ def test_logits_equal_pytorch(case: CaseMaker, stall: int, seed: int) -> None:
 
 def test_every_layer_equals_the_golden_model(case: CaseMaker, seed: int) -> None:
     check_layers(case(CONFIG, "60:35:5"), seed)
+
+
+@pytest.mark.parametrize("stall", [0, 48])
+def test_a_network_that_does_not_fit(stall: int, seed: int) -> None:
+    """The image comes in strips, results lie over their operands, a shortcut waits in memory."""
+    graph = residual_block()
+    plan = lower(graph, CONFIG).plan
+    assert plan.input_strips and any(isinstance(move, Spill) for move in plan.operations)
+    images = random_images(graph, np.random.default_rng(seed))[:1]
+    program = compile_graph(graph, CONFIG, dump=True)
+    result = simulate(program, images, stall=stall, seed=seed)
+    assert compare(graph, images, result.outputs) is None

@@ -94,7 +94,8 @@ def prove_slices_equal(slices: wiring.Component, text: str, folder: Path) -> Non
         + ", ".join([f".{name}({name})" for name in inputs]
                     + [f".{name}({side}_{name})" for name in outputs]) + ");\n"
         for side in ("original", "model"))
-    asserts = "".join(f"  always @* assert (original_{name} == model_{name});\n" for name in outputs)
+    asserts = "".join(
+        f"  always @* assert (original_{name} == model_{name});\n" for name in outputs)
     proof = f"module proof (input clk, {declared});\n{wires}{instances}{asserts}endmodule\n"
     check(original + model + models(text) + proof, cycles=7, folder=folder,
           what="DSP48E1 is another")

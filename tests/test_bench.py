@@ -1,57 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The synthesis bench, on a design whose cells can be counted by hand, and that of training."""
+"""Kept figures of synthesis beside today's estimates, and the bench of training."""
 
-import collections
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
 from bench import synthesis, train_step
-from gateware import estimate
 from gateware.config import AccelConfig
 from quant.cli import UserError
-from quant.ratio import Ratio
-
-MULTIPLIER = """
-module accelerator(input clk, input signed [17:0] a, input signed [17:0] b,
-                   output reg signed [35:0] p, output reg [4:0] q);
-  always @(posedge clk) begin p <= a * b; q <= q ^ a[4:0]; end
-endmodule
-"""
 
 
-def test_cells_of_a_known_design(tmp_path: Path) -> None:
-    (tmp_path / "accelerator.v").write_text(MULTIPLIER)
-    cells = synthesis.synthesise(tmp_path)
-    assert cells["DSP48E1"] == 1
-    assert cells["FDRE"] == 5
-    assert cells["LUT2"] == 5
+@pytest.mark.parametrize("name", synthesis.kept())
+def test_estimates_are_near_what_was_measured(name: str) -> None:
+    row = synthesis.kept()[name]
+    config = AccelConfig(**row["config"])
+    assert config == synthesis.DESIGNS[name][1]
+    for cell, found in synthesis.compare(row["measured"], config).items():
+        assert abs(found["error_percent"]) <= 10, cell
+    parts = row["modules"]
+    for cell, total in row["measured"].items():
+        assert sum(part[cell] for part in parts) == total
 
 
-def test_estimates_are_held_against_cells() -> None:
-    config = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)
-    guess = estimate.resources(config)
-    table = synthesis.compare(collections.Counter(
-        {"LUT6": 1000, "LUT1": 1, "LUT6_2": 5, "SRL16E": 2, "SRLC32E": 3, "RAM64M": 4, "FDRE": 7,
-         "FDSE": 1, "DSP48E1": guess.dsp48e1, "RAMB36E1": 1, "RAMB18E1": 3}), config)
-    assert table["lut"]["measured"] == 1000 + 1 + 5 + 2 + 3 + 16
-    assert table["ff"]["measured"] == 8
-    assert table["bram36"]["measured"] == 2.5
-    assert table["dsp48e1"]["error_percent"] == 0
-    assert table["dsp48e1"]["estimated"] == guess.dsp48e1
-
-
-def test_without_a_build(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"gateware\.build"):
-        synthesis.synthesise(tmp_path)
-
-
-def test_broken_verilog(tmp_path: Path) -> None:
-    (tmp_path / "accelerator.v").write_text("module accelerator(")
-    with pytest.raises(UserError, match="Yosys failed"):
-        synthesis.synthesise(tmp_path)
+def test_table_of_synthesised_accelerators(capsys) -> None:
+    assert synthesis.main([]) == 0
+    said = capsys.readouterr().out
+    assert said.count("DSP48E1") == len(synthesis.kept())
+    with pytest.raises(UserError, match="--measure takes default, xc7z020, xc7z045, not 'zc706'"):
+        synthesis.main(["--measure", "zc706"])
 
 
 SMALL = ["--model", "tiny", "--width", "2", "--size", "8", "--batch", "2", "--steps", "1"]

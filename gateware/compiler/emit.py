@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from gateware import isa
 from gateware.compiler.image import Image
-from gateware.compiler.lower import CompileError, Gemm, Lowered, Pool
+from gateware.compiler.operations import CompileError, Gemm, Pool
 from gateware.compiler.order import Region
 from gateware.compiler.pack import Result, pack_slot, pack_weights
 from gateware.compiler.place import MAX_GROUPS, Placement, Strip
+from gateware.compiler.plan import Plan, input_rows
 from gateware.compiler.schedule import schedule_slots, split_rows
 from gateware.isa import Base, Opcode
 from gateware.pe.base import RowEngine
@@ -30,13 +31,33 @@ def transfer_fields(name: str, strip: Strip, first: int, last: int) -> dict[str,
             "group_pitch": place.group_pitch, "row_pitch": place.row_pitch}
 
 
-def load_rows(image: Image, name: str, strip: Strip, first: int, last: int) -> None:
-    """Load rows of the graph's input."""
+def load_rows(image: Image, name: str, strip: Strip, first: int, last: int, offset: int) -> None:
+    """Load rows of a graph's input that begins at ``offset``."""
     row_beats = strip.place.beats // strip.place.height
     image.add("loads", isa.TENSOR, writes=strip.regions(first, last),
               opcode=Opcode.LOAD_TENSOR, base=Base.INPUT,
-              offset=first * row_beats * image.config.bus_bits // 8,
+              offset=offset + first * row_beats * image.config.bus_bits // 8,
               **transfer_fields(name, strip, first, last))
+
+
+def spill(image: Image, name: str, place: Placement, offset: int) -> None:
+    """Store a tensor at ``offset`` from OUTPUT_BASE, to be reloaded."""
+    image.add("stores", isa.TENSOR, reads=[Region("act", place.address, place.words)],
+              writes=[_memory(image, place, offset)], opcode=Opcode.STORE_TENSOR,
+              base=Base.OUTPUT, offset=offset,
+              **transfer_fields(name, Strip.whole(place), 0, place.height))
+
+
+def reload(image: Image, name: str, place: Placement, offset: int) -> None:
+    """Load what :func:`spill` stored."""
+    image.add("loads", isa.TENSOR, reads=[_memory(image, place, offset)],
+              writes=[Region("act", place.address, place.words)], opcode=Opcode.LOAD_TENSOR,
+              base=Base.OUTPUT, offset=offset,
+              **transfer_fields(name, Strip.whole(place), 0, place.height))
+
+
+def _memory(image: Image, place: Placement, offset: int) -> Region:
+    return Region("memory", offset * 8 // image.config.bus_bits, place.beats)
 
 
 def store_rows(image: Image, name: str, strip: Strip, first: int, last: int, offset: int) -> None:
@@ -48,13 +69,6 @@ def store_rows(image: Image, name: str, strip: Strip, first: int, last: int, off
               **transfer_fields(name, strip, first, last))
 
 
-def input_rows(operation: Gemm | Pool, height: int, first: int, last: int) -> tuple[int, int]:
-    """The rows of an input of ``height`` that output rows ``first`` to ``last`` are made from."""
-    begin = first * operation.stride[0] - operation.padding[0]
-    end = (last - 1) * operation.stride[0] - operation.padding[0] + operation.kernel[0]
-    return max(0, begin), min(height, max(end, 0))
-
-
 class Tile:
     """One row tile of an operation, or a group of channels of a pooling, ready to be executed.
 
@@ -63,13 +77,14 @@ class Tile:
     operation : Gemm or Pool
     weights, slots : Region
         Where they are, once loaded.
-    group : int
-        Of a pooling.
+    first, words : int
+        What it reads of each pixel's words; a pooling one, into the same of its result.
     """
 
     def __init__(self, operation: Gemm | Pool, weights: Region, slots: Region,
-                 group: int = 0) -> None:
-        self.operation, self.weights, self.slots, self.group = operation, weights, slots, group
+                 first: int, words: int) -> None:
+        self.operation, self.weights, self.slots = operation, weights, slots
+        self.first, self.words = first, words
 
     def execute(self, image: Image, source: Strip, target: Strip, residual: Strip | None,
                 first: int, last: int) -> None:
@@ -79,7 +94,8 @@ class Tile:
         begin, end = input_rows(operation, source.height, first, last)
         pad = begin - (first * operation.stride[0] - operation.padding[0])
         place, out = source.place, target.place
-        group_in, group_out = self.group * place.group_pitch, self.group * out.group_pitch
+        group_in = self.first * place.group_pitch
+        group_out = self.first * out.group_pitch if pool else 0
         other = target if residual is None else residual
         reads = [self.weights, self.slots, *source.regions(begin, end)]
         if residual is not None:
@@ -94,7 +110,7 @@ class Tile:
             residual=residual is not None, residual_planes=other.place.planes - 1,
             first_row=(source.row(begin) - pad * place.row_pitch + group_in) % _WRAP,
             height=source.height - begin, width=place.width,
-            groups=1 if pool else place.groups, group_pitch=place.group_pitch,
+            groups=self.words, group_pitch=place.group_pitch,
             row_pitch=place.row_pitch, row_step=place.row_pitch * operation.stride[0] % _WRAP,
             plane_pitch=place.plane_pitch,
             kernel_y=operation.kernel[0], kernel_x=operation.kernel[1],
@@ -112,22 +128,17 @@ class Tile:
             slot_address=self.slots.first, slots=self.slots.words)
 
 
-def tiles(image: Image, operation: Gemm | Pool, lowered: Lowered,
+def tiles(image: Image, operation: Gemm | Pool, plan: Plan,
           target: Placement) -> Iterable[Tile]:
     """The tiles of an operation; each one's weights and slots are loaded when it is asked for."""
     make = _gemm_tiles if isinstance(operation, Gemm) else _pool_tiles
-    return make(image, operation, lowered, target)
+    return make(image, operation, plan, target)
 
 
-def _gemm_tiles(image: Image, gemm: Gemm, lowered: Lowered,
+def _gemm_tiles(image: Image, gemm: Gemm, plan: Plan,
                 target: Placement) -> Iterable[Tile]:
     config = image.config
-    planes = lowered.places[gemm.source].planes
-    try:
-        split = split_rows(gemm.scheme.tolist(), config)
-    except ValueError as error:
-        raise CompileError(f"layer {gemm.name!r} {error}") from error
-
+    planes = plan.places[gemm.source].planes
     engines = [placed.engine for placed in row_engines(config) for _ in placed.lanes]
 
     def result(lane: int, row: int) -> Result:
@@ -135,17 +146,23 @@ def _gemm_tiles(image: Image, gemm: Gemm, lowered: Lowered,
         return Result(lane, row % config.k, place, int(gemm.multiplier[row]),
                       _bias(gemm, row, engines[lane], planes), int(gemm.shift[row]))
 
-    for lanes in split:
-        taken = [(lane, row) for lane, row in enumerate(lanes) if row >= 0]
-        if gemm.wide:       # one result of each requantiser in a slot, whatever its column
-            lanes_of = [[pair for pair in taken if pair[0] % config.requant_lanes == q]
-                        for q in range(config.requant_lanes)]
-            slots = [[pair for pair in row if pair] for row in itertools.zip_longest(*lanes_of)]
-        else:
-            slots = [list(slot.results) for slot in schedule_slots(taken, config)]
-        records = [pack_slot([result(*pair) for pair in slot], config, gemm.wide) for slot in slots]
-        weights = image.load_weights(pack_weights(gemm.values, lanes, config))
-        yield Tile(gemm, weights, image.load_slots(records))
+    for part in gemm.parts(config.k):
+        try:
+            split = split_rows([int(gemm.scheme[row]) for row in part.rows], config)
+        except ValueError as error:
+            raise CompileError(f"layer {gemm.name!r} {error}") from error
+        for lanes in split:
+            taken = [(lane, part.rows[row]) for lane, row in enumerate(lanes) if row >= 0]
+            if gemm.wide:   # one result of each requantiser in a slot, whatever its column
+                lanes_of = [[pair for pair in taken if pair[0] % config.requant_lanes == q]
+                            for q in range(config.requant_lanes)]
+                slots = [[pair for pair in row if pair] for row in itertools.zip_longest(*lanes_of)]
+            else:
+                slots = [list(slot.results) for slot in schedule_slots(taken, config)]
+            records = [pack_slot([result(*pair) for pair in slot], config, gemm.wide)
+                       for slot in slots]
+            weights = image.load_weights(pack_weights(part.values, lanes, config))
+            yield Tile(gemm, weights, image.load_slots(records), part.first, part.words)
 
 
 def _bias(gemm: Gemm, row: int, engine: type[RowEngine], planes: int) -> int:
@@ -163,7 +180,7 @@ def _bias(gemm: Gemm, row: int, engine: type[RowEngine], planes: int) -> int:
     return bias
 
 
-def _pool_tiles(image: Image, pool: Pool, lowered: Lowered,
+def _pool_tiles(image: Image, pool: Pool, plan: Plan,
                 target: Placement) -> Iterable[Tile]:
     """The pool lanes are the channels of a word, so every group has the same slots."""
     config = image.config
@@ -172,8 +189,8 @@ def _pool_tiles(image: Image, pool: Pool, lowered: Lowered,
                           for lane, channel in slot.results], config)
                for slot in schedule_slots(lanes, config)]
     slots = image.load_slots(records)
-    for group in range(lowered.places[pool.source].groups):
-        yield Tile(pool, Region("weights", 0, 0), slots, group)
+    for group in range(plan.places[pool.source].groups):
+        yield Tile(pool, Region("weights", 0, 0), slots, group, 1)
 
 
 def cuts(rows: int, parts: int) -> Sequence[tuple[int, int]]:

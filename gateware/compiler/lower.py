@@ -2,13 +2,12 @@
 """From graph nodes to operations of the tile engine, and from tensors to places in its buffer."""
 
 import dataclasses
-import itertools
-from collections import Counter
+import math
 
-import numpy as np
-
+from gateware.compiler.operations import CompileError, Gemm, Pool, operands
 from gateware.compiler.patches import Patches, identity, rewrite
-from gateware.compiler.place import MAX_GROUPS, DoesNotFit, Life, Placement, allocate
+from gateware.compiler.place import MAX_GROUPS, Placement
+from gateware.compiler.plan import Plan, make_plan
 from gateware.config import AccelConfig
 from gateware.isa import SIZE_BITS
 from gateware.window import Window
@@ -16,77 +15,19 @@ from quant.intgraph import AvgPool, Conv, Flatten, Host, IntGraph, Linear, MaxPo
 from quant.numerics import ACT_BITS, SHIFT_MIN, act_max
 
 
-class CompileError(ValueError):
-    """A graph that this accelerator cannot run; the message names the layer and the reason."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Gemm:
-    """A convolution; a linear layer is one whose kernel is its whole input.
-
-    values : int64 (rows, channels, kernel_y, kernel_x)
-    multiplier, bias, shift, scheme : (rows,)
-    """
-
-    name: str
-    source: str
-    target: str
-    values: np.ndarray
-    scheme: np.ndarray
-    multiplier: np.ndarray
-    bias: np.ndarray
-    shift: np.ndarray
-    stride: tuple[int, int]
-    padding: tuple[int, int, int, int]
-    low: int
-    high: int
-    wide: bool
-    residual: str | None
-    residual_n: int
-
-    @property
-    def kernel(self) -> tuple[int, int]:
-        return self.values.shape[2:]
-
-
-@dataclasses.dataclass(frozen=True)
-class Pool:
-    """Maximum or sum over a window, requantised by one M, B, S."""
-
-    name: str
-    source: str
-    target: str
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int, int, int]
-    total: bool
-    multiplier: int
-    bias: int
-    shift: int
-    low: int
-    high: int
-    wide: bool = False
-    residual: str | None = None
-
-
 @dataclasses.dataclass(frozen=True)
 class Lowered:
-    """Operations in order, and every tensor's place.
+    """Operations in order, every tensor's place, and what the host makes of the image."""
 
-    strips : for a convolution whose result only the maximum pooling after it reads, and which does
-        not fit as a whole: how many rows of the pooling's result are made at a time. The place of
-        such a result holds the rows that this takes.
-    patches : what the host makes of the image
-    """
-
-    operations: tuple[Gemm | Pool, ...]
-    places: dict[str, Placement]
-    strips: dict[str, int]
+    plan: Plan
     patches: Patches
 
 
-def lower(graph: IntGraph, config: AccelConfig) -> Lowered:
-    """Lower ``graph`` for ``config``. Raises CompileError naming the layer and the reason."""
+def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
+    """Lower ``graph`` for ``config`` and ``batch`` images in a run.
+
+    Raises CompileError naming the layer and the reason.
+    """
     for node in graph.nodes:
         if isinstance(node, Host):
             raise CompileError(f"node {node.name!r} runs {', '.join(node.ops) or 'nothing'} on the "
@@ -110,8 +51,8 @@ def lower(graph: IntGraph, config: AccelConfig) -> Lowered:
     source = graph.tensor(graph.header.input)
     patches = identity(source.shape, source.zero_point)
     first = operations[0]
-    if isinstance(graph.nodes[0], Conv) and sum(
-            source.name in (o.source, getattr(o, "residual", None)) for o in operations) == 1:
+    if isinstance(first, Gemm) and isinstance(graph.nodes[0], Conv) and first.groups == 1 and sum(
+            source.name in operands(o) for o in operations) == 1:
         better = rewrite(first.values, first.stride, first.padding, forms[source.name],
                          forms[first.target], config)
         operations[0] = dataclasses.replace(
@@ -122,8 +63,7 @@ def lower(graph: IntGraph, config: AccelConfig) -> Lowered:
             width=patches.x.size)
     for operation in operations:
         _check(forms, operation, config)
-    places, strips = _place(graph, operations, forms, config)
-    return Lowered(tuple(operations), places, strips, patches)
+    return Lowered(make_plan(graph, operations, forms, config, batch), patches)
 
 
 def _operation(graph: IntGraph, node: Node, stored: dict[str, str]) -> Gemm | Pool:
@@ -138,18 +78,15 @@ def _operation(graph: IntGraph, node: Node, stored: dict[str, str]) -> Gemm | Po
         return Pool(node.name, source, node.output, node.kernel, node.stride, (0, 0, 0, 0), True,
                     node.multiplier, node.bias, node.shift, node.low, node.high)
     layer = graph.layers[node.name]
-    values, stride, padding = layer.values, (1, 1), (0, 0, 0, 0)
+    values, stride, padding, groups = layer.values, (1, 1), (0, 0, 0, 0), 1
     if isinstance(node, Conv):
-        if node.groups != 1:
-            raise CompileError(f"layer {node.name!r} has {node.groups} groups; the array computes "
-                               "convolutions with groups=1 only")
-        stride, padding = node.stride, node.padding
+        stride, padding, groups = node.stride, node.padding, node.groups
     else:
         values = values.reshape(len(values), *graph.tensor(source).shape)
     return Gemm(node.name, source, node.output, values, layer.scheme, layer.multiplier, layer.bias,
                 layer.shift, stride, padding, node.low, node.high, node.wide,
                 stored[node.residual.tensor] if node.residual else None,
-                node.residual.n if node.residual else 0)
+                node.residual.n if node.residual else 0, groups)
 
 
 def _check(forms: dict[str, Placement], operation: Gemm | Pool, config: AccelConfig) -> None:
@@ -182,71 +119,7 @@ def _check(forms: dict[str, Placement], operation: Gemm | Pool, config: AccelCon
         refuse(f"adds {operation.residual!r} flattened; its words are not in that order")
     if source.groups > MAX_GROUPS:
         refuse(f"reads {source.groups} words per pixel, the most are {MAX_GROUPS}")
-    words = source.groups * operation.kernel[0] * operation.kernel[1]
+    words = max(part.words for part in operation.parts(config.k)) * math.prod(operation.kernel)
     if words > config.weight_depth:
         refuse(f"needs {words} weight words per row tile, the weight buffer holds "
                f"{config.weight_depth}")
-
-
-def _place(graph: IntGraph, operations: list[Gemm | Pool], forms: dict[str, Placement],
-           config: AccelConfig) -> tuple[dict[str, Placement], dict[str, int]]:
-    """Places over the operations' order; a tensor's words are free after its last reader.
-
-    What does not fit is tried with more and more strips of those results that can have strips.
-    """
-    most = max((forms[pool.target].height for pool in operations if isinstance(pool, Pool)),
-               default=1)
-    first_error = None
-    for count in range(1, most + 1):
-        strips = {} if count == 1 else {
-            gemm.target: -(-forms[pool.target].height // count)
-            for gemm, pool in _pairs(graph, operations) if forms[pool.target].height >= count}
-        if count > 1 and not strips:
-            break
-        try:
-            return allocate(_lives(graph, operations, forms, strips), config) | {
-                operation.target: forms[operation.target]
-                for operation in operations if operation.wide}, strips
-        except DoesNotFit as error:
-            first_error = first_error or error
-    by_target = {operation.target: operation.name for operation in operations}
-    reason = (f"the output of layer {by_target[first_error.name]!r}"
-              if first_error.name in by_target else f"graph input {first_error.name!r}")
-    raise CompileError(
-        f"{reason} does not fit the activation buffer: {first_error.words} words beside "
-        f"{first_error.used} in use, of {config.act_depth} per bank")
-
-
-def _pairs(graph: IntGraph, operations: list[Gemm | Pool]) -> list[tuple[Gemm, Pool]]:
-    """Convolutions whose result only the maximum pooling right after them reads."""
-    readers = Counter(name for o in operations for name in
-                      filter(None, (o.source, getattr(o, "residual", None))))
-    return [(gemm, pool) for gemm, pool in itertools.pairwise(operations)
-            if isinstance(gemm, Gemm) and isinstance(pool, Pool) and not pool.total
-            and pool.source == gemm.target and readers[gemm.target] == 1
-            and gemm.residual is None and gemm.target != graph.header.output]
-
-
-def _lives(graph: IntGraph, operations: list[Gemm | Pool], forms: dict[str, Placement],
-           strips: dict[str, int]) -> list[Life]:
-    """When each tensor needs its place; steps are operations, strips of a pair are made in one."""
-    steps, step = [], -1
-    for before in [None, *operations[:-1]]:
-        step += before is None or before.target not in strips
-        steps.append(step)
-    last = {}
-    for step, operation in zip(steps, operations, strict=True):
-        for name in filter(None, (operation.source, operation.target, operation.residual)):
-            last[name] = step
-    source = graph.header.input
-    lives = [Life(source, forms[source], 0, last[source])]
-    for index, (step, operation) in enumerate(zip(steps, operations, strict=True)):
-        if operation.wide:
-            continue
-        form = forms[operation.target]
-        if operation.target in strips:
-            pool = operations[index + 1]
-            rows = (strips[operation.target] - 1) * pool.stride[0] + pool.kernel[0]
-            form = dataclasses.replace(form, height=min(form.height, rows))
-        lives.append(Life(operation.target, form, step, last[operation.target]))
-    return lives

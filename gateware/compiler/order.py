@@ -9,12 +9,16 @@ import numpy as np
 from gateware import isa
 from gateware.config import AccelConfig
 
+_MEMORY_WORDS = 1 << 20                 #: more than a run spills
 _FARTHEST = 1 << isa.COUNT_BITS - 2     #: how far behind a wait may be
 
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """Words ``first`` to ``first + words`` of a buffer, which begins anew at its end."""
+    """Words ``first`` to ``first + words`` of a buffer, which begins anew at its end.
+
+    Buffer ``memory`` are the bus words from OUTPUT_BASE on.
+    """
 
     buffer: str
     first: int
@@ -35,7 +39,7 @@ class Order:
     """
 
     def __init__(self, config: AccelConfig) -> None:
-        depths = {"act": config.act_depth, "weights": config.weight_depth,
+        depths = {"memory": _MEMORY_WORDS, "act": config.act_depth, "weights": config.weight_depth,
                   "slots": config.slot_depth, "wide": config.wide_depth}
         self._written, self._read = (
             {buffer: {queue: np.zeros(depth, np.int64) for queue in isa.QUEUES}

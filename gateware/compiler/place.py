@@ -114,35 +114,59 @@ class Strip:
 
 @dataclasses.dataclass(frozen=True)
 class Life:
-    """A tensor that needs a place from step ``born`` to step ``dies``, both inclusive."""
+    """A tensor that needs a place from step ``born`` to step ``dies``, both inclusive.
+
+    over : a tensor of the same shape that dies when this one is born, and of which each word is
+        read before this one's is written: it may lie there
+    """
 
     name: str
     place: Placement
     born: int
     dies: int
+    over: str | None = None
+    copies: int = 1     #: places of this form, one after the other
+
+    @property
+    def words(self) -> int:
+        return self.copies * self.place.words
 
 
 class DoesNotFit(ValueError):
     """Tensors that are needed together are larger than the activation buffer."""
 
-    def __init__(self, name: str, words: int, used: int) -> None:
-        super().__init__(name)
-        self.name, self.words, self.used = name, words, used
+    def __init__(self, life: Life, used: int) -> None:
+        super().__init__(life.name)
+        self.life, self.used = life, used
 
 
 def allocate(lives: Iterable[Life], config: AccelConfig) -> dict[str, Placement]:
     """A place for each tensor, first fit in the order given. Raises DoesNotFit."""
+    depth = min(config.act_depth, 1 << ADDRESS_BITS)
     placed: list[tuple[Life, Placement]] = []
     for life in lives:
-        address, words = 0, life.place.words
-        beside = sorted((place for other, place in placed
+        beside = sorted(((other, place.address, place.address + other.words)
+                         for other, place in placed
                          if other.born <= life.dies and life.born <= other.dies),
-                        key=lambda place: place.address)
-        for other in beside:
-            if address + words <= other.address:
-                break
-            address = max(address, other.address + other.words)
-        if address + words > min(config.act_depth, 1 << ADDRESS_BITS):
-            raise DoesNotFit(life.name, words, sum(place.words for place in beside))
+                        key=lambda taken: taken[1])
+        address = _over(life, beside, depth)
+        if address is None:
+            address = 0
+            for _, begin, end in beside:
+                if address + life.words <= begin:
+                    break
+                address = max(address, end)
+        if address + life.words > depth:
+            raise DoesNotFit(life, sum(other.words for other, *_ in beside))
         placed.append((life, dataclasses.replace(life.place, address=address)))
     return {life.name: place for life, place in placed}
+
+
+def _over(life: Life, beside: list[tuple[Life, int, int]], depth: int) -> int | None:
+    """The address of the tensor that this one may lie over, if nothing else is there."""
+    address = next((begin for other, begin, _ in beside if other.name == life.over), None)
+    if address is None or address + life.words > depth or any(
+            begin < address + life.words and address < end
+            for other, begin, end in beside if other.name != life.over):
+        return None
+    return address

@@ -6,6 +6,8 @@ import dataclasses
 import pytest
 
 import boards
+from boards.board import Board
+from gateware import estimate
 from gateware.build import configure
 from quant.cli import UserError
 
@@ -17,3 +19,32 @@ def test_more_ports_than_the_board_has() -> None:
     assert configure(board, None, **options, ports=4).ports == 4
     with pytest.raises(UserError, match="has 1 memory ports, --ports 2 asks for more"):
         configure(small, None, **options, ports=2)
+
+
+@pytest.mark.parametrize(("resource", "options"), [
+    ("lut", {"rows": 16}), ("ff", {"rows": 16}), ("dsp48e1", {"rows": 16}),
+    ("bram36", {"rows": 16}),
+])
+def test_refusal_names_resource_need_and_limit(resource: str, options: dict[str, int]) -> None:
+    """One less than is needed is refused, what is needed is not."""
+    board = boards.get("zc706")
+    options = {"ratio": None, "clock_hz": None, **options}
+    need = getattr(estimate.resources(configure(board, None, **options)), resource)
+
+    def limited(limit: int) -> Board:
+        device = dataclasses.replace(
+            board.device, limits={**board.device.limits, resource: limit})
+        return dataclasses.replace(board, device=device)
+
+    assert configure(limited(need), None, **options).rows == 16
+    with pytest.raises(UserError, match=rf"^the accelerator needs {need} {resource.upper()} "
+                                        rf"\(estimated\), {board.title} has {need - 1}; use fewer"):
+        configure(limited(need - 1), None, **options)
+
+
+def test_refusal_names_all_that_is_short() -> None:
+    board = boards.get("zedboard")
+    with pytest.raises(UserError, match=r"LUT .* has 53200; .* FF .* has 106400; .* DSP48E1 .* "
+                                        r"has 220; .* BRAM36 .* has 140; use fewer"):
+        configure(board, None, ratio="30:65:5", rows=64, clock_hz=None, pixels=16, ports=4,
+                  weight_depth=2048)

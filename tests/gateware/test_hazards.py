@@ -57,10 +57,14 @@ def test_results_of_an_earlier_execute():
     begin(hazards, "executes", 0)
     hazards.write("act", words(3))
     begin(hazards, "executes", 1)
-    hazards.write("act", words(3))      # in order
     with pytest.raises(HazardError, match="reads word"):
         hazards.read("act", words(3))
-    begin(hazards, "executes", 2, executes=2)
+    hazards.write("act", words(3))      # in order
+    hazards.read("act", words(3))       # its own: an operand that lies where results do
+    begin(hazards, "executes", 2)
+    with pytest.raises(HazardError, match="reads word"):
+        hazards.read("act", words(3))
+    begin(hazards, "executes", 3, executes=3)
     hazards.read("act", words(3))
 
 

@@ -8,16 +8,16 @@ import pytest
 
 from gateware import estimate
 from gateware.compiler import patches
-from gateware.compiler.lower import CompileError, lower
+from gateware.compiler.lower import lower
+from gateware.compiler.operations import CompileError
 from gateware.compiler.patches import Axis, Patches, rewrite
 from gateware.compiler.place import Life, Placement, Strip, allocate
-from gateware.compiler.program import Program, compile_graph
+from gateware.compiler.program import compile_graph
 from gateware.config import AccelConfig
-from gateware.emulator import Emulator
-from quant import golden
 from quant.intgraph import IntGraph
 from quant.ratio import Ratio
-from tests.quant.graphs import INPUT, GraphBuilder, random_images
+from tests.gateware.units import assert_golden
+from tests.quant.graphs import INPUT, GraphBuilder
 
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16, act_depth=512, weight_depth=256)
 
@@ -80,19 +80,19 @@ def first(shape, rows, *args, config=CONFIG, **options):
 def test_what_is_chosen():
     # One channel: nine pixels of a 3x3 kernel are one word.
     lowered = first((1, 8, 8), 16, 3)
-    assert lowered.operations[0].values.shape == (16, 9, 1, 1)
+    assert lowered.plan.operations[0].values.shape == (16, 9, 1, 1)
     # Three channels and a stride of two on a large array: each pixel once, 2x2 to a word.
     large = AccelConfig.from_ratio(Ratio(65, 30, 5), 64, pixels=8, requant_lanes=16,
                                    act_depth=8192)
     lowered = first((3, 224, 224), 64, 7, stride=2, padding=3, config=large)
-    assert lowered.operations[0].values.shape == (64, 12, 4, 4)
-    assert lowered.operations[0].padding == (2, 0, 2, 0)
-    assert lowered.places[INPUT].shape == (12, 112, 112)
+    assert lowered.plan.operations[0].values.shape == (64, 12, 4, 4)
+    assert lowered.plan.operations[0].padding == (2, 0, 2, 0)
+    assert lowered.plan.places[INPUT].shape == (12, 112, 112)
     # What takes more than half of the activation buffer is not chosen, however fast.
     roomy = dataclasses.replace(CONFIG, act_depth=4096)
-    assert first((3, 32, 32), 16, 7, config=roomy).places[INPUT].words > 512
+    assert first((3, 32, 32), 16, 7, config=roomy).plan.places[INPUT].words > 512
     assert first((3, 32, 32), 16, 7, config=dataclasses.replace(
-        CONFIG, act_depth=1024)).places[INPUT].words <= 512
+        CONFIG, act_depth=1024)).plan.places[INPUT].words <= 512
     # Sixteen channels fill a word as they are.
     lowered = first((16, 8, 8), 16, 3)
     assert lowered.patches == patches.identity((16, 8, 8), 0)
@@ -107,30 +107,23 @@ def pooled(size: int, *, rows: int = 20, bits: int = 4) -> IntGraph:
     return build.build()
 
 
-def assert_golden(graph: IntGraph, program: Program, config: AccelConfig, seed: int) -> None:
-    image = random_images(graph, np.random.default_rng(seed))
-    memory = Emulator(config).run(program.image, program.pack(image[0]), program.output_size)
-    reference = golden.run(graph, image)
-    for output in program.outputs:
-        np.testing.assert_array_equal(output.read(memory), reference[output.name][0], output.name)
-
-
 @pytest.mark.parametrize("dump", [False, True])
-@pytest.mark.parametrize(("size", "depth", "rows"), [(18, 512, []), (18, 256, [5]), (22, 256, [1])])
+@pytest.mark.parametrize(("size", "depth", "rows"), [(18, 512, []), (18, 256, [5]), (22, 256, [2])])
 def test_strips(size, depth, rows, dump, seed):
     """The smaller the buffer the more strips; every tensor stays right."""
     config = dataclasses.replace(CONFIG, act_depth=depth)
     graph = pooled(size)
-    assert list(lower(graph, config).strips.values()) == rows
+    assert list(lower(graph, config).plan.strips.values()) == rows
     program = compile_graph(graph, config, dump=dump)
     assert_golden(graph, program, config, seed)
     layers = estimate.cycles(program)
-    assert set(layers) == {"input", "conv0", "max_pool1", "conv2"} and min(layers.values()) >= 0
+    assert set(layers) - {"input"} == {"conv0", "max_pool1", "conv2"}
+    assert min(layers.values()) >= 0
 
 
 def test_a_strip_is_no_larger_than_it_must_be():
     lowered = lower(pooled(18), dataclasses.replace(CONFIG, act_depth=256))
-    place, = (lowered.places[name] for name in lowered.strips)
+    place, = (lowered.plan.places[name] for name in lowered.plan.strips)
     assert place.height == 4 * 2 + 3
 
 

@@ -15,6 +15,7 @@ from sim import pysim
 from tests.gateware.units import TINY, WIDER, fields
 
 WRAP = 1 << isa.ADDRESS_BITS
+CONFIGS = {"P2": TINY, "P4": WIDER, "one copy": dataclasses.replace(TINY, act_copies=1)}
 
 
 @dataclasses.dataclass
@@ -58,20 +59,20 @@ def drain_cycles(f: dict[str, int], job: dict[str, int], lanes: int) -> int:
     return f["slots"] * job["count"] * (lanes if f["wide"] else 2 if two else 1)
 
 
-def issue_cycles(f: dict[str, int], words: list[Expected], lanes: int,
+def issue_cycles(f: dict[str, int], words: list[Expected], config: AccelConfig,
                  free: int = 0) -> tuple[list[int], int]:
     """Cycle of each word, the first in cycle 0, and when the drain of the last ones is over.
 
     A last word waits until the sums before have been read; ``free`` is when an earlier EXECUTE's
     have been.
     """
-    cycles, before = [], -1
+    cycles, before, turn = [], -1, 3 - config.act_copies
     for word in words:
         before = max(before + 1, free if word.job else 0)
         cycles.append(before)
         if word.job:
             late = word.job["final"] and f["out_planes"]    # the last low nibble
-            free = before + drain_cycles(f, word.job, lanes) + late
+            free = before + turn * (drain_cycles(f, word.job, config.requant_lanes) + late)
     return cycles, free
 
 
@@ -121,7 +122,7 @@ async def check(ctx, dut: TileLoop, f: dict[str, int], config: AccelConfig, *, f
     After the last word ``rest`` cycles pass, by default until the drain is over.
     """
     words = nest(f, config.pixels, config.weight_depth)
-    cycles, end = issue_cycles(f, words, config.requant_lanes, free)
+    cycles, end = issue_cycles(f, words, config, free)
     at = dict(zip(cycles, words, strict=True))
     final = max(at)
     rest = end - final if rest is None else rest
@@ -153,7 +154,7 @@ async def check(ctx, dut: TileLoop, f: dict[str, int], config: AccelConfig, *, f
     return stalls, end - (final + rest + 1) - 1
 
 
-@pytest.mark.parametrize("config", [TINY, WIDER], ids=["P2", "P4"])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_cases(config):
     dut = TileLoop(config)
 
@@ -163,10 +164,10 @@ def test_cases(config):
         assert stalls["slow drain"] > 0 and stalls["same size"] == 0
         assert stalls["residual planes without residual"] < stalls["8-bit residual"]
 
-    pysim.run(dut, bench, cycles=6000)
+    pysim.run(dut, bench, cycles=9000)
 
 
-@pytest.mark.parametrize("config", [TINY, WIDER], ids=["P2", "P4"])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_random(config, seed):
     # One after the other in one simulation, so that nothing is left over from the one before.
     dut, rng = TileLoop(config), np.random.default_rng(seed)
@@ -176,7 +177,7 @@ def test_random(config, seed):
             case = random_case(rng, config.pixels)
             await check(ctx, dut, fields(isa.EXECUTE, **case), config)
 
-    pysim.run(dut, bench, cycles=12000)
+    pysim.run(dut, bench, cycles=20000)
 
 
 @pytest.mark.parametrize("rest", [0, 1, 7])

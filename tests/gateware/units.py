@@ -4,11 +4,13 @@
 import numpy as np
 
 from gateware import isa
-from gateware.compiler.lower import CompileError
+from gateware.compiler.operations import CompileError
 from gateware.compiler.program import Program, compile_graph
 from gateware.config import AccelConfig
+from gateware.emulator import Emulator
+from quant import golden
 from quant.intgraph import IntGraph
-from tests.quant.graphs import random_graph
+from tests.quant.graphs import random_graph, random_images
 
 #: The smallest array with every scheme; k = 8.
 TINY = AccelConfig(pot4_rows=2, fixed4_rows=1, fixed8_rows=1, pixels=2, requant_lanes=2,
@@ -63,3 +65,12 @@ def random_program(rng: np.random.Generator, config: AccelConfig,
         except CompileError:
             pass
     raise AssertionError("hardly any random graph can be compiled")
+
+
+def assert_golden(graph: IntGraph, program: Program, config: AccelConfig, seed: int) -> None:
+    """The emulator's outputs of one random image are the golden model's tensors."""
+    image = random_images(graph, np.random.default_rng(seed))
+    memory = Emulator(config).run(program.image, program.pack(image[0]), program.output_size)
+    reference = golden.run(graph, image)
+    for output in program.outputs:
+        np.testing.assert_array_equal(output.read(memory), reference[output.name][0], output.name)

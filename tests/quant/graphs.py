@@ -229,6 +229,18 @@ def _pair(value) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
+def residual_block(image: tuple[int, int, int] = (3, 56, 56)) -> IntGraph:
+    """A stem as large networks have it, and a residual block with a shortcut of 8 bits."""
+    network = GraphBuilder(np.random.default_rng(1), image, bits=8)
+    stem = network.conv(INPUT, 64, 7, stride=2, padding=3)
+    pool = network.max_pool(stem, 3, stride=2, padding=(1, 1, 1, 1))
+    shortcut = network.conv(pool, 128, 1, stride=2, bits=8)
+    inner = network.conv(pool, 128, 3, stride=2, padding=1)
+    last = network.conv(inner, 128, 3, padding=1, residual=shortcut)
+    network.linear(network.flatten(network.avg_pool(last)), 40, wide=True)
+    return network.build()
+
+
 def residual_graph(seed: int, channels: int = 16, size: int = 8, classes: int = 10,
                    ratio: str = "50:25:25", tile_rows: int = 16) -> IntGraph:
     """A ResNet of two blocks, one with a strided shortcut of 8 bits; 8-bit image, wide logits."""

@@ -3,9 +3,11 @@
 
 import pytest
 
+from quant import ratio
 from quant.config import PRESETS, TrainConfig, read_settings
 from quant.methods import METHODS
 from quant.models import MODELS
+from quant.ratio import Ratio
 
 
 def test_presets_are_the_defaults() -> None:
@@ -28,6 +30,22 @@ def test_given_ratio_replaces_that_of_the_method() -> None:
     assert TrainConfig.resolve(ratio="60:35:5").ratio == "60:35:5"
     with pytest.raises(ValueError, match="method 'fixed4' has no POT4 rows"):
         TrainConfig.resolve(method="fixed4", ratio="60:35:5")
+
+
+def test_board_decides_rows_and_ratio(monkeypatch) -> None:
+    arrays = {"zc706": {"ratio": "62:33:5", "rows": 64, "sizes": {}}}
+    monkeypatch.setattr(ratio, "board_arrays", lambda: arrays)
+    config = TrainConfig.resolve(board="zc706")
+    assert (config.ratio, config.tile_rows) == ("62:33:5", 64)
+    assert Ratio.parse(config.ratio).rows(128, config.tile_rows) == (80, 42, 6)
+    fixed = TrainConfig.resolve(board="zc706", method="fixed4")
+    assert (fixed.ratio, fixed.tile_rows) == ("0:100:0", 64)
+    mine = TrainConfig.resolve(board="zc706", ratio="65:30:5", tile_rows=32)
+    assert (mine.ratio, mine.tile_rows) == ("65:30:5", 32)
+    assert TrainConfig.resolve(**config.model_dump()) == config
+    assert TrainConfig.resolve(board="zc706", method="float32").ratio is None
+    with pytest.raises(ValueError, match="no array is known for board 'zc7o6', only for zc706"):
+        TrainConfig.resolve(board="zc7o6")
 
 
 def test_float32_is_not_quantised() -> None:

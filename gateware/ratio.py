@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Solve the ratio of the schemes and the array together, for a board and a network.
+
+python -m gateware.ratio --board zc706                 ResNet-18, 224x224; takes minutes
+python -m gateware.ratio --board zedboard --graph runs/digits/graph.safetensors
+
+Prints the arrays that no other beats in cycles, LUTs, 8-bit rows and PoT-4 rows, the answer marked,
+and draws them. ``gateware.build --ratio auto`` and ``quant.train --board`` take the answers that
+``--keep`` wrote. Resources and cycles are estimated (gateware/estimate.py).
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+import boards
+from boards.board import Board
+from gateware.outline import resnet18
+from gateware.presets import keep, paper
+from gateware.search import PIXELS, ROWS, SHARES, Found, Point, explore
+from quant import cli
+from quant.intgraph import GraphError, IntGraph
+from quant.ratio import Ratio
+
+DPI = 150
+ZYNQ = tuple(name for name, board in boards.BOARDS.items() if board.device.family == "xc7")
+
+
+def macs(graph: IntGraph) -> int:
+    """Multiplications of weights and activations for one image."""
+    outputs = {node.name: graph.tensor(node.output).shape for node in graph.nodes
+               if node.name in graph.layers}
+    return sum(graph.layers[name].values.size * height * width
+               for name, (_, height, width) in outputs.items())
+
+
+def row(point: Point, work: int) -> dict[str, object]:
+    """A point as a JSON-able line of the table; ``work`` is in MACs per image."""
+    config = point.config
+    cycles, clock = point.cycles, config.clock_hz
+    return {
+        "ratio": str(point.ratio), "lanes": ":".join(map(str, config.lanes)),
+        "pixels": config.pixels, "requant_lanes": config.requant_lanes,
+        "ports": config.ports, "act_copies": config.act_copies,
+        "act_depth": config.act_depth, "weight_depth": config.weight_depth,
+        "macs_per_cycle": config.macs_per_cycle,
+        **{f"{name}_percent": round(100 * share, 1) for name, share in point.used.items()},
+        "cycles": cycles, "fixed8_percent": round(100 * point.fixed8_share, 1),
+        "ms": round(1e3 * cycles / clock, 2) if cycles else None,
+        "gops": round(2e-9 * work * clock / cycles, 1) if cycles else None,
+        "refusal": point.refusal,
+    }
+
+
+def table(found: Found, work: int) -> str:
+    """The arrays that no other beats, in Markdown."""
+    lines = ["| ratio | lanes | channels x pixels | MACs/cycle | LUT % | DSP % | BRAM % | cycles | "
+             "ms | GOP/s | 8-bit rows % | |",
+             "|---|---|---|" + "---:|" * 8 + "---|"]
+    for point in found.pareto:
+        r = row(point, work)
+        lines.append(
+            f"| {r['ratio']} | {r['lanes']} | {point.config.k} x {r['pixels']} | "
+            f"{r['macs_per_cycle']} | {r['lut_percent']} | {r['dsp48e1_percent']} | "
+            f"{r['bram36_percent']} | {r['cycles'] or 'none'} | {r['ms'] or ''} | "
+            f"{r['gops'] or ''} | {r['fixed8_percent']} | "
+            f"{'answer' if point is found.answer else ''} |")
+    return "\n".join(lines)
+
+
+def draw(found: Found, title: str) -> Figure:
+    """Cycles (or MACs per cycle) of all points over their LUTs, coloured by the share of PoT-4."""
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    axes = figure.subplots()
+    runs = found.points[0].cycles is not None
+    x = [100 * point.used["lut"] for point in found.points]
+    y = [point.cycles if runs else point.config.macs_per_cycle for point in found.points]
+    dots = axes.scatter(x, y, c=[100 * point.pot4_share for point in found.points], cmap="viridis",
+                        vmin=0, vmax=100,
+                        s=[20 + 600 * point.fixed8_share for point in found.points])
+    best = sorted(found.pareto, key=lambda point: point.used["lut"])
+    axes.plot([100 * point.used["lut"] for point in best],
+              [point.cycles if runs else point.config.macs_per_cycle for point in best],
+              "x", color="#9e1b32", label="beaten by none")
+    answer = found.answer
+    axes.annotate(f"{answer.ratio}", (100 * answer.used["lut"],
+                                      answer.cycles if runs else answer.config.macs_per_cycle),
+                  textcoords="offset points", xytext=(8, 8))
+    axes.axvline(100 * SHARES["lut"], color="#56606b", linewidth=0.8, linestyle=":")
+    axes.set(title=title, xlabel="LUTs of the device, % (estimated)",
+             ylabel="cycles per image (estimated)" if runs else "MACs per cycle")
+    axes.legend()
+    figure.colorbar(dots, label="PoT-4 rows, %; larger dots have more 8-bit rows")
+    return figure
+
+
+def _numbers(text: str, known: Sequence[int], option: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or not set(numbers) <= set(known):
+        raise cli.UserError(f"{option} takes some of {','.join(map(str, known))}, not {text!r}")
+    return numbers
+
+
+def _ratio(text: str | None) -> Ratio | None:
+    try:
+        return None if text is None else Ratio.parse(text)
+    except ValueError as error:
+        raise cli.UserError(str(error)) from error
+
+
+def load(path: Path | None) -> IntGraph:
+    """The graph of a file, or ResNet-18. Raises UserError."""
+    try:
+        return resnet18() if path is None else IntGraph.load(path)
+    except GraphError as error:
+        raise cli.UserError(str(error)) from error
+
+
+def zynq(name: str) -> Board:
+    """The board of that name. Raises UserError where it has no Zynq-7000."""
+    try:
+        board = boards.get(name)
+    except boards.UnknownBoard as error:
+        raise cli.UserError(str(error)) from error
+    if board.device.family != "xc7":
+        raise cli.UserError(f"{board.title} has no DSP48E1 and LUTs of a Zynq-7000, whose costs "
+                            "the ratio is solved for")
+    return board
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    p = cli.Parser(prog="python -m gateware.ratio", description=__doc__)
+    p.add_argument("--board", required=True, metavar="NAME",
+                   help=f"one of {', '.join(ZYNQ)}")
+    p.add_argument("--graph", type=Path, metavar="FILE",
+                   help="integer graph of another network (default: ResNet-18, 224x224)")
+    p.add_argument("--ratio", metavar="A:B:C",
+                   help="find the best array of this ratio (default: the ratio is found, too)")
+    for name, known in (("rows", ROWS), ("pixels", PIXELS)):
+        text = ",".join(map(str, known))
+        p.add_argument(f"--{name}", default=text, metavar="A,B", help="(default: %(default)s)")
+    p.add_argument("--plot", type=Path, metavar="FILE",
+                   help="picture (default: build/ratio-BOARD.png)")
+    p.add_argument("--keep", action="store_true",
+                   help="make the answer that of the board, for gateware.build and quant.train")
+    p.add_argument("-q", "--quiet", action="store_true", help="only the result")
+    p.add_argument("--json", action="store_true", help="print one JSON document")
+    args = p.parse_args(argv)
+    board, graph = zynq(args.board), load(args.graph)
+    found = explore(graph, board, say=(lambda text: None) if args.quiet else cli.say,
+                    given=_ratio(args.ratio), rows=_numbers(args.rows, ROWS, "--rows"),
+                    pixels=_numbers(args.pixels, PIXELS, "--pixels"))
+    try:
+        answer = found.answer
+    except ValueError as error:
+        raise cli.UserError(f"{board.title}: {error}") from error
+    work = macs(graph)
+    picture = args.plot or Path("build") / f"ratio-{board.name}.png"
+    figure = draw(found, f"{graph.header.name} on {board.title}")
+    try:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        FigureCanvasAgg(figure).print_figure(picture, dpi=DPI)
+    except OSError as error:
+        raise cli.UserError(f"cannot write {picture}: {error.strerror}") from error
+    if args.keep:
+        keep(board.name, answer.ratio, answer.config)
+    if args.json:
+        cli.give(json.dumps({
+            "board": board.name, "network": graph.header.name, "refused": dict(found.refused),
+            "pareto": [row(point, work) for point in found.pareto],
+            "answer": row(answer, work)}))
+        return 0
+    cli.give(f"{graph.header.name} on {board.title} at {board.clock_hz / 1e6:g} MHz, all figures "
+             f"estimated; of {len(found.points)} arrays those that no other beats:\n\n"
+             f"{table(found, work)}\n")
+    if found.points[0].cycles is None:
+        cli.give(f"No array runs the network: {found.points[0].refusal}. They are compared by "
+                 "MACs per cycle.")
+    for reason, count in found.refused.most_common():
+        cli.give(f"not among them: {count} arrays, {reason}")
+    cli.give(f"answer: ratio {answer.ratio}, {answer.config.rows} rows "
+             f"{':'.join(map(str, answer.config.lanes))}; the paper's is "
+             f"{paper(board)}. Picture in {picture}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table beside the paper's Table 6: what is kept fits the chips and says what it is."""
+
+import dataclasses
+
+import pytest
+
+import boards
+from bench import table6
+from gateware import estimate, search
+from gateware.config import AccelConfig
+from gateware.outline import resnet18
+from quant.cli import UserError
+from quant.ratio import Ratio
+
+CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 32, pixels=4, ports=4, act_depth=4096,
+                                weight_depth=1024, wide_depth=1024)
+ROW = {"device": "xc7z045", "method": "RMSMP-2", "ratio": "65:30:5",
+       "config": dataclasses.asdict(CONFIG), "refusal": "", "cycles": 860_000,
+       "measured": None}
+
+
+def cells(table: str, method: str) -> list[str]:
+    line = next(line for line in table.splitlines() if line.startswith(f"| {method} "))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_row_beside_the_papers() -> None:
+    measured = ROW | {"measured": {"lut": 109_300, "ff": 1, "dsp48e1": 450, "bram36": 1}}
+    found = cells(table6.table([measured]), "RMSMP-2")
+    assert found[1:5] == ["67", "100", "421.1", "8.6"]
+    assert found[5:7] == ["65:30:5", f"{':'.join(map(str, CONFIG.lanes))} x 16 x 4"]
+    assert found[7:9] == ["50.0", "50.0"]
+    # The paper's cycles give the paper's speed: 421.1 GOP/s are rounded from 8.6 ms.
+    assert float(found[10]) == pytest.approx(421.1, rel=0.01)
+    assert found[11] == "8.60"
+
+
+def test_estimates_are_marked_and_refusals_told() -> None:
+    refused = ROW | {"cycles": None, "refusal": "layer 'conv1' is too large", "device": "xc7z020"}
+    text = table6.table([ROW, refused])
+    assert text.count("(estimated)") == 2 * 2
+    assert "does not fit" in text and "Does not fit: layer 'conv1' is too large." in text
+
+
+@pytest.mark.parametrize("row", table6.kept(), ids=lambda row: f"{row['device']} {row['method']}")
+def test_kept_arrays_fit_their_chip(row: dict[str, object]) -> None:
+    config, board = AccelConfig(**row["config"]), boards.get(table6.BOARDS[row["device"]])
+    given = Ratio.parse(row["ratio"])
+    assert given.lanes(config.rows) == config.lanes
+    assert str(given) == (table6.METHODS[row["method"]][0] or row["ratio"])
+    used, most = dataclasses.asdict(estimate.resources(config)), search.limits(board)
+    assert all(used[cell] <= limit for cell, limit in most.items())
+    if row["cycles"]:
+        least = search.least_cycles(resnet18(), board, config)
+        assert least < row["cycles"] < 2 * least
+    if row["measured"]:
+        assert all(row["measured"][cell] <= limit for cell, limit in board.device.limits.items())
+        for cell, value in row["measured"].items():
+            assert abs(used[cell] / value - 1) <= 0.1 if value else not used[cell]
+
+
+def test_all_methods_are_there() -> None:
+    rows = [(row["device"], row["method"]) for row in table6.kept()]
+    assert rows == [(device, method) for device in table6.BOARDS for method in table6.METHODS]
+
+
+def test_without_results(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(table6, "RESULTS", tmp_path / "none.json")
+    with pytest.raises(UserError, match=r"bench\.table6 --search"):
+        table6.main([])
