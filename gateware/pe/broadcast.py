@@ -5,7 +5,7 @@ from amaranth import *
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from gateware.pe.base import positive
+from gateware.pe.base import delay, positive
 
 BROADCAST_FANOUT = 8    #: registers or engines that one register of a broadcast feeds
 #: Pins that any net of an array feeds at most, clock excepted, with up to 8 pixels.
@@ -42,6 +42,11 @@ def copies(m: Module, value: Value | data.View, count: int, name: str) -> list[V
         m.submodules[f"{name}_copy_{i}"] = register
         m.d.comb += Value.cast(register.i).eq(Value.cast(value))
     return [register.o for register in registers]
+
+
+def steering(m: Module, control: data.View, cycles: int, count: int) -> list[data.View]:
+    """``count`` copies of a control word, ``cycles`` cycles later."""
+    return copies(m, delay(m, control, cycles - 1, name="control"), count, "control")
 
 
 def broadcast_nodes(sinks: int, fanout: int = BROADCAST_FANOUT) -> list[int]:

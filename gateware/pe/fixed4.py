@@ -13,8 +13,8 @@ from gateware.pe.base import (
     delay,
     require_pairs,
 )
-from gateware.pe.broadcast import copies
-from gateware.pe.cascade import LANE_SHIFT, cascade, late, late_bits, two_pixels
+from gateware.pe.broadcast import copies, steering
+from gateware.pe.cascade import LANE_SHIFT, cascade, late, late_bits, late_weights, two_pixels
 from gateware.pe.dsp48 import P_BITS, DspAccumulator, DspMac
 from gateware.pe.logic import pair, single
 from gateware.pe.trees import Term, add_tree, levels, tree_resources
@@ -94,8 +94,7 @@ class Fixed4PairEngine(RowEngine):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         bits = self.scheme.bits
-        steer = delay(m, self.control, self._dot_latency(self.k) - 1, name="control")
-        control = copies(m, steer, self.pixels, "control")
+        control = steering(m, self.control, self._dot_latency(self.k), self.pixels)
         weights = []
         for c in range(self.k):
             both = Cat(self.weights.word_select(row * self.k + c, bits) for row in range(2))
@@ -105,8 +104,8 @@ class Fixed4PairEngine(RowEngine):
 
         preadd = -(CENTRE << LANE_SHIFT) - CENTRE
         for p in range(0, self.pixels, 2):
-            totals = [cascade(m, [(two_pixels(self.act[p][c], self.act[p + 1][c]),
-                                   weights[c].as_signed()) for c in channels],
+            acts = two_pixels(self.act, p)
+            totals = [cascade(m, [(acts[c], weights[c].as_signed()) for c in channels],
                               f"mac_{p}_{i}", preadd=preadd).p
                       for i, channels in enumerate(self._cascades(self.k))]
             for i, (row, pixel) in enumerate(FIELDS):
@@ -186,8 +185,7 @@ class Fixed4DspEngine(RowEngine):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        weights = [late(m, self.weights.word_select(c, self.scheme.bits), c, f"weight_{c}")
-                   for c in range(self.k)]
+        weights = late_weights(m, self.weights, self.scheme.bits)
         # The constants join the first product of a word, the modes come a cycle before the sum.
         pairs = self.pixels // 2
         begun = delay(m, self.control, DspMac.latency_for(preadd=False) - 2, name="begun")
@@ -200,8 +198,7 @@ class Fixed4DspEngine(RowEngine):
             shifted = begin[i].shift & ~begin[i].first
             start = Cat(Const(0, LANE_SHIFT - 1), started, Const(0, ACT_BITS - 1),
                         shifted.replicate(P_BITS - LANE_SHIFT - ACT_BITS + 1))
-            last = cascade(m, [(two_pixels(self.act[p][c], self.act[p + 1][c]),
-                                weights[c].as_signed()) for c in range(self.k)], f"mac_{p}",
+            last = cascade(m, list(zip(two_pixels(self.act, p), weights, strict=True)), f"mac_{p}",
                            start=start)
             accumulator = DspAccumulator()
             m.submodules[f"accumulator_{p}"] = accumulator
@@ -271,8 +268,7 @@ class Fixed4LutEngine(RowEngine):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        steer = delay(m, self.control, self._dot_latency(self.k) - 1, name="control")
-        control = copies(m, steer, self.pixels, "control")
+        control = steering(m, self.control, self._dot_latency(self.k), self.pixels)
         half_bits = ACT_BITS // 2
         limit = self.scheme.denominator * ((1 << half_bits) - 1)
         for p in range(self.pixels):

@@ -10,9 +10,8 @@ from gateware.pe.base import (
     accumulate,
     accumulator_resources,
     control_resources,
-    delay,
 )
-from gateware.pe.broadcast import copies
+from gateware.pe.broadcast import copies, steering
 from gateware.pe.logic import choose, pair, single
 from gateware.pe.trees import Term, add_tree, levels, tree_resources
 from quant.numerics import ACC_BITS, ACT_BITS, NIBBLE_MAX, Scheme
@@ -69,8 +68,7 @@ class Pot4Engine(RowEngine):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         distances = self._distances(m)
-        steer = delay(m, self.control, self.dot_latency(self.k) - 1, name="control")
-        control = copies(m, steer, self.pixels, "control")
+        control = steering(m, self.control, self.dot_latency(self.k), self.pixels)
         for p in range(self.pixels):
             terms = []
             for c in range(self.k):
