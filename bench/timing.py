@@ -1,9 +1,9 @@
 # amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
-"""Place and route every row engine and an array on an LFE5U-85F and print the routed clock.
+"""Place and route every row engine and growing arrays on an LFE5U-85F; print the routed clock.
 
-python -m bench.timing                     engines of 16 channels and 2 pixels; many minutes
-python -m bench.timing --arrays            arrays of growing size instead
+python -m bench.timing                     engines and arrays; many minutes
+python -m bench.timing --only Engine       those whose name contains it
 
 Yosys and nextpnr-ecp5, speed grade 6. Inputs come from a shift register and outputs end in one, so
 that the clock is that of the logic between registers. It is what an open flow can measure: a
@@ -27,18 +27,21 @@ from bench.resources import ENGINES
 from gateware import trellis
 from gateware.array import GemmArray
 from gateware.config import AccelConfig
+from gateware.pe.base import RowEngine
 from gateware.series7 import to_verilog
 from quant import cli
 
-K, PIXELS = 16, 2
+K, PIXELS = 16, 2       #: of the engines
 DEVICE = ("--85k", "--package", "CABGA756", "--speed", "6")
-#: Lanes of arrays, all of 16 channels and 2 pixels.
-ARRAYS = ((2, 2, 1), (5, 2, 1), (10, 4, 2))
+#: Row lanes of the arrays, each twice as large as the one before; of 8 channels and 2 pixels.
+ARRAYS = ((2, 2, 0), (5, 2, 1), (11, 4, 1))
 TOP = "timing"
 
 
 class Harness(wiring.Component):
     """A design between a shift register of its inputs and one of its outputs.
+
+    A LUT at most lies between two registers of the harness, and none between it and the design.
 
     Members
     -------
@@ -83,7 +86,7 @@ def route(design: wiring.Component, name: str, macs: int) -> Routed:
         (here / "design.v").write_text(to_verilog(Harness(design), TOP))
         commands = (
             [tools["YOSYS"], "-q", "-p",
-             f"read_verilog design.v; synth_ecp5 -abc2 -top {TOP} -json design.json"],
+             f"read_verilog design.v; synth_ecp5 -top {TOP} -json design.json"],
             [tools["NEXTPNR_ECP5"], *DEVICE, "--json", "design.json", "--freq", "200", "--seed",
              str(trellis.SEED), "--timing-allow-fail", "--report", "report.json", "--quiet",
              "--lpf-allow-unconstrained"],
@@ -98,18 +101,23 @@ def route(design: wiring.Component, name: str, macs: int) -> Routed:
     return Routed(name, macs, min(c["achieved"] for c in said["fmax"].values()), used)
 
 
-def engine(index: int) -> Routed:
-    kind = ENGINES[index]
-    return route(kind(k=K, pixels=PIXELS), f"{kind.__name__} {K} x {PIXELS}",
-                 kind.rows * K * PIXELS)
+def engine(kind: type[RowEngine]) -> Routed:
+    return route(kind(k=K, pixels=PIXELS), engine_name(kind), kind.rows * K * PIXELS)
 
 
-def array(index: int) -> Routed:
-    pot4, fixed4, fixed8 = ARRAYS[index]
-    config = AccelConfig(pot4_rows=pot4, fixed4_rows=fixed4, fixed8_rows=fixed8, pixels=PIXELS,
-                         requant_lanes=1)
-    return route(GemmArray(config), f"array {pot4}:{fixed4}:{fixed8} x {K} x {PIXELS}",
-                 config.macs_per_cycle)
+def engine_name(kind: type[RowEngine]) -> str:
+    return f"{kind.__name__} {K} x {PIXELS}"
+
+
+def array(lanes: tuple[int, int, int]) -> Routed:
+    pot4, fixed4, fixed8 = lanes
+    config = AccelConfig(pot4_rows=pot4, fixed4_rows=fixed4, fixed8_rows=fixed8, bus_bits=32,
+                         pixels=PIXELS, requant_lanes=1)
+    return route(GemmArray(config), array_name(lanes), config.macs_per_cycle)
+
+
+def array_name(lanes: tuple[int, int, int]) -> str:
+    return f"array {':'.join(map(str, lanes))} x 8 x {PIXELS}"
 
 
 def table(rows: Sequence[Routed]) -> str:
@@ -122,23 +130,38 @@ def table(rows: Sequence[Routed]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     p = cli.Parser(prog="python -m bench.timing", description=__doc__)
-    p.add_argument("--arrays", action="store_true", help="arrays instead of engines")
+    p.add_argument("--only", default="", metavar="TEXT",
+                   help="designs whose name contains it (default: all)")
     p.add_argument("--jobs", type=int, default=2, metavar="N",
                    help="designs at a time (default: %(default)s)")
-    p.add_argument("--out", type=Path, metavar="FILE", help="write the rows there as JSON")
+    p.add_argument("--out", type=Path, metavar="FILE",
+                   help="write the rows there as JSON; rows of other designs in it stay")
     p.add_argument("--json", action="store_true", help="print the rows as one JSON document")
     args = p.parse_args(argv)
-    count, one = (len(ARRAYS), array) if args.arrays else (len(ENGINES), engine)
+    work = {engine_name(kind): (engine, kind) for kind in ENGINES}
+    work |= {array_name(lanes): (array, lanes) for lanes in ARRAYS}
+    chosen = {name: one for name, one in work.items() if args.only in name}
+    if not chosen:
+        raise cli.UserError(f"no design's name contains {args.only!r}; there are "
+                            f"{', '.join(work)}")
+    rows = {}
+    if args.out and args.out.exists():
+        rows = {row["name"]: Routed(**row) for row in json.loads(args.out.read_text())}
     with concurrent.futures.ProcessPoolExecutor(args.jobs) as pool:
-        rows = []
-        for future in [pool.submit(one, index) for index in range(count)]:
-            rows.append(future.result())
-            cli.say(f"{rows[-1].name}: {rows[-1].mhz:.1f} MHz")
-    document = json.dumps([dataclasses.asdict(row) for row in rows], indent=1)
-    if args.out:
-        args.out.write_text(document + "\n")
-    cli.give(document if args.json else table(rows))
+        for future in [pool.submit(*one) for one in chosen.values()]:
+            row = future.result()
+            rows[row.name] = row
+            cli.say(f"{row.name}: {row.mhz:.1f} MHz")
+            if args.out:
+                kept = [rows[name] for name in work if name in rows]
+                args.out.write_text(document(kept) + "\n")
+    rows = [rows[name] for name in work if name in rows]
+    cli.give(document(rows) if args.json else table(rows))
     return 0
+
+
+def document(rows: Sequence[Routed]) -> str:
+    return json.dumps([dataclasses.asdict(row) for row in rows], indent=1)
 
 
 if __name__ == "__main__":

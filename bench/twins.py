@@ -9,8 +9,9 @@ import abc
 
 from amaranth import *
 
-from gateware.pe.base import RowEngine, accumulate, copies, delay
-from gateware.pe.cascade import cascade, late
+from gateware.pe.base import RowEngine, accumulate
+from gateware.pe.broadcast import steering
+from gateware.pe.cascade import cascade, late_weights
 from gateware.pe.dsp48 import DspMac
 from gateware.pe.pot4 import Pot4Engine
 from quant.numerics import ACT_BITS, NIBBLE_MAX, Scheme
@@ -45,8 +46,7 @@ class _SignedEngine(RowEngine):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        steer = delay(m, self.control, self.latency - 3, name="control", reset_less=False)
-        control = copies(m, steer, self.pixels, "control")
+        control = steering(m, self.control, self.latency - 2, self.pixels)
         for p in range(self.pixels):
             terms = []
             for c in range(self.k):
@@ -107,15 +107,12 @@ class UnpackedTwin(RowEngine):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        bits = self.scheme.bits
-        weights = [late(m, self.weights.word_select(c, bits), c, f"weight_{c}")
-                   for c in range(self.k)]
+        weights = late_weights(m, self.weights, self.scheme.bits)
         dot_bits = Shape.cast(range(self.k * self.scheme.denominator * NIBBLE_MAX + 1)).width + 1
-        steer = delay(m, self.control, self.latency - 3, name="control", reset_less=False)
-        control = copies(m, steer, self.pixels, "control")
+        control = steering(m, self.control, self.latency - 2, self.pixels)
         for p in range(self.pixels):
             total = cascade(m, [(Cat(self.act[p][c], Const(0, 21)).as_signed(),
-                                 weights[c].as_signed()) for c in range(self.k)], f"mac_{p}").p
+                                 weights[c]) for c in range(self.k)], f"mac_{p}").p
             m.d.comb += self.sums[0][p].eq(accumulate(
                 m, total[:dot_bits].as_signed(), control[p], shape=self.acc_shape,
                 name=f"pixel_{p}"))

@@ -13,7 +13,6 @@ from amaranth.lib.wiring import In, Out
 from gateware.config import AccelConfig
 from gateware.pe.base import (
     SUM_BITS,
-    CopyRegister,
     Resources,
     RowEngine,
     Word,
@@ -21,73 +20,12 @@ from gateware.pe.base import (
     act_layout,
     delay,
     delay_resources,
-    positive,
 )
+from gateware.pe.broadcast import BROADCAST_FANOUT, Broadcast, broadcast_nodes
 from gateware.pe.lanes import row_engines
 from gateware.pool import PoolEngine, PoolMode
 from gateware.series7 import SharedModule
 from quant.numerics import ACT_BITS
-
-BROADCAST_FANOUT = 8    #: registers or rows that one register of the activation broadcast feeds
-
-
-def broadcast_nodes(sinks: int, fanout: int = BROADCAST_FANOUT) -> list[int]:
-    """Registers in each level of :class:`Broadcast`, the root first."""
-    nodes = [-(-sinks // fanout)]
-    while nodes[0] > 1:
-        nodes.insert(0, -(-nodes[0] // fanout))
-    return nodes
-
-
-class Broadcast(wiring.Component):
-    """A registered tree that hands one value to many sinks.
-
-    Parameters
-    ----------
-    shape : Layout
-        Of the value.
-    sinks : int
-        How many read it.
-    fanout : int
-        Largest number of registers or sinks behind one register.
-
-    Members
-    -------
-    i : In(shape)
-    o : Out(shape).array(leaves)
-        Sink number s reads ``o[s // fanout]``.
-
-    Attributes
-    ----------
-    latency : int
-        Levels of the tree: 1 for up to 8 sinks, 2 for up to 64.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For a number that is not a positive integer, and for a fan-out of one.
-    """
-
-    def __init__(self, shape: data.Layout, *, sinks: int, fanout: int = BROADCAST_FANOUT) -> None:
-        if positive("fanout", fanout) < 2:
-            raise ValueError(f"fanout must be at least 2, not {fanout!r}")
-        self._nodes = broadcast_nodes(positive("sinks", sinks), fanout)
-        self._shape = shape
-        self._fanout = fanout
-        self.latency = len(self._nodes)
-        super().__init__({"i": In(shape), "o": Out(shape).array(self._nodes[-1])})
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        above = [self.i]
-        for level, count in enumerate(self._nodes):
-            nodes = [CopyRegister(self._shape) for _ in range(count)]
-            for i, node in enumerate(nodes):
-                m.submodules[f"node_{level}_{i}"] = node
-                m.d.comb += node.i.eq(above[i // self._fanout])
-            above = [node.o for node in nodes]
-        m.d.comb += [leaf.eq(value) for leaf, value in zip(self.o, above, strict=True)]
-        return m
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +110,8 @@ class GemmArray(wiring.Component):
     @classmethod
     def latency_for(cls, config: AccelConfig) -> int:
         """``latency`` of an array of this configuration."""
-        return max(PoolEngine.latency, *(path.latency for path in _paths(config)))
+        return max(PoolEngine.latency_for(k=config.k, pixels=config.pixels),
+                   *(path.latency for path in _paths(config)))
 
     def model(self, values: Sequence[np.ndarray], words: Sequence[Word],
               pool_mode: PoolMode) -> np.ndarray:
@@ -203,7 +142,7 @@ class GemmArray(wiring.Component):
                     m.d.comb += broadcast.i.act[p][c].eq(delay(
                         m, self.act[p][c], wait + path.engine.skew(c), name=f"{name}_act_{p}_{c}"))
             m.d.comb += broadcast.i.control.eq(
-                delay(m, self.control, wait, name=f"{name}_control", reset_less=False))
+                delay(m, self.control, wait, name=f"{name}_control"))
 
             for sink, first in enumerate(path.lanes):
                 engine = path.engine(k=config.k, pixels=config.pixels)
@@ -221,10 +160,10 @@ class GemmArray(wiring.Component):
                 ]
 
         m.submodules.pool = pool = PoolEngine(k=config.k, pixels=config.pixels)
-        wait = self.latency - PoolEngine.latency
+        wait = self.latency - pool.latency
         m.d.comb += [
-            pool.act.eq(delay(m, self.act, wait, name="pool_act")),
-            pool.control.eq(delay(m, self.control, wait, name="pool_control", reset_less=False)),
+            pool.act.eq(delay(m, self.act, wait + pool.skew, name="pool_act")),
+            pool.control.eq(delay(m, self.control, wait, name="pool_control")),
             pool.mode.eq(delay(m, self.pool_mode, wait, name="pool_mode")),
         ]
         m.d.comb += [self.sums[config.rows + c].eq(pool.sums[c]) for c in range(config.k)]
@@ -236,13 +175,16 @@ class GemmArray(wiring.Component):
         latency = cls.latency_for(config)
         word_bits = config.pixels * config.k * ACT_BITS
         total = PoolEngine.resources(k=config.k, pixels=config.pixels)
-        total += delay_resources(word_bits, latency - PoolEngine.latency)
+        size = {"k": config.k, "pixels": config.pixels}
+        wait = latency - PoolEngine.latency_for(**size)
+        total += delay_resources(word_bits, wait + PoolEngine.skew_for(**size))
+        total += delay_resources(5, wait)
         for path in _paths(config):
             wait = latency - path.latency
             for c in range(config.k):
                 total += delay_resources(config.pixels * ACT_BITS, wait + path.engine.skew(c))
             copies = sum(broadcast_nodes(len(path.lanes)))
-            total += Resources(ff=(word_bits + 4) * copies + 4 * wait)
+            total += Resources(ff=(word_bits + 4) * copies) + delay_resources(4, wait)
             bits = path.engine.rows * config.k * path.engine.scheme.bits
             for _ in path.lanes:
                 total += path.engine.resources(k=config.k, pixels=config.pixels)

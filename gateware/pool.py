@@ -19,7 +19,10 @@ from gateware.pe.base import (
     model_sums,
     positive,
 )
+from gateware.pe.broadcast import BROADCAST_FANOUT, Broadcast, broadcast_nodes, copies
 from quant.numerics import ACC_BITS, ACT_BITS
+
+LANES_PER_COPY = 2      #: lanes that one copy of control and mode steers
 
 
 class PoolMode(enum.Enum, shape=1):
@@ -32,6 +35,8 @@ class PoolMode(enum.Enum, shape=1):
 class PoolEngine(wiring.Component):
     """``k x pixels`` lanes, each the maximum or the sum of its own nibble over the words.
 
+    Control and mode reach the lanes through a registered tree, which is why ``act`` comes later.
+
     Parameters
     ----------
     k, pixels : int
@@ -40,14 +45,19 @@ class PoolEngine(wiring.Component):
     Members
     -------
     act : In(act_layout(k, pixels))
-        ``act[pixel][channel]``.
+        ``act[pixel][channel]``, ``skew`` cycles after ``control``.
     control : In(WordControl)
     mode : In(PoolMode)
-        Belongs to the word; constant over one sum.
+        Together with ``control``; constant over one sum.
     sums : Out(ArrayLayout(ArrayLayout(signed(SUM_BITS), pixels), k))
         ``sums[channel][pixel]``, never negative; the accumulator counts modulo 2^24.
 
-    Latency: 2 cycles from ``control.last`` to ``sums``, one word per cycle.
+    Attributes
+    ----------
+    skew : int
+        Levels of the tree.
+    latency : int
+        ``skew + 2``: cycles from ``control.last`` to ``sums``. One word per cycle.
 
     Raises
     ------
@@ -55,7 +65,6 @@ class PoolEngine(wiring.Component):
         For sizes that are not positive integers.
     """
 
-    latency = 2
     acc_shape = unsigned(ACC_BITS)
 
     def __init__(self, *, k: int, pixels: int) -> None:
@@ -67,6 +76,28 @@ class PoolEngine(wiring.Component):
             "mode": In(PoolMode),
             "sums": Out(data.ArrayLayout(data.ArrayLayout(signed(SUM_BITS), pixels), k)),
         })
+
+    @staticmethod
+    def _copies(k: int, pixels: int) -> int:
+        return -(-k * pixels // LANES_PER_COPY)
+
+    @classmethod
+    def skew_for(cls, *, k: int, pixels: int) -> int:
+        """``skew`` of an engine of this size."""
+        return len(broadcast_nodes(cls._copies(k, pixels))) + 1
+
+    @classmethod
+    def latency_for(cls, *, k: int, pixels: int) -> int:
+        """``latency`` of an engine of this size."""
+        return cls.skew_for(k=k, pixels=pixels) + 2
+
+    @property
+    def skew(self) -> int:
+        return self.skew_for(k=self.k, pixels=self.pixels)
+
+    @property
+    def latency(self) -> int:
+        return self.latency_for(k=self.k, pixels=self.pixels)
 
     @classmethod
     def model(cls, mode: PoolMode, words: Sequence[Word]) -> np.ndarray:
@@ -85,18 +116,30 @@ class PoolEngine(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        layout = data.StructLayout({"control": WordControl(), "mode": PoolMode})
+        count = self._copies(self.k, self.pixels)
+        m.submodules.broadcast = broadcast = Broadcast(layout, sinks=count)
+        m.d.comb += [broadcast.i.control.eq(self.control), broadcast.i.mode.eq(self.mode)]
+        steering = [copy for i, leaf in enumerate(broadcast.o)
+                    for copy in copies(m, leaf, min(BROADCAST_FANOUT, count - i * BROADCAST_FANOUT),
+                                       f"leaf_{i}")]
         for c in range(self.k):
             for p in range(self.pixels):
                 name = f"lane_{c}_{p}"
-                acc, base = accumulator_base(self.control, shape=self.acc_shape, name=name)
+                steer = steering[(c * self.pixels + p) // LANES_PER_COPY]
+                control = steer.control
+                acc, base = accumulator_base(control, shape=self.acc_shape, name=name)
                 nibble, before = self.act[p][c], acc[:ACT_BITS]
-                largest = Mux(self.control.first | (nibble > before), nibble, before)
-                added = Mux(self.mode == PoolMode.MAX, largest, nibble + base)
+                largest = Mux(control.first | (nibble > before), nibble, before)
+                added = Mux(steer.mode == PoolMode.MAX, largest, nibble + base)
                 m.d.comb += self.sums[c][p].eq(
-                    accumulator_sum(m, acc, added, self.control, name=name))
+                    accumulator_sum(m, acc, added, control, name=name))
         return m
 
     @classmethod
     def resources(cls, *, k: int, pixels: int) -> Resources:
         """An estimate, fitted to yosys 0.70 ``synth_xilinx``."""
-        return Resources(lut=31 * k * pixels, ff=1 + 2 * ACC_BITS * k * pixels)
+        count = cls._copies(k, pixels)
+        registers = count + sum(broadcast_nodes(count))
+        return Resources(lut=31 * k * pixels,
+                         ff=(2 * ACC_BITS + 1) * k * pixels + 5 * registers)

@@ -33,11 +33,12 @@ def is_series7(platform: object) -> bool:
 
 def to_verilog(component: wiring.Component, name: str, platform: object = None) -> str:
     """Verilog of an Amaranth component; the same text for the same design on every machine."""
-    text = _convert(component, name, platform)
+    text = module_text(component, name, platform)
     return "\n".join([text, *(platform.modules.values() if is_series7(platform) else ())])
 
 
-def _convert(component: wiring.Component, name: str, platform: object) -> str:
+def module_text(component: wiring.Component, name: str, platform: object) -> str:
+    """:func:`to_verilog` without the modules that ``platform`` collects."""
     # The bundled Yosys: another one on the PATH writes other text.
     os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
     return verilog.convert(
@@ -73,7 +74,7 @@ class SharedModule(wiring.Component):
     def elaborate(self, platform: object) -> Elaboratable:
         if is_series7(platform):
             if self._name not in platform.modules:
-                platform.modules[self._name] = _convert(self._component, self._name, platform)
+                platform.modules[self._name] = module_text(self._component, self._name, platform)
             return instance(self._name, self)
         m = Module()
         m.submodules.component = self._component

@@ -19,7 +19,7 @@ from gateware import estimate
 from gateware.config import AccelConfig
 from gateware.reports import Reports, ToolError
 from gateware.soc.ecp5 import Ecp5Top
-from gateware.verilog import AcceleratorBox
+from gateware.verilog import AcceleratorBox, without_zero_words
 
 TOP = "top"
 FOLDER = "trellis"
@@ -51,7 +51,8 @@ def resources(config: AccelConfig) -> dict[str, int]:
 
 def build_plan(board: Board, config: AccelConfig, accelerator: str, memory_bytes: int) -> BuildPlan:
     """Everything that the tools need: netlist, constraints, scripts."""
-    design = Ecp5Top(AcceleratorBox(config, accelerator), clock_hz=config.clock_hz,
+    box = AcceleratorBox(config, without_zero_words(accelerator))
+    design = Ecp5Top(box, clock_hz=config.clock_hz,
                      memory_bytes=memory_bytes)
     return board.platform().build(
         design, name=TOP, do_build=False,

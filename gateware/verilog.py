@@ -4,6 +4,8 @@
 Simulation and bitstream instantiate the same text through :class:`AcceleratorBox`.
 """
 
+import re
+
 from amaranth import *
 from amaranth.lib import wiring
 
@@ -12,6 +14,7 @@ from gateware.series7 import instance, to_verilog
 from gateware.top import Accelerator, accelerator_signature
 
 MODULE = "accelerator"   #: name of the Verilog module
+_ZERO_WORD = re.compile(r"^ +\S+\[\d+\] = \d+'h0+;\n", re.MULTILINE)
 
 
 def accelerator_verilog(config: AccelConfig, platform: object = None) -> str:
@@ -20,6 +23,14 @@ def accelerator_verilog(config: AccelConfig, platform: object = None) -> str:
     ``platform`` is :class:`~gateware.series7.Series7` for the devices that have its primitives.
     """
     return to_verilog(Accelerator(config), MODULE, platform)
+
+
+def without_zero_words(text: str) -> str:
+    """``text`` without the words of a memory's first content that are 0, a quarter of its lines.
+
+    Memories of an FPGA hold 0 unless told otherwise; a simulator needs to be told.
+    """
+    return _ZERO_WORD.sub("", text)
 
 
 class AcceleratorBox(wiring.Component):

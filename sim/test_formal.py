@@ -11,10 +11,15 @@ import pytest
 
 from gateware.pe import fixed4, pot4
 from gateware.pe.base import RowEngine
+from gateware.pe.dsp48 import DspMac, Head
 from gateware.pe.fixed4 import Fixed4DspEngine, Fixed4LutEngine, Fixed4PairEngine
 from gateware.pe.fixed8 import Fixed8Engine
 from gateware.pe.pot4 import Pot4Engine
-from sim.formal import ProofFailed, prove
+from sim.formal import Slices, prove
+from sim.separate import prove_product, prove_slice
+from sim.smt import ProofFailed
+
+PACKED = (Fixed4PairEngine, Fixed4DspEngine, Fixed8Engine)
 
 
 @pytest.mark.parametrize("kind, k, words, any_control", [
@@ -25,18 +30,42 @@ def test_engine_keeps_its_contract(kind: type[RowEngine], k: int, words: int, an
     prove(kind(k=k, pixels=1), words=words, any_control=any_control, folder=tmp_path)
 
 
-@pytest.mark.parametrize("kind, split", [
-    (Fixed4PairEngine, "weights"), (Fixed4DspEngine, "weights"), (Fixed8Engine, "act")])
-def test_packed_products_are_separate_ones(
-        kind: type[RowEngine], split: str, tmp_path: Path) -> None:
-    prove(kind(k=1, pixels=2), words=1, any_control=False, split=split, folder=tmp_path)
+@pytest.mark.parametrize("kind", PACKED)
+def test_a_packed_product_is_separate_ones(kind: type[RowEngine], tmp_path: Path) -> None:
+    prove_product(kind, folder=tmp_path)
 
 
-def test_a_wrong_constant_of_the_pre_adder_is_found(monkeypatch, tmp_path: Path) -> None:
-    engine = Fixed4PairEngine(k=2, pixels=2)
+# The slices of Fixed4DspEngine are those of Fixed8Engine, with fewer weights.
+@pytest.mark.parametrize("head", [Head.PRODUCT, Head.SUM])
+@pytest.mark.parametrize("kind", [Fixed4PairEngine, Fixed8Engine])
+def test_a_slice_keeps_its_fields_apart(
+        kind: type[RowEngine], head: Head, tmp_path: Path) -> None:
+    prove_slice(kind, head, folder=tmp_path)
+
+
+@pytest.mark.parametrize("kind, k, slices", [
+    (Fixed4PairEngine, 8, Slices.SEPARATE), (Fixed8Engine, 16, Slices.SEPARATE),
+    (Fixed4DspEngine, 2, Slices.FIELDS)])
+def test_engine_on_slices_keeps_its_contract(
+        kind: type[RowEngine], k: int, slices: Slices, tmp_path: Path) -> None:
+    prove(kind(k=k, pixels=2), words=2, slices=slices, folder=tmp_path)
+
+
+def test_weights_that_are_too_close_are_found(tmp_path: Path) -> None:
+    with pytest.raises(ProofFailed, match="a product of Fixed4PairEngine is not what its fields"):
+        prove_product(Fixed4PairEngine, shift=9, folder=tmp_path)
+
+
+def test_a_wrong_constant_of_the_pre_adder_is_found(tmp_path: Path) -> None:
+    mac = DspMac(preadd=-(8 << 20) - 7)
+    with pytest.raises(ProofFailed, match="a slice of Fixed4PairEngine mixes its fields in cycle"):
+        prove_slice(Fixed4PairEngine, Head.PRODUCT, mac=mac, folder=tmp_path)
+
+
+def test_an_engine_with_another_constant_is_found(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(fixed4, "CENTRE", 7)
-    with pytest.raises(ProofFailed, match=r"Fixed4PairEngine\(k=2\) breaks its contract in cycle"):
-        prove(engine, words=1, any_control=False, folder=tmp_path)
+    with pytest.raises(ProofFailed, match=r"Fixed4PairEngine\(k=1\) breaks its contract in cycle"):
+        prove(Fixed4PairEngine(k=1, pixels=2), words=1, any_control=False, folder=tmp_path)
 
 
 def test_a_missing_borrow_is_found(monkeypatch, tmp_path: Path) -> None:
@@ -45,7 +74,7 @@ def test_a_missing_borrow_is_found(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(fixed4, "_add_fields", lambda m, fields, name: add_fields(
         m, [(field, None) for field, _ in fields], name))
     with pytest.raises(ProofFailed, match="breaks its contract"):
-        prove(engine, words=1, any_control=False, folder=tmp_path)
+        prove(engine, words=1, any_control=False, slices=Slices.SEPARATE, folder=tmp_path)
 
 
 def test_a_wrong_bit_of_a_lut_is_found(monkeypatch, tmp_path: Path) -> None:

@@ -114,37 +114,6 @@ def delay_resources(bits: int, cycles: int) -> Resources:
     return Resources(ff=bits * cycles) if cycles < 3 else Resources(lut=bits * -(-cycles // 32))
 
 
-class CopyRegister(wiring.Component):
-    """``o`` is ``i`` one cycle later: one of several copies that share the sinks of a value.
-
-    A module of its own, with ``keep``, so that no synthesiser merges it with its equal siblings.
-
-    Members
-    -------
-    i : In(shape)
-    o : Out(shape)
-    """
-
-    def __init__(self, shape: data.Layout | Shape) -> None:
-        super().__init__({"i": In(shape), "o": Out(shape)})
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        copy = Signal(self.i.shape(), attrs={"keep": "true"})
-        m.d.sync += Value.cast(copy).eq(Value.cast(self.i))
-        m.d.comb += Value.cast(self.o).eq(Value.cast(copy))
-        return m
-
-
-def copies(m: Module, value: Value | data.View, count: int, name: str) -> list[Value | data.View]:
-    """``count`` registered copies of ``value``, which stay apart in synthesis."""
-    registers = [CopyRegister(value.shape()) for _ in range(count)]
-    for i, register in enumerate(registers):
-        m.submodules[f"{name}_copy_{i}"] = register
-        m.d.comb += Value.cast(register.i).eq(Value.cast(value))
-    return [register.o for register in registers]
-
-
 def accumulator_base(control: data.View, *, shape: Shape, name: str) -> tuple[Signal, Value]:
     """An accumulator register and what :class:`WordControl` says the next word is added to."""
     acc = Signal(shape, name=f"{name}_acc", reset_less=True)
@@ -156,7 +125,7 @@ def accumulator_sum(m: Module, acc: Signal, added: Value, control: data.View, *,
                     name: str) -> Signal:
     """Load ``acc`` with ``added`` for a valid word; returns ``sums``, two cycles later."""
     total = Signal(acc.shape(), name=f"{name}_sum", reset_less=True)
-    done = Signal(name=f"{name}_done")
+    done = Signal(name=f"{name}_done", reset_less=True)
     with m.If(control.valid):
         m.d.sync += acc.eq(added)
     m.d.sync += done.eq(control.valid & control.last)
@@ -179,6 +148,11 @@ def accumulate(m: Module, dot: Value, control: data.View, *, shape: Shape, name:
     if carry is not None:
         added = (Cat(carry, dot).as_signed() + Cat(carry, base).as_signed()) >> 1
     return accumulator_sum(m, acc, added, control, name=name)
+
+
+def control_resources(cycles: int) -> Resources:
+    """What it costs to have a control word ``cycles`` cycles later."""
+    return delay_resources(WordControl().size, cycles)
 
 
 def accumulator_resources(shape: Shape) -> Resources:

@@ -5,6 +5,7 @@
 from collections.abc import Sequence
 
 from amaranth import *
+from amaranth.lib import data
 
 from gateware.pe.base import RowEngine
 from gateware.pe.dsp48 import DspMac, Head
@@ -14,9 +15,10 @@ from quant.numerics import ACT_BITS
 LANE_SHIFT = 20     #: distance of the two pixels inside the 48-bit sum
 
 
-def two_pixels(first: Value, second: Value) -> Value:
-    """Operand ``second * 2^20 + first`` of two nibbles."""
-    return Cat(first, Const(0, LANE_SHIFT - ACT_BITS), second, Const(0, 1)).as_signed()
+def two_pixels(act: data.View, pixel: int) -> list[Value]:
+    """For each channel of ``act`` the operand ``a1 * 2^20 + a0``, of ``pixel`` and the next."""
+    return [Cat(a0, Const(0, LANE_SHIFT - ACT_BITS), a1, Const(0, 1)).as_signed()
+            for a0, a1 in zip(act[pixel], act[pixel + 1], strict=True)]
 
 
 def late(m: Module, code: Value, cycles: int, name: str) -> Value:
@@ -28,6 +30,12 @@ def late(m: Module, code: Value, cycles: int, name: str) -> Value:
         m.d.sync += register.eq(code)
         code = register
     return code
+
+
+def late_weights(m: Module, weights: Value, bits: int) -> list[Value]:
+    """The weights of one row, signed, that of channel c c cycles late."""
+    return [late(m, weights.word_select(c, bits), c, f"weight_{c}").as_signed()
+            for c in range(len(weights) // bits)]
 
 
 def late_bits(k: int, engine: type[RowEngine]) -> int:

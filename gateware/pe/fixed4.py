@@ -9,11 +9,12 @@ from gateware.pe.base import (
     RowEngine,
     accumulate,
     accumulator_resources,
-    copies,
+    control_resources,
     delay,
     require_pairs,
 )
-from gateware.pe.cascade import LANE_SHIFT, cascade, late, late_bits, two_pixels
+from gateware.pe.broadcast import copies, steering
+from gateware.pe.cascade import LANE_SHIFT, cascade, late, late_bits, late_weights, two_pixels
 from gateware.pe.dsp48 import P_BITS, DspAccumulator, DspMac
 from gateware.pe.logic import pair, single
 from gateware.pe.trees import Term, add_tree, levels, tree_resources
@@ -93,9 +94,7 @@ class Fixed4PairEngine(RowEngine):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         bits = self.scheme.bits
-        steer = delay(m, self.control, self._dot_latency(self.k) - 1, name="control",
-                      reset_less=False)
-        control = copies(m, steer, self.pixels, "control")
+        control = steering(m, self.control, self._dot_latency(self.k), self.pixels)
         weights = []
         for c in range(self.k):
             both = Cat(self.weights.word_select(row * self.k + c, bits) for row in range(2))
@@ -105,8 +104,8 @@ class Fixed4PairEngine(RowEngine):
 
         preadd = -(CENTRE << LANE_SHIFT) - CENTRE
         for p in range(0, self.pixels, 2):
-            totals = [cascade(m, [(two_pixels(self.act[p][c], self.act[p + 1][c]),
-                                   weights[c].as_signed()) for c in channels],
+            acts = two_pixels(self.act, p)
+            totals = [cascade(m, [(acts[c], weights[c].as_signed()) for c in channels],
                               f"mac_{p}_{i}", preadd=preadd).p
                       for i, channels in enumerate(self._cascades(self.k))]
             for i, (row, pixel) in enumerate(FIELDS):
@@ -123,7 +122,7 @@ class Fixed4PairEngine(RowEngine):
     def resources(cls, *, k: int, pixels: int) -> Resources:
         more = len(cls._cascades(k)) - 1
         lane = accumulator_resources(cls.acc_shape) + Resources(lut=10, ff=11) * more
-        steering = Resources(ff=late_bits(k, cls) + 4 * cls.latency_for(k))
+        steering = Resources(ff=late_bits(k, cls)) + control_resources(cls._dot_latency(k) - 1)
         return lane * pixels * cls.rows + steering + Resources(dsp48e1=k * pixels // 2)
 
 
@@ -186,19 +185,20 @@ class Fixed4DspEngine(RowEngine):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        weights = [late(m, self.weights.word_select(c, self.scheme.bits), c, f"weight_{c}")
-                   for c in range(self.k)]
+        weights = late_weights(m, self.weights, self.scheme.bits)
         # The constants join the first product of a word, the modes come a cycle before the sum.
-        begin = delay(m, self.control, DspMac.latency_for(preadd=False) - 1, name="begin")
-        started, shifted = begin.first | begin.shift, begin.shift & ~begin.first
-        start = Cat(Const(0, LANE_SHIFT - 1), started, Const(0, ACT_BITS - 1),
-                    shifted.replicate(P_BITS - LANE_SHIFT - ACT_BITS + 1))
-        mode = delay(m, self.control, self.latency - 3, name="mode", reset_less=False)
-        control = delay(m, mode, 1, name="control", reset_less=False)
-        done = delay(m, control.valid & control.last, 1, name="done", reset_less=False)
-        for p in range(0, self.pixels, 2):
-            last = cascade(m, [(two_pixels(self.act[p][c], self.act[p + 1][c]),
-                                weights[c].as_signed()) for c in range(self.k)], f"mac_{p}",
+        pairs = self.pixels // 2
+        begun = delay(m, self.control, DspMac.latency_for(preadd=False) - 2, name="begun")
+        begin = copies(m, begun, pairs, "begin")
+        mode = delay(m, self.control, self.latency - 3, name="mode")
+        control = copies(m, mode, pairs, "control")
+        for i in range(pairs):
+            p = 2 * i
+            started = begin[i].first | begin[i].shift
+            shifted = begin[i].shift & ~begin[i].first
+            start = Cat(Const(0, LANE_SHIFT - 1), started, Const(0, ACT_BITS - 1),
+                        shifted.replicate(P_BITS - LANE_SHIFT - ACT_BITS + 1))
+            last = cascade(m, list(zip(two_pixels(self.act, p), weights, strict=True)), f"mac_{p}",
                            start=start)
             accumulator = DspAccumulator()
             m.submodules[f"accumulator_{p}"] = accumulator
@@ -206,8 +206,9 @@ class Fixed4DspEngine(RowEngine):
                 accumulator.pcin.eq(last.pcout),
                 accumulator.first.eq(mode.first),
                 accumulator.shift.eq(mode.shift),
-                accumulator.valid.eq(control.valid),
+                accumulator.valid.eq(control[i].valid),
             ]
+            done = delay(m, control[i].valid & control[i].last, 1, name=f"done_{p}")
             total = accumulator.p
             for lane in range(2):
                 low = lane * LANE_SHIFT
@@ -221,8 +222,9 @@ class Fixed4DspEngine(RowEngine):
 
     @classmethod
     def resources(cls, *, k: int, pixels: int) -> Resources:
-        return Resources(lut=5, dsp48e1=(k + 1) * pixels // 2,
-                         ff=LANE_SHIFT * pixels + late_bits(k, cls) + 4 * cls.latency_for(k))
+        slices = Resources(lut=2 * pixels, dsp48e1=(k + 1) * pixels // 2,
+                           ff=(LANE_SHIFT + 5) * pixels + late_bits(k, cls) + 4)
+        return slices + control_resources(cls.latency_for(k) - 5)
 
 
 class Fixed4LutEngine(RowEngine):
@@ -266,9 +268,7 @@ class Fixed4LutEngine(RowEngine):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        steer = delay(m, self.control, self._dot_latency(self.k) - 1, name="control",
-                      reset_less=False)
-        control = copies(m, steer, self.pixels, "control")
+        control = steering(m, self.control, self._dot_latency(self.k), self.pixels)
         half_bits = ACT_BITS // 2
         limit = self.scheme.denominator * ((1 << half_bits) - 1)
         for p in range(self.pixels):
@@ -295,7 +295,7 @@ class Fixed4LutEngine(RowEngine):
         tables = Resources(lut=4, ff=limit.bit_length()) * k
         both = Resources(lut=half.bit_length() - 2, ff=(5 * half).bit_length())
         pixel = (tables + tree) * 2 + both + accumulator_resources(cls.acc_shape)
-        return pixel * pixels + Resources(ff=4 * cls._dot_latency(k))
+        return pixel * pixels + control_resources(cls._dot_latency(k) - 1)
 
 
 def _product(m: Module, platform: object, act: Value, code: Value, name: str) -> Signal:

@@ -8,11 +8,11 @@ from gateware.pe.base import (
     RowEngine,
     accumulate,
     accumulator_resources,
-    copies,
-    delay,
+    control_resources,
     require_pairs,
 )
-from gateware.pe.cascade import LANE_SHIFT, cascade, late, late_bits, two_pixels
+from gateware.pe.broadcast import steering
+from gateware.pe.cascade import LANE_SHIFT, cascade, late_bits, late_weights, two_pixels
 from gateware.pe.dsp48 import DspMac
 from quant.numerics import NIBBLE_MAX, Scheme
 
@@ -53,15 +53,13 @@ class Fixed8Engine(RowEngine):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        weights = [late(m, self.weights.word_select(c, self.scheme.bits), c, f"weight_{c}")
-                   for c in range(self.k)]
+        weights = late_weights(m, self.weights, self.scheme.bits)
         dot_bits = Shape.cast(range(-self.k * self.scheme.denominator * NIBBLE_MAX,
                                     self.k * self.scheme.denominator * NIBBLE_MAX + 1)).width
-        steer = delay(m, self.control, self.latency - 3, name="control", reset_less=False)
-        control = copies(m, steer, self.pixels, "control")
+        control = steering(m, self.control, self.latency - 2, self.pixels)
         for p in range(0, self.pixels, 2):
-            total = cascade(m, [(two_pixels(self.act[p][c], self.act[p + 1][c]),
-                                 weights[c].as_signed()) for c in range(self.k)], f"mac_{p}").p
+            total = cascade(
+                m, list(zip(two_pixels(self.act, p), weights, strict=True)), f"mac_{p}").p
             for lane in range(2):
                 dot = total[lane * LANE_SHIFT:][:dot_bits].as_signed()
                 m.d.comb += self.sums[0][p + lane].eq(accumulate(
@@ -71,6 +69,6 @@ class Fixed8Engine(RowEngine):
 
     @classmethod
     def resources(cls, *, k: int, pixels: int) -> Resources:
-        steering = Resources(ff=late_bits(k, cls) + 4 * cls.latency_for(k))
+        steering = Resources(ff=late_bits(k, cls)) + control_resources(cls.latency_for(k) - 3)
         cascades = Resources(dsp48e1=k * pixels // 2)
         return accumulator_resources(cls.acc_shape) * pixels + steering + cascades

@@ -2,7 +2,7 @@
 """Logic that is written twice: portably, and with the primitives of Xilinx' 7-series.
 
 Which of them an engine gets depends on the ``platform`` that it is elaborated for. Both compute the
-same in every cycle; ``sim/test_engines.py`` and ``tests/formal`` hold them together.
+same in every cycle; ``sim/test_engines.py`` and ``sim/test_formal.py`` hold them together.
 """
 
 from collections.abc import Callable

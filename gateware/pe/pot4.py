@@ -9,9 +9,9 @@ from gateware.pe.base import (
     RowEngine,
     accumulate,
     accumulator_resources,
-    copies,
-    delay,
+    control_resources,
 )
+from gateware.pe.broadcast import copies, steering
 from gateware.pe.logic import choose, pair, single
 from gateware.pe.trees import Term, add_tree, levels, tree_resources
 from quant.numerics import ACC_BITS, ACT_BITS, NIBBLE_MAX, Scheme
@@ -68,9 +68,7 @@ class Pot4Engine(RowEngine):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         distances = self._distances(m)
-        steer = delay(m, self.control, self.dot_latency(self.k) - 1, name="control",
-                      reset_less=False)
-        control = copies(m, steer, self.pixels, "control")
+        control = steering(m, self.control, self.dot_latency(self.k), self.pixels)
         for p in range(self.pixels):
             terms = []
             for c in range(self.k):
@@ -149,5 +147,5 @@ class Pot4Engine(RowEngine):
         tree, _ = tree_resources([TERM_LIMIT] * k)
         shifter = Resources(lut=8, ff=ACT_BITS + 1 + TERM_LIMIT.bit_length())
         pixel = shifter * k + tree + accumulator_resources(cls.acc_shape)
-        steering = 3 * k * -(-pixels // PIXELS_PER_COPY) + 4 * cls.dot_latency(k)
-        return pixel * pixels + Resources(ff=steering)
+        distances = Resources(ff=3 * k * -(-pixels // PIXELS_PER_COPY))
+        return pixel * pixels + distances + control_resources(cls.dot_latency(k) - 1)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Models of the 7-series primitives that the accelerator instantiates, as far as it uses them
-// (UG474, UG479). tests/formal holds them against the library of Yosys.
+// (UG474, UG479). sim/test_models.py holds them against the library of Yosys.
 
 module LUT6 (output O, input I0, I1, I2, I3, I4, I5);
   parameter [63:0] INIT = 64'h0;

@@ -5,9 +5,8 @@
 
 import numpy as np
 import pytest
-from amaranth.lib import data
 
-from gateware.array import Broadcast, GemmArray
+from gateware.array import GemmArray
 from gateware.config import AccelConfig
 from gateware.pool import PoolMode
 from sim.words import (
@@ -56,22 +55,3 @@ def test_random_words(name: str, stall: float, mode: PoolMode, seed: int) -> Non
     ("all", 14), ("two levels", 14), ("pot4", 7), ("fixed8", 13)])
 def test_latency(name: str, latency: int) -> None:
     assert GemmArray(CONFIGS[name]).latency == latency
-
-
-@pytest.mark.parametrize("sinks, fanout, leaves, latency", [
-    (1, 8, 1, 1), (8, 8, 1, 1), (9, 8, 2, 2), (64, 8, 8, 2), (65, 8, 9, 3), (5, 2, 3, 3)])
-def test_broadcast(sinks: int, fanout: int, leaves: int, latency: int) -> None:
-    tree = Broadcast(data.StructLayout({"value": 8}), sinks=sinks, fanout=fanout)
-    assert (len(tree.o), tree.latency) == (leaves, latency)
-    values = list(range(1, 20))
-    outputs = [f"o.{leaf}" for leaf in range(leaves)]
-    seen = simulate(tree, [{"i": value} for value in values], outputs)
-    expected = [0] * (latency - 1) + values[:len(values) - latency + 1]
-    assert list(seen.values()) == [expected] * leaves
-
-
-@pytest.mark.parametrize("sinks, fanout, message", [
-    (0, 8, "sinks must be a positive integer, not 0"), (4, 1, "fanout must be at least 2, not 1")])
-def test_broadcast_init_wrong(sinks: int, fanout: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Broadcast(data.StructLayout({"value": 8}), sinks=sinks, fanout=fanout)

@@ -15,8 +15,9 @@ from sim.words import act_bits, assert_sums, control_bits, idle, random_words, s
 def run(engine: PoolEngine, mode: PoolMode, words: Sequence[Word]) -> np.ndarray:
     """Hold the engine against its model in every cycle; returns the model's sums."""
     padded = [*words, *idle(engine.k, engine.pixels, engine.latency)]
+    acts = act_bits(padded, lambda channel: engine.skew)
     stimulus = [{"act": act, "mode": mode.value, "control": control_bits(word)}
-                for act, word in zip(act_bits(padded), padded, strict=True)]
+                for act, word in zip(acts, padded, strict=True)]
     expected = engine.model(mode, words)
     assert_sums(simulate(engine, stimulus, ["sums"])["sums"], expected, engine.latency)
     return expected
@@ -43,10 +44,13 @@ def test_modes_may_change_between_sums() -> None:
     words = [Word(np.array([[value]]), first=first, last=not first)
              for value, first in [(9, True), (9, False), (5, True), (7, False), (9, True),
                                   (1, False)]]
-    modes = [PoolMode.SUM] * 2 + [PoolMode.MAX] * 2 + [PoolMode.SUM] * 2
+    words += idle(1, 1, engine.latency)
+    modes = [PoolMode.SUM] * 2 + [PoolMode.MAX] * 2 + [PoolMode.SUM] * (2 + engine.latency)
+    acts = act_bits(words, lambda channel: engine.skew)
     stimulus = [{"act": act, "mode": mode.value, "control": control_bits(word)}
-                for act, mode, word in zip(act_bits(words), modes, words, strict=True)]
-    assert simulate(engine, [*stimulus, {"control": 0}], ["sums"])["sums"][2::2] == [18, 7, 10]
+                for act, mode, word in zip(acts, modes, words, strict=True)]
+    sums = simulate(engine, stimulus, ["sums"])["sums"]
+    assert sums[engine.latency::2][:3] == [18, 7, 10]
 
 
 def test_two_planes(seed: int) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from bench.twins import TWINS
 from gateware.pe.base import RowEngine, Word
 from gateware.pe.fixed4 import Fixed4DspEngine, Fixed4LutEngine, Fixed4PairEngine
 from gateware.pe.fixed8 import Fixed8Engine
@@ -157,6 +158,13 @@ class TestRowEngine:
     def test_init_not_an_integer(self, kind: type[RowEngine]) -> None:
         with pytest.raises(TypeError, match="float"):
             kind(k=4.0, pixels=2)
+
+
+@pytest.mark.parametrize("kind", TWINS, ids=lambda engine: engine.__name__)
+def test_twins_of_the_bench_keep_the_contract(kind: type[RowEngine], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    words = random_words(rng, k=5, pixels=2, count=100, stall=0.3)
+    run(kind(k=5, pixels=2), random_values(rng, kind.scheme, len(words), 5)[None], words)
 
 
 @pytest.mark.parametrize("kind", [Fixed4PairEngine, Fixed4DspEngine, Fixed8Engine])
