@@ -113,6 +113,15 @@ def _paths(config: AccelConfig) -> list[_Path]:
             for engine in dict.fromkeys(p.engine for p in placed)]
 
 
+def _module_name(path: _Path, config: AccelConfig) -> str:
+    return f"{path.engine.__name__.lower()}_k{config.k}_p{config.pixels}"
+
+
+def engine_modules(config: AccelConfig) -> set[str]:
+    """Names of the Verilog modules of the engines, where the text has modules for them."""
+    return {_module_name(path, config) for path in _paths(config)}
+
+
 class GemmArray(wiring.Component):
     """All row engines and the pool lanes, aligned to one latency.
 
@@ -175,14 +184,6 @@ class GemmArray(wiring.Component):
                 for placed in row_engines(self.config) for lane in placed.lanes]
         return np.concatenate([np.stack(rows, axis=1), PoolEngine.model(pool_mode, words)], axis=1)
 
-    @property
-    def engine_modules(self) -> set[str]:
-        """Names of the Verilog modules of the engines, where the text has modules for them."""
-        return {self._module_name(path) for path in self._paths}
-
-    def _module_name(self, path: _Path) -> str:
-        return f"{path.engine.__name__.lower()}_k{self.config.k}_p{self.config.pixels}"
-
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
@@ -206,7 +207,7 @@ class GemmArray(wiring.Component):
 
             for sink, first in enumerate(path.lanes):
                 engine = path.engine(k=config.k, pixels=config.pixels)
-                shared = SharedModule(engine, self._module_name(path))
+                shared = SharedModule(engine, _module_name(path, config))
                 m.submodules[f"row_{first}"] = shared
                 word = broadcast.o[sink // BROADCAST_FANOUT]
                 lanes = range(first, first + engine.rows)

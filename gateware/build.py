@@ -56,6 +56,11 @@ def parser() -> cli.Parser:
         help=f"integer graph to compile (default: {LATEST} if it exists, else the accelerator "
              f"alone)",
     )
+    g.add_argument(
+        "--batch", type=int, default=1, metavar="N",
+        help="images of a run, for which weights are loaded once where that binds "
+             "(default: %(default)s)",
+    )
     g = p.add_argument_group("array")
     g.add_argument(
         "--ratio",
@@ -139,6 +144,7 @@ def build(
     folder: Path,
     *,
     images: np.ndarray | None = None,
+    batch: int = 1,
     bitstream: bool = True,
     synth: bool = False,
     quiet: bool = False,
@@ -146,14 +152,15 @@ def build(
     """Write the build folder; returns the report. Raises UserError.
 
     With ``synth`` the accelerator is synthesised to count its cells, and there is no bitstream.
-    ``images`` (N, C, H, W), integers, become the golden ones of the driver's self-test.
+    ``images`` (N, C, H, W), integers, become the golden ones of the driver's self-test. The program
+    runs ``batch`` images together.
     """
     say = (lambda text: None) if quiet else cli.say
     partial = folder.with_name(f"{folder.name}.partial")
     target = TARGETS[board.device.family]
     try:
         synthesise = target.synthesiser() if synth else None
-        program = None if graph is None else compile_graph(graph, config)
+        program = None if graph is None else compile_graph(graph, config, batch=batch)
         say(
             f"{board.title}: {config.rows} rows {':'.join(map(str, config.lanes))} x {config.k} "
             f"channels x {config.pixels} pixels; generating Verilog"
@@ -231,6 +238,8 @@ def _write_report(result: dict, folder: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    if args.batch < 1:
+        raise UserError(f"--batch must be at least 1, not {args.batch}")
     try:
         board = boards.get(args.board)
         path = args.graph or (LATEST if LATEST.exists() else None)
@@ -251,6 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         graph,
         args.out / board.name,
         images=golden_images(path) if path else None,
+        batch=args.batch,
         bitstream=not args.project_only,
         synth=args.synth is not None,
         quiet=args.quiet,

@@ -89,12 +89,7 @@ class Emulator:
                 self._hazards.write("weights", at)
                 self.weights[at] = words
             case Opcode.LOAD_SLOTS:
-                words = self._words_of_ports(memory[start:start + size * self.config.ports],
-                                             isa.slot_beats(self.config))
-                at = self._buffer_words("slots", f["destination"], len(words))
-                self._hazards.write("slots", at)
-                for place, word in zip(at.tolist(), words, strict=True):
-                    self.slots[place] = _unpack_slot(word.tobytes(), self.config)
+                self._hazards.write("slots", self.load_slots(f, memory))
             case Opcode.LOAD_TENSOR:
                 if f["base"] == isa.Base.OUTPUT:
                     self._hazards.read("memory", self._bus_words(f))
@@ -112,6 +107,16 @@ class Emulator:
                 results = self.wide[:size * 8 // WIDE_BITS]
                 self._hazards.read("wide", np.arange(len(results)))
                 memory[start:start + size] = results.astype("<i8").tobytes()
+
+    def load_slots(self, f: dict[str, int], memory: bytes) -> np.ndarray:
+        """What a LOAD_SLOTS does; returns the places that it fills."""
+        size = f["beats"] * self.config.bus_bits // 8 * self.config.ports
+        words = self._words_of_ports(memory[f["offset"]:f["offset"] + size],
+                                     isa.slot_beats(self.config))
+        at = self._buffer_words("slots", f["destination"], len(words))
+        for place, word in zip(at.tolist(), words, strict=True):
+            self.slots[place] = _unpack_slot(word.tobytes(), self.config)
+        return at
 
     def _words_of_ports(self, stored: bytes, word_beats: int) -> np.ndarray:
         """Bytes (words, bytes of a word) of what the ports bring one after the other."""

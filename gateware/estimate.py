@@ -41,7 +41,7 @@ class Usage:
 
 
 def cycles(program: Program, beats_per_cycle: float | None = None) -> dict[str, int]:
-    """Cycles per segment (layer) of one image, with a memory that never stalls.
+    """Cycles per segment (layer) of one image, its share of a run, with a memory that never stalls.
 
     ``beats_per_cycle`` is what it gives to all ports together, by default a beat to each. A layer's
     cycles begin when the layers before it are complete: what is loaded for it meanwhile costs
@@ -54,7 +54,7 @@ def cycles(program: Program, beats_per_cycle: float | None = None) -> dict[str, 
         result[segment.layer] = result.get(segment.layer, 0) + max(0, end - before)
         before = max(before, end)
     result[program.segments[-1].layer] += timeline.cycles - before
-    return result
+    return {layer: round(count / program.batch) for layer, count in result.items()}
 
 
 def resources(config: AccelConfig) -> Usage:

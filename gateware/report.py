@@ -63,6 +63,7 @@ def report(
             "graph": program.name,
             "graph_digest": program.graph_digest,
             "bytes": len(program.image),
+            "batch": program.batch,
             "cycles": {"total": sum(cycles.values()), "layers": cycles, "how": "estimated"},
             "layers": layers(graph, config, cycles),
         }
@@ -113,7 +114,8 @@ def markdown(result: dict) -> str:
         lines += [
             "",
             f"Network {program['graph']}, graph {program['graph_digest'][:16]}, program of "
-            f"{program['bytes']} bytes.",
+            f"{program['bytes']} bytes for {program['batch']} image(s) in a run; cycles are an "
+            f"image's share.",
             "",
             f"| layer | cycles ({program['cycles']['how']}) |",
             "|---|---:|",

@@ -157,7 +157,8 @@ def driver_bytes(program: Program | None) -> int:
     if program is None:
         return PAGE
     place = program.input
-    sizes = (len(program.image), place.beats * place.k // 2, program.output_size)
+    sizes = (len(program.image), program.batch * place.beats * place.k // 2,
+             program.output_size)
     return sum(-(-size // PAGE) * PAGE for size in sizes)
 
 

@@ -1,4 +1,3 @@
-# amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
 """Runs compiled programs on the generated Verilog of a whole accelerator, and compares.
 
@@ -11,6 +10,7 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gateware.array import GemmArray
+from gateware.array import engine_modules
 from gateware.compiler.program import Program
 from gateware.config import AccelConfig
 from gateware.series7 import Series7
@@ -26,6 +26,7 @@ from gateware.timeline import Timeline
 from gateware.verilog import accelerator_verilog
 from quant import golden
 from quant.intgraph import IntGraph
+from sim import window as waveform
 from sim.ddr import DDR_VERILOG
 from sim.harness import BUILD_ROOT, SERIES7_MODELS, BenchFailed, build, run_bench
 from sim.simulators import VERILATOR, Simulator, find_simulator
@@ -63,18 +64,20 @@ class Simulation:
     """What the accelerator did.
 
     outputs : for each image, tensors (C, H, W) by name
-    counters : for each image, the accelerator's counters by register name
-    samples : for each image, the same counters and ERROR_DESCRIPTOR from time to time
+    counters : for each run, the accelerator's counters by register name
+    samples : for each run, the same counters and ERROR_DESCRIPTOR from time to time
+    batch : images of a run
     """
 
     outputs: list[dict[str, np.ndarray]]
     counters: list[dict[str, int]]
     samples: list[list[dict[str, int]]] = dataclasses.field(default_factory=list)
+    batch: int = 1
 
     @property
     def cycles(self) -> int:
         """Mean cycles per image, rounded."""
-        return round(sum(c["CYCLES"] for c in self.counters) / len(self.counters))
+        return round(sum(c["CYCLES"] for c in self.counters) / len(self.counters) / self.batch)
 
 
 def simulate(
@@ -87,83 +90,113 @@ def simulate(
     plusargs: Iterable[str] = (),
     testcase: str = "run_images",
     simulator: Simulator | None = None,
-    waves: bool = False,
     build_root: Path = BUILD_ROOT,
 ) -> Simulation:
     """Run integer ``images`` (N, C, H, W) through the generated Verilog.
 
+    As many at a time as the program is for; the last run is filled up with the last image.
     ``verilog`` is the accelerator's file or text; by default it is generated from the program's
     configuration for a 7-series device.
     ``stall`` is the probability out of 256 that each bus channel pauses in a cycle; ``plusargs``
     are those of the DDR model; ``testcase`` is a test of :mod:`sim.benches.accelerator`. Raises
     BenchFailed when a run ends with an error, never ends, or breaks a bus rule.
     """
-    bus_bytes = program.config.bus_bits // 8
-    simulator = simulator or find_simulator(prefer=VERILATOR)
-    memory, inputs, outputs = _layout(program, images)
-    beats = max(MIN_DDR_BEATS, 1 << (len(memory) // bus_bytes).bit_length())
-    if verilog is None:
-        verilog = _generated(program.config)
-    elif isinstance(verilog, Path):
-        verilog = verilog.read_text()
-    built = build(
-        System(program.config, beats),
-        toplevel=TOPLEVEL,
-        extra_verilog=[verilog, DDR_VERILOG, SERIES7_MODELS],
-        optimise=True,
-        modules_apart=GemmArray(program.config).engine_modules,
-        simulator=simulator,
-        waves=waves,
-        build_root=build_root,
-    )
-    expected = Timeline(program.config, program.image).cycles
-    with tempfile.TemporaryDirectory() as folder:
-        contents, job, result = (
-            Path(folder) / name for name in ("memory.hex", "job.json", "result.json")
-        )
-        words = np.frombuffer(
-            memory.ljust(-(-len(memory) // bus_bytes) * bus_bytes, b"\0"), f"<u{bus_bytes}"
-        )
-        contents.write_text(
-            "\n".join(f"{word:0{2 * bus_bytes}x}" for word in words.tolist()) + "\n"
-        )
-        job.write_text(
-            json.dumps(
-                {
-                    "program": 0,
-                    "inputs": inputs,
-                    "outputs": outputs,
-                    "size": program.output_size,
-                    "expected_cycles": expected,
-                    "sample_cycles": max(MIN_SAMPLE, expected // SAMPLES),
-                    "bus_bytes": bus_bytes,
-                    "result": str(result),
-                }
-            )
-        )
-        arguments = [f"+ddr_init={contents}", f"+ddr_stall={stall}", f"+ddr_seed={seed}", *plusargs]
-        run_bench(
-            built,
-            toplevel=TOPLEVEL,
-            test_module="sim.benches.accelerator",
-            testcase=testcase,
-            simulator=simulator,
-            plusargs=arguments,
-            env=_environment(job),
-            seed=seed,
-            waves=waves,
-        )
-        if not result.is_file():
-            raise BenchFailed("the accelerator bench left no result")
-        data = json.loads(result.read_text())
+    system = _System(program, images, verilog, simulator, build_root)
+    data, folder = system.run(testcase, stall, seed, plusargs)
+    shutil.rmtree(folder)
+    outputs = [output for region in data["memory"]
+               for output in program.read(bytes.fromhex(region))]
     return Simulation(
-        [
-            {output.name: output.read(bytes.fromhex(region)) for output in program.outputs}
-            for region in data["memory"]
-        ],
-        data["counters"],
-        data.get("samples", []),
+        outputs[:len(images)], data["counters"], data.get("samples", []), program.batch
     )
+
+
+def trace(
+    program: Program,
+    images: np.ndarray,
+    verilog: Path | str | None,
+    window: tuple[int, int],
+    target: Path,
+    *,
+    stall: int = 0,
+    seed: int = 1,
+    plusargs: Iterable[str] = (),
+    build_root: Path = BUILD_ROOT,
+) -> None:
+    """Simulate one run again, and write the waveform of cycles ``window`` of it to ``target``.
+
+    Other parameters are those of :func:`simulate`, which found the cycles.
+    """
+    system = _System(program, images, verilog, None, build_root, traced=True)
+    plusargs = [*plusargs, f"+trace_from={window[0]}"]
+    _, folder = system.run("run_window", stall, seed, plusargs, {"end": window[1]})
+    shutil.move(folder / waveform.FILE, target)
+    shutil.rmtree(folder)
+
+
+class _System:
+    """A built simulation of a program on some images."""
+
+    def __init__(self, program: Program, images: np.ndarray, verilog: Path | str | None,
+                 simulator: Simulator | None, build_root: Path, *, traced: bool = False) -> None:
+        self._program = program
+        self._simulator = simulator or find_simulator(prefer=VERILATOR)
+        self._memory, inputs, outputs = _layout(program, images)
+        self._bus_bytes = program.config.bus_bits // 8
+        beats = max(MIN_DDR_BEATS, 1 << (len(self._memory) // self._bus_bytes).bit_length())
+        if verilog is None:
+            verilog = _generated(program.config)
+        elif isinstance(verilog, Path):
+            verilog = verilog.read_text()
+        self._built = build(
+            System(program.config, beats, traced=traced),
+            toplevel=TOPLEVEL,
+            extra_verilog=[verilog, DDR_VERILOG, SERIES7_MODELS,
+                           *([waveform.VERILOG] if traced else [])],
+            optimise=True,
+            modules_apart=engine_modules(program.config),
+            simulator=self._simulator,
+            waves=traced,
+            build_root=build_root,
+        )
+        expected = Timeline(program.config, program.image).cycles
+        self._job = {
+            "program": 0,
+            "inputs": inputs,
+            "outputs": outputs,
+            "size": program.output_size,
+            "expected_cycles": expected,
+            "sample_cycles": max(MIN_SAMPLE, expected // SAMPLES),
+            "bus_bytes": self._bus_bytes,
+        }
+
+    def run(self, testcase: str, stall: int, seed: int, plusargs: Iterable[str],
+            more: dict[str, int] | None = None) -> tuple[dict, Path]:
+        """What the bench left, and the folder that it ran in."""
+        with tempfile.TemporaryDirectory() as folder:
+            contents, job, result = (
+                Path(folder) / name for name in ("memory.hex", "job.json", "result.json")
+            )
+            size = -(-len(self._memory) // self._bus_bytes) * self._bus_bytes
+            words = np.frombuffer(self._memory.ljust(size, b"\0"), f"<u{self._bus_bytes}")
+            contents.write_text(
+                "\n".join(f"{word:0{2 * self._bus_bytes}x}" for word in words.tolist()) + "\n"
+            )
+            job.write_text(json.dumps({**self._job, **(more or {}), "result": str(result)}))
+            results = run_bench(
+                self._built,
+                toplevel=TOPLEVEL,
+                test_module="sim.benches.accelerator",
+                testcase=testcase,
+                simulator=self._simulator,
+                plusargs=[f"+ddr_init={contents}", f"+ddr_stall={stall}", f"+ddr_seed={seed}",
+                          *plusargs],
+                env=_environment(job),
+                seed=seed,
+            )
+            if not result.is_file():
+                raise BenchFailed("the accelerator bench left no result")
+            return json.loads(result.read_text()), results.parent
 
 
 @functools.cache
@@ -200,20 +233,24 @@ def _environment(job: Path) -> dict[str, str]:
     environment = {"ACCELERATOR_JOB": str(job)}
     if sys.stderr.isatty():
         environment["ACCELERATOR_TERMINAL"] = os.ttyname(sys.stderr.fileno())
+    elif Path("/proc/self/fd/2").exists():
+        environment["ACCELERATOR_LINES"] = f"/proc/{os.getpid()}/fd/2"
     return environment
 
 
 def _layout(program: Program, images: np.ndarray) -> tuple[bytes, list[int], list[int]]:
-    """Memory contents, and the addresses of each image's input and output."""
+    """Memory contents, and the addresses of each run's inputs and outputs."""
 
     def align(size: int) -> int:
         return -(-size // PAGE) * PAGE
 
     memory, inputs, outputs = bytearray(program.image), [], []
-    for image in np.asarray(images, np.int64):
+    packed = [program.pack(image) for image in np.asarray(images, np.int64)]
+    packed += packed[-1:] * (-len(packed) % program.batch)
+    for first in range(0, len(packed), program.batch):
         memory.extend(bytes(align(len(memory)) - len(memory)))
         inputs.append(len(memory))
-        memory.extend(program.pack(image))
+        memory.extend(b"".join(packed[first:first + program.batch]))
         memory.extend(bytes(align(len(memory)) - len(memory)))
         outputs.append(len(memory))
         memory.extend(bytes(align(program.output_size)))

@@ -41,8 +41,8 @@ class Case:
             images, logits = vectors["images"], vectors["logits"]
         return cls(config, IntGraph.load(run / "graph.safetensors"), images, logits)
 
-    def program(self, dump: bool = False) -> Program:
-        return compile_graph(self.graph, self.config, dump=dump)
+    def program(self, dump: bool = False, batch: int = 1) -> Program:
+        return compile_graph(self.graph, self.config, dump=dump, batch=batch)
 
 
 CaseMaker = Callable[[AccelConfig, str], Case]

@@ -53,6 +53,12 @@ def macs(graph: IntGraph, node: str) -> int:
     return graph.layers[node].values.size * height * width
 
 
+def owners(program: Program) -> list[str]:
+    """The layer of each descriptor."""
+    return [segment.layer for segment in program.segments
+            for _ in range(segment.first, segment.last)]
+
+
 def layer_rows(program: Program, graph: IntGraph, samples: Sequence[dict[str, int]],
                final: dict[str, int]) -> list[LayerRow]:
     """The rows of one image, in the order of the program.
@@ -63,8 +69,7 @@ def layer_rows(program: Program, graph: IntGraph, samples: Sequence[dict[str, in
     """
     rows = {segment.layer: LayerRow(segment.layer, macs(graph, segment.layer))
             for segment in program.segments}
-    owner = [segment.layer for segment in program.segments
-             for _ in range(segment.first, segment.last)]
+    owner = owners(program)
     first = dict.fromkeys(final, 0) | {"ERROR_DESCRIPTOR": 0}
     beat_bytes = program.config.bus_bits // 8
     moments = [first, *samples, final]

@@ -25,7 +25,8 @@ from gateware.timeline import READ_LATENCY, Timeline
 from quant import cli
 from quant.cli import UserError
 from quant.intgraph import GraphError, IntGraph
-from sim.accelerator import Mismatch, Simulation, compare, first_difference, simulate
+from sim import picture, window
+from sim.accelerator import Mismatch, Simulation, compare, first_difference, simulate, trace
 from sim.harness import BenchFailed, BuildFailed, SimulatorNotFound, find_simulator
 from sim.report import LayerRow, layer_rows, table
 from sim.simulators import VERILATOR
@@ -33,6 +34,7 @@ from sim.simulators import VERILATOR
 BUILD = Path("build/zc706")
 GRAPH = Path("runs/latest/graph.safetensors")
 VECTORS = "vectors.npz"
+WAVES = "waves.vcd"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Outcome:
 
     equal : images whose checked tensors all equal the reference
     estimated : cycles per image that the timeline predicts, without pauses of the bus
-    layers : where the cycles of the first image went
+    layers : where the cycles of the first run went
     """
 
     images: int
@@ -94,6 +96,7 @@ def verify(
 ) -> Outcome:
     """Simulate and compare. Raises UserError, CompileError, BenchFailed.
 
+    ``waves`` keeps a waveform of the cycles in which the first wrong value was made.
     ``ddr_bytes`` is what the memory moves per cycle for all ports and both directions together, by
     default a beat per port and direction.
     """
@@ -106,7 +109,7 @@ def verify(
         )
     tensors, logits = load_vectors(graph_path, images)
     if layers:
-        program = compile_graph(graph, program.config, dump=True)
+        program = compile_graph(graph, program.config, dump=True, batch=program.batch)
     start = time.monotonic()
     cli.say(
         f"simulating {len(tensors)} images on {build / 'accelerator.v'}; building the simulation "
@@ -118,7 +121,7 @@ def verify(
     if ddr_bytes is not None:
         plusargs += [f"+ddr_shared_beats={ddr_bytes}", f"+ddr_shared_cycles={bus_bytes}"]
     simulation = simulate(
-        program, tensors, build / "accelerator.v", stall=stall, seed=seed, waves=waves,
+        program, tensors, build / "accelerator.v", stall=stall, seed=seed,
         plusargs=plusargs,
     )
     outputs = [output[graph.header.output] for output in simulation.outputs]
@@ -131,17 +134,48 @@ def verify(
     if mismatch is None and wrong:
         expected = logits[wrong[0]].reshape(outputs[wrong[0]].shape)
         mismatch = first_difference(wrong[0], graph.nodes[-1].name, expected, outputs[wrong[0]])
+    if mismatch and waves:
+        _trace(build, program, graph, tensors, mismatch, simulation,
+               stall=stall, seed=seed, plusargs=plusargs)
     estimated = Timeline(
         program.config,
         program.image,
         beats_per_cycle=None if ddr_bytes is None else ddr_bytes / bus_bytes,
         read_latency=read_latency,
-    ).cycles
+    ).cycles / program.batch
     rows = layer_rows(program, graph, simulation.samples[0], simulation.counters[0])
     return Outcome(
-        len(tensors), len(tensors) - len(wrong), mismatch, simulation, estimated, rows,
+        len(tensors), len(tensors) - len(wrong), mismatch, simulation, round(estimated), rows,
         time.monotonic() - start,
     )
+
+
+def _trace(build: Path, program: Program, graph: IntGraph, tensors: np.ndarray,
+           mismatch: Mismatch, simulation: Simulation, **options: object) -> None:
+    """The waveform around the first wrong value, in ``build``/waves.vcd."""
+    number = mismatch.image // program.batch
+    descriptor = window.producer(program, graph, mismatch.layer, mismatch.channel, mismatch.y)
+    cycles = window.cycles(simulation.samples[number], descriptor,
+                           simulation.counters[number]["CYCLES"])
+    first = number * program.batch
+    cli.say(f"simulating again, for a waveform of cycles {cycles[0]} to {cycles[1]}")
+    trace(program, tensors[first:first + program.batch], build / "accelerator.v", cycles,
+          build / WAVES, **options)
+    cli.say(f"wrote {build / WAVES}: descriptor {descriptor} is at work")
+
+
+def _keep(build: Path, program: Program, outcome: Outcome, text: str) -> None:
+    """The report beside the build: a table and a picture. Raises UserError."""
+    simulation = outcome.simulation
+    try:
+        (build / "simulation.md").write_text(
+            f"{simulation.cycles} cycles per image (measured; estimated {outcome.estimated}).\n\n"
+            f"{text}\n")
+        picture.draw(program, simulation.samples[0], simulation.counters[0],
+                     build / "simulation.png")
+    except OSError as error:
+        raise UserError(f"cannot write the report to {build}: {error.strerror}") from error
+    cli.say(f"wrote {build / 'simulation.md'} and {build / 'simulation.png'}")
 
 
 def parser() -> cli.Parser:
@@ -171,7 +205,9 @@ def parser() -> cli.Parser:
         help="compare the logits only, or every layer's output (default: %(default)s)",
     )
     p.add_argument(
-        "--report", action="store_true", help="print a table of layers: cycles, use, waits, bytes"
+        "--report", action="store_true",
+        help="print a table of layers: cycles, use, waits, bytes; keep it, and a picture of the "
+             "run, beside the build"
     )
     p.add_argument(
         "--ddr-bytes",
@@ -197,7 +233,11 @@ def parser() -> cli.Parser:
     p.add_argument(
         "--seed", type=int, default=1, metavar="N", help="of the stalls (default: %(default)s)"
     )
-    p.add_argument("--waves", action="store_true", help="keep a waveform file in the run's folder")
+    p.add_argument(
+        "--waves",
+        action="store_true",
+        help=f"on a mismatch, simulate again and write the waveform around it to BUILD/{WAVES}",
+    )
     p.add_argument("--json", action="store_true", help="print one JSON document")
     return p
 
@@ -245,7 +285,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"stall {args.stall}/256, {outcome.seconds:.1f} s"
         )
         if args.report:
-            cli.give(table(outcome.layers, Program.load(args.build).config.macs_per_cycle))
+            program = Program.load(args.build)
+            text = table(outcome.layers, program.config.macs_per_cycle)
+            cli.give(text)
+            _keep(args.build, program, outcome, text)
     if outcome.mismatch:
         cli.say(f"error: mismatch: {outcome.mismatch}")
     return 1 if outcome.mismatch else 0

@@ -28,6 +28,8 @@ class System(wiring.Component):
     config : AccelConfig
     ddr_beats : int
         Size of the memory in bus words; it starts at address 0.
+    traced : bool
+        With the module ``trace_window`` of :mod:`sim.window`.
 
     Members
     -------
@@ -37,8 +39,8 @@ class System(wiring.Component):
         A bus rule that the accelerator broke, see :class:`sim.ddr.Ddr`.
     """
 
-    def __init__(self, config: AccelConfig, ddr_beats: int) -> None:
-        self._config, self._ddr_beats = config, ddr_beats
+    def __init__(self, config: AccelConfig, ddr_beats: int, *, traced: bool = False) -> None:
+        self._config, self._ddr_beats, self._traced = config, ddr_beats, traced
         super().__init__(
             {
                 "axil": In(AxiLiteSignature(WINDOW_BITS, 32)),
@@ -50,6 +52,8 @@ class System(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.accelerator = accelerator = AcceleratorBox(self._config)
+        if self._traced:
+            m.submodules.trace = Instance("trace_window", i_clk=ClockSignal())
         m.submodules.budget = budget = DdrBudget(self._config.ports)
         connect(m, flipped(self.axil), accelerator.axil)
         violations = []

@@ -25,7 +25,7 @@ def package(case: CaseMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("package")
     case = case(CONFIG, "65:30:5")
     board = boards.get("pynq_z2")
-    case.program().save(folder)
+    case.program(batch=2).save(folder)
     handover.write_golden(folder, case.graph, case.images)
     handover.write_accelerator(
         folder, board, CONFIG, connection=zynq7.connection(board, CONFIG.ports),

@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 def selftest(accelerator: Accelerator, args: argparse.Namespace) -> Dict[str, Any]:
     result = accelerator.selftest(args.images)
     equal = result.images - len(result.wrong)
-    cycles = round(sum(result.cycles) / max(1, len(result.cycles)))
+    cycles = round(sum(result.cycles) / max(1, result.images))
     text = (
         f"{equal} of {result.images} golden images: all logits equal; {cycles} cycles per image"
     )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a network on an accelerator: the same code on a board and in simulation."""
 
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -30,7 +30,8 @@ class Result:
     logits : np.ndarray
         Int64; the largest is the answer.
     counters : dict of str to int
-        The accelerator's counters by register name; ``CYCLES`` is the run's length.
+        The accelerator's counters by register name; ``CYCLES`` is the run's length, and a run may
+        have several images.
     """
 
     def __init__(self, logits: np.ndarray, counters: Dict[str, int]) -> None:
@@ -102,7 +103,7 @@ class Accelerator:
         empty = np.zeros([place[n] for n in ("channels", "height", "width")], np.int64)
         sizes = {
             "program": len(package.image),
-            "input": pack(empty, place).size,
+            "input": package.batch * pack(empty, place).size,
             "output": package.output_bytes,
         }
         #: Memory of the program, the input tensor and the outputs.
@@ -138,18 +139,39 @@ class Accelerator:
         return Answer(index, names[index] if index < len(names) else str(index), result)
 
     def run(self, image: np.ndarray) -> Result:
-        """Run one image.
+        """Run one image; see :meth:`run_batch`."""
+        return self.run_batch([image])[0]
 
-        Raises ValueError for an image of the wrong shape or range, RunFailed when the accelerator
-        reports an error, RunTimeout when it reports nothing. The next run is not affected.
+    def run_batch(self, images: Sequence[np.ndarray]) -> List[Result]:
+        """Run as many images (C, H, W) together as the program is for, or fewer.
+
+        Raises ValueError for an image of the wrong shape or range and for too many of them,
+        RunFailed when the accelerator reports an error, RunTimeout when it reports nothing. The
+        next run is not affected.
         """
-        tensor = self.package.input
-        codes = gather(input_codes(image, tensor), tensor["patches"])
-        return self._run(pack(codes, tensor["place"]))
+        package, tensor = self.package, self.package.input
+        if not 1 <= len(images) <= package.batch:
+            raise ValueError(
+                f"the program runs 1 to {package.batch} images together, not {len(images)}"
+            )
+        packed = [
+            pack(gather(input_codes(image, tensor), tensor["patches"]), tensor["place"])
+            for image in images
+        ]
+        stored, counters = self._run(np.concatenate(packed))
+        return [
+            Result(
+                unpack(stored[index * package.output_stride + package.output["offset"]:],
+                       package.output),
+                counters,
+            )
+            for index in range(len(images))
+        ]
 
-    def _run(self, packed: np.ndarray) -> Result:
-        registers, output = self.registers, self.package.output
-        self.buffers["input"].array[:] = packed
+    def _run(self, packed: np.ndarray) -> Tuple[np.ndarray, Dict[str, int]]:
+        """The output buffer and the counters of a run on the bytes of some images."""
+        registers = self.registers
+        self.buffers["input"].array[: packed.size] = packed
         self.buffers["input"].to_device()
         # Or a line of the cache that is written back later would cover the results.
         self.buffers["output"].to_device()
@@ -167,8 +189,7 @@ class Accelerator:
             raise self._failure(status["error_code"])
         counters = {name: registers.read(name) for name in registers.counters}
         self.buffers["output"].from_device()
-        stored = self.buffers["output"].array[output["offset"] :]
-        return Result(unpack(stored, output), counters)
+        return self.buffers["output"].array, counters
 
     def _finish(self) -> Dict[str, int]:
         """STATUS when the run is over. Raises RunTimeout after aborting it."""
@@ -219,20 +240,23 @@ class Accelerator:
         """
         golden = self.package.golden()
         wrong, cycles = [], []
-        tensors = golden["images"][:images]
-        for index, image in enumerate(tensors):
-            result = self.run(image)
-            cycles.append(result.counters["CYCLES"])
-            if not np.array_equal(result.logits, golden["logits"][index]):
-                wrong.append(index)
+        tensors, batch = golden["images"][:images], self.package.batch
+        for first in range(0, len(tensors), batch):
+            results = self.run_batch(tensors[first : first + batch])
+            cycles.append(results[0].counters["CYCLES"])
+            for index, result in enumerate(results, first):
+                if not np.array_equal(result.logits, golden["logits"][index]):
+                    wrong.append(index)
         return SelfTest(len(tensors), wrong, cycles)
 
     def throughput(self, images: int) -> Throughput:
         """Speed of ``images`` runs, of the golden images in turn."""
         golden = self.package.golden()["images"]
-        start, cycles = self.hardware.now(), 0
-        for index in range(images):
-            cycles += self.run(golden[index % len(golden)]).counters["CYCLES"]
+        start, cycles, batch = self.hardware.now(), 0, self.package.batch
+        for first in range(0, images, batch):
+            indices = range(first, min(first + batch, images))
+            results = self.run_batch([golden[index % len(golden)] for index in indices])
+            cycles += results[0].counters["CYCLES"]
         return Throughput(images, self.hardware.now() - start, cycles)
 
     # Parts.

@@ -31,12 +31,12 @@ def transfer_fields(name: str, strip: Strip, first: int, last: int) -> dict[str,
             "group_pitch": place.group_pitch, "row_pitch": place.row_pitch}
 
 
-def load_rows(image: Image, name: str, strip: Strip, first: int, last: int) -> None:
-    """Load rows of the graph's input."""
+def load_rows(image: Image, name: str, strip: Strip, first: int, last: int, offset: int) -> None:
+    """Load rows of a graph's input that begins at ``offset``."""
     row_beats = strip.place.beats // strip.place.height
     image.add("loads", isa.TENSOR, writes=strip.regions(first, last),
               opcode=Opcode.LOAD_TENSOR, base=Base.INPUT,
-              offset=first * row_beats * image.config.bus_bits // 8,
+              offset=offset + first * row_beats * image.config.bus_bits // 8,
               **transfer_fields(name, strip, first, last))
 
 

@@ -23,8 +23,11 @@ class Lowered:
     patches: Patches
 
 
-def lower(graph: IntGraph, config: AccelConfig) -> Lowered:
-    """Lower ``graph`` for ``config``. Raises CompileError naming the layer and the reason."""
+def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
+    """Lower ``graph`` for ``config`` and ``batch`` images in a run.
+
+    Raises CompileError naming the layer and the reason.
+    """
     for node in graph.nodes:
         if isinstance(node, Host):
             raise CompileError(f"node {node.name!r} runs {', '.join(node.ops) or 'nothing'} on the "
@@ -60,7 +63,7 @@ def lower(graph: IntGraph, config: AccelConfig) -> Lowered:
             width=patches.x.size)
     for operation in operations:
         _check(forms, operation, config)
-    return Lowered(make_plan(graph, operations, forms, config), patches)
+    return Lowered(make_plan(graph, operations, forms, config, batch), patches)
 
 
 def _operation(graph: IntGraph, node: Node, stored: dict[str, str]) -> Gemm | Pool:

@@ -37,6 +37,7 @@ class Gemm:
     residual: str | None
     residual_n: int
     groups: int = 1
+    image: int = 0      #: of a run of several
 
     @property
     def kernel(self) -> tuple[int, int]:
@@ -97,6 +98,7 @@ class Pool:
     high: int
     wide: bool = False
     residual: str | None = None
+    image: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from gateware.compiler.batch import instance, repeat, together
 from gateware.compiler.operations import (
     CompileError,
     Gemm,
@@ -53,27 +54,30 @@ def input_rows(operation: Gemm | Pool, height: int, first: int, last: int) -> tu
 
 
 def make_plan(graph: IntGraph, operations: Sequence[Gemm | Pool], forms: dict[str, Placement],
-              config: AccelConfig) -> Plan:
+              config: AccelConfig, batch: int = 1) -> Plan:
     """Places over the operations' order; a tensor's words are free after its last reader.
 
     What does not fit is tried with more and more strips of those results that can have strips, each
-    time first with the whole input, then with strips of it; tensors that have to wait for their
-    next reader while there is no room are spilled. Raises CompileError.
+    time first with the whole input, then with strips of it; if that is not enough, tensors that
+    have to wait for their next reader while there is no room are spilled. Raises CompileError.
     """
+    operations, forms = repeat(operations, forms, config, batch)
+    ends = [{instance(name, image) for image in range(batch)}
+            for name in (graph.header.input, graph.header.output)]
     first_error = None
-    for cut in _cuts(graph, operations, forms):
-        pairs = _pairs(graph, operations)
+    cuts = list(_cuts(graph, operations, forms))
+    for spills, cut in itertools.product((False, True), cuts):
         strips = {} if cut.count == 1 else {
             gemm.target: -(-forms[pool.target].height // cut.count)
-            for gemm, pool in pairs if forms[pool.target].height >= cut.count}
+            for gemm, pool in _pairs(graph, operations) if forms[pool.target].height >= cut.count}
         trial, trial_forms = tuple(operations), dict(forms)
         while True:
-            lives = _lives(graph, trial, trial_forms, strips, cut.input_strips)
+            lives = _lives(ends[0], trial, trial_forms, strips, cut.input_strips)
             try:
                 places = allocate(lives, config)
             except DoesNotFit as error:
                 first_error = first_error or error
-                spilled = _spill(graph, trial, lives, error.life)
+                spilled = _spill(ends[0] | ends[1], trial, lives, error.life) if spills else None
                 if spilled is None:
                     break
                 trial, name = spilled
@@ -114,35 +118,38 @@ def _pairs(graph: IntGraph, operations: Sequence[Operation]) -> list[tuple[Gemm,
             and gemm.residual is None and gemm.target != graph.header.output]
 
 
-def _lives(graph: IntGraph, operations: Sequence[Operation], forms: dict[str, Placement],
+def _lives(inputs: set[str], operations: Sequence[Operation], forms: dict[str, Placement],
            strips: dict[str, int], input_strips: bool) -> list[Life]:
-    """When each tensor needs its place; strips of a pair are made in one step."""
-    steps, step = [], -1
-    for before in [None, *operations[:-1]]:
-        step += before is None or before.target not in strips
-        steps.append(step)
+    """When each tensor needs its place; strips of a pair are made in one step, and so is what runs
+    for several images together."""
+    steps, step, in_strips = [], -1, False
+    for run in together(operations):
+        step += not in_strips
+        steps += [step] * len(run)
+        in_strips = run[-1].target in strips
     last = {}
     for step, operation in zip(steps, operations, strict=True):
         for name in filter(None, (*operands(operation), operation.target)):
             last[name] = step
-    source = graph.header.input
-    lives = [Life(source, forms[source], 0, last[source])]
+    lives = []
     for index, (step, operation) in enumerate(zip(steps, operations, strict=True)):
-        if operation.wide or operation.target is None:
-            continue
-        form, over = forms[operation.target], None
-        if operation.target in strips:
+        target = operation.target
+        form, over, copies = forms.get(target), None, 1
+        if target in strips:
             pool = operations[index + 1]
-            rows = (strips[operation.target] - 1) * pool.stride[0] + pool.kernel[0]
+            rows = (strips[target] - 1) * pool.stride[0] + pool.kernel[0]
             form = dataclasses.replace(form, height=min(form.height, rows))
-            if index == 0 and input_strips:
+        for name in inputs & set(operands(operation)) - {life.name for life in lives}:
+            place = forms[name]
+            if input_strips and target in strips:
                 rows = (form.height - 1) * operation.stride[0] + operation.kernel[0]
-                place = dataclasses.replace(
-                    forms[source], height=min(forms[source].height, rows))
-                lives[0] = dataclasses.replace(lives[0], place=place, copies=2)
+                place, copies = dataclasses.replace(place, height=min(place.height, rows)), 2
+            lives.append(Life(name, place, step, last[name], copies=copies))
+        if operation.wide or target is None:
+            continue
         if operation.residual not in (None, operation.source) and last[operation.residual] == step:
             over = operation.residual
-        lives.append(Life(operation.target, form, step, last[operation.target], over))
+        lives.append(Life(target, form, step, last[target], over))
     return lives
 
 
@@ -150,16 +157,16 @@ def _reloaded(name: str) -> str:
     return name + " reloaded"
 
 
-def _spill(graph: IntGraph, operations: tuple[Operation, ...], lives: list[Life],
+def _spill(kept: set[str], operations: tuple[Operation, ...], lives: list[Life],
            failed: Life) -> tuple[tuple[Operation, ...], str] | None:
     """The operations with a tensor in memory while ``failed`` is born, and its name.
 
     It is the smallest of those that nobody reads then; None if there is none.
     """
-    at = next((index for index, operation in enumerate(operations)
-               if operation.target == failed.name), 0)
+    at = next(index for index, operation in enumerate(operations)
+              if _touches(operation, failed.name))
     idle = [life for life in lives if life.born < failed.born < life.dies
-            and life.name not in (graph.header.input, graph.header.output)
+            and life.name not in kept
             and not _touches(operations[at], life.name)]
     for life in sorted(idle, key=lambda life: life.place.words):
         name = life.name

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from gateware import isa
-from gateware.compiler.emit import Tile, cuts, load_rows, reload, spill, store_rows, tiles
+from gateware.compiler.batch import base_name, instance, together
+from gateware.compiler.emit import Tile, cuts, reload, spill, store_rows, tiles
 from gateware.compiler.image import ALIGN, Image
 from gateware.compiler.lower import lower
 from gateware.compiler.operations import CompileError, Gemm, Pool, Reload, Spill
@@ -20,6 +21,7 @@ from gateware.compiler.order import Region
 from gateware.compiler.patches import Patches
 from gateware.compiler.place import Placement, Strip
 from gateware.compiler.plan import input_rows
+from gateware.compiler.source import Source
 from gateware.config import AccelConfig
 from gateware.isa import Base, Opcode
 from gateware.regs import config_digest
@@ -76,6 +78,8 @@ class Program:
     outputs : the graph's output first, then the tensors dumped for comparison
     input_scale : what a step of an input code means to the network
     output_size : bytes that a run may write from OUTPUT_BASE on, outputs and spilled tensors
+    batch : images of a run; their inputs follow one another
+    output_stride : bytes from an output to the same of the next image
     """
 
     name: str
@@ -89,10 +93,17 @@ class Program:
     class_names: tuple[str, ...] = ()
     input_scale: float = 1.0
     output_size: int = 0
+    batch: int = 1
+    output_stride: int = 0
 
     def pack(self, image: np.ndarray) -> bytes:
-        """The bytes at INPUT_BASE of an integer image (C, H, W)."""
+        """The bytes of an integer image (C, H, W); those of a run's images follow one another."""
         return self.input.pack(self.patches.gather(image))
+
+    def read(self, memory: bytes) -> list[dict[str, np.ndarray]]:
+        """For each image of a run its outputs by name, out of the bytes from OUTPUT_BASE on."""
+        return [{output.name: output.read(memory[image * self.output_stride:])
+                 for output in self.outputs} for image in range(self.batch)]
 
     def save(self, folder: pathlib.Path) -> None:
         """Write image and manifest."""
@@ -105,6 +116,7 @@ class Program:
             "segments": [dataclasses.asdict(segment) for segment in self.segments],
             "class_names": self.class_names, "image_bytes": len(self.image),
             "input_scale": self.input_scale, "output_bytes": self.output_size,
+            "batch": self.batch, "output_stride": self.output_stride,
             "wide_bytes": WIDE_BITS // 8,
         }
         (folder / IMAGE).write_bytes(self.image)
@@ -129,7 +141,7 @@ class Program:
                 tuple(Segment(**segment) for segment in manifest["segments"]),
                 manifest["graph_digest"], AccelConfig(**manifest["config"]),
                 tuple(manifest["class_names"]), manifest["input_scale"],
-                manifest["output_bytes"])
+                manifest["output_bytes"], manifest["batch"], manifest["output_stride"])
         except (ValueError, KeyError, TypeError) as error:
             raise CompileError(f"{folder / MANIFEST} is damaged ({error}); build it again") \
                 from error
@@ -139,44 +151,44 @@ class Program:
         return program
 
 
-LOAD_STRIPS = 16    #: parts that a large input is loaded in, so that the first layer begins early
-LARGE_INPUT = 2048  #: bus beats
-
-
-def compile_graph(graph: IntGraph, config: AccelConfig, dump: bool = False) -> Program:
-    """Compile ``graph`` for the accelerator ``config``.
+def compile_graph(graph: IntGraph, config: AccelConfig, dump: bool = False,
+                  batch: int = 1) -> Program:
+    """Compile ``graph`` for the accelerator ``config``, ``batch`` images in a run.
 
     With ``dump`` every layer's output is stored to memory as well, for comparison layer by layer.
     Raises :class:`CompileError` naming the layer and the reason.
     """
-    return _Compiler(graph, config, dump).run()
+    return _Compiler(graph, config, dump, batch).run()
 
 
 class _Compiler:
     """One compilation: the image as far as it is, and where everything lies."""
 
-    def __init__(self, graph: IntGraph, config: AccelConfig, dump: bool) -> None:
-        self.graph, self.config, self.dump = graph, config, dump
-        lowered = lower(graph, config)
+    def __init__(self, graph: IntGraph, config: AccelConfig, dump: bool, batch: int) -> None:
+        self.graph, self.config, self.dump, self.batch = graph, config, dump, batch
+        lowered = lower(graph, config, batch)
         self.plan, self.patches = lowered.plan, lowered.patches
         self.image = Image(config)
         self.segments: list[Segment] = []
-        self.outputs: list[Output] = []
-        self.output_size = 0
-        self.input = Strip.whole(self.plan.places[graph.header.input])
-        self.input_loaded = 0      # rows
+        self.outputs = self._layout()
         self.spilled: dict[str, int] = {}   # offset from OUTPUT_BASE
+        self.output_size = batch * self._output_stride
+        name, height = graph.header.input, self.patches.y.size
+        self.input = dataclasses.replace(self.plan.places[name], height=height)
+        self.sources = {
+            instance(name, image): Source(
+                self.image, name, self.plan.places[instance(name, image)], height,
+                image * self.input.beats * config.bus_bits // 8)
+            for image in range(batch)}
 
     def run(self) -> Program:
-        operations, name = self.plan.operations, self.graph.header.input
-        if not self._in_parts(operations[0]):
-            with self._segment("input"):
-                self._need_input(self.input.height)
+        runs = list(together(self.plan.operations))
+        self._first(runs[0][0])
         index = 0
-        while index < len(operations):
-            operation = operations[index]
+        while index < len(runs):
+            operation = runs[index][0]
             if operation.target in self.plan.strips:
-                self._pair(operation, operations[index + 1])
+                self._pair(operation, runs[index + 1][0])
                 index += 1
             elif isinstance(operation, Spill):
                 self._spill(operation)
@@ -184,22 +196,40 @@ class _Compiler:
                 place, offset = self.plan.places[operation.target], self.spilled[operation.spilled]
                 with self._segment(operation.target):
                     reload(self.image, operation.target, place, offset)
+            elif operation.wide:
+                self._wide(operation)
             else:
-                self._whole(operation)
+                self._whole(runs[index])
             index += 1
         self.image.end()
-        self.outputs.sort(key=lambda output: output.name != self.graph.header.output)
         header = self.graph.header
-        whole = dataclasses.replace(self.plan.places[name], height=self.patches.y.size)
-        return Program(header.name, self.image.build(), whole, self.patches, tuple(self.outputs),
-                       tuple(self.segments), self.graph.digest, self.config, header.class_names,
-                       self.graph.tensor(name).scale, self.output_size)
+        return Program(header.name, self.image.build(), self.input, self.patches,
+                       tuple(self.outputs.values()), tuple(self.segments), self.graph.digest,
+                       self.config, header.class_names, self.graph.tensor(header.input).scale,
+                       self.output_size, self.batch, self._output_stride)
 
-    def _in_parts(self, first: Gemm | Pool) -> bool:
-        """Whether the first operation begins before all of the input is there."""
-        return self.plan.input_strips or (self.input.place.beats >= LARGE_INPUT and not first.wide
-                and first.source == self.graph.header.input
-                and first.residual != self.graph.header.input)
+    def _layout(self) -> dict[str, Output]:
+        """Where the outputs of the first image go, by tensor; the graph's output first."""
+        offset, outputs = 0, {}
+        wanted = [o for o in self.plan.operations
+                  if isinstance(o, Gemm | Pool) and o.image == 0 and self._wanted(o)]
+        for operation in sorted(wanted, key=lambda o: o.target != self.graph.header.output):
+            name = operation.target
+            height = self.graph.tensor(name).shape[1]
+            form = dataclasses.replace(self.plan.places[name], height=height, address=0)
+            outputs[name] = Output(name, offset, operation.wide, form)
+            offset += -(-outputs[name].size // ALIGN) * ALIGN
+        self._output_stride = offset
+        return outputs
+
+    def _first(self, operation: Gemm | Pool) -> None:
+        """Load what the first operation reads, unless it begins before all of it is there."""
+        name = self.graph.header.input
+        early = self.sources[name].large and not operation.wide and operation.source == name \
+            and operation.residual != name
+        if not (early or self.plan.input_strips):
+            with self._segment("input"):
+                self.sources[name].need()
 
     @contextlib.contextmanager
     def _segment(self, layer: str) -> Iterator[None]:
@@ -207,36 +237,46 @@ class _Compiler:
         yield
         self.segments.append(Segment(layer, first, len(self.image.descriptors)))
 
-    def _need_input(self, rows: int) -> None:
-        """Load the input as far as row ``rows`` (exclusive), unless it is there."""
-        if rows > self.input_loaded:
-            load_rows(self.image, self.graph.header.input, self.input, self.input_loaded, rows)
-            self.input_loaded = rows
-
     def _strip(self, name: str) -> Strip:
         return Strip.whole(self.plan.places[name])
 
-    def _execute(self, tile: Tile, source: Strip, target: Strip, first: int, last: int) -> None:
+    def _execute(self, tile: Tile, operation: Gemm | Pool, source: Strip, target: Strip,
+                 first: int, last: int) -> None:
         """Output rows ``first`` to ``last`` of a tile, in as many parts as the input comes."""
-        operation = tile.operation
         residual = self._strip(operation.residual) if operation.residual else None
-        parts = 1
-        partly = (operation.source == self.graph.header.input
-                  and not self.plan.input_strips and self.input_loaded < source.height)
-        if partly:
-            parts = max(1, LOAD_STRIPS * (last - first) // target.height)
+        read = None if self.plan.input_strips else self.sources.get(operation.source)
+        if operation.residual in self.sources:
+            self.sources[operation.residual].need()
+        parts = read.parts((last - first) / target.height) if read else 1
         for part, end in cuts(last - first, parts):
-            if partly:
-                self._need_input(input_rows(operation, source.height, first, first + end)[1])
+            if read:
+                read.need(input_rows(operation, source.height, first, first + end)[1])
             tile.execute(self.image, source, target, residual, first + part, first + end)
 
-    def _whole(self, operation: Gemm | Pool) -> None:
+    def _whole(self, run: list[Gemm | Pool]) -> None:
+        """An operation for one image, or for several with the same weights."""
+        with self._segment(run[0].name):
+            form = self.plan.places[run[0].target]
+            for tile in tiles(self.image, run[0], self.plan, form):
+                for operation in run:
+                    target = self._strip(operation.target)
+                    self._execute(tile, operation, self._strip(operation.source), target, 0,
+                                  target.height)
+            for operation in run:
+                if self._wanted(operation):
+                    self._store(operation, self._strip(operation.target), 0, form.height)
+
+    def _wide(self, operation: Gemm) -> None:
+        """Wide results all lie in one place, so each image's are stored before the next."""
+        target = self._strip(operation.target)
         with self._segment(operation.name):
-            target = self._strip(operation.target)
             for tile in tiles(self.image, operation, self.plan, target.place):
-                self._execute(tile, self._strip(operation.source), target, 0, target.height)
-            if self._wanted(operation):
-                self._store(operation, target, 0, target.height)
+                self._execute(tile, operation, self._strip(operation.source), target, 0, 1)
+            output = self._output(operation)
+            self.image.add("stores", isa.TRANSFER,
+                           reads=(Region("wide", 0, output.place.channels),),
+                           opcode=Opcode.STORE_WIDE, base=Base.OUTPUT, offset=output.offset,
+                           beats=output.size * 8 // self.config.bus_bits, destination=0)
 
     def _spill(self, operation: Spill) -> None:
         place = self.plan.places[operation.source]
@@ -245,33 +285,10 @@ class _Compiler:
         with self._segment(f"{operation.source} spilled"):
             spill(self.image, operation.source, place, offset)
 
-    def _input_strip(self, gemm: Gemm, index: int, first: int, last: int) -> Strip:
-        """The input's rows for rows ``first`` to ``last`` of the result, loaded for strip
-        ``index``."""
-        name, height = self.graph.header.input, self.patches.y.size
-        begin, end = input_rows(gemm, height, first, last)
-        place = self.plan.places[name]
-        address = place.address + index % 2 * place.words
-        strip = Strip(dataclasses.replace(place, address=address), begin, height)
-        load_rows(self.image, name, strip, begin, end)
-        return strip
-
-    def _sources(self, gemm: Gemm, edges: list[tuple[int, int]]) -> Iterator[Strip]:
-        """What each strip of the result is made from; an input in strips is loaded one ahead."""
-        if not (self.plan.input_strips and gemm.source == self.graph.header.input):
-            yield from itertools.repeat(self._strip(gemm.source), len(edges))
-            return
-        ahead = self._input_strip(gemm, 0, *edges[0])
-        for index in range(1, len(edges) + 1):
-            current = ahead
-            if index < len(edges):
-                ahead = self._input_strip(gemm, index, *edges[index])
-            yield current
-
     def _pair(self, gemm: Gemm, pool: Pool) -> None:
         """A convolution and the pooling after it, some rows of the result at a time."""
         place, target = self.plan.places[gemm.target], self._strip(pool.target)
-        height = self.graph.tensor(gemm.target).shape[1]
+        height = self.graph.tensor(base_name(gemm.target)).shape[1]
         rows = self.plan.strips[gemm.target]
         with self._segment(gemm.name):
             convolutions = list(tiles(self.image, gemm, self.plan, place))
@@ -287,38 +304,34 @@ class _Compiler:
         parts = [(first, min(first + rows, target.height))
                  for first in range(0, target.height, rows)]
         edges = [input_rows(pool, height, *part) for part in parts]
-        sources = self._sources(gemm, edges)
+        whole = itertools.repeat(self._strip(gemm.source))
+        in_strips = self.plan.input_strips and gemm.source in self.sources
+        sources = self.sources[gemm.source].strips(gemm, edges) if in_strips else whole
         for (first, last), (top, bottom) in zip(parts, edges, strict=True):
             strip = Strip(place, top, height)
             with self._segment(gemm.name):
                 source = next(sources)
                 for tile in convolutions:
-                    self._execute(tile, source, strip, top, bottom)
+                    self._execute(tile, gemm, source, strip, top, bottom)
                 if self._wanted(gemm):
                     self._store(gemm, strip, top, bottom)
             with self._segment(pool.name):
                 for tile in pools:
-                    self._execute(tile, strip, target, first, last)
+                    self._execute(tile, pool, strip, target, first, last)
         if self._wanted(pool):
             with self._segment(pool.name):
                 self._store(pool, target, 0, target.height)
 
     def _wanted(self, operation: Gemm | Pool) -> bool:
-        return operation.target == self.graph.header.output or self.dump
+        return base_name(operation.target) == self.graph.header.output or self.dump
+
+    def _output(self, operation: Gemm | Pool) -> Output:
+        """Where the result goes, of the image that it is of."""
+        output = self.outputs[base_name(operation.target)]
+        return dataclasses.replace(
+            output, offset=output.offset + operation.image * self._output_stride)
 
     def _store(self, operation: Gemm | Pool, strip: Strip, first: int, last: int) -> None:
         """Store rows of a result; its region of the output begins with the first of them."""
-        name = operation.target
-        if not any(output.name == name for output in self.outputs):
-            form = dataclasses.replace(strip.place, height=strip.height, address=0)
-            output = Output(name, self.output_size, operation.wide, form)
-            self.outputs.append(output)
-            self.output_size += -(-output.size // ALIGN) * ALIGN
-        output = next(output for output in self.outputs if output.name == name)
-        if operation.wide:
-            self.image.add("stores", isa.TRANSFER,
-                           reads=(Region("wide", 0, output.place.channels),),
-                           opcode=Opcode.STORE_WIDE, base=Base.OUTPUT, offset=output.offset,
-                           beats=output.size * 8 // self.config.bus_bits, destination=0)
-        else:
-            store_rows(self.image, name, strip, first, last, output.offset)
+        store_rows(self.image, operation.target, strip, first, last,
+                   self._output(operation).offset)

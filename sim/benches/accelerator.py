@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs one program per image on :class:`sim.system.System`; a host in a few register accesses."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from gateware.regs import COUNTERS, REGISTERS, ErrorCode
 OFFSETS = {register.name: register.offset for register in REGISTERS}
 CLOCK_NS = 10
 LIMIT_CYCLES = 20_000_000  # one image
+LINE_SECONDS = 30
 COUNTER_NAMES = ("CYCLES", *(counter.upper() for counter in COUNTERS))
 
 
@@ -127,6 +129,22 @@ async def collect(dut, host: Host, job: dict, target: int, result: dict) -> None
     result["memory"].append(_dump(dut, target, job["size"], job["bus_bytes"]))
 
 
+class Lines:
+    """Progress where there is no terminal: a plain line now and then."""
+
+    def __init__(self) -> None:
+        self._file, self._next = os.environ.get("ACCELERATOR_LINES"), LINE_SECONDS
+
+    def say(self, done: int, total: int, elapsed: float) -> None:
+        if self._file is None or elapsed < self._next:
+            return
+        self._next = elapsed + LINE_SECONDS
+        left = (total - done) * elapsed / max(done, 1)
+        with contextlib.suppress(OSError), Path(self._file).open("a") as file:
+            file.write(f"simulated {done} of about {total} cycles, {done / elapsed:.0f}/s, "
+                       f"{left / 60:.0f} minutes left\n")
+
+
 @cocotb.test()
 async def run_images(dut) -> None:
     """Every image of the job."""
@@ -148,6 +166,7 @@ async def run_images(dut) -> None:
             transient=True,
         ) as progress,
     ):
+        lines = Lines()
         task = progress.add_task("", total=expected * images, images=f"0/{images}", speed=0.0)
         for number, (source, target) in enumerate(zip(job["inputs"], job["outputs"], strict=True)):
             samples: list[dict[str, int]] = []
@@ -158,12 +177,22 @@ async def run_images(dut) -> None:
                 elapsed = progress.tasks[task].elapsed or 1.0
                 progress.update(task, completed=done, speed=done / elapsed,
                                 images=f"{number}/{images}")
+                lines.say(done, expected * images, elapsed)
 
             status = await run(dut, host, source, target, sample=(job["sample_cycles"], look))
             assert status & 2, f"run failed with {error_of(status).name} {await where(host)}"
             await collect(dut, host, job, target, result)
             result["samples"].append(samples)
     Path(job["result"]).write_text(json.dumps(result))
+
+
+@cocotb.test()
+async def run_window(dut) -> None:
+    """The first run as far as cycle ``end``; the waveform is Verilator's."""
+    job = json.loads(Path(os.environ["ACCELERATOR_JOB"]).read_text())
+    host = await start(dut, job)
+    await run(dut, host, job["inputs"][0], job["outputs"][0], abort_after=job["end"])
+    Path(job["result"]).write_text("{}")
 
 
 @cocotb.test()

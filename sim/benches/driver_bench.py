@@ -46,7 +46,7 @@ async def runs(dut, interrupts: bool) -> None:
 
     def use(accelerator: Accelerator) -> None:
         golden = accelerator.package.golden()
-        right(accelerator, 2)
+        right(accelerator, 3)       # the program is for two at a time
         answer = accelerator.classify(golden["images"][0])
         assert answer.index == golden["logits"][0].argmax()
         assert answer.name == accelerator.package.class_names[answer.index]
@@ -56,7 +56,9 @@ async def runs(dut, interrupts: bool) -> None:
         last = accelerator.package.program["segments"][-1]["last"]
         assert counters["DESCRIPTORS"] == last + 1
         assert counters["CYCLES"] > counters["ARRAY_CYCLES"] > 0
-        speed = accelerator.throughput(2)
+        pair = accelerator.run_batch(golden["images"][:2])
+        assert [result.logits.tolist() for result in pair] == golden["logits"][:2].tolist()
+        speed = accelerator.throughput(4)
         assert abs(speed.cycles - 2 * counters["CYCLES"]) <= 0.02 * speed.cycles
         assert speed.seconds > speed.cycles / accelerator.package.accelerator["clock_hz"]
 

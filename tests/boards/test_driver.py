@@ -161,7 +161,7 @@ def package(tmp_path: Path) -> Path:
     place = Placement(channels=10, height=1, width=1, bits=8, zero_point=0, k=16, banks=4)
     patches = identity((PLACE.channels, PLACE.height, PLACE.width), 0)
     Program("nothing", bytes(64), PLACE, patches, (Output("logits", 0, True, place),), (), "0" * 64,
-            CONFIG, ("a", "b"), 0.25).save(tmp_path)
+            CONFIG, ("a", "b"), 0.25, 80).save(tmp_path)
     handover.write_accelerator(
         tmp_path, boards.get("pynq_z2"), CONFIG,
         connection=zynq7.connection(boards.get("pynq_z2"), 2), bitstream="vivado/top.bit")
@@ -241,7 +241,7 @@ class FakeAccelerator:
         pass
 
     def selftest(self, images: int | None) -> driver.SelfTest:
-        return driver.SelfTest(8, [3] if images == 7 else [], [1000, 1001])
+        return driver.SelfTest(8, [3] if images == 7 else [], [2000] * 4)
 
     def throughput(self, images: int) -> driver.Throughput:
         return driver.Throughput(images, 2.0, 1000 * images)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several images in one run, so that the weights of a layer are loaded once for all of them.
+
+That gains something where loading a tile takes longer than computing it. So the layers before the
+first of that kind run image by image, as their tensors are large; from there on each layer runs for
+all images before the next one begins.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+
+from gateware.compiler.operations import Gemm, Operation, Pool
+from gateware.compiler.place import Placement
+from gateware.config import AccelConfig
+
+_OF = " of image "
+
+
+def instance(name: str, image: int) -> str:
+    """Name of a tensor of one image of a run."""
+    return name if image == 0 else f"{name}{_OF}{image}"
+
+
+def base_name(name: str) -> str:
+    """Name of the same tensor of the first image."""
+    return name.split(_OF)[0]
+
+
+def of_image(operation: Gemm | Pool, image: int) -> Gemm | Pool:
+    """The same operation on the tensors of another image."""
+    names = {field: instance(name, image) for field in ("source", "target", "residual")
+             if (name := getattr(operation, field)) is not None}
+    return dataclasses.replace(operation, image=image, **names)
+
+
+def repeat(operations: Sequence[Gemm | Pool], forms: dict[str, Placement], config: AccelConfig,
+           batch: int) -> tuple[list[Gemm | Pool], dict[str, Placement]]:
+    """Operations and forms of ``batch`` images."""
+    split = _split(operations, forms, config)
+    before = [of_image(operation, image) for image in range(batch)
+              for operation in operations[:split]]
+    after = [of_image(operation, image) for operation in operations[split:]
+             for image in range(batch)]
+    return before + after, {instance(name, image): form for image in range(batch)
+                            for name, form in forms.items()}
+
+
+def _split(operations: Sequence[Gemm | Pool], forms: dict[str, Placement],
+           config: AccelConfig) -> int:
+    """The first operation whose weights take longer to load than to use.
+
+    Not a convolution that may have to be made in strips with the maximum pooling behind it, nor
+    anything before it.
+    """
+    first = max((index + 1 for index, operation in enumerate(operations)
+                 if isinstance(operation, Pool) and not operation.total), default=0)
+    for index in range(first, len(operations)):
+        operation = operations[index]
+        if isinstance(operation, Gemm):
+            target, planes = forms[operation.target], forms[operation.source].planes
+            uses = planes * target.height * -(-target.width // config.pixels)
+            if config.weight_beats / config.ports > uses:
+                return index
+    return len(operations)
+
+
+def together(operations: Sequence[Operation]) -> Iterator[list[Operation]]:
+    """Runs of the same operation for different images; those with wide results, which all go to
+    one place, are alone."""
+    def key(numbered: tuple[int, Operation]) -> object:
+        index, operation = numbered
+        alone = not isinstance(operation, Gemm | Pool) or operation.wide
+        return index if alone else operation.name
+
+    for _, run in itertools.groupby(enumerate(operations), key):
+        yield [operation for _, operation in run]

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The graph's input in the program: loaded whole, row by row as it is needed, or in strips."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from gateware.compiler.emit import load_rows
+from gateware.compiler.image import Image
+from gateware.compiler.operations import Gemm
+from gateware.compiler.place import Placement, Strip
+from gateware.compiler.plan import input_rows
+
+LOAD_STRIPS = 16    #: parts that a large input is loaded in, so that the first layer begins early
+LARGE_INPUT = 2048  #: bus beats
+
+
+class Source:
+    """The input of one image.
+
+    Parameters
+    ----------
+    image : Image
+        The program.
+    name : str
+    place : Placement
+        Of the whole tensor, or of the rows of a strip.
+    height : int
+        Rows of the whole tensor.
+    offset : int
+        Bytes from INPUT_BASE.
+    """
+
+    def __init__(self, image: Image, name: str, place: Placement, height: int,
+                 offset: int) -> None:
+        self._image, self._name, self._place = image, name, place
+        self._height, self._offset, self._loaded = height, offset, 0
+
+    @property
+    def large(self) -> bool:
+        """Whether it is worth to begin before all of it is there."""
+        return self._place.beats >= LARGE_INPUT
+
+    def need(self, rows: int | None = None) -> None:
+        """Load as far as row ``rows`` (exclusive), by default all, unless it is there."""
+        rows = self._height if rows is None else rows
+        if rows > self._loaded:
+            self._load(Strip.whole(self._place), self._loaded, rows)
+            self._loaded = rows
+
+    def parts(self, share: float) -> int:
+        """In how many parts the first operation goes over ``share`` of its rows."""
+        return 1 if self._loaded == self._height else max(1, int(LOAD_STRIPS * share))
+
+    def strips(self, gemm: Gemm, edges: Sequence[tuple[int, int]]) -> Iterator[Strip]:
+        """What each strip of a result is made from, loaded one ahead, into two places in turn.
+
+        ``edges`` are first and last (exclusive) row of the result's strips.
+        """
+        def load(index: int) -> Strip:
+            begin, end = input_rows(gemm, self._height, *edges[index])
+            address = self._place.address + index % 2 * self._place.words
+            strip = Strip(dataclasses.replace(self._place, address=address), begin, self._height)
+            self._load(strip, begin, end)
+            return strip
+
+        ahead = load(0)
+        for index in range(1, len(edges) + 1):
+            current = ahead
+            if index < len(edges):
+                ahead = load(index)
+            yield current
+
+    def _load(self, strip: Strip, first: int, last: int) -> None:
+        load_rows(self._image, self._name, strip, first, last, self._offset)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A picture of a simulated run: what the array did over time, and what came from memory."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from gateware.compiler.program import Program
+from sim.report import STALLS, owners
+
+#: Colours of what the array does, from work to waits.
+COLOURS = ("#2a7f62", "#d9a441", "#c0504d", "#7b6fa6", "#5b9bd5", "#999999")
+BINS = 400      #: moments across the picture
+LABELLED = 0.02     #: of the run: a layer as long gets its name
+
+
+def draw(program: Program, samples: Sequence[dict[str, int]], final: dict[str, int],
+         file: Path) -> None:
+    """Write a PNG of one run.
+
+    ``samples`` are registers at some moments, ``final`` the counters at the end.
+    """
+    names = ("ARRAY_CYCLES", *(stall.upper() for stall in STALLS))
+    moments = [dict.fromkeys(final, 0), *samples, final]
+    times = np.array([moment["CYCLES"] for moment in moments], float)
+    grid = np.linspace(0, times[-1], min(BINS, len(times)))
+    width = np.diff(grid)
+
+    def rate(name: str) -> np.ndarray:
+        """Growth of a counter per cycle in each bin."""
+        return np.diff(np.interp(grid, times, [moment[name] for moment in moments])) / width
+
+    figure = Figure(figsize=(12, 5), dpi=120, layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    middle = (grid[:-1] + grid[1:]) / 2
+    labels = ["words in the array", *(f"waits: {stall.removeprefix('stall_')}" for stall in STALLS)]
+    upper.stackplot(middle, [100 * rate(name) for name in names], labels=labels,
+                    colors=COLOURS[:len(names)], step="mid")
+    upper.set_ylim(0, 105)
+    upper.set_ylabel("% of cycles")
+    beat_bytes = program.config.bus_bits // 8
+    for name, label in (("READ_BEATS", "read"), ("WRITE_BEATS", "written")):
+        lower.step(middle, beat_bytes * rate(name), where="mid", label=label)
+    lower.set_ylabel("bytes per cycle")
+    lower.set_xlabel(f"cycles (measured, {program.batch} image{'s' * (program.batch > 1)})")
+    figure.legend(loc="outside lower center", ncols=len(names) + 2, fontsize=8)
+
+    for layer, begin, end in layers(program, samples, int(times[-1])):
+        for axes in (upper, lower):
+            axes.axvline(begin, color="black", linewidth=0.4)
+        if end - begin >= LABELLED * times[-1]:
+            upper.text((begin + end) / 2, 101, layer, fontsize=7, rotation=30,
+                       rotation_mode="anchor", horizontalalignment="left")
+    upper.set_xlim(0, times[-1])
+    FigureCanvasAgg(figure).print_png(file)
+
+
+def layers(program: Program, samples: Sequence[dict[str, int]],
+           end: int) -> list[tuple[str, int, int]]:
+    """Which layer was at work from when to when."""
+    owner = owners(program)
+    seen = [(owner[min(sample["ERROR_DESCRIPTOR"], len(owner) - 1)], sample["CYCLES"])
+            for sample in samples]
+    runs, begin = [], 0
+    for layer, group in itertools.groupby(seen, key=lambda pair: pair[0]):
+        last = list(group)[-1][1]
+        runs.append((layer, begin, last))
+        begin = last
+    if runs:
+        runs[-1] = (*runs[-1][:2], end)
+    return runs

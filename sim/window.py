@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds when a wrong value was made, and keeps the waveform of those cycles alone.
+
+A waveform of a whole run is too large to look at. Verilator begins one where ``$dumpvars`` is
+called, and the bench ends the run behind it.
+"""
+
+from collections.abc import Sequence
+
+from gateware import isa
+from gateware.compiler.lower import lower
+from gateware.compiler.program import Program
+from gateware.emulator import Emulator
+from gateware.isa import Opcode
+from quant.intgraph import IntGraph
+
+MARGIN = 300    #: cycles before and after
+FILE = "window.vcd"
+
+#: Verilog of the module that begins the waveform.
+VERILOG = f"""
+module trace_window (input clk);
+    integer from, now;
+    initial begin
+        from = -1;
+        now = 0;
+        if ($value$plusargs("trace_from=%d", from)) ;
+    end
+    always @(posedge clk) begin
+        now <= now + 1;
+        if (now == from) begin
+            $dumpfile("{FILE}");
+            $dumpvars;
+        end
+    end
+endmodule
+"""
+
+
+def producer(program: Program, graph: IntGraph, layer: str, channel: int, y: int) -> int:
+    """The descriptor whose EXECUTE makes row ``y`` of a channel of the layer's output.
+
+    Of a layer that is made in strips, the last that may have made it.
+    """
+    config = program.config
+    plan = lower(graph, config, program.batch).plan
+    output = next(operation.target for operation in plan.operations
+                  if getattr(operation, "name", None) == layer)
+    place = plan.places[output]
+    mine = {index for segment in program.segments if segment.layer == layer
+            for index in range(segment.first, segment.last)}
+    emulator, found, rows = Emulator(config), None, 0
+    for index in range(program.segments[-1].last):
+        at = index * isa.DESCRIPTOR_BYTES
+        word = int.from_bytes(program.image[at:at + isa.DESCRIPTOR_BYTES], "little")
+        opcode = Opcode(word & 0xFF)
+        if opcode is Opcode.LOAD_SLOTS:
+            emulator.load_slots(isa.unpack(isa.TRANSFER, word), program.image)
+        elif opcode is Opcode.EXECUTE and index in mine:
+            f = isa.unpack(isa.EXECUTE, word)
+            if channel in _channels(emulator, f, place.group_pitch, place.address):
+                if found is None or rows <= y:
+                    found = index
+                rows += f["out_height"]
+    if found is None:
+        raise ValueError(f"no EXECUTE of {layer!r} makes channel {channel}")
+    return found
+
+
+def _channels(emulator: Emulator, f: dict[str, int], group_pitch: int, address: int) -> set[int]:
+    """Channels that an EXECUTE makes, with the slots that are loaded."""
+    k, depth = emulator.config.k, emulator.config.slot_depth
+    slots = [emulator.slots[(f["slot_address"] + i) % depth] for i in range(f["slots"])]
+    if f["wide"]:
+        return {column["offset"] for slot in slots for column in slot["columns"]
+                if column["enable"]}
+    base = (f["out_address"] - address) // group_pitch if f["pool"] else 0
+    return {(base + column["offset"] // group_pitch) * k + j for slot in slots
+            for j, column in enumerate(slot["columns"]) if column["enable"]}
+
+
+def cycles(samples: Sequence[dict[str, int]], descriptor: int, end: int) -> tuple[int, int]:
+    """From which cycle to which ``descriptor`` may have been at work, with a margin.
+
+    ``samples`` are registers at some moments of a run of ``end`` cycles.
+    """
+    before = [s["CYCLES"] for s in samples if s["ERROR_DESCRIPTOR"] < descriptor]
+    after = [s["CYCLES"] for s in samples if s["ERROR_DESCRIPTOR"] > descriptor]
+    return (max(0, (before[-1] if before else 0) - MARGIN),
+            (after[0] if after else end) + MARGIN)
