@@ -29,7 +29,7 @@ from quant.ratio import Ratio, largest_remainder
 SHARES = {"lut": 0.8, "ff": 1.0, "dsp48e1": 1.0, "bram36": 1.0}
 ROWS = (8, 16, 24, 32, 40, 48, 64, 80, 96, 128)
 PIXELS = (2, 4, 8, 16)
-REQUANT_LANES = (8, 16)
+REQUANT_LANES = (4, 8, 16)
 LANES = ("pot4_rows", "fixed4_rows", "fixed8_rows")
 ACT_DEPTHS = (4096, 8192)       #: a nibble column of fewer words takes as many block RAMs
 WEIGHT_DEPTH_STEP = 512         #: words that a block RAM of 64 bits holds
