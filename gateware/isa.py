@@ -136,7 +136,9 @@ class _SlotLayout(data.StructLayout):
     """A layout whose constants are made from integers at once: a large network has hundreds of
     slots of a hundred fields, and Amaranth makes an object of each field."""
 
-    def const(self, init: Mapping[str, Sequence[Mapping[str, int]]]) -> data.Const:
+    def const(self, init: Mapping[str, Sequence[Mapping[str, int]]] | None) -> data.Const:
+        if init is None:            # of a port that is given no value
+            return super().const(init)
         value = 0
         for part, entries in init.items():
             for index, entry in enumerate(entries):
