@@ -16,7 +16,7 @@ import csv
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import boards
@@ -59,9 +59,9 @@ def kept() -> list[dict[str, object]]:
                             "--search") from error
 
 
-def find(devices: Iterable[str]) -> list[dict[str, object]]:
+def find(devices: Iterable[str]) -> Iterator[dict[str, object]]:
     """The best array of every method on each device, not synthesised."""
-    graph, rows = resnet18(), []
+    graph = resnet18()
     for device in devices:
         board, known = boards.get(BOARDS[device]), {}
         for method, (given, _) in METHODS.items():
@@ -72,11 +72,10 @@ def find(devices: Iterable[str]) -> list[dict[str, object]]:
             else:
                 point = search.explore(graph, board, given=Ratio.parse(given), say=cli.say,
                                        known=known, programs=PROGRAMS).answer
-            rows.append({
+            yield {
                 "device": device, "method": method, "ratio": str(point.ratio),
                 "config": dataclasses.asdict(point.config), "refusal": point.refusal,
-                "cycles": point.cycles, "measured": None})
-    return rows
+                "cycles": point.cycles, "measured": None}
 
 
 def synthesise(rows: list[dict[str, object]], most: int | None) -> None:
@@ -136,9 +135,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = p.parse_args(argv)
     if args.search is not None:
         devices = args.search or list(BOARDS)
-        others = [row for row in kept() if row["device"] not in devices] if RESULTS.exists() else []
-        rows = sorted([*others, *find(devices)], key=lambda row: list(BOARDS).index(row["device"]))
-        keep(rows)
+        rows = [row for row in kept() if row["device"] not in devices] if RESULTS.exists() else []
+        for row in find(devices):
+            rows = sorted([*rows, row], key=lambda row: list(BOARDS).index(row["device"]))
+            keep(rows)
     else:
         rows = kept()
     if args.measure is not None:
