@@ -58,7 +58,7 @@ def build_plan(board: Board, config: AccelConfig, accelerator: str, memory_bytes
         design, name=TOP, do_build=False,
         # router2 stalled at 3,400 overused wires; router1 has routed the accelerator alone. A
         # missed clock is judged here, with its report at hand.
-        nextpnr_opts=f"--seed {SEED} --router router1 --timing-allow-fail --report {REPORT}",
+        nextpnr_opts=f"--seed {SEED} --router router2 --timing-allow-fail --report {REPORT}",
         ecppack_opts="--compress",
     )
 
