@@ -135,6 +135,8 @@ class BeatBuffer(Component):
     beats : int
         Bus beats per word; a multiple of ``ports``.
     bus_bits, depth, ports : int
+    distributed : bool
+        Made of LUTs, for few words; else the tools choose.
 
     Members
     -------
@@ -144,7 +146,9 @@ class BeatBuffer(Component):
         One cycle after the address.
     """
 
-    def __init__(self, *, beats: int, bus_bits: int, depth: int, ports: int = 1) -> None:
+    def __init__(self, *, beats: int, bus_bits: int, depth: int, ports: int = 1,
+                 distributed: bool = False) -> None:
+        self._distributed = distributed
         self._beats, self._bus_bits, self._depth, self._ports = beats, bus_bits, depth, ports
         super().__init__({
             "fill": In(FillPort(bus_bits, depth)).array(ports),
@@ -168,7 +172,8 @@ class BeatBuffer(Component):
 
             for i in range(each):
                 column = i * self._ports + p
-                part = Ram.shared(width=self._bus_bits, depth=self._depth)
+                part = Ram.shared(width=self._bus_bits, depth=self._depth,
+                                  distributed=self._distributed)
                 m.submodules[f"beat{column}"] = part
                 m.d.comb += [
                     part.read_address.eq(self.read_address),

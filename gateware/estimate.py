@@ -161,5 +161,7 @@ def _wide_buffer(config: AccelConfig) -> Usage:
 
 
 def _loader(config: AccelConfig) -> Usage:
-    """Its queues are of LUTs; the first port also walks tensors."""
-    return Usage(lut=509, ff=273) + Usage(lut=134, ff=44) * (config.ports - 1)
+    """Its queues are of LUTs; the first port also walks tensors. The address of the fourth port's
+    part is a product."""
+    return (Usage(lut=509, ff=273, dsp48e1=config.ports // 4)
+            + Usage(lut=134, ff=44) * (config.ports - 1))

@@ -132,30 +132,6 @@ EXECUTE = data.StructLayout({
 })
 
 
-class _SlotLayout(data.StructLayout):
-    """A layout whose constants are made from integers at once: a large network has hundreds of
-    slots of a hundred fields, and Amaranth makes an object of each field."""
-
-    def const(self, init: Mapping[str, Sequence[Mapping[str, int]]]) -> data.Const:
-        value = 0
-        for part, entries in init.items():
-            for index, entry in enumerate(entries):
-                for name, given in entry.items():
-                    offset, width, step = _place(self, part, name)
-                    value |= (int(given) & (1 << width) - 1) << offset + index * step
-        return data.Const(self, value)
-
-    __hash__ = object.__hash__          # one layout for each configuration
-
-
-@functools.cache
-def _place(layout: _SlotLayout, part: str, name: str) -> tuple[int, int, int]:
-    """Offset and width of a field of the first element, and how far the next one is."""
-    element = layout[part].shape.elem_shape
-    field = element[name]
-    return layout[part].offset + field.offset, field.width, element.size
-
-
 @functools.cache
 def slot_layout(config: AccelConfig) -> data.StructLayout:
     """One drain slot: what every requantiser lane takes and where every nibble column puts it.
@@ -178,10 +154,36 @@ def slot_layout(config: AccelConfig) -> data.StructLayout:
         "lane": ceil_log2(lanes),
         "offset": ADDRESS_BITS,
     })
-    return _SlotLayout({
+    return data.StructLayout({
         "lanes": data.ArrayLayout(lane, lanes),
         "columns": data.ArrayLayout(column, k),
     })
+
+
+@functools.cache
+def _places(config: AccelConfig) -> dict[str, dict[str, tuple[int, int, int]]]:
+    """Offset and width of each field of a slot's first lane and column, and the way to the next."""
+    layout = slot_layout(config)
+    return {part: {name: (layout[part].offset + field.offset, field.width, element.size)
+                   for name, field in element}
+            for part, element in ((part, layout[part].shape.elem_shape)
+                                  for part in ("lanes", "columns"))}
+
+
+def slot_bits(config: AccelConfig, **parts: Sequence[Mapping[str, int]]) -> int:
+    """The bits of a slot from the fields of its ``lanes`` and ``columns``.
+
+    From integers at once: a large network has hundreds of slots of a hundred fields, and Amaranth
+    would make an object of each.
+    """
+    value = 0
+    for part, entries in parts.items():
+        places = _places(config)[part]
+        for index, entry in enumerate(entries):
+            for name, given in entry.items():
+                offset, width, step = places[name]
+                value |= (int(given) & (1 << width) - 1) << offset + index * step
+    return value
 
 
 def slot_beats(config: AccelConfig) -> int:

@@ -29,12 +29,12 @@ from quant.ratio import Ratio, largest_remainder
 SHARES = {"lut": 0.8, "ff": 1.0, "dsp48e1": 1.0, "bram36": 1.0}
 ROWS = (8, 16, 24, 32, 40, 48, 64, 80, 96, 128)
 PIXELS = (2, 4, 8, 16)
-REQUANT_LANES = (8, 16)
+REQUANT_LANES = (4, 8, 16)
 LANES = ("pot4_rows", "fixed4_rows", "fixed8_rows")
 ACT_DEPTHS = (4096, 8192)       #: a nibble column of fewer words takes as many block RAMs
 WEIGHT_DEPTH_STEP = 512         #: words that a block RAM of 64 bits holds
 WEIGHT_DEPTH_MAX = 4096
-SLOT_DEPTH = 128
+SLOT_DEPTHS = (128, 64)         #: more let weights be fetched further ahead
 FIXED8_SHARE = 0.05             #: the paper's share of 8-bit rows
 NEAR = 1.05                     #: times the fewest cycles are as good, where less is PoT-4
 SLOWEST = 1.5                   #: times the fewest cycles are too many to be listed
@@ -240,8 +240,7 @@ def _arrays(graph: IntGraph, board: Board, most: Mapping[str, int], refused: Cou
         if count % lanes:
             continue
         sizes = {"pixels": width, "requant_lanes": lanes, "ports": board.memory.hp_ports,
-                 "slot_depth": max(SLOT_DEPTH, 1 << (count - 1).bit_length()),
-                 "wide_depth": 1 << (wide - 1).bit_length(), "clock_hz": board.clock_hz}
+                 "wide_depth": _power_of_two(wide), "clock_hz": board.clock_hz}
         for splits in [[given.lanes(count)]] if given else _splits(count):
             fitting = [config for copies, depth in itertools.product((2, 1), ACT_DEPTHS)
                        if (config := _deepest(splits, most, act_depth=depth, act_copies=copies,
@@ -249,7 +248,8 @@ def _arrays(graph: IntGraph, board: Board, most: Mapping[str, int], refused: Cou
             yield from ((config, given or percent(config.lanes)) for config in fitting)
             if not fitting:
                 config = _config(splits[-1], weight_depth=WEIGHT_DEPTH_STEP, act_copies=1,
-                                 act_depth=ACT_DEPTHS[0], **sizes)
+                                 act_depth=ACT_DEPTHS[0],
+                                 slot_depth=max(SLOT_DEPTHS[-1], _power_of_two(count)), **sizes)
                 refused[f"needs too many {_shortest(config, most).upper()}"] += 1
 
 
@@ -260,6 +260,10 @@ def _splits(rows: int) -> list[list[tuple[int, int, int]]]:
     return [[lanes for fixed4 in range(rows - fixed8, -1, -1)
              if percent(lanes := (rows - fixed8 - fixed4, fixed4, fixed8))]
             for fixed8 in sorted({max(1, math.floor(share)), math.ceil(share)})]
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << (least - 1).bit_length()
 
 
 def _config(lanes: tuple[int, int, int], **sizes: int) -> AccelConfig:
@@ -282,15 +286,20 @@ def _shortest(config: AccelConfig, most: Mapping[str, int]) -> str:
 
 def _deepest(splits: Sequence[tuple[int, int, int]], most: Mapping[str, int],
              **sizes: int) -> AccelConfig | None:
-    """The first of the splits that fits, and with it the deepest weight buffer.
+    """The first of the splits that fits, and with it the most drain slots and the deepest weight
+    buffer.
 
     Fewer Fixed-4 rows take fewer DSPs and more LUTs, so only a few splits are looked at.
     """
-    smallest = {"weight_depth": WEIGHT_DEPTH_STEP, **sizes}
+    slots = _power_of_two(sum(splits[0]))
+    smallest = {"weight_depth": WEIGHT_DEPTH_STEP, "slot_depth": max(SLOT_DEPTHS[-1], slots),
+                **sizes}
     first = bisect.bisect_left(splits, True, key=lambda lanes: (
         _used(_config(lanes, **smallest))["dsp48e1"] <= most["dsp48e1"]))
     for lanes in splits[first:first + 2]:
         if _fits(_config(lanes, **smallest), most):
-            return next(config for depth in range(WEIGHT_DEPTH_MAX, 0, -WEIGHT_DEPTH_STEP)
-                        if _fits(config := _config(lanes, **sizes, weight_depth=depth), most))
+            return next(config for slot_depth, depth in itertools.product(
+                SLOT_DEPTHS, range(WEIGHT_DEPTH_MAX, 0, -WEIGHT_DEPTH_STEP))
+                if _fits(config := _config(lanes, **sizes, weight_depth=depth,
+                                           slot_depth=max(slot_depth, slots)), most))
     return None

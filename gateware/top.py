@@ -68,7 +68,7 @@ class Accelerator(wiring.Component):
             ports=config.ports)
         m.submodules.slots = slots = BeatBuffer(
             beats=isa.slot_beats(config), bus_bits=config.bus_bits, depth=config.slot_depth,
-            ports=config.ports)
+            ports=config.ports, distributed=True)
         m.submodules.wide = wide = memory.Memory(
             shape=signed(BIAS_BITS), depth=config.wide_depth, init=[])
         loader, storer, engine = Loader(config), Storer(config), TileEngine(config)

@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 
 from gateware.config import AccelConfig
-from gateware.isa import slot_beats, slot_layout
+from gateware.isa import slot_beats, slot_bits
 from gateware.pe.lanes import row_engines
 from quant.numerics import BIAS_BITS
 
@@ -90,5 +90,5 @@ def pack_slot(results: list[Result], config: AccelConfig, wide: bool = False) ->
                     "multiplier": result.multiplier, "bias": result.bias & (1 << BIAS_BITS) - 1,
                     "shift": result.shift}
         columns[column] = {"enable": 1, "lane": q, "offset": result.offset}
-    word = slot_layout(config).const({"lanes": lanes, "columns": columns}).as_value().value
+    word = slot_bits(config, lanes=lanes, columns=columns)
     return word.to_bytes(slot_beats(config) * config.bus_bits // 8, "little")
