@@ -121,7 +121,8 @@ class BlockMemory(wiring.Component):
 
         m.d.comb += [
             read.en.eq(issue | host_read),
-            read.addr.eq(Mux(issue, read_index, access.p.index)),
+            # Not by `issue`: `rready` comes late, and this net goes to every block RAM.
+            read.addr.eq(Mux(read_left != 0, read_index, access.p.index)),
             axi.rdata.eq(read.data),
             write.addr.eq(Mux(beat, write_index, access.p.index)),
             write.data.eq(Mux(beat, axi.wdata, access.p.data)),
