@@ -14,6 +14,7 @@ Figures of ours and of the paper are of different tools: theirs are Vivado's.
 
 import csv
 import dataclasses
+import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -59,12 +60,13 @@ def kept() -> list[dict[str, object]]:
                             "--search") from error
 
 
-def find(devices: Iterable[str]) -> Iterator[dict[str, object]]:
-    """The best array of every method on each device, not synthesised."""
+def find(devices: Iterable[str], methods: Iterable[str]) -> Iterator[dict[str, object]]:
+    """The best array of each method on each device, not synthesised."""
     graph = resnet18()
     for device in devices:
         board, known = boards.get(BOARDS[device]), {}
-        for method, (given, _) in METHODS.items():
+        for method in methods:
+            given, _ = METHODS[method]
             cli.say(f"{device}, {method}")
             if given is None:
                 config = configure(board, None, ratio="auto", rows=None, clock_hz=CLOCK_HZ)
@@ -129,15 +131,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     p = cli.Parser(prog="python -m bench.table6", description=__doc__)
     p.add_argument("--search", nargs="*", choices=[*BOARDS], metavar="DEVICE",
                    help=f"find the arrays again, of {', '.join(BOARDS)} (default: both)")
+    p.add_argument("--methods", nargs="+", choices=[*METHODS], metavar="METHOD",
+                   help=f"with --search, only these of {', '.join(METHODS)} (default: all)")
     p.add_argument("--measure", nargs="?", type=int, const=0, metavar="N",
                    help="synthesise N accelerators that were not yet (default: all of them)")
     p.add_argument("--json", action="store_true", help="print the rows as one JSON document")
     args = p.parse_args(argv)
     if args.search is not None:
         devices = args.search or list(BOARDS)
-        rows = [row for row in kept() if row["device"] not in devices] if RESULTS.exists() else []
-        for row in find(devices):
-            rows = sorted([*rows, row], key=lambda row: list(BOARDS).index(row["device"]))
+        methods = args.methods or list(METHODS)
+        order = list(itertools.product(BOARDS, METHODS))
+        found = {(row["device"], row["method"]): row for row in (
+            kept() if RESULTS.exists() else [])}
+        for row in find(devices, methods):
+            found[row["device"], row["method"]] = row
+            rows = [found[place] for place in order if place in found]
             keep(rows)
     else:
         rows = kept()
