@@ -6,6 +6,7 @@ The simulated memory holds the program, all input tensors and all output regions
 counters.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -13,7 +14,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ from gateware.config import AccelConfig
 from gateware.series7 import Series7
 from gateware.timeline import Timeline
 from gateware.verilog import accelerator_verilog
-from quant import golden
+from quant import cli, golden
 from quant.intgraph import IntGraph
 from sim import window as waveform
 from sim.ddr import DDR_VERILOG
@@ -183,17 +185,18 @@ class _System:
                 "\n".join(f"{word:0{2 * self._bus_bytes}x}" for word in words.tolist()) + "\n"
             )
             job.write_text(json.dumps({**self._job, **(more or {}), "result": str(result)}))
-            results = run_bench(
-                self._built,
-                toplevel=TOPLEVEL,
-                test_module="sim.benches.accelerator",
-                testcase=testcase,
-                simulator=self._simulator,
-                plusargs=[f"+ddr_init={contents}", f"+ddr_stall={stall}", f"+ddr_seed={seed}",
-                          *plusargs],
-                env=_environment(job),
-                seed=seed,
-            )
+            with _told(job) as environment:
+                results = run_bench(
+                    self._built,
+                    toplevel=TOPLEVEL,
+                    test_module="sim.benches.accelerator",
+                    testcase=testcase,
+                    simulator=self._simulator,
+                    plusargs=[f"+ddr_init={contents}", f"+ddr_stall={stall}", f"+ddr_seed={seed}",
+                              *plusargs],
+                    env=environment,
+                    seed=seed,
+                )
             if not result.is_file():
                 raise BenchFailed("the accelerator bench left no result")
             return json.loads(result.read_text()), results.parent
@@ -228,14 +231,30 @@ def first_difference(image: int, layer: str, expected: np.ndarray, got: np.ndarr
     )
 
 
-def _environment(job: Path) -> dict[str, str]:
-    """What the bench is told; its own output goes to a log, so the terminal comes by name."""
+@contextlib.contextmanager
+def _told(job: Path) -> Iterator[dict[str, str]]:
+    """The environment of the bench. Its own output goes to a log: a terminal comes by name, and
+    lines of progress for anything else through a file."""
     environment = {"ACCELERATOR_JOB": str(job)}
     if sys.stderr.isatty():
-        environment["ACCELERATOR_TERMINAL"] = os.ttyname(sys.stderr.fileno())
-    elif Path("/proc/self/fd/2").exists():
-        environment["ACCELERATOR_LINES"] = f"/proc/{os.getpid()}/fd/2"
-    return environment
+        yield environment | {"ACCELERATOR_TERMINAL": os.ttyname(sys.stderr.fileno())}
+        return
+    lines, ended = job.with_name("progress"), threading.Event()
+    lines.touch()
+
+    def follow() -> None:
+        with lines.open() as file:
+            while not ended.wait(1):
+                for line in file:
+                    cli.say(line.rstrip())
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield environment | {"ACCELERATOR_LINES": str(lines)}
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _layout(program: Program, images: np.ndarray) -> tuple[bytes, list[int], list[int]]:
