@@ -5,17 +5,19 @@ python -m bench.table6                     the kept figures
 python -m bench.table6 --search            find the arrays again, by cycles and resources; minutes
 python -m bench.table6 --measure           synthesise those that were not yet; hours
 
-Each method has the fastest array of its ratio that the chip holds (gateware/search.py). LUTs and
-DSPs are those of the synthesised accelerator (Yosys, not placed) where it was, else estimated;
-cycles are estimated (gateware/timeline.py). The clock is the paper's 100 MHz; nothing was routed
-for these chips here. Figures of ours and of the paper are of different tools: theirs are Vivado's.
+Each method has a fast array of its ratio that the chip holds: of those two that could take the
+fewest cycles (gateware/search.py) the one that does. LUTs and DSPs are those of the synthesised
+accelerator (Yosys, not placed) where it was, else estimated; cycles are estimated
+(gateware/timeline.py). The clock is the paper's 100 MHz; nothing was routed for these chips here.
+Figures of ours and of the paper are of different tools: theirs are Vivado's.
 """
 
 import csv
 import dataclasses
+import itertools
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import boards
@@ -32,6 +34,7 @@ RESULTS = HERE / "results" / "table6.json"
 PAPER = HERE / "paper" / "table6.csv"
 BOARDS = {"xc7z020": "zedboard", "xc7z045": "zc706"}
 CLOCK_HZ = 100_000_000
+PROGRAMS = 2        #: arrays of a ratio that are compiled for, those of the lowest bounds
 #: Rows of the table: our ratio (None is what gateware.ratio answered) and the paper's name.
 METHODS: dict[str, tuple[str | None, str | None]] = {
     "Fixed": ("0:100:0", "fixed"), "PoT": ("100:0:0", "pot"),
@@ -57,24 +60,24 @@ def kept() -> list[dict[str, object]]:
                             "--search") from error
 
 
-def find(devices: Iterable[str]) -> list[dict[str, object]]:
-    """The best array of every method on each device, not synthesised."""
-    graph, rows = resnet18(), []
+def find(devices: Iterable[str], methods: Iterable[str]) -> Iterator[dict[str, object]]:
+    """The best array of each method on each device, not synthesised."""
+    graph = resnet18()
     for device in devices:
         board, known = boards.get(BOARDS[device]), {}
-        for method, (given, _) in METHODS.items():
+        for method in methods:
+            given, _ = METHODS[method]
             cli.say(f"{device}, {method}")
             if given is None:
                 config = configure(board, None, ratio="auto", rows=None, clock_hz=CLOCK_HZ)
                 point = search.estimated_on(graph, board, config, board_tiles(board.name)[0], known)
             else:
                 point = search.explore(graph, board, given=Ratio.parse(given), say=cli.say,
-                                       known=known).answer
-            rows.append({
+                                       known=known, programs=PROGRAMS).answer
+            yield {
                 "device": device, "method": method, "ratio": str(point.ratio),
                 "config": dataclasses.asdict(point.config), "refusal": point.refusal,
-                "cycles": point.cycles, "measured": None})
-    return rows
+                "cycles": point.cycles, "measured": None}
 
 
 def synthesise(rows: list[dict[str, object]], most: int | None) -> None:
@@ -128,15 +131,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     p = cli.Parser(prog="python -m bench.table6", description=__doc__)
     p.add_argument("--search", nargs="*", choices=[*BOARDS], metavar="DEVICE",
                    help=f"find the arrays again, of {', '.join(BOARDS)} (default: both)")
+    p.add_argument("--methods", nargs="+", choices=[*METHODS], metavar="METHOD",
+                   help=f"with --search, only these of {', '.join(METHODS)} (default: all)")
     p.add_argument("--measure", nargs="?", type=int, const=0, metavar="N",
                    help="synthesise N accelerators that were not yet (default: all of them)")
     p.add_argument("--json", action="store_true", help="print the rows as one JSON document")
     args = p.parse_args(argv)
     if args.search is not None:
         devices = args.search or list(BOARDS)
-        others = [row for row in kept() if row["device"] not in devices] if RESULTS.exists() else []
-        rows = sorted([*others, *find(devices)], key=lambda row: list(BOARDS).index(row["device"]))
-        keep(rows)
+        methods = args.methods or list(METHODS)
+        order = list(itertools.product(BOARDS, METHODS))
+        found = {(row["device"], row["method"]): row for row in (
+            kept() if RESULTS.exists() else [])}
+        for row in find(devices, methods):
+            found[row["device"], row["method"]] = row
+            rows = [found[place] for place in order if place in found]
+            keep(rows)
     else:
         rows = kept()
     if args.measure is not None:

@@ -48,13 +48,14 @@ def warm_norms(model: nn.Module, images: Tensor) -> None:
 
 
 def quantised(model: nn.Module, images: Tensor, classes: int, *, steps: int,
-              generator: torch.Generator, tile_rows: int = TILE_ROWS) -> fx.GraphModule:
-    """A network ready for export: prepared, calibrated, random schemes in the shares of RATIO,
+              generator: torch.Generator, tile_rows: int = TILE_ROWS,
+              ratio: Ratio = RATIO) -> fx.GraphModule:
+    """A network ready for export: prepared, calibrated, random schemes in the shares of ``ratio``,
     ``steps`` steps of training on random labels, scales aligned."""
     prepared = prepare(model, images[:2])
     calibrate(prepared, images)
     for layer in quantised_layers(prepared).values():
-        counts = torch.tensor(RATIO.rows(len(layer.weight), tile_rows))
+        counts = torch.tensor(ratio.rows(len(layer.weight), tile_rows))
         schemes = torch.arange(len(counts)).repeat_interleave(counts)
         layer.assign(schemes[torch.randperm(len(schemes), generator=generator)])
     optimiser = torch.optim.SGD(prepared.parameters(), lr=1e-3, momentum=0.9)
@@ -80,7 +81,8 @@ def macs(graph: IntGraph) -> int:
 
 
 def measure(name: str, size: int, images: int, steps: int, seed: int,
-            tile_rows: int = TILE_ROWS, save: Path | None = None) -> dict[str, object]:
+            tile_rows: int = TILE_ROWS, ratio: Ratio = RATIO,
+            save: Path | None = None) -> dict[str, object]:
     """One row of the table; with ``save``, graph and images go to a folder of that name there.
 
     Raises Mismatch where the two integer models differ.
@@ -96,9 +98,9 @@ def measure(name: str, size: int, images: int, steps: int, seed: int,
     model = build(name, shape=(3, size, size), classes=1000)
     warm_norms(model, warm)
     model = quantised(model, warm, 1000, steps=steps, generator=generator,
-                      tile_rows=tile_rows)
+                      tile_rows=tile_rows, ratio=ratio)
     started = time.monotonic()
-    graph = export(model, warm[:2], name=name, ratio=RATIO, tile_rows=tile_rows)
+    graph = export(model, warm[:2], name=name, ratio=ratio, tile_rows=tile_rows)
     exported = time.monotonic()
     logits = inference.verify(graph, pixels, BATCH)
     verified = time.monotonic()
@@ -129,6 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--seed", type=int, default=1, metavar="N", help="(default: %(default)s)")
     p.add_argument("--tile-rows", type=int, default=TILE_ROWS, metavar="N",
                    help="rows per tile that the schemes are spread for (default: %(default)s)")
+    p.add_argument("--ratio", default=str(RATIO), metavar="A:B:C",
+                   help="shares of PoT-4, Fixed-4 and Fixed-8 rows (default: %(default)s)")
     p.add_argument("--save", type=Path, metavar="DIR",
                    help="keep each graph and its images in DIR/MODEL, for gateware.build")
     p.add_argument("--json", action="store_true", help="print one JSON document")
@@ -137,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in args.models:
         try:
             rows.append(measure(name, args.size, args.images, args.steps, args.seed,
-                                args.tile_rows, args.save))
+                                args.tile_rows, Ratio.parse(args.ratio), args.save))
             cli.say(f"{name}: {args.images} images equal")
         except (inference.Mismatch, ExportError, GraphError) as error:
             cli.say(f"error: {name}: {error}")

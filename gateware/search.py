@@ -130,12 +130,13 @@ def beats_per_cycle(board: Board, config: AccelConfig) -> float:
 
 def explore(graph: IntGraph, board: Board, *, say: Callable[[str], None] = lambda text: None,
             given: Ratio | None = None, rows: Iterable[int] = ROWS,
-            pixels: Iterable[int] = PIXELS, known: dict[tuple, int | str] | None = None) -> Found:
+            pixels: Iterable[int] = PIXELS, known: dict[tuple, int | str] | None = None,
+            programs: float = math.inf) -> Found:
     """Try the arrays of ``rows`` by ``pixels`` that ``board`` holds with a network's shapes.
 
     With ``given`` only arrays of that ratio, until no other can be faster. ``known`` keeps cycles
     from one search of a network to the next. Arrays that are slow, or that another one beats, even
-    with :func:`least_cycles` are left out.
+    with :func:`least_cycles` are left out; so are all after ``programs`` that were compiled.
     """
     most, refused = limits(board), Counter()
     arrays = list(_arrays(graph, board, most, refused, given, rows, pixels))
@@ -146,6 +147,9 @@ def explore(graph: IntGraph, board: Board, *, say: Callable[[str], None] = lambd
     slowest = 1.0 if given else SLOWEST
     copied: set[tuple[int, ...]] = set()    # shapes that two copies of the activations suffice for
     for index, bound in enumerate(bounds):
+        if sum(point.cycles is not None for point in points) >= programs:
+            refused["promised fewer cycles less than those that were tried"] += 1
+            continue
         if any(point.cycles is not None and (
                 point.beats(bound) or slowest * point.cycles <= bound.cycles) for point in points):
             refused["too slow or beaten by another even with the fewest cycles possible"] += 1

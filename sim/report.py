@@ -16,7 +16,7 @@ STALLS = tuple(name for name in COUNTERS if name.startswith("stall_"))
 class LayerRow:
     """What was counted from when every layer before was complete until this one was.
 
-    macs : multiplications that the layer needs, 0 for a pooling
+    macs : multiplications that the layer needs for all images of the run, 0 for a pooling
     stalls : cycles by cause
     """
 
@@ -61,13 +61,13 @@ def owners(program: Program) -> list[str]:
 
 def layer_rows(program: Program, graph: IntGraph, samples: Sequence[dict[str, int]],
                final: dict[str, int]) -> list[LayerRow]:
-    """The rows of one image, in the order of the program.
+    """The rows of one run, in the order of the program.
 
     ``samples`` are registers at some moments of the run, ``final`` the counters at its end. What
     lies between two samples counts for the layer at work at the first, so that a layer's figures
     are exact to one interval.
     """
-    rows = {segment.layer: LayerRow(segment.layer, macs(graph, segment.layer))
+    rows = {segment.layer: LayerRow(segment.layer, program.batch * macs(graph, segment.layer))
             for segment in program.segments}
     owner = owners(program)
     first = dict.fromkeys(final, 0) | {"ERROR_DESCRIPTOR": 0}
