@@ -17,7 +17,7 @@ from quant.intgraph import IntGraph
 
 def check_fit(board: Board, used: Mapping[str, float], how: str = "estimated") -> None:
     """Raises :class:`DoesNotFit` naming each resource that is short, the need and the limit."""
-    short = [f"{used[name]:.10g} {name.upper()} ({how}), {board.title} has {limit}"
+    short = [f"{used[name]:.10g} {name.upper()} ({how}), {board.title} has {limit:.10g}"
              for name, limit in board.device.limits.items() if used[name] > limit]
     if short:
         raise DoesNotFit(f"the accelerator needs {'; '.join(short)}; use fewer --rows or "

@@ -7,12 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from quant.intgraph import IntGraph
 from quant.nodes import VERSION
-from tests.quant.graphs import INPUT, GraphBuilder, residual_graph
+from tests.quant.graphs import residual_graph, sequence_graph
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -102,14 +101,11 @@ def test_layer_that_cannot_be_compiled(tmp_path: Path, graph: Path) -> None:
 
 
 def test_unsupported_layer(tmp_path: Path) -> None:
-    builder = GraphBuilder(np.random.default_rng(1), (16, 8, 8))
-    grouped = builder.conv(INPUT, 16, groups=4)
-    builder.linear(builder.flatten(builder.avg_pool(grouped)), 10, wide=True)
-    builder.build().save(tmp_path / "grouped.safetensors")
+    sequence_graph(1).save(tmp_path / "hosted.safetensors")
     line = refused(
-        "gateware.build", "--board", "zc706", "--graph", "grouped.safetensors", cwd=tmp_path
+        "gateware.build", "--board", "zc706", "--graph", "hosted.safetensors", cwd=tmp_path
     )
-    assert f"layer '{grouped}' has 4 groups" in line
+    assert "node 'host0' runs embedding on the host" in line
 
 
 def test_design_that_does_not_fit(tmp_path: Path) -> None:

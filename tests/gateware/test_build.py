@@ -37,8 +37,8 @@ def test_refusal_names_resource_need_and_limit(resource: str, options: dict[str,
         return dataclasses.replace(board, device=device)
 
     assert configure(limited(need), None, **options).rows == 16
-    with pytest.raises(UserError, match=rf"^the accelerator needs {need} {resource.upper()} "
-                                        rf"\(estimated\), {board.title} has {need - 1}; use fewer"):
+    with pytest.raises(UserError, match=rf"^the accelerator needs {need:.10g} {resource.upper()} "
+                                        rf"\(estimated\), {board.title} has {need - 1:.10g}; use"):
         configure(limited(need - 1), None, **options)
 
 
