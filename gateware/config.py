@@ -133,6 +133,11 @@ class AccelConfig:
         return 2 * self.pixels
 
     @property
+    def drain_turn(self) -> int:
+        """Cycles from a step of the drain to the next."""
+        return 3 - self.act_copies
+
+    @property
     def macs_per_cycle(self) -> int:
         return self.rows * self.k * self.pixels
 

@@ -94,7 +94,7 @@ class Drain(Component):
         last_slot = slot == d.slots - 1
         turn = Signal(reset_less=True)
         step = active
-        if config.act_copies == 1:
+        if config.drain_turn == 2:
             # Operands come 3 cycles after a job, results `latency`.
             assert (self.latency - 3) % 2 == 1
             m.d.sync += turn.eq(~turn)
@@ -173,17 +173,16 @@ class Drain(Component):
         y = {name: delay(m, r[name], y_delay - 3, name=f"y_{name}")
              for name in ("wide", "out_planes", "out_address", "out_plane_pitch")}
         # The last nibbles, the low ones of 8 bits, are in memory two cycles and a turn later.
-        cycles_per_turn = 3 - config.act_copies
         m.d.comb += self.completed.eq(
-            delay(m, s_final, y_delay + 2 + cycles_per_turn, name="y_final", reset_less=False))
+            delay(m, s_final, y_delay + 2 + config.drain_turn, name="y_final", reset_less=False))
         results = Signal(data.ArrayLayout(unsigned(8), lanes))
         wides = Signal(data.ArrayLayout(signed(BIAS_BITS), lanes))
         m.d.comb += [results[q].eq(lane.y) for q, lane in enumerate(requantisers)]
         m.d.comb += [wides[q].eq(lane.wide) for q, lane in enumerate(requantisers)]
 
-        second = delay(m, y_done & y["out_planes"], cycles_per_turn, name="second",
+        second = delay(m, y_done & y["out_planes"], config.drain_turn, name="second",
                        reset_less=False)
-        second_pitch = delay(m, y["out_plane_pitch"], cycles_per_turn, name="second_pitch")
+        second_pitch = delay(m, y["out_plane_pitch"], config.drain_turn, name="second_pitch")
         second_data = Signal(data.ArrayLayout(unsigned(ACT_BITS), config.k))
         enables, second_enable = Signal(config.k), Signal(config.k)
         m.d.comb += [enables[j].eq(y_columns[j].enable & y_done & ~y["wide"])

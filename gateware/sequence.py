@@ -132,7 +132,7 @@ class TileLoop(Component):
         drain_cycles = Signal(isa.ADDRESS_BITS + 2 + ceil_log2(pixels))
         spacing = Signal.like(drain_cycles)
         # With one copy of the activations the drain works every second cycle.
-        turns = self._config.act_copies == 1
+        turns = self._config.drain_turn - 1
         m.d.comb += drain_cycles.eq((each * self.job.count) << turns)
         with m.If(spacing != 0):
             m.d.sync += spacing.eq(spacing - 1)
