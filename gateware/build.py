@@ -17,20 +17,21 @@ import json
 import shutil
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 import boards
 from boards.board import Board
 from gateware import handover, presets, report_page
+from gateware.compiler.hosted import Compiled, compile_all
 from gateware.compiler.operations import CompileError
-from gateware.compiler.program import Program, compile_graph
 from gateware.config import SIZES, AccelConfig
 from gateware.report import check_fit, markdown, report
 from gateware.reports import DoesNotFit, ToolError
-from gateware.target import TARGETS
+from gateware.target import TARGETS, driver_bytes
 from gateware.verilog import MODULE, accelerator_verilog
 from quant import cli
 from quant.cli import UserError
@@ -39,6 +40,7 @@ from quant.ratio import Ratio
 
 LATEST = Path("runs/latest/graph.safetensors")
 VECTORS = "vectors.npz"                 #: test images that training leaves beside a graph
+CODES = "codes."                        #: in it, before the name of a tensor that a layer reads
 
 
 def parser() -> cli.Parser:
@@ -143,7 +145,7 @@ def build(
     graph: IntGraph | None,
     folder: Path,
     *,
-    images: np.ndarray | None = None,
+    images: Mapping[str, np.ndarray] = MappingProxyType({}),
     batch: int = 1,
     bitstream: bool = True,
     synth: bool = False,
@@ -152,24 +154,24 @@ def build(
     """Write the build folder; returns the report. Raises UserError.
 
     With ``synth`` the accelerator is synthesised to count its cells, and there is no bitstream.
-    ``images`` (N, C, H, W), integers, become the golden ones of the driver's self-test. The program
-    runs ``batch`` images together.
+    ``images``, integers (N, C, H, W) by the tensor that they are values of, become the golden ones
+    of the driver's self-test. The program runs ``batch`` images together.
     """
     say = (lambda text: None) if quiet else cli.say
     partial = folder.with_name(f"{folder.name}.partial")
     target = TARGETS[board.device.family]
     try:
         synthesise = target.synthesiser() if synth else None
-        program = None if graph is None else compile_graph(graph, config, batch=batch)
+        compiled = [] if graph is None else compile_all(graph, config, batch)
         say(
             f"{board.title}: {config.rows} rows {':'.join(map(str, config.lanes))} x {config.k} "
             f"channels x {config.pixels} pixels; generating Verilog"
         )
         _fresh(partial)
-        _write(board, config, program, partial)
-        if graph is not None:
-            handover.write_golden(partial, graph, images)
-        _write_report(report(board, config, graph, program, None), partial)
+        _write(board, config, compiled, partial)
+        for one in compiled:
+            handover.write_golden(partial / one.folder, one.graph, images.get(one.tensor))
+        _write_report(report(board, config, graph, compiled, None), partial)
         # The former build stays until this one is complete.
         if folder.exists():
             shutil.rmtree(folder)
@@ -179,12 +181,12 @@ def build(
         if synthesise is not None:
             say(f"synthesising {folder / MODULE}.v with Yosys; takes minutes")
             measured = synthesise(folder)
-            _write_report(report(board, config, graph, program, measured), folder)
+            _write_report(report(board, config, graph, compiled, measured), folder)
             check_fit(board, measured.resources, "measured")
         elif bitstream and target.found():
             say(f"running {target.tools} in {project}")
             measured = target.run(config, project)
-            _write_report(report(board, config, graph, program, measured), folder)
+            _write_report(report(board, config, graph, compiled, measured), folder)
             routed = measured.routed_hz(config.clock_hz)
             say(
                 f"bitstream in {project}: {routed / 1e6:.2f} MHz routed, "
@@ -208,24 +210,30 @@ def _fresh(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def _write(board: Board, config: AccelConfig, program: Program | None, folder: Path) -> None:
-    """Verilog, configuration, program and the project of the board's tools."""
+def _write(board: Board, config: AccelConfig, compiled: Sequence[Compiled], folder: Path) -> None:
+    """Verilog, configuration, programs and the project of the board's tools."""
     text = accelerator_verilog(config, TARGETS[board.device.family].primitives())
     (folder / "accelerator.v").write_text(text)
     (folder / "config.json").write_text(config.to_json() + "\n")
-    if program is not None:
-        program.save(folder)
-    TARGETS[board.device.family].write(board, config, program, text, folder)
+    for one in compiled:
+        (folder / one.folder).mkdir(parents=True, exist_ok=True)
+        one.program.save(folder / one.folder)
+    memory = driver_bytes(one.program for one in compiled)
+    TARGETS[board.device.family].write(board, config, memory, text, folder)
 
 
-def golden_images(graph: Path) -> np.ndarray | None:
-    """The test images beside ``graph``, if training left some. Raises UserError if damaged."""
-    path = graph.parent / VECTORS
+def golden_images(path: Path, graph: IntGraph) -> dict[str, np.ndarray]:
+    """By tensor, what training left beside the graph at ``path``: test images, or the codes that
+    layers between the host's operations read. Raises UserError if it is damaged."""
+    path = path.parent / VECTORS
     if not path.is_file():
-        return None
+        return {}
     try:
         with np.load(path) as vectors:
-            return vectors["images"] if "images" in vectors else None
+            if "images" in vectors:
+                return {graph.header.input: vectors["images"]}
+            return {name.removeprefix(CODES): vectors[name] for name in vectors
+                    if name.startswith(CODES)}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged ({error}); run python -m quant.train again") from error
 
@@ -259,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config,
         graph,
         args.out / board.name,
-        images=golden_images(path) if path else None,
+        images=golden_images(path, graph) if path else {},
         batch=args.batch,
         bitstream=not args.project_only,
         synth=args.synth is not None,

@@ -57,7 +57,8 @@ class AccelConfig:
     slot_depth : int
         Drain slots that the slot buffer holds.
     wide_depth : int
-        Wide results (logits) that one image may have.
+        Wide results (logits) that are kept until they are stored; at least one for each row lane.
+        With twice as many as a row tile gives, none waits for those before.
     fixed4_style : Fixed4Style
         Engines of the Fixed-4 rows, see :mod:`gateware.pe.lanes`.
     clock_hz : int
@@ -102,6 +103,9 @@ class AccelConfig:
         if self.slot_depth < self.rows:
             raise ValueError(
                 f"slot_depth must be at least the {self.rows} rows, not {self.slot_depth}")
+        if self.wide_depth < self.rows:
+            raise ValueError(
+                f"wide_depth must be at least the {self.rows} rows, not {self.wide_depth}")
         # From JSON it comes as text. Raises ValueError with the name that is not one.
         object.__setattr__(self, "fixed4_style", Fixed4Style(self.fixed4_style))
         if self.clock_hz <= 0:

@@ -189,7 +189,8 @@ class Drain(Component):
                      for j in range(config.k)]
         m.d.sync += [
             self.wide_enable.eq(y_done & y["wide"] & y_columns[y_phase].enable),
-            self.wide_address.eq(y_columns[y_phase].offset),
+            self.wide_address.eq(y["out_address"] + y_columns[y_phase].offset
+                                 + Cat(y_bank[:ceil_log2(config.banks)], y_word)),
             self.wide_data.eq(wides[y_phase]),
         ]
         with m.If(second):

@@ -104,9 +104,9 @@ class Emulator:
                 packed = (nibbles[0::2] | nibbles[1::2] << 4).astype(np.uint8)
                 memory[start:start + size] = packed.tobytes()
             case Opcode.STORE_WIDE:
-                results = self.wide[:size * 8 // WIDE_BITS]
-                self._hazards.read("wide", np.arange(len(results)))
-                memory[start:start + size] = results.astype("<i8").tobytes()
+                at = self._buffer_words("wide", f["destination"], size * 8 // WIDE_BITS)
+                self._hazards.read("wide", at)
+                memory[start:start + size] = self.wide[at].astype("<i8").tobytes()
 
     def load_slots(self, f: dict[str, int], memory: bytes) -> np.ndarray:
         """What a LOAD_SLOTS does; returns the places that it fills."""
@@ -129,7 +129,8 @@ class Emulator:
         return f["offset"] * 8 // self.config.bus_bits + np.arange(f["beats"])
 
     def _buffer_words(self, buffer: str, first: int, count: int) -> np.ndarray:
-        depth = {"weights": self.config.weight_depth, "slots": self.config.slot_depth}[buffer]
+        depth = {"weights": self.config.weight_depth, "slots": self.config.slot_depth,
+                 "wide": self.config.wide_depth}[buffer]
         return (first + np.arange(count)) % depth
 
     def _walk(self, f: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -160,8 +161,10 @@ class Emulator:
         acc = sums[..., lane["row"] * self.config.requant_lanes + entry["lane"]]
         constants = (lane["multiplier"], lane["bias"], lane["shift"])
         if f["wide"]:
-            self._hazards.write("wide", np.array([entry["offset"]]))
-            self.wide[entry["offset"]] = numerics.accumulate(acc, *constants)[0, 0]
+            at = (f["out_address"] + entry["offset"] + pixel * self.config.banks + bank) \
+                % self.config.wide_depth
+            self._hazards.write("wide", at)
+            self.wide[at] = numerics.accumulate(acc, *constants)
             return
         place = pixel + entry["offset"]
         residual = 0

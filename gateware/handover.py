@@ -49,6 +49,6 @@ def write_golden(folder: Path, graph: IntGraph, images: np.ndarray | None) -> No
     if images is None:
         rng = np.random.default_rng(GOLDEN_SEED)
         images = rng.integers(0, 1 << spec.bits, (GOLDEN_IMAGES, *spec.shape))
-    images = np.asarray(images[:GOLDEN_IMAGES], np.int64)
+    images = np.asarray(images[:GOLDEN_IMAGES], np.int64).reshape(-1, *spec.shape)
     logits = golden.run(graph, images)[graph.header.output].reshape(len(images), -1)
     np.savez_compressed(folder / GOLDEN, images=images, logits=logits)

@@ -76,7 +76,7 @@ _TRANSFER = {
 #: LOAD_WEIGHTS, LOAD_SLOTS: ``beats`` of every port into whole buffer words from word
 #: ``destination`` on. The ports' parts follow one another in memory; port p brings the beats p,
 #: p + ports, p + 2 * ports... of each word.
-#: STORE_WIDE: the first ``beats`` entries (64-bit bus) of the wide buffer.
+#: STORE_WIDE: entries of the wide buffer from number ``destination`` on, 64 bits each.
 TRANSFER = data.StructLayout({**_TRANSFER, "destination": ADDRESS_BITS})
 
 #: LOAD_TENSOR, STORE_TENSOR: memory order is y, x, group (channels last, hi plane first).
@@ -139,7 +139,8 @@ def slot_layout(config: AccelConfig) -> data.StructLayout:
     Lane ``q`` requantises engine lane ``row * requant_lanes + q`` (rows first, then pool lanes);
     ``column`` says which nibble column brings its residual operand. Column ``j`` writes the result
     of lane ``lane`` at ``offset`` words from the pixel. Wide results leave lane by lane: that of
-    lane ``q`` goes to entry ``columns[q].offset`` of the wide buffer.
+    lane ``q`` goes to the entry of the wide buffer that is ``columns[q].offset``, and the pixel's
+    number (its word, then its bank), from the one at ``out_address``.
     """
     lanes, k = config.requant_lanes, config.k
     lane = data.StructLayout({

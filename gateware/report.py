@@ -2,11 +2,11 @@
 """What was built, in one dictionary, and that dictionary as text."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from boards.board import Board
 from gateware import estimate
-from gateware.compiler.program import Program
+from gateware.compiler.hosted import Compiled, is_hosted
 from gateware.config import AccelConfig
 from gateware.regs import config_digest
 from gateware.report_layers import bus_bytes_per_cycle, layers
@@ -28,7 +28,7 @@ def report(
     board: Board,
     config: AccelConfig,
     graph: IntGraph | None,
-    program: Program | None,
+    compiled: Sequence[Compiled],
     measured: Reports | None,
 ) -> dict:
     """The build as a JSON-able dictionary; each figure says if it is estimated or measured."""
@@ -57,17 +57,25 @@ def report(
         "slack_ns": measured.slack_ns if measured else None,
         "routed_hz": routed_hz,
     }
-    if program is not None:
-        cycles = estimate.cycles(program)
+    if compiled:
+        cycles = _cycles(compiled)
         result["program"] = {
-            "graph": program.name,
-            "graph_digest": program.graph_digest,
-            "bytes": len(program.image),
-            "batch": program.batch,
+            "graph": graph.header.name,
+            "graph_digest": graph.digest,
+            "hosted": is_hosted(graph),
+            "bytes": sum(len(one.program.image) for one in compiled),
+            "batch": compiled[0].program.batch,
             "cycles": {"total": sum(cycles.values()), "layers": cycles, "how": "estimated"},
             "layers": layers(graph, config, cycles),
         }
     return result
+
+
+def _cycles(compiled: Sequence[Compiled]) -> dict[str, int]:
+    """Cycles of each layer; of a layer that has its own program, all of it."""
+    if not compiled[0].folder.parts:
+        return estimate.cycles(compiled[0].program)
+    return {one.name: sum(estimate.cycles(one.program).values()) for one in compiled}
 
 
 def markdown(result: dict) -> str:
@@ -113,9 +121,11 @@ def markdown(result: dict) -> str:
         program = result["program"]
         lines += [
             "",
-            f"Network {program['graph']}, graph {program['graph_digest'][:16]}, program of "
-            f"{program['bytes']} bytes for {program['batch']} image(s) in a run; cycles are an "
-            f"image's share.",
+            f"Network {program['graph']}, graph {program['graph_digest'][:16]}, "
+            f"{program['bytes']} bytes. " + (
+                "A program for each layer; cycles do not include what the host computes between "
+                "them." if program["hosted"] else
+                f"{program['batch']} image(s) in a run; cycles are an image's share."),
             "",
             f"| layer | cycles ({program['cycles']['how']}) |",
             "|---|---:|",

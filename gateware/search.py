@@ -238,13 +238,11 @@ def _arrays(graph: IntGraph, board: Board, most: Mapping[str, int], refused: Cou
             given: Ratio | None, rows: Iterable[int], pixels: Iterable[int]
             ) -> Iterator[tuple[AccelConfig, Ratio]]:
     """The best split of each shape that fits, and its ratio."""
-    wide = max((graph.tensor(node.output).shape[0] for node in graph.nodes
-                if getattr(node, "wide", False)), default=1)
     for count, lanes, width in itertools.product(rows, REQUANT_LANES, pixels):
         if count % lanes:
             continue
         sizes = {"pixels": width, "requant_lanes": lanes, "ports": board.memory.hp_ports,
-                 "wide_depth": _power_of_two(wide), "clock_hz": board.clock_hz}
+                 "wide_depth": _power_of_two(2 * count), "clock_hz": board.clock_hz}
         for splits in [[given.lanes(count)]] if given else _splits(count):
             fitting = [config for copies, depth in itertools.product((2, 1), ACT_DEPTHS)
                        if (config := _deepest(splits, most, act_depth=depth, act_copies=copies,

@@ -4,7 +4,7 @@
 import abc
 import dataclasses
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from boards.board import RESOURCES, Board
@@ -47,10 +47,10 @@ class Target(abc.ABC):
         """Raises ValueError for a clock or ports that the board cannot have."""
 
     @abc.abstractmethod
-    def write(self, board: Board, config: AccelConfig, program: Program | None, verilog: str,
+    def write(self, board: Board, config: AccelConfig, memory: int, verilog: str,
               folder: Path) -> None:
         """Write the project, and what the driver must know of it. Raises DoesNotFit where the
-        board has no room for the program."""
+        board has no room for the ``memory`` bytes of :func:`driver_bytes`."""
 
     @abc.abstractmethod
     def found(self) -> bool:
@@ -85,12 +85,12 @@ class Zynq(Target):
             raise ValueError(f"{board.title} has {board.memory.hp_ports} memory ports, --ports "
                              f"{config.ports} asks for more")
 
-    def write(self, board: Board, config: AccelConfig, program: Program | None, verilog: str,
+    def write(self, board: Board, config: AccelConfig, memory: int, verilog: str,
               folder: Path) -> None:
         handover.write_accelerator(
             folder, board, config, connection=zynq7.connection(board, config.ports),
             bitstream=f"{self.folder}/{vivado.TOP}.bit")
-        buffers = max(BUFFER_MIN, 1 << (2 * driver_bytes(program)).bit_length())
+        buffers = max(BUFFER_MIN, 1 << (2 * memory).bit_length())
         (folder / OVERLAY).write_text(zynq7.device_tree_overlay(1 << WINDOW_BITS, buffers))
         vivado.build_plan(board, config, verilog).extract(folder / self.folder)
 
@@ -120,9 +120,9 @@ class Ecp5(Target):
     def check(self, board: Board, config: AccelConfig) -> None:
         ecp5.check_clock(board, config.clock_hz)
 
-    def write(self, board: Board, config: AccelConfig, program: Program | None, verilog: str,
+    def write(self, board: Board, config: AccelConfig, memory: int, verilog: str,
               folder: Path) -> None:
-        size = ecp5.memory_bytes(board, self.resources(config)["ebr"], driver_bytes(program))
+        size = ecp5.memory_bytes(board, self.resources(config)["ebr"], memory)
         plan = trellis.build_plan(board, config, verilog, size)
         handover.write_accelerator(
             folder, board, config, connection=ecp5.connection(size, config.clock_hz),
@@ -152,14 +152,12 @@ def _xc7_cells(cells: Counter) -> dict[str, float]:
     return {name: counted[name] for name in RESOURCES["xc7"]}
 
 
-def driver_bytes(program: Program | None) -> int:
-    """Memory that a driver takes for program, input and outputs, whole pages each."""
-    if program is None:
-        return PAGE
-    place = program.input
-    sizes = (len(program.image), program.batch * place.beats * place.k // 2,
-             program.output_size)
-    return sum(-(-size // PAGE) * PAGE for size in sizes)
+def driver_bytes(programs: Iterable[Program]) -> int:
+    """Memory that a driver takes for each program, its input and outputs, whole pages each."""
+    sizes = [size for program in programs for size in (
+        len(program.image), program.batch * program.input.beats * program.input.k // 2,
+        program.output_size)]
+    return sum(-(-size // PAGE) * PAGE for size in sizes or [1])
 
 
 TARGETS: dict[str, Target] = {"xc7": Zynq(), "ecp5": Ecp5()}

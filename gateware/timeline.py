@@ -22,8 +22,8 @@ from gateware.window import Window
 READ_LATENCY = 40          #: cycles from a read address to its first beat, as the DDR model has it
 WRITE_LATENCY = 20         #: cycles from the last beat written to the response, likewise
 _COMMAND_CYCLES = 3        #: from a DMA command to its address on the bus, and from data to use
-_STORE_CYCLES_PER_BEAT = 3
 _HANDOVER_CYCLES = 3       #: between the words of two executes
+_STORE_CYCLES = 6          #: from a store's begin to its first beat, and from the answer to its end
 _END_CYCLES = 4            #: from the last completion to the end of the run
 
 
@@ -159,5 +159,4 @@ class Timeline:
 
     def _store(self, released: int, fields: dict[str, int], opcode: Opcode) -> tuple[int, int]:
         begin = max(released, self._ends["stores"][-1])
-        return begin, (begin + WRITE_LATENCY + _STORE_CYCLES_PER_BEAT * fields["beats"]
-                       + _COMMAND_CYCLES)
+        return begin, begin + fields["beats"] + WRITE_LATENCY + _STORE_CYCLES

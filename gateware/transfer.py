@@ -14,6 +14,7 @@ from gateware.dma import command_layout
 from quant.numerics import BIAS_BITS
 
 WIDE_BITS = 64   #: of one wide result in memory, sign-extended
+STORE_AHEAD = 4         #: words of a store that are read before the bus takes them
 LOADS_IN_FLIGHT = 4     #: loads whose data is on its way, beside the one that arrives
 
 
@@ -248,7 +249,7 @@ class Loader(Component):
 
 
 class Storer(Component):
-    """Writes what STORE_* jobs name to memory, a beat every third cycle at most, job by job.
+    """Writes what STORE_* jobs name to memory, a beat per cycle at most, job by job.
 
     Parameters
     ----------
@@ -297,40 +298,46 @@ class Storer(Component):
         wide = tensor.opcode == isa.Opcode.STORE_WIDE
         left, index = Signal(isa.BEATS_BITS), Signal(isa.BEATS_BITS)
         m.submodules.walk = walk = TensorWalk(self._config)
+        m.submodules.fifo = fifo = SyncFIFO(width=bus_bits, depth=STORE_AHEAD)
 
+        # A word whose address is given comes in the next cycle; then it must find room.
+        asking, arriving = Signal(), Signal()
         parts_bits = ceil_log2(WIDE_BITS // bus_bits)
+        part = Signal(max(1, parts_bits))
         extended = Signal(signed(WIDE_BITS))
-        wide_part = extended.as_unsigned().word_select(index[:parts_bits], bus_bits)
+        m.d.sync += [arriving.eq(asking), part.eq(index[:parts_bits])]
         m.d.comb += [
             walk.tensor.eq(tensor),
+            walk.step.eq(asking),
             self.command.p.address.eq(self.job.p.address),
             self.command.p.beats.eq(tensor.beats),
             self.gather_address.eq(walk.address),
             self.gather_bank.eq(walk.bank),
-            self.wide_address.eq(index >> parts_bits),
+            self.wide_address.eq(tensor.address + (index >> parts_bits)),
             extended.eq(self.wide_data),
+            fifo.w_en.eq(arriving),
+            fifo.w_data.eq(Mux(wide, extended.as_unsigned().word_select(part, bus_bits),
+                               self.gather_data)),
+            self.beats.valid.eq(fifo.r_rdy),
+            self.beats.payload.eq(fifo.r_data),
+            fifo.r_en.eq(self.beats.ready),
         ]
         with m.FSM():
             with m.State("Command"):
                 m.d.comb += [self.command.valid.eq(self.job.valid), walk.start.eq(1)]
                 m.d.sync += [left.eq(tensor.beats), index.eq(0)]
                 with m.If(self.job.valid & self.command.ready):
-                    m.next = "Address"
-            with m.State("Address"):
-                m.d.comb += self.gathering.eq((left != 0) & ~wide)
-                with m.If(left == 0):
-                    m.next = "Answer"
-                with m.Elif(self.gather_ready | wide):
-                    m.next = "Capture"
-            with m.State("Capture"):
-                m.d.sync += self.beats.payload.eq(Mux(wide, wide_part, self.gather_data))
-                m.next = "Give"
-            with m.State("Give"):
-                m.d.comb += self.beats.valid.eq(1)
-                with m.If(self.beats.ready):
-                    m.d.comb += walk.step.eq(1)
+                    m.next = "Words"
+            with m.State("Words"):
+                wanted = (left != 0) & (fifo.level + arriving < STORE_AHEAD)
+                m.d.comb += [
+                    self.gathering.eq(wanted & ~wide),
+                    asking.eq(wanted & (self.gather_ready | wide)),
+                ]
+                with m.If(asking):
                     m.d.sync += [left.eq(left - 1), index.eq(index + 1)]
-                    m.next = "Address"
+                with m.If((left == 0) & ~arriving & (fifo.level == 0)):
+                    m.next = "Answer"
             with m.State("Answer"):
                 with m.If(self.write_idle):
                     m.d.comb += [self.job.ready.eq(1), self.completed.eq(1)]

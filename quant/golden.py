@@ -28,6 +28,8 @@ Inputs = np.ndarray | tuple[np.ndarray, ...]
 #: What computes a host node: gives a float32 array for each of its outputs, in the shape of the
 #: tensor, and an array of any kind for each name that it keeps. Equal inputs, equal outputs.
 HostCallback = Callable[[Host, dict[str, np.ndarray]], dict[str, np.ndarray]]
+#: What computes a layer instead of the golden model: its output (N, C, H, W) from its input.
+LayerCallback = Callable[[Node, np.ndarray], np.ndarray]
 
 
 def quantise_input(graph: IntGraph, images: np.ndarray) -> np.ndarray:
@@ -36,17 +38,19 @@ def quantise_input(graph: IntGraph, images: np.ndarray) -> np.ndarray:
     return numerics.quantise_activations(images, spec.scale, spec.zero_point, spec.bits)
 
 
-def run(graph: IntGraph, images: Inputs, host: HostCallback | None = None) -> dict[str, np.ndarray]:
+def run(graph: IntGraph, images: Inputs, host: HostCallback | None = None,
+        layer: LayerCallback | None = None) -> dict[str, np.ndarray]:
     """Every tensor of the graph for integer ``images``, by name, int64.
 
-    The output of a wide layer is ``t``. ``host`` computes the graph's host nodes. Raises ValueError
-    for images that are not integers or have a wrong shape or range, and for a host that gives
-    something else than its node asks for.
+    The output of a wide layer is ``t``. ``host`` computes the graph's host nodes, and ``layer``,
+    where it is given, all others. Raises ValueError for images that are not integers or have a
+    wrong shape or range, and for a host that gives something else than its node asks for.
     """
     tensors, kept = _begin(graph, images)
     for node in graph.nodes:
         if not isinstance(node, Host):
-            tensors[node.output] = _step(graph, node, tensors)
+            tensors[node.output] = (layer(node, tensors[node.input]) if layer
+                                    else _step(graph, node, tensors))
             continue
         given = {name: kept[name] if name in kept else _real(graph, name, tensors[name])
                  for name in node.inputs}

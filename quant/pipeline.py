@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quant import data, inference, models, plots, qat
+from quant import data, golden, inference, models, plots, qat
 from quant.cli import UserError
 from quant.config import FLOAT32, TrainConfig, is_hugging_face
 from quant.data.splits import Inputs
@@ -16,7 +16,7 @@ from quant.distributed import Processes
 from quant.export import export
 from quant.fitting import Training
 from quant.host import HostRunner, is_hosted
-from quant.intgraph import IntGraph
+from quant.intgraph import Host, IntGraph
 from quant.layers import quantised_layers
 from quant.models import bert, weights
 from quant.numerics import Scheme
@@ -31,8 +31,8 @@ VECTORS = 1000              #: most test samples in vectors.npz
 CALIBRATION = 1 << 25       #: most input values that clips are calibrated on
 CALIBRATION_TEXTS = 128     #: and most texts, of which each token becomes thousands of values
 POINTWISE_CHANNELS = 8      #: fewest inputs of a pointwise convolution with a stride, channels last
-POINTWISE_CHANNELS = 8      #: fewest inputs of a pointwise convolution with a stride, channels last
 CHECKED = 250               #: images that the integer models compute at once
+BORDER_TEXTS = 4            #: texts in vectors.npz with all that layers read
 CHECKED_TEXTS = 16          #: texts, of which they keep every tensor
 
 
@@ -95,7 +95,8 @@ def finish(model: nn.Module, config: TrainConfig, dataset: data.Dataset, run: Ru
     measured, agreement, logits = check(model, graph, dataset, config.integer_samples)
     result["accuracy"] |= measured
     result |= {"digest": graph.digest, "agreement": agreement, "integer_images": len(logits)}
-    save_vectors(run, dataset, graph, logits, result["accuracy"])
+    save_vectors(run, dataset, graph, logits, result["accuracy"],
+                 HostRunner(model) if is_hosted(model) else None)
     return result
 
 
@@ -235,10 +236,15 @@ def check(model: nn.Module, graph: IntGraph, dataset: data.Dataset,
 
 
 def save_vectors(run: RunFolder, dataset: data.Dataset, graph: IntGraph, logits: np.ndarray,
-                 accuracies: dict[str, float]) -> None:
-    """The first test samples with their logits, for the simulation of the accelerator."""
+                 accuracies: dict[str, float], host: golden.HostCallback | None) -> None:
+    """The first test samples with their logits, for the simulation of the accelerator. With a
+    ``host`` also what crosses the border to the accelerator in the first of them."""
     some = torch.arange(min(VECTORS, len(logits)))
     inputs = integers(dataset.test.batch(some)[0])
     named = dict(zip(graph.header.host_inputs, inputs, strict=True)) \
         if isinstance(inputs, tuple) else {"images": inputs}
+    if host is not None:
+        tensors = golden.run(graph, tuple(array[:BORDER_TEXTS] for array in inputs), host)
+        named |= {f"codes.{name}": tensors[name].astype(np.uint8)
+                  for node in graph.nodes if isinstance(node, Host) for name in node.outputs}
     run.save_vectors(named, dataset.test.labels[: len(some)], logits[: len(some)], accuracies)

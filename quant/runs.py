@@ -229,8 +229,9 @@ class RunFolder:
 
     def save_vectors(self, inputs: dict[str, np.ndarray], labels: np.ndarray, logits: np.ndarray,
                      accuracies: dict[str, float]) -> None:
-        """``inputs`` are ``images`` uint8, or those of the host by the graph's names; ``labels``
-        and ``logits`` int64, ``accuracy_<kind>`` float64."""
+        """``inputs`` are ``images`` uint8, or those of the host by the graph's names and what
+        layers read as ``codes.<tensor>``; ``labels`` and ``logits`` int64, ``accuracy_<kind>``
+        float64."""
         with self.writing():
             np.savez_compressed(self / "vectors.npz", **inputs, labels=labels, logits=logits,
                                 **{f"accuracy_{kind}": a for kind, a in accuracies.items()})

@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,8 @@ MIN_DDR_BEATS = 1 << 16
 TOPLEVEL = "system"
 SAMPLES = 1000      #: about as many times per image the counters are read, for the report
 MIN_SAMPLE = 100    #: cycles, at least, from one time to the next
+
+Task = tuple[Program, np.ndarray]   #: a program, and integer images (N, C, H, W) for it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,14 +105,37 @@ def simulate(
     are those of the DDR model; ``testcase`` is a test of :mod:`sim.benches.accelerator`. Raises
     BenchFailed when a run ends with an error, never ends, or breaks a bus rule.
     """
-    system = _System(program, images, verilog, simulator, build_root)
+    return simulate_all([(program, images)], verilog, stall=stall, seed=seed, plusargs=plusargs,
+                        testcase=testcase, simulator=simulator, build_root=build_root)[0]
+
+
+def simulate_all(
+    tasks: Sequence[Task],
+    verilog: Path | str | None = None,
+    *,
+    stall: int = 0,
+    seed: int = 1,
+    plusargs: Iterable[str] = (),
+    testcase: str = "run_images",
+    simulator: Simulator | None = None,
+    build_root: Path = BUILD_ROOT,
+) -> list[Simulation]:
+    """Run several programs for one accelerator, each on its images, one after the other.
+
+    Parameters are those of :func:`simulate`.
+    """
+    system = _System(tasks, verilog, simulator, build_root)
     data, folder = system.run(testcase, stall, seed, plusargs)
     shutil.rmtree(folder)
-    outputs = [output for region in data["memory"]
-               for output in program.read(bytes.fromhex(region))]
-    return Simulation(
-        outputs[:len(images)], data["counters"], data.get("samples", []), program.batch
-    )
+    found, first = [], 0
+    for program, images in tasks:
+        runs = slice(first, first + -(-len(images) // program.batch))
+        outputs = [output for region in data["memory"][runs]
+                   for output in program.read(bytes.fromhex(region))]
+        found.append(Simulation(outputs[:len(images)], data["counters"][runs],
+                                data.get("samples", [])[runs], program.batch))
+        first = runs.stop
+    return found
 
 
 def trace(
@@ -129,7 +154,7 @@ def trace(
 
     Other parameters are those of :func:`simulate`, which found the cycles.
     """
-    system = _System(program, images, verilog, None, build_root, traced=True)
+    system = _System([(program, images)], verilog, None, build_root, traced=True)
     plusargs = [*plusargs, f"+trace_from={window[0]}"]
     _, folder = system.run("run_window", stall, seed, plusargs, {"end": window[1]})
     shutil.move(folder / waveform.FILE, target)
@@ -137,40 +162,30 @@ def trace(
 
 
 class _System:
-    """A built simulation of a program on some images."""
+    """A built simulation of programs on some images each."""
 
-    def __init__(self, program: Program, images: np.ndarray, verilog: Path | str | None,
+    def __init__(self, tasks: Sequence[Task], verilog: Path | str | None,
                  simulator: Simulator | None, build_root: Path, *, traced: bool = False) -> None:
-        self._program = program
+        config = tasks[0][0].config
         self._simulator = simulator or find_simulator(prefer=VERILATOR)
-        self._memory, inputs, outputs = _layout(program, images)
-        self._bus_bytes = program.config.bus_bits // 8
+        self._memory, self._runs = _layout(tasks)
+        self._bus_bytes = config.bus_bits // 8
         beats = max(MIN_DDR_BEATS, 1 << (len(self._memory) // self._bus_bytes).bit_length())
         if verilog is None:
-            verilog = _generated(program.config)
+            verilog = _generated(config)
         elif isinstance(verilog, Path):
             verilog = verilog.read_text()
         self._built = build(
-            System(program.config, beats, traced=traced),
+            System(config, beats, traced=traced),
             toplevel=TOPLEVEL,
             extra_verilog=[verilog, DDR_VERILOG, SERIES7_MODELS,
                            *([waveform.VERILOG] if traced else [])],
             optimise=True,
-            modules_apart=engine_modules(program.config),
+            modules_apart=engine_modules(config),
             simulator=self._simulator,
             waves=traced,
             build_root=build_root,
         )
-        expected = Timeline(program.config, program.image).cycles
-        self._job = {
-            "program": 0,
-            "inputs": inputs,
-            "outputs": outputs,
-            "size": program.output_size,
-            "expected_cycles": expected,
-            "sample_cycles": max(MIN_SAMPLE, expected // SAMPLES),
-            "bus_bytes": self._bus_bytes,
-        }
 
     def run(self, testcase: str, stall: int, seed: int, plusargs: Iterable[str],
             more: dict[str, int] | None = None) -> tuple[dict, Path]:
@@ -184,7 +199,8 @@ class _System:
             contents.write_text(
                 "\n".join(f"{word:0{2 * self._bus_bytes}x}" for word in words.tolist()) + "\n"
             )
-            job.write_text(json.dumps({**self._job, **(more or {}), "result": str(result)}))
+            job.write_text(json.dumps({"runs": self._runs, "bus_bytes": self._bus_bytes,
+                                       **(more or {}), "result": str(result)}))
             with _told(job) as environment:
                 results = run_bench(
                     self._built,
@@ -257,20 +273,27 @@ def _told(job: Path) -> Iterator[dict[str, str]]:
         thread.join()
 
 
-def _layout(program: Program, images: np.ndarray) -> tuple[bytes, list[int], list[int]]:
-    """Memory contents, and the addresses of each run's inputs and outputs."""
+def _layout(tasks: Sequence[Task]) -> tuple[bytes, list[dict[str, int]]]:
+    """Memory contents, and each run: where program, inputs and outputs are, what it may take."""
+    memory, runs = bytearray(), []
 
-    def align(size: int) -> int:
-        return -(-size // PAGE) * PAGE
+    def put(content: bytes) -> int:
+        memory.extend(bytes(-len(memory) % PAGE))
+        at = len(memory)
+        memory.extend(content)
+        return at
 
-    memory, inputs, outputs = bytearray(program.image), [], []
-    packed = [program.pack(image) for image in np.asarray(images, np.int64)]
-    packed += packed[-1:] * (-len(packed) % program.batch)
-    for first in range(0, len(packed), program.batch):
-        memory.extend(bytes(align(len(memory)) - len(memory)))
-        inputs.append(len(memory))
-        memory.extend(b"".join(packed[first:first + program.batch]))
-        memory.extend(bytes(align(len(memory)) - len(memory)))
-        outputs.append(len(memory))
-        memory.extend(bytes(align(program.output_size)))
-    return bytes(memory), inputs, outputs
+    for program, images in tasks:
+        at, expected = put(program.image), Timeline(program.config, program.image).cycles
+        packed = [program.pack(image) for image in np.asarray(images, np.int64)]
+        packed += packed[-1:] * (-len(packed) % program.batch)
+        runs += [{
+            "program": at,
+            "input": put(b"".join(packed[first:first + program.batch])),
+            "output": put(bytes(program.output_size)),
+            "size": program.output_size,
+            "expected_cycles": expected,
+            "sample_cycles": max(MIN_SAMPLE, expected // SAMPLES),
+        } for first in range(0, len(packed), program.batch)]
+    put(b"")
+    return bytes(memory), runs

@@ -5,6 +5,9 @@ python -m sim.run                        build/zc706 and runs/latest, 100 images
 python -m sim.run build/zedboard --check layers --stall 64
 python -m sim.run build/zc706 --images 1 --report --ddr-bytes 16   where the cycles went
 
+Of a network that the host has a part in, each layer is simulated on what it read in training's last
+check, N inputs of it.
+
 The Verilog is the build's accelerator.v, the file that also goes into the bitstream; the program
 is the build's program.bin. Exit code 1 when anything differs.
 """
@@ -19,13 +22,16 @@ from pathlib import Path
 
 import numpy as np
 
+from gateware.build import golden_images
+from gateware.compiler.hosted import is_hosted
 from gateware.compiler.operations import CompileError
 from gateware.compiler.program import Program, compile_graph
+from gateware.config import AccelConfig
 from gateware.timeline import READ_LATENCY, Timeline
 from quant import cli
 from quant.cli import UserError
 from quant.intgraph import GraphError, IntGraph
-from sim import picture, window
+from sim import hosted, picture, window
 from sim.accelerator import Mismatch, Simulation, compare, first_difference, simulate, trace
 from sim.harness import BenchFailed, BuildFailed, SimulatorNotFound, find_simulator
 from sim.report import LayerRow, layer_rows, table
@@ -35,6 +41,7 @@ BUILD = Path("build/zc706")
 GRAPH = Path("runs/latest/graph.safetensors")
 VECTORS = "vectors.npz"
 WAVES = "waves.vcd"
+BUILDING = "building the simulation takes a minute to half an hour, once per accelerator"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +89,17 @@ def load_vectors(graph_path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
     return images, logits
 
 
+def ddr(bus_bytes: int, shared_bytes: int | None, read_latency: int) -> list[str]:
+    """Plusargs of the DDR model; ``shared_bytes`` is what it moves per cycle, if limited."""
+    plusargs = [f"+ddr_read_latency={read_latency}"]
+    if shared_bytes is not None:
+        plusargs += [f"+ddr_shared_beats={shared_bytes}", f"+ddr_shared_cycles={bus_bytes}"]
+    return plusargs
+
+
 def verify(
     build: Path,
+    graph: IntGraph,
     graph_path: Path,
     *,
     images: int,
@@ -100,8 +116,7 @@ def verify(
     ``ddr_bytes`` is what the memory moves per cycle for all ports and both directions together, by
     default a beat per port and direction.
     """
-    find_simulator(prefer=VERILATOR)
-    graph, program = IntGraph.load(graph_path), Program.load(build)
+    program = Program.load(build)
     if program.graph_digest != graph.digest:
         raise UserError(
             f"{build} was built for graph {program.graph_digest[:16]}, {graph_path} is "
@@ -111,15 +126,9 @@ def verify(
     if layers:
         program = compile_graph(graph, program.config, dump=True, batch=program.batch)
     start = time.monotonic()
-    cli.say(
-        f"simulating {len(tensors)} images on {build / 'accelerator.v'}; building the simulation "
-        f"takes "
-        "a minute to half an hour, once per accelerator"
-    )
+    cli.say(f"simulating {len(tensors)} images on {build / 'accelerator.v'}; {BUILDING}")
     bus_bytes = program.config.bus_bits // 8
-    plusargs = [f"+ddr_read_latency={read_latency}"]
-    if ddr_bytes is not None:
-        plusargs += [f"+ddr_shared_beats={ddr_bytes}", f"+ddr_shared_cycles={bus_bytes}"]
+    plusargs = ddr(bus_bytes, ddr_bytes, read_latency)
     simulation = simulate(
         program, tensors, build / "accelerator.v", stall=stall, seed=seed,
         plusargs=plusargs,
@@ -167,15 +176,22 @@ def _trace(build: Path, program: Program, graph: IntGraph, tensors: np.ndarray,
 def _keep(build: Path, program: Program, outcome: Outcome, text: str) -> None:
     """The report beside the build: a table and a picture. Raises UserError."""
     simulation = outcome.simulation
+    _write(build / "simulation.md", f"{simulation.cycles} cycles per image (measured; estimated "
+                                    f"{outcome.estimated}).\n\n{text}\n")
     try:
-        (build / "simulation.md").write_text(
-            f"{simulation.cycles} cycles per image (measured; estimated {outcome.estimated}).\n\n"
-            f"{text}\n")
         picture.draw(program, simulation.samples[0], simulation.counters[0],
                      build / "simulation.png")
     except OSError as error:
         raise UserError(f"cannot write the report to {build}: {error.strerror}") from error
-    cli.say(f"wrote {build / 'simulation.md'} and {build / 'simulation.png'}")
+    cli.say(f"wrote {build / 'simulation.png'}")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    cli.say(f"wrote {path}")
 
 
 def parser() -> cli.Parser:
@@ -259,22 +275,33 @@ def _latency(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        outcome = verify(
-            args.build,
-            args.graph,
-            images=args.images,
-            layers=args.check == "layers",
-            stall=args.stall,
-            seed=args.seed,
-            ddr_bytes=args.ddr_bytes,
-            read_latency=args.read_latency,
-            waves=args.waves,
-        )
+        find_simulator(prefer=VERILATOR)
+        graph = IntGraph.load(args.graph)
+        return (_layers if is_hosted(graph) else _network)(args, graph)
     except (GraphError, CompileError, SimulatorNotFound) as error:
         raise UserError(str(error)) from error
     except (BenchFailed, BuildFailed) as error:
         cli.say(f"error: {error}")
         return 1
+
+
+def _network(args: argparse.Namespace, graph: IntGraph) -> int:
+    outcome = verify(
+        args.build,
+        graph,
+        args.graph,
+        images=args.images,
+        layers=args.check == "layers",
+        stall=args.stall,
+        seed=args.seed,
+        ddr_bytes=args.ddr_bytes,
+        read_latency=args.read_latency,
+        waves=args.waves,
+    )
+    if args.report:
+        program = Program.load(args.build)
+        text = table(outcome.layers, program.config.macs_per_cycle)
+        _keep(args.build, program, outcome, text)
     if args.json:
         cli.give(json.dumps(outcome.document()))
     else:
@@ -285,13 +312,44 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"stall {args.stall}/256, {outcome.seconds:.1f} s"
         )
         if args.report:
-            program = Program.load(args.build)
-            text = table(outcome.layers, program.config.macs_per_cycle)
             cli.give(text)
-            _keep(args.build, program, outcome, text)
     if outcome.mismatch:
         cli.say(f"error: mismatch: {outcome.mismatch}")
     return 1 if outcome.mismatch else 0
+
+
+def _layers(args: argparse.Namespace, graph: IntGraph) -> int:
+    """The layers of a network that the host has a part in."""
+    try:
+        config = AccelConfig.from_json((args.build / "config.json").read_text())
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"no build in {args.build}: run python -m gateware.build first") from error
+    bus_bytes = config.bus_bits // 8
+    start = time.monotonic()
+    cli.say(f"simulating layers on {args.build / 'accelerator.v'}; {BUILDING}")
+    runs = hosted.verify(
+        args.build, graph, golden_images(args.graph, graph), args.images,
+        beats_per_cycle=None if args.ddr_bytes is None else args.ddr_bytes / bus_bytes,
+        read_latency=args.read_latency, stall=args.stall, seed=args.seed,
+        plusargs=ddr(bus_bytes, args.ddr_bytes, args.read_latency))
+    wrong = [run for run in runs if run.mismatch]
+    text = hosted.table(runs, config.macs_per_cycle)
+    if args.report:
+        _write(args.build / "simulation.md", f"{text}\n")
+    if args.json:
+        cli.give(json.dumps({"layers": [dataclasses.asdict(run) for run in runs]}))
+    else:
+        cli.give(
+            f"{len(runs) - len(wrong)} of {len(runs)} layers, {runs[0].inputs} inputs each: RTL "
+            f"results equal to PyTorch's integers; {sum(run.cycles for run in runs)} cycles for "
+            f"all layers of an input (measured; estimated {sum(run.estimated for run in runs)}), "
+            f"seed {args.seed}, stall {args.stall}/256, {time.monotonic() - start:.1f} s"
+        )
+        if args.report:
+            cli.give(text)
+    for run in wrong:
+        cli.say(f"error: mismatch: {run.mismatch}")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver of the boards runs the exported network on the generated Verilog."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 import boards
 from gateware import handover
+from gateware.compiler.hosted import compile_all
 from gateware.config import AccelConfig
 from gateware.soc import zynq7
 from gateware.verilog import accelerator_verilog
@@ -15,6 +17,7 @@ from sim.cases import CaseMaker
 from sim.harness import build_and_test
 from sim.simulators import VERILATOR, find_simulator
 from sim.zynq import ZynqLogic
+from tests.quant.graphs import sequence_graph
 
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)
 
@@ -33,9 +36,21 @@ def package(case: CaseMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_driver(package: Path, seed: int) -> None:
+@pytest.fixture(scope="module")
+def layers(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for a network that the host has a part in."""
+    folder = tmp_path_factory.mktemp("layers")
+    for one in compile_all(sequence_graph(1, length=8), CONFIG):
+        (folder / one.folder).mkdir(parents=True)
+        one.program.save(folder / one.folder)
+        handover.write_golden(folder / one.folder, one.graph, None)
+    shutil.copy(package / handover.ACCELERATOR, folder)
+    return folder
+
+
+def test_driver(package: Path, layers: Path, seed: int) -> None:
     build_and_test(
         ZynqLogic(CONFIG), toplevel="zynq", test_module="sim.benches.driver_bench",
         extra_verilog=[accelerator_verilog(CONFIG)], optimise=True,
         simulator=find_simulator(prefer=VERILATOR), seed=seed,
-        env={"DRIVER_PACKAGE": str(package), "SEED": str(seed)})
+        env={"DRIVER_PACKAGE": str(package), "DRIVER_LAYERS": str(layers), "SEED": str(seed)})

@@ -49,6 +49,11 @@ def producer(program: Program, graph: IntGraph, layer: str, channel: int, y: int
     place = plan.places[output]
     mine = {index for segment in program.segments if segment.layer == layer
             for index in range(segment.first, segment.last)}
+    tiles = next((o.tiles for o in program.outputs if o.name == output), ())
+    if tiles:
+        executes = [index for index in sorted(mine) if _opcode(program, index) is Opcode.EXECUTE]
+        tile = next(number for number, rows in enumerate(tiles) if channel in rows)
+        return executes[tile * len(executes) // len(tiles)]
     emulator, found, rows = Emulator(config), None, 0
     for index in range(program.segments[-1].last):
         at = index * isa.DESCRIPTOR_BYTES
@@ -67,13 +72,14 @@ def producer(program: Program, graph: IntGraph, layer: str, channel: int, y: int
     return found
 
 
+def _opcode(program: Program, index: int) -> int:
+    return program.image[index * isa.DESCRIPTOR_BYTES]
+
+
 def _channels(emulator: Emulator, f: dict[str, int], group_pitch: int, address: int) -> set[int]:
     """Channels that an EXECUTE makes, with the slots that are loaded."""
     k, depth = emulator.config.k, emulator.config.slot_depth
     slots = [emulator.slots[(f["slot_address"] + i) % depth] for i in range(f["slots"])]
-    if f["wide"]:
-        return {column["offset"] for slot in slots for column in slot["columns"]
-                if column["enable"]}
     base = (f["out_address"] - address) // group_pitch if f["pool"] else 0
     return {(base + column["offset"] // group_pitch) * k + j for slot in slots
             for j, column in enumerate(slot["columns"]) if column["enable"]}

@@ -18,6 +18,7 @@ from . import bitstream
 from .accelerator import TIMEOUT, Accelerator, Answer, Result, SelfTest, Throughput
 from .errors import DriverError, NoHardware, RunFailed, RunTimeout, WrongPackage
 from .hardware import Buffer, Hardware
+from .layers import Layers
 from .package import Package
 from .serial import SerialHardware, TerminalLine
 from .zynq import ZynqHardware
@@ -29,6 +30,7 @@ __all__ = [
     "Buffer",
     "DriverError",
     "Hardware",
+    "Layers",
     "NoHardware",
     "Package",
     "Result",
@@ -40,6 +42,7 @@ __all__ = [
     "WrongPackage",
     "ZynqHardware",
     "connect",
+    "connect_layers",
 ]
 
 
@@ -62,7 +65,44 @@ def connect(
 
     Raises DriverError with one line that says what to do.
     """
+    layers = Package.layers(Path(folder))
+    if layers:
+        raise WrongPackage(
+            f"the network of {folder} needs a host between its {len(layers)} layers: use "
+            "connect_layers"
+        )
     package = Package(Path(folder))
+    hardware = _reach(package, load, port)
+    try:
+        return Accelerator(hardware, package, timeout)
+    except BaseException:
+        hardware.close()
+        raise
+
+
+def connect_layers(
+    folder: Union[str, Path],
+    timeout: float = TIMEOUT,
+    load: bool = True,
+    port: Optional[str] = None,
+) -> Layers:
+    """The layers of the build folder ``folder``, whose network the host has a part in.
+
+    Parameters and errors are those of :func:`connect`.
+    """
+    packages = {name: Package(Path(folder), name) for name in Package.layers(Path(folder))}
+    if not packages:
+        raise WrongPackage(f"no layers in {folder}: its network is run by connect")
+    hardware = _reach(next(iter(packages.values())), load, port)
+    try:
+        return Layers(hardware, packages, timeout)
+    except BaseException:
+        hardware.close()
+        raise
+
+
+def _reach(package: Package, load: bool, port: Optional[str]) -> Hardware:
+    """The hardware of a package, with the bitstream loaded."""
     connection = package.accelerator["connection"]
     if connection["kind"] == "serial":
         if port is None:
@@ -71,18 +111,11 @@ def connect(
                     package.accelerator["title"]
                 )
             )
-        hardware = SerialHardware(
-            connection, TerminalLine(port, connection["baud"])
-        )  # type: Hardware
-    else:
-        if load:
-            bitstream.load(package.bitstream())
-        registers = package.accelerator["registers"]
-        hardware = ZynqHardware(
-            connection, package.accelerator["clock_hz"], registers["window_bytes"]
-        )
-    try:
-        return Accelerator(hardware, package, timeout)
-    except BaseException:
-        hardware.close()
-        raise
+        return SerialHardware(connection, TerminalLine(port, connection["baud"]))
+    if load:
+        bitstream.load(package.bitstream())
+    return ZynqHardware(
+        connection,
+        package.accelerator["clock_hz"],
+        package.accelerator["registers"]["window_bytes"],
+    )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Use an accelerator from the command line of its board.
 
-python3 -m driver selftest DIR               golden images: all logits must be equal
+python3 -m driver selftest DIR               golden images (or inputs of layers): all results equal
 python3 -m driver classify DIR IMAGE.npy     class of an image, or of each of several
 python3 -m driver throughput DIR --images N  images per second
 python3 -m driver info DIR                   what is in the FPGA
@@ -17,7 +17,7 @@ from typing import Any, Dict, List, Optional
 
 import numpy as np
 
-from . import TIMEOUT, Accelerator, DriverError, connect
+from . import TIMEOUT, Accelerator, DriverError, Layers, Package, connect, connect_layers
 
 EXIT_WRONG, EXIT_ERROR, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -65,6 +65,20 @@ def selftest(accelerator: Accelerator, args: argparse.Namespace) -> Dict[str, An
         "cycles": result.cycles,
         "exit": EXIT_WRONG if result.wrong else 0,
     }
+
+
+def selftest_layers(layers: Layers, args: argparse.Namespace) -> Dict[str, Any]:
+    results = layers.selftest(args.images)
+    wrong = sorted(name for name, result in results.items() if result.wrong)
+    cycles = {name: sum(result.cycles) // max(1, result.images) for name, result in results.items()}
+    text = (
+        f"{len(results) - len(wrong)} of {len(results)} layers: all results of golden inputs "
+        f"equal; {sum(cycles.values())} cycles for all of them"
+    )
+    if wrong:
+        text += "\nwrong: layers {}".format(", ".join(wrong))
+    return {"text": text, "layers": len(results), "wrong": wrong, "cycles": cycles,
+            "exit": EXIT_WRONG if wrong else 0}
 
 
 def throughput(accelerator: Accelerator, args: argparse.Namespace) -> Dict[str, Any]:
@@ -125,8 +139,13 @@ def main(argv: Optional[List[str]] = None) -> int:
             raise DriverError(f"--images must be at least 1, not {args.images}")
         if args.timeout <= 0:
             raise DriverError(f"--timeout must be positive, not {args.timeout:g}")
-        with connect(args.folder, args.timeout, not args.loaded, args.port) as accelerator:
-            result = COMMANDS[args.command](accelerator, args)
+        way = args.folder, args.timeout, not args.loaded, args.port
+        if args.command == "selftest" and Package.layers(args.folder):
+            with connect_layers(*way) as layers:
+                result = selftest_layers(layers, args)
+        else:
+            with connect(*way) as accelerator:
+                result = COMMANDS[args.command](accelerator, args)
     except (DriverError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_ERROR

@@ -171,6 +171,8 @@ class Accelerator:
     def _run(self, packed: np.ndarray) -> Tuple[np.ndarray, Dict[str, int]]:
         """The output buffer and the counters of a run on the bytes of some images."""
         registers = self.registers
+        for use, buffer in self.buffers.items():
+            registers.write(use.upper() + "_BASE", buffer.address)
         self.buffers["input"].array[: packed.size] = packed
         self.buffers["input"].to_device()
         # Or a line of the cache that is written back later would cover the results.
@@ -285,8 +287,6 @@ class Accelerator:
         """Registers that stay from run to run."""
         clock = self.package.accelerator["clock_hz"]
         registers = self.registers
-        for use, buffer in self.buffers.items():
-            registers.write(use.upper() + "_BASE", buffer.address)
         registers.write("WATCHDOG", min(max(1, round(self.timeout * clock)), WATCHDOG_MAX))
         registers.set("IRQ_ENABLE", finished=int(self.hardware.interrupts))
 

@@ -4,7 +4,7 @@
 import json
 import zipfile
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 
@@ -14,10 +14,17 @@ ACCELERATOR = "accelerator.json"
 PROGRAM = "program.json"
 IMAGE = "program.bin"
 GOLDEN = "golden.npz"
+LAYERS = "layers"      #: folder of a program for each layer, where the host computes the rest
 
 
 class Package:
     """A build folder, or a copy of it.
+
+    Parameters
+    ----------
+    folder : Path
+    layer : str, optional
+        Of a network that the host has a part in: the layer whose program it is.
 
     accelerator : dict
         What is in the FPGA and how it is reached: :data:`ACCELERATOR`.
@@ -29,10 +36,11 @@ class Package:
     Raises WrongPackage for files that are missing, damaged or of different builds.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder)
-        self.accelerator = self._json(ACCELERATOR)
-        self.program = self._json(PROGRAM)
+    def __init__(self, folder: Path, layer: Optional[str] = None) -> None:
+        self.root = Path(folder)
+        self.folder = self.root if layer is None else self.root / LAYERS / layer
+        self.accelerator = self._json(self.root / ACCELERATOR)
+        self.program = self._json(self.folder / PROGRAM)
         try:
             self.image = (self.folder / IMAGE).read_bytes()
         except OSError as error:
@@ -71,6 +79,12 @@ class Package:
                 "again"
             ) from error
 
+    @staticmethod
+    def layers(folder: Path) -> List[str]:
+        """The layers that a build folder has programs for; none where it has one for the network.
+        """
+        return sorted(path.name for path in (Path(folder) / LAYERS).glob("*") if path.is_dir())
+
     def layer(self, descriptor: int) -> str:
         """Name of the layer that ``descriptor`` belongs to."""
         for segment in self._segments:
@@ -91,16 +105,15 @@ class Package:
     def bitstream(self) -> Path:
         """The bitstream: where the tools left it, or beside the other files."""
         name = self.accelerator["bitstream"]
-        for path in (self.folder / name, self.folder / Path(name).name):
+        for path in (self.root / name, self.root / Path(name).name):
             if path.is_file():
                 return path
         raise WrongPackage(
-            f"no bitstream {Path(name).name} in {self.folder}; make it with the tools of the "
+            f"no bitstream {Path(name).name} in {self.root}; make it with the tools of the "
             "board and copy it there"
         )
 
-    def _json(self, name: str) -> Dict[str, Any]:
-        path = self.folder / name
+    def _json(self, path: Path) -> Dict[str, Any]:
         try:
             content = json.loads(path.read_text())
         except OSError as error:

@@ -69,10 +69,8 @@ def pack(codes: np.ndarray, place: Dict[str, int]) -> np.ndarray:
 def unpack(stored: np.ndarray, output: Dict[str, Any]) -> np.ndarray:
     """The values of an output, int64, in the order channel, row, column."""
     place = output["place"]
-    if output["wide"]:
-        size = place["channels"] * output["wide_bytes"]
-        dtype = "<i{}".format(output["wide_bytes"])
-        return np.frombuffer(stored[:size].tobytes(), dtype).astype(np.int64)
+    if output["wide_rows"]:
+        return unpack_wide(stored, output)
     planes = place["bits"] // CODE_BITS
     groups = -(-place["channels"] // place["k"])
     size = place["height"] * place["width"] * planes * groups * place["k"] // 2
@@ -83,3 +81,22 @@ def unpack(stored: np.ndarray, output: Dict[str, Any]) -> np.ndarray:
     for plane in range(1, planes):
         value = value << CODE_BITS | flat[:, :, plane]
     return value.transpose(2, 0, 1).reshape(-1)
+
+
+def unpack_wide(stored: np.ndarray, output: Dict[str, Any]) -> np.ndarray:
+    """The same of wide results, which lie as the row tiles gave them: tile by tile, some rows of
+    pixels after the others, channel by channel."""
+    place, rows = output["place"], output["wide_rows"]
+    height, width = place["height"], place["width"]
+    parts = -(-height // rows)
+    pitch = 1 if height == width == 1 else -(-width // place["banks"]) * place["banks"]
+    size = place["channels"] * parts * rows * pitch * output["wide_bytes"]
+    entries = np.frombuffer(stored[:size].tobytes(), "<i{}".format(output["wide_bytes"]))
+    result, at = np.zeros((place["channels"], height, width), np.int64), 0
+    for channels in output["tiles"]:
+        end = at + len(channels) * parts * rows * pitch
+        found = entries[at:end].reshape(parts, len(channels), rows, pitch)
+        found = found.transpose(1, 0, 2, 3).reshape(len(channels), -1, pitch)
+        result[channels] = found[:, :height, :width]
+        at = end
+    return result.reshape(-1)

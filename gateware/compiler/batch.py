@@ -66,12 +66,10 @@ def _split(operations: Sequence[Gemm | Pool], forms: dict[str, Placement],
 
 
 def together(operations: Sequence[Operation]) -> Iterator[list[Operation]]:
-    """Runs of the same operation for different images; those with wide results, which all go to
-    one place, are alone."""
+    """Runs of the same operation for different images."""
     def key(numbered: tuple[int, Operation]) -> object:
         index, operation = numbered
-        alone = not isinstance(operation, Gemm | Pool) or operation.wide
-        return index if alone else operation.name
+        return operation.name if isinstance(operation, Gemm | Pool) else index
 
     for _, run in itertools.groupby(enumerate(operations), key):
         yield [operation for _, operation in run]

@@ -12,9 +12,11 @@ from gateware.compiler.pack import Result, pack_slot, pack_weights
 from gateware.compiler.place import MAX_GROUPS, Placement, Strip
 from gateware.compiler.plan import Plan, input_rows
 from gateware.compiler.schedule import schedule_slots, split_rows
+from gateware.config import AccelConfig
 from gateware.isa import Base, Opcode
 from gateware.pe.base import RowEngine
 from gateware.pe.lanes import row_engines
+from gateware.transfer import WIDE_BITS
 from quant.numerics import BIAS_BITS
 
 _WRAP = 1 << isa.ADDRESS_BITS
@@ -79,16 +81,18 @@ class Tile:
         Where they are, once loaded.
     first, words : int
         What it reads of each pixel's words; a pooling one, into the same of its result.
+    rows : sequence of int
+        Of a layer: its rows that are here, in the order in which wide results lie.
     """
 
     def __init__(self, operation: Gemm | Pool, weights: Region, slots: Region,
-                 first: int, words: int) -> None:
+                 first: int, words: int, rows: Sequence[int] = ()) -> None:
         self.operation, self.weights, self.slots = operation, weights, slots
-        self.first, self.words = first, words
+        self.first, self.words, self.rows = first, words, tuple(rows)
 
     def execute(self, image: Image, source: Strip, target: Strip, residual: Strip | None,
-                first: int, last: int) -> None:
-        """One EXECUTE: output rows ``first`` to ``last`` (exclusive)."""
+                first: int, last: int, wide: Region | None = None) -> None:
+        """One EXECUTE: output rows ``first`` to ``last`` (exclusive), wide results to ``wide``."""
         operation = self.operation
         pool = isinstance(operation, Pool)
         begin, end = input_rows(operation, source.height, first, last)
@@ -100,10 +104,10 @@ class Tile:
         reads = [self.weights, self.slots, *source.regions(begin, end)]
         if residual is not None:
             reads += residual.regions(first, last)
-        writes = ([Region("wide", 0, out.channels)] if operation.wide
-                  else target.regions(first, last))
+        out_address = wide.first if wide else (target.row(first) + group_out) % _WRAP
         image.add(
-            "executes", isa.EXECUTE, reads=reads, writes=writes,
+            "executes", isa.EXECUTE, reads=reads,
+            writes=[wide] if wide else target.regions(first, last),
             opcode=Opcode.EXECUTE, reserved=0, pool=pool, pool_sum=pool and operation.total,
             wide=operation.wide, planes=place.planes - 1,
             out_planes=0 if operation.wide else out.planes - 1,
@@ -119,13 +123,28 @@ class Tile:
             pad_top=pad, pad_left=operation.padding[2],
             pad_value=0 if pool else place.zero_point,
             out_height=last - first, out_width=out.width,
-            out_address=(target.row(first) + group_out) % _WRAP, out_row_pitch=out.row_pitch,
+            out_address=out_address, out_row_pitch=out.row_pitch,
             out_plane_pitch=out.plane_pitch,
             residual_address=(other.row(first) + group_out) % _WRAP,
             residual_plane_pitch=other.place.plane_pitch,
             residual_n=0 if pool else operation.residual_n,
             low=operation.low, high=operation.high, weight_address=self.weights.first,
             slot_address=self.slots.first, slots=self.slots.words)
+
+
+def store_wide(image: Image, region: Region, offset: int) -> None:
+    """Store wide results at ``offset``."""
+    image.add("stores", isa.TRANSFER, reads=[region], opcode=Opcode.STORE_WIDE, base=Base.OUTPUT,
+              offset=offset, beats=region.words * WIDE_BITS // image.config.bus_bits,
+              destination=region.first)
+
+
+def wide_rows(place: Placement, config: AccelConfig) -> int:
+    """Rows of pixels of which a row tile gives wide results at a time.
+
+    As many as leave half of the wide buffer to those before, which are being stored.
+    """
+    return min(place.height, max(1, config.wide_depth // 2 // (config.rows * place.wide_pitch)))
 
 
 def tiles(image: Image, operation: Gemm | Pool, plan: Plan,
@@ -141,9 +160,8 @@ def _gemm_tiles(image: Image, gemm: Gemm, plan: Plan,
     planes = plan.places[gemm.source].planes
     engines = [placed.engine for placed in row_engines(config) for _ in placed.lanes]
 
-    def result(lane: int, row: int) -> Result:
-        place = row if gemm.wide else row // config.k * target.group_pitch
-        return Result(lane, row % config.k, place, int(gemm.multiplier[row]),
+    def result(lane: int, row: int, offset: int) -> Result:
+        return Result(lane, row % config.k, offset, int(gemm.multiplier[row]),
                       _bias(gemm, row, engines[lane], planes), int(gemm.shift[row]))
 
     for part in gemm.parts(config.k):
@@ -153,16 +171,20 @@ def _gemm_tiles(image: Image, gemm: Gemm, plan: Plan,
             raise CompileError(f"layer {gemm.name!r} {error}") from error
         for lanes in split:
             taken = [(lane, part.rows[row]) for lane, row in enumerate(lanes) if row >= 0]
+            rows = [row for _, row in taken]
             if gemm.wide:   # one result of each requantiser in a slot, whatever its column
+                each = wide_rows(target, config) * target.wide_pitch
+                offsets = {row: rank * each for rank, row in enumerate(rows)}
                 lanes_of = [[pair for pair in taken if pair[0] % config.requant_lanes == q]
                             for q in range(config.requant_lanes)]
                 slots = [[pair for pair in row if pair] for row in itertools.zip_longest(*lanes_of)]
             else:
+                offsets = {row: row // config.k * target.group_pitch for row in rows}
                 slots = [list(slot.results) for slot in schedule_slots(taken, config)]
-            records = [pack_slot([result(*pair) for pair in slot], config, gemm.wide)
-                       for slot in slots]
+            records = [pack_slot([result(*pair, offsets[pair[1]]) for pair in slot], config,
+                                 gemm.wide) for slot in slots]
             weights = image.load_weights(pack_weights(part.values, lanes, config))
-            yield Tile(gemm, weights, image.load_slots(records), part.first, part.words)
+            yield Tile(gemm, weights, image.load_slots(records), part.first, part.words, rows)
 
 
 def _bias(gemm: Gemm, row: int, engine: type[RowEngine], planes: int) -> int:

@@ -30,6 +30,7 @@ class Image:
         self.order = Order(config)
         self.weights = Ring("weights", config.weight_depth)
         self.slots = Ring("slots", config.slot_depth)
+        self.wide = Ring("wide", config.wide_depth)
 
     def add(self, queue: str, layout: data.StructLayout, *, reads: tuple[Region, ...] = (),
             writes: tuple[Region, ...] = (), block: int | None = None, **fields: int) -> None:

@@ -31,7 +31,7 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
     for node in graph.nodes:
         if isinstance(node, Host):
             raise CompileError(f"node {node.name!r} runs {', '.join(node.ops) or 'nothing'} on the "
-                               "host; only a graph without host nodes becomes a program")
+                               "host; its layers become a program each, see compile_all")
     stored = {graph.header.input: graph.header.input}      # tensor -> tensor whose words it is
     operations = []
     for node in graph.nodes:
@@ -104,10 +104,9 @@ def _check(forms: dict[str, Placement], operation: Gemm | Pool, config: AccelCon
     if operation.stride[1] > Window.max_stride(config) and target.width > 1:
         refuse(f"has a horizontal stride of {operation.stride[1]}, the largest is "
                f"{Window.max_stride(config)}")
-    if operation.wide and (target.height, target.width) != (1, 1):
-        refuse(f"gives wide results of shape {target.shape}; only vectors are supported")
-    if operation.wide and target.channels > config.wide_depth:
-        refuse(f"gives {target.channels} wide results, the buffer holds {config.wide_depth}")
+    if operation.wide and config.rows * target.wide_pitch > config.wide_depth:
+        refuse(f"gives {config.rows * target.wide_pitch} wide results for each row of pixels, the "
+               f"buffer holds {config.wide_depth}")
     if isinstance(operation, Pool):
         if config.k // config.requant_lanes > config.slot_depth:
             refuse(f"needs {config.k // config.requant_lanes} drain slots, the slot buffer holds "

@@ -58,6 +58,11 @@ class Placement:
         return self.planes * self.plane_pitch
 
     @property
+    def wide_pitch(self) -> int:
+        """Entries of the wide buffer that a row of a channel takes, where results are wide."""
+        return 1 if (self.height, self.width) == (1, 1) else self.row_pitch * self.banks
+
+    @property
     def beats(self) -> int:
         """Bus beats that it takes in memory."""
         return self.height * self.width * self.planes * self.groups

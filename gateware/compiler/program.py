@@ -11,9 +11,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gateware import isa
 from gateware.compiler.batch import base_name, instance, together
-from gateware.compiler.emit import Tile, cuts, reload, spill, store_rows, tiles
+from gateware.compiler.emit import (
+    Tile,
+    cuts,
+    reload,
+    spill,
+    store_rows,
+    store_wide,
+    tiles,
+    wide_rows,
+)
 from gateware.compiler.image import ALIGN, Image
 from gateware.compiler.lower import lower
 from gateware.compiler.operations import CompileError, Gemm, Pool, Reload, Spill
@@ -23,7 +31,6 @@ from gateware.compiler.place import Placement, Strip
 from gateware.compiler.plan import input_rows
 from gateware.compiler.source import Source
 from gateware.config import AccelConfig
-from gateware.isa import Base, Opcode
 from gateware.regs import config_digest
 from gateware.transfer import WIDE_BITS
 from quant.intgraph import IntGraph
@@ -34,26 +41,53 @@ IMAGE = "program.bin"
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """A tensor that a run writes, ``offset`` bytes from OUTPUT_BASE."""
+    """A tensor that a run writes, ``offset`` bytes from OUTPUT_BASE.
+
+    wide_rows : of wide results: the rows of pixels that are stored together; 0 for codes
+    tiles : of wide results: the channels of each row tile. Tile by tile, ``wide_rows`` rows of
+        pixels after the others, channel by channel: the entries of these rows.
+    """
 
     name: str
     offset: int
-    wide: bool
+    wide_rows: int
     place: Placement
+    tiles: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def wide(self) -> bool:
+        return self.wide_rows > 0
+
+    @property
+    def parts(self) -> int:
+        """How many times ``wide_rows`` rows there are."""
+        return -(-self.place.height // self.wide_rows)
 
     @property
     def size(self) -> int:
         """Bytes."""
         if self.wide:
-            return self.place.channels * WIDE_BITS // 8
+            return self.entries(self.place.channels) * self.parts * WIDE_BITS // 8
         return self.place.beats * self.place.k // 2
+
+    def entries(self, channels: int) -> int:
+        """Wide results that are stored together."""
+        return channels * self.wide_rows * self.place.wide_pitch
 
     def read(self, memory: bytes) -> np.ndarray:
         """The tensor (C, H, W), int64, out of the bytes from OUTPUT_BASE on."""
         stored = memory[self.offset:self.offset + self.size]
-        if self.wide:
-            return np.frombuffer(stored, "<i8").reshape(-1, 1, 1).astype(np.int64)
-        return self.place.unpack(stored)
+        if not self.wide:
+            return self.place.unpack(stored)
+        entries, result, at = np.frombuffer(stored, "<i8"), np.zeros(self.place.shape, np.int64), 0
+        for channels in self.tiles:
+            end = at + self.entries(len(channels)) * self.parts
+            found = entries[at:end].reshape(
+                self.parts, len(channels), self.wide_rows, self.place.wide_pitch)
+            found = found.transpose(1, 0, 2, 3).reshape(len(channels), -1, self.place.wide_pitch)
+            result[list(channels)] = found[:, :self.place.height, :self.place.width]
+            at = end
+        return result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +170,8 @@ class Program:
             program = cls(
                 manifest["name"], image, Placement(**manifest["input"]),
                 Patches.load(manifest["patches"]),
-                tuple(Output(**{**output, "place": Placement(**output["place"])})
+                tuple(Output(**{**output, "place": Placement(**output["place"]),
+                                "tiles": tuple(map(tuple, output["tiles"]))})
                       for output in manifest["outputs"]),
                 tuple(Segment(**segment) for segment in manifest["segments"]),
                 manifest["graph_digest"], AccelConfig(**manifest["config"]),
@@ -197,7 +232,7 @@ class _Compiler:
                 with self._segment(operation.target):
                     reload(self.image, operation.target, place, offset)
             elif operation.wide:
-                self._wide(operation)
+                self._wide(runs[index])
             else:
                 self._whole(runs[index])
             index += 1
@@ -217,7 +252,8 @@ class _Compiler:
             name = operation.target
             height = self.graph.tensor(name).shape[1]
             form = dataclasses.replace(self.plan.places[name], height=height, address=0)
-            outputs[name] = Output(name, offset, operation.wide, form)
+            rows = wide_rows(form, self.config) if operation.wide else 0
+            outputs[name] = Output(name, offset, rows, form)
             offset += -(-outputs[name].size // ALIGN) * ALIGN
         self._output_stride = offset
         return outputs
@@ -241,17 +277,17 @@ class _Compiler:
         return Strip.whole(self.plan.places[name])
 
     def _execute(self, tile: Tile, operation: Gemm | Pool, source: Strip, target: Strip,
-                 first: int, last: int) -> None:
+                 first: int, last: int, wide: Region | None = None) -> None:
         """Output rows ``first`` to ``last`` of a tile, in as many parts as the input comes."""
         residual = self._strip(operation.residual) if operation.residual else None
         read = None if self.plan.input_strips else self.sources.get(operation.source)
         if operation.residual in self.sources:
             self.sources[operation.residual].need()
-        parts = read.parts((last - first) / target.height) if read else 1
+        parts = read.parts((last - first) / target.height) if read and not wide else 1
         for part, end in cuts(last - first, parts):
             if read:
                 read.need(input_rows(operation, source.height, first, first + end)[1])
-            tile.execute(self.image, source, target, residual, first + part, first + end)
+            tile.execute(self.image, source, target, residual, first + part, first + end, wide)
 
     def _whole(self, run: list[Gemm | Pool]) -> None:
         """An operation for one image, or for several with the same weights."""
@@ -266,17 +302,25 @@ class _Compiler:
                 if self._wanted(operation):
                     self._store(operation, self._strip(operation.target), 0, form.height)
 
-    def _wide(self, operation: Gemm) -> None:
-        """Wide results all lie in one place, so each image's are stored before the next."""
-        target = self._strip(operation.target)
-        with self._segment(operation.name):
-            for tile in tiles(self.image, operation, self.plan, target.place):
-                self._execute(tile, operation, self._strip(operation.source), target, 0, 1)
-            output = self._output(operation)
-            self.image.add("stores", isa.TRANSFER,
-                           reads=(Region("wide", 0, output.place.channels),),
-                           opcode=Opcode.STORE_WIDE, base=Base.OUTPUT, offset=output.offset,
-                           beats=output.size * 8 // self.config.bus_bits, destination=0)
+    def _wide(self, run: list[Gemm]) -> None:
+        """An operation whose results leave the chip, as the buffer for them has room."""
+        form = self.plan.places[run[0].target]
+        ends = [self._output(operation).offset for operation in run]
+        made = []
+        with self._segment(run[0].name):
+            for tile in tiles(self.image, run[0], self.plan, form):
+                made.append(tile.rows)
+                for index, operation in enumerate(run):
+                    target, output = self._strip(operation.target), self._output(operation)
+                    for first in range(0, form.height, output.wide_rows):
+                        last = min(first + output.wide_rows, form.height)
+                        region = self.image.wide.take(output.entries(len(tile.rows)))
+                        self._execute(tile, operation, self._strip(operation.source), target,
+                                      first, last, region)
+                        store_wide(self.image, region, ends[index])
+                        ends[index] += region.words * WIDE_BITS // 8
+        name = base_name(run[0].target)
+        self.outputs[name] = dataclasses.replace(self.outputs[name], tiles=tuple(made))
 
     def _spill(self, operation: Spill) -> None:
         place = self.plan.places[operation.source]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one program per image on :class:`sim.system.System`; a host in a few register accesses."""
+"""Runs programs on images on :class:`sim.system.System`; a host in a few register accesses."""
 
 import contextlib
 import json
@@ -56,7 +56,7 @@ class Host:
                 return
 
 
-async def start(dut, job: dict) -> Host:
+async def start(dut) -> Host:
     """Clock, reset, and the registers that every run shares."""
     for name in (
         "awaddr",
@@ -78,7 +78,6 @@ async def start(dut, job: dict) -> Host:
     dut.rst.value = 0
     await ClockCycles(dut.clk, 2)
     host = Host(dut)
-    await host.write("PROGRAM_BASE", job["program"])
     await host.write("IRQ_ENABLE", 1)
     return host
 
@@ -86,18 +85,18 @@ async def start(dut, job: dict) -> Host:
 async def run(
     dut,
     host: Host,
-    source: int,
-    target: int,
+    job: dict[str, int],
     *,
     abort_after: int | None = None,
     sample: tuple[int, Callable[[dict[str, int]], None]] | None = None,
 ) -> int:
-    """One image; returns STATUS. Fails when the run does not end or breaks a bus rule.
+    """One run; returns STATUS. Fails when the run does not end or breaks a bus rule.
 
-    ``sample`` is a number of cycles and what to do with the registers that often.
+    ``job`` says where its ``program``, ``input`` and ``output`` are. ``sample`` is a number of
+    cycles and what to do with the registers that often.
     """
-    await host.write("INPUT_BASE", source)
-    await host.write("OUTPUT_BASE", target)
+    for name in ("program", "input", "output"):
+        await host.write(f"{name.upper()}_BASE", job[name])
     await host.write("CONTROL", 1)
     if abort_after is not None:
         await ClockCycles(dut.clk, abort_after)
@@ -124,9 +123,9 @@ def error_of(status: int) -> ErrorCode:
     return ErrorCode(status >> 8 & 0xFF)
 
 
-async def collect(dut, host: Host, job: dict, target: int, result: dict) -> None:
+async def collect(dut, host: Host, job: dict[str, int], bus_bytes: int, result: dict) -> None:
     result["counters"].append({name: await host.read(name) for name in COUNTER_NAMES})
-    result["memory"].append(_dump(dut, target, job["size"], job["bus_bytes"]))
+    result["memory"].append(_dump(dut, job["output"], job["size"], bus_bytes))
 
 
 class Lines:
@@ -147,14 +146,15 @@ class Lines:
 
 @cocotb.test()
 async def run_images(dut) -> None:
-    """Every image of the job."""
+    """Every run of the job."""
     job = json.loads(Path(os.environ["ACCELERATOR_JOB"]).read_text())
-    host, result = await start(dut, job), {"memory": [], "counters": [], "samples": []}
-    expected, images = job["expected_cycles"], len(job["inputs"])
+    host, result = await start(dut), {"memory": [], "counters": [], "samples": []}
+    runs, before = job["runs"], 0
+    total = sum(each["expected_cycles"] for each in runs)
     columns = (
         TextColumn("simulating"),
         BarColumn(),
-        TextColumn("{task.fields[images]} images, {task.fields[speed]:.0f} cycles/s"),
+        TextColumn("{task.fields[runs]} runs, {task.fields[speed]:.0f} cycles/s"),
         TimeRemainingColumn(),
     )
     terminal = os.environ.get("ACCELERATOR_TERMINAL", os.devnull)
@@ -167,22 +167,24 @@ async def run_images(dut) -> None:
         ) as progress,
     ):
         lines = Lines()
-        task = progress.add_task("", total=expected * images, images=f"0/{images}", speed=0.0)
-        for number, (source, target) in enumerate(zip(job["inputs"], job["outputs"], strict=True)):
+        task = progress.add_task("", total=total, runs=f"0/{len(runs)}", speed=0.0)
+        for number, each in enumerate(runs):
             samples: list[dict[str, int]] = []
 
-            def look(registers: dict[str, int], number=number, samples=samples) -> None:
+            def look(registers: dict[str, int], number=number, each=each, before=before,
+                     samples=samples) -> None:
                 samples.append(registers)
-                done = number * expected + min(expected, registers["CYCLES"])
+                done = before + min(each["expected_cycles"], registers["CYCLES"])
                 elapsed = progress.tasks[task].elapsed or 1.0
                 progress.update(task, completed=done, speed=done / elapsed,
-                                images=f"{number}/{images}")
-                lines.say(done, expected * images, elapsed)
+                                runs=f"{number}/{len(runs)}")
+                lines.say(done, total, elapsed)
 
-            status = await run(dut, host, source, target, sample=(job["sample_cycles"], look))
+            status = await run(dut, host, each, sample=(each["sample_cycles"], look))
             assert status & 2, f"run failed with {error_of(status).name} {await where(host)}"
-            await collect(dut, host, job, target, result)
+            await collect(dut, host, each, job["bus_bytes"], result)
             result["samples"].append(samples)
+            before += each["expected_cycles"]
     Path(job["result"]).write_text(json.dumps(result))
 
 
@@ -190,8 +192,8 @@ async def run_images(dut) -> None:
 async def run_window(dut) -> None:
     """The first run as far as cycle ``end``; the waveform is Verilator's."""
     job = json.loads(Path(os.environ["ACCELERATOR_JOB"]).read_text())
-    host = await start(dut, job)
-    await run(dut, host, job["inputs"][0], job["outputs"][0], abort_after=job["end"])
+    host = await start(dut)
+    await run(dut, host, job["runs"][0], abort_after=job["end"])
     Path(job["result"]).write_text("{}")
 
 
@@ -199,18 +201,18 @@ async def run_window(dut) -> None:
 async def recover(dut) -> None:
     """Bus error (by plusarg, in the first run), watchdog, aborts; then runs are right again."""
     job = json.loads(Path(os.environ["ACCELERATOR_JOB"]).read_text())
-    host, result = await start(dut, job), {"memory": [], "counters": []}
-    source, target = job["inputs"][0], job["outputs"][0]
-    assert error_of(await run(dut, host, source, target)) is ErrorCode.READ_ERROR
+    host, result = await start(dut), {"memory": [], "counters": []}
+    first = job["runs"][0]
+    assert error_of(await run(dut, host, first)) is ErrorCode.READ_ERROR
     await host.write("WATCHDOG", 500)
-    assert error_of(await run(dut, host, source, target)) is ErrorCode.WATCHDOG
+    assert error_of(await run(dut, host, first)) is ErrorCode.WATCHDOG
     await host.write("WATCHDOG", 0)
     for cycles in (1, 60, 150, 700, 1500, 4000):
-        status = await run(dut, host, source, target, abort_after=cycles)
+        status = await run(dut, host, first, abort_after=cycles)
         assert error_of(status) is ErrorCode.ABORTED, (cycles, hex(status))
-    for source, target in zip(job["inputs"], job["outputs"], strict=True):
-        assert await run(dut, host, source, target) & 2, await where(host)
-        await collect(dut, host, job, target, result)
+    for each in job["runs"]:
+        assert await run(dut, host, each) & 2, await where(host)
+        await collect(dut, host, each, job["bus_bytes"], result)
     Path(job["result"]).write_text(json.dumps(result))
 
 

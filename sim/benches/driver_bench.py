@@ -8,7 +8,7 @@ from pathlib import Path
 import cocotb
 from cocotb.task import bridge
 
-from boards.driver import Accelerator, Package, RunFailed, RunTimeout, WrongPackage
+from boards.driver import Accelerator, Layers, Package, RunFailed, RunTimeout, WrongPackage
 from sim.board import SimulatedBoard
 
 SEED = int(os.environ["SEED"])
@@ -63,6 +63,30 @@ async def runs(dut, interrupts: bool) -> None:
         assert speed.seconds > speed.cycles / accelerator.package.accelerator["clock_hz"]
 
     await with_driver(dut, use, interrupts=interrupts)
+
+
+@cocotb.test()
+async def layers(dut) -> None:
+    """A network that the host has a part in: every layer has its program, on one accelerator."""
+    folder = Path(os.environ["DRIVER_LAYERS"])
+    packages = {name: Package(folder, name) for name in Package.layers(folder)}
+    files = package()
+    board = SimulatedBoard(dut, files.accelerator["connection"]["register_base"], interrupts=True)
+    await board.start("none", SEED)
+
+    def program() -> None:
+        with Layers(board, packages, 0.01) as network:
+            assert {name: result.wrong for name, result in network.selftest(2).items()} \
+                == {name: [] for name in packages}
+            assert len(packages) == 4
+            for name, accelerator in network.items():
+                golden = accelerator.package.golden()
+                codes = golden["images"][1].reshape(len(golden["images"][1]), -1)
+                sums = network.run(name, codes)
+                assert sums.shape[1] == codes.shape[1]
+                assert (sums.reshape(-1) == golden["logits"][1]).all()
+
+    await bridge(program)()
 
 
 @cocotb.test()

@@ -4,6 +4,7 @@
 import ast
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import types
@@ -73,19 +74,24 @@ def test_tensors_are_packed_as_the_compiler_does(bits: int, channels: int, seed:
         "channels", "height", "width", "bits", "zero_point", "k", "banks", "address")}
     stored = pack(codes, fields)
     assert stored.tobytes() == place.pack(codes)
-    output = {"place": fields, "wide": False, "wide_bytes": 8}
+    output = {"place": fields, "wide_rows": 0, "wide_bytes": 8}
     np.testing.assert_array_equal(unpack(stored, output), codes.reshape(-1))
 
 
-def test_wide_results_are_read_as_the_compiler_does(seed: int) -> None:
-    logits = np.random.default_rng(seed).integers(-1 << 40, 1 << 40, 10)
-    place = Placement(channels=10, height=1, width=1, bits=8, zero_point=0, k=16, banks=4)
-    stored = logits.astype("<i8").tobytes() + bytes(48)
-    output = {"place": {"channels": 10}, "wide": True, "wide_bytes": 8}
-    got = unpack(np.frombuffer(stored, np.uint8), output)
-    np.testing.assert_array_equal(got, logits)
-    np.testing.assert_array_equal(
-        Output("logits", 0, True, place).read(stored).reshape(-1), got)
+@pytest.mark.parametrize(("height", "width", "rows"), [(1, 1, 1), (5, 6, 2), (3, 4, 3)])
+def test_wide_results_are_read_as_the_compiler_does(height: int, width: int, rows: int,
+                                                    seed: int) -> None:
+    place = Placement(channels=10, height=height, width=width, bits=8, zero_point=0, k=16, banks=4)
+    output = Output("logits", 0, rows, place, ((3, 1, 0, 9), (2, 4, 5), (8, 6, 7)))
+    stored = np.random.default_rng(seed).integers(-1 << 40, 1 << 40, output.size // 8)
+    manifest = json.loads(json.dumps(dataclasses.asdict(output))) | {"wide_bytes": 8}
+    read = output.read(stored.astype("<i8").tobytes() + bytes(48))
+    # Channel 1 is the second of the first tile; its rows of pixels come with those of the tile.
+    pitch, tile = place.wide_pitch, 4 * rows * place.wide_pitch
+    assert read[1, -1, -1] == stored[(height - 1) // rows * tile + rows * pitch
+                                     + (height - 1) % rows * pitch + width - 1]
+    got = unpack(np.frombuffer(stored.astype("<i8").tobytes() + bytes(48), np.uint8), manifest)
+    np.testing.assert_array_equal(got, read.reshape(-1))
 
 
 def test_images_become_codes() -> None:
@@ -160,7 +166,7 @@ def package(tmp_path: Path) -> Path:
     """A package of a program that does nothing."""
     place = Placement(channels=10, height=1, width=1, bits=8, zero_point=0, k=16, banks=4)
     patches = identity((PLACE.channels, PLACE.height, PLACE.width), 0)
-    Program("nothing", bytes(64), PLACE, patches, (Output("logits", 0, True, place),), (), "0" * 64,
+    Program("nothing", bytes(64), PLACE, patches, (Output("logits", 0, 1, place),), (), "0" * 64,
             CONFIG, ("a", "b"), 0.25, 80).save(tmp_path)
     handover.write_accelerator(
         tmp_path, boards.get("pynq_z2"), CONFIG,
@@ -274,6 +280,39 @@ def test_commands(monkeypatch, package: Path, capsys) -> None:
     assert said("classify", folder, str(package / "images.npy")) == (0, "b\nb\nb\n", "")
     status, out, _ = said("classify", folder, str(package / "images.npy"), "--json")
     assert (status, json.loads(out)["classes"]) == (0, ["b", "b", "b"])
+
+
+def test_a_network_with_a_host_is_called_layer_by_layer(monkeypatch, package: Path,
+                                                         capsys) -> None:
+    with pytest.raises(driver.WrongPackage, match=r"^no layers in .*: its network is run by"):
+        driver.connect_layers(package)
+    assert Package.layers(package) == []
+    for name in ("b.query", "a.dense"):
+        (package / "layers" / name).mkdir(parents=True)
+        for file in ("program.json", "program.bin", "golden.npz"):
+            shutil.copy(package / file, package / "layers" / name)
+    with pytest.raises(driver.WrongPackage, match="needs a host between its 2 layers: use connect"):
+        driver.connect(package)
+
+    class FakeLayers(FakeAccelerator):
+        def __init__(self) -> None:
+            pass
+
+        def selftest(self, images: int | None) -> dict[str, driver.SelfTest]:
+            return {name: driver.SelfTest(2, [1] if name in faulty else [], [300, 100])
+                    for name in Package.layers(package)}
+
+    faulty: list[str] = []
+    monkeypatch.setattr(command, "connect_layers", lambda *args: FakeLayers())
+    text = " of 2 layers: all results of golden inputs equal; 400 cycles for all of them\n"
+    for wrong_layers, status, out in (
+            ([], 0, f"2{text}"), (["b.query"], 1, f"1{text}wrong: layers b.query\n")):
+        faulty[:] = wrong_layers
+        assert command.main(["selftest", str(package)]) == status
+        assert capsys.readouterr().out == out
+    layer = Package(package, "a.dense")
+    assert layer.golden()["images"].shape == (2, 1, 4, 4)
+    assert layer.accelerator == Package(package).accelerator
 
 
 @pytest.mark.parametrize(("argv", "message"), [

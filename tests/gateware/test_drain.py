@@ -11,6 +11,7 @@ import pytest
 from gateware.compiler.pack import Result, pack_slot
 from gateware.config import AccelConfig
 from gateware.drain import Drain
+from gateware.isa import ADDRESS_BITS
 from gateware.pe.base import SUM_BITS
 from gateware.sequence import DrainJob
 from quant import numerics
@@ -154,7 +155,9 @@ class Bench:
                     constants = (acc, result.multiplier, result.bias, result.shift)
                     if self.wide:
                         lane = result.lane % config.requant_lanes
-                        wides.append((first + self.turn * lane, result.offset,
+                        entry = (f["out_address"] + result.offset + job["pixel"] * config.banks
+                                 + bank)
+                        wides.append((first + self.turn * lane, entry % (1 << ADDRESS_BITS),
                                       int(numerics.accumulate(*constants))))
                         continue
                     residual = self._residual(bank, job["pixel"] + result.offset, result.column)
@@ -246,8 +249,8 @@ def test_residual_decides(seed):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_wide_results(name, seed):
     bench = Bench(CONFIGS[name], seed, slots=5, wide=True)
-    job = (3, {"pixel": 0, "bank": 0, "count": 1, "final": 1}, bench.sums())
-    hold(bench, [job])
-    results = sum(len(results) for results in bench.records)
-    assert len(bench.wides) == results >= 5 and not bench.writes
+    jobs = make_jobs(bench, 3, gap=0)
+    hold(bench, jobs)
+    results = sum(job["count"] for _, job, _ in jobs) * sum(map(len, bench.records))
+    assert len(bench.wides) == results >= 15 and not bench.writes
     assert len({data for _, _, data in bench.wides}) == results

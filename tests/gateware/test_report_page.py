@@ -14,7 +14,7 @@ import pytest
 
 import boards
 from gateware import report_page
-from gateware.compiler.program import compile_graph
+from gateware.compiler.hosted import compile_all
 from gateware.config import AccelConfig
 from gateware.report import report
 from gateware.reports import Reports
@@ -33,8 +33,9 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 
 def built(measured: Reports | None = None, *, network: bool = True) -> dict:
     graph = residual_graph(1)
-    program = compile_graph(graph, CONFIG) if network else None
-    document = report(boards.get("zedboard"), CONFIG, graph if network else None, program, measured)
+    compiled = compile_all(graph, CONFIG) if network else []
+    document = report(
+        boards.get("zedboard"), CONFIG, graph if network else None, compiled, measured)
     return json.loads(json.dumps(document))
 
 

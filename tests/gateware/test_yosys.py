@@ -143,6 +143,6 @@ def test_boards_that_are_not_synthesised_alone(monkeypatch, tmp_path: Path) -> N
 def test_reports_without_modules_have_no_table() -> None:
     config = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)
     for measured in (None, Reports(CELLS, 0.5)):
-        document = report(boards.get("zc706"), config, None, None, measured)
+        document = report(boards.get("zc706"), config, None, [], measured)
         assert "By module" not in markdown(document)
         assert "By module" not in page(document)

@@ -8,6 +8,7 @@ from gateware.compiler.operations import CompileError
 from gateware.compiler.program import Program, compile_graph
 from gateware.config import AccelConfig
 from gateware.emulator import Emulator
+from gateware.isa import Opcode
 from quant import golden
 from quant.intgraph import IntGraph
 from tests.quant.graphs import random_graph, random_images
@@ -74,3 +75,16 @@ def assert_golden(graph: IntGraph, program: Program, config: AccelConfig, seed: 
     reference = golden.run(graph, image)
     for output in program.outputs:
         np.testing.assert_array_equal(output.read(memory), reference[output.name][0], output.name)
+
+
+def descriptors(program: Program) -> list[tuple[Opcode, dict[str, int]]]:
+    found = []
+    for at in range(0, len(program.image), isa.DESCRIPTOR_BYTES):
+        word = int.from_bytes(program.image[at:at + isa.DESCRIPTOR_BYTES], "little")
+        opcode = Opcode(word & 0xFF)
+        layout = {"LOAD_TENSOR": isa.TENSOR, "STORE_TENSOR": isa.TENSOR,
+                  "EXECUTE": isa.EXECUTE}.get(opcode.name, isa.TRANSFER)
+        found.append((opcode, isa.unpack(layout, word)))
+        if opcode == Opcode.END:
+            return found
+    raise AssertionError("no END")

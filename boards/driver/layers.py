@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A network that the host has a part in: the accelerator computes its linear layers, on call."""
+
+from typing import Dict, Iterable, Iterator, Mapping, Optional
+
+import numpy as np
+
+from .accelerator import TIMEOUT, Accelerator, SelfTest
+from .hardware import Hardware
+from .package import Package
+
+
+class Layers(Mapping[str, Accelerator]):
+    """For each layer an :class:`Accelerator` with its program; all of them are the same hardware.
+
+    Parameters
+    ----------
+    hardware : Hardware
+        How it is reached; :meth:`close` closes it.
+    packages : dict of str to Package
+        By the name of the layer.
+    timeout : float
+        Seconds that a layer may take.
+    """
+
+    def __init__(
+        self, hardware: Hardware, packages: Mapping[str, Package], timeout: float = TIMEOUT
+    ) -> None:
+        self._hardware = hardware
+        self._layers = {
+            name: Accelerator(hardware, package, timeout) for name, package in packages.items()
+        }  # type: Dict[str, Accelerator]
+
+    def __getitem__(self, name: str) -> Accelerator:
+        return self._layers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def run(self, name: str, codes: np.ndarray) -> np.ndarray:
+        """The sums (rows, length) int64 of a layer.
+
+        ``codes`` (channels, length) are what its quantiser makes of the vectors of a sequence, or
+        (channels, 1) of one. Raises ValueError for another shape or range; see
+        :meth:`Accelerator.run`.
+        """
+        accelerator = self._layers[name]
+        place = accelerator.package.input["place"]
+        length = place["height"] * place["width"]
+        if codes.shape != (place["channels"], length):
+            raise ValueError(
+                "layer {!r} reads (channels, length) = {}, not {}".format(
+                    name, (place["channels"], length), codes.shape
+                )
+            )
+        image = codes.reshape(place["channels"], place["height"], place["width"])
+        return accelerator.run(image).logits.reshape(-1, length)
+
+    def selftest(self, images: Optional[int] = None) -> Dict[str, SelfTest]:
+        """Run the golden inputs of every layer; see :meth:`Accelerator.selftest`."""
+        return {name: accelerator.selftest(images) for name, accelerator in self.items()}
+
+    def close(self) -> None:
+        """Stop what is running and give the hardware back."""
+        for accelerator in self._some():
+            accelerator.abort()
+        self._hardware.close()
+
+    def _some(self) -> Iterable[Accelerator]:
+        return list(self._layers.values())[:1]
+
+    def __enter__(self) -> "Layers":
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layers of a network with a host between them, built and simulated by the command line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gateware import build
+from gateware.compiler.hosted import LAYERS
+from gateware.compiler.program import IMAGE, Program
+from gateware.isa import Opcode
+from quant import cli, golden
+from sim import run
+from tests.gateware.units import descriptors
+from tests.quant.graphs import random_tokens, sequence_graph, sequence_host
+
+TOKENS = 2
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A build folder, and the graph it is of with the codes that its layers read."""
+    folder = tmp_path_factory.mktemp("hosted")
+    graph, path = sequence_graph(3, length=12), folder / "graph.safetensors"
+    graph.save(path)
+    tensors = golden.run(
+        graph, random_tokens(graph, np.random.default_rng(3), TOKENS), sequence_host)
+    np.savez(folder / "vectors.npz", **{
+        f"codes.{name}": tensors[name] for node in graph.nodes for name in
+        getattr(node, "outputs", ())})
+    assert cli.run(build.main, [
+        "--board", "zc706", "--graph", str(path), "--out", str(folder), "--project-only", "-q",
+        "--rows", "16", "--pixels", "2"]) == 0
+    return folder / "zc706", path
+
+
+def test_every_layer_equals_the_golden_model(built, capsys, seed):
+    folder, path = built
+    report = json.loads((folder / "report.json").read_text())["program"]
+    assert report["hosted"] and len(report["layers"]) == 4
+    argv = [str(folder), "--graph", str(path), "--stall", "48", "--seed", str(seed)]
+    assert cli.run(run.main, argv) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"4 of 4 layers, {TOKENS} inputs each: RTL results equal")
+
+
+def test_cycles_are_those_estimated(built, capsys, seed):
+    folder, path = built
+    argv = [str(folder), "--graph", str(path), "--images", "1", "--report", "--json"]
+    assert cli.run(run.main, argv) == 0
+    layers = json.loads(capsys.readouterr().out)["layers"]
+    measured, estimated = (sum(layer[key] for layer in layers) for key in ("cycles", "estimated"))
+    assert abs(measured - estimated) <= 0.03 * measured, (measured, estimated)
+    assert sum(layer["macs"] for layer in layers) == 12 * 3 * 8 * 8 + 8 * 3
+    assert (folder / "simulation.md").read_text().count("\n") == 2 + 4 + 1
+
+
+def test_a_wrong_weight_is_found(built, capsys, seed):
+    folder, path = built
+    name = "conv4"
+    program = Program.load(folder / LAYERS / name)
+    image = bytearray(program.image)
+    at = next(f["offset"] for opcode, f in descriptors(program) if opcode is Opcode.LOAD_WEIGHTS)
+    image[at] ^= 1
+    (folder / LAYERS / name / IMAGE).write_bytes(image)
+    try:
+        assert cli.run(run.main, [str(folder), "--graph", str(path), "--images", "1"]) == 1
+    finally:
+        (folder / LAYERS / name / IMAGE).write_bytes(program.image)
+    said = capsys.readouterr()
+    assert said.out.startswith("3 of 4 layers") and f"layer '{name}'" in said.err
+
+
+def test_what_is_missing_is_said_in_a_line(built, tmp_path, capsys):
+    folder, path = built
+    other = tmp_path / "graph.safetensors"
+    other.write_bytes(path.read_bytes())
+    for argv, words in (([str(folder), "--graph", str(other)], "no codes of 'host0"),
+                        ([str(tmp_path), "--graph", str(path)], "no build in")):
+        assert cli.run(run.main, argv) == 2
+        assert words in capsys.readouterr().err
