@@ -2,6 +2,7 @@
 """The table beside the paper's Table 6: what is kept fits the chips and says what it is."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,14 @@ def test_row_beside_the_papers() -> None:
     # The paper's cycles give the paper's speed: 421.1 GOP/s are rounded from 8.6 ms.
     assert float(found[10]) == pytest.approx(421.1, rel=0.01)
     assert found[11] == "8.60"
+    assert [float(cell) for cell in found[12:]] == [
+        pytest.approx(float(found[10]) * 0.5142, rel=0.001),
+        pytest.approx(8.60 / 0.5142, rel=0.001)]
+
+
+def test_the_second_clock_is_that_of_the_routed_accelerator() -> None:
+    report = (Path(table6.__file__).parent / "results/ulx3s_85f.md").read_text()
+    assert f"{table6.ROUTED_HZ / 1e6:.2f} MHz routed" in report
 
 
 def test_estimates_are_marked_and_refusals_told() -> None:
