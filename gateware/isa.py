@@ -20,6 +20,7 @@ from amaranth.utils import ceil_log2
 from gateware.config import AccelConfig
 from quant import numerics
 
+VERSION = 2          #: changes when a program means something else
 DESCRIPTOR_BITS = 512
 DESCRIPTOR_BYTES = DESCRIPTOR_BITS // 8
 ADDRESS_BITS = 16    #: of the activation, weight and slot buffers

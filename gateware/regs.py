@@ -15,6 +15,7 @@ from amaranth import *
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from gateware import isa
 from gateware.axi import AxiLiteSignature, Resp
 from gateware.config import AccelConfig
 
@@ -138,8 +139,10 @@ REGISTERS: tuple[Register, ...] = (
 
 
 def config_digest(config: AccelConfig) -> int:
-    """What CONFIG_DIGEST reads: the first four bytes of the BLAKE2s of the configuration's JSON."""
-    return int.from_bytes(hashlib.blake2s(config.to_json().encode()).digest()[:4], "big")
+    """What CONFIG_DIGEST reads: the first four bytes of the BLAKE2s of the configuration's JSON and
+    the version of the instructions. Programs for another accelerator are told from it."""
+    content = f"{config.to_json()}\n{isa.VERSION}"
+    return int.from_bytes(hashlib.blake2s(content.encode()).digest()[:4], "big")
 
 
 def register_table_markdown() -> str:

@@ -81,12 +81,14 @@ def _tiles(report: dict, simulation: dict | None) -> list[dict]:
     if simulation:
         cycles, how = simulation["cycles_per_image"], "measured"
     macs = sum(layer["macs"] for layer in program["layers"])
-    seconds = cycles / clock
+    seconds, batch = cycles / clock, program["batch"]
+    whole, each = ("a sequence, without the host", "a sequence") if program["hosted"] else (
+        (f"{batch} images", "an image, its share") if batch > 1 else ("an image", "an image"))
     return [
-        {"label": "latency of an image", "value": f"{1e3 * seconds:.3g} ms", "how": how},
-        {"label": "cycles of an image", "value": f"{cycles:,}", "how": how},
+        {"label": f"latency of {whole}", "value": f"{1e3 * seconds * batch:.3g} ms", "how": how},
+        {"label": f"cycles of {each}", "value": f"{cycles:,}", "how": how},
         {"label": "throughput", "value": f"{2e-9 * macs / seconds:.1f} GOP/s", "how": how},
-        {"label": "work of an image", "value": f"{_short(macs)} MACs", "how": None},
+        {"label": f"work of {each.split(',')[0]}", "value": f"{_short(macs)} MACs", "how": None},
         {"label": "use of the array",
          "value": f"{100 * macs / (cycles * report['macs_per_cycle']):.1f} %", "how": how},
         *tiles,
@@ -206,7 +208,8 @@ def _roofline(report: dict, layers: list[dict]) -> dict:
 
 
 def _stalls(simulation: dict) -> list[dict]:
-    counters, total = simulation["counters"], simulation["cycles_per_image"]
+    counters = simulation["counters"]
+    total = round(sum(counters["CYCLES"]) / len(counters["CYCLES"]))
     means = {name: round(sum(values) / len(values)) for name, values in counters.items()}
     rows = [(title, means[name]) for name, title in STALLS.items() if name in means]
     rows.append(("everything else", total - sum(cycles for _, cycles in rows)))

@@ -124,6 +124,17 @@ def test_measured_figures_are_marked() -> None:
         assert row in said
 
 
+def test_figures_of_several_images_and_of_a_host() -> None:
+    document = built()
+    document["program"]["batch"] = 4
+    said = words(Page(report_page.page(document, SIMULATION)))
+    for words_said in ("latency of 4 images 0.16 ms measured",
+                       "cycles of an image, its share 4,000 measured", "work of an image"):
+        assert words_said in said
+    document["program"] |= {"batch": 1, "hosted": True}
+    assert "latency of a sequence, without the host" in words(Page(report_page.page(document)))
+
+
 def test_accelerator_without_a_network() -> None:
     page = Page(report_page.page(built(network=False)))
     assert "Layers" not in words(page)

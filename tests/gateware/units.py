@@ -88,3 +88,7 @@ def descriptors(program: Program) -> list[tuple[Opcode, dict[str, int]]]:
         if opcode == Opcode.END:
             return found
     raise AssertionError("no END")
+
+
+def executes(program: Program) -> list[dict[str, int]]:
+    return [fields for opcode, fields in descriptors(program) if opcode == Opcode.EXECUTE]
