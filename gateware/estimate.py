@@ -93,10 +93,11 @@ def parts(config: AccelConfig) -> dict[str, Usage]:
 def _array(lanes: tuple[int, int, int], pixels: int, bus_bits: int,
            fixed4_style: Fixed4Style) -> Usage:
     """Cached, because a search asks for the same array with many buffers."""
+    depth = 1 << (sum(lanes) - 1).bit_length()
     found = GemmArray.resources(AccelConfig(
         **dict(zip(("pot4_rows", "fixed4_rows", "fixed8_rows"), lanes, strict=True)),
         pixels=pixels, bus_bits=bus_bits, fixed4_style=fixed4_style, requant_lanes=1,
-        slot_depth=1 << (sum(lanes) - 1).bit_length()))
+        slot_depth=depth, wide_depth=depth))
     return Usage(found.lut, found.ff, found.dsp48e1)
 
 
