@@ -26,8 +26,9 @@ class Drain(Component):
     A job must arrive two cycles before its sums are valid at ``sums``, and the next one at least a
     drain later, see :class:`~gateware.sequence.TileLoop`: a slot takes one turn for each pixel,
     two for 8-bit operands, and ``requant_lanes`` where results are wide, which leave one by one. A
-    turn is a cycle, with one copy of the activations two: operands are read in those cycles that
-    have no results, because an odd number of cycles lies between.
+    turn is a cycle; with one copy of the activations it is two, but for wide results, which go
+    elsewhere: operands are read in those cycles that have no results, because an odd number of
+    cycles lies between.
 
     Parameters
     ----------
@@ -98,7 +99,7 @@ class Drain(Component):
             # Operands come 3 cycles after a job, results `latency`.
             assert (self.latency - 3) % 2 == 1
             m.d.sync += turn.eq(~turn)
-            step = active & ~turn
+            step = active & (d.wide | ~turn)
         with m.If(step):
             m.d.sync += phase.eq(phase + 1)
             with m.If(last_phase):

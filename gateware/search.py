@@ -184,7 +184,7 @@ def least_cycles(graph: IntGraph, board: Board, config: AccelConfig) -> int:
         phases = config.requant_lanes if node.wide else target.bits // ACT_BITS
         if node.residual:
             phases = max(phases, graph.tensor(node.residual.tensor).bits // ACT_BITS)
-        turns = phases * config.drain_turn
+        turns = phases * (1 if node.wide else config.drain_turn)
         groups, last = divmod(width - 1, config.pixels)
         for first in range(0, rows, config.rows):
             slots = -(-min(config.rows, rows - first) // config.requant_lanes)

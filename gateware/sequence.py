@@ -131,9 +131,9 @@ class TileLoop(Component):
         each = Mux(d.wide, d.slots * self._config.requant_lanes, d.slots << two_phases)
         drain_cycles = Signal(isa.ADDRESS_BITS + 2 + ceil_log2(pixels))
         spacing = Signal.like(drain_cycles)
-        # With one copy of the activations the drain works every second cycle.
+        # With one copy of the activations the drain works every second cycle, but on wide results.
         turns = self._config.drain_turn - 1
-        m.d.comb += drain_cycles.eq((each * self.job.count) << turns)
+        m.d.comb += drain_cycles.eq((each * self.job.count) << Mux(d.wide, 0, turns))
         with m.If(spacing != 0):
             m.d.sync += spacing.eq(spacing - 1)
 

@@ -147,7 +147,7 @@ class Timeline:
         words = f["kernel_y"] * f["kernel_x"] * f["groups"] * (f["planes"] + 1)
         phases = (config.requant_lanes if f["wide"] else
                   2 if f["out_planes"] or (f["residual"] and f["residual_planes"]) else 1)
-        phases *= config.drain_turn
+        phases *= 1 if f["wide"] else config.drain_turn
         full = f["slots"] * phases * config.pixels
         partial = f["slots"] * phases * (f["out_width"] - (row_groups - 1) * config.pixels)
         row = (row_groups - 1) * max(words, full)       # from a row's first last word to its last

@@ -3,7 +3,8 @@
 
 The host's operations are not simulated: every layer reads what it read in PyTorch's integer
 inference and must give what it gave there. As the host computes the same from equal results, the
-whole network is equal when every layer is.
+whole network is equal when every layer is. Where training left no codes beside the graph, layers
+read random ones, and must give what the golden model gives.
 """
 
 import dataclasses
@@ -42,11 +43,12 @@ class LayerRun:
 def verify(build: Path, graph: IntGraph, codes: Mapping[str, np.ndarray], inputs: int, *,
            beats_per_cycle: float | None, read_latency: int,
            stall: int, seed: int, plusargs: Sequence[str]) -> list[LayerRun]:
-    """Simulate each layer on the first ``inputs`` of its ``codes``, by the tensor that it reads.
+    """Simulate each layer on the first ``inputs`` of its ``codes``, by the tensor that it reads,
+    or on as many random ones.
 
     Raises UserError for a build of another graph, CompileError, BenchFailed.
     """
-    alone, tasks = [], []
+    alone, tasks, rng = [], [], np.random.default_rng(seed)
     for node in graph.nodes:
         if isinstance(node, Host):
             continue
@@ -55,12 +57,12 @@ def verify(build: Path, graph: IntGraph, codes: Mapping[str, np.ndarray], inputs
         if program.graph_digest != layer.digest:
             raise UserError(f"{build} was built for another network: run python -m gateware.build "
                             "again")
-        if node.input not in codes:
-            raise UserError(f"there are no codes of {node.input!r} beside the graph; "
-                            "python -m quant.train writes them")
-        shape = layer.tensor(layer.header.input).shape
+        spec = layer.tensor(layer.header.input)
+        given = codes.get(node.input)
+        if given is None:
+            given = rng.integers(0, 1 << spec.bits, (inputs, *spec.shape))
         alone.append(layer)
-        tasks.append((program, codes[node.input][:inputs].astype(np.int64).reshape(-1, *shape)))
+        tasks.append((program, given[:inputs].astype(np.int64).reshape(-1, *spec.shape)))
     results = simulate_all(tasks, build / "accelerator.v", stall=stall, seed=seed,
                            plusargs=plusargs)
     found = []

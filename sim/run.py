@@ -5,8 +5,8 @@ python -m sim.run                        build/zc706 and runs/latest, 100 images
 python -m sim.run build/zedboard --check layers --stall 64
 python -m sim.run build/zc706 --images 1 --report --ddr-bytes 16   where the cycles went
 
-Of a network that the host has a part in, each layer is simulated on what it read in training's last
-check, N inputs of it.
+Of a network that the host has a part in, each layer is simulated on N inputs: what it read in
+training's last check, or random ones where that was not kept.
 
 The Verilog is the build's accelerator.v, the file that also goes into the bitstream; the program
 is the build's program.bin. Exit code 1 when anything differs.

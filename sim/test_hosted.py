@@ -73,11 +73,19 @@ def test_a_wrong_weight_is_found(built, capsys, seed):
     assert said.out.startswith("3 of 4 layers") and f"layer '{name}'" in said.err
 
 
-def test_what_is_missing_is_said_in_a_line(built, tmp_path, capsys):
+def test_without_codes_layers_read_random_ones(built, tmp_path, capsys):
     folder, path = built
     other = tmp_path / "graph.safetensors"
     other.write_bytes(path.read_bytes())
-    for argv, words in (([str(folder), "--graph", str(other)], "no codes of 'host0"),
+    assert cli.run(run.main, [str(folder), "--graph", str(other), "--images", "3"]) == 0
+    assert capsys.readouterr().out.startswith("4 of 4 layers, 3 inputs each")
+
+
+def test_another_build_is_refused_in_a_line(built, tmp_path, capsys):
+    folder, path = built
+    other = tmp_path / "other.safetensors"
+    sequence_graph(4, length=12).save(other)
+    for argv, words in (([str(folder), "--graph", str(other)], "was built for another network"),
                         ([str(tmp_path), "--graph", str(path)], "no build in")):
         assert cli.run(run.main, argv) == 2
         assert words in capsys.readouterr().err

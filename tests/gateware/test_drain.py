@@ -85,7 +85,7 @@ class Bench:
     @property
     def turn(self) -> int:
         """Cycles that the drain takes where it takes one with two copies of the activations."""
-        return 3 - self.config.act_copies
+        return 1 if self.wide else 3 - self.config.act_copies
 
     def begin(self, arrival: int) -> int:
         """When a job that arrives in this cycle can begin."""
@@ -204,7 +204,8 @@ def hold(bench: Bench, jobs: list) -> None:
     assert bench.wides == wides
     # An EXECUTE is complete when its last results can be read.
     last = [bench.begin(arrival) + bench.turn
-            * (job["count"] * len(bench.records) * bench.phases) + Drain.latency + 1
+            * (job["count"] * len(bench.records) * bench.phases - 1)
+            + Drain.latency + 1 + bench.config.drain_turn
             for arrival, job, _ in jobs if job["final"]]
     assert bench.completed == last and last
     steps = sum(job["count"] * len(bench.records) * bench.phases for _, job, _ in jobs)

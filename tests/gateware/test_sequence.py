@@ -66,7 +66,7 @@ def issue_cycles(f: dict[str, int], words: list[Expected], config: AccelConfig,
     A last word waits until the sums before have been read; ``free`` is when an earlier EXECUTE's
     have been.
     """
-    cycles, before, turn = [], -1, 3 - config.act_copies
+    cycles, before, turn = [], -1, 1 if f["wide"] else 3 - config.act_copies
     for word in words:
         before = max(before + 1, free if word.job else 0)
         cycles.append(before)
