@@ -100,12 +100,11 @@ def test_layer_that_cannot_be_compiled(tmp_path: Path, graph: Path) -> None:
     assert "FIXED8" in line
 
 
-def test_unsupported_layer(tmp_path: Path) -> None:
+def test_several_images_of_a_network_with_a_host(tmp_path: Path) -> None:
     sequence_graph(1).save(tmp_path / "hosted.safetensors")
-    line = refused(
-        "gateware.build", "--board", "zc706", "--graph", "hosted.safetensors", cwd=tmp_path
-    )
-    assert "node 'host0' runs embedding on the host" in line
+    line = refused("gateware.build", "--board", "zc706", "--graph", "hosted.safetensors",
+                   "--batch", "2", cwd=tmp_path)
+    assert "'sequence-1' calls the accelerator layer by layer; there is no batch" in line
 
 
 def test_design_that_does_not_fit(tmp_path: Path) -> None:

@@ -22,8 +22,7 @@ from tests.quant.graphs import INPUT, GraphBuilder, random_images
 OFFSETS = {register.name: register.offset for register in REGISTERS}
 PROGRAM, IMAGE, OUTPUT = 0x0, 0x6000, 0x7000
 CONFIG = dataclasses.replace(TINY, weight_depth=64, slot_depth=16)
-PORTS = {1: CONFIG, 2: dataclasses.replace(CONFIG, ports=2),
-         4: dataclasses.replace(CONFIG, ports=4)}
+PORTS = {1: CONFIG, 4: dataclasses.replace(CONFIG, ports=4)}
 
 
 def small_graph(seed: int):

@@ -56,8 +56,8 @@ def build(tmp_path: Path, *options: str, routed: float = 61.5,
         (tools / name).write_text(f"#!/bin/sh\n{script}\n")
         (tools / name).chmod(0o755)
     return subprocess.run(
-        [sys.executable, "-m", "gateware.build", "--board", "ulx3s_85f", "--rows", "8", "--ratio",
-         "50:25:25", *options],
+        [sys.executable, "-m", "gateware.build", "--board", "ulx3s_85f", "--rows", "4",
+         "--requant-lanes", "4", "--ratio", "50:25:25", *options],
         cwd=tmp_path, capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{tools}:{os.environ['PATH']}",
              "AMARANTH_USE_YOSYS": "builtin"})

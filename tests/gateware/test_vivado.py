@@ -87,7 +87,9 @@ def build(tmp_path: Path, slack: str, status: int = 0) -> subprocess.CompletedPr
         "--board",
         "zc706",
         "--rows",
-        "8",
+        "4",
+        "--requant-lanes",
+        "4",
         "--ratio",
         "50:25:25",
     ]

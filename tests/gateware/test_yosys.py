@@ -102,6 +102,8 @@ def test_broken_verilog(tmp_path: Path) -> None:
 
 MODULES = ({"name": "accelerator.engine.drain", "instances": 1, "lut": 12345, "ff": 5, "dsp48e1": 8,
             "bram36": 0.5},)
+SYNTHESIS = ["-q", "--board", "zedboard", "--synth", "yosys", "--rows", "4", "--requant-lanes", "4",
+             "--ratio", "50:25:25"]
 CELLS = {"lut": 22_000, "ff": 24_000, "dsp48e1": 57, "bram36": 82.5}
 
 
@@ -115,7 +117,7 @@ def synthesised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **cells: float)
 
 def test_build_reports_measured_cells(monkeypatch, tmp_path: Path) -> None:
     folder = synthesised(monkeypatch, tmp_path)
-    assert build.main(["-q", "--board", "zedboard", "--synth", "yosys"]) == 0
+    assert build.main(SYNTHESIS) == 0
     result = json.loads((folder / "report.json").read_text())
     assert {name: row["used"] for name, row in result["resources"].items()} == CELLS
     assert {row["how"] for row in result["resources"].values()} == {"measured"}
@@ -128,7 +130,7 @@ def test_build_reports_measured_cells(monkeypatch, tmp_path: Path) -> None:
 def test_measured_cells_are_held_against_the_device(monkeypatch, tmp_path: Path) -> None:
     folder = synthesised(monkeypatch, tmp_path, bram36=140.5)
     with pytest.raises(UserError, match=r"needs 140\.5 BRAM36 \(measured\), .* has 140;"):
-        build.main(["-q", "--board", "zedboard", "--synth", "yosys"])
+        build.main(SYNTHESIS)
     used = json.loads((folder / "report.json").read_text())["resources"]["bram36"]
     assert used == {"used": 140.5, "limit": 140, "how": "measured"}
 
