@@ -139,7 +139,8 @@ class Drain(Component):
         # Residual nibbles come back per column and go to the lanes that own the columns.
         g_record = delay(m, record, 2, name="g_record")
         g_phase = delay(m, s_phase, 2, name="g_phase")
-        r_record = delay(m, g_record, 1, name="r_record")
+        # With a reset, or the three registers of a bit become a shift register, which takes a LUT.
+        r_record = delay(m, g_record, 1, name="r_record", reset_less=False)
         r_sums = delay(m, picked, 2, name="r_sums")
         r = delay(m, s, 3, name="r_execute")
         requantisers = []
