@@ -31,6 +31,7 @@ VECTORS = 1000              #: most test samples in vectors.npz
 CALIBRATION = 1 << 25       #: most input values that clips are calibrated on
 CALIBRATION_TEXTS = 128     #: and most texts, of which each token becomes thousands of values
 POINTWISE_CHANNELS = 8      #: fewest inputs of a pointwise convolution with a stride, channels last
+COMPILES = "2.12"           #: first torch whose compiled gradients are those of the quantisers
 CHECKED = 250               #: images that the integer models compute at once
 BORDER_TEXTS = 4            #: texts in vectors.npz with all that layers read
 CHECKED_TEXTS = 16          #: texts, of which they keep every tensor
@@ -109,6 +110,10 @@ def choose_device(wanted: str) -> str:
 
 
 def setup_torch(config: TrainConfig) -> None:
+    """Raises UserError for a version of torch that does not compile as it should."""
+    if config.compile and torch.torch_version.TorchVersion(torch.__version__) < COMPILES:
+        raise UserError(f"torch {torch.__version__} compiles to wrong gradients of the quantisers: "
+                        f"leave --compile out, or install torch {COMPILES} or newer")
     torch.manual_seed(config.seed)
     torch.backends.cudnn.deterministic = True       # or a resumed run would be another one
     if config.threads:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from quant import numerics, quantizers
+from quant import numerics, pipeline, quantizers
 from quant.apot import APOT4, apot4_values
 from quant.numerics import Scheme
 from quant.quantizers import SCHEMES
@@ -248,6 +248,8 @@ def test_other_types_are_computed_in_float32(dtype, seed) -> None:
                        quantizers.act_to_steps(x.float(), (clip / 15).float(), 0, 15))
 
 
+@pytest.mark.skipif(torch.torch_version.TorchVersion(torch.__version__) < pipeline.COMPILES,
+                    reason="refused by the trainer: 2.11 computes wrong gradients")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")       # of torch, about itself
 def test_quantisers_compile_without_a_break(seed) -> None:
     torch.manual_seed(seed)

@@ -10,6 +10,8 @@ from torch import nn
 
 from quant import layers, pipeline, qat
 from quant.activations import ActQuantiser
+from quant.cli import UserError
+from quant.config import TrainConfig
 from quant.data import ArraySplit, Augment
 from quant.models.resnet import TinyResNet
 from quant.prepare import calibrate, prepare
@@ -203,6 +205,13 @@ def test_mixed_precision_computes_in_bfloat16(model, data) -> None:
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     qat.accuracy(model, data)
     assert kinds[-1] == torch.float32       # evaluation is what is exported
+
+
+def test_a_torch_that_compiles_wrongly_is_refused(monkeypatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.11.0+cu130")
+    pipeline.setup_torch(TrainConfig())
+    with pytest.raises(UserError, match=r"^torch 2.11.0\+cu130 compiles to wrong grad.* 2.12 or"):
+        pipeline.setup_torch(TrainConfig(compile=True))
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own
