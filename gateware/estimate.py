@@ -137,9 +137,12 @@ def _act_buffer(config: AccelConfig) -> Usage:
 
 
 def _beat_buffer(config: AccelConfig, beats: int, depth: int) -> Usage:
-    """A RAMB36E1 of 64 bits has 512 words."""
-    return Usage(lut=36 * config.ports, ff=15 * config.ports,
-                 bram36=beats * math.ceil(depth / 512) * config.bus_bits / 64)
+    """A RAMB36E1 of 64 bits has 512 words. Depths that are a power of two are made of narrower
+    ones; of others, blocks of 512 words are chosen from, bit by bit."""
+    blocks = math.ceil(depth / 512)
+    choice = 0 if blocks & blocks - 1 == 0 else 1.1 * (blocks - 2) * config.weight_bits
+    return Usage(lut=36 * config.ports + round(choice), ff=15 * config.ports,
+                 bram36=beats * blocks * config.bus_bits / 64)
 
 
 def _slot_buffer(config: AccelConfig) -> Usage:
