@@ -84,29 +84,11 @@ class Simulation:
         return round(sum(c["CYCLES"] for c in self.counters) / len(self.counters) / self.batch)
 
 
-def simulate(
-    program: Program,
-    images: np.ndarray,
-    verilog: Path | str | None = None,
-    *,
-    stall: int = 0,
-    seed: int = 1,
-    plusargs: Iterable[str] = (),
-    testcase: str = "run_images",
-    simulator: Simulator | None = None,
-    build_root: Path = BUILD_ROOT,
-) -> Simulation:
-    """Run integer ``images`` (N, C, H, W) through the generated Verilog.
-
-    As many at a time as the program is for; the last run is filled up with the last image.
-    ``verilog`` is the accelerator's file or text; by default it is generated from the program's
-    configuration for a 7-series device.
-    ``stall`` is the probability out of 256 that each bus channel pauses in a cycle; ``plusargs``
-    are those of the DDR model; ``testcase`` is a test of :mod:`sim.benches.accelerator`. Raises
-    BenchFailed when a run ends with an error, never ends, or breaks a bus rule.
-    """
-    return simulate_all([(program, images)], verilog, stall=stall, seed=seed, plusargs=plusargs,
-                        testcase=testcase, simulator=simulator, build_root=build_root)[0]
+def simulate(program: Program, images: np.ndarray, verilog: Path | str | None = None,
+             **options: object) -> Simulation:
+    """Run integer ``images`` (N, C, H, W) through the generated Verilog; see
+    :func:`simulate_all`."""
+    return simulate_all([(program, images)], verilog, **options)[0]
 
 
 def simulate_all(
@@ -120,9 +102,14 @@ def simulate_all(
     simulator: Simulator | None = None,
     build_root: Path = BUILD_ROOT,
 ) -> list[Simulation]:
-    """Run several programs for one accelerator, each on its images, one after the other.
+    """Run programs for one accelerator, each on its images, one after the other.
 
-    Parameters are those of :func:`simulate`.
+    As many images at a time as the program is for; a last run is filled up with the last image.
+    ``verilog`` is the accelerator's file or text; by default it is generated from the programs'
+    configuration for a 7-series device.
+    ``stall`` is the probability out of 256 that each bus channel pauses in a cycle; ``plusargs``
+    are those of the DDR model; ``testcase`` is a test of :mod:`sim.benches.accelerator`. Raises
+    BenchFailed when a run ends with an error, never ends, or breaks a bus rule.
     """
     system = _System(tasks, verilog, simulator, build_root)
     data, folder = system.run(testcase, stall, seed, plusargs)

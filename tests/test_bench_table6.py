@@ -67,6 +67,7 @@ def test_kept_arrays_fit_their_chip(row: dict[str, object]) -> None:
         assert all(row["measured"][cell] <= limit for cell, limit in board.device.limits.items())
         for cell, value in row["measured"].items():
             assert abs(used[cell] / value - 1) <= 0.1 if value else not used[cell]
+        assert abs(used["lut"] / row["measured"]["lut"] - 1) <= 0.02
 
 
 def test_rows_are_in_the_order_of_the_table() -> None:

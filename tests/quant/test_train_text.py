@@ -76,6 +76,13 @@ def test_golden_model_and_trained_host_give_the_vectors(run) -> None:
     assert len(given) == 3 and len(given[0]) == 20
     logits = golden.logits(graph, given, HostRunner(model))
     assert np.array_equal(logits, vectors["logits"])
+    first = tuple(array[:pipeline.BORDER_TEXTS] for array in given)
+    tensors = golden.run(graph, first, HostRunner(model))
+    codes = {name: vectors[name] for name in vectors if name.startswith("codes.")}
+    assert len(codes) > 2 and len({node.input for node in graph.nodes if hasattr(node, "input")}) \
+        == len(codes)
+    for name, array in codes.items():
+        assert np.array_equal(array, tensors[name.removeprefix("codes.")]), name
     accuracy = (logits.argmax(1) == vectors["labels"]).mean()
     assert accuracy == json.loads((run / "result.json").read_text())["accuracy"]["integer"]
 
