@@ -24,7 +24,7 @@ import rich.progress
 
 import quant.train
 from bench import bert, tables
-from bench.experiments import INTEGER_SAMPLES, TABLES, Run, Table
+from bench.experiments import TABLES, Run, Table
 from quant import cli
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -161,8 +161,7 @@ def end_with_parent() -> None:
 
 def train(run: Run, folder: pathlib.Path) -> dict[str, object]:
     """One training; gives its result.json. Raises UserError with its last line when it fails."""
-    settings = {"integer_samples": INTEGER_SAMPLES, "tensorboard": False, "plots": False}
-    settings |= run.settings | run.places
+    settings = {"tensorboard": False, "plots": False} | run.settings | run.places
     if run.row:
         settings |= {"pretrained": str(folder / run.start.name / "float.pt")}
     folder.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,6 @@ def table(minilm: str | None, movies: str | None) -> Table:
         "bert", f"Rated film sentences, MiniLM of six layers, {TOKENS} tokens, 2 float epochs on "
         f"all sentences and {EPOCHS} quantised one on {SENTENCES:,}",
         {"dataset": "movies", "data": movies, "tokenizer": minilm, "max_length": TOKENS,
-         "subset": SENTENCES, "epochs": EPOCHS, "lr": RATE, "integer_samples": 256},
+         "subset": SENTENCES, "epochs": EPOCHS, "lr": RATE},
         {"pretrained": minilm, "subset": None, "float_epochs": 2, "float_lr": RATE},
         (longer, *rows), seeds=2)

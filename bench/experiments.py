@@ -5,8 +5,6 @@ import dataclasses
 from collections.abc import Iterator
 
 FLOAT = "float32"
-#: Test samples that the integer models compute after a training, unless its table says otherwise.
-INTEGER_SAMPLES = 500
 #: Settings that say where files are.
 PLACES = ("data", "tokenizer", "pretrained")
 #: Methods of the paper's Table 1 after the baseline, in its order.

@@ -6,7 +6,7 @@ import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from bench.experiments import FLOAT, INTEGER_SAMPLES, Table
+from bench.experiments import FLOAT, Table
 from bench.statistics import CONFIDENCE, Estimate, estimate, paired
 
 PAPER = pathlib.Path(__file__).parent / "paper"
@@ -41,15 +41,15 @@ def _table(table: Table, measured: Measured) -> dict[str, object]:
         row: dict[str, object] = {
             "label": label, "accuracy": _entry(estimate(list(accuracy[label].values()))),
             "by_seed": accuracy[label], "paper": paper.get(_paper_name(table, label))}
-        for key in ("integer", "agreement"):
-            values = [v[key] for v in seeds.values() if key in v]
-            row[key] = estimate(values).mean if values else None
+        integer, agreement = ([v[key] for v in seeds.values() if key in v]
+                              for key in ("integer", "agreement"))
+        row["integer"] = estimate(integer).mean if integer else None
+        row["agreement"] = min(agreement, default=None)     # of the worst seed
         row["against"] = {
             reference: _entry(paired(accuracy[label], accuracy[reference]))
             for reference in REFERENCES if reference in accuracy and reference != label}
         rows.append(row)
     return {"name": table.name, "title": table.title, "paper": table.paper, "rows": rows,
-            "integer_samples": table.settings.get("integer_samples", INTEGER_SAMPLES),
             "settings": table.settings | table.float_settings}
 
 
@@ -79,7 +79,7 @@ def save(content: dict[str, object], folder: pathlib.Path) -> None:
 def markdown(content: dict[str, object]) -> str:
     """The tables for people."""
     parts = [f"Measured by `{content['command']}`. Percent of the test set, mean over seeds; "
-             "integers on its first samples, as many as the column says; differences are paired "
+             "integers compute all of it, too; differences are paired "
              f"by seed, with their {content['confidence']:.0%} confidence interval, bold where it "
              "excludes zero. Rows of other seeds are compared by their differences only: their "
              "means are of other networks."]
@@ -90,7 +90,7 @@ def _markdown_table(table: dict[str, object]) -> str:
     rows = table["rows"]
     references = [r for r in REFERENCES if any(r in row["against"] for row in rows)]
     beside = f"paper ({' '.join(table['paper'])})" if table["paper"] else None
-    heads = ["method", "seeds", "accuracy", f"integers ({table['integer_samples']})", "agreement",
+    heads = ["method", "seeds", "accuracy", "integers", "agreement, least",
              *(f"less {r}" for r in references), *([beside] if beside else [])]
     lines = [f"### {table['title']}", "", _line(heads),
              _line(["---"] + ["---:"] * (len(heads) - 1))]

@@ -33,12 +33,11 @@ class Preset:
     float_lr: float = 0.1
     optimiser: str = "sgd"
     weight_decay: float = 1e-4
-    integer_samples: int = 10_000
     hessian_images: int = 1024
 
 
 _TEXT = Preset(float_epochs=3, epochs=3, batch_size=32, lr=2e-5, float_lr=2e-5, model="bert",
-               optimiser="adamw", weight_decay=0.01, integer_samples=1000, hessian_images=128)
+               optimiser="adamw", weight_decay=0.01, hessian_images=128)
 
 #: Presets by data set name; ``--dataset`` offers these names.
 PRESETS = {
@@ -46,7 +45,7 @@ PRESETS = {
     "fashion-mnist": Preset(float_epochs=2, epochs=2, batch_size=128, lr=0.01, model="tiny"),
     "cifar10": Preset(float_epochs=150, epochs=150, batch_size=128, lr=8e-3),
     "cifar100": Preset(float_epochs=150, epochs=150, batch_size=128, lr=4e-3),
-    "imagenet": Preset(float_epochs=90, epochs=90, batch_size=128, lr=1e-2, integer_samples=100),
+    "imagenet": Preset(float_epochs=90, epochs=90, batch_size=128, lr=1e-2),
     "sst2": _TEXT,
     "mnli": _TEXT,
     "movies": _TEXT,
@@ -111,7 +110,8 @@ class TrainConfig(pydantic.BaseModel):
     lr: float = setting("training", "peak learning rate of quantised training", gt=0)
     weight_decay: float = setting("training", "of weights, not of scales and batch-norm", ge=0)
     seed: int = setting("training", "of everything random", 1, ge=0, lt=1 << 63)
-    integer_samples: int = setting("training", "test samples that the integer models compute", ge=1)
+    integer_samples: int | None = setting("training", "test samples that the integer models "
+                                          "compute (default: all)", None, ge=1)
 
     device: Literal["auto", "cpu", "cuda"] = setting(
         "machine", "auto takes CUDA where there is one", "auto")

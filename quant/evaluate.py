@@ -64,6 +64,7 @@ def evaluate(run: "RunFolder", dataset_name: str | None = None, directory: str |
     """What ``run`` achieves, measured again from its files."""
     from quant import pipeline, qat
     from quant.config import FLOAT32, PRESETS, check_model_reads
+    from quant.progress import Progress
     from quant.runs import has_graph
 
     config = run.config()
@@ -93,8 +94,9 @@ def evaluate(run: "RunFolder", dataset_name: str | None = None, directory: str |
     if graph is None:
         accuracy["quantised"] = qat.accuracy(model, dataset.test)
         return result
-    measured, agreement, logits = pipeline.check(model, graph, dataset,
-                                                 integer_samples or config.integer_samples)
+    with Progress() as progress:
+        measured, agreement, logits = pipeline.check(
+            model, graph, dataset, integer_samples or config.integer_samples, progress)
     accuracy |= measured
     return result | {"digest": graph.digest, "agreement": agreement, "integer_images": len(logits)}
 

@@ -86,14 +86,13 @@ def finish(model: nn.Module, config: TrainConfig, dataset: data.Dataset, run: Ru
     result["rows"] = {name: [int((layer.scheme == s).sum()) for s in schemes]
                       for name, layer in quantised_layers(model).items()}
     result["reassignments"] = record["reassignments"]
-    progress.place = "in the comparison of integer models"
     if not has_graph(config):
         progress.note(f"{config.method}: APoT-4 rows are for training only, no integer graph")
         result["accuracy"]["quantised"] = qat.accuracy(model, dataset.test)
         return result
     graph = export_run(model, config, dataset)
     graph.save(run / "graph.safetensors")
-    measured, agreement, logits = check(model, graph, dataset, config.integer_samples)
+    measured, agreement, logits = check(model, graph, dataset, config.integer_samples, progress)
     result["accuracy"] |= measured
     result |= {"digest": graph.digest, "agreement": agreement, "integer_images": len(logits)}
     save_vectors(run, dataset, graph, logits, result["accuracy"],
@@ -220,20 +219,23 @@ def integers(inputs: Inputs) -> np.ndarray | tuple[np.ndarray, ...]:
     return (inputs * 255).round().to(torch.uint8).cpu().numpy()
 
 
-def check(model: nn.Module, graph: IntGraph, dataset: data.Dataset,
-          most: int) -> tuple[dict[str, float], float, np.ndarray]:
+def check(model: nn.Module, graph: IntGraph, dataset: data.Dataset, most: int | None,
+          progress: Progress) -> tuple[dict[str, float], float, np.ndarray]:
     """Compare fake quantisation, torch's integers and the golden model on the test set.
 
     Returns accuracies (that of fake quantisation of all samples, that of integers of the first
-    ``most``), the share of those samples on which both decide alike, and the integer logits. Raises
-    :class:`~quant.inference.Mismatch` when integers differ.
+    ``most``, or all), the share of those samples on which both decide alike, and the integer
+    logits. Raises :class:`~quant.inference.Mismatch` when integers differ.
     """
+    some = torch.arange(len(dataset.test))[:most]
+    progress.compared(0, len(some))
     predicted = qat.predict(model, dataset.test).numpy()
-    some = torch.arange(min(most, len(dataset.test)))
     host, batch = (HostRunner(model), CHECKED_TEXTS) if is_hosted(model) else (None, CHECKED)
-    logits = np.concatenate([
-        inference.verify(graph, integers(dataset.test.batch(part)[0]), host=host)
-        for part in some.split(batch)])
+    parts = []
+    for part in some.split(batch):
+        parts.append(inference.verify(graph, integers(dataset.test.batch(part)[0]), host=host))
+        progress.compared(int(part[-1]) + 1, len(some))
+    logits = np.concatenate(parts)
     decided, labels = logits.argmax(1), dataset.test.labels
     accuracies = {"quantised": float((predicted == labels).mean()),
                   "integer": float((decided == labels[: len(some)]).mean())}

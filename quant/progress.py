@@ -21,7 +21,7 @@ class Progress:
     def __init__(self, verbosity: int = 0) -> None:
         self.verbosity = verbosity
         self.place = "before the first epoch"       #: where training is, for the one who stops it
-        self._bar = self._measuring = None
+        self._bar = self._between = None
         if verbosity >= 0 and sys.stderr.isatty():
             columns = ("{task.description}", rich.progress.BarColumn(), "epoch {task.fields[at]}",
                        "loss {task.fields[loss]}", "accuracy {task.fields[accuracy]}",
@@ -60,14 +60,24 @@ class Progress:
     def measured(self, done: int, total: int) -> None:
         """``done`` of ``total`` steps of measuring sensitivities, between two epochs."""
         self.place = f"in the measurement of sensitivities ({done} of {total} steps)"
+        self._part("sensitivities", done, total)
+
+    def compared(self, done: int, total: int) -> None:
+        """``done`` of ``total`` samples of comparing integer models, after the last epoch."""
+        self.place = f"in the comparison of integer models ({done} of {total} samples)"
+        if not done and not self._bar:
+            self.note(f"comparing integer models on {total} samples")
+        self._part("integer models", done, total)
+
+    def _part(self, name: str, done: int, total: int) -> None:
         if self._bar:
-            if self._measuring is None:
-                self._measuring = self._bar.add_task("sensitivities", total=total, at="-", loss="-",
-                                                     accuracy="-")
-            self._bar.update(self._measuring, completed=done)
+            if self._between is None:
+                self._between = self._bar.add_task(name, total=total, at="-", loss="-",
+                                                   accuracy="-")
+            self._bar.update(self._between, completed=done)
             if done == total:
-                self._bar.remove_task(self._measuring)
-                self._measuring = None
+                self._bar.remove_task(self._between)
+                self._between = None
 
     def epoch(self, row: dict[str, object]) -> None:
         """One more epoch is done; ``row`` is its line of metrics.csv."""

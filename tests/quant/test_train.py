@@ -383,6 +383,10 @@ def test_progress_bar_on_a_terminal(monkeypatch, capsys) -> None:
         for step in (1, 2, 3):
             progress.measured(step, 3)
         assert progress.place == "in the measurement of sensitivities (3 of 3 steps)"
+        for done in (0, 250, 360):
+            progress.compared(done, 360)
+        assert progress.place == "in the comparison of integer models (360 of 360 samples)"
     err = capsys.readouterr().err
     assert "epoch 1/2" in err and "loss 0.5000" in err and "accuracy 25.00%" in err
-    assert "sensitivities" in err and "epoch 4/4" in err and "loss 0.1250" in err
+    assert "sensitivities" in err and "integer models" in err
+    assert "epoch 4/4" in err and "loss 0.1250" in err
