@@ -18,13 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from quant import numerics
 from quant.activations import ActQuantiser
-from quant.arrays import ExportError
+from quant.border import BorderLinear
 from quant.capture import UnsupportedLayer, module_of, operation
-from quant.layers import QuantLinear
 from quant.nodes import Host
-from quant.quantizers import denominators
 
 _MARK = "has operations for the host"
 
@@ -52,8 +49,6 @@ def quantise_linears(model: fx.GraphModule, act_bits: int, wide_ends: bool) -> N
             raise UnsupportedLayer(node.meta["path"], operation(node), "it works in place")
     quantised: dict[fx.Node, fx.Node] = {}
     for node in linears:
-        path, _, leaf = node.target.rpartition(".")
-        setattr(model.get_submodule(path), leaf, QuantLinear.from_float(module_of(node)))
         source = node.args[0]
         if source not in quantised:
             name = f"{node.target}_input"
@@ -62,6 +57,9 @@ def quantise_linears(model: fx.GraphModule, act_bits: int, wide_ends: bool) -> N
                 quantised[source] = model.graph.call_module(name, (source,))
             quantised[source].meta |= source.meta
         node.args = (quantised[source],)
+        path, _, leaf = node.target.rpartition(".")
+        setattr(model.get_submodule(path), leaf, BorderLinear.between(
+            module_of(node), node.target, module_of(quantised[source]), last=node is result))
     if wide_ends:
         for quantiser in {module_of(node.args[0]) for node in (linears[0], linears[-1])}:
             quantiser.widen()
@@ -136,43 +134,6 @@ class HostRunner:
         return answer | {name: next(results).numpy() for name in node.keeps}
 
 
-@torch.no_grad()
-def align_rows(model: fx.GraphModule) -> None:
-    """Move each row's ``alpha`` to where its M is exact, by up to 2^-16 outside the last layer.
-
-    Fake quantisation and integers then differ by float32's rounding only. More would grow: where
-    sums differ by a fraction d of a code's step, a share d of the codes is another one, which is
-    an error of sqrt(d) steps for the next layer.
-    """
-    for node in model.graph.nodes:
-        if _is_linear(node):
-            factors, alpha = _factors(node), module_of(node).alpha
-            multiplier, shift = multipliers(node)
-            exact = torch.from_numpy(np.ldexp(multiplier, -shift)).to(alpha.device)
-            alpha.mul_(torch.where(exact > 0, exact / factors, 1))
-
-
-def _factors(node: fx.Node) -> Tensor:
-    """Real value of each row's unit of the accumulator, float64."""
-    layer, quantiser = module_of(node), module_of(node.args[0])
-    alpha = layer.alpha.detach().double() / denominators(layer.scheme)
-    return alpha * quantiser.scale.detach().double()
-
-
-def multipliers(node: fx.Node) -> tuple[np.ndarray, np.ndarray]:
-    """M and S of each row; of the graph's output all have one S."""
-    try:
-        rows = [numerics.encode_multiplier(f) for f in _factors(node).tolist()]
-    except ValueError as error:
-        raise ExportError(f"layer {node.target!r}: {error}") from error
-    multiplier, shift = (np.array(column) for column in zip(*rows, strict=True))
-    if any(user.op == "output" for user in node.users):
-        shift = np.full_like(shift, shift.min())
-        multiplier = np.array([numerics.round_scaled(f, int(shift[0]))
-                               for f in _factors(node).tolist()])
-    return multiplier, shift
-
-
 def border_shape(node: fx.Node) -> tuple[int, int, int]:
     """Shape (C, T, 1) or (C, 1, 1) of the tensor of a linear layer or a quantiser."""
     *positions, channels = (int(size) for size in node.meta["shape"][1:])
@@ -192,7 +153,7 @@ def _to_border(value: Tensor) -> np.ndarray:
 
 
 def _is_linear(node: fx.Node) -> bool:
-    return isinstance(module_of(node), QuantLinear)
+    return isinstance(module_of(node), BorderLinear)
 
 
 def _is_given(node: fx.Node) -> bool:

@@ -15,7 +15,7 @@ from torch import fx
 from quant import numerics
 from quant.arrays import ExportError
 from quant.capture import module_of
-from quant.host import border_shape, multipliers, segments
+from quant.host import border_shape, segments
 from quant.intgraph import Conv, LayerArrays, Linear, Node, TensorSpec
 from quant.numerics import Scheme
 
@@ -63,10 +63,7 @@ class HostLowering:
         if scheme.max() > max(Scheme):
             raise ExportError(f"layer {node.target!r} has rows of a scheme that is for training "
                               f"only")
-        multiplier, shift = multipliers(node)
-        bias = np.zeros(len(shift)) if layer.bias is None else layer.bias.tolist()
-        bias = np.array([numerics.round_scaled(b, s)
-                         for b, s in zip(bias, shift.tolist(), strict=True)])
+        multiplier, bias, shift = layer.requantisation()
         bias -= multiplier * source.zero_point * values.sum(1)
         if np.abs(bias).max() >= numerics.BIAS_LIMIT:
             raise ExportError(f"layer {node.target!r} has a bias that does not fit "

@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 from quant import numerics
 from quant.activations import ActQuantiser
 from quant.arrays import ExportError
-from quant.host import align_rows, is_hosted
-from quant.layers import QuantConv2d, QuantLinear
+from quant.host import is_hosted
+from quant.layers import QuantConv2d, QuantLinear, quantised_layers
 from quant.prepare import NORMS, codes_source, is_add, module_of
 from quant.quantizers import denominators
 
@@ -107,7 +107,8 @@ def align_scales(model: fx.GraphModule) -> int:
     all but dead. Returns how many rows that were. Raises :class:`ExportError`.
     """
     if is_hosted(model):
-        align_rows(model)
+        for layer in quantised_layers(model).values():
+            layer.align()
         return 0
     tamed = 0
     for stage in stages(model).values():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from quant import golden, host, inference
 from quant.activations import ActQuantiser
+from quant.arrays import ExportError
 from quant.capture import UnsupportedLayer
 from quant.export import export
 from quant.intgraph import GraphError, Host, IntGraph
@@ -195,9 +196,38 @@ def test_integers_of_torch_and_golden_model_are_equal(seed, act_bits, tmp_path):
     assert logits.shape == (40, 3)
     with torch.no_grad():
         fake = prepared.eval()(*x).numpy()
-    close = np.abs(logits * graph.header.logit_scale - fake).max(1) < 1e-5
+    assert np.array_equal(fake, np.ldexp(logits, -graph.layers["fc"].shift).astype(np.float32))
+    prepared.train()                            # the arithmetic of training, without dropout
+    for module in prepared.modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()
+    with torch.no_grad():
+        trained = prepared(*x).numpy()
+    close = np.abs(trained - fake).max(1) < 1e-5
     assert close.mean() >= 0.9                  # a code at a tie may round the other way
-    assert (logits.argmax(1) == fake.argmax(1))[close].all()
+    assert (trained != fake).any()
+
+
+def test_evaluation_has_the_gradients_of_training(seed):
+    prepared, x = hosted(seed).eval(), inputs(8, seed)
+    gradients = []
+    for training in (False, True):
+        for layer in quantised_layers(prepared).values():
+            layer.train(training)
+        prepared.zero_grad()
+        prepared(*x).square().sum().backward()
+        gradients.append([p.grad.clone() for p in prepared.parameters()])
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_a_row_beyond_the_multiplier_is_named(seed):
+    prepared, x = hosted(seed).eval(), inputs(2, seed)
+    prepared.get_submodule("up").alpha.data[3] = 1e6
+    for use in (lambda: prepared(*x), lambda: exported(prepared, seed),
+                lambda: align_scales(prepared)):
+        with pytest.raises(ExportError, match=r"^layer 'up': multiplier .* is too large for 16"):
+            use()
 
 
 def test_aligned_rows_have_exact_multipliers(seed):
