@@ -60,6 +60,7 @@ def test_run_is_like_one_on_images(run) -> None:
                                                                 "weights.png"}
     assert (result["model"], result["dataset"], result["integer_images"]) == ("bert", "movies", 20)
     assert set(result["accuracy"]) == {"float", "quantised", "integer"}
+    assert result["agreement"] == 1
     assert len(result["rows"]) == 2 * 6 + 2
     rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
     assert [(r["stage"], r["epoch"]) for r in rows] == [("float", "1"), ("quantised", "1")]
@@ -76,6 +77,9 @@ def test_golden_model_and_trained_host_give_the_vectors(run) -> None:
     assert len(given) == 3 and len(given[0]) == 20
     logits = golden.logits(graph, given, HostRunner(model))
     assert np.array_equal(logits, vectors["logits"])
+    with torch.no_grad():
+        trained = model.eval()(*map(torch.from_numpy, given)).numpy()
+    assert np.array_equal(trained, (logits * graph.header.logit_scale).astype(np.float32))
     first = tuple(array[:pipeline.BORDER_TEXTS] for array in given)
     tensors = golden.run(graph, first, HostRunner(model))
     codes = {name: vectors[name] for name in vectors if name.startswith("codes.")}
