@@ -61,11 +61,12 @@ class BorderLinear(QuantLinear):
 
     @torch.no_grad()
     def _from_accelerator(self, x: Tensor) -> Tensor:
-        m, b, s = (torch.from_numpy(v).to(x.device) for v in self.requantisation())
+        m, b, s = self.requantisation()
+        scale, offset = (torch.from_numpy(np.ldexp(v, -s)).to(x.device) for v in (m, b))
         codes = torch.round(x.float() / self.source.scale)
         with torch.autocast(x.device.type, enabled=False):
             total = F.linear(codes, self.to_int().float())      # exact, see numerics.ACC_BITS
-        return torch.ldexp(total.double() * m + b, -s).to(x.dtype)
+        return total.double().mul_(scale).add_(offset).to(x.dtype)      # 48 bits: exact
 
     def factors(self) -> Tensor:
         """Real value of each row's unit of the accumulator, float64."""
