@@ -32,9 +32,9 @@ CALIBRATION = 1 << 25       #: most input values that clips are calibrated on
 CALIBRATION_TEXTS = 128     #: and most texts, of which each token becomes thousands of values
 POINTWISE_CHANNELS = 8      #: fewest inputs of a pointwise convolution with a stride, channels last
 COMPILES = "2.12"           #: first torch whose compiled gradients are those of the quantisers
-CHECKED = 250               #: images that the integer models compute at once
+CHECKED = 250               #: most samples that the integer models compute at once
+CHECKED_BYTES = 1 << 30     #: for every tensor of those samples, in both models
 BORDER_TEXTS = 4            #: texts in vectors.npz with all that layers read
-CHECKED_TEXTS = 16          #: texts, of which they keep every tensor
 
 
 def train(config: TrainConfig, dataset: data.Dataset, run: RunFolder, progress: Progress,
@@ -230,9 +230,10 @@ def check(model: nn.Module, graph: IntGraph, dataset: data.Dataset, most: int | 
     some = torch.arange(len(dataset.test))[:most]
     progress.compared(0, len(some))
     predicted = qat.predict(model, dataset.test).numpy()
-    host, batch = (HostRunner(model), CHECKED_TEXTS) if is_hosted(model) else (None, CHECKED)
+    host = HostRunner(model) if is_hosted(model) else None
+    size = 2 * sum(8 * math.prod(tensor.shape) for tensor in graph.header.tensors)
     parts = []
-    for part in some.split(batch):
+    for part in some.split(min(CHECKED, max(1, CHECKED_BYTES // size))):
         parts.append(inference.verify(graph, integers(dataset.test.batch(part)[0]), host=host))
         progress.compared(int(part[-1]) + 1, len(some))
     logits = np.concatenate(parts)

@@ -3,13 +3,15 @@
 
 import dataclasses
 import json
+import math
 import shutil
 
 import numpy as np
 import pytest
 import torch
 
-from quant import cli, data, evaluate, golden, train
+from quant import cli, data, evaluate, golden, inference, pipeline, train
+from quant.intgraph import IntGraph
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +139,23 @@ def test_fewer_integer_samples(trained, capsys) -> None:
     assert cli.run(evaluate.main, argv) == 0
     assert "integers, torch (first 20)" in capsys.readouterr().out
     assert cli.run(evaluate.main, [str(trained), "--integer-samples", "0"]) == 2
+
+
+def test_large_networks_are_compared_in_small_batches(trained, monkeypatch, capsys) -> None:
+    sizes, verify = [], inference.verify
+
+    def counted(graph, images: np.ndarray, host: object) -> np.ndarray:
+        sizes.append(len(images))
+        return verify(graph, images, host=host)
+
+    monkeypatch.setattr(inference, "verify", counted)
+    values = sum(math.prod(spec.shape) for spec in
+                 IntGraph.load(trained / "graph.safetensors").header.tensors)
+    for room, expected in ((1, [1] * 5), (2 * 2 * 8 * values, [2, 2, 1])):
+        sizes.clear()
+        monkeypatch.setattr(pipeline, "CHECKED_BYTES", room)
+        assert cli.run(evaluate.main, [str(trained), "--integer-samples", "5"]) == 0
+        assert sizes == expected
 
 
 def test_plots_on_demand(run, capsys) -> None:
