@@ -20,7 +20,7 @@ from gateware.config import AccelConfig, Fixed4Style
 from gateware.pe.base import SUM_BITS
 from gateware.requant import RequantLane
 from gateware.timeline import Timeline
-from quant.numerics import ACT_BITS, BIAS_BITS
+from quant.numerics import ACT_BITS, BIAS_BITS, MULTIPLIER_BITS, SHIFT_MAX
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ def parts(config: AccelConfig) -> dict[str, Usage]:
         "slots": _slot_buffer(config),
         "wide": _wide_buffer(config),
         "loader": _loader(config),
-        "storer": Usage(lut=251, ff=153),
+        "storer": Usage(lut=251, ff=96),
         "dma": Usage(lut=230, ff=271) + Usage(lut=105, ff=95) * (config.ports - 1),
         "fetcher": Usage(lut=73, ff=578, bram36=1) + Usage(lut=135, ff=32),
         "sequencer": Usage(lut=1296, ff=212),
@@ -112,10 +112,11 @@ def _drain(config: AccelConfig) -> Usage:
     requant = RequantLane.resources()
     ways = (config.rows + k) // lanes * config.pixels
     slot_bits = isa.slot_layout(config).size
+    waiting = 3 * (MULTIPLIER_BITS + BIAS_BITS + SHIFT_MAX.bit_length())    # for the lane's sum
     return Usage(
         lut=round(lanes * (requant.lut + SUM_BITS * _choice(ways)) + k * (lanes * 3 + 40)
                   + slot_bits),
-        ff=lanes * requant.ff + slot_bits + 600, dsp48e1=lanes * requant.dsp48e1)
+        ff=lanes * (requant.ff + waiting) + slot_bits + 600, dsp48e1=lanes * requant.dsp48e1)
 
 
 def _window(config: AccelConfig) -> Usage:
