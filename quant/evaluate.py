@@ -81,16 +81,15 @@ def evaluate(run: "RunFolder", dataset_name: str | None = None, directory: str |
         raise cli.UserError(f"the run was trained on {config.dataset}, whose classes are not those "
                             f"of {dataset.name}")
     pipeline.setup_torch(config)
-    model = pipeline.build(config, dataset)
-    load_weights(model, run, "float.pt", dataset.name)
+    model = with_weights(pipeline.build(config, dataset), run, "float.pt", dataset.name)
     accuracy = {"float": qat.accuracy(model, dataset.test)}
     result = {"run": str(run.path), "dataset": dataset.name, "model": config.model,
               "method": config.method, "ratio": config.ratio, "tile_rows": config.tile_rows,
               "images": len(dataset.test), "accuracy": accuracy, "digest": None}
     if config.method == FLOAT32:
         return result
-    model = pipeline.quantisable(model, config, dataset)
-    load_weights(model, run, "quantised.pt", dataset.name)
+    model = with_weights(pipeline.quantisable(model, config, dataset), run, "quantised.pt",
+                         dataset.name)
     if graph is None:
         accuracy["quantised"] = qat.accuracy(model, dataset.test)
         return result
@@ -112,12 +111,16 @@ def read_graph(run: "RunFolder") -> "IntGraph":
     return graph
 
 
-def load_weights(model: "nn.Module", run: "RunFolder", name: str, dataset: str) -> None:
+def with_weights(model: "nn.Module", run: "RunFolder", name: str, dataset: str) -> "nn.Module":
+    """``model`` with what the run learned, in memory as in training: float32 sums depend on it."""
+    from quant import pipeline
+
     try:
         model.load_state_dict(run.load_state(name)["model"])
     except (RuntimeError, KeyError, TypeError) as error:
         raise cli.UserError(f"{run / name} does not belong to this run's network for samples of "
                             f"{dataset}") from error
+    return model.to(memory_format=pipeline.memory_format(model, "cpu"))
 
 
 def show(result: dict[str, object]) -> None:

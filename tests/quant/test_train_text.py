@@ -72,7 +72,7 @@ def test_golden_model_and_trained_host_give_the_vectors(run) -> None:
     config = RunFolder.open(str(run)).config()
     dataset = pipeline.load_data(config)
     model = pipeline.quantisable(pipeline.build(config, dataset), config, dataset)
-    evaluate.load_weights(model, RunFolder.open(str(run)), "quantised.pt", "movies")
+    evaluate.with_weights(model, RunFolder.open(str(run)), "quantised.pt", "movies")
     given = tuple(vectors[name] for name in graph.header.host_inputs)
     assert len(given) == 3 and len(given[0]) == 20
     logits = golden.logits(graph, given, HostRunner(model))
