@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx, nn
 
-from quant import numerics
+from quant import numerics, ties
 from quant.activations import ActQuantiser
 from quant.arrays import ExportError
 from quant.host import is_hosted
@@ -99,7 +99,8 @@ def align_scales(model: fx.GraphModule) -> int:
 
     A residual operand's ``n`` becomes exact, by a shift of a scale of up to 2^-15: without it, fake
     quantisation and integers round 1 of 300 sums of a block differently. Multipliers become exact
-    by a change of gamma, or of alpha where there is no batch-norm, of up to 2^-16.
+    by a change of gamma, or of alpha where there is no batch-norm, of up to 2^-16. Offsets go to
+    the middle between two sums (:func:`quant.ties.centred_bias`), so that none is at a tie.
 
     A row with more than MOST_STEPS steps of its output per unit of the sum has a multiplier that M
     cannot express, and which brings nothing. An 8-bit output takes a coarser scale; of a 4-bit
@@ -120,6 +121,7 @@ def align_scales(model: fx.GraphModule) -> int:
     for stage in stages(model).values():
         if stage.quantiser is not None:
             _exact_multipliers(stage)
+            _clear_of_ties(stage)
     return tamed
 
 
@@ -155,6 +157,33 @@ def _exact_multipliers(stage: Stage) -> None:
         exact.append(math.ldexp(m, -s) / factor if m else 1.0)
     change = torch.tensor(exact, dtype=torch.float64, device=steps.device)
     (stage.layer.alpha if stage.norm is None else stage.norm.weight).mul_(change)
+
+
+def _clear_of_ties(stage: Stage) -> None:
+    parameter = stage.layer.bias if stage.norm is None else stage.norm.bias
+    if parameter is None:
+        return
+    quantiser, scale = stage.quantiser, stage.quantiser.scale.item()
+    n, residuals = 0, (0, 0)
+    if stage.residual is not None:
+        n = fit(stage.name, numerics.encode_residual, scale_of(stage.residual) / scale)
+        residuals = _range(stage.residual)
+    steps = stage.steps(scale_of(stage.source), scale).abs()
+    offsets, moved = stage.affine[1] / scale, []
+    for factor, offset in zip(steps.tolist(), offsets.tolist(), strict=True):
+        m, b, s = fit(stage.name, numerics.encode_row, factor, offset)
+        b = ties.centred_bias(m, b, s, (quantiser.low, quantiser.high), n, residuals)
+        moved.append(math.ldexp(b - (1 << s - 1), -s))
+    parameter.add_((torch.tensor(moved, dtype=torch.float64, device=steps.device) - offsets)
+                   * scale)
+
+
+def _range(node: fx.Node) -> tuple[int, int]:
+    """Least and largest code of ``node``, less its zero point."""
+    source = module_of(codes_source(node))
+    if source is None:
+        return 0, numerics.act_max(8)
+    return -source.zero_point, numerics.act_max(source.bits) - source.zero_point
 
 
 def fit(name: str, encode: Callable, *values: float) -> object:

@@ -161,8 +161,8 @@ def test_row_with_dead_inputs_is_tamed(seed) -> None:
     with pytest.raises(ExportError, match=r"'layer1.0.conv1'.*too large"):
         lower(model)
     assert align_scales(model) == 1
-    torch.testing.assert_close(norm(norm.running_mean.view(1, -1, 1, 1)), before,
-                               atol=1e-3, rtol=0)
+    half = model.get_submodule("layer1.0.relu1").scale.item() / 2       # where no sum lies between
+    torch.testing.assert_close(norm(norm.running_mean.view(1, -1, 1, 1)), before, atol=half, rtol=0)
     layer = lower(model).layers["layer1.0.conv1"]
     assert 3.9 < layer.multiplier[2] / 2.0**layer.shift[2] < 4
 

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sums that lie at a tie, where float32 and integers may round to different codes."""
+
+import numpy as np
+
+from quant import numerics
+
+MOST_SUMS = 1 << 22     #: of a row that are looked at; with more the gaps are as fine as float32
+
+
+def centred_bias(multiplier: int, bias: int, shift: int, outputs: tuple[int, int],
+                 n: int = 0, residuals: tuple[int, int] = (0, 0)) -> int:
+    """B with the same outputs as ``bias`` for every sum, which lie as far from ties as they can.
+
+    ``y = (acc*M + r*N + B) >> S`` changes where the sum in brackets is a multiple of 2^S. Modulo
+    2^S the sums leave a gap around that point; B moves by at most 2^(S-1), until it is in the
+    middle of the gap.
+
+    Parameters
+    ----------
+    multiplier, bias, shift : M, B and S of a row, of operands less their zero points
+    outputs : least and largest ``y`` that is not clamped
+    n, residuals : of a residual operand, its multiplier (:data:`quant.numerics.RESIDUAL_BITS`) and
+        the least and largest r
+    """
+    low, high = outputs
+    added = np.arange(residuals[0], residuals[1] + 1) * (n << shift - numerics.SHIFT_MIN) + bias
+    count = -(-((high + 1 - low) << shift) // multiplier) if multiplier else 1
+    if count * len(added) > MOST_SUMS:
+        return bias
+    first = -((added - (low << shift)) // multiplier) if multiplier else 0 * added
+    sums = (added + first * multiplier)[:, None] + np.arange(count) * multiplier
+    # The others are clamped: a whole step or more from where the output changes.
+    rest = sums[(sums >= low << shift) & (sums < (high + 1) << shift)] & ((1 << shift) - 1)
+    if not rest.size:
+        return bias
+    above, below = int(rest.min()), (1 << shift) - int(rest.max())
+    return bias + (below - above) // 2
