@@ -64,9 +64,8 @@ def test_integers_equal_the_golden_model_and_follow_fake_quantisation(seed) -> N
     np.testing.assert_array_equal(logits, golden.logits(graph, images))
     with torch.no_grad():
         fake = model(torch.from_numpy(images) / 255).double().numpy()
-    difference = np.abs(logits * graph.header.logit_scale - fake).max(1)
-    assert np.median(difference) < 1e-4 * fake.std()
-    assert (logits.argmax(1) == fake.argmax(1)).mean() >= 0.99
+    # No code differs: no sum is at a tie after align_scales.
+    np.testing.assert_allclose(logits * graph.header.logit_scale, fake, atol=1e-3 * fake.std())
 
 
 @pytest.mark.parametrize("shape", [(3, 9, 7), (1, 5, 12)])
