@@ -15,7 +15,7 @@ from quant import numerics
 from quant.activations import ActQuantiser
 from quant.arrays import ExportError
 from quant.layers import QuantLinear
-from quant.quantizers import denominators
+from quant.quantizers import act_to_steps, denominators
 
 
 class Requantisation(NamedTuple):
@@ -63,7 +63,7 @@ class BorderLinear(QuantLinear):
     def _from_accelerator(self, x: Tensor) -> Tensor:
         m, b, s = self.requantisation()
         scale, offset = (torch.from_numpy(np.ldexp(v, -s)).to(x.device) for v in (m, b))
-        codes = torch.round(x.float() / self.source.scale)
+        codes = act_to_steps(x, self.source.scale, self.source.low, self.source.high)
         with torch.autocast(x.device.type, enabled=False):
             total = F.linear(codes, self.to_int().float())      # exact, see numerics.ACC_BITS
         return total.double().mul_(scale).add_(offset).to(x.dtype)      # 48 bits: exact

@@ -179,6 +179,11 @@ def encode_row(factor: float, offset: float) -> tuple[int, int, int]:
     return multiplier, bias, shift
 
 
+def row_offset(bias: int, shift: int) -> float:
+    """The offset that :func:`encode_row` makes ``bias`` of, in steps of the output."""
+    return math.ldexp(bias - (1 << shift - 1), -shift)
+
+
 def encode_mean(steps: int, area: int) -> tuple[int, int, int]:
     """``(M, B, S)`` with ``(total*M + B) >> S`` the nearest integer to ``total * steps / area``.
 

@@ -173,7 +173,7 @@ def _clear_of_ties(stage: Stage) -> None:
     for factor, offset in zip(steps.tolist(), offsets.tolist(), strict=True):
         m, b, s = fit(stage.name, numerics.encode_row, factor, offset)
         b = ties.centred_bias(m, b, s, (quantiser.low, quantiser.high), n, residuals)
-        moved.append(math.ldexp(b - (1 << s - 1), -s))
+        moved.append(numerics.row_offset(b, s))
     parameter.add_((torch.tensor(moved, dtype=torch.float64, device=steps.device) - offsets)
                    * scale)
 

@@ -24,12 +24,13 @@ def centred_bias(multiplier: int, bias: int, shift: int, outputs: tuple[int, int
         the least and largest r
     """
     low, high = outputs
-    added = np.arange(residuals[0], residuals[1] + 1) * (n << shift - numerics.SHIFT_MIN) + bias
+    r = np.arange(residuals[0], residuals[1] + 1)[:, None]
+    added = numerics.accumulate(0, multiplier, bias, shift, r, n)
     count = -(-((high + 1 - low) << shift) // multiplier) if multiplier else 1
     if count * len(added) > MOST_SUMS:
         return bias
     first = -((added - (low << shift)) // multiplier) if multiplier else 0 * added
-    sums = (added + first * multiplier)[:, None] + np.arange(count) * multiplier
+    sums = numerics.accumulate(first + np.arange(count), multiplier, bias, shift, r, n)
     # The others are clamped: a whole step or more from where the output changes.
     rest = sums[(sums >= low << shift) & (sums < (high + 1) << shift)] & ((1 << shift) - 1)
     if not rest.size:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from quant import golden, inference, numerics
+from quant import golden, inference, numerics, ties
 from quant.activations import ActQuantiser, QuantAvgPool
 from quant.capture import UnsupportedLayer
 from quant.export import export
@@ -62,9 +62,20 @@ def test_integers_equal_the_golden_model_and_follow_fake_quantisation(seed) -> N
     images = np.random.default_rng(seed).integers(256, size=(300, 1, 8, 8), dtype=np.uint8)
     logits = inference.verify(graph, images, batch=128)
     np.testing.assert_array_equal(logits, golden.logits(graph, images))
+    tensors, compared = golden.run(graph, images), []
+
+    def compare(name: str, quantiser: ActQuantiser, x: torch.Tensor) -> None:
+        """No code differs: no sum is at a tie after align_scales."""
+        np.testing.assert_array_equal(quantiser.to_int(x).numpy(), tensors[name], name)
+        compared.append(name)
+
+    for name, module in model.named_modules():
+        if isinstance(module, ActQuantiser):
+            module.register_forward_pre_hook(
+                lambda quantiser, given, name=name: compare(name, quantiser, *given))
     with torch.no_grad():
         fake = model(torch.from_numpy(images) / 255).double().numpy()
-    # No code differs: no sum is at a tie after align_scales.
+    assert len(compared) == 9
     np.testing.assert_allclose(logits * graph.header.logit_scale, fake, atol=1e-3 * fake.std())
 
 
@@ -176,6 +187,15 @@ def test_multipliers_are_exact_after_alignment(seed) -> None:
         layer = graph.layers[stage.name]
         steps = stage.steps(scale_of(stage.source), stage.quantiser.scale.item()).abs().numpy()
         np.testing.assert_allclose(layer.multiplier / 2.0**layer.shift, steps, rtol=5e-7)
+
+
+def test_offsets_are_centred_after_alignment(seed) -> None:
+    graph = lower(random_model(seed))
+    for name in ("conv1", "layer1.0.conv1", "layer2.0.conv1"):      # unsigned, without an operand
+        layer = graph.layers[name]
+        for m, b, s in zip(layer.multiplier.tolist(), layer.bias.tolist(), layer.shift.tolist(),
+                           strict=True):
+            assert abs(ties.centred_bias(m, b, s, (0, 15)) - b) <= 2**s * 1e-5
 
 
 def test_training_only_scheme_is_refused(seed) -> None:

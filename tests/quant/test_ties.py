@@ -49,7 +49,7 @@ def test_outputs_stay_and_no_sum_is_nearer_to_a_tie(row) -> None:
 
 
 def test_sum_at_a_tie_is_moved_away() -> None:
-    """Found in a trained network: 38 * 36218 + 3728708 + ... is a multiple of 2^19."""
+    """With M and S of a trained network's channel that had one."""
     m, s = 36218, 19
     b = (2 << s) - 5 * m
     assert b + 5 * m == 2 << s                          # a tie that 2^-24 turns over
