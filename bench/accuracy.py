@@ -32,19 +32,36 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m bench.accuracy", description=__doc__)
-    p.add_argument("--tables", default=",".join(TABLES), metavar="A,B",
-                   help="which tables (default: %(default)s)")
+    p.add_argument(
+        "--tables",
+        default=",".join(TABLES),
+        metavar="A,B",
+        help="which tables (default: %(default)s)",
+    )
     p.add_argument("--minilm", metavar="DIR", help=f"for the table bert: {bert.MINILM}")
     p.add_argument("--movies", metavar="DIR", help=f"for the table bert: {bert.MOVIES}")
-    p.add_argument("--runs", default="runs/accuracy", metavar="DIR",
-                   help="folder of the networks (default: %(default)s)")
-    p.add_argument("--jobs", type=int, default=2, metavar="N",
-                   help="trainings at a time, a thread each (default: %(default)s)")
+    p.add_argument(
+        "--runs",
+        default="runs/accuracy",
+        metavar="DIR",
+        help="folder of the networks (default: %(default)s)",
+    )
+    p.add_argument(
+        "--jobs",
+        type=int,
+        default=2,
+        metavar="N",
+        help="trainings at a time, a thread each (default: %(default)s)",
+    )
     p.add_argument("--seeds", type=int, metavar="N", help="seeds (default: the table's)")
     p.add_argument("--report", action="store_true", help="train nothing")
-    p.add_argument("--out", default=str(RESULTS), metavar="DIR",
-                   help="folder of accuracy.jsonl, a line for each training, and of the tables "
-                        "accuracy.json and accuracy.md (default: %(default)s)")
+    p.add_argument(
+        "--out",
+        default=str(RESULTS),
+        metavar="DIR",
+        help="folder of accuracy.jsonl, a line for each training, and of the tables "
+        "accuracy.json and accuracy.md (default: %(default)s)",
+    )
     p.add_argument("--json", action="store_true", help="print the result as one JSON document")
     return p
 
@@ -57,16 +74,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name not in known:
             raise cli.UserError(f"unknown table {name!r}; known are {', '.join(known)}")
         if name == "bert" and not options.report and not (options.minilm and options.movies):
-            raise cli.UserError(f"table bert needs --minilm ({bert.MINILM}) and --movies "
-                                f"({bert.MOVIES})")
+            raise cli.UserError(
+                f"table bert needs --minilm ({bert.MINILM}) and --movies ({bert.MOVIES})"
+            )
         chosen.append(known[name])
     out = pathlib.Path(options.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         records = Records(out / "accuracy.jsonl")
         if not options.report:
-            runs = [run for table in chosen for run in table.runs()
-                    if options.seeds is None or run.seed <= options.seeds]
+            runs = [
+                run
+                for table in chosen
+                for run in table.runs()
+                if options.seeds is None or run.seed <= options.seeds
+            ]
             train_all(runs, pathlib.Path(options.runs), records, options.jobs)
         measured = {table.name: records.measured(table) for table in known.values()}
         report = tables.report([t for t in known.values() if measured[t.name]], measured)
@@ -99,10 +121,14 @@ class Records:
         accuracy = result["accuracy"]
         values = {"accuracy": 100 * accuracy.get("quantised", accuracy["float"])}
         if "integer" in accuracy:
-            values |= {"integer": 100 * accuracy["integer"],
-                       "agreement": 100 * result["agreement"]}
-        record = {"name": run.name, "settings": run.settings, "values": values,
-                  "seconds": result["seconds"], "digest": result["digest"]}
+            values |= {"integer": 100 * accuracy["integer"], "agreement": 100 * result["agreement"]}
+        record = {
+            "name": run.name,
+            "settings": run.settings,
+            "values": values,
+            "seconds": result["seconds"],
+            "digest": result["digest"],
+        }
         self.by_name[run.name] = record
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
@@ -123,8 +149,13 @@ def train_all(runs: Sequence[Run], folder: pathlib.Path, records: Records, jobs:
     first = [run for run in starts.values() if not (folder / run.name / "float.pt").is_file()]
     first += [run for run in missing if run.row is None and run.name not in starts]
     console = rich.console.Console(stderr=True)
-    columns = ("{task.description}", rich.progress.BarColumn(),
-               rich.progress.MofNCompleteColumn(), rich.progress.TimeRemainingColumn(), "left")
+    columns = (
+        "{task.description}",
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeRemainingColumn(),
+        "left",
+    )
     stages = (first, [run for run in missing if run.row])
     with rich.progress.Progress(*columns, console=console) as progress, workers(jobs) as pool:
         task = progress.add_task("trainings", total=sum(map(len, stages)))
@@ -146,11 +177,13 @@ def workers(jobs: int) -> concurrent.futures.Executor:
     """Processes that train one network after the other: what they import takes as long as a
     training of the smallest."""
     return concurrent.futures.ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), end_with_parent)
+        jobs, multiprocessing.get_context("spawn"), end_with_parent
+    )
 
 
 def end_with_parent() -> None:
     """Let Ctrl-C, and the end of the process that started this one, end it at once."""
+
     def wait() -> None:
         multiprocessing.parent_process().join()
         os._exit(1)
@@ -169,8 +202,10 @@ def train(run: Run, folder: pathlib.Path) -> dict[str, object]:
     config.write_text(json.dumps(settings, indent=2) + "\n")
     out, errors = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
-        code = cli.run(quant.train.main, ["--config", str(config), "--out", str(folder),
-                                          "--name", run.name, "--json", "-q"])
+        code = cli.run(
+            quant.train.main,
+            ["--config", str(config), "--out", str(folder), "--name", run.name, "--json", "-q"],
+        )
     if code:
         lines = errors.getvalue().strip().splitlines() or ["no output"]
         raise cli.UserError(f"{run.name}: {lines[-1]}")

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from quant import cli, data, models
 from quant.sensitivity import row_scores
 
-FEW = 3             #: iterations that the full number is held against
-SHARE = 0.05        #: rows of a layer that get Fixed8, at least one
-SYNTHETIC = ((3, 32, 32), 10)       #: shape and classes without a data set
+FEW = 3  #: iterations that the full number is held against
+SHARE = 0.05  #: rows of a layer that get Fixed8, at least one
+SYNTHETIC = ((3, 32, 32), 10)  #: shape and classes without a data set
 
 
 def sensitive(score: Tensor) -> set[int]:
@@ -51,8 +51,10 @@ def timed(task: Callable[[], dict[str, Tensor]]) -> tuple[dict[str, Tensor], dic
     """Result of the task, its seconds and those of all processor cores."""
     wall, cpu = time.perf_counter(), time.process_time()
     result = task()
-    return result, {"seconds": round(time.perf_counter() - wall, 1),
-                    "cpu_seconds": round(time.process_time() - cpu, 1)}
+    return result, {
+        "seconds": round(time.perf_counter() - wall, 1),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+    }
 
 
 def prepare(args: object) -> tuple[nn.Module, Tensor, Tensor]:
@@ -62,9 +64,11 @@ def prepare(args: object) -> tuple[nn.Module, Tensor, Tensor]:
         train = data.load(args.dataset, args.data)
         shape, classes = train.shape, len(train.class_names)
         if len(train.train) < 2 * args.images:
-            raise cli.UserError(f"{args.dataset} has {len(train.train)} training images, two sets "
-                                f"of {args.images} are needed: give a smaller --images")
-        chosen = torch.randperm(len(train.train), generator=generator)[:2 * args.images]
+            raise cli.UserError(
+                f"{args.dataset} has {len(train.train)} training images, two sets "
+                f"of {args.images} are needed: give a smaller --images"
+            )
+        chosen = torch.randperm(len(train.train), generator=generator)[: 2 * args.images]
         images, _ = train.train.batch(chosen)
         if not isinstance(images, Tensor):
             raise cli.UserError(f"{args.dataset} holds no images: choose another --dataset")
@@ -90,8 +94,10 @@ def measure(args: object) -> dict:
         def report(done: int, total: int) -> None:
             if sys.stderr.isatty():
                 sys.stderr.write(f"\r{kind}, {iterations} iterations: {done / total:4.0%}")
-        result = row_scores(kind, model, images, iterations=iterations, seed=args.seed,
-                            report=report)
+
+        result = row_scores(
+            kind, model, images, iterations=iterations, seed=args.seed, report=report
+        )
         if sys.stderr.isatty():
             sys.stderr.write("\r\x1b[K")
         return result
@@ -118,21 +124,34 @@ def measure(args: object) -> dict:
             "fisher": overlap(full, fisher),
             "random": overlap(full, row_scores("random", model, images, seed=args.seed)),
         },
-        "layers": {name: {
-            "rows": len(score), "largest": float(score.max()), "median": float(score.median()),
-            "sensitive": sorted(sensitive(score))} for name, score in full.items()},
+        "layers": {
+            name: {
+                "rows": len(score),
+                "largest": float(score.max()),
+                "median": float(score.median()),
+                "sensitive": sorted(sensitive(score)),
+            }
+            for name, score in full.items()
+        },
     }
 
 
 def show(result: dict, table: bool) -> None:
     """The result for people."""
-    note = "" if result["weights"] != "random" else \
-        " Random weights: a trained network's overlaps are others."
-    cli.give(f"{result['model']}, {result['weights']} weights, {result['images']} images "
-             f"({result['inputs']}), {result['threads']} threads.{note}")
+    note = (
+        ""
+        if result["weights"] != "random"
+        else " Random weights: a trained network's overlaps are others."
+    )
+    cli.give(
+        f"{result['model']}, {result['weights']} weights, {result['images']} images "
+        f"({result['inputs']}), {result['threads']} threads.{note}"
+    )
     for name in ("hessian", f"hessian_{FEW}_iterations", "fisher"):
-        cli.give(f"{name.replace('_', ' ')}: {result[name]['seconds']} s "
-                 f"({result[name]['cpu_seconds']} s of processor time)")
+        cli.give(
+            f"{name.replace('_', ' ')}: {result[name]['seconds']} s "
+            f"({result[name]['cpu_seconds']} s of processor time)"
+        )
     cli.give(f"peak memory {result['peak_gib']} GiB")
     cli.give(f"rows among the most sensitive {SHARE:.0%} that stay, against all iterations:")
     for name, value in result["overlap"].items():
@@ -140,24 +159,41 @@ def show(result: dict, table: bool) -> None:
     if table:
         cli.give("| layer | rows | largest | median | sensitive rows |\n|---|---:|---:|---:|---|")
         for name, row in result["layers"].items():
-            cli.give(f"| {name} | {row['rows']} | {row['largest']:.3g} | {row['median']:.3g} | "
-                     f"{' '.join(map(str, row['sensitive']))} |")
+            cli.give(
+                f"| {name} | {row['rows']} | {row['largest']:.3g} | {row['median']:.3g} | "
+                f"{' '.join(map(str, row['sensitive']))} |"
+            )
 
 
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m bench.assignment", description=__doc__)
-    p.add_argument("--model", default="resnet18", choices=tuple(models.MODELS),
-                   help="(default: %(default)s)")
-    p.add_argument("--weights", type=Path, metavar="FILE",
-                   help="checkpoint (default: random weights)")
-    p.add_argument("--dataset", metavar="NAME",
-                   help="take the images of its training set (default: random images)")
+    p.add_argument(
+        "--model", default="resnet18", choices=tuple(models.MODELS), help="(default: %(default)s)"
+    )
+    p.add_argument(
+        "--weights", type=Path, metavar="FILE", help="checkpoint (default: random weights)"
+    )
+    p.add_argument(
+        "--dataset",
+        metavar="NAME",
+        help="take the images of its training set (default: random images)",
+    )
     p.add_argument("--data", metavar="DIR", help="folder of the data set's files")
     p.add_argument("--images", type=int, default=1024, metavar="N", help="(default: %(default)s)")
-    p.add_argument("--iterations", type=int, default=20, metavar="N",
-                   help="most iterations per layer (default: %(default)s)")
-    p.add_argument("--threads", type=int, default=2, metavar="N",
-                   help="threads of torch (default: %(default)s)")
+    p.add_argument(
+        "--iterations",
+        type=int,
+        default=20,
+        metavar="N",
+        help="most iterations per layer (default: %(default)s)",
+    )
+    p.add_argument(
+        "--threads",
+        type=int,
+        default=2,
+        metavar="N",
+        help="threads of torch (default: %(default)s)",
+    )
     p.add_argument("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
     p.add_argument("--table", action="store_true", help="a line for every layer")
     p.add_argument("--json", action="store_true", help="print one JSON document")

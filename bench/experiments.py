@@ -17,8 +17,8 @@ class Row:
 
     label: str
     settings: dict[str, object]
-    paper: str | None = None        #: method of the paper's table to print beside it
-    seeds: int | None = None        #: where it has others than the table's
+    paper: str | None = None  #: method of the paper's table to print beside it
+    seeds: int | None = None  #: where it has others than the table's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Table:
     float_settings: dict[str, object]
     rows: tuple[Row, ...]
     seeds: int
-    paper: tuple[str, str] | None = None    #: (dataset, model) of the paper's table beside it
+    paper: tuple[str, str] | None = None  #: (dataset, model) of the paper's table beside it
 
     def runs(self) -> Iterator["Run"]:
         """All trainings, the float ones first."""
@@ -83,10 +83,13 @@ class Run:
         return {key: value for key, value in self._chosen().items() if key in PLACES}
 
     def _chosen(self) -> dict[str, object]:
-        chosen = self.table.settings | {"seed": self.seed} | (
-            self.row.settings if self.row else self.table.float_settings | {"method": FLOAT})
+        chosen = (
+            self.table.settings
+            | {"seed": self.seed}
+            | (self.row.settings if self.row else self.table.float_settings | {"method": FLOAT})
+        )
         if chosen["method"] == FLOAT:
-            chosen.pop("epochs", None)      # of quantised training
+            chosen.pop("epochs", None)  # of quantised training
         return chosen
 
 
@@ -102,29 +105,47 @@ def _longer(epochs: int, lr: float) -> Row:
 #: Seeds of the rows of the narrow table whose differences matter most.
 MORE_SEEDS = 10
 NARROW = Table(
-    "narrow", "Fashion-MNIST, tiny residual network of width 4, 5,000 training images, 8 float "
+    "narrow",
+    "Fashion-MNIST, tiny residual network of width 4, 5,000 training images, 8 float "
     "epochs and 1 quantised epoch",
-    {"dataset": "fashion-mnist", "model": "tiny", "width": 4, "subset": 5_000, "epochs": 1,
-     "batch_size": 64, "lr": 0.001},
+    {
+        "dataset": "fashion-mnist",
+        "model": "tiny",
+        "width": 4,
+        "subset": 5_000,
+        "epochs": 1,
+        "batch_size": 64,
+        "lr": 0.001,
+    },
     {"float_epochs": 8},
-    (_longer(1, 0.001),
-     *(dataclasses.replace(row, seeds=MORE_SEEDS if row.label in ("fixed4", "pot4", "rmsmp")
-                           else None) for row in _methods(*TABLE1)),
-     Row("rmsmp, random rows", {"method": "rmsmp", "assign": "random"}),
-     Row("rmsmp, fisher rows", {"method": "rmsmp", "assign": "fisher"}),
-     Row("rmsmp, kurtosis split", {"method": "rmsmp", "split": "kurtosis"}),
-     Row("rmsmp, random split", {"method": "rmsmp", "split": "random"}),
-     Row("fixed4, w8a8", {"method": "fixed4", "first_last": "w8a8"}),
-     Row("pot4, w8a8", {"method": "pot4", "first_last": "w8a8"}),
-     Row("rmsmp, w8a8", {"method": "rmsmp", "first_last": "w8a8"})),
-    seeds=5, paper=("cifar10", "resnet18"))
+    (
+        _longer(1, 0.001),
+        *(
+            dataclasses.replace(
+                row, seeds=MORE_SEEDS if row.label in ("fixed4", "pot4", "rmsmp") else None
+            )
+            for row in _methods(*TABLE1)
+        ),
+        Row("rmsmp, random rows", {"method": "rmsmp", "assign": "random"}),
+        Row("rmsmp, fisher rows", {"method": "rmsmp", "assign": "fisher"}),
+        Row("rmsmp, kurtosis split", {"method": "rmsmp", "split": "kurtosis"}),
+        Row("rmsmp, random split", {"method": "rmsmp", "split": "random"}),
+        Row("fixed4, w8a8", {"method": "fixed4", "first_last": "w8a8"}),
+        Row("pot4, w8a8", {"method": "pot4", "first_last": "w8a8"}),
+        Row("rmsmp, w8a8", {"method": "rmsmp", "first_last": "w8a8"}),
+    ),
+    seeds=5,
+    paper=("cifar10", "resnet18"),
+)
 
 RESNET20 = Table(
-    "resnet20", "Fashion-MNIST, ResNet-20, 20,000 training images, 2 float epochs and 1 quantised "
-    "epoch",
+    "resnet20",
+    "Fashion-MNIST, ResNet-20, 20,000 training images, 2 float epochs and 1 quantised epoch",
     {"dataset": "fashion-mnist", "model": "resnet20", "subset": 20_000, "epochs": 1, "lr": 0.01},
     {"float_epochs": 2},
-    (_longer(1, 0.01), *_methods("fixed4", "pot4", "rmsmp")), seeds=3,
-    paper=("cifar10", "resnet18"))
+    (_longer(1, 0.01), *_methods("fixed4", "pot4", "rmsmp")),
+    seeds=3,
+    paper=("cifar10", "resnet18"),
+)
 
 TABLES = {table.name: table for table in (NARROW, RESNET20)}

@@ -69,8 +69,9 @@ def measure(design: wiring.Component, name: str, *, flatten: bool) -> dict[str, 
 
 def engine_row(engine: type[RowEngine], k: int) -> Row:
     cells = measure(engine(k=k, pixels=PIXELS), "engine", flatten=True)
-    estimated = None if engine in TWINS else dataclasses.asdict(
-        engine.resources(k=k, pixels=PIXELS))
+    estimated = (
+        None if engine in TWINS else dataclasses.asdict(engine.resources(k=k, pixels=PIXELS))
+    )
     return Row(engine.__name__, k, engine.rows * k * PIXELS, cells, estimated)
 
 
@@ -84,27 +85,33 @@ def array_row(board: str, config: AccelConfig) -> Row:
 
 
 def engine_table(rows: Sequence[Row]) -> str:
-    lines = ["| engine | K | LUT / MAC | estimated | FF / MAC | CARRY4 / MAC | DSP48E1 / MAC |",
-             "|---|---:|---:|---:|---:|---:|---:|"]
+    lines = [
+        "| engine | K | LUT / MAC | estimated | FF / MAC | CARRY4 / MAC | DSP48E1 / MAC |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
     for row in rows:
         guess = f"{row.estimated['lut'] / row.macs:.2f}" if row.estimated else ""
-        lines.append(f"| {row.name} | {row.k} | {row.per_mac('lut'):.2f} | {guess} | "
-                     f"{row.per_mac('ff'):.1f} | {row.per_mac('carry4'):.2f} | "
-                     f"{row.per_mac('dsp48e1'):.3f} |")
-    lines.append(f"| paper, Table 6 (whole design) | | {PAPER['lut']} | | | | "
-                 f"{PAPER['dsp48e1']} |")
+        lines.append(
+            f"| {row.name} | {row.k} | {row.per_mac('lut'):.2f} | {guess} | "
+            f"{row.per_mac('ff'):.1f} | {row.per_mac('carry4'):.2f} | "
+            f"{row.per_mac('dsp48e1'):.3f} |"
+        )
+    lines.append(f"| paper, Table 6 (whole design) | | {PAPER['lut']} | | | | {PAPER['dsp48e1']} |")
     return "\n".join(lines)
 
 
 def array_table(rows: Sequence[Row], parts: Sequence[dict[str, int]]) -> str:
-    lines = ["| array | resource | measured | estimated | of | share |",
-             "|---|---|---:|---:|---:|---:|"]
+    lines = [
+        "| array | resource | measured | estimated | of | share |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
     for row, limits in zip(rows, parts, strict=True):
         for cell in ("lut", "ff", "dsp48e1"):
             lines.append(
                 f"| {row.name} | {cell.upper()} | {row.cells[cell]:.0f} | "
                 f"{row.estimated[cell]:.0f} | {limits[cell]} | "
-                f"{100 * row.cells[cell] / limits[cell]:.1f} % |")
+                f"{100 * row.cells[cell] / limits[cell]:.1f} % |"
+            )
     return "\n".join(lines)
 
 
@@ -112,8 +119,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     p = cli.Parser(prog="python -m bench.resources", description=__doc__)
     p.add_argument("--k", default="8,16,32", metavar="A,B", help="channels (default: %(default)s)")
     p.add_argument("--arrays", action="store_true", help="whole arrays instead of engines")
-    p.add_argument("--jobs", type=int, default=2, metavar="N",
-                   help="syntheses at a time (default: %(default)s)")
+    p.add_argument(
+        "--jobs",
+        type=int,
+        default=2,
+        metavar="N",
+        help="syntheses at a time (default: %(default)s)",
+    )
     p.add_argument("--out", type=Path, metavar="FILE", help="write the rows there as JSON")
     p.add_argument("--json", action="store_true", help="print the rows as one JSON document")
     args = p.parse_args(argv)

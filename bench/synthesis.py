@@ -31,11 +31,25 @@ _LARGE = {"act_depth": 4096, "wide_depth": 1024}
 #: Accelerators by name, and the board whose device they are for.
 DESIGNS: dict[str, tuple[str, AccelConfig]] = {
     "default": ("zc706", AccelConfig.from_ratio(Ratio(65, 30, 5), 16)),
-    "xc7z020": ("zedboard", AccelConfig(
-        pot4_rows=20, fixed4_rows=11, fixed8_rows=1, pixels=4, ports=2, act_copies=1,
-        weight_depth=1024, **_LARGE)),
-    "xc7z045": ("zc706", AccelConfig.from_ratio(
-        Ratio(65, 30, 5), 64, pixels=8, ports=4, requant_lanes=16, weight_depth=2048, **_LARGE)),
+    "xc7z020": (
+        "zedboard",
+        AccelConfig(
+            pot4_rows=20,
+            fixed4_rows=11,
+            fixed8_rows=1,
+            pixels=4,
+            ports=2,
+            act_copies=1,
+            weight_depth=1024,
+            **_LARGE,
+        ),
+    ),
+    "xc7z045": (
+        "zc706",
+        AccelConfig.from_ratio(
+            Ratio(65, 30, 5), 64, pixels=8, ports=4, requant_lanes=16, weight_depth=2048, **_LARGE
+        ),
+    ),
 }
 
 
@@ -49,9 +63,13 @@ def measure(config: AccelConfig) -> dict[str, object]:
         began = time.monotonic()
         found = target.synthesiser()(folder)
         seconds = time.monotonic() - began
-    return {"config": dataclasses.asdict(config), "measured": found.resources,
-            "modules": list(found.modules), "seconds": round(seconds),
-            "verilog": hashlib.blake2s(text.encode(), digest_size=8).hexdigest()}
+    return {
+        "config": dataclasses.asdict(config),
+        "measured": found.resources,
+        "modules": list(found.modules),
+        "seconds": round(seconds),
+        "verilog": hashlib.blake2s(text.encode(), digest_size=8).hexdigest(),
+    }
 
 
 def kept() -> dict[str, dict[str, object]]:
@@ -59,44 +77,57 @@ def kept() -> dict[str, dict[str, object]]:
     try:
         return json.loads(RESULTS.read_text())
     except (OSError, ValueError) as error:
-        raise cli.UserError(f"{RESULTS} cannot be read ({error}): run python -m bench.synthesis "
-                            "--measure") from error
+        raise cli.UserError(
+            f"{RESULTS} cannot be read ({error}): run python -m bench.synthesis --measure"
+        ) from error
 
 
 def compare(measured: Mapping[str, float], config: AccelConfig) -> dict[str, dict[str, float]]:
     """Measured, estimated and the estimate's error in percent, per resource."""
     guess = dataclasses.asdict(estimate.resources(config))
     return {
-        name: {"measured": measured[name], "estimated": guess[name],
-               "error_percent": round(100 * (guess[name] / measured[name] - 1), 1)
-               if measured[name] else 0.0}
+        name: {
+            "measured": measured[name],
+            "estimated": guess[name],
+            "error_percent": round(100 * (guess[name] / measured[name] - 1), 1)
+            if measured[name]
+            else 0.0,
+        }
         for name in CELLS
     }
 
 
 def table(rows: Mapping[str, dict[str, object]]) -> str:
     """The figures for people, in Markdown."""
-    lines = ["| accelerator | resource | measured | estimated | error | of | share |",
-             "|---|---|---:|---:|---:|---:|---:|"]
+    lines = [
+        "| accelerator | resource | measured | estimated | error | of | share |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
     for name, row in rows.items():
         config = AccelConfig(**row["config"])
         board = boards.get(DESIGNS[name][0])
-        title = (f"{':'.join(map(str, config.lanes))} x {config.k} x {config.pixels}, "
-                 f"{board.device.part[:7].upper()}")
+        title = (
+            f"{':'.join(map(str, config.lanes))} x {config.k} x {config.pixels}, "
+            f"{board.device.part[:7].upper()}"
+        )
         for cell, found in compare(row["measured"], config).items():
             limit = board.device.limits[cell]
             lines.append(
                 f"| {title} | {cell.upper()} | {found['measured']:g} | {found['estimated']:g} | "
                 f"{found['error_percent']:+.1f} % | {limit} | "
-                f"{100 * found['measured'] / limit:.1f} % |")
+                f"{100 * found['measured'] / limit:.1f} % |"
+            )
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     p = cli.Parser(prog="python -m bench.synthesis", description=__doc__)
-    p.add_argument("--measure", nargs="*", metavar="NAME",
-                   help=f"synthesise these and keep what comes out, of {', '.join(DESIGNS)} "
-                        "(default: all)")
+    p.add_argument(
+        "--measure",
+        nargs="*",
+        metavar="NAME",
+        help=f"synthesise these and keep what comes out, of {', '.join(DESIGNS)} (default: all)",
+    )
     p.add_argument("--json", action="store_true", help="print one JSON document")
     args = p.parse_args(argv)
     rows = {} if args.measure is not None and not RESULTS.exists() else kept()

@@ -36,22 +36,29 @@ RESULTS = HERE / "results" / "table6.json"
 PAPER = HERE / "paper" / "table6.csv"
 BOARDS = {"xc7z020": "zedboard", "xc7z045": "zc706"}
 CLOCK_HZ = 100_000_000
-ROUTED_HZ = 51_420_000      #: see bench/results/ulx3s_85f.md
-PROGRAMS = 2        #: arrays of a ratio that are compiled for, those of the lowest bounds
+ROUTED_HZ = 51_420_000  #: see bench/results/ulx3s_85f.md
+PROGRAMS = 2  #: arrays of a ratio that are compiled for, those of the lowest bounds
 #: Rows of the table: our ratio (None is what gateware.ratio answered) and the paper's name.
 METHODS: dict[str, tuple[str | None, str | None]] = {
-    "Fixed": ("0:100:0", "fixed"), "PoT": ("100:0:0", "pot"),
+    "Fixed": ("0:100:0", "fixed"),
+    "PoT": ("100:0:0", "pot"),
     "PoT + Fixed": ("50:50:0", "pot+fixed"),
-    "RMSMP-1": ("60:35:5", "rmsmp-1"), "RMSMP-2": ("65:30:5", "rmsmp-2"), "auto": (None, None)}
+    "RMSMP-1": ("60:35:5", "rmsmp-1"),
+    "RMSMP-2": ("65:30:5", "rmsmp-2"),
+    "auto": (None, None),
+}
 
 
 def paper_rows() -> dict[tuple[str, str], dict[str, str]]:
     """The paper's rows whose first and last layers are like the others, by device and name."""
     with PAPER.open() as file:
         lines = csv.DictReader(line for line in file if not line.startswith("#"))
-        return {(row["device"], row["method"]): row for row in lines
-                if row["first_last"] == "same"
-                and (row["method"] != "pot+fixed" or row["ratio_pot4:fixed4:fixed8"] == "50:50:0")}
+        return {
+            (row["device"], row["method"]): row
+            for row in lines
+            if row["first_last"] == "same"
+            and (row["method"] != "pot+fixed" or row["ratio_pot4:fixed4:fixed8"] == "50:50:0")
+        }
 
 
 def kept() -> list[dict[str, object]]:
@@ -59,8 +66,9 @@ def kept() -> list[dict[str, object]]:
     try:
         return json.loads(RESULTS.read_text())
     except (OSError, ValueError) as error:
-        raise cli.UserError(f"{RESULTS} cannot be read ({error}): run python -m bench.table6 "
-                            "--search") from error
+        raise cli.UserError(
+            f"{RESULTS} cannot be read ({error}): run python -m bench.table6 --search"
+        ) from error
 
 
 def find(devices: Iterable[str], methods: Iterable[str]) -> Iterator[dict[str, object]]:
@@ -75,12 +83,23 @@ def find(devices: Iterable[str], methods: Iterable[str]) -> Iterator[dict[str, o
                 config = configure(board, None, ratio="auto", rows=None, clock_hz=CLOCK_HZ)
                 point = search.estimated_on(graph, board, config, board_tiles(board.name)[0], known)
             else:
-                point = search.explore(graph, board, given=Ratio.parse(given), say=cli.say,
-                                       known=known, programs=PROGRAMS).answer
+                point = search.explore(
+                    graph,
+                    board,
+                    given=Ratio.parse(given),
+                    say=cli.say,
+                    known=known,
+                    programs=PROGRAMS,
+                ).answer
             yield {
-                "device": device, "method": method, "ratio": str(point.ratio),
-                "config": dataclasses.asdict(point.config), "refusal": point.refusal,
-                "cycles": point.cycles, "measured": None}
+                "device": device,
+                "method": method,
+                "ratio": str(point.ratio),
+                "config": dataclasses.asdict(point.config),
+                "refusal": point.refusal,
+                "cycles": point.cycles,
+                "measured": None,
+            }
 
 
 def synthesise(rows: list[dict[str, object]], most: int | None) -> None:
@@ -105,10 +124,12 @@ def table(rows: Sequence[dict[str, object]]) -> str:
         lines = [
             f"{device.upper()}, ResNet-18 224x224, {work / 1e9:.2f} GMAC per image, "
             f"at {CLOCK_HZ / 1e6:g} MHz and at the {ROUTED_HZ / 1e6:g} MHz of the routed "
-            f"accelerator (on an ECP5):", "",
+            f"accelerator (on an ECP5):",
+            "",
             "| method | paper: LUT % | DSP % | GOP/s | ms | ratio | array | LUT % | DSP % | "
             f"cycles, estimated | GOP/s | ms | GOP/s, {ROUTED_HZ / 1e6:g} MHz | ms |",
-            "|---|---:|---:|---:|---:|---|---|---:|---:|---:|---:|---:|---:|---:|"]
+            "|---|---:|---:|---:|---:|---|---|---:|---:|---:|---:|---:|---:|---:|",
+        ]
         for row in (row for row in rows if row["device"] == device):
             config = AccelConfig(**row["config"])
             theirs = paper.get((device, METHODS[row["method"]][1]), {})
@@ -116,17 +137,41 @@ def table(rows: Sequence[dict[str, object]]) -> str:
             how = "" if row["measured"] else " (estimated)"
             shares = [f"{100 * used[cell] / limits[cell]:.1f}{how}" for cell in ("lut", "dsp48e1")]
             cycles = row["cycles"]
-            speed = [str(cycles), *(text for clock in (CLOCK_HZ, ROUTED_HZ) for text in (
-                f"{2e-9 * work * clock / cycles:.1f}", f"{1e3 * cycles / clock:.2f}"))] \
-                if cycles else ["does not fit", *[""] * 4]
-            given = [theirs.get(key) or "" for key in
-                     ("lut_percent", "dsp_percent", "gops", "latency_ms")]
-            lines.append(" | ".join([
-                f"| {row['method']}", *given, row["ratio"],
-                f"{':'.join(map(str, config.lanes))} x {config.k} x {config.pixels}", *shares,
-                *speed]) + " |")
-        refusals = sorted({row["refusal"] for row in rows
-                           if row["device"] == device and row["refusal"]})
+            speed = (
+                [
+                    str(cycles),
+                    *(
+                        text
+                        for clock in (CLOCK_HZ, ROUTED_HZ)
+                        for text in (
+                            f"{2e-9 * work * clock / cycles:.1f}",
+                            f"{1e3 * cycles / clock:.2f}",
+                        )
+                    ),
+                ]
+                if cycles
+                else ["does not fit", *[""] * 4]
+            )
+            given = [
+                theirs.get(key) or ""
+                for key in ("lut_percent", "dsp_percent", "gops", "latency_ms")
+            ]
+            lines.append(
+                " | ".join(
+                    [
+                        f"| {row['method']}",
+                        *given,
+                        row["ratio"],
+                        f"{':'.join(map(str, config.lanes))} x {config.k} x {config.pixels}",
+                        *shares,
+                        *speed,
+                    ]
+                )
+                + " |"
+            )
+        refusals = sorted(
+            {row["refusal"] for row in rows if row["device"] == device and row["refusal"]}
+        )
         lines += ["", *(f"Does not fit: {text}." for text in refusals)]
         parts.append("\n".join(lines).rstrip())
     return "\n\n".join(parts)
@@ -134,20 +179,37 @@ def table(rows: Sequence[dict[str, object]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     p = cli.Parser(prog="python -m bench.table6", description=__doc__)
-    p.add_argument("--search", nargs="*", choices=[*BOARDS], metavar="DEVICE",
-                   help=f"find the arrays again, of {', '.join(BOARDS)} (default: both)")
-    p.add_argument("--methods", nargs="+", choices=[*METHODS], metavar="METHOD",
-                   help=f"with --search, only these of {', '.join(METHODS)} (default: all)")
-    p.add_argument("--measure", nargs="?", type=int, const=0, metavar="N",
-                   help="synthesise N accelerators that were not yet (default: all of them)")
+    p.add_argument(
+        "--search",
+        nargs="*",
+        choices=[*BOARDS],
+        metavar="DEVICE",
+        help=f"find the arrays again, of {', '.join(BOARDS)} (default: both)",
+    )
+    p.add_argument(
+        "--methods",
+        nargs="+",
+        choices=[*METHODS],
+        metavar="METHOD",
+        help=f"with --search, only these of {', '.join(METHODS)} (default: all)",
+    )
+    p.add_argument(
+        "--measure",
+        nargs="?",
+        type=int,
+        const=0,
+        metavar="N",
+        help="synthesise N accelerators that were not yet (default: all of them)",
+    )
     p.add_argument("--json", action="store_true", help="print the rows as one JSON document")
     args = p.parse_args(argv)
     if args.search is not None:
         devices = args.search or list(BOARDS)
         methods = args.methods or list(METHODS)
         order = list(itertools.product(BOARDS, METHODS))
-        found = {(row["device"], row["method"]): row for row in (
-            kept() if RESULTS.exists() else [])}
+        found = {
+            (row["device"], row["method"]): row for row in (kept() if RESULTS.exists() else [])
+        }
         for row in find(devices, methods):
             found[row["device"], row["method"]] = row
             rows = [found[place] for place in order if place in found]

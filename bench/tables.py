@@ -20,37 +20,54 @@ def paper_accuracies(dataset: str, model: str) -> dict[str, float]:
     """Top-1 of the paper's Table 1 by method; "<method> w8a8" are its bracketed figures."""
     with (PAPER / "table1.csv").open() as file:
         lines = csv.DictReader(line for line in file if not line.startswith("#"))
-        return {row["method"] + (" w8a8" if row["first_last"] == "w8a8" else ""):
-                float(row["top1"]) for row in lines
-                if (row["dataset"], row["model"]) == (dataset, model)}
+        return {
+            row["method"] + (" w8a8" if row["first_last"] == "w8a8" else ""): float(row["top1"])
+            for row in lines
+            if (row["dataset"], row["model"]) == (dataset, model)
+        }
 
 
 def report(chosen: Sequence[Table], measured: Mapping[str, Measured]) -> dict[str, object]:
     """Everything that the tables show."""
-    return {"confidence": CONFIDENCE,
-            "command": "python -m bench.accuracy",
-            "tables": [_table(table, measured[table.name]) for table in chosen]}
+    return {
+        "confidence": CONFIDENCE,
+        "command": "python -m bench.accuracy",
+        "tables": [_table(table, measured[table.name]) for table in chosen],
+    }
 
 
 def _table(table: Table, measured: Measured) -> dict[str, object]:
     paper = paper_accuracies(*table.paper) if table.paper else {}
-    accuracy = {label: {seed: v["accuracy"] for seed, v in seeds.items()}
-                for label, seeds in measured.items()}
+    accuracy = {
+        label: {seed: v["accuracy"] for seed, v in seeds.items()}
+        for label, seeds in measured.items()
+    }
     rows = []
     for label, seeds in measured.items():
         row: dict[str, object] = {
-            "label": label, "accuracy": _entry(estimate(list(accuracy[label].values()))),
-            "by_seed": accuracy[label], "paper": paper.get(_paper_name(table, label))}
-        integer, agreement = ([v[key] for v in seeds.values() if key in v]
-                              for key in ("integer", "agreement"))
+            "label": label,
+            "accuracy": _entry(estimate(list(accuracy[label].values()))),
+            "by_seed": accuracy[label],
+            "paper": paper.get(_paper_name(table, label)),
+        }
+        integer, agreement = (
+            [v[key] for v in seeds.values() if key in v] for key in ("integer", "agreement")
+        )
         row["integer"] = estimate(integer).mean if integer else None
-        row["agreement"] = min(agreement, default=None)     # of the worst seed
+        row["agreement"] = min(agreement, default=None)  # of the worst seed
         row["against"] = {
             reference: _entry(paired(accuracy[label], accuracy[reference]))
-            for reference in REFERENCES if reference in accuracy and reference != label}
+            for reference in REFERENCES
+            if reference in accuracy and reference != label
+        }
         rows.append(row)
-    return {"name": table.name, "title": table.title, "paper": table.paper, "rows": rows,
-            "settings": table.settings | table.float_settings}
+    return {
+        "name": table.name,
+        "title": table.title,
+        "paper": table.paper,
+        "rows": rows,
+        "settings": table.settings | table.float_settings,
+    }
 
 
 def _paper_name(table: Table, label: str) -> str | None:
@@ -66,8 +83,12 @@ def _entry(value: Estimate | None) -> dict[str, object] | None:
     if value is None:
         return None
     width = value.half_width if value.count > 1 else None
-    return {"mean": value.mean, "half_width": width, "seeds": value.count,
-            "clear": value.count > 1 and value.clear}
+    return {
+        "mean": value.mean,
+        "half_width": width,
+        "seeds": value.count,
+        "clear": value.count > 1 and value.clear,
+    }
 
 
 def save(content: dict[str, object], folder: pathlib.Path) -> None:
@@ -78,11 +99,13 @@ def save(content: dict[str, object], folder: pathlib.Path) -> None:
 
 def markdown(content: dict[str, object]) -> str:
     """The tables for people."""
-    parts = [f"Measured by `{content['command']}`. Percent of the test set, mean over seeds; "
-             "integers compute all of it, too; differences are paired "
-             f"by seed, with their {content['confidence']:.0%} confidence interval, bold where it "
-             "excludes zero. Rows of other seeds are compared by their differences only: their "
-             "means are of other networks."]
+    parts = [
+        f"Measured by `{content['command']}`. Percent of the test set, mean over seeds; "
+        "integers compute all of it, too; differences are paired "
+        f"by seed, with their {content['confidence']:.0%} confidence interval, bold where it "
+        "excludes zero. Rows of other seeds are compared by their differences only: their "
+        "means are of other networks."
+    ]
     return "\n\n".join(parts + [_markdown_table(t) for t in content["tables"]]) + "\n"
 
 
@@ -90,16 +113,32 @@ def _markdown_table(table: dict[str, object]) -> str:
     rows = table["rows"]
     references = [r for r in REFERENCES if any(r in row["against"] for row in rows)]
     beside = f"paper ({' '.join(table['paper'])})" if table["paper"] else None
-    heads = ["method", "seeds", "accuracy", "integers", "agreement, least",
-             *(f"less {r}" for r in references), *([beside] if beside else [])]
-    lines = [f"### {table['title']}", "", _line(heads),
-             _line(["---"] + ["---:"] * (len(heads) - 1))]
+    heads = [
+        "method",
+        "seeds",
+        "accuracy",
+        "integers",
+        "agreement, least",
+        *(f"less {r}" for r in references),
+        *([beside] if beside else []),
+    ]
+    lines = [
+        f"### {table['title']}",
+        "",
+        _line(heads),
+        _line(["---"] + ["---:"] * (len(heads) - 1)),
+    ]
     for row in rows:
         mean, seeds = (row["accuracy"][key] for key in ("mean", "seeds"))
-        cells = [row["label"], str(seeds), _number(mean), _number(row["integer"]),
-                 _number(row["agreement"], 3),
-                 *(_difference(row["against"].get(r)) for r in references),
-                 *([_number(row["paper"])] if beside else [])]
+        cells = [
+            row["label"],
+            str(seeds),
+            _number(mean),
+            _number(row["integer"]),
+            _number(row["agreement"], 3),
+            *(_difference(row["against"].get(r)) for r in references),
+            *([_number(row["paper"])] if beside else []),
+        ]
         lines.append(_line(cells))
     return "\n".join(lines)
 

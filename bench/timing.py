@@ -31,7 +31,7 @@ from gateware.pe.base import RowEngine
 from gateware.series7 import to_verilog
 from quant import cli
 
-K, PIXELS = 16, 2       #: of the engines
+K, PIXELS = 16, 2  #: of the engines
 DEVICE = ("--85k", "--package", "CABGA756", "--speed", "6")
 #: Row lanes of the arrays, each twice as large as the one before; of 8 channels and 2 pixels.
 ARRAYS = ((2, 2, 0), (5, 2, 1), (11, 4, 1))
@@ -60,8 +60,11 @@ class Harness(wiring.Component):
             (inputs if member.flow is In else outputs).append(Value.cast(value))
         into = Signal(sum(map(len, inputs)), reset_less=True)
         out_of = Signal(sum(map(len, outputs)), reset_less=True)
-        m.d.sync += [into.eq(Cat(self.i, into)), out_of.eq(Cat(*outputs) ^ (out_of << 1)),
-                     self.o.eq(out_of[-1])]
+        m.d.sync += [
+            into.eq(Cat(self.i, into)),
+            out_of.eq(Cat(*outputs) ^ (out_of << 1)),
+            self.o.eq(out_of[-1]),
+        ]
         m.d.comb += Cat(*inputs).eq(into)
         return m
 
@@ -85,11 +88,27 @@ def route(design: wiring.Component, name: str, macs: int) -> Routed:
         here = Path(folder)
         (here / "design.v").write_text(to_verilog(Harness(design), TOP))
         commands = (
-            [tools["YOSYS"], "-q", "-p",
-             f"read_verilog design.v; synth_ecp5 -top {TOP} -json design.json"],
-            [tools["NEXTPNR_ECP5"], *DEVICE, "--json", "design.json", "--freq", "200", "--seed",
-             str(trellis.SEED), "--timing-allow-fail", "--report", "report.json", "--quiet",
-             "--lpf-allow-unconstrained"],
+            [
+                tools["YOSYS"],
+                "-q",
+                "-p",
+                f"read_verilog design.v; synth_ecp5 -top {TOP} -json design.json",
+            ],
+            [
+                tools["NEXTPNR_ECP5"],
+                *DEVICE,
+                "--json",
+                "design.json",
+                "--freq",
+                "200",
+                "--seed",
+                str(trellis.SEED),
+                "--timing-allow-fail",
+                "--report",
+                "report.json",
+                "--quiet",
+                "--lpf-allow-unconstrained",
+            ],
         )
         for command in commands:
             done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
@@ -111,8 +130,14 @@ def engine_name(kind: type[RowEngine]) -> str:
 
 def array(lanes: tuple[int, int, int]) -> Routed:
     pot4, fixed4, fixed8 = lanes
-    config = AccelConfig(pot4_rows=pot4, fixed4_rows=fixed4, fixed8_rows=fixed8, bus_bits=32,
-                         pixels=PIXELS, requant_lanes=1)
+    config = AccelConfig(
+        pot4_rows=pot4,
+        fixed4_rows=fixed4,
+        fixed8_rows=fixed8,
+        bus_bits=32,
+        pixels=PIXELS,
+        requant_lanes=1,
+    )
     return route(GemmArray(config), array_name(lanes), config.macs_per_cycle)
 
 
@@ -121,29 +146,39 @@ def array_name(lanes: tuple[int, int, int]) -> str:
 
 
 def table(rows: Sequence[Routed]) -> str:
-    lines = ["| design | MACs / cycle | routed MHz | LUT4 | FF | MULT18 |",
-             "|---|---:|---:|---:|---:|---:|"]
-    lines += [f"| {row.name} | {row.macs} | {row.mhz:.1f} | {row.cells['lut4']} | "
-              f"{row.cells['ff']} | {row.cells['mult18']} |" for row in rows]
+    lines = [
+        "| design | MACs / cycle | routed MHz | LUT4 | FF | MULT18 |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row.name} | {row.macs} | {row.mhz:.1f} | {row.cells['lut4']} | "
+        f"{row.cells['ff']} | {row.cells['mult18']} |"
+        for row in rows
+    ]
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     p = cli.Parser(prog="python -m bench.timing", description=__doc__)
-    p.add_argument("--only", default="", metavar="TEXT",
-                   help="designs whose name contains it (default: all)")
-    p.add_argument("--jobs", type=int, default=2, metavar="N",
-                   help="designs at a time (default: %(default)s)")
-    p.add_argument("--out", type=Path, metavar="FILE",
-                   help="write the rows there as JSON; rows of other designs in it stay")
+    p.add_argument(
+        "--only", default="", metavar="TEXT", help="designs whose name contains it (default: all)"
+    )
+    p.add_argument(
+        "--jobs", type=int, default=2, metavar="N", help="designs at a time (default: %(default)s)"
+    )
+    p.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="write the rows there as JSON; rows of other designs in it stay",
+    )
     p.add_argument("--json", action="store_true", help="print the rows as one JSON document")
     args = p.parse_args(argv)
     work = {engine_name(kind): (engine, kind) for kind in ENGINES}
     work |= {array_name(lanes): (array, lanes) for lanes in ARRAYS}
     chosen = {name: one for name, one in work.items() if args.only in name}
     if not chosen:
-        raise cli.UserError(f"no design's name contains {args.only!r}; there are "
-                            f"{', '.join(work)}")
+        raise cli.UserError(f"no design's name contains {args.only!r}; there are {', '.join(work)}")
     rows = {}
     if args.out and args.out.exists():
         rows = {row["name"]: Routed(**row) for row in json.loads(args.out.read_text())}

@@ -53,21 +53,33 @@ def brevitas(model: nn.Module) -> nn.Module:
         missing = (error.name or "").partition(".")[0] == "brevitas"
         raise Unavailable("not installed" if missing else str(error)) from error
 
-    weights = {"weight_quant": Int8WeightPerChannelFloat, "weight_bit_width": 4,
-               "weight_scaling_impl_type": "parameter_from_stats"}
+    weights = {
+        "weight_quant": Int8WeightPerChannelFloat,
+        "weight_bit_width": 4,
+        "weight_scaling_impl_type": "parameter_from_stats",
+    }
 
     def replacement(module: nn.Module) -> nn.Module:
         match module:
             case nn.Conv2d():
                 return qnn.QuantConv2d(
-                    module.in_channels, module.out_channels, module.kernel_size, module.stride,
-                    module.padding, groups=module.groups, bias=module.bias is not None, **weights)
+                    module.in_channels,
+                    module.out_channels,
+                    module.kernel_size,
+                    module.stride,
+                    module.padding,
+                    groups=module.groups,
+                    bias=module.bias is not None,
+                    **weights,
+                )
             case nn.Linear():
-                return qnn.QuantLinear(module.in_features, module.out_features,
-                                       module.bias is not None, **weights)
+                return qnn.QuantLinear(
+                    module.in_features, module.out_features, module.bias is not None, **weights
+                )
             case nn.ReLU() | nn.ReLU6():
-                return qnn.QuantReLU(act_quant=Uint8ActPerTensorFloatMaxInit, bit_width=4,
-                                     max_val=6.0)
+                return qnn.QuantReLU(
+                    act_quant=Uint8ActPerTensorFloatMaxInit, bit_width=4, max_val=6.0
+                )
         return module
 
     model = copy.deepcopy(model)
@@ -85,7 +97,8 @@ def step_of(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], No
         optimiser.zero_grad()
         F.cross_entropy(model(images), labels).backward()
         optimiser.step()
-        keep_scales_sane(model)         # nothing to do for the other two
+        keep_scales_sane(model)  # nothing to do for the other two
+
     return step
 
 
@@ -108,8 +121,10 @@ def measure(args: object) -> dict[str, object]:
     except ValueError as error:
         raise cli.UserError(str(error)) from error
     images, labels = torch.rand(args.batch, *shape), torch.randint(CLASSES, (args.batch,))
-    steps = {"float": step_of(copy.deepcopy(model), images, labels),
-             "ours": step_of(ours(model, images, args.method), images, labels)}
+    steps = {
+        "float": step_of(copy.deepcopy(model), images, labels),
+        "ours": step_of(ours(model, images, args.method), images, labels),
+    }
     failed = {}
     try:
         steps["brevitas"] = warm(step_of(brevitas(model), images, labels))
@@ -120,14 +135,21 @@ def measure(args: object) -> dict[str, object]:
         for name, step in steps.items():
             started = time.perf_counter()
             step()
-            if turn:                    # the first one warms up
+            if turn:  # the first one warms up
                 seconds[name].append(time.perf_counter() - started)
     # of each turn, because a busy machine slows neighbours alike
-    ratios = {name: [a / b for a, b in zip(s, seconds["float"], strict=True)]
-              for name, s in seconds.items()}
+    ratios = {
+        name: [a / b for a, b in zip(s, seconds["float"], strict=True)]
+        for name, s in seconds.items()
+    }
     return {
-        "model": args.model, "size": args.size, "batch": args.batch, "method": args.method,
-        "steps": args.steps, "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "model": args.model,
+        "size": args.size,
+        "batch": args.batch,
+        "method": args.method,
+        "steps": args.steps,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
         "milliseconds": {n: round(1000 * statistics.median(s), 1) for n, s in seconds.items()},
         "ratio": {n: round(statistics.median(r), 2) for n, r in ratios.items()},
         "unavailable": failed,
@@ -139,29 +161,41 @@ def show(result: dict[str, object]) -> None:
     import rich.table
 
     table = rich.table.Table(
-        "step", "ms", "of float", title=f"{result['model']}, {result['batch']} images of "
-        f"{result['size']}x{result['size']}, {result['threads']} threads")
+        "step",
+        "ms",
+        "of float",
+        title=f"{result['model']}, {result['batch']} images of "
+        f"{result['size']}x{result['size']}, {result['threads']} threads",
+    )
     names = {"float": "float", "ours": f"ours, {result['method']}", "brevitas": "Brevitas, 4 bits"}
     for key, name in names.items():
         if key in result["unavailable"]:
             table.add_row(name, result["unavailable"][key], "")
         else:
-            table.add_row(name, f"{result['milliseconds'][key]:.1f}",
-                          f"{result['ratio'][key]:.2f} x")
+            table.add_row(
+                name, f"{result['milliseconds'][key]:.1f}", f"{result['ratio'][key]:.2f} x"
+            )
     rich.console.Console().print(table)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     p = cli.Parser(prog="python -m bench.train_step", description=__doc__)
-    p.add_argument("--model", default="resnet18", choices=tuple(models.MODELS),
-                   help="(default: %(default)s)")
+    p.add_argument(
+        "--model", default="resnet18", choices=tuple(models.MODELS), help="(default: %(default)s)"
+    )
     p.add_argument("--width", type=int, metavar="N", help="channels of the stem")
     p.add_argument("--size", type=int, default=32, metavar="PIXELS", help="(default: %(default)s)")
     p.add_argument("--batch", type=int, default=64, metavar="N", help="(default: %(default)s)")
-    p.add_argument("--method", default="rmsmp", choices=tuple(METHODS),
-                   help="(default: %(default)s)")
-    p.add_argument("--steps", type=int, default=7, metavar="N",
-                   help="of each, behind one to warm up (default: %(default)s)")
+    p.add_argument(
+        "--method", default="rmsmp", choices=tuple(METHODS), help="(default: %(default)s)"
+    )
+    p.add_argument(
+        "--steps",
+        type=int,
+        default=7,
+        metavar="N",
+        help="of each, behind one to warm up (default: %(default)s)",
+    )
     p.add_argument("--threads", type=int, metavar="N", help="threads of torch")
     p.add_argument("--seed", type=int, default=0, metavar="N", help="(default: %(default)s)")
     p.add_argument("--json", action="store_true", help="print one JSON document")

@@ -55,9 +55,15 @@ class _SignedEngine(RowEngine):
                 term = Signal(product.shape(), name=f"product_{p}_{c}", reset_less=True)
                 m.d.sync += term.eq(product)
                 terms.append(term)
-            m.d.comb += self.sums[0][p].eq(accumulate(
-                m, _signed_tree(m, terms, f"sum_{p}"), control[p], shape=self.acc_shape,
-                name=f"pixel_{p}"))
+            m.d.comb += self.sums[0][p].eq(
+                accumulate(
+                    m,
+                    _signed_tree(m, terms, f"sum_{p}"),
+                    control[p],
+                    shape=self.acc_shape,
+                    name=f"pixel_{p}",
+                )
+            )
         return m
 
 
@@ -68,7 +74,7 @@ class Pot4ShiftTwin(_SignedEngine):
 
     @staticmethod
     def product(act: Value, code: Value) -> Value:
-        magnitude = Mux(code[:3] == 0, 0, (act << code[:3])[1:ACT_BITS + 7])
+        magnitude = Mux(code[:3] == 0, 0, (act << code[:3])[1 : ACT_BITS + 7])
         return Mux(code[3], -magnitude, magnitude)
 
 
@@ -111,13 +117,24 @@ class UnpackedTwin(RowEngine):
         dot_bits = Shape.cast(range(self.k * self.scheme.denominator * NIBBLE_MAX + 1)).width + 1
         control = steering(m, self.control, self.latency - 2, self.pixels)
         for p in range(self.pixels):
-            total = cascade(m, [(Cat(self.act[p][c], Const(0, 21)).as_signed(),
-                                 weights[c]) for c in range(self.k)], f"mac_{p}").p
-            m.d.comb += self.sums[0][p].eq(accumulate(
-                m, total[:dot_bits].as_signed(), control[p], shape=self.acc_shape,
-                name=f"pixel_{p}"))
+            total = cascade(
+                m,
+                [
+                    (Cat(self.act[p][c], Const(0, 21)).as_signed(), weights[c])
+                    for c in range(self.k)
+                ],
+                f"mac_{p}",
+            ).p
+            m.d.comb += self.sums[0][p].eq(
+                accumulate(
+                    m,
+                    total[:dot_bits].as_signed(),
+                    control[p],
+                    shape=self.acc_shape,
+                    name=f"pixel_{p}",
+                )
+            )
         return m
 
 
 TWINS = (Pot4ShiftTwin, Fixed4MultiplyTwin, Pot4PortableTwin, UnpackedTwin)
-

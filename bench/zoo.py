@@ -30,7 +30,7 @@ from quant.stages import ExportError, align_scales
 NETWORKS = ("resnet18", "resnet50", "mobilenet_v2")
 RATIO = Ratio.parse("65:30:5")
 TILE_ROWS = 16
-BATCH = 4           #: images at once; every tensor of the network is kept for each
+BATCH = 4  #: images at once; every tensor of the network is kept for each
 
 
 def warm_norms(model: nn.Module, images: Tensor) -> None:
@@ -39,7 +39,7 @@ def warm_norms(model: nn.Module, images: Tensor) -> None:
     momenta, training = [m.momentum for m in norms], model.training
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None                # a plain average, here of one batch
+        norm.momentum = None  # a plain average, here of one batch
     with torch.no_grad():
         model.train()(images)
     for norm, momentum in zip(norms, momenta, strict=True):
@@ -47,9 +47,16 @@ def warm_norms(model: nn.Module, images: Tensor) -> None:
     model.train(training)
 
 
-def quantised(model: nn.Module, images: Tensor, classes: int, *, steps: int,
-              generator: torch.Generator, tile_rows: int = TILE_ROWS,
-              ratio: Ratio = RATIO) -> fx.GraphModule:
+def quantised(
+    model: nn.Module,
+    images: Tensor,
+    classes: int,
+    *,
+    steps: int,
+    generator: torch.Generator,
+    tile_rows: int = TILE_ROWS,
+    ratio: Ratio = RATIO,
+) -> fx.GraphModule:
     """A network ready for export: prepared, calibrated, random schemes in the shares of ``ratio``,
     ``steps`` steps of training on random labels, scales aligned."""
     prepared = prepare(model, images[:2])
@@ -80,9 +87,16 @@ def macs(graph: IntGraph) -> int:
     return total
 
 
-def measure(name: str, size: int, images: int, steps: int, seed: int,
-            tile_rows: int = TILE_ROWS, ratio: Ratio = RATIO,
-            save: Path | None = None) -> dict[str, object]:
+def measure(
+    name: str,
+    size: int,
+    images: int,
+    steps: int,
+    seed: int,
+    tile_rows: int = TILE_ROWS,
+    ratio: Ratio = RATIO,
+    save: Path | None = None,
+) -> dict[str, object]:
     """One row of the table; with ``save``, graph and images go to a folder of that name there.
 
     Raises Mismatch where the two integer models differ.
@@ -91,7 +105,7 @@ def measure(name: str, size: int, images: int, steps: int, seed: int,
     fake quantisation by their correlation.
     """
     torch.manual_seed(seed)
-    torch.set_num_threads(1)        # the digest depends on it
+    torch.set_num_threads(1)  # the digest depends on it
     generator = torch.Generator().manual_seed(seed)
     pixels = np.random.default_rng(seed).integers(256, size=(images, 3, size, size), dtype=np.uint8)
     warm = torch.from_numpy(pixels[: 2 * BATCH]).float() / 255
@@ -102,8 +116,9 @@ def measure(name: str, size: int, images: int, steps: int, seed: int,
             # with, make the largest sums that PoT-4 engines know: more than 24 bits of 2,048 terms.
             nn.init.normal_(layer.weight, std=0.01)
     warm_norms(model, warm)
-    model = quantised(model, warm, 1000, steps=steps, generator=generator,
-                      tile_rows=tile_rows, ratio=ratio)
+    model = quantised(
+        model, warm, 1000, steps=steps, generator=generator, tile_rows=tile_rows, ratio=ratio
+    )
     started = time.monotonic()
     graph = export(model, warm[:2], name=name, ratio=ratio, tile_rows=tile_rows)
     exported = time.monotonic()
@@ -115,38 +130,77 @@ def measure(name: str, size: int, images: int, steps: int, seed: int,
         graph.save(folder / "graph.safetensors")
         np.savez_compressed(folder / "vectors.npz", images=pixels, logits=logits)
     with torch.no_grad():
-        fake = torch.cat([model(torch.from_numpy(part).float() / 255)
-                          for part in np.array_split(pixels, math.ceil(images / BATCH))]).numpy()
-    return {"model": name, "layers": len(graph.layers), "macs": macs(graph),
-            "images_equal": len(logits),
-            "correlation": round(float(np.corrcoef(fake.ravel(), logits.ravel())[0, 1]), 6),
-            "export_seconds": round(exported - started, 1),
-            "verify_seconds": round(verified - exported, 1), "digest": graph.digest}
+        fake = torch.cat(
+            [
+                model(torch.from_numpy(part).float() / 255)
+                for part in np.array_split(pixels, math.ceil(images / BATCH))
+            ]
+        ).numpy()
+    return {
+        "model": name,
+        "layers": len(graph.layers),
+        "macs": macs(graph),
+        "images_equal": len(logits),
+        "correlation": round(float(np.corrcoef(fake.ravel(), logits.ravel())[0, 1]), 6),
+        "export_seconds": round(exported - started, 1),
+        "verify_seconds": round(verified - exported, 1),
+        "digest": graph.digest,
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     p = cli.Parser(prog="python -m bench.zoo", description=__doc__)
-    p.add_argument("models", nargs="*", default=NETWORKS, metavar="MODEL",
-                   help=f"of {', '.join(MODELS)} (default: {', '.join(NETWORKS)})")
-    p.add_argument("--images", type=int, default=32, metavar="N",
-                   help="images compared (default: %(default)s)")
+    p.add_argument(
+        "models",
+        nargs="*",
+        default=NETWORKS,
+        metavar="MODEL",
+        help=f"of {', '.join(MODELS)} (default: {', '.join(NETWORKS)})",
+    )
+    p.add_argument(
+        "--images", type=int, default=32, metavar="N", help="images compared (default: %(default)s)"
+    )
     p.add_argument("--size", type=int, default=224, metavar="PIXELS", help="(default: %(default)s)")
-    p.add_argument("--steps", type=int, default=1, metavar="N",
-                   help="steps of training (default: %(default)s)")
+    p.add_argument(
+        "--steps", type=int, default=1, metavar="N", help="steps of training (default: %(default)s)"
+    )
     p.add_argument("--seed", type=int, default=1, metavar="N", help="(default: %(default)s)")
-    p.add_argument("--tile-rows", type=int, default=TILE_ROWS, metavar="N",
-                   help="rows per tile that the schemes are spread for (default: %(default)s)")
-    p.add_argument("--ratio", default=str(RATIO), metavar="A:B:C",
-                   help="shares of PoT-4, Fixed-4 and Fixed-8 rows (default: %(default)s)")
-    p.add_argument("--save", type=Path, metavar="DIR",
-                   help="keep each graph and its images in DIR/MODEL, for gateware.build")
+    p.add_argument(
+        "--tile-rows",
+        type=int,
+        default=TILE_ROWS,
+        metavar="N",
+        help="rows per tile that the schemes are spread for (default: %(default)s)",
+    )
+    p.add_argument(
+        "--ratio",
+        default=str(RATIO),
+        metavar="A:B:C",
+        help="shares of PoT-4, Fixed-4 and Fixed-8 rows (default: %(default)s)",
+    )
+    p.add_argument(
+        "--save",
+        type=Path,
+        metavar="DIR",
+        help="keep each graph and its images in DIR/MODEL, for gateware.build",
+    )
     p.add_argument("--json", action="store_true", help="print one JSON document")
     args = p.parse_args(argv)
     rows = []
     for name in args.models:
         try:
-            rows.append(measure(name, args.size, args.images, args.steps, args.seed,
-                                args.tile_rows, Ratio.parse(args.ratio), args.save))
+            rows.append(
+                measure(
+                    name,
+                    args.size,
+                    args.images,
+                    args.steps,
+                    args.seed,
+                    args.tile_rows,
+                    Ratio.parse(args.ratio),
+                    args.save,
+                )
+            )
             cli.say(f"{name}: {args.images} images equal")
         except (inference.Mismatch, ExportError, GraphError) as error:
             cli.say(f"error: {name}: {error}")
@@ -158,11 +212,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def table(rows: list[dict[str, object]]) -> str:
     """The result for people, in Markdown."""
-    lines = ["| model | layers | MACs | images equal | correlation with fake quantisation | "
-             "export | digest |", "|---|---:|---:|---:|---:|---:|---|"]
-    lines += [f"| {row['model']} | {row['layers']} | {row['macs'] / 1e6:.0f} M | "
-              f"{row['images_equal']} | {row['correlation']} | {row['export_seconds']} s | "
-              f"{row['digest'][:16]} |" for row in rows]
+    lines = [
+        "| model | layers | MACs | images equal | correlation with fake quantisation | "
+        "export | digest |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
+    lines += [
+        f"| {row['model']} | {row['layers']} | {row['macs'] / 1e6:.0f} M | "
+        f"{row['images_equal']} | {row['correlation']} | {row['export_seconds']} s | "
+        f"{row['digest'][:16]} |"
+        for row in rows
+    ]
     return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ RESOURCES = {
     "ecp5": ("lut4", "ff", "mult18", "ebr"),
 }
 
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Device:
     """Limits of one FPGA.

@@ -30,13 +30,23 @@ def scheme_table() -> str:
     rows = []
     for scheme in Scheme:
         values = numerics.weight_values(scheme)
-        unused = sorted(set(range(1 << scheme.bits))
-                        - set(numerics.encode_weights(scheme, values).tolist()))
-        rows.append([scheme.value, scheme.name, scheme.bits, len(values),
-                     f"{values[0]} to {values[-1]}", f"value / {scheme.denominator}",
-                     ", ".join(f"`{code:#0{scheme.bits + 2}b}`" for code in unused)])
-    return table(["number", "scheme", "bits", "levels", "values", "level", "codes never used"],
-                 rows)
+        unused = sorted(
+            set(range(1 << scheme.bits)) - set(numerics.encode_weights(scheme, values).tolist())
+        )
+        rows.append(
+            [
+                scheme.value,
+                scheme.name,
+                scheme.bits,
+                len(values),
+                f"{values[0]} to {values[-1]}",
+                f"value / {scheme.denominator}",
+                ", ".join(f"`{code:#0{scheme.bits + 2}b}`" for code in unused),
+            ]
+        )
+    return table(
+        ["number", "scheme", "bits", "levels", "values", "level", "codes never used"], rows
+    )
 
 
 def code_table(scheme: Scheme) -> str:
@@ -44,9 +54,13 @@ def code_table(scheme: Scheme) -> str:
     values, limits = numerics.weight_values(scheme), numerics.thresholds(scheme)
     codes = numerics.encode_weights(scheme, values)
     above = [f"v <= {limit}" for limit in limits] + ["above"]
-    return table(["code", "value", "level", "chosen for v = w / alpha"],
-                 [[f"`{code:04b}`", value, f"{value / scheme.denominator:.6g}", bound]
-                  for code, value, bound in zip(codes, values, above, strict=True)])
+    return table(
+        ["code", "value", "level", "chosen for v = w / alpha"],
+        [
+            [f"`{code:04b}`", value, f"{value / scheme.denominator:.6g}", bound]
+            for code, value, bound in zip(codes, values, above, strict=True)
+        ],
+    )
 
 
 def fixed8_bounds() -> str:
@@ -56,9 +70,13 @@ def fixed8_bounds() -> str:
     codes = numerics.encode_weights(scheme, values)
     shown = [0, 1, 126, 127, 128, 253, 254]
     above = [f"v <= {limit}" for limit in limits] + ["above"]
-    return table(["code", "value", "level", "chosen for v = w / alpha"],
-                 [[f"`{codes[i]:08b}`", values[i], f"{values[i] / scheme.denominator:.6g}",
-                   above[i]] for i in shown])
+    return table(
+        ["code", "value", "level", "chosen for v = w / alpha"],
+        [
+            [f"`{codes[i]:08b}`", values[i], f"{values[i] / scheme.denominator:.6g}", above[i]]
+            for i in shown
+        ],
+    )
 
 
 def product_table() -> str:
@@ -66,14 +84,23 @@ def product_table() -> str:
     for scheme in Scheme:
         row = [scheme.name]
         for bits in (numerics.ACT_BITS, 2 * numerics.ACT_BITS):
-            low, high = numerics.acc_bounds(numerics.weight_values(scheme)[[0, -1], None],
-                                            numerics.act_max(bits))
+            low, high = numerics.acc_bounds(
+                numerics.weight_values(scheme)[[0, -1], None], numerics.act_max(bits)
+            )
             largest = int(max(-low.min(), high.max()))
             terms = ((1 << numerics.ACC_BITS - 1) - 1) // largest
             row += [f"{low.min()} to {high.max()}", f"{terms:,}"]
         rows.append(row)
-    return table(["scheme", "product with a nibble", "terms that always fit",
-                  "product with 8 bits", "terms that always fit"], rows)
+    return table(
+        [
+            "scheme",
+            "product with a nibble",
+            "terms that always fit",
+            "product with 8 bits",
+            "terms that always fit",
+        ],
+        rows,
+    )
 
 
 def width_table() -> str:
@@ -82,23 +109,51 @@ def width_table() -> str:
     multiplier = (1 << numerics.MULTIPLIER_BITS) - 1
     wide = acc * multiplier + limit
     rows = [
-        ["a", "activation", numerics.ACT_BITS, f"0 to {numerics.NIBBLE_MAX}; an 8-bit activation "
-         "is two nibbles, `16 * high + low`"],
-        ["acc", "exact dot product", f"{numerics.ACC_BITS}, signed",
-         f"{-acc + 1:,} to {acc - 1:,}; a graph that could leave it is refused"],
-        ["M", "multiplier of a row", numerics.MULTIPLIER_BITS,
-         f"{1 << numerics.MULTIPLIER_BITS - 1:,} to {multiplier:,}; less in logits, which "
-         f"share S, and below 2^{numerics.MULTIPLIER_BITS - 1 - numerics.SHIFT_MAX}"],
-        ["S", "shift of a row", numerics.SHIFT_MAX.bit_length(),
-         f"{numerics.SHIFT_MIN} to {numerics.SHIFT_MAX}"],
+        [
+            "a",
+            "activation",
+            numerics.ACT_BITS,
+            f"0 to {numerics.NIBBLE_MAX}; an 8-bit activation is two nibbles, `16 * high + low`",
+        ],
+        [
+            "acc",
+            "exact dot product",
+            f"{numerics.ACC_BITS}, signed",
+            f"{-acc + 1:,} to {acc - 1:,}; a graph that could leave it is refused",
+        ],
+        [
+            "M",
+            "multiplier of a row",
+            numerics.MULTIPLIER_BITS,
+            f"{1 << numerics.MULTIPLIER_BITS - 1:,} to {multiplier:,}; less in logits, which "
+            f"share S, and below 2^{numerics.MULTIPLIER_BITS - 1 - numerics.SHIFT_MAX}",
+        ],
+        [
+            "S",
+            "shift of a row",
+            numerics.SHIFT_MAX.bit_length(),
+            f"{numerics.SHIFT_MIN} to {numerics.SHIFT_MAX}",
+        ],
         ["B", "bias of a row", f"{numerics.BIAS_BITS}, signed", f"{-limit:,} to {limit - 1:,}"],
-        ["acc*M + B", "wide result, logits", f"{numerics.BIAS_BITS}, signed",
-         f"at most {wide:,} in magnitude, less than 2^{wide.bit_length()}"],
-        ["r", "residual operand", 2 * numerics.ACT_BITS,
-         f"0 to {numerics.act_max(2 * numerics.ACT_BITS)}"],
-        ["n", "residual multiplier", numerics.RESIDUAL_BITS,
-         f"0 to {(1 << numerics.RESIDUAL_BITS) - 1:,}; "
-         f"`n = round(ratio * 2^{numerics.SHIFT_MIN})`"],
+        [
+            "acc*M + B",
+            "wide result, logits",
+            f"{numerics.BIAS_BITS}, signed",
+            f"at most {wide:,} in magnitude, less than 2^{wide.bit_length()}",
+        ],
+        [
+            "r",
+            "residual operand",
+            2 * numerics.ACT_BITS,
+            f"0 to {numerics.act_max(2 * numerics.ACT_BITS)}",
+        ],
+        [
+            "n",
+            "residual multiplier",
+            numerics.RESIDUAL_BITS,
+            f"0 to {(1 << numerics.RESIDUAL_BITS) - 1:,}; "
+            f"`n = round(ratio * 2^{numerics.SHIFT_MIN})`",
+        ],
         ["y", "result", "4 or 8", "low to high of the layer"],
     ]
     return table(["symbol", "meaning", "bits", "range"], rows)
@@ -106,8 +161,13 @@ def width_table() -> str:
 
 def example_table() -> str:
     rows = []
-    cases = ((100, 0.05, 0, 0.0), (-100, 0.05, 0, 0.0), (100, 0.05, 7, 0.75),
-             (4000, 0.05, 0, 0.0), (1, 1.5, 0, 0.0))
+    cases = (
+        (100, 0.05, 0, 0.0),
+        (-100, 0.05, 0, 0.0),
+        (100, 0.05, 7, 0.75),
+        (4000, 0.05, 0, 0.0),
+        (1, 1.5, 0, 0.0),
+    )
     for acc, real, residual, ratio in cases:
         m, s = numerics.encode_multiplier(real)
         n, bias = numerics.encode_residual(ratio), 1 << s - 1
@@ -172,8 +232,10 @@ def registers_page() -> str:
     """docs/registers.md."""
     codes = table(["code", "name"], [[code.value, code.name] for code in regs.ErrorCode])
     size = 1 << regs.WINDOW_BITS
-    return (f"{NOTE}\n# Registers\n\nA window of {size} bytes on AXI4-Lite, 32-bit words.\n\n"
-            f"{regs.register_table_markdown()}\n## Error codes\n\n{codes}")
+    return (
+        f"{NOTE}\n# Registers\n\nA window of {size} bytes on AXI4-Lite, 32-bit words.\n\n"
+        f"{regs.register_table_markdown()}\n## Error codes\n\n{codes}"
+    )
 
 
 def pages() -> dict[str, str]:

@@ -19,7 +19,7 @@ from quant.prepare import calibrate, prepare
 from quant.sensitivity import row_scores
 from quant.stages import align_scales
 
-TILE_ROWS = 16      # of the hardware; a tile carries 10 rows in PoT-4, 5 in Fixed-4, 1 in Fixed-8
+TILE_ROWS = 16  # of the hardware; a tile carries 10 rows in PoT-4, 5 in Fixed-4, 1 in Fixed-8
 
 
 class Network(nn.Module):
@@ -40,11 +40,11 @@ class Network(nn.Module):
 def main() -> IntGraph:
     torch.manual_seed(1)
     images, labels = torch.randint(256, (256, 3, 16, 16)), torch.randint(4, (256,))
-    x = images / 255                                # what networks read lies in 0..1
+    x = images / 255  # what networks read lies in 0..1
 
-    model = prepare(Network(), x[:2])               # quantisers everywhere; names stay
-    calibrate(model, x)                             # clips of the activations
-    chosen = method("rmsmp")                        # 65:30:5
+    model = prepare(Network(), x[:2])  # quantisers everywhere; names stay
+    calibrate(model, x)  # clips of the activations
+    chosen = method("rmsmp")  # 65:30:5
     assign(model, chosen, TILE_ROWS, row_scores("hessian", model, x))
 
     optimiser = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
@@ -55,15 +55,17 @@ def main() -> IntGraph:
         optimiser.step()
         keep_scales_sane(model)
 
-    align_scales(model.eval())                      # to what the integers can express
+    align_scales(model.eval())  # to what the integers can express
     graph = export(model, x, name="own", ratio=chosen.ratio, tile_rows=TILE_ROWS)
-    logits = inference.verify(graph, images.numpy())    # torch's integers = the golden model's
+    logits = inference.verify(graph, images.numpy())  # torch's integers = the golden model's
     with torch.no_grad():
         agree = np.mean(logits.argmax(1) == model(x).argmax(1).numpy())
-    print(f"{len(graph.nodes)} nodes, digest {graph.digest}, integers decide as the trained "
-          f"network on {agree:.1%} of {len(x)} images")
+    print(
+        f"{len(graph.nodes)} nodes, digest {graph.digest}, integers decide as the trained "
+        f"network on {agree:.1%} of {len(x)} images"
+    )
     return graph
 
 
 if __name__ == "__main__":
-    main().save("own.safetensors")                  # python -m gateware.build --graph reads it
+    main().save("own.safetensors")  # python -m gateware.build --graph reads it

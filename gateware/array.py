@@ -33,7 +33,7 @@ class _Path:
     """The engines that share one broadcast, because they take the same words at the same time."""
 
     engine: type[RowEngine]
-    lanes: tuple[int, ...]      #: first lane of each
+    lanes: tuple[int, ...]  #: first lane of each
     k: int
 
     @property
@@ -47,8 +47,10 @@ class _Path:
 
 def _paths(config: AccelConfig) -> list[_Path]:
     placed = list(row_engines(config))
-    return [_Path(engine, tuple(p.lane for p in placed if p.engine is engine), config.k)
-            for engine in dict.fromkeys(p.engine for p in placed)]
+    return [
+        _Path(engine, tuple(p.lane for p in placed if p.engine is engine), config.k)
+        for engine in dict.fromkeys(p.engine for p in placed)
+    ]
 
 
 def _module_name(path: _Path, config: AccelConfig) -> str:
@@ -98,29 +100,40 @@ class GemmArray(wiring.Component):
     def __init__(self, config: AccelConfig) -> None:
         self.config = config
         self.latency = self.latency_for(config)
-        super().__init__({
-            "act": In(act_layout(config.k, config.pixels)),
-            "weights": In(unsigned(config.weight_bits)),
-            "control": In(WordControl()),
-            "pool_mode": In(PoolMode),
-            "sums": Out(data.ArrayLayout(data.ArrayLayout(signed(SUM_BITS), config.pixels),
-                                         config.rows + config.k)),
-        })
+        super().__init__(
+            {
+                "act": In(act_layout(config.k, config.pixels)),
+                "weights": In(unsigned(config.weight_bits)),
+                "control": In(WordControl()),
+                "pool_mode": In(PoolMode),
+                "sums": Out(
+                    data.ArrayLayout(
+                        data.ArrayLayout(signed(SUM_BITS), config.pixels), config.rows + config.k
+                    )
+                ),
+            }
+        )
 
     @classmethod
     def latency_for(cls, config: AccelConfig) -> int:
         """``latency`` of an array of this configuration."""
-        return max(PoolEngine.latency_for(k=config.k, pixels=config.pixels),
-                   *(path.latency for path in _paths(config)))
+        return max(
+            PoolEngine.latency_for(k=config.k, pixels=config.pixels),
+            *(path.latency for path in _paths(config)),
+        )
 
-    def model(self, values: Sequence[np.ndarray], words: Sequence[Word],
-              pool_mode: PoolMode) -> np.ndarray:
+    def model(
+        self, values: Sequence[np.ndarray], words: Sequence[Word], pool_mode: PoolMode
+    ) -> np.ndarray:
         """``sums`` after each word, int64 (words, rows + k, pixels), from power-up on.
 
         ``values`` holds an int (words, k) array of weight values per row lane.
         """
-        rows = [placed.engine.model(values[lane], words)
-                for placed in row_engines(self.config) for lane in placed.lanes]
+        rows = [
+            placed.engine.model(values[lane], words)
+            for placed in row_engines(self.config)
+            for lane in placed.lanes
+        ]
         return np.concatenate([np.stack(rows, axis=1), PoolEngine.model(pool_mode, words)], axis=1)
 
     def elaborate(self, platform: object) -> Module:
@@ -129,7 +142,7 @@ class GemmArray(wiring.Component):
 
         weights, offset = [], 0
         for scheme in config.lane_schemes:
-            weights.append(self.weights[offset:offset + config.k * scheme.bits])
+            weights.append(self.weights[offset : offset + config.k * scheme.bits])
             offset += config.k * scheme.bits
 
         word_layout = data.StructLayout({"act": self.act.shape(), "control": WordControl()})
@@ -139,10 +152,15 @@ class GemmArray(wiring.Component):
             m.submodules[f"{name}_broadcast"] = broadcast
             for p in range(config.pixels):
                 for c in range(config.k):
-                    m.d.comb += broadcast.i.act[p][c].eq(delay(
-                        m, self.act[p][c], wait + path.engine.skew(c), name=f"{name}_act_{p}_{c}"))
-            m.d.comb += broadcast.i.control.eq(
-                delay(m, self.control, wait, name=f"{name}_control"))
+                    m.d.comb += broadcast.i.act[p][c].eq(
+                        delay(
+                            m,
+                            self.act[p][c],
+                            wait + path.engine.skew(c),
+                            name=f"{name}_act_{p}_{c}",
+                        )
+                    )
+            m.d.comb += broadcast.i.control.eq(delay(m, self.control, wait, name=f"{name}_control"))
 
             for sink, first in enumerate(path.lanes):
                 engine = path.engine(k=config.k, pixels=config.pixels)
@@ -153,9 +171,14 @@ class GemmArray(wiring.Component):
                 m.d.comb += [
                     shared.act.eq(word.act),
                     shared.control.eq(word.control),
-                    shared.weights.eq(delay(
-                        m, Cat(weights[lane] for lane in lanes), wait + path.broadcast_latency,
-                        name=f"weights_{first}")),
+                    shared.weights.eq(
+                        delay(
+                            m,
+                            Cat(weights[lane] for lane in lanes),
+                            wait + path.broadcast_latency,
+                            name=f"weights_{first}",
+                        )
+                    ),
                     *(self.sums[lane].eq(shared.sums[i]) for i, lane in enumerate(lanes)),
                 ]
 

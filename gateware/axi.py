@@ -11,17 +11,17 @@ from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-BURST_BEATS = 16        #: longest burst of AXI3
-BOUNDARY = 4096         #: bytes; no burst may cross a multiple of this
+BURST_BEATS = 16  #: longest burst of AXI3
+BOUNDARY = 4096  #: bytes; no burst may cross a multiple of this
 
 
 class Resp(enum.IntEnum):
     """Response codes of the R and B channels."""
 
     OKAY = 0
-    EXOKAY = 1      #: exclusive access done; nobody here asks for one
-    SLVERR = 2      #: the slave refuses
-    DECERR = 3      #: there is no slave at this address
+    EXOKAY = 1  #: exclusive access done; nobody here asks for one
+    SLVERR = 2  #: the slave refuses
+    DECERR = 3  #: there is no slave at this address
 
 
 class Burst(enum.IntEnum):
@@ -72,18 +72,35 @@ class AxiLiteSignature(wiring.Signature):
             raise ValueError(f"data_bits must be 32 or 64, not {data_bits!r}")
         self.addr_bits = addr_bits
         self.data_bits = data_bits
-        super().__init__({
-            "awaddr": Out(addr_bits), "awprot": Out(3), "awvalid": Out(1), "awready": In(1),
-            "wdata": Out(data_bits), "wstrb": Out(data_bits // 8), "wvalid": Out(1),
-            "wready": In(1),
-            "bresp": In(2), "bvalid": In(1), "bready": Out(1),
-            "araddr": Out(addr_bits), "arprot": Out(3), "arvalid": Out(1), "arready": In(1),
-            "rdata": In(data_bits), "rresp": In(2), "rvalid": In(1), "rready": Out(1),
-        })
+        super().__init__(
+            {
+                "awaddr": Out(addr_bits),
+                "awprot": Out(3),
+                "awvalid": Out(1),
+                "awready": In(1),
+                "wdata": Out(data_bits),
+                "wstrb": Out(data_bits // 8),
+                "wvalid": Out(1),
+                "wready": In(1),
+                "bresp": In(2),
+                "bvalid": In(1),
+                "bready": Out(1),
+                "araddr": Out(addr_bits),
+                "arprot": Out(3),
+                "arvalid": Out(1),
+                "arready": In(1),
+                "rdata": In(data_bits),
+                "rresp": In(2),
+                "rvalid": In(1),
+                "rready": Out(1),
+            }
+        )
 
     def __eq__(self, other: object) -> bool:
-        return (isinstance(other, AxiLiteSignature)
-                and (self.addr_bits, self.data_bits) == (other.addr_bits, other.data_bits))
+        return isinstance(other, AxiLiteSignature) and (self.addr_bits, self.data_bits) == (
+            other.addr_bits,
+            other.data_bits,
+        )
 
     def __repr__(self) -> str:
         return f"AxiLiteSignature({self.addr_bits}, {self.data_bits})"
@@ -130,23 +147,53 @@ class Axi3Signature(wiring.Signature):
         self.addr_bits = addr_bits
         self.data_bits = data_bits
         self.id_bits = id_bits
-        address = {"id": id_bits, "addr": addr_bits, "len": 4, "size": 3, "burst": 2, "lock": 2,
-                   "cache": 4, "prot": 3, "qos": 4, "valid": 1}
-        members = {f"{channel}{name}": Out(width)
-                   for channel in ("aw", "ar") for name, width in address.items()}
-        super().__init__(members | {
-            "awready": In(1), "arready": In(1),
-            "wid": Out(id_bits), "wdata": Out(data_bits), "wstrb": Out(data_bits // 8),
-            "wlast": Out(1), "wvalid": Out(1), "wready": In(1),
-            "bid": In(id_bits), "bresp": In(2), "bvalid": In(1), "bready": Out(1),
-            "rid": In(id_bits), "rdata": In(data_bits), "rresp": In(2), "rlast": In(1),
-            "rvalid": In(1), "rready": Out(1),
-        })
+        address = {
+            "id": id_bits,
+            "addr": addr_bits,
+            "len": 4,
+            "size": 3,
+            "burst": 2,
+            "lock": 2,
+            "cache": 4,
+            "prot": 3,
+            "qos": 4,
+            "valid": 1,
+        }
+        members = {
+            f"{channel}{name}": Out(width)
+            for channel in ("aw", "ar")
+            for name, width in address.items()
+        }
+        super().__init__(
+            members
+            | {
+                "awready": In(1),
+                "arready": In(1),
+                "wid": Out(id_bits),
+                "wdata": Out(data_bits),
+                "wstrb": Out(data_bits // 8),
+                "wlast": Out(1),
+                "wvalid": Out(1),
+                "wready": In(1),
+                "bid": In(id_bits),
+                "bresp": In(2),
+                "bvalid": In(1),
+                "bready": Out(1),
+                "rid": In(id_bits),
+                "rdata": In(data_bits),
+                "rresp": In(2),
+                "rlast": In(1),
+                "rvalid": In(1),
+                "rready": Out(1),
+            }
+        )
 
     def __eq__(self, other: object) -> bool:
-        return (isinstance(other, Axi3Signature)
-                and (self.addr_bits, self.data_bits, self.id_bits)
-                == (other.addr_bits, other.data_bits, other.id_bits))
+        return isinstance(other, Axi3Signature) and (
+            self.addr_bits,
+            self.data_bits,
+            self.id_bits,
+        ) == (other.addr_bits, other.data_bits, other.id_bits)
 
     def __repr__(self) -> str:
         return f"Axi3Signature({self.addr_bits}, {self.data_bits}, {self.id_bits})"
@@ -188,10 +235,12 @@ class Axi3ToLite(wiring.Component):
             raise ValueError(f"base must be a multiple of {1 << addr_bits:#x}, not {base:#x}")
         self._addr_bits = addr_bits
         self._base = base
-        super().__init__({
-            "axi3": In(Axi3Signature(32, 32, 12)),
-            "lite": Out(AxiLiteSignature(addr_bits, 32)),
-        })
+        super().__init__(
+            {
+                "axi3": In(Axi3Signature(32, 32, 12)),
+                "lite": Out(AxiLiteSignature(addr_bits, 32)),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -202,7 +251,7 @@ class Axi3ToLite(wiring.Component):
         beats_left = Signal(4)
         size = Signal(3)
         prot = Signal(3)
-        moving = Signal(32)         # address bits that change within the burst
+        moving = Signal(32)  # address bits that change within the burst
         resp = Signal(2)
         data = Signal(32)
         strobe = Signal(4)
@@ -227,7 +276,7 @@ class Axi3ToLite(wiring.Component):
             ]
 
         next_address = (address & ~moving) | ((address + (1 << size)) & moving)
-        inside = address[self._addr_bits:] == self._base >> self._addr_bits
+        inside = address[self._addr_bits :] == self._base >> self._addr_bits
         last = beats_left == 0
 
         m.d.comb += [
@@ -303,8 +352,10 @@ class Axi3ToLite(wiring.Component):
                     m.next = "Write-Next"
             with m.State("Write-Next"):
                 m.d.sync += [
-                    address.eq(next_address), beats_left.eq(beats_left - 1),
-                    address_done.eq(0), data_done.eq(0),
+                    address.eq(next_address),
+                    beats_left.eq(beats_left - 1),
+                    address_done.eq(0),
+                    data_done.eq(0),
                 ]
                 m.next = "Write-Data"
                 with m.If(last):

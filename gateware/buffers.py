@@ -49,23 +49,25 @@ class ActBuffer(Component):
         self._config = config
         bank_bits, address = ceil_log2(config.banks), unsigned(ceil_log2(config.act_depth))
         word = data.ArrayLayout(unsigned(ACT_BITS), config.k)
-        super().__init__({
-            "read_address": In(data.ArrayLayout(address, config.banks)),
-            "read_data": Out(data.ArrayLayout(word, config.banks)),
-            "gather_enable": In(1),
-            "gather_bank": In(bank_bits),
-            "gather_address": In(data.ArrayLayout(address, config.k)),
-            "gather_data": Out(word),
-            "write_enable": In(config.k),
-            "write_bank": In(bank_bits),
-            "write_address": In(data.ArrayLayout(address, config.k)),
-            "write_data": In(word),
-            "load_valid": In(1),
-            "load_ready": Out(1),
-            "load_bank": In(bank_bits),
-            "load_address": In(address),
-            "load_data": In(word),
-        })
+        super().__init__(
+            {
+                "read_address": In(data.ArrayLayout(address, config.banks)),
+                "read_data": Out(data.ArrayLayout(word, config.banks)),
+                "gather_enable": In(1),
+                "gather_bank": In(bank_bits),
+                "gather_address": In(data.ArrayLayout(address, config.k)),
+                "gather_data": Out(word),
+                "write_enable": In(config.k),
+                "write_bank": In(bank_bits),
+                "write_address": In(data.ArrayLayout(address, config.k)),
+                "write_data": In(word),
+                "load_valid": In(1),
+                "load_ready": Out(1),
+                "load_bank": In(bank_bits),
+                "load_address": In(address),
+                "load_data": In(word),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -87,8 +89,9 @@ class ActBuffer(Component):
                 here.eq(writing & (self.write_bank == bank)),
             ]
             for column in range(config.k):
-                ram = Ram.shared(width=ACT_BITS, depth=config.act_depth, side=True,
-                                 copied=config.act_copies == 2)
+                ram = Ram.shared(
+                    width=ACT_BITS, depth=config.act_depth, side=True, copied=config.act_copies == 2
+                )
                 m.submodules[f"bank{bank}_column{column}"] = ram
                 place = Mux(loading, self.load_address, self.write_address[column])
                 if config.act_copies == 2:
@@ -100,8 +103,9 @@ class ActBuffer(Component):
                     self.read_data[bank][column].eq(ram.read_data),
                     gathered[bank][column].eq(ram.side_data),
                     ram.write_address.eq(place),
-                    ram.write_data.eq(Mux(loading, self.load_data[column],
-                                          self.write_data[column])),
+                    ram.write_data.eq(
+                        Mux(loading, self.load_data[column], self.write_data[column])
+                    ),
                     ram.write_enable.eq(loading | (self.write_enable[column] & here)),
                 ]
         return m
@@ -120,9 +124,14 @@ class FillPort(Signature):
     """
 
     def __init__(self, bus_bits: int, depth: int) -> None:
-        super().__init__({
-            "start": Out(1), "address": Out(ceil_log2(depth)), "enable": Out(1),
-            "data": Out(bus_bits)})
+        super().__init__(
+            {
+                "start": Out(1),
+                "address": Out(ceil_log2(depth)),
+                "enable": Out(1),
+                "data": Out(bus_bits),
+            }
+        )
 
 
 class BeatBuffer(Component):
@@ -146,15 +155,18 @@ class BeatBuffer(Component):
         One cycle after the address.
     """
 
-    def __init__(self, *, beats: int, bus_bits: int, depth: int, ports: int = 1,
-                 distributed: bool = False) -> None:
+    def __init__(
+        self, *, beats: int, bus_bits: int, depth: int, ports: int = 1, distributed: bool = False
+    ) -> None:
         self._distributed = distributed
         self._beats, self._bus_bits, self._depth, self._ports = beats, bus_bits, depth, ports
-        super().__init__({
-            "fill": In(FillPort(bus_bits, depth)).array(ports),
-            "read_address": In(ceil_log2(depth)),
-            "read_data": Out(beats * bus_bits),
-        })
+        super().__init__(
+            {
+                "fill": In(FillPort(bus_bits, depth)).array(ports),
+                "read_address": In(ceil_log2(depth)),
+                "read_data": Out(beats * bus_bits),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -167,13 +179,13 @@ class BeatBuffer(Component):
             with m.Elif(fill.enable):
                 m.d.sync += beat.eq(beat + 1)
                 with m.If(beat == each - 1):
-                    m.d.sync += [
-                        word.eq(Mux(word == self._depth - 1, 0, word + 1)), beat.eq(0)]
+                    m.d.sync += [word.eq(Mux(word == self._depth - 1, 0, word + 1)), beat.eq(0)]
 
             for i in range(each):
                 column = i * self._ports + p
-                part = Ram.shared(width=self._bus_bits, depth=self._depth,
-                                  distributed=self._distributed)
+                part = Ram.shared(
+                    width=self._bus_bits, depth=self._depth, distributed=self._distributed
+                )
                 m.submodules[f"beat{column}"] = part
                 m.d.comb += [
                     part.read_address.eq(self.read_address),

@@ -39,8 +39,8 @@ from quant.intgraph import GraphError, IntGraph
 from quant.ratio import Ratio
 
 LATEST = Path("runs/latest/graph.safetensors")
-VECTORS = "vectors.npz"                 #: test images that training leaves beside a graph
-CODES = "codes."                        #: in it, before the name of a tensor that a layer reads
+VECTORS = "vectors.npz"  #: test images that training leaves beside a graph
+CODES = "codes."  #: in it, before the name of a tensor that a layer reads
 
 
 def parser() -> cli.Parser:
@@ -56,24 +56,29 @@ def parser() -> cli.Parser:
         type=Path,
         metavar="FILE",
         help=f"integer graph to compile (default: {LATEST} if it exists, else the accelerator "
-             f"alone)",
+        f"alone)",
     )
     g.add_argument(
-        "--batch", type=int, default=1, metavar="N",
+        "--batch",
+        type=int,
+        default=1,
+        metavar="N",
         help="images of a run, for which weights are loaded once where that binds "
-             "(default: %(default)s)",
+        "(default: %(default)s)",
     )
     g = p.add_argument_group("array")
     g.add_argument(
         "--ratio",
         metavar="A:B:C",
         help="row lanes in PoT-4, Fixed-4 and Fixed-8; paper for the paper's; auto for the array "
-             "that gateware.ratio found best for the board (default: the graph's, else paper)",
+        "that gateware.ratio found best for the board (default: the graph's, else paper)",
     )
     g.add_argument(
-        "--rows", type=int, metavar="N",
+        "--rows",
+        type=int,
+        metavar="N",
         help="row lanes (default: the graph's tile rows, else 16; all sizes with --ratio auto: the "
-             "array's)"
+        "array's)",
     )
     for name, default in SIZES.items():
         g.add_argument(
@@ -232,8 +237,11 @@ def golden_images(path: Path, graph: IntGraph) -> dict[str, np.ndarray]:
         with np.load(path) as vectors:
             if "images" in vectors:
                 return {graph.header.input: vectors["images"]}
-            return {name.removeprefix(CODES): vectors[name] for name in vectors
-                    if name.startswith(CODES)}
+            return {
+                name.removeprefix(CODES): vectors[name]
+                for name in vectors
+                if name.startswith(CODES)
+            }
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged ({error}); run python -m quant.train again") from error
 

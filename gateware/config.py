@@ -16,13 +16,21 @@ def _is_power_of_two(value: int) -> bool:
 class Fixed4Style(enum.StrEnum):
     """What Fixed-4 rows are made of, which trades LUTs for DSP48E1."""
 
-    PAIRS = "pairs"     #: two rows share DSP48E1 that do four MACs each; an odd row takes LUTs
-    DSP = "dsp"         #: two MACs per DSP48E1 and no LUTs; sums of 20 bits at most
+    PAIRS = "pairs"  #: two rows share DSP48E1 that do four MACs each; an odd row takes LUTs
+    DSP = "dsp"  #: two MACs per DSP48E1 and no LUTs; sums of 20 bits at most
 
 
 #: Default sizes beside the rows: what the command line offers and a small network needs.
-SIZES = {"pixels": 2, "requant_lanes": 8, "ports": 1, "act_depth": 1024, "act_copies": 2,
-         "weight_depth": 512, "slot_depth": 64, "wide_depth": 64}
+SIZES = {
+    "pixels": 2,
+    "requant_lanes": 8,
+    "ports": 1,
+    "act_depth": 1024,
+    "act_copies": 2,
+    "weight_depth": 512,
+    "slot_depth": 64,
+    "wide_depth": 64,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +102,8 @@ class AccelConfig:
         if self.requant_lanes < 1 or self.rows % self.requant_lanes or self.k % self.requant_lanes:
             raise ValueError(
                 f"requant_lanes must divide the {self.rows} rows and the {self.k} channels of a "
-                f"word, not {self.requant_lanes}")
+                f"word, not {self.requant_lanes}"
+            )
         if not 1 <= self.weight_depth <= 1 << 15:
             raise ValueError(f"weight_depth must be in 1..32768, not {self.weight_depth}")
         for field in ("act_depth", "slot_depth", "wide_depth"):
@@ -102,10 +111,12 @@ class AccelConfig:
                 raise ValueError(f"{field} must be a power of two, not {getattr(self, field)}")
         if self.slot_depth < self.rows:
             raise ValueError(
-                f"slot_depth must be at least the {self.rows} rows, not {self.slot_depth}")
+                f"slot_depth must be at least the {self.rows} rows, not {self.slot_depth}"
+            )
         if self.wide_depth < self.rows:
             raise ValueError(
-                f"wide_depth must be at least the {self.rows} rows, not {self.wide_depth}")
+                f"wide_depth must be at least the {self.rows} rows, not {self.wide_depth}"
+            )
         # From JSON it comes as text. Raises ValueError with the name that is not one.
         object.__setattr__(self, "fixed4_style", Fixed4Style(self.fixed4_style))
         if self.clock_hz <= 0:

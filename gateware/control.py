@@ -14,7 +14,7 @@ from gateware.isa import QUEUES, Base, Opcode
 from gateware.regs import DESCRIPTOR_INDEX_BITS, ErrorCode
 from gateware.transfer import TransferJob
 
-QUEUE_DEPTH = 32     #: descriptors that wait in each queue; what one column of LUT RAM holds
+QUEUE_DEPTH = 32  #: descriptors that wait in each queue; what one column of LUT RAM holds
 
 
 class Cause(data.StructLayout):
@@ -34,10 +34,10 @@ class _Queue:
     """One queue: what leaves it, and its counts."""
 
     payload: data.View
-    valid: Signal       # there is a descriptor
-    released: Signal    # and it may begin
+    valid: Signal  # there is a descriptor
+    released: Signal  # and it may begin
     waits: dict[str, Value]
-    index: Value        # of the oldest that is not complete
+    index: Value  # of the oldest that is not complete
     room: Value
     idle: Value
 
@@ -86,27 +86,44 @@ class Sequencer(Component):
     def __init__(self, config: AccelConfig) -> None:
         self._config = config
         transfer = stream.Signature(TransferJob())
-        super().__init__({
-            "start": In(1), "abort": In(1), "watchdog": In(1),
-            "program_base": In(32), "input_base": In(32), "output_base": In(32),
-            "busy": Out(1), "finished": Out(1), "failed": Out(1), "error_code": Out(ErrorCode),
-            "descriptor_index": Out(DESCRIPTOR_INDEX_BITS),
-            "dispatched": Out(1),
-            "cause": Out(Cause()), "array_idle": In(1),
-            "fetch_start": Out(1), "fetch_halt": Out(1),
-            "descriptor": In(stream.Signature(unsigned(isa.DESCRIPTOR_BITS))),
-            "fetch_owns": In(1),
-            "read_error": In(1), "write_error": In(1), "bus_idle": In(1),
-            "flush": Out(1), "reset_units": Out(1),
-            "load": Out(transfer), "store": Out(transfer),
-            "execute": Out(stream.Signature(isa.EXECUTE)),
-            "load_completed": In(1), "store_completed": In(1), "execute_completed": In(1),
-        })
+        super().__init__(
+            {
+                "start": In(1),
+                "abort": In(1),
+                "watchdog": In(1),
+                "program_base": In(32),
+                "input_base": In(32),
+                "output_base": In(32),
+                "busy": Out(1),
+                "finished": Out(1),
+                "failed": Out(1),
+                "error_code": Out(ErrorCode),
+                "descriptor_index": Out(DESCRIPTOR_INDEX_BITS),
+                "dispatched": Out(1),
+                "cause": Out(Cause()),
+                "array_idle": In(1),
+                "fetch_start": Out(1),
+                "fetch_halt": Out(1),
+                "descriptor": In(stream.Signature(unsigned(isa.DESCRIPTOR_BITS))),
+                "fetch_owns": In(1),
+                "read_error": In(1),
+                "write_error": In(1),
+                "bus_idle": In(1),
+                "flush": Out(1),
+                "reset_units": Out(1),
+                "load": Out(transfer),
+                "store": Out(transfer),
+                "execute": Out(stream.Signature(isa.EXECUTE)),
+                "load_completed": In(1),
+                "store_completed": In(1),
+                "execute_completed": In(1),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        header = data.View(isa.TENSOR, self.descriptor.payload[:isa.TENSOR.size])
-        index = Signal(DESCRIPTOR_INDEX_BITS)       # of the descriptor that comes next
+        header = data.View(isa.TENSOR, self.descriptor.payload[: isa.TENSOR.size])
+        index = Signal(DESCRIPTOR_INDEX_BITS)  # of the descriptor that comes next
         stop, reason, failing = Signal(), Signal(ErrorCode), Signal(DESCRIPTOR_INDEX_BITS)
         m.d.comb += stop.eq(self.abort | self.watchdog | self.read_error | self.write_error)
 
@@ -123,20 +140,31 @@ class Sequencer(Component):
 
         reset = ResetInserter(self.reset_units)
         dispatch = {name: Signal(name=f"dispatch_{name}") for name in QUEUES}
-        ports = {"loads": (self.load, self.load_completed, job),
-                 "executes": (self.execute, self.execute_completed,
-                              self.descriptor.payload[:isa.EXECUTE.size]),
-                 "stores": (self.store, self.store_completed, job)}
+        ports = {
+            "loads": (self.load, self.load_completed, job),
+            "executes": (
+                self.execute,
+                self.execute_completed,
+                self.descriptor.payload[: isa.EXECUTE.size],
+            ),
+            "stores": (self.store, self.store_completed, job),
+        }
         done = {name: Signal(isa.COUNT_BITS, name=f"{name}_done") for name in QUEUES}
-        queues = {name: self._queue(m, reset, name, *ports[name], dispatch[name], index, done)
-                  for name in QUEUES}
+        queues = {
+            name: self._queue(m, reset, name, *ports[name], dispatch[name], index, done)
+            for name in QUEUES
+        }
         idle = Cat(queue.idle for queue in queues.values()).all()
 
-        oldest = Mux(queues["executes"].idle,
-                     Mux(queues["loads"].idle,
-                         Mux(queues["stores"].idle, index, queues["stores"].index),
-                         queues["loads"].index),
-                     queues["executes"].index)
+        oldest = Mux(
+            queues["executes"].idle,
+            Mux(
+                queues["loads"].idle,
+                Mux(queues["stores"].idle, index, queues["stores"].index),
+                queues["loads"].index,
+            ),
+            queues["executes"].index,
+        )
         m.d.comb += self.descriptor_index.eq(oldest)
 
         ending = Signal()
@@ -166,8 +194,7 @@ class Sequencer(Component):
                             m.d.comb += self.dispatched.eq(1)
                             m.d.sync += ending.eq(1)
                         with m.Default():
-                            m.d.sync += [
-                                reason.eq(ErrorCode.BAD_DESCRIPTOR), failing.eq(index)]
+                            m.d.sync += [reason.eq(ErrorCode.BAD_DESCRIPTOR), failing.eq(index)]
                             m.next = "Flush"
                 with m.If(Cat(dispatch.values()).any()):
                     m.d.comb += [self.descriptor.ready.eq(1), self.dispatched.eq(1)]
@@ -191,17 +218,28 @@ class Sequencer(Component):
                     m.d.comb += self.descriptor_index.eq(failing)
         return m
 
-    def _queue(self, m: Module, reset: ResetInserter, name: str, out: stream.Interface,
-               completed: Signal, given: Value, dispatch: Signal, index: Signal,
-               done: dict[str, Signal]) -> _Queue:
+    def _queue(
+        self,
+        m: Module,
+        reset: ResetInserter,
+        name: str,
+        out: stream.Interface,
+        completed: Signal,
+        given: Value,
+        dispatch: Signal,
+        index: Signal,
+        done: dict[str, Signal],
+    ) -> _Queue:
         """A queue before ``out``, which leaves when its waits are over."""
         payload = Value.cast(given)
         waits_bits = isa.COUNT_BITS * len(QUEUES)
-        header = self.descriptor.payload[8:8 + waits_bits]
+        header = self.descriptor.payload[8 : 8 + waits_bits]
         m.submodules[f"{name}_queue"] = fifo = reset(
-            SyncFIFO(width=len(payload) + waits_bits, depth=QUEUE_DEPTH))
+            SyncFIFO(width=len(payload) + waits_bits, depth=QUEUE_DEPTH)
+        )
         m.submodules[f"{name}_indices"] = indices = reset(
-            SyncFIFO(width=DESCRIPTOR_INDEX_BITS, depth=2 * QUEUE_DEPTH))
+            SyncFIFO(width=DESCRIPTOR_INDEX_BITS, depth=2 * QUEUE_DEPTH)
+        )
         m.d.comb += [
             fifo.w_data.eq(Cat(payload, header)),
             fifo.w_en.eq(dispatch),
@@ -218,7 +256,7 @@ class Sequencer(Component):
 
         waits = {}
         for at, other in enumerate(QUEUES):
-            want = fifo.r_data[len(payload) + at * isa.COUNT_BITS:][:isa.COUNT_BITS]
+            want = fifo.r_data[len(payload) + at * isa.COUNT_BITS :][: isa.COUNT_BITS]
             missing = Signal(signed(isa.COUNT_BITS), name=f"{name}_miss_{other}")
             waiting = Signal(name=f"{name}_wait_{other}")
             m.d.comb += [missing.eq(done[other] - want), waiting.eq(missing < 0)]
@@ -227,11 +265,18 @@ class Sequencer(Component):
         m.d.comb += [
             released.eq(fifo.r_rdy & ~Cat(waits.values()).any()),
             out.valid.eq(released),
-            Value.cast(out.payload).eq(fifo.r_data[:len(payload)]),
+            Value.cast(out.payload).eq(fifo.r_data[: len(payload)]),
             fifo.r_en.eq(released & out.ready),
         ]
-        return _Queue(out.payload, fifo.r_rdy, released, waits, indices.r_data,
-                      fifo.w_rdy & indices.w_rdy, unfinished == 0)
+        return _Queue(
+            out.payload,
+            fifo.r_rdy,
+            released,
+            waits,
+            indices.r_data,
+            fifo.w_rdy & indices.w_rdy,
+            unfinished == 0,
+        )
 
     def _classify(self, m: Module, queues: dict[str, _Queue], ending: Signal) -> None:
         executes, cause = queues["executes"], self.cause
@@ -241,7 +286,7 @@ class Sequencer(Component):
                     m.d.comb += cause.load.eq(1)
                 with m.Elif(executes.waits["stores"]):
                     m.d.comb += cause.store.eq(1)
-                with m.Else():      # for results of an earlier one, or it is just beginning
+                with m.Else():  # for results of an earlier one, or it is just beginning
                     m.d.comb += cause.execute.eq(1)
             with m.Elif(~ending):
                 m.d.comb += cause.fetch.eq(1)
@@ -252,8 +297,9 @@ class Sequencer(Component):
             with m.Else():
                 m.d.comb += cause.store.eq(1)
 
-    def _blame(self, m: Module, reason: Signal, failing: Signal, queues: dict[str, _Queue],
-               index: Signal) -> None:
+    def _blame(
+        self, m: Module, reason: Signal, failing: Signal, queues: dict[str, _Queue], index: Signal
+    ) -> None:
         """Why a run stops, and which descriptor it is about."""
         m.d.sync += failing.eq(self.descriptor_index)
         with m.If(self.abort):
@@ -263,8 +309,9 @@ class Sequencer(Component):
         with m.Elif(self.read_error):
             m.d.sync += [
                 reason.eq(ErrorCode.READ_ERROR),
-                failing.eq(Mux(self.fetch_owns | queues["loads"].idle, index,
-                               queues["loads"].index)),
+                failing.eq(
+                    Mux(self.fetch_owns | queues["loads"].idle, index, queues["loads"].index)
+                ),
             ]
         with m.Else():
             m.d.sync += [reason.eq(ErrorCode.WRITE_ERROR), failing.eq(queues["stores"].index)]

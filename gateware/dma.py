@@ -16,7 +16,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from gateware.axi import BURST_BEATS, Axi3Signature, Burst, Resp
 
-BEATS_BITS = 20     #: width of a command's beat count: up to 8 MiB at 64 bits
+BEATS_BITS = 20  #: width of a command's beat count: up to 8 MiB at 64 bits
 
 # Normal memory, bufferable: what the memory controller behind an HP port expects.
 _CACHE = 0b0011
@@ -58,13 +58,15 @@ class BurstSplitter(wiring.Component):
 
     def __init__(self, addr_bits: int, data_bits: int) -> None:
         self._bytes = data_bits // 8
-        super().__init__({
-            "command": In(stream.Signature(command_layout(addr_bits))),
-            "burst": Out(stream.Signature(_burst_layout(addr_bits))),
-            "flush": In(1),
-            "active": Out(1),
-            "rejected": Out(1),
-        })
+        super().__init__(
+            {
+                "command": In(stream.Signature(command_layout(addr_bits))),
+                "burst": Out(stream.Signature(_burst_layout(addr_bits))),
+                "flush": In(1),
+                "active": Out(1),
+                "rejected": Out(1),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -112,30 +114,40 @@ def _check(max_outstanding: int) -> None:
 class _Dma(wiring.Component):
     """What both directions share: commands, splitter, the count of bursts in flight, flushing."""
 
-    def __init__(self, addr_bits: int, data_bits: int, id_bits: int, max_outstanding: int,
-                 data_member: wiring.Member) -> None:
+    def __init__(
+        self,
+        addr_bits: int,
+        data_bits: int,
+        id_bits: int,
+        max_outstanding: int,
+        data_member: wiring.Member,
+    ) -> None:
         _check(max_outstanding)
         self._max_outstanding = max_outstanding
         self._addr_bits = addr_bits
         self._data_bits = data_bits
-        super().__init__({
-            "command": In(stream.Signature(command_layout(addr_bits))),
-            "data": data_member,
-            "axi": Out(Axi3Signature(addr_bits, data_bits, id_bits)),
-            "flush": In(1),
-            "idle": Out(1),
-            "error": Out(1),
-            "beat": Out(1),
-        })
+        super().__init__(
+            {
+                "command": In(stream.Signature(command_layout(addr_bits))),
+                "data": data_member,
+                "axi": Out(Axi3Signature(addr_bits, data_bits, id_bits)),
+                "flush": In(1),
+                "idle": Out(1),
+                "error": Out(1),
+                "beat": Out(1),
+            }
+        )
 
-    def _address_channel(self, m: Module, channel: str,
-                         retire: Value) -> tuple[BurstSplitter, Signal, Signal]:
+    def _address_channel(
+        self, m: Module, channel: str, retire: Value
+    ) -> tuple[BurstSplitter, Signal, Signal]:
         """Drives AR or AW from the commands, through a register that no flush can retract.
 
         Bursts count as outstanding from the moment they enter that register, one cycle before the
         bus sees them, until ``retire``. Returns the splitter, a pulse for each burst that enters
         the register, and whether a flush is going on.
         """
+
         def port(name: str) -> Signal:
             return getattr(self.axi, f"{channel}{name}")
 
@@ -149,8 +161,9 @@ class _Dma(wiring.Component):
         quiet = ~splitter.active & (outstanding == 0)
         m.d.comb += [
             splitter.flush.eq(swallow),
-            splitter.burst.ready.eq((~port("valid") | port("ready")) & ~swallow
-                                    & (outstanding != self._max_outstanding)),
+            splitter.burst.ready.eq(
+                (~port("valid") | port("ready")) & ~swallow & (outstanding != self._max_outstanding)
+            ),
             taken.eq(splitter.burst.valid & splitter.burst.ready),
             swallow.eq(self.flush | flushing),
             self.idle.eq(quiet & ~flushing),
@@ -212,10 +225,16 @@ class ReadDma(_Dma):
         For a width or ``max_outstanding`` out of range.
     """
 
-    def __init__(self, addr_bits: int = 32, data_bits: int = 64, id_bits: int = 6,
-                 max_outstanding: int = 8) -> None:
-        super().__init__(addr_bits, data_bits, id_bits, max_outstanding,
-                         Out(stream.Signature(unsigned(data_bits))))
+    def __init__(
+        self, addr_bits: int = 32, data_bits: int = 64, id_bits: int = 6, max_outstanding: int = 8
+    ) -> None:
+        super().__init__(
+            addr_bits,
+            data_bits,
+            id_bits,
+            max_outstanding,
+            Out(stream.Signature(unsigned(data_bits))),
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -273,10 +292,16 @@ class WriteDma(_Dma):
         For a width or ``max_outstanding`` out of range.
     """
 
-    def __init__(self, addr_bits: int = 32, data_bits: int = 64, id_bits: int = 6,
-                 max_outstanding: int = 8) -> None:
-        super().__init__(addr_bits, data_bits, id_bits, max_outstanding,
-                         In(stream.Signature(unsigned(data_bits))))
+    def __init__(
+        self, addr_bits: int = 32, data_bits: int = 64, id_bits: int = 6, max_outstanding: int = 8
+    ) -> None:
+        super().__init__(
+            addr_bits,
+            data_bits,
+            id_bits,
+            max_outstanding,
+            In(stream.Signature(unsigned(data_bits))),
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -354,21 +379,31 @@ class DmaPort(wiring.Component):
         For a width or ``max_outstanding`` out of range.
     """
 
-    def __init__(self, addr_bits: int = 32, data_bits: int = 64, id_bits: int = 6,
-                 max_outstanding: int = 8) -> None:
+    def __init__(
+        self, addr_bits: int = 32, data_bits: int = 64, id_bits: int = 6, max_outstanding: int = 8
+    ) -> None:
         _check(max_outstanding)
         self._parameters = (addr_bits, data_bits, id_bits, max_outstanding)
         command = stream.Signature(command_layout(addr_bits))
         beats = stream.Signature(unsigned(data_bits))
-        super().__init__({
-            "axi": Out(Axi3Signature(addr_bits, data_bits, id_bits)),
-            "read_command": In(command), "read_data": Out(beats),
-            "write_command": In(command), "write_data": In(beats),
-            "flush": In(1),
-            "idle": Out(1), "read_idle": Out(1), "write_idle": Out(1),
-            "error": Out(1), "read_error": Out(1), "write_error": Out(1),
-            "read_beats": Out(1), "write_beats": Out(1),
-        })
+        super().__init__(
+            {
+                "axi": Out(Axi3Signature(addr_bits, data_bits, id_bits)),
+                "read_command": In(command),
+                "read_data": Out(beats),
+                "write_command": In(command),
+                "write_data": In(beats),
+                "flush": In(1),
+                "idle": Out(1),
+                "read_idle": Out(1),
+                "write_idle": Out(1),
+                "error": Out(1),
+                "read_error": Out(1),
+                "write_error": Out(1),
+                "read_beats": Out(1),
+                "write_beats": Out(1),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()

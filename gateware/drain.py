@@ -59,27 +59,30 @@ class Drain(Component):
         self._config = config
         word = data.ArrayLayout(unsigned(ACT_BITS), config.k)
         address = data.ArrayLayout(unsigned(ceil_log2(config.act_depth)), config.k)
-        sums = data.ArrayLayout(data.ArrayLayout(signed(SUM_BITS), config.pixels),
-                                config.rows + config.k)
-        super().__init__({
-            "job": In(DrainJob(config)),
-            "job_valid": In(1),
-            "sums": In(sums),
-            "slot_address": Out(isa.ADDRESS_BITS),
-            "slot": In(isa.slot_layout(config)),
-            "gather_bank": Out(ceil_log2(config.banks)),
-            "gather_address": Out(address),
-            "gather_data": In(word),
-            "gathering": Out(1),
-            "write_enable": Out(config.k),
-            "write_bank": Out(ceil_log2(config.banks)),
-            "write_address": Out(address),
-            "write_data": Out(word),
-            "wide_enable": Out(1),
-            "wide_address": Out(isa.ADDRESS_BITS),
-            "wide_data": Out(signed(BIAS_BITS)),
-            "completed": Out(1),
-        })
+        sums = data.ArrayLayout(
+            data.ArrayLayout(signed(SUM_BITS), config.pixels), config.rows + config.k
+        )
+        super().__init__(
+            {
+                "job": In(DrainJob(config)),
+                "job_valid": In(1),
+                "sums": In(sums),
+                "slot_address": Out(isa.ADDRESS_BITS),
+                "slot": In(isa.slot_layout(config)),
+                "gather_bank": Out(ceil_log2(config.banks)),
+                "gather_address": Out(address),
+                "gather_data": In(word),
+                "gathering": Out(1),
+                "write_enable": Out(config.k),
+                "write_bank": Out(ceil_log2(config.banks)),
+                "write_address": Out(address),
+                "write_data": Out(word),
+                "wide_enable": Out(1),
+                "wide_address": Out(isa.ADDRESS_BITS),
+                "wide_data": Out(signed(BIAS_BITS)),
+                "completed": Out(1),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -90,8 +93,9 @@ class Drain(Component):
         d = job.execute
         pixel, slot = Signal(range(config.pixels)), Signal(isa.ADDRESS_BITS)
         phase = Signal(range(max(2, config.requant_lanes)))
-        last_phase = phase == Mux(d.wide, config.requant_lanes - 1,
-                                  d.out_planes | (d.residual & d.residual_planes))
+        last_phase = phase == Mux(
+            d.wide, config.requant_lanes - 1, d.out_planes | (d.residual & d.residual_planes)
+        )
         last_slot = slot == d.slots - 1
         turn = Signal(reset_less=True)
         step = active
@@ -115,8 +119,13 @@ class Drain(Component):
 
         # The slot arrives: pick sums, address the residual operands.
         s_done = delay(m, step & (last_phase | d.wide), 1, name="s_done", reset_less=False)
-        s_final = delay(m, step & last_phase & last_slot & (pixel == job.count - 1) & job.final,
-                        1, name="s_final", reset_less=False)
+        s_final = delay(
+            m,
+            step & last_phase & last_slot & (pixel == job.count - 1) & job.final,
+            1,
+            name="s_final",
+            reset_less=False,
+        )
         s_gathers = delay(m, step & d.residual, 1, name="s_gathers", reset_less=False)
         s = delay(m, d, 1, name="s_execute")
         s_phase = delay(m, phase, 1, name="s_phase")
@@ -126,8 +135,12 @@ class Drain(Component):
         record = self.slot
         residual_plane = Mux(s_phase[0] & s.residual_planes, s.residual_plane_pitch, 0)
         m.d.sync += [self.gather_bank.eq(s_bank), self.gathering.eq(s_gathers)]
-        m.d.sync += [self.gather_address[j].eq(s.residual_address + residual_plane + s_word
-                                               + record.columns[j].offset) for j in range(config.k)]
+        m.d.sync += [
+            self.gather_address[j].eq(
+                s.residual_address + residual_plane + s_word + record.columns[j].offset
+            )
+            for j in range(config.k)
+        ]
         lanes, rows = config.requant_lanes, (config.rows + config.k) // config.requant_lanes
         picked = Signal(data.ArrayLayout(signed(SUM_BITS), lanes))
         for q in range(lanes):
@@ -172,44 +185,58 @@ class Drain(Component):
         y_phase = delay(m, s_phase, y_delay, name="y_phase")
         y_bank = delay(m, s_bank, y_delay, name="y_bank")
         y_word = delay(m, s_word, y_delay, name="y_word")
-        y = {name: delay(m, r[name], y_delay - 3, name=f"y_{name}")
-             for name in ("wide", "out_planes", "out_address", "out_plane_pitch")}
+        y = {
+            name: delay(m, r[name], y_delay - 3, name=f"y_{name}")
+            for name in ("wide", "out_planes", "out_address", "out_plane_pitch")
+        }
         # The last nibbles, the low ones of 8 bits, are in memory two cycles and a turn later.
         m.d.comb += self.completed.eq(
-            delay(m, s_final, y_delay + 2 + config.drain_turn, name="y_final", reset_less=False))
+            delay(m, s_final, y_delay + 2 + config.drain_turn, name="y_final", reset_less=False)
+        )
         results = Signal(data.ArrayLayout(unsigned(8), lanes))
         wides = Signal(data.ArrayLayout(signed(BIAS_BITS), lanes))
         m.d.comb += [results[q].eq(lane.y) for q, lane in enumerate(requantisers)]
         m.d.comb += [wides[q].eq(lane.wide) for q, lane in enumerate(requantisers)]
 
-        second = delay(m, y_done & y["out_planes"], config.drain_turn, name="second",
-                       reset_less=False)
+        second = delay(
+            m, y_done & y["out_planes"], config.drain_turn, name="second", reset_less=False
+        )
         second_pitch = delay(m, y["out_plane_pitch"], config.drain_turn, name="second_pitch")
         second_data = Signal(data.ArrayLayout(unsigned(ACT_BITS), config.k))
         enables, second_enable = Signal(config.k), Signal(config.k)
-        m.d.comb += [enables[j].eq(y_columns[j].enable & y_done & ~y["wide"])
-                     for j in range(config.k)]
+        m.d.comb += [
+            enables[j].eq(y_columns[j].enable & y_done & ~y["wide"]) for j in range(config.k)
+        ]
         m.d.sync += [
             self.wide_enable.eq(y_done & y["wide"] & y_columns[y_phase].enable),
-            self.wide_address.eq(y["out_address"] + y_columns[y_phase].offset
-                                 + Cat(y_bank[:ceil_log2(config.banks)], y_word)),
+            self.wide_address.eq(
+                y["out_address"]
+                + y_columns[y_phase].offset
+                + Cat(y_bank[: ceil_log2(config.banks)], y_word)
+            ),
             self.wide_data.eq(wides[y_phase]),
         ]
         with m.If(second):
             m.d.sync += [self.write_data.eq(second_data), self.write_enable.eq(second_enable)]
-            m.d.sync += [self.write_address[j].eq(self.write_address[j] + second_pitch)
-                         for j in range(config.k)]
+            m.d.sync += [
+                self.write_address[j].eq(self.write_address[j] + second_pitch)
+                for j in range(config.k)
+            ]
         with m.Elif(turn):
             m.d.sync += self.write_enable.eq(0)
         with m.Else():
-            m.d.sync += [self.write_enable.eq(enables), second_enable.eq(enables),
-                         self.write_bank.eq(y_bank)]
+            m.d.sync += [
+                self.write_enable.eq(enables),
+                second_enable.eq(enables),
+                self.write_bank.eq(y_bank),
+            ]
             for j in range(config.k):
                 result = Signal(8, name=f"result_{j}")
                 m.d.comb += result.eq(results[y_columns[j].lane])
                 m.d.sync += [
                     self.write_data[j].eq(
-                        Mux(y["out_planes"], result[ACT_BITS:], result[:ACT_BITS])),
+                        Mux(y["out_planes"], result[ACT_BITS:], result[:ACT_BITS])
+                    ),
                     second_data[j].eq(result[:ACT_BITS]),
                     self.write_address[j].eq(y["out_address"] + y_word + y_columns[j].offset),
                 ]

@@ -41,9 +41,15 @@ class Emulator:
 
     def _new_hazards(self, output_size: int) -> Hazards:
         config = self.config
-        return Hazards({"memory": (output_size * 8 // config.bus_bits,),
-                        "act": (config.banks, config.act_depth), "wide": (config.wide_depth,),
-                        "weights": (config.weight_depth,), "slots": (config.slot_depth,)})
+        return Hazards(
+            {
+                "memory": (output_size * 8 // config.bus_bits,),
+                "act": (config.banks, config.act_depth),
+                "wide": (config.wide_depth,),
+                "weights": (config.weight_depth,),
+                "slots": (config.slot_depth,),
+            }
+        )
 
     def run(self, image: bytes, tensor: bytes, output_size: int) -> bytes:
         """Execute ``image`` on the bytes of an input tensor; returns the bytes from OUTPUT_BASE on.
@@ -57,18 +63,22 @@ class Emulator:
         index = 0
         while True:
             at = index * isa.DESCRIPTOR_BYTES
-            word = int.from_bytes(image[at:at + isa.DESCRIPTOR_BYTES], "little")
+            word = int.from_bytes(image[at : at + isa.DESCRIPTOR_BYTES], "little")
             if word & 0xFF not in list(Opcode):
                 raise EmulatorError(f"descriptor {index} has opcode {word & 0xFF}")
             opcode = Opcode(word & 0xFF)
             if opcode is Opcode.END:
                 return bytes(output)
-            layout = (isa.EXECUTE if opcode is Opcode.EXECUTE
-                      else isa.TENSOR if "TENSOR" in opcode.name else isa.TRANSFER)
+            layout = (
+                isa.EXECUTE
+                if opcode is Opcode.EXECUTE
+                else isa.TENSOR
+                if "TENSOR" in opcode.name
+                else isa.TRANSFER
+            )
             fields = isa.unpack(layout, word)
             try:
-                self._hazards.begin(
-                    next(q for q in QUEUES if opcode in QUEUES[q]), index, fields)
+                self._hazards.begin(next(q for q in QUEUES if opcode in QUEUES[q]), index, fields)
                 if opcode is Opcode.EXECUTE:
                     self._execute(fields)
                 else:
@@ -77,14 +87,16 @@ class Emulator:
                 raise EmulatorError(str(error)) from error
             index += 1
 
-    def _transfer(self, opcode: Opcode, f: dict[str, int],
-                  bases: dict[int, bytes | bytearray]) -> None:
+    def _transfer(
+        self, opcode: Opcode, f: dict[str, int], bases: dict[int, bytes | bytearray]
+    ) -> None:
         size = f["beats"] * self.config.bus_bits // 8
         memory, start = bases[f["base"]], f["offset"]
         match opcode:
             case Opcode.LOAD_WEIGHTS:
-                words = self._words_of_ports(memory[start:start + size * self.config.ports],
-                                             self.config.weight_beats)
+                words = self._words_of_ports(
+                    memory[start : start + size * self.config.ports], self.config.weight_beats
+                )
                 at = self._buffer_words("weights", f["destination"], len(words))
                 self._hazards.write("weights", at)
                 self.weights[at] = words
@@ -93,7 +105,7 @@ class Emulator:
             case Opcode.LOAD_TENSOR:
                 if f["base"] == isa.Base.OUTPUT:
                     self._hazards.read("memory", self._bus_words(f))
-                packed = np.frombuffer(memory[start:start + size], np.uint8)
+                packed = np.frombuffer(memory[start : start + size], np.uint8)
                 nibbles = np.stack([packed & 15, packed >> 4], -1)
                 self._hazards.write("act", *self._walk(f))
                 self.act[self._walk(f)] = nibbles.reshape(f["beats"], self.config.k)
@@ -102,17 +114,18 @@ class Emulator:
                 self._hazards.write("memory", self._bus_words(f))
                 nibbles = self.act[self._walk(f)].reshape(-1)
                 packed = (nibbles[0::2] | nibbles[1::2] << 4).astype(np.uint8)
-                memory[start:start + size] = packed.tobytes()
+                memory[start : start + size] = packed.tobytes()
             case Opcode.STORE_WIDE:
                 at = self._buffer_words("wide", f["destination"], size * 8 // WIDE_BITS)
                 self._hazards.read("wide", at)
-                memory[start:start + size] = self.wide[at].astype("<i8").tobytes()
+                memory[start : start + size] = self.wide[at].astype("<i8").tobytes()
 
     def load_slots(self, f: dict[str, int], memory: bytes) -> np.ndarray:
         """What a LOAD_SLOTS does; returns the places that it fills."""
         size = f["beats"] * self.config.bus_bits // 8 * self.config.ports
-        words = self._words_of_ports(memory[f["offset"]:f["offset"] + size],
-                                     isa.slot_beats(self.config))
+        words = self._words_of_ports(
+            memory[f["offset"] : f["offset"] + size], isa.slot_beats(self.config)
+        )
         at = self._buffer_words("slots", f["destination"], len(words))
         for place, word in zip(at.tolist(), words, strict=True):
             self.slots[place] = _unpack_slot(word.tobytes(), self.config)
@@ -121,24 +134,28 @@ class Emulator:
     def _words_of_ports(self, stored: bytes, word_beats: int) -> np.ndarray:
         """Bytes (words, bytes of a word) of what the ports bring one after the other."""
         ports, beat_bytes = self.config.ports, self.config.bus_bits // 8
-        parts = np.frombuffer(stored, np.uint8).reshape(
-            ports, -1, word_beats // ports, beat_bytes)
+        parts = np.frombuffer(stored, np.uint8).reshape(ports, -1, word_beats // ports, beat_bytes)
         return parts.transpose(1, 2, 0, 3).reshape(-1, word_beats * beat_bytes)
 
     def _bus_words(self, f: dict[str, int]) -> np.ndarray:
         return f["offset"] * 8 // self.config.bus_bits + np.arange(f["beats"])
 
     def _buffer_words(self, buffer: str, first: int, count: int) -> np.ndarray:
-        depth = {"weights": self.config.weight_depth, "slots": self.config.slot_depth,
-                 "wide": self.config.wide_depth}[buffer]
+        depth = {
+            "weights": self.config.weight_depth,
+            "slots": self.config.slot_depth,
+            "wide": self.config.wide_depth,
+        }[buffer]
         return (first + np.arange(count)) % depth
 
     def _walk(self, f: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
         """Bank and address of every word of a tensor in memory order."""
-        y, x, group = np.meshgrid(*(np.arange(f[n]) for n in ("height", "width", "groups")),
-                                  indexing="ij")
-        address = (f["address"] + y * f["row_pitch"] + group * f["group_pitch"]
-                   + x // self.config.banks)
+        y, x, group = np.meshgrid(
+            *(np.arange(f[n]) for n in ("height", "width", "groups")), indexing="ij"
+        )
+        address = (
+            f["address"] + y * f["row_pitch"] + group * f["group_pitch"] + x // self.config.banks
+        )
         return x.reshape(-1) % self.config.banks, self._wrap(address).reshape(-1)
 
     def _wrap(self, address: np.ndarray) -> np.ndarray:
@@ -155,14 +172,23 @@ class Emulator:
                 if entry["enable"]:
                     self._drain(f, sums, slot["lanes"][entry["lane"]], entry, column, pixel, bank)
 
-    def _drain(self, f: dict[str, int], sums: np.ndarray, lane: dict, entry: dict, column: int,
-               pixel: np.ndarray, bank: np.ndarray) -> None:
+    def _drain(
+        self,
+        f: dict[str, int],
+        sums: np.ndarray,
+        lane: dict,
+        entry: dict,
+        column: int,
+        pixel: np.ndarray,
+        bank: np.ndarray,
+    ) -> None:
         """Requantise one engine lane over all pixels and write it to its column."""
         acc = sums[..., lane["row"] * self.config.requant_lanes + entry["lane"]]
         constants = (lane["multiplier"], lane["bias"], lane["shift"])
         if f["wide"]:
-            at = (f["out_address"] + entry["offset"] + pixel * self.config.banks + bank) \
-                % self.config.wide_depth
+            at = (
+                f["out_address"] + entry["offset"] + pixel * self.config.banks + bank
+            ) % self.config.wide_depth
             self._hazards.write("wide", at)
             self.wide[at] = numerics.accumulate(acc, *constants)
             return
@@ -171,8 +197,9 @@ class Emulator:
         if f["residual"]:
             residual = self._nibble(f["residual_address"] + place, bank, lane["column"])
             if f["residual_planes"]:
-                low = self._nibble(f["residual_address"] + f["residual_plane_pitch"] + place, bank,
-                                   lane["column"])
+                low = self._nibble(
+                    f["residual_address"] + f["residual_plane_pitch"] + place, bank, lane["column"]
+                )
                 residual = residual << ACT_BITS | low
         y = numerics.requantise(acc, *constants, f["low"], f["high"], residual, f["residual_n"])
         out = f["out_address"] + place
@@ -190,16 +217,23 @@ class Emulator:
     def _words(self, f: dict[str, int], plane: int) -> np.ndarray:
         """Activation words (out_height, out_width, kernel_y, kernel_x, groups, k) of one plane."""
         y = np.arange(f["out_height"])[:, None] * f["stride_y"] + np.arange(f["kernel_y"])
-        x = (np.arange(f["out_width"])[:, None] * f["stride_x"] + np.arange(f["kernel_x"])
-             - f["pad_left"])
+        x = (
+            np.arange(f["out_width"])[:, None] * f["stride_x"]
+            + np.arange(f["kernel_x"])
+            - f["pad_left"]
+        )
         row = f["first_row"] + plane * f["plane_pitch"] + y * f["row_pitch"]
-        address = (row[:, None, :, None, None] + (x // self.config.banks)[None, :, None, :, None]
-                   + np.arange(f["groups"]) * f["group_pitch"])
+        address = (
+            row[:, None, :, None, None]
+            + (x // self.config.banks)[None, :, None, :, None]
+            + np.arange(f["groups"]) * f["group_pitch"]
+        )
         bank = np.broadcast_to((x % self.config.banks)[None, :, None, :, None], address.shape)
         words = self.act[bank, self._wrap(address)]
         inside_y, inside_x = y - f["pad_top"], x
-        inside = (((inside_y >= 0) & (inside_y < f["height"]))[:, None, :, None]
-                  & ((inside_x >= 0) & (inside_x < f["width"]))[None, :, None, :])
+        inside = ((inside_y >= 0) & (inside_y < f["height"]))[:, None, :, None] & (
+            (inside_x >= 0) & (inside_x < f["width"])
+        )[None, :, None, :]
         inside = np.broadcast_to(inside[..., None], address.shape)
         self._hazards.read("act", bank[inside], self._wrap(address[inside]))
         high_plane = f["planes"] and plane == 0
@@ -213,8 +247,13 @@ class Emulator:
         self._hazards.read("weights", at)
         values = unpack_weights(self.weights[at].tobytes(), self.config)
         flat = values.transpose(1, 0, 2).reshape(self.config.rows, -1)
-        total = np.array([placed.engine.offset(flat[lane], f["planes"] + 1)
-                          for placed in row_engines(self.config) for lane in placed.lanes])
+        total = np.array(
+            [
+                placed.engine.offset(flat[lane], f["planes"] + 1)
+                for placed in row_engines(self.config)
+                for lane in placed.lanes
+            ]
+        )
         for plane in range(f["planes"] + 1):
             words = self._words(f, plane).reshape(f["out_height"], f["out_width"], -1)
             weight = 1 << ACT_BITS if f["planes"] and plane == 0 else 1
@@ -241,8 +280,10 @@ def _unpack_slot(stored: bytes, config: AccelConfig) -> dict:
     for name in ("lanes", "columns"):
         array = layout[name]
         entry = array.shape.elem_shape
-        slot[name] = [isa.unpack(entry, word >> array.offset + i * entry.size)
-                      for i in range(array.shape.length)]
+        slot[name] = [
+            isa.unpack(entry, word >> array.offset + i * entry.size)
+            for i in range(array.shape.length)
+        ]
     for lane in slot["lanes"]:
         lane["bias"] -= (lane["bias"] >> BIAS_BITS - 1) << BIAS_BITS
     return slot

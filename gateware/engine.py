@@ -48,24 +48,31 @@ class TileEngine(Component):
         word = data.ArrayLayout(unsigned(ACT_BITS), config.k)
         address = unsigned(ceil_log2(config.act_depth))
         bank = ceil_log2(config.banks)
-        super().__init__({
-            "execute": In(stream.Signature(isa.EXECUTE)), "completed": Out(1),
-            "issued": Out(1), "stalled": Out(1),
-            "read_address": Out(data.ArrayLayout(address, config.banks)),
-            "read_data": In(data.ArrayLayout(word, config.banks)),
-            "gather_bank": Out(bank),
-            "gather_address": Out(data.ArrayLayout(address, config.k)),
-            "gather_data": In(word),
-            "gathering": Out(1),
-            "write_enable": Out(config.k),
-            "write_bank": Out(bank),
-            "write_address": Out(data.ArrayLayout(address, config.k)),
-            "write_data": Out(word),
-            "weight_address": Out(isa.ADDRESS_BITS), "weights": In(config.weight_bits),
-            "slot_address": Out(isa.ADDRESS_BITS), "slot": In(isa.slot_layout(config)),
-            "wide_enable": Out(1), "wide_address": Out(isa.ADDRESS_BITS),
-            "wide_data": Out(signed(BIAS_BITS)),
-        })
+        super().__init__(
+            {
+                "execute": In(stream.Signature(isa.EXECUTE)),
+                "completed": Out(1),
+                "issued": Out(1),
+                "stalled": Out(1),
+                "read_address": Out(data.ArrayLayout(address, config.banks)),
+                "read_data": In(data.ArrayLayout(word, config.banks)),
+                "gather_bank": Out(bank),
+                "gather_address": Out(data.ArrayLayout(address, config.k)),
+                "gather_data": In(word),
+                "gathering": Out(1),
+                "write_enable": Out(config.k),
+                "write_bank": Out(bank),
+                "write_address": Out(data.ArrayLayout(address, config.k)),
+                "write_data": Out(word),
+                "weight_address": Out(isa.ADDRESS_BITS),
+                "weights": In(config.weight_bits),
+                "slot_address": Out(isa.ADDRESS_BITS),
+                "slot": In(isa.slot_layout(config)),
+                "wide_enable": Out(1),
+                "wide_address": Out(isa.ADDRESS_BITS),
+                "wide_data": Out(signed(BIAS_BITS)),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -77,9 +84,20 @@ class TileEngine(Component):
 
         for name in ("read_address", "weight_address"):
             m.d.comb += getattr(self, name).eq(getattr(window, name))
-        for name in ("gather_bank", "gather_address", "gathering", "completed", "write_enable",
-                     "write_bank", "write_address", "write_data", "slot_address", "wide_enable",
-                     "wide_address", "wide_data"):
+        for name in (
+            "gather_bank",
+            "gather_address",
+            "gathering",
+            "completed",
+            "write_enable",
+            "write_bank",
+            "write_address",
+            "write_data",
+            "slot_address",
+            "wide_enable",
+            "wide_address",
+            "wide_data",
+        ):
             m.d.comb += getattr(self, name).eq(getattr(drain, name))
         # A new descriptor is taken in one cycle and the loop started in the next.
         current, begun = Signal(isa.EXECUTE), Signal()
@@ -94,8 +112,13 @@ class TileEngine(Component):
             array.act.eq(window.act),
             array.control.eq(window.control),
             array.weights.eq(delay(m, self.weights, 1, name="weights")),
-            array.pool_mode.eq(Mux(delay(m, current.pool_sum, window.latency, name="pool_sum"),
-                                   PoolMode.SUM, PoolMode.MAX)),
+            array.pool_mode.eq(
+                Mux(
+                    delay(m, current.pool_sum, window.latency, name="pool_sum"),
+                    PoolMode.SUM,
+                    PoolMode.MAX,
+                )
+            ),
             drain.sums.eq(array.sums),
             drain.gather_data.eq(self.gather_data),
             drain.slot.eq(self.slot),
@@ -108,7 +131,8 @@ class TileEngine(Component):
         m.d.comb += [
             drain.job.eq(delay(m, loop.job, sums_after - 2, name="job")),
             drain.job_valid.eq(
-                delay(m, loop.job_valid, sums_after - 2, name="job_valid", reset_less=False)),
+                delay(m, loop.job_valid, sums_after - 2, name="job_valid", reset_less=False)
+            ),
         ]
 
         m.d.sync += begun.eq(self.execute.valid & self.execute.ready)

@@ -33,8 +33,12 @@ class Usage:
     bram36: float = 0
 
     def __add__(self, other: "Usage") -> "Usage":
-        return Usage(self.lut + other.lut, self.ff + other.ff, self.dsp48e1 + other.dsp48e1,
-                     self.bram36 + other.bram36)
+        return Usage(
+            self.lut + other.lut,
+            self.ff + other.ff,
+            self.dsp48e1 + other.dsp48e1,
+            self.bram36 + other.bram36,
+        )
 
     def __mul__(self, count: int) -> "Usage":
         return Usage(self.lut * count, self.ff * count, self.dsp48e1 * count, self.bram36 * count)
@@ -50,7 +54,7 @@ def cycles(program: Program, beats_per_cycle: float | None = None) -> dict[str, 
     timeline = Timeline(program.config, program.image, beats_per_cycle)
     result, before = {}, 0
     for segment in program.segments:
-        end = max(span.end for span in timeline.spans[segment.first:segment.last])
+        end = max(span.end for span in timeline.spans[segment.first : segment.last])
         result[segment.layer] = result.get(segment.layer, 0) + max(0, end - before)
         before = max(before, end)
     result[program.segments[-1].layer] += timeline.cycles - before
@@ -90,14 +94,22 @@ def parts(config: AccelConfig) -> dict[str, Usage]:
 
 
 @functools.cache
-def _array(lanes: tuple[int, int, int], pixels: int, bus_bits: int,
-           fixed4_style: Fixed4Style) -> Usage:
+def _array(
+    lanes: tuple[int, int, int], pixels: int, bus_bits: int, fixed4_style: Fixed4Style
+) -> Usage:
     """Cached, because a search asks for the same array with many buffers."""
     depth = 1 << (sum(lanes) - 1).bit_length()
-    found = GemmArray.resources(AccelConfig(
-        **dict(zip(("pot4_rows", "fixed4_rows", "fixed8_rows"), lanes, strict=True)),
-        pixels=pixels, bus_bits=bus_bits, fixed4_style=fixed4_style, requant_lanes=1,
-        slot_depth=depth, wide_depth=depth))
+    found = GemmArray.resources(
+        AccelConfig(
+            **dict(zip(("pot4_rows", "fixed4_rows", "fixed8_rows"), lanes, strict=True)),
+            pixels=pixels,
+            bus_bits=bus_bits,
+            fixed4_style=fixed4_style,
+            requant_lanes=1,
+            slot_depth=depth,
+            wide_depth=depth,
+        )
+    )
     return Usage(found.lut, found.ff, found.dsp48e1)
 
 
@@ -112,18 +124,22 @@ def _drain(config: AccelConfig) -> Usage:
     requant = RequantLane.resources()
     ways = (config.rows + k) // lanes * config.pixels
     slot_bits = isa.slot_layout(config).size
-    waiting = 3 * (MULTIPLIER_BITS + BIAS_BITS + SHIFT_MAX.bit_length())    # for the lane's sum
+    waiting = 3 * (MULTIPLIER_BITS + BIAS_BITS + SHIFT_MAX.bit_length())  # for the lane's sum
     return Usage(
-        lut=round(lanes * (requant.lut + SUM_BITS * _choice(ways)) + k * (lanes * 3 + 40)
-                  + slot_bits),
-        ff=lanes * (requant.ff + waiting) + slot_bits + 600, dsp48e1=lanes * requant.dsp48e1)
+        lut=round(
+            lanes * (requant.lut + SUM_BITS * _choice(ways)) + k * (lanes * 3 + 40) + slot_bits
+        ),
+        ff=lanes * (requant.ff + waiting) + slot_bits + 600,
+        dsp48e1=lanes * requant.dsp48e1,
+    )
 
 
 def _window(config: AccelConfig) -> Usage:
     """Every bit of a word is chosen from all banks; the addresses of the banks."""
     bits = config.pixels * config.k * ACT_BITS
-    return Usage(lut=round(bits * _choice(config.banks)) + 40 * config.pixels,
-                 ff=bits + 24 * config.banks)
+    return Usage(
+        lut=round(bits * _choice(config.banks)) + 40 * config.pixels, ff=bits + 24 * config.banks
+    )
 
 
 def _act_buffer(config: AccelConfig) -> Usage:
@@ -134,7 +150,8 @@ def _act_buffer(config: AccelConfig) -> Usage:
         lut=columns * (address + ACT_BITS + 1) + config.banks * (config.k * ACT_BITS // 4 + 10),
         ff=ceil_log2(config.banks),
         # A RAMB18E1 of four bits has 4096 words.
-        bram36=columns * config.act_copies * math.ceil(config.act_depth / 4096) / 2)
+        bram36=columns * config.act_copies * math.ceil(config.act_depth / 4096) / 2,
+    )
 
 
 def _beat_buffer(config: AccelConfig, beats: int, depth: int) -> Usage:
@@ -142,8 +159,11 @@ def _beat_buffer(config: AccelConfig, beats: int, depth: int) -> Usage:
     ones; of others, blocks of 512 words are chosen from, bit by bit."""
     blocks = math.ceil(depth / 512)
     choice = 0 if blocks & blocks - 1 == 0 else 1.1 * (blocks - 2) * config.weight_bits
-    return Usage(lut=36 * config.ports + round(choice), ff=15 * config.ports,
-                 bram36=beats * blocks * config.bus_bits / 64)
+    return Usage(
+        lut=36 * config.ports + round(choice),
+        ff=15 * config.ports,
+        bram36=beats * blocks * config.bus_bits / 64,
+    )
 
 
 def _slot_buffer(config: AccelConfig) -> Usage:
@@ -151,8 +171,9 @@ def _slot_buffer(config: AccelConfig) -> Usage:
     beats, deep = isa.slot_beats(config), math.ceil(config.slot_depth / 64)
     memories = beats * math.ceil(config.bus_bits / 3) * deep
     choice = beats * config.bus_bits * math.ceil(deep / 4) if deep > 1 else 0
-    return Usage(lut=4 * memories + choice + 26 * config.ports,
-                 ff=beats * config.bus_bits + 9 * config.ports)
+    return Usage(
+        lut=4 * memories + choice + 26 * config.ports, ff=beats * config.bus_bits + 9 * config.ports
+    )
 
 
 def _wide_buffer(config: AccelConfig) -> Usage:
@@ -168,5 +189,6 @@ def _wide_buffer(config: AccelConfig) -> Usage:
 def _loader(config: AccelConfig) -> Usage:
     """Its queues are of LUTs; the first port also walks tensors. The address of the fourth port's
     part is a product."""
-    return (Usage(lut=509, ff=273, dsp48e1=config.ports // 4)
-            + Usage(lut=134, ff=44) * (config.ports - 1))
+    return Usage(lut=509, ff=273, dsp48e1=config.ports // 4) + Usage(lut=134, ff=44) * (
+        config.ports - 1
+    )

@@ -38,13 +38,15 @@ class ReadShare(Component):
     def __init__(self, data_bits: int, depth: int = 8) -> None:
         self._depth = depth
         command, beats = stream.Signature(command_layout()), stream.Signature(unsigned(data_bits))
-        super().__init__({
-            "commands": In(command).array(2),
-            "data": Out(beats).array(2),
-            "command": Out(command),
-            "beats": In(beats),
-            "owner": Out(1),
-        })
+        super().__init__(
+            {
+                "commands": In(command).array(2),
+                "data": Out(beats).array(2),
+                "command": Out(command),
+                "beats": In(beats),
+                "owner": Out(1),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -59,16 +61,17 @@ class ReadShare(Component):
         m.d.comb += [
             self.command.valid.eq(offered & order.w_rdy),
             self.command.payload.eq(
-                Mux(choice, self.commands[1].payload.as_value(),
-                    self.commands[0].payload.as_value())),
+                Mux(
+                    choice, self.commands[1].payload.as_value(), self.commands[0].payload.as_value()
+                )
+            ),
             beats.eq(self.command.p.beats),
             order.w_data.eq(Cat(choice, beats)),
             order.w_en.eq(taken & (beats != 0)),
         ]
         m.d.sync += [chosen.eq(choice), waiting.eq(offered & ~taken)]
         for index, command in enumerate(self.commands):
-            m.d.comb += command.ready.eq(
-                (choice == index) & order.w_rdy & self.command.ready)
+            m.d.comb += command.ready.eq((choice == index) & order.w_rdy & self.command.ready)
 
         position = Signal(BEATS_BITS)
         ready = Mux(self.owner, self.data[1].ready, self.data[0].ready)
@@ -111,12 +114,16 @@ class Fetcher(Component):
 
     def __init__(self, config: AccelConfig) -> None:
         self._config = config
-        super().__init__({
-            "start": In(1), "halt": In(1), "address": In(32),
-            "command": Out(stream.Signature(command_layout())),
-            "beats": In(stream.Signature(unsigned(config.bus_bits))),
-            "descriptor": Out(stream.Signature(unsigned(isa.DESCRIPTOR_BITS))),
-        })
+        super().__init__(
+            {
+                "start": In(1),
+                "halt": In(1),
+                "address": In(32),
+                "command": Out(stream.Signature(command_layout())),
+                "beats": In(stream.Signature(unsigned(config.bus_bits))),
+                "descriptor": Out(stream.Signature(unsigned(isa.DESCRIPTOR_BITS))),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -133,7 +140,7 @@ class Fetcher(Component):
         ]
 
         running, address = Signal(), Signal(32)
-        room = Signal(range(depth + 1), init=depth)     # beats that are neither here nor on order
+        room = Signal(range(depth + 1), init=depth)  # beats that are neither here nor on order
         taken = Signal()
         m.d.comb += [
             self.command.valid.eq(running & (room >= group)),

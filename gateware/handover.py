@@ -17,8 +17,8 @@ from quant.intgraph import IntGraph
 
 ACCELERATOR = "accelerator.json"
 GOLDEN = "golden.npz"
-GOLDEN_IMAGES = 8           #: images shipped with a program
-GOLDEN_SEED = 1             #: of random images, where there are no real ones
+GOLDEN_IMAGES = 8  #: images shipped with a program
+GOLDEN_SEED = 1  #: of random images, where there are no real ones
 
 
 def write_accelerator(

@@ -28,8 +28,12 @@ class Hazards:
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._written, self._read = (
-            {buffer: {queue: np.zeros(shape, np.int64) for queue in QUEUES}
-             for buffer, shape in shapes.items()} for _ in range(2))
+            {
+                buffer: {queue: np.zeros(shape, np.int64) for queue in QUEUES}
+                for buffer, shape in shapes.items()
+            }
+            for _ in range(2)
+        )
         self._clocks = {queue: [dict.fromkeys(QUEUES, 0)] for queue in QUEUES}
         self._queue, self._index = "loads", 0
 
@@ -42,8 +46,10 @@ class Hazards:
             count = len(self._clocks[other]) - 1
             behind = (count - fields[f"wait_{other}"]) % (1 << COUNT_BITS)
             if behind >= 1 << COUNT_BITS - 1:
-                raise HazardError(f"descriptor {index} waits for {fields[f'wait_{other}']} "
-                                  f"{other}, before it there are {count}")
+                raise HazardError(
+                    f"descriptor {index} waits for {fields[f'wait_{other}']} "
+                    f"{other}, before it there are {count}"
+                )
             seen = count - behind
             for name, known in self._clocks[other][max(seen, 0)].items():
                 clock[name] = max(clock[name], known)
@@ -61,12 +67,19 @@ class Hazards:
         self._check("writes", self._read, buffer, where)
         self._written[buffer][self._queue][where] = len(self._clocks[self._queue]) - 1
 
-    def _check(self, does: str, past: dict[str, dict[str, np.ndarray]], buffer: str,
-               where: tuple[np.ndarray, ...], *, also_executes: bool = False) -> None:
+    def _check(
+        self,
+        does: str,
+        past: dict[str, dict[str, np.ndarray]],
+        buffer: str,
+        where: tuple[np.ndarray, ...],
+        *,
+        also_executes: bool = False,
+    ) -> None:
         clock = self._clocks[self._queue][-1]
         for other, users in past[buffer].items():
             if other == self._queue and not (other == "executes" and also_executes):
-                continue    # in order
+                continue  # in order
             found = users[where]
             if other == self._queue:
                 # A result may lie over its residual operand, which is read before.
@@ -76,4 +89,5 @@ class Hazards:
                 place = [int(np.broadcast_to(axis, found.shape).flat[at]) for axis in where]
                 raise HazardError(
                     f"descriptor {self._index} {does} word {place} of buffer {buffer}, which "
-                    f"number {int(found.flat[at])} of the {other} uses, without waiting for it")
+                    f"number {int(found.flat[at])} of the {other} uses, without waiting for it"
+                )

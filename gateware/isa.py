@@ -20,27 +20,27 @@ from amaranth.utils import ceil_log2
 from gateware.config import AccelConfig
 from quant import numerics
 
-VERSION = 2          #: changes when a program means something else
+VERSION = 2  #: changes when a program means something else
 DESCRIPTOR_BITS = 512
 DESCRIPTOR_BYTES = DESCRIPTOR_BITS // 8
-ADDRESS_BITS = 16    #: of the activation, weight and slot buffers
-SIZE_BITS = 10       #: of heights and widths
-BEATS_BITS = 20      #: of transfer lengths
-COUNT_BITS = 16      #: of waits; counts are compared modulo 2^16, less than half of it apart
-FETCH_GROUP = 4      #: descriptors that are fetched together
-FETCH_AHEAD = 16     #: descriptors that may be fetched beyond END, and are then ignored
+ADDRESS_BITS = 16  #: of the activation, weight and slot buffers
+SIZE_BITS = 10  #: of heights and widths
+BEATS_BITS = 20  #: of transfer lengths
+COUNT_BITS = 16  #: of waits; counts are compared modulo 2^16, less than half of it apart
+FETCH_GROUP = 4  #: descriptors that are fetched together
+FETCH_AHEAD = 16  #: descriptors that may be fetched beyond END, and are then ignored
 
 
 class Opcode(enum.IntEnum):
     """What a descriptor does."""
 
-    END = 1            #: when all before is complete, finish the run and raise the interrupt
-    LOAD_WEIGHTS = 2   #: memory -> weight buffer
-    LOAD_SLOTS = 3     #: memory -> slot buffer
-    LOAD_TENSOR = 4    #: memory -> activation buffer
-    STORE_TENSOR = 5   #: activation buffer -> memory
-    STORE_WIDE = 6     #: wide results -> memory, one 64-bit integer each
-    EXECUTE = 7        #: one row tile over all output pixels
+    END = 1  #: when all before is complete, finish the run and raise the interrupt
+    LOAD_WEIGHTS = 2  #: memory -> weight buffer
+    LOAD_SLOTS = 3  #: memory -> slot buffer
+    LOAD_TENSOR = 4  #: memory -> activation buffer
+    STORE_TENSOR = 5  #: activation buffer -> memory
+    STORE_WIDE = 6  #: wide results -> memory, one 64-bit integer each
+    EXECUTE = 7  #: one row tile over all output pixels
 
 
 #: The queues, and what goes to each.
@@ -62,16 +62,16 @@ class Base(enum.IntEnum):
 #: What every descriptor begins with.
 _HEADER = {
     "opcode": 8,
-    "wait_loads": COUNT_BITS,     #: LOAD_* descriptors that must be complete
+    "wait_loads": COUNT_BITS,  #: LOAD_* descriptors that must be complete
     "wait_executes": COUNT_BITS,  #: EXECUTE descriptors, every result of theirs written
-    "wait_stores": COUNT_BITS,    #: STORE_* descriptors, answered by the memory
+    "wait_stores": COUNT_BITS,  #: STORE_* descriptors, answered by the memory
 }
 
 _TRANSFER = {
     **_HEADER,
-    "base": 8,                    #: a Base
-    "offset": 32,                 #: bytes from the base register, a multiple of the bus width
-    "beats": BEATS_BITS,          #: bus beats to move
+    "base": 8,  #: a Base
+    "offset": 32,  #: bytes from the base register, a multiple of the bus width
+    "beats": BEATS_BITS,  #: bus beats to move
 }
 
 #: LOAD_WEIGHTS, LOAD_SLOTS: ``beats`` of every port into whole buffer words from word
@@ -81,56 +81,60 @@ _TRANSFER = {
 TRANSFER = data.StructLayout({**_TRANSFER, "destination": ADDRESS_BITS})
 
 #: LOAD_TENSOR, STORE_TENSOR: memory order is y, x, group (channels last, hi plane first).
-TENSOR = data.StructLayout({
-    **_TRANSFER,
-    "address": ADDRESS_BITS,      #: of group 0, row 0
-    "height": SIZE_BITS,
-    "width": SIZE_BITS,
-    "groups": 8,                  #: words per pixel, all planes together
-    "group_pitch": ADDRESS_BITS,  #: words from one group to the next, height * row_pitch
-    "row_pitch": ADDRESS_BITS,    #: words from one row to the next
-})
+TENSOR = data.StructLayout(
+    {
+        **_TRANSFER,
+        "address": ADDRESS_BITS,  #: of group 0, row 0
+        "height": SIZE_BITS,
+        "width": SIZE_BITS,
+        "groups": 8,  #: words per pixel, all planes together
+        "group_pitch": ADDRESS_BITS,  #: words from one group to the next, height * row_pitch
+        "row_pitch": ADDRESS_BITS,  #: words from one row to the next
+    }
+)
 
 #: EXECUTE: for each output row, each ``pixels`` output columns: for plane, ky, kx, group: one word.
-EXECUTE = data.StructLayout({
-    **_HEADER,
-    "pool": 1,                    #: the pool engine's lanes are drained, not the rows'
-    "pool_sum": 1,                #: pool by sum instead of maximum
-    "wide": 1,                    #: results go to the wide buffer as t
-    "out_planes": 1,              #: output planes - 1: 0 for a 4-bit tensor, 1 for 8 bits
-    "residual": 1,                #: add a residual operand
-    "residual_planes": 1,         #: residual planes - 1
-    "planes": 1,                  #: input planes - 1
-    "reserved": 1,
-    "first_row": ADDRESS_BITS,    #: input address of group 0, row -pad_top
-    "height": SIZE_BITS,
-    "width": SIZE_BITS,
-    "groups": 8,                  #: input words per pixel and plane
-    "group_pitch": ADDRESS_BITS,
-    "row_pitch": ADDRESS_BITS,
-    "row_step": ADDRESS_BITS,     #: row_pitch * stride_y
-    "plane_pitch": ADDRESS_BITS,  #: words from the hi plane to the lo plane
-    "kernel_y": 8,
-    "kernel_x": 8,
-    "stride_y": 4,
-    "stride_x": 4,
-    "pad_top": 5,
-    "pad_left": 5,
-    "pad_value": 8,               #: code outside the image, hi nibble for the hi plane
-    "out_height": SIZE_BITS,
-    "out_width": SIZE_BITS,
-    "out_address": ADDRESS_BITS,
-    "out_row_pitch": ADDRESS_BITS,
-    "out_plane_pitch": ADDRESS_BITS,
-    "residual_address": ADDRESS_BITS,
-    "residual_plane_pitch": ADDRESS_BITS,
-    "residual_n": numerics.RESIDUAL_BITS,
-    "low": 8,
-    "high": 8,
-    "weight_address": ADDRESS_BITS,
-    "slot_address": ADDRESS_BITS,
-    "slots": ADDRESS_BITS,
-})
+EXECUTE = data.StructLayout(
+    {
+        **_HEADER,
+        "pool": 1,  #: the pool engine's lanes are drained, not the rows'
+        "pool_sum": 1,  #: pool by sum instead of maximum
+        "wide": 1,  #: results go to the wide buffer as t
+        "out_planes": 1,  #: output planes - 1: 0 for a 4-bit tensor, 1 for 8 bits
+        "residual": 1,  #: add a residual operand
+        "residual_planes": 1,  #: residual planes - 1
+        "planes": 1,  #: input planes - 1
+        "reserved": 1,
+        "first_row": ADDRESS_BITS,  #: input address of group 0, row -pad_top
+        "height": SIZE_BITS,
+        "width": SIZE_BITS,
+        "groups": 8,  #: input words per pixel and plane
+        "group_pitch": ADDRESS_BITS,
+        "row_pitch": ADDRESS_BITS,
+        "row_step": ADDRESS_BITS,  #: row_pitch * stride_y
+        "plane_pitch": ADDRESS_BITS,  #: words from the hi plane to the lo plane
+        "kernel_y": 8,
+        "kernel_x": 8,
+        "stride_y": 4,
+        "stride_x": 4,
+        "pad_top": 5,
+        "pad_left": 5,
+        "pad_value": 8,  #: code outside the image, hi nibble for the hi plane
+        "out_height": SIZE_BITS,
+        "out_width": SIZE_BITS,
+        "out_address": ADDRESS_BITS,
+        "out_row_pitch": ADDRESS_BITS,
+        "out_plane_pitch": ADDRESS_BITS,
+        "residual_address": ADDRESS_BITS,
+        "residual_plane_pitch": ADDRESS_BITS,
+        "residual_n": numerics.RESIDUAL_BITS,
+        "low": 8,
+        "high": 8,
+        "weight_address": ADDRESS_BITS,
+        "slot_address": ADDRESS_BITS,
+        "slots": ADDRESS_BITS,
+    }
+)
 
 
 @functools.cache
@@ -144,32 +148,43 @@ def slot_layout(config: AccelConfig) -> data.StructLayout:
     number (its word, then its bank), from the one at ``out_address``.
     """
     lanes, k = config.requant_lanes, config.k
-    lane = data.StructLayout({
-        "row": ceil_log2((config.rows + k) // lanes),
-        "column": ceil_log2(k),
-        "multiplier": numerics.MULTIPLIER_BITS,
-        "bias": numerics.BIAS_BITS,
-        "shift": unsigned(numerics.SHIFT_MAX.bit_length()),
-    })
-    column = data.StructLayout({
-        "enable": 1,
-        "lane": ceil_log2(lanes),
-        "offset": ADDRESS_BITS,
-    })
-    return data.StructLayout({
-        "lanes": data.ArrayLayout(lane, lanes),
-        "columns": data.ArrayLayout(column, k),
-    })
+    lane = data.StructLayout(
+        {
+            "row": ceil_log2((config.rows + k) // lanes),
+            "column": ceil_log2(k),
+            "multiplier": numerics.MULTIPLIER_BITS,
+            "bias": numerics.BIAS_BITS,
+            "shift": unsigned(numerics.SHIFT_MAX.bit_length()),
+        }
+    )
+    column = data.StructLayout(
+        {
+            "enable": 1,
+            "lane": ceil_log2(lanes),
+            "offset": ADDRESS_BITS,
+        }
+    )
+    return data.StructLayout(
+        {
+            "lanes": data.ArrayLayout(lane, lanes),
+            "columns": data.ArrayLayout(column, k),
+        }
+    )
 
 
 @functools.cache
 def _places(config: AccelConfig) -> dict[str, dict[str, tuple[int, int, int]]]:
     """Offset and width of each field of a slot's first lane and column, and the way to the next."""
     layout = slot_layout(config)
-    return {part: {name: (layout[part].offset + field.offset, field.width, element.size)
-                   for name, field in element}
-            for part, element in ((part, layout[part].shape.elem_shape)
-                                  for part in ("lanes", "columns"))}
+    return {
+        part: {
+            name: (layout[part].offset + field.offset, field.width, element.size)
+            for name, field in element
+        }
+        for part, element in (
+            (part, layout[part].shape.elem_shape) for part in ("lanes", "columns")
+        )
+    }
 
 
 def slot_bits(config: AccelConfig, **parts: Sequence[Mapping[str, int]]) -> int:
@@ -200,8 +215,9 @@ def pack(layout: data.StructLayout, **fields: int) -> int:
         raise ValueError(f"descriptor fields {sorted(missing)} are missing or unknown")
     for name, field in layout:
         if not 0 <= fields[name] < 1 << field.width:
-            raise ValueError(f"descriptor field {name} = {fields[name]} does not fit "
-                             f"{field.width} bits")
+            raise ValueError(
+                f"descriptor field {name} = {fields[name]} does not fit {field.width} bits"
+            )
     return layout.const({name: int(value) for name, value in fields.items()}).as_value().value
 
 

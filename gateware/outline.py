@@ -26,8 +26,8 @@ from quant.intgraph import (
 from quant.numerics import ACT_BITS, IMAGE_SCALE, SHIFT_MIN, Scheme, act_max, encode_mean
 from quant.ratio import Ratio
 
-SEED = 1                    #: of the order of a layer's schemes
-_SIGNED = 128               #: zero point of a shortcut's 8-bit result, which may be negative
+SEED = 1  #: of the order of a layer's schemes
+_SIGNED = 128  #: zero point of a shortcut's 8-bit result, which may be negative
 
 
 def outline(graph: IntGraph, ratio: Ratio, tile_rows: int) -> IntGraph:
@@ -41,8 +41,10 @@ def outline(graph: IntGraph, ratio: Ratio, tile_rows: int) -> IntGraph:
         rows = len(layer.scheme)
         counts = ratio.rows(rows, tile_rows)
         layers[name] = dataclasses.replace(
-            layer, values=np.zeros_like(layer.values),
-            scheme=rng.permutation(np.repeat(np.arange(len(Scheme)), counts)))
+            layer,
+            values=np.zeros_like(layer.values),
+            scheme=rng.permutation(np.repeat(np.arange(len(Scheme)), counts)),
+        )
     header = graph.header.model_copy(update={"ratio": str(ratio), "tile_rows": tile_rows})
     return IntGraph(header, layers)
 
@@ -55,37 +57,71 @@ class _Builder:
         self.nodes: list[Node] = []
         self.layers: dict[str, LayerArrays] = {}
 
-    def tensor(self, name: str, shape: tuple[int, int, int], like: TensorSpec | None = None,
-               **fields: object) -> str:
+    def tensor(
+        self,
+        name: str,
+        shape: tuple[int, int, int],
+        like: TensorSpec | None = None,
+        **fields: object,
+    ) -> str:
         kept = {} if like is None else {"bits": like.bits, "scale": like.scale}
         self.tensors[name] = TensorSpec(
-            name=name, shape=shape, **{"bits": ACT_BITS, "scale": 1.0} | kept | fields)
+            name=name, shape=shape, **{"bits": ACT_BITS, "scale": 1.0} | kept | fields
+        )
         return name
 
     def _weights(self, name: str, shape: tuple[int, ...]) -> None:
         rows = shape[0]
         self.layers[name] = LayerArrays(
-            np.zeros(shape, np.int64), np.zeros(rows, np.uint8),
-            *(np.full(rows, value) for value in (1 << SHIFT_MIN, 0, SHIFT_MIN)))
+            np.zeros(shape, np.int64),
+            np.zeros(rows, np.uint8),
+            *(np.full(rows, value) for value in (1 << SHIFT_MIN, 0, SHIFT_MIN)),
+        )
 
-    def conv(self, name: str, source: str, target: str, rows: int, kernel: int, stride: int, *,
-             residual: str | None = None, bits: int = ACT_BITS, zero_point: int = 0) -> str:
+    def conv(
+        self,
+        name: str,
+        source: str,
+        target: str,
+        rows: int,
+        kernel: int,
+        stride: int,
+        *,
+        residual: str | None = None,
+        bits: int = ACT_BITS,
+        zero_point: int = 0,
+    ) -> str:
         """A convolution whose padding keeps the size at stride 1."""
         channels, height, width = self.tensors[source].shape
         self._weights(name, (rows, channels, kernel, kernel))
-        self.nodes.append(Conv(
-            name=name, input=source, output=target, kernel=(kernel, kernel),
-            stride=(stride, stride), padding=(kernel // 2,) * 4, high=act_max(bits),
-            residual=residual and Residual(tensor=residual, n=1)))
-        return self.tensor(target, (rows, -(-height // stride), -(-width // stride)), bits=bits,
-                           zero_point=zero_point)
+        self.nodes.append(
+            Conv(
+                name=name,
+                input=source,
+                output=target,
+                kernel=(kernel, kernel),
+                stride=(stride, stride),
+                padding=(kernel // 2,) * 4,
+                high=act_max(bits),
+                residual=residual and Residual(tensor=residual, n=1),
+            )
+        )
+        return self.tensor(
+            target,
+            (rows, -(-height // stride), -(-width // stride)),
+            bits=bits,
+            zero_point=zero_point,
+        )
 
     def max_pool(self, name: str, source: str) -> str:
         """3x3, stride 2, padding 1."""
         spec = self.tensors[source]
         channels, height, width = spec.shape
-        self.nodes.append(MaxPool(name=name, input=source, output=name, kernel=(3, 3),
-                                  stride=(2, 2), padding=(1,) * 4))
+        self.nodes.append(
+            MaxPool(
+                name=name, input=source, output=name, kernel=(3, 3), stride=(2, 2), padding=(1,) * 4
+            )
+        )
         return self.tensor(name, (channels, -(-height // 2), -(-width // 2)), spec)
 
     def classifier(self, source: str, classes: int) -> str:
@@ -93,15 +129,25 @@ class _Builder:
         spec = self.tensors[source]
         area = spec.shape[1] * spec.shape[2]
         multiplier, bias, shift = encode_mean(8, area)
-        self.nodes.append(AvgPool(name="avgpool", input=source, output="avgpool",
-                                  kernel=spec.shape[1:], stride=spec.shape[1:],
-                                  multiplier=multiplier, bias=bias, shift=shift, high=120))
+        self.nodes.append(
+            AvgPool(
+                name="avgpool",
+                input=source,
+                output="avgpool",
+                kernel=spec.shape[1:],
+                stride=spec.shape[1:],
+                multiplier=multiplier,
+                bias=bias,
+                shift=shift,
+                high=120,
+            )
+        )
         average = self.tensors[self.tensor("avgpool", (spec.shape[0], 1, 1), bits=8)]
         self.nodes.append(Flatten(name="flatten", input="avgpool", output="flatten"))
         self.tensor("flatten", average.shape, average)
         self._weights("fc", (classes, spec.shape[0]))
         self.nodes.append(Linear(name="fc", input="flatten", output="logits", wide=True))
-        return self.tensor("logits", (classes, 1, 1), bits=8, scale=2.0 ** -SHIFT_MIN)
+        return self.tensor("logits", (classes, 1, 1), bits=8, scale=2.0**-SHIFT_MIN)
 
 
 def resnet18(size: int = 224, classes: int = 1000) -> IntGraph:
@@ -114,13 +160,30 @@ def resnet18(size: int = 224, classes: int = 1000) -> IntGraph:
             name, rows = f"layer{stage + 1}.{block}", 64 << stage
             stride, shortcut = 2 if stage and not block else 1, x
             if stride == 2:
-                shortcut = build.conv(f"{name}.downsample.0", x, f"{name}.downsample.1_quant", rows,
-                                      1, 2, bits=8, zero_point=_SIGNED)
+                shortcut = build.conv(
+                    f"{name}.downsample.0",
+                    x,
+                    f"{name}.downsample.1_quant",
+                    rows,
+                    1,
+                    2,
+                    bits=8,
+                    zero_point=_SIGNED,
+                )
             inner = build.conv(f"{name}.conv1", x, f"{name}.relu1", rows, 3, stride)
             x = build.conv(f"{name}.conv2", inner, f"{name}.relu2", rows, 3, 1, residual=shortcut)
     output = build.classifier(x, classes)
     ratio = Ratio(100, 0, 0)
-    return IntGraph(Header(
-        name="resnet18", tensors=tuple(build.tensors.values()), nodes=tuple(build.nodes),
-        input="input", output=output, ratio=str(ratio), tile_rows=1,
-        logit_scale=build.tensors[output].scale), build.layers)
+    return IntGraph(
+        Header(
+            name="resnet18",
+            tensors=tuple(build.tensors.values()),
+            nodes=tuple(build.nodes),
+            input="input",
+            output=output,
+            ratio=str(ratio),
+            tile_rows=1,
+            logit_scale=build.tensors[output].scale,
+        ),
+        build.layers,
+    )

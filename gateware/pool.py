@@ -22,14 +22,14 @@ from gateware.pe.base import (
 from gateware.pe.broadcast import BROADCAST_FANOUT, Broadcast, broadcast_nodes, copies
 from quant.numerics import ACC_BITS, ACT_BITS
 
-LANES_PER_COPY = 2      #: lanes that one copy of control and mode steers
+LANES_PER_COPY = 2  #: lanes that one copy of control and mode steers
 
 
 class PoolMode(enum.Enum, shape=1):
     """What :class:`PoolEngine` does with the words of a sum."""
 
-    MAX = 0     #: largest nibble; ``shift`` is ignored, so tensors are 4-bit
-    SUM = 1     #: sum, of one plane or two; the requantiser divides
+    MAX = 0  #: largest nibble; ``shift`` is ignored, so tensors are 4-bit
+    SUM = 1  #: sum, of one plane or two; the requantiser divides
 
 
 class PoolEngine(wiring.Component):
@@ -70,12 +70,14 @@ class PoolEngine(wiring.Component):
     def __init__(self, *, k: int, pixels: int) -> None:
         self.k = positive("k", k)
         self.pixels = positive("pixels", pixels)
-        super().__init__({
-            "act": In(act_layout(k, pixels)),
-            "control": In(WordControl()),
-            "mode": In(PoolMode),
-            "sums": Out(data.ArrayLayout(data.ArrayLayout(signed(SUM_BITS), pixels), k)),
-        })
+        super().__init__(
+            {
+                "act": In(act_layout(k, pixels)),
+                "control": In(WordControl()),
+                "mode": In(PoolMode),
+                "sums": Out(data.ArrayLayout(data.ArrayLayout(signed(SUM_BITS), pixels), k)),
+            }
+        )
 
     @staticmethod
     def _copies(k: int, pixels: int) -> int:
@@ -120,9 +122,13 @@ class PoolEngine(wiring.Component):
         count = self._copies(self.k, self.pixels)
         m.submodules.broadcast = broadcast = Broadcast(layout, sinks=count)
         m.d.comb += [broadcast.i.control.eq(self.control), broadcast.i.mode.eq(self.mode)]
-        steering = [copy for i, leaf in enumerate(broadcast.o)
-                    for copy in copies(m, leaf, min(BROADCAST_FANOUT, count - i * BROADCAST_FANOUT),
-                                       f"leaf_{i}")]
+        steering = [
+            copy
+            for i, leaf in enumerate(broadcast.o)
+            for copy in copies(
+                m, leaf, min(BROADCAST_FANOUT, count - i * BROADCAST_FANOUT), f"leaf_{i}"
+            )
+        ]
         for c in range(self.k):
             for p in range(self.pixels):
                 name = f"lane_{c}_{p}"
@@ -132,8 +138,7 @@ class PoolEngine(wiring.Component):
                 nibble, before = self.act[p][c], acc[:ACT_BITS]
                 largest = Mux(control.first | (nibble > before), nibble, before)
                 added = Mux(steer.mode == PoolMode.MAX, largest, nibble + base)
-                m.d.comb += self.sums[c][p].eq(
-                    accumulator_sum(m, acc, added, control, name=name))
+                m.d.comb += self.sums[c][p].eq(accumulator_sum(m, acc, added, control, name=name))
         return m
 
     @classmethod
@@ -141,5 +146,4 @@ class PoolEngine(wiring.Component):
         """An estimate, fitted to yosys 0.70 ``synth_xilinx``."""
         count = cls._copies(k, pixels)
         registers = count + sum(broadcast_nodes(count))
-        return Resources(lut=31 * k * pixels,
-                         ff=(2 * ACC_BITS + 1) * k * pixels + 5 * registers)
+        return Resources(lut=31 * k * pixels, ff=(2 * ACC_BITS + 1) * k * pixels + 5 * registers)

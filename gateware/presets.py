@@ -23,8 +23,9 @@ def auto(board: Board) -> tuple[Ratio, int, dict[str, int]]:
     where there is no answer."""
     arrays = board_arrays()
     if board.name not in arrays:
-        raise ValueError(f"ratio auto has no answer for {board.title}; it has for "
-                         f"{', '.join(arrays)}")
+        raise ValueError(
+            f"ratio auto has no answer for {board.title}; it has for {', '.join(arrays)}"
+        )
     entry = arrays[board.name]
     return Ratio.parse(entry["ratio"]), entry["rows"], entry["sizes"]
 
@@ -33,6 +34,9 @@ def keep(board: str, ratio: Ratio, config: AccelConfig) -> None:
     """Make ``config`` the answer for a board."""
     arrays = board_arrays()
     fields = dataclasses.asdict(config)
-    arrays[board] = {"ratio": str(ratio), "rows": config.rows,
-                     "sizes": {name: fields[name] for name in SIZES}}
+    arrays[board] = {
+        "ratio": str(ratio),
+        "rows": config.rows,
+        "sizes": {name: fields[name] for name in SIZES},
+    }
     BOARD_ARRAYS.write_text(json.dumps(dict(sorted(arrays.items())), indent=1) + "\n")

@@ -37,35 +37,60 @@ class Ram(wiring.Component):
     write_enable : In(1), write_address : In(ceil_log2(depth)), write_data : In(width)
     """
 
-    def __init__(self, *, width: int, depth: int, side: bool = False, copied: bool = False,
-                 distributed: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        width: int,
+        depth: int,
+        side: bool = False,
+        copied: bool = False,
+        distributed: bool = False,
+    ) -> None:
         self._width, self._depth, self._side, self._copied = width, depth, side, copied
         self._attributes = {"ram_style": "distributed"} if distributed else {}
         address = ceil_log2(depth)
-        super().__init__({
-            "read_address": In(address), "read_data": Out(width),
-            **({"side_address": In(address)} if copied else {}),
-            **({"side_data": Out(width)} if side else {}),
-            "write_enable": In(1), "write_address": In(address), "write_data": In(width),
-        })
+        super().__init__(
+            {
+                "read_address": In(address),
+                "read_data": Out(width),
+                **({"side_address": In(address)} if copied else {}),
+                **({"side_data": Out(width)} if side else {}),
+                "write_enable": In(1),
+                "write_address": In(address),
+                "write_data": In(width),
+            }
+        )
 
     @classmethod
-    def shared(cls, *, width: int, depth: int, side: bool = False, copied: bool = False,
-               distributed: bool = False) -> SharedModule:
+    def shared(
+        cls,
+        *,
+        width: int,
+        depth: int,
+        side: bool = False,
+        copied: bool = False,
+        distributed: bool = False,
+    ) -> SharedModule:
         """One of many: text for 7-series has its module once."""
-        name = (f"ram_{depth}x{width}{'_copied' if copied else '_side' if side else ''}"
-                f"{'_distributed' if distributed else ''}")
-        return SharedModule(cls(width=width, depth=depth, side=side, copied=copied,
-                                distributed=distributed), name)
+        name = (
+            f"ram_{depth}x{width}{'_copied' if copied else '_side' if side else ''}"
+            f"{'_distributed' if distributed else ''}"
+        )
+        return SharedModule(
+            cls(width=width, depth=depth, side=side, copied=copied, distributed=distributed), name
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.words = words = memory.Memory(
-            shape=unsigned(self._width), depth=self._depth, init=[], attrs=self._attributes)
+            shape=unsigned(self._width), depth=self._depth, init=[], attrs=self._attributes
+        )
         read, write = words.read_port(), words.write_port()
         m.d.comb += [
-            read.addr.eq(self.read_address), self.read_data.eq(read.data),
-            write.addr.eq(self.write_address), write.data.eq(self.write_data),
+            read.addr.eq(self.read_address),
+            self.read_data.eq(read.data),
+            write.addr.eq(self.write_address),
+            write.data.eq(self.write_data),
             write.en.eq(self.write_enable),
         ]
         if self._side:

@@ -32,10 +32,15 @@ ZYNQ = tuple(name for name, board in boards.BOARDS.items() if board.device.famil
 
 def macs(graph: IntGraph) -> int:
     """Multiplications of weights and activations for one image."""
-    outputs = {node.name: graph.tensor(node.output).shape for node in graph.nodes
-               if node.name in graph.layers}
-    return sum(graph.layers[name].values.size * height * width
-               for name, (_, height, width) in outputs.items())
+    outputs = {
+        node.name: graph.tensor(node.output).shape
+        for node in graph.nodes
+        if node.name in graph.layers
+    }
+    return sum(
+        graph.layers[name].values.size * height * width
+        for name, (_, height, width) in outputs.items()
+    )
 
 
 def row(point: Point, work: int) -> dict[str, object]:
@@ -43,13 +48,18 @@ def row(point: Point, work: int) -> dict[str, object]:
     config = point.config
     cycles, clock = point.cycles, config.clock_hz
     return {
-        "ratio": str(point.ratio), "lanes": ":".join(map(str, config.lanes)),
-        "pixels": config.pixels, "requant_lanes": config.requant_lanes,
-        "ports": config.ports, "act_copies": config.act_copies,
-        "act_depth": config.act_depth, "weight_depth": config.weight_depth,
+        "ratio": str(point.ratio),
+        "lanes": ":".join(map(str, config.lanes)),
+        "pixels": config.pixels,
+        "requant_lanes": config.requant_lanes,
+        "ports": config.ports,
+        "act_copies": config.act_copies,
+        "act_depth": config.act_depth,
+        "weight_depth": config.weight_depth,
         "macs_per_cycle": config.macs_per_cycle,
         **{f"{name}_percent": round(100 * share, 1) for name, share in point.used.items()},
-        "cycles": cycles, "fixed8_percent": round(100 * point.fixed8_share, 1),
+        "cycles": cycles,
+        "fixed8_percent": round(100 * point.fixed8_share, 1),
         "ms": round(1e3 * cycles / clock, 2) if cycles else None,
         "gops": round(2e-9 * work * clock / cycles, 1) if cycles else None,
         "refusal": point.refusal,
@@ -58,9 +68,11 @@ def row(point: Point, work: int) -> dict[str, object]:
 
 def table(found: Found, work: int) -> str:
     """The arrays that no other beats, in Markdown."""
-    lines = ["| ratio | lanes | channels x pixels | requantisers | MACs/cycle | LUT % | DSP % | "
-             "BRAM % | cycles | ms | GOP/s | 8-bit rows % | |",
-             "|---|---|---|" + "---:|" * 9 + "---|"]
+    lines = [
+        "| ratio | lanes | channels x pixels | requantisers | MACs/cycle | LUT % | DSP % | "
+        "BRAM % | cycles | ms | GOP/s | 8-bit rows % | |",
+        "|---|---|---|" + "---:|" * 9 + "---|",
+    ]
     for point in found.pareto:
         r = row(point, work)
         lines.append(
@@ -68,7 +80,8 @@ def table(found: Found, work: int) -> str:
             f"{r['requant_lanes']} | {r['macs_per_cycle']} | {r['lut_percent']} | "
             f"{r['dsp48e1_percent']} | {r['bram36_percent']} | {r['cycles'] or 'none'} | "
             f"{r['ms'] or ''} | {r['gops'] or ''} | {r['fixed8_percent']} | "
-            f"{'answer' if point is found.answer else ''} |")
+            f"{'answer' if point is found.answer else ''} |"
+        )
     return "\n".join(lines)
 
 
@@ -79,20 +92,36 @@ def draw(found: Found, title: str) -> Figure:
     runs = found.points[0].cycles is not None
     x = [100 * point.used["lut"] for point in found.points]
     y = [point.cycles if runs else point.config.macs_per_cycle for point in found.points]
-    dots = axes.scatter(x, y, c=[100 * point.pot4_share for point in found.points], cmap="viridis",
-                        vmin=0, vmax=100,
-                        s=[20 + 600 * point.fixed8_share for point in found.points])
+    dots = axes.scatter(
+        x,
+        y,
+        c=[100 * point.pot4_share for point in found.points],
+        cmap="viridis",
+        vmin=0,
+        vmax=100,
+        s=[20 + 600 * point.fixed8_share for point in found.points],
+    )
     best = sorted(found.pareto, key=lambda point: point.used["lut"])
-    axes.plot([100 * point.used["lut"] for point in best],
-              [point.cycles if runs else point.config.macs_per_cycle for point in best],
-              "x", color="#9e1b32", label="beaten by none")
+    axes.plot(
+        [100 * point.used["lut"] for point in best],
+        [point.cycles if runs else point.config.macs_per_cycle for point in best],
+        "x",
+        color="#9e1b32",
+        label="beaten by none",
+    )
     answer = found.answer
-    axes.annotate(f"{answer.ratio}", (100 * answer.used["lut"],
-                                      answer.cycles if runs else answer.config.macs_per_cycle),
-                  textcoords="offset points", xytext=(8, 8))
+    axes.annotate(
+        f"{answer.ratio}",
+        (100 * answer.used["lut"], answer.cycles if runs else answer.config.macs_per_cycle),
+        textcoords="offset points",
+        xytext=(8, 8),
+    )
     axes.axvline(100 * SHARES["lut"], color="#56606b", linewidth=0.8, linestyle=":")
-    axes.set(title=title, xlabel="LUTs of the device, % (estimated)",
-             ylabel="cycles per image (estimated)" if runs else "MACs per cycle")
+    axes.set(
+        title=title,
+        xlabel="LUTs of the device, % (estimated)",
+        ylabel="cycles per image (estimated)" if runs else "MACs per cycle",
+    )
     axes.legend()
     figure.colorbar(dots, label="PoT-4 rows, %; larger dots have more 8-bit rows")
     return figure
@@ -130,33 +159,50 @@ def zynq(name: str) -> Board:
     except boards.UnknownBoard as error:
         raise cli.UserError(str(error)) from error
     if board.device.family != "xc7":
-        raise cli.UserError(f"{board.title} has no DSP48E1 and LUTs of a Zynq-7000, whose costs "
-                            "the ratio is solved for")
+        raise cli.UserError(
+            f"{board.title} has no DSP48E1 and LUTs of a Zynq-7000, whose costs "
+            "the ratio is solved for"
+        )
     return board
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     p = cli.Parser(prog="python -m gateware.ratio", description=__doc__)
-    p.add_argument("--board", required=True, metavar="NAME",
-                   help=f"one of {', '.join(ZYNQ)}")
-    p.add_argument("--graph", type=Path, metavar="FILE",
-                   help="integer graph of another network (default: ResNet-18, 224x224)")
-    p.add_argument("--ratio", metavar="A:B:C",
-                   help="find the best array of this ratio (default: the ratio is found, too)")
+    p.add_argument("--board", required=True, metavar="NAME", help=f"one of {', '.join(ZYNQ)}")
+    p.add_argument(
+        "--graph",
+        type=Path,
+        metavar="FILE",
+        help="integer graph of another network (default: ResNet-18, 224x224)",
+    )
+    p.add_argument(
+        "--ratio",
+        metavar="A:B:C",
+        help="find the best array of this ratio (default: the ratio is found, too)",
+    )
     for name, known in (("rows", ROWS), ("pixels", PIXELS)):
         text = ",".join(map(str, known))
         p.add_argument(f"--{name}", default=text, metavar="A,B", help="(default: %(default)s)")
-    p.add_argument("--plot", type=Path, metavar="FILE",
-                   help="picture (default: build/ratio-BOARD.png)")
-    p.add_argument("--keep", action="store_true",
-                   help="make the answer that of the board, for gateware.build and quant.train")
+    p.add_argument(
+        "--plot", type=Path, metavar="FILE", help="picture (default: build/ratio-BOARD.png)"
+    )
+    p.add_argument(
+        "--keep",
+        action="store_true",
+        help="make the answer that of the board, for gateware.build and quant.train",
+    )
     p.add_argument("-q", "--quiet", action="store_true", help="only the result")
     p.add_argument("--json", action="store_true", help="print one JSON document")
     args = p.parse_args(argv)
     board, graph = zynq(args.board), load(args.graph)
-    found = explore(graph, board, say=(lambda text: None) if args.quiet else cli.say,
-                    given=_ratio(args.ratio), rows=_numbers(args.rows, ROWS, "--rows"),
-                    pixels=_numbers(args.pixels, PIXELS, "--pixels"))
+    found = explore(
+        graph,
+        board,
+        say=(lambda text: None) if args.quiet else cli.say,
+        given=_ratio(args.ratio),
+        rows=_numbers(args.rows, ROWS, "--rows"),
+        pixels=_numbers(args.pixels, PIXELS, "--pixels"),
+    )
     try:
         answer = found.answer
     except ValueError as error:
@@ -172,22 +218,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.keep:
         keep(board.name, answer.ratio, answer.config)
     if args.json:
-        cli.give(json.dumps({
-            "board": board.name, "network": graph.header.name, "refused": dict(found.refused),
-            "pareto": [row(point, work) for point in found.pareto],
-            "answer": row(answer, work)}))
+        cli.give(
+            json.dumps(
+                {
+                    "board": board.name,
+                    "network": graph.header.name,
+                    "refused": dict(found.refused),
+                    "pareto": [row(point, work) for point in found.pareto],
+                    "answer": row(answer, work),
+                }
+            )
+        )
         return 0
-    cli.give(f"{graph.header.name} on {board.title} at {board.clock_hz / 1e6:g} MHz, all figures "
-             f"estimated; of {len(found.points)} arrays those that no other beats:\n\n"
-             f"{table(found, work)}\n")
+    cli.give(
+        f"{graph.header.name} on {board.title} at {board.clock_hz / 1e6:g} MHz, all figures "
+        f"estimated; of {len(found.points)} arrays those that no other beats:\n\n"
+        f"{table(found, work)}\n"
+    )
     if found.points[0].cycles is None:
-        cli.give(f"No array runs the network: {found.points[0].refusal}. They are compared by "
-                 "MACs per cycle.")
+        cli.give(
+            f"No array runs the network: {found.points[0].refusal}. They are compared by "
+            "MACs per cycle."
+        )
     for reason, count in found.refused.most_common():
         cli.give(f"not among them: {count} arrays, {reason}")
-    cli.give(f"answer: ratio {answer.ratio}, {answer.config.rows} rows "
-             f"{':'.join(map(str, answer.config.lanes))}; the paper's is "
-             f"{paper(board)}. Picture in {picture}")
+    cli.give(
+        f"answer: ratio {answer.ratio}, {answer.config.rows} rows "
+        f"{':'.join(map(str, answer.config.lanes))}; the paper's is "
+        f"{paper(board)}. Picture in {picture}"
+    )
     return 0
 
 

@@ -19,11 +19,11 @@ from gateware import isa
 from gateware.axi import AxiLiteSignature, Resp
 from gateware.config import AccelConfig
 
-ID_VALUE = 0x524D5350           #: "RMSP", what the ID register reads
-VERSION_MAJOR = 2               #: changes when a driver must change
-VERSION_MINOR = 0               #: changes when something was added
-WINDOW_BITS = 12                #: address bits of the register window
-DESCRIPTOR_INDEX_BITS = 16      #: width of a descriptor's number
+ID_VALUE = 0x524D5350  #: "RMSP", what the ID register reads
+VERSION_MAJOR = 2  #: changes when a driver must change
+VERSION_MINOR = 0  #: changes when something was added
+WINDOW_BITS = 12  #: address bits of the register window
+DESCRIPTOR_INDEX_BITS = 16  #: width of a descriptor's number
 
 Access = Literal["RO", "RW", "WO", "RW1C"]
 
@@ -32,11 +32,11 @@ class ErrorCode(enum.IntEnum):
     """Why a run failed: STATUS.error_code."""
 
     NONE = 0
-    BAD_DESCRIPTOR = 1      #: a descriptor that the accelerator cannot execute
-    READ_ERROR = 2          #: the memory refused a read
-    WRITE_ERROR = 3         #: the memory refused a write
-    WATCHDOG = 4            #: the run took more cycles than WATCHDOG allows
-    ABORTED = 5             #: the host asked for it
+    BAD_DESCRIPTOR = 1  #: a descriptor that the accelerator cannot execute
+    READ_ERROR = 2  #: the memory refused a read
+    WRITE_ERROR = 3  #: the memory refused a write
+    WATCHDOG = 4  #: the run took more cycles than WATCHDOG allows
+    ABORTED = 5  #: the host asked for it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,36 +105,81 @@ COUNT_LAYOUT = data.StructLayout(dict.fromkeys(COUNTERS, 1) | {"read_beats": 3})
 
 REGISTERS: tuple[Register, ...] = (
     Register("ID", 0x00, "RO", f"{ID_VALUE:#010x}, to recognise the accelerator."),
-    Register("VERSION", 0x04, "RO", "Version of this register map.", (
-        Field("minor", 0, 16, "Grows when something is added."),
-        Field("major", 16, 16, "Grows when a driver must change."))),
-    Register("CONTROL", 0x08, "WO", "Commands.", (
-        Field("start", 0, 1, "Run the program; ignored while busy or together with abort."),
-        Field("abort", 1, 1, "Stop the run; it ends with the error ABORTED."))),
-    Register("STATUS", 0x0C, "RO", "State of the last run; start clears it.", (
-        Field("busy", 0, 1, "A run is going on."),
-        Field("done", 1, 1, "The run ended well."),
-        Field("error", 2, 1, "The run failed."),
-        Field("error_code", 8, 8, "Why it failed, an ErrorCode."))),
+    Register(
+        "VERSION",
+        0x04,
+        "RO",
+        "Version of this register map.",
+        (
+            Field("minor", 0, 16, "Grows when something is added."),
+            Field("major", 16, 16, "Grows when a driver must change."),
+        ),
+    ),
+    Register(
+        "CONTROL",
+        0x08,
+        "WO",
+        "Commands.",
+        (
+            Field("start", 0, 1, "Run the program; ignored while busy or together with abort."),
+            Field("abort", 1, 1, "Stop the run; it ends with the error ABORTED."),
+        ),
+    ),
+    Register(
+        "STATUS",
+        0x0C,
+        "RO",
+        "State of the last run; start clears it.",
+        (
+            Field("busy", 0, 1, "A run is going on."),
+            Field("done", 1, 1, "The run ended well."),
+            Field("error", 2, 1, "The run failed."),
+            Field("error_code", 8, 8, "Why it failed, an ErrorCode."),
+        ),
+    ),
     Register("PROGRAM_BASE", 0x10, "RW", "Address of the first descriptor."),
     Register("INPUT_BASE", 0x14, "RW", "Address of the input tensor."),
     Register("OUTPUT_BASE", 0x18, "RW", "Address of the output tensor."),
     Register("WATCHDOG", 0x1C, "RW", "Cycles that a run may take, 0 for any number."),
-    Register("IRQ_ENABLE", 0x20, "RW", "Which bits of IRQ_STATUS raise the interrupt.", (
-        Field("finished", 0, 1, "As in IRQ_STATUS."),)),
-    Register("IRQ_STATUS", 0x24, "RW1C", "Reasons for an interrupt; start does not clear them.", (
-        Field("finished", 0, 1, "A run ended, well or not."),)),
-    Register("ERROR_DESCRIPTOR", 0x28, "RO", "Oldest EXECUTE that is not complete, else the oldest "
-             "load or store; after an error the one that failed.", (
-        Field("index", 0, DESCRIPTOR_INDEX_BITS, "Its number in the program, from 0."),)),
-    Register("SHAPE", 0x2C, "RO", "Size of the array.", (
-        Field("rows", 0, 16, "Row lanes of a tile."),
-        Field("k", 16, 8, "Input channels per cycle."),
-        Field("pixels", 24, 8, "Output pixels per cycle."))),
+    Register(
+        "IRQ_ENABLE",
+        0x20,
+        "RW",
+        "Which bits of IRQ_STATUS raise the interrupt.",
+        (Field("finished", 0, 1, "As in IRQ_STATUS."),),
+    ),
+    Register(
+        "IRQ_STATUS",
+        0x24,
+        "RW1C",
+        "Reasons for an interrupt; start does not clear them.",
+        (Field("finished", 0, 1, "A run ended, well or not."),),
+    ),
+    Register(
+        "ERROR_DESCRIPTOR",
+        0x28,
+        "RO",
+        "Oldest EXECUTE that is not complete, else the oldest "
+        "load or store; after an error the one that failed.",
+        (Field("index", 0, DESCRIPTOR_INDEX_BITS, "Its number in the program, from 0."),),
+    ),
+    Register(
+        "SHAPE",
+        0x2C,
+        "RO",
+        "Size of the array.",
+        (
+            Field("rows", 0, 16, "Row lanes of a tile."),
+            Field("k", 16, 8, "Input channels per cycle."),
+            Field("pixels", 24, 8, "Output pixels per cycle."),
+        ),
+    ),
     Register("CONFIG_DIGEST", 0x30, "RO", "Digest of the configuration that was built."),
     Register("CYCLES", 0x40, "RO", "Cycles of the run; start clears it and every counter below."),
-    *(Register(name.upper(), 0x44 + 4 * index, "RO", doc)
-      for index, (name, doc) in enumerate(COUNTERS.items())),
+    *(
+        Register(name.upper(), 0x44 + 4 * index, "RO", doc)
+        for index, (name, doc) in enumerate(COUNTERS.items())
+    ),
 )
 
 
@@ -150,10 +195,14 @@ def register_table_markdown() -> str:
     lines = ["| offset | register | bits | access | meaning |", "|---|---|---|---|---|"]
     for register in REGISTERS:
         whole = "" if register.fields else "31:0"
-        lines.append(f"| 0x{register.offset:02X} | {register.name} | {whole} | {register.access} "
-                     f"| {register.doc} |")
-        lines += [f"| | {register.name}.{field.name} | {field.bits} | | {field.doc} |"
-                  for field in register.fields]
+        lines.append(
+            f"| 0x{register.offset:02X} | {register.name} | {whole} | {register.access} "
+            f"| {register.doc} |"
+        )
+        lines += [
+            f"| | {register.name}.{field.name} | {field.bits} | | {field.doc} |"
+            for field in register.fields
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -163,9 +212,13 @@ def register_manifest() -> dict:
         "id": ID_VALUE,
         "version": [VERSION_MAJOR, VERSION_MINOR],
         "window_bytes": 1 << WINDOW_BITS,
-        "registers": [dataclasses.asdict(register) | {
-            "fields": [dataclasses.asdict(field) for field in register.fields],
-        } for register in REGISTERS],
+        "registers": [
+            dataclasses.asdict(register)
+            | {
+                "fields": [dataclasses.asdict(field) for field in register.fields],
+            }
+            for register in REGISTERS
+        ],
         "error_codes": {code.name: code.value for code in ErrorCode},
     }
 
@@ -216,15 +269,25 @@ class RegisterFile(wiring.Component):
         if config.rows >= 1 << 16 or config.pixels >= 1 << 8:
             raise ValueError(f"{config.rows} rows and {config.pixels} pixels do not fit SHAPE")
         self._config = config
-        super().__init__({
-            "axil": In(AxiLiteSignature(WINDOW_BITS, 32)),
-            "start": Out(1), "abort": Out(1),
-            "program_base": Out(32), "input_base": Out(32), "output_base": Out(32),
-            "watchdog_limit": Out(32), "watchdog": Out(1), "irq": Out(1),
-            "busy": In(1), "done": In(1), "failed": In(1), "error_code": In(8),
-            "descriptor_index": In(DESCRIPTOR_INDEX_BITS),
-            "count": In(COUNT_LAYOUT),
-        })
+        super().__init__(
+            {
+                "axil": In(AxiLiteSignature(WINDOW_BITS, 32)),
+                "start": Out(1),
+                "abort": Out(1),
+                "program_base": Out(32),
+                "input_base": Out(32),
+                "output_base": Out(32),
+                "watchdog_limit": Out(32),
+                "watchdog": Out(1),
+                "irq": Out(1),
+                "busy": In(1),
+                "done": In(1),
+                "failed": In(1),
+                "error_code": In(8),
+                "descriptor_index": In(DESCRIPTOR_INDEX_BITS),
+                "count": In(COUNT_LAYOUT),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -276,8 +339,9 @@ class RegisterFile(wiring.Component):
         with m.If(start):
             m.d.sync += [signal.eq(0) for signal in [*status.values(), *counters.values()]]
 
-        m.d.sync += self.watchdog.eq(self.busy & (self.watchdog_limit != 0)
-                                     & (counters["cycles"] >= self.watchdog_limit))
+        m.d.sync += self.watchdog.eq(
+            self.busy & (self.watchdog_limit != 0) & (counters["cycles"] >= self.watchdog_limit)
+        )
         return m
 
     def _elaborate_read(self, m: Module, contents: dict) -> None:
@@ -295,7 +359,9 @@ class RegisterFile(wiring.Component):
                         if not register.fields:
                             m.d.sync += axil.rdata.eq(content)
                         for field in register.fields:
-                            m.d.sync += axil.rdata[field.lsb:][:field.width].eq(content[field.name])
+                            m.d.sync += axil.rdata[field.lsb :][: field.width].eq(
+                                content[field.name]
+                            )
 
     def _elaborate_write(self, m: Module, contents: dict) -> dict[str, Signal]:
         """Stores what is writable. Returns the ones written to registers that act on ones."""
@@ -307,8 +373,11 @@ class RegisterFile(wiring.Component):
             axil.wready.eq(accept),
         ]
         mask = Cat(bit.replicate(8) for bit in axil.wstrb)
-        ones = {register.name: Signal(32, name=f"write_{register.name.lower()}")
-                for register in REGISTERS if register.access in ("WO", "RW1C")}
+        ones = {
+            register.name: Signal(32, name=f"write_{register.name.lower()}")
+            for register in REGISTERS
+            if register.access in ("WO", "RW1C")
+        }
         with m.If(axil.bready):
             m.d.sync += axil.bvalid.eq(0)
         with m.If(accept):
@@ -323,9 +392,13 @@ class RegisterFile(wiring.Component):
                             m.d.comb += ones[register.name].eq(axil.wdata & mask)
                             continue
                         content = contents[register.name]
-                        parts = ([(content, 0)] if not register.fields else
-                                 [(content[field.name], field.lsb) for field in register.fields])
+                        parts = (
+                            [(content, 0)]
+                            if not register.fields
+                            else [(content[field.name], field.lsb) for field in register.fields]
+                        )
                         for stored, lsb in parts:
-                            m.d.sync += stored.eq(((axil.wdata & mask) >> lsb)
-                                                  | (stored & ~(mask >> lsb)))
+                            m.d.sync += stored.eq(
+                                ((axil.wdata & mask) >> lsb) | (stored & ~(mask >> lsb))
+                            )
         return ones

@@ -17,11 +17,16 @@ from quant.intgraph import IntGraph
 
 def check_fit(board: Board, used: Mapping[str, float], how: str = "estimated") -> None:
     """Raises :class:`DoesNotFit` naming each resource that is short, the need and the limit."""
-    short = [f"{used[name]:.10g} {name.upper()} ({how}), {board.title} has {limit:.10g}"
-             for name, limit in board.device.limits.items() if used[name] > limit]
+    short = [
+        f"{used[name]:.10g} {name.upper()} ({how}), {board.title} has {limit:.10g}"
+        for name, limit in board.device.limits.items()
+        if used[name] > limit
+    ]
     if short:
-        raise DoesNotFit(f"the accelerator needs {'; '.join(short)}; use fewer --rows or "
-                         "--pixels, smaller buffers, or another board")
+        raise DoesNotFit(
+            f"the accelerator needs {'; '.join(short)}; use fewer --rows or "
+            "--pixels, smaller buffers, or another board"
+        )
 
 
 def report(
@@ -108,9 +113,11 @@ def markdown(result: dict) -> str:
             f"| module | instances | {' | '.join(name.upper() for name in names)} |",
             "|---|---:|" + "---:|" * len(names),
         ]
-        lines += [f"| {module['name']} | {module['instances']} | "
-                  f"{' | '.join(f'{module[name]:g}' for name in names)} |"
-                  for module in result["modules"]]
+        lines += [
+            f"| {module['name']} | {module['instances']} | "
+            f"{' | '.join(f'{module[name]:g}' for name in names)} |"
+            for module in result["modules"]
+        ]
     if result["slack_ns"] is not None:
         lines += [
             "",
@@ -122,10 +129,13 @@ def markdown(result: dict) -> str:
         lines += [
             "",
             f"Network {program['graph']}, graph {program['graph_digest'][:16]}, "
-            f"{program['bytes']} bytes. " + (
+            f"{program['bytes']} bytes. "
+            + (
                 "A program for each layer; cycles do not include what the host computes between "
-                "them." if program["hosted"] else
-                f"{program['batch']} image(s) in a run; cycles are an image's share."),
+                "them."
+                if program["hosted"]
+                else f"{program['batch']} image(s) in a run; cycles are an image's share."
+            ),
             "",
             f"| layer | cycles ({program['cycles']['how']}) |",
             "|---|---:|",

@@ -25,21 +25,25 @@ def layers(graph: IntGraph, config: AccelConfig, cycles: dict[str, int]) -> list
         if arrays is not None:
             macs = arrays.rows.size * spec.shape[1] * spec.shape[2]
         taken = cycles.get(node.name, 0)
-        result.append({
-            "name": node.name,
-            "op": _describe(node),
-            "input": node.input,
-            "output": node.output,
-            "residual": _residual(node),
-            "shape": list(spec.shape),
-            "bits": spec.bits,
-            "schemes": None if arrays is None else arrays.scheme.tolist(),
-            "weight_bytes": 0 if arrays is None else sum(
-                arrays.rows.shape[1] * Scheme(scheme).bits for scheme in arrays.scheme) // 8,
-            "macs": macs,
-            "cycles": taken,
-            "utilisation": macs / (taken * config.macs_per_cycle) if taken else 0.0,
-        })
+        result.append(
+            {
+                "name": node.name,
+                "op": _describe(node),
+                "input": node.input,
+                "output": node.output,
+                "residual": _residual(node),
+                "shape": list(spec.shape),
+                "bits": spec.bits,
+                "schemes": None if arrays is None else arrays.scheme.tolist(),
+                "weight_bytes": 0
+                if arrays is None
+                else sum(arrays.rows.shape[1] * Scheme(scheme).bits for scheme in arrays.scheme)
+                // 8,
+                "macs": macs,
+                "cycles": taken,
+                "utilisation": macs / (taken * config.macs_per_cycle) if taken else 0.0,
+            }
+        )
     return result
 
 
@@ -47,7 +51,7 @@ def bus_bytes_per_cycle(board: Board, config: AccelConfig) -> float:
     """What the accelerator's port can move in a cycle, no more than the memory behind it gives."""
     port = config.bus_bits / 8
     if not board.memory.hp_ports:
-        return port         # block RAM
+        return port  # block RAM
     return min(port, board.memory.peak_bytes_per_second / config.clock_hz)
 
 

@@ -40,8 +40,11 @@ def page(report: dict, simulation: dict | None = None) -> str:
     ``simulation`` is the document of ``sim.run --json`` for the same build.
     """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
-        undefined=jinja2.StrictUndefined)
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
     program, lanes = report.get("program"), report["lanes"]
     layers = program["layers"] if program else []
     how = program["cycles"]["how"] if program else "estimated"
@@ -59,9 +62,14 @@ def page(report: dict, simulation: dict | None = None) -> str:
         array_width=18 * min(LANES_PER_LINE, sum(lanes.values())),
         array_height=18 * math.ceil(sum(lanes.values()) / LANES_PER_LINE),
         resources=[_resource(name, row) for name, row in report["resources"].items()],
-        modules=[{"name": module["name"], "instances": module["instances"],
-                  "used": [f"{module[name]:,}" for name in report["resources"]]}
-                 for module in report["modules"]],
+        modules=[
+            {
+                "name": module["name"],
+                "instances": module["instances"],
+                "used": [f"{module[name]:,}" for name in report["resources"]],
+            }
+            for module in report["modules"]
+        ],
         timing=_timing(report),
         timing_how="measured" if report["routed_hz"] else None,
         layers=[_layer(layer, layers) for layer in layers],
@@ -82,37 +90,53 @@ def _tiles(report: dict, simulation: dict | None) -> list[dict]:
         cycles, how = simulation["cycles_per_image"], "measured"
     macs = sum(layer["macs"] for layer in program["layers"])
     seconds, batch = cycles / clock, program["batch"]
-    whole, each = ("a sequence, without the host", "a sequence") if program["hosted"] else (
-        (f"{batch} images", "an image, its share") if batch > 1 else ("an image", "an image"))
+    whole, each = (
+        ("a sequence, without the host", "a sequence")
+        if program["hosted"]
+        else ((f"{batch} images", "an image, its share") if batch > 1 else ("an image", "an image"))
+    )
     return [
         {"label": f"latency of {whole}", "value": f"{1e3 * seconds * batch:.3g} ms", "how": how},
         {"label": f"cycles of {each}", "value": f"{cycles:,}", "how": how},
         {"label": "throughput", "value": f"{2e-9 * macs / seconds:.1f} GOP/s", "how": how},
         {"label": f"work of {each.split(',')[0]}", "value": f"{_short(macs)} MACs", "how": None},
-        {"label": "use of the array",
-         "value": f"{100 * macs / (cycles * report['macs_per_cycle']):.1f} %", "how": how},
+        {
+            "label": "use of the array",
+            "value": f"{100 * macs / (cycles * report['macs_per_cycle']):.1f} %",
+            "how": how,
+        },
         *tiles,
     ]
 
 
 def _lanes(lanes: dict[str, int]) -> list[dict]:
     schemes = [name for name, count in lanes.items() for _ in range(count)]
-    return [{"scheme": scheme, "x": 18 * (index % LANES_PER_LINE),
-             "y": 18 * (index // LANES_PER_LINE)} for index, scheme in enumerate(schemes)]
+    return [
+        {"scheme": scheme, "x": 18 * (index % LANES_PER_LINE), "y": 18 * (index // LANES_PER_LINE)}
+        for index, scheme in enumerate(schemes)
+    ]
 
 
 def _resource(name: str, row: dict) -> dict:
     share = row["used"] / row["limit"]
-    return {"name": name.upper(), "used": f"{row['used']:,}", "limit": f"{row['limit']:,}",
-            "share": share, "percent": f"{100 * share:.1f}",
-            "width": f"{min(100, 100 * share):.1f}", "how": row["how"]}
+    return {
+        "name": name.upper(),
+        "used": f"{row['used']:,}",
+        "limit": f"{row['limit']:,}",
+        "share": share,
+        "percent": f"{100 * share:.1f}",
+        "width": f"{min(100, 100 * share):.1f}",
+        "how": row["how"],
+    }
 
 
 def _timing(report: dict) -> str:
     if not report["routed_hz"]:
         return f"The clock of {report['clock_hz'] / 1e6:g} MHz is asked for; nothing was routed."
-    return (f"Routed for up to {report['routed_hz'] / 1e6:.2f} MHz; {report['clock_hz'] / 1e6:g} "
-            f"MHz asked for.")
+    return (
+        f"Routed for up to {report['routed_hz'] / 1e6:.2f} MHz; {report['clock_hz'] / 1e6:g} "
+        f"MHz asked for."
+    )
 
 
 def _runs(schemes: list[int] | None) -> list[dict]:
@@ -129,10 +153,14 @@ def _layer(layer: dict, layers: list[dict]) -> dict:
     schemes = layer["schemes"] or []
     most = max(other["cycles"] for other in layers)
     return {
-        "name": layer["name"], "op": layer["op"], "shape": layer["shape"],
-        "runs": _runs(schemes), "rows": max(1, len(schemes)),
+        "name": layer["name"],
+        "op": layer["op"],
+        "shape": layer["shape"],
+        "runs": _runs(schemes),
+        "rows": max(1, len(schemes)),
         "scheme_counts": ", ".join(
-            f"{schemes.count(number)} {TITLES[name]}" for number, name in enumerate(SCHEMES)),
+            f"{schemes.count(number)} {TITLES[name]}" for number, name in enumerate(SCHEMES)
+        ),
         "macs": f"{layer['macs']:,}" if layer["macs"] else "",
         "weights": f"{layer['weight_bytes']:,} B" if layer["weight_bytes"] else "",
         "cycles": f"{layer['cycles']:,}" if layer["cycles"] else "",
@@ -157,15 +185,28 @@ def _graph(layers: list[dict]) -> dict:
                 share = width * count / sum(counts)
                 runs.append({"scheme": name, "x": round(x, 1), "w": round(share, 1)})
                 x += share
-        nodes.append({"name": layer["name"], "shape": "x".join(map(str, layer["shape"])),
-                      "x": left, "y": y, "w": width, "runs": runs})
+        nodes.append(
+            {
+                "name": layer["name"],
+                "shape": "x".join(map(str, layer["shape"])),
+                "x": left,
+                "y": y,
+                "w": width,
+                "runs": runs,
+            }
+        )
         for tensor, residual in ((layer["input"], False), (layer["residual"], True)):
             if tensor in place:
-                edges.append({"path": _edge(place[tensor], index, left, width, step),
-                              "residual": residual})
+                edges.append(
+                    {"path": _edge(place[tensor], index, left, width, step), "residual": residual}
+                )
         place[layer["output"]] = index
-    return {"nodes": nodes, "edges": edges, "width": left + width + 70,
-            "height": 6 + step * len(nodes)}
+    return {
+        "nodes": nodes,
+        "edges": edges,
+        "width": left + width + 70,
+        "height": 6 + step * len(nodes),
+    }
 
 
 def _edge(source: int, target: int, left: int, width: int, step: int) -> str:
@@ -180,9 +221,11 @@ def _edge(source: int, target: int, left: int, width: int, step: int) -> str:
 def _roofline(report: dict, layers: list[dict]) -> dict:
     """Layers with weights over MACs per byte and MACs per cycle, both logarithmic."""
     peak, bandwidth = report["macs_per_cycle"], report["bus_bytes_per_cycle"]
-    points = [(layer["name"], layer["macs"] / layer["weight_bytes"],
-               layer["macs"] / layer["cycles"])
-              for layer in layers if layer["weight_bytes"] and layer["cycles"]]
+    points = [
+        (layer["name"], layer["macs"] / layer["weight_bytes"], layer["macs"] / layer["cycles"])
+        for layer in layers
+        if layer["weight_bytes"] and layer["cycles"]
+    ]
     ridge = peak / bandwidth
     xs = [x for _, x, _ in points] + [ridge]
     x0, x1 = math.floor(math.log2(min(xs))) - 1, math.ceil(math.log2(max(xs))) + 1
@@ -195,14 +238,20 @@ def _roofline(report: dict, layers: list[dict]) -> dict:
     def at_y(value: float) -> float:
         return round(280 - 260 * (math.log2(value) - y0) / max(1, y1 - y0), 1)
 
-    corner = max(2.0 ** x0, 2.0 ** y0 / bandwidth)
-    roof = [(corner, corner * bandwidth), (ridge, peak), (2.0 ** x1, peak)]
+    corner = max(2.0**x0, 2.0**y0 / bandwidth)
+    roof = [(corner, corner * bandwidth), (ridge, peak), (2.0**x1, peak)]
     return {
-        "x_ticks": [{"at": at_x(2.0 ** e), "label": f"{2.0 ** e:g}"} for e in range(x0, x1 + 1)],
-        "y_ticks": [{"at": at_y(2.0 ** e), "label": f"{2.0 ** e:g}"} for e in range(y0, y1 + 1)],
+        "x_ticks": [{"at": at_x(2.0**e), "label": f"{2.0**e:g}"} for e in range(x0, x1 + 1)],
+        "y_ticks": [{"at": at_y(2.0**e), "label": f"{2.0**e:g}"} for e in range(y0, y1 + 1)],
         "roof": " ".join(f"{at_x(x)},{at_y(y)}" for x, y in roof),
-        "points": [{"name": f"{name}: {x:.1f} MACs per byte, {y:.1f} per cycle",
-                    "x": at_x(x), "y": at_y(y)} for name, x, y in points],
+        "points": [
+            {
+                "name": f"{name}: {x:.1f} MACs per byte, {y:.1f} per cycle",
+                "x": at_x(x),
+                "y": at_y(y),
+            }
+            for name, x, y in points
+        ],
         "bytes": f"{bandwidth:g}",
     }
 
@@ -213,8 +262,10 @@ def _stalls(simulation: dict) -> list[dict]:
     means = {name: round(sum(values) / len(values)) for name, values in counters.items()}
     rows = [(title, means[name]) for name, title in STALLS.items() if name in means]
     rows.append(("everything else", total - sum(cycles for _, cycles in rows)))
-    return [{"name": name, "cycles": f"{cycles:,}", "percent": f"{100 * cycles / total:.1f}"}
-            for name, cycles in rows]
+    return [
+        {"name": name, "cycles": f"{cycles:,}", "percent": f"{100 * cycles / total:.1f}"}
+        for name, cycles in rows
+    ]
 
 
 def _short(value: int) -> str:
@@ -233,11 +284,13 @@ def write(folder: Path) -> Path:
         measured = json.loads(simulation.read_text()) if simulation.is_file() else None
         (folder / PAGE).write_text(page(report, measured))
     except OSError as error:
-        raise UserError(f"no report in {folder} ({error.strerror}): run python -m gateware.build "
-                        f"first") from error
+        raise UserError(
+            f"no report in {folder} ({error.strerror}): run python -m gateware.build first"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"report.json or {SIMULATION} in {folder} is damaged ({error}); make it "
-                        f"again") from error
+        raise UserError(
+            f"report.json or {SIMULATION} in {folder} is damaged ({error}); make it again"
+        ) from error
     return folder / PAGE
 
 

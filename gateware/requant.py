@@ -40,10 +40,18 @@ class RequantInput(data.StructLayout):
     """
 
     def __init__(self) -> None:
-        super().__init__({
-            "acc": signed(SUM_BITS), "multiplier": MULTIPLIER_BITS, "bias": signed(BIAS_BITS),
-            "shift": 6, "low": 8, "high": 8, "residual": 8, "n": RESIDUAL_BITS,
-        })
+        super().__init__(
+            {
+                "acc": signed(SUM_BITS),
+                "multiplier": MULTIPLIER_BITS,
+                "bias": signed(BIAS_BITS),
+                "shift": 6,
+                "low": 8,
+                "high": 8,
+                "residual": 8,
+                "n": RESIDUAL_BITS,
+            }
+        )
 
 
 class RequantLane(wiring.Component):
@@ -72,11 +80,14 @@ class RequantLane(wiring.Component):
         super().__init__({"i": In(RequantInput()), "y": Out(8), "wide": Out(signed(BIAS_BITS))})
 
     @staticmethod
-    def model(acc, multiplier, bias, shift, low, high, residual,
-              n) -> tuple[np.ndarray, np.ndarray]:
+    def model(
+        acc, multiplier, bias, shift, low, high, residual, n
+    ) -> tuple[np.ndarray, np.ndarray]:
         """``(y, wide)``, int64, of arrays or integers that broadcast."""
-        return (requantise(acc, multiplier, bias, shift, low, high, residual, n),
-                accumulate(acc, multiplier, bias, shift))
+        return (
+            requantise(acc, multiplier, bias, shift, low, high, residual, n),
+            accumulate(acc, multiplier, bias, shift),
+        )
 
     @classmethod
     def resources(cls) -> Resources:
@@ -102,8 +113,10 @@ class RequantLane(wiring.Component):
         terms = [Mux(residual[b], n, 0) << b for b in range(8)]
         while len(terms) > 1:
             pairs = list(zip(terms[::2], terms[1::2], strict=True))
-            terms = [Signal(8 + RESIDUAL_BITS, name=f"residual_{len(pairs)}_{j}", reset_less=True)
-                     for j in range(len(pairs))]
+            terms = [
+                Signal(8 + RESIDUAL_BITS, name=f"residual_{len(pairs)}_{j}", reset_less=True)
+                for j in range(len(pairs))
+            ]
             m.d.sync += [total.eq(a + b) for total, (a, b) in zip(terms, pairs, strict=True)]
         residual_product = delay(m, terms[0], 1, name="residual_product")
 
@@ -133,8 +146,13 @@ class RequantLane(wiring.Component):
             inside.eq(shifted[:8]),
         ]
         y = Signal(8, reset_less=True)
-        m.d.sync += y.eq(Mux(below, delay(m, low, 1, name="low_clamp"),
-                             Mux(above, delay(m, high, 1, name="high_clamp"), inside)))
+        m.d.sync += y.eq(
+            Mux(
+                below,
+                delay(m, low, 1, name="low_clamp"),
+                Mux(above, delay(m, high, 1, name="high_clamp"), inside),
+            )
+        )
         m.d.comb += [
             self.y.eq(y),
             self.wide.eq(delay(m, t, self.latency - 3, name="wide")),

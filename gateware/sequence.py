@@ -24,21 +24,34 @@ class WordRequest(data.StructLayout):
     """
 
     def __init__(self) -> None:
-        super().__init__({
-            "control": WordControl(),
-            "row_address": isa.ADDRESS_BITS,
-            "row_inside": 1,
-            "x": signed(isa.SIZE_BITS + 2),
-            "pad": ACT_BITS,
-            "weight_address": isa.ADDRESS_BITS,
-        })
+        super().__init__(
+            {
+                "control": WordControl(),
+                "row_address": isa.ADDRESS_BITS,
+                "row_inside": 1,
+                "x": signed(isa.SIZE_BITS + 2),
+                "pad": ACT_BITS,
+                "weight_address": isa.ADDRESS_BITS,
+            }
+        )
 
 
 #: Fields of EXECUTE that the drain needs.
 DRAIN_FIELDS = (
-    "wide", "out_planes", "residual", "residual_planes", "out_address", "out_plane_pitch",
-    "residual_address", "residual_plane_pitch", "residual_n", "low", "high", "slot_address",
-    "slots")
+    "wide",
+    "out_planes",
+    "residual",
+    "residual_planes",
+    "out_address",
+    "out_plane_pitch",
+    "residual_address",
+    "residual_plane_pitch",
+    "residual_n",
+    "low",
+    "high",
+    "slot_address",
+    "slots",
+)
 
 
 class DrainJob(data.StructLayout):
@@ -53,13 +66,15 @@ class DrainJob(data.StructLayout):
 
     def __init__(self, config: AccelConfig) -> None:
         fields = dict(isa.EXECUTE)
-        super().__init__({
-            "pixel": isa.ADDRESS_BITS,
-            "bank": ceil_log2(config.banks),
-            "count": range(config.pixels + 1),
-            "final": 1,
-            "execute": data.StructLayout({name: fields[name].shape for name in DRAIN_FIELDS}),
-        })
+        super().__init__(
+            {
+                "pixel": isa.ADDRESS_BITS,
+                "bank": ceil_log2(config.banks),
+                "count": range(config.pixels + 1),
+                "final": 1,
+                "execute": data.StructLayout({name: fields[name].shape for name in DRAIN_FIELDS}),
+            }
+        )
 
 
 class TileLoop(Component):
@@ -91,15 +106,17 @@ class TileLoop(Component):
 
     def __init__(self, config: AccelConfig) -> None:
         self._config = config
-        super().__init__({
-            "execute": In(isa.EXECUTE),
-            "start": In(1),
-            "request": Out(WordRequest()),
-            "job": Out(DrainJob(config)),
-            "job_valid": Out(1),
-            "stalled": Out(1),
-            "done": Out(1),
-        })
+        super().__init__(
+            {
+                "execute": In(isa.EXECUTE),
+                "start": In(1),
+                "request": Out(WordRequest()),
+                "job": Out(DrainJob(config)),
+                "job_valid": Out(1),
+                "stalled": Out(1),
+                "done": Out(1),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -144,19 +161,19 @@ class TileLoop(Component):
             step.eq(running & ~self.stalled),
             self.done.eq(~running),
             y.eq(in_y + kernel_y),
-
             request.control.valid.eq(step),
             request.control.first.eq(first_of_plane & (plane == 0)),
             request.control.shift.eq(first_of_plane & (plane == 1)),
             request.control.last.eq(last_word),
             request.row_address.eq(
-                row_base + Mux(plane, d.plane_pitch, 0) + kernel_offset + group_offset),
+                row_base + Mux(plane, d.plane_pitch, 0) + kernel_offset + group_offset
+            ),
             request.row_inside.eq((y >= 0) & (y < d.height)),
             request.x.eq(in_x + kernel_x),
-            request.pad.eq(Mux(d.planes & (plane == 0),
-                               d.pad_value[ACT_BITS:], d.pad_value[:ACT_BITS])),
+            request.pad.eq(
+                Mux(d.planes & (plane == 0), d.pad_value[ACT_BITS:], d.pad_value[:ACT_BITS])
+            ),
             request.weight_address.eq(weight),
-
             self.job_valid.eq(step & last_word),
             self.job.pixel.eq(out_row + (out_x >> ceil_log2(banks))),
             self.job.bank.eq(out_x),
@@ -168,38 +185,57 @@ class TileLoop(Component):
         with m.If(self.start):
             m.d.sync += [
                 running.eq(1),
-                group.eq(0), group_offset.eq(0), kernel_x.eq(0), kernel_y.eq(0),
-                kernel_offset.eq(0), plane.eq(0), weight.eq(d.weight_address),
-                out_x.eq(0), in_x.eq(-d.pad_left), out_y.eq(0), in_y.eq(-d.pad_top),
-                row_base.eq(d.first_row), out_row.eq(0),
+                group.eq(0),
+                group_offset.eq(0),
+                kernel_x.eq(0),
+                kernel_y.eq(0),
+                kernel_offset.eq(0),
+                plane.eq(0),
+                weight.eq(d.weight_address),
+                out_x.eq(0),
+                in_x.eq(-d.pad_left),
+                out_y.eq(0),
+                in_y.eq(-d.pad_top),
+                row_base.eq(d.first_row),
+                out_row.eq(0),
             ]
         with m.Elif(step):
             m.d.sync += [
-                group.eq(group + 1), group_offset.eq(group_offset + d.group_pitch),
+                group.eq(group + 1),
+                group_offset.eq(group_offset + d.group_pitch),
                 weight.eq(Mux(weight == self._config.weight_depth - 1, 0, weight + 1)),
             ]
             with m.If(last_group):
                 m.d.sync += [group.eq(0), group_offset.eq(0), kernel_x.eq(kernel_x + 1)]
             with m.If(last_kernel_x):
-                m.d.sync += [kernel_x.eq(0), kernel_y.eq(kernel_y + 1),
-                             kernel_offset.eq(kernel_offset + d.row_pitch)]
+                m.d.sync += [
+                    kernel_x.eq(0),
+                    kernel_y.eq(kernel_y + 1),
+                    kernel_offset.eq(kernel_offset + d.row_pitch),
+                ]
             with m.If(last_kernel_y):
-                m.d.sync += [kernel_y.eq(0), kernel_offset.eq(0), plane.eq(1),
-                             weight.eq(d.weight_address)]
+                m.d.sync += [
+                    kernel_y.eq(0),
+                    kernel_offset.eq(0),
+                    plane.eq(1),
+                    weight.eq(d.weight_address),
+                ]
             with m.If(last_word):
                 # The last low nibble of 8 bits is written a turn late, where the next EXECUTE may
                 # have a result to write.
                 m.d.sync += [
                     plane.eq(0),
-                    spacing.eq(
-                        drain_cycles - 1 + ((self.job.final & d.out_planes) << turns)),
+                    spacing.eq(drain_cycles - 1 + ((self.job.final & d.out_planes) << turns)),
                     out_x.eq(out_x + pixels),
                     in_x.eq(in_x + (d.stride_x << ceil_log2(pixels))),
                 ]
                 with m.If(last_x):
                     m.d.sync += [
-                        out_x.eq(0), in_x.eq(-d.pad_left), out_y.eq(out_y + 1),
-                        in_y.eq(in_y + d.stride_y), row_base.eq(row_base + d.row_step),
+                        out_x.eq(0),
+                        in_x.eq(-d.pad_left),
+                        out_y.eq(out_y + 1),
+                        in_y.eq(in_y + d.stride_y),
+                        row_base.eq(row_base + d.row_step),
                         out_row.eq(out_row + d.out_row_pitch),
                     ]
                     with m.If(last_y):

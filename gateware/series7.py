@@ -42,13 +42,16 @@ def module_text(component: wiring.Component, name: str, platform: object) -> str
     # The bundled Yosys: another one on the PATH writes other text.
     os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
     return verilog.convert(
-        component, name=name, platform=platform, emit_src=False, strip_internal_attrs=True)
+        component, name=name, platform=platform, emit_src=False, strip_internal_attrs=True
+    )
 
 
 def instance(module: str, component: wiring.Component) -> Instance:
     """An instance of ``module``, whose ports are those of ``component``, clock and reset."""
-    ports = {f"{'i' if member.flow is In else 'o'}_{'__'.join(map(str, path))}": Value.cast(value)
-             for path, member, value in component.signature.flatten(component)}
+    ports = {
+        f"{'i' if member.flow is In else 'o'}_{'__'.join(map(str, path))}": Value.cast(value)
+        for path, member, value in component.signature.flatten(component)
+    }
     return Instance(module, i_clk=ClockSignal(), i_rst=ResetSignal(), **ports)
 
 

@@ -17,9 +17,9 @@ from gateware.series7 import Series7
 from gateware.soc import ecp5, zynq7
 from gateware.verilog import MODULE
 
-PAGE = 4096                 #: bytes; where a driver's buffers begin
+PAGE = 4096  #: bytes; where a driver's buffers begin
 OVERLAY = "rmsmp.dts"
-BUFFER_MIN = 1 << 20        #: bytes of contiguous memory that a driver on a Zynq asks for
+BUFFER_MIN = 1 << 20  #: bytes of contiguous memory that a driver on a Zynq asks for
 
 
 class Target(abc.ABC):
@@ -47,8 +47,9 @@ class Target(abc.ABC):
         """Raises ValueError for a clock or ports that the board cannot have."""
 
     @abc.abstractmethod
-    def write(self, board: Board, config: AccelConfig, memory: int, verilog: str,
-              folder: Path) -> None:
+    def write(
+        self, board: Board, config: AccelConfig, memory: int, verilog: str, folder: Path
+    ) -> None:
         """Write the project, and what the driver must know of it. Raises DoesNotFit where the
         board has no room for the ``memory`` bytes of :func:`driver_bytes`."""
 
@@ -82,14 +83,21 @@ class Zynq(Target):
     def check(self, board: Board, config: AccelConfig) -> None:
         """The driver sets the clock, and finds out what the processing system can do."""
         if config.ports > board.memory.hp_ports:
-            raise ValueError(f"{board.title} has {board.memory.hp_ports} memory ports, --ports "
-                             f"{config.ports} asks for more")
+            raise ValueError(
+                f"{board.title} has {board.memory.hp_ports} memory ports, --ports "
+                f"{config.ports} asks for more"
+            )
 
-    def write(self, board: Board, config: AccelConfig, memory: int, verilog: str,
-              folder: Path) -> None:
+    def write(
+        self, board: Board, config: AccelConfig, memory: int, verilog: str, folder: Path
+    ) -> None:
         handover.write_accelerator(
-            folder, board, config, connection=zynq7.connection(board, config.ports),
-            bitstream=f"{self.folder}/{vivado.TOP}.bit")
+            folder,
+            board,
+            config,
+            connection=zynq7.connection(board, config.ports),
+            bitstream=f"{self.folder}/{vivado.TOP}.bit",
+        )
         buffers = max(BUFFER_MIN, 1 << (2 * memory).bit_length())
         (folder / OVERLAY).write_text(zynq7.device_tree_overlay(1 << WINDOW_BITS, buffers))
         vivado.build_plan(board, config, verilog).extract(folder / self.folder)
@@ -120,13 +128,18 @@ class Ecp5(Target):
     def check(self, board: Board, config: AccelConfig) -> None:
         ecp5.check_clock(board, config.clock_hz)
 
-    def write(self, board: Board, config: AccelConfig, memory: int, verilog: str,
-              folder: Path) -> None:
+    def write(
+        self, board: Board, config: AccelConfig, memory: int, verilog: str, folder: Path
+    ) -> None:
         size = ecp5.memory_bytes(board, self.resources(config)["ebr"], memory)
         plan = trellis.build_plan(board, config, verilog, size)
         handover.write_accelerator(
-            folder, board, config, connection=ecp5.connection(size, config.clock_hz),
-            bitstream=f"{self.folder}/{trellis.TOP}.bit")
+            folder,
+            board,
+            config,
+            connection=ecp5.connection(size, config.clock_hz),
+            bitstream=f"{self.folder}/{trellis.TOP}.bit",
+        )
         plan.extract(folder / self.folder)
 
     def found(self) -> bool:
@@ -143,8 +156,11 @@ def _synthesise(folder: Path) -> Reports:
     netlist = yosys.synthesise(folder / f"{MODULE}.v", MODULE)
     return Reports(
         _xc7_cells(netlist.cells),
-        modules=tuple({"name": unit.name, "instances": unit.instances, **_xc7_cells(unit.cells)}
-                      for unit in netlist.units()))
+        modules=tuple(
+            {"name": unit.name, "instances": unit.instances, **_xc7_cells(unit.cells)}
+            for unit in netlist.units()
+        ),
+    )
 
 
 def _xc7_cells(cells: Counter) -> dict[str, float]:
@@ -154,9 +170,15 @@ def _xc7_cells(cells: Counter) -> dict[str, float]:
 
 def driver_bytes(programs: Iterable[Program]) -> int:
     """Memory that a driver takes for each program, its input and outputs, whole pages each."""
-    sizes = [size for program in programs for size in (
-        len(program.image), program.batch * program.input.beats * program.input.k // 2,
-        program.output_size)]
+    sizes = [
+        size
+        for program in programs
+        for size in (
+            len(program.image),
+            program.batch * program.input.beats * program.input.k // 2,
+            program.output_size,
+        )
+    ]
     return sum(-(-size // PAGE) * PAGE for size in sizes or [1])
 
 

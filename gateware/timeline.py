@@ -19,12 +19,12 @@ from gateware.isa import DESCRIPTOR_BITS, FETCH_AHEAD, FETCH_GROUP, QUEUES, Opco
 from gateware.transfer import LOADS_IN_FLIGHT
 from gateware.window import Window
 
-READ_LATENCY = 40          #: cycles from a read address to its first beat, as the DDR model has it
-WRITE_LATENCY = 20         #: cycles from the last beat written to the response, likewise
-_COMMAND_CYCLES = 3        #: from a DMA command to its address on the bus, and from data to use
-_HANDOVER_CYCLES = 3       #: between the words of two executes
-_STORE_CYCLES = 6          #: from a store's begin to its first beat, and from the answer to its end
-_END_CYCLES = 4            #: from the last completion to the end of the run
+READ_LATENCY = 40  #: cycles from a read address to its first beat, as the DDR model has it
+WRITE_LATENCY = 20  #: cycles from the last beat written to the response, likewise
+_COMMAND_CYCLES = 3  #: from a DMA command to its address on the bus, and from data to use
+_HANDOVER_CYCLES = 3  #: between the words of two executes
+_STORE_CYCLES = 6  #: from a store's begin to its first beat, and from the answer to its end
+_END_CYCLES = 4  #: from the last completion to the end of the run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +53,13 @@ class Timeline:
         Cycles from a read address to its first beat.
     """
 
-    def __init__(self, config: AccelConfig, image: bytes,
-                 beats_per_cycle: float | None = None,
-                 read_latency: int = READ_LATENCY) -> None:
+    def __init__(
+        self,
+        config: AccelConfig,
+        image: bytes,
+        beats_per_cycle: float | None = None,
+        read_latency: int = READ_LATENCY,
+    ) -> None:
         self._config = config
         self._rate = min(config.ports, beats_per_cycle or config.ports)
         self._latency = read_latency + _COMMAND_CYCLES
@@ -71,7 +75,7 @@ class Timeline:
         self.spans: list[Span] = []
         for index in range(len(image) // isa.DESCRIPTOR_BYTES):
             start = index * isa.DESCRIPTOR_BYTES
-            word = int.from_bytes(image[start:start + isa.DESCRIPTOR_BYTES], "little")
+            word = int.from_bytes(image[start : start + isa.DESCRIPTOR_BYTES], "little")
             opcode = Opcode(word & 0xFF)
             if opcode is Opcode.END:
                 break
@@ -105,8 +109,9 @@ class Timeline:
         queue = next(name for name, opcodes in QUEUES.items() if opcode in opcodes)
         begins, ends = self._begins[queue], self._ends[queue]
         room = begins[-QUEUE_DEPTH] if len(begins) >= QUEUE_DEPTH else 0
-        at = math.ceil(max(self._fetch(index), room,
-                           self._dispatched[-1] + 1 if self._dispatched else 0))
+        at = math.ceil(
+            max(self._fetch(index), room, self._dispatched[-1] + 1 if self._dispatched else 0)
+        )
         self._dispatched.append(at)
         layout = isa.EXECUTE if queue == "executes" else isa.TRANSFER
         fields = isa.unpack(layout, word)
@@ -145,12 +150,17 @@ class Timeline:
         config = self._config
         row_groups = math.ceil(f["out_width"] / config.pixels)
         words = f["kernel_y"] * f["kernel_x"] * f["groups"] * (f["planes"] + 1)
-        phases = (config.requant_lanes if f["wide"] else
-                  2 if f["out_planes"] or (f["residual"] and f["residual_planes"]) else 1)
+        phases = (
+            config.requant_lanes
+            if f["wide"]
+            else 2
+            if f["out_planes"] or (f["residual"] and f["residual_planes"])
+            else 1
+        )
         phases *= 1 if f["wide"] else config.drain_turn
         full = f["slots"] * phases * config.pixels
         partial = f["slots"] * phases * (f["out_width"] - (row_groups - 1) * config.pixels)
-        row = (row_groups - 1) * max(words, full)       # from a row's first last word to its last
+        row = (row_groups - 1) * max(words, full)  # from a row's first last word to its last
         begin = max(released, self._last_word + _HANDOVER_CYCLES)
         first = max(begin + words, self._last_word + self._last_drain)
         self._last_word = first + row + (f["out_height"] - 1) * (row + max(words, partial))

@@ -17,7 +17,7 @@ from gateware.regs import WINDOW_BITS, RegisterFile
 from gateware.transfer import Loader, Storer
 from quant.numerics import BIAS_BITS
 
-ID_BITS = 6   #: AXI identifiers of a Zynq-7000 HP port
+ID_BITS = 6  #: AXI identifiers of a Zynq-7000 HP port
 
 
 def hp_ports(config: AccelConfig) -> list[str]:
@@ -28,11 +28,13 @@ def hp_ports(config: AccelConfig) -> list[str]:
 def accelerator_signature(config: AccelConfig) -> wiring.Signature:
     """The ports of an accelerator: registers, memory, interrupt."""
     memory_port = Out(Axi3Signature(32, config.bus_bits, ID_BITS))
-    return wiring.Signature({
-        "axil": In(AxiLiteSignature(WINDOW_BITS, 32)),
-        **dict.fromkeys(hp_ports(config), memory_port),
-        "irq": Out(1),
-    })
+    return wiring.Signature(
+        {
+            "axil": In(AxiLiteSignature(WINDOW_BITS, 32)),
+            **dict.fromkeys(hp_ports(config), memory_port),
+            "irq": Out(1),
+        }
+    )
 
 
 class Accelerator(wiring.Component):
@@ -64,13 +66,21 @@ class Accelerator(wiring.Component):
         m.submodules.sequencer = sequencer = Sequencer(config)
         m.submodules.act = act = ActBuffer(config)
         m.submodules.weights = weights = BeatBuffer(
-            beats=config.weight_beats, bus_bits=config.bus_bits, depth=config.weight_depth,
-            ports=config.ports)
+            beats=config.weight_beats,
+            bus_bits=config.bus_bits,
+            depth=config.weight_depth,
+            ports=config.ports,
+        )
         m.submodules.slots = slots = BeatBuffer(
-            beats=isa.slot_beats(config), bus_bits=config.bus_bits, depth=config.slot_depth,
-            ports=config.ports, distributed=True)
+            beats=isa.slot_beats(config),
+            bus_bits=config.bus_bits,
+            depth=config.slot_depth,
+            ports=config.ports,
+            distributed=True,
+        )
         m.submodules.wide = wide = memory.Memory(
-            shape=signed(BIAS_BITS), depth=config.wide_depth, init=[])
+            shape=signed(BIAS_BITS), depth=config.wide_depth, init=[]
+        )
         loader, storer, engine = Loader(config), Storer(config), TileEngine(config)
         fetcher, share = Fetcher(config), ReadShare(config.bus_bits)
         reset = ResetInserter(sequencer.reset_units)
@@ -97,8 +107,10 @@ class Accelerator(wiring.Component):
             regs.descriptor_index.eq(sequencer.descriptor_index),
             regs.count.array_cycles.eq(engine.issued),
             regs.count.stall_drain.eq(engine.stalled),
-            *(regs.count[f"stall_{cause}"].eq(sequencer.cause[cause])
-              for cause in ("load", "execute", "store", "fetch")),
+            *(
+                regs.count[f"stall_{cause}"].eq(sequencer.cause[cause])
+                for cause in ("load", "execute", "store", "fetch")
+            ),
             regs.count.descriptors.eq(sequencer.dispatched),
         ]
 
@@ -122,8 +134,16 @@ class Accelerator(wiring.Component):
         self._connect_buffers(m, act, weights, slots, wide, loader, storer, engine)
         return m
 
-    def _connect_bus(self, m: Module, sequencer: Sequencer, regs: RegisterFile, fetcher: Fetcher,
-                     share: ReadShare, loader: Loader, storer: Storer) -> None:
+    def _connect_bus(
+        self,
+        m: Module,
+        sequencer: Sequencer,
+        regs: RegisterFile,
+        fetcher: Fetcher,
+        share: ReadShare,
+        loader: Loader,
+        storer: Storer,
+    ) -> None:
         """The first port fetches, loads and stores; the others load."""
         config = self.config
         sizes = {"data_bits": config.bus_bits, "id_bits": ID_BITS}
@@ -156,18 +176,28 @@ class Accelerator(wiring.Component):
             others.append(dma)
         m.d.comb += [
             sequencer.bus_idle.eq(Cat(first.idle, *(dma.idle for dma in others)).all()),
-            sequencer.read_error.eq(
-                Cat(first.read_error, *(dma.error for dma in others)).any()),
+            sequencer.read_error.eq(Cat(first.read_error, *(dma.error for dma in others)).any()),
             regs.count.read_beats.eq(sum((dma.beat for dma in others), first.read_beats)),
         ]
 
-    def _connect_buffers(self, m: Module, act: ActBuffer, weights: BeatBuffer, slots: BeatBuffer,
-                         wide: memory.Memory, loader: Loader, storer: Storer,
-                         engine: TileEngine) -> None:
+    def _connect_buffers(
+        self,
+        m: Module,
+        act: ActBuffer,
+        weights: BeatBuffer,
+        slots: BeatBuffer,
+        wide: memory.Memory,
+        loader: Loader,
+        storer: Storer,
+        engine: TileEngine,
+    ) -> None:
         """The engine is never made to wait; loads and stores take the ports that it leaves."""
         config = self.config
-        writes_there = (engine.write_enable.any() & (engine.write_bank == storer.gather_bank)
-                        if config.act_copies == 1 else 0)
+        writes_there = (
+            engine.write_enable.any() & (engine.write_bank == storer.gather_bank)
+            if config.act_copies == 1
+            else 0
+        )
         m.d.comb += [
             act.read_address.eq(engine.read_address),
             engine.read_data.eq(act.read_data),
@@ -188,11 +218,13 @@ class Accelerator(wiring.Component):
         ]
         for column in range(config.k):
             m.d.comb += act.gather_address[column].eq(
-                Mux(engine.gathering, engine.gather_address[column], storer.gather_address))
+                Mux(engine.gathering, engine.gather_address[column], storer.gather_address)
+            )
 
         for buffer, fills, address, source in (
-                (weights, loader.weights, engine.weight_address, engine.weights),
-                (slots, loader.slots, engine.slot_address, engine.slot)):
+            (weights, loader.weights, engine.weight_address, engine.weights),
+            (slots, loader.slots, engine.slot_address, engine.slot),
+        ):
             for fill, port in zip(fills, buffer.fill, strict=True):
                 connect(m, fill, port)
             m.d.comb += [

@@ -13,9 +13,9 @@ from gateware.config import AccelConfig
 from gateware.dma import command_layout
 from quant.numerics import BIAS_BITS
 
-WIDE_BITS = 64   #: of one wide result in memory, sign-extended
-STORE_AHEAD = 4         #: words of a store that are read before the bus takes them
-LOADS_IN_FLIGHT = 4     #: loads whose data is on its way, beside the one that arrives
+WIDE_BITS = 64  #: of one wide result in memory, sign-extended
+STORE_AHEAD = 4  #: words of a store that are read before the bus takes them
+LOADS_IN_FLIGHT = 4  #: loads whose data is on its way, beside the one that arrives
 
 
 class TransferJob(data.StructLayout):
@@ -44,13 +44,15 @@ class TensorWalk(Component):
 
     def __init__(self, config: AccelConfig) -> None:
         self._bank_bits = ceil_log2(config.banks)
-        super().__init__({
-            "tensor": In(isa.TENSOR),
-            "start": In(1),
-            "step": In(1),
-            "address": Out(isa.ADDRESS_BITS),
-            "bank": Out(self._bank_bits),
-        })
+        super().__init__(
+            {
+                "tensor": In(isa.TENSOR),
+                "start": In(1),
+                "step": In(1),
+                "address": Out(isa.ADDRESS_BITS),
+                "bank": Out(self._bank_bits),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -99,18 +101,20 @@ class Receiver(Component):
 
     def __init__(self, config: AccelConfig) -> None:
         self._config = config
-        super().__init__({
-            "job": In(stream.Signature(isa.TENSOR)),
-            "beats": In(stream.Signature(unsigned(config.bus_bits))),
-            "weights": Out(FillPort(config.bus_bits, config.weight_depth)),
-            "slots": Out(FillPort(config.bus_bits, config.slot_depth)),
-            "act_valid": Out(1),
-            "act_ready": In(1),
-            "act_address": Out(isa.ADDRESS_BITS),
-            "act_bank": Out(ceil_log2(config.banks)),
-            "act_data": Out(config.bus_bits),
-            "completed": Out(1),
-        })
+        super().__init__(
+            {
+                "job": In(stream.Signature(isa.TENSOR)),
+                "beats": In(stream.Signature(unsigned(config.bus_bits))),
+                "weights": Out(FillPort(config.bus_bits, config.weight_depth)),
+                "slots": Out(FillPort(config.bus_bits, config.slot_depth)),
+                "act_valid": Out(1),
+                "act_ready": In(1),
+                "act_address": Out(isa.ADDRESS_BITS),
+                "act_bank": Out(ceil_log2(config.banks)),
+                "act_data": Out(config.bus_bits),
+                "completed": Out(1),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -132,8 +136,10 @@ class Receiver(Component):
             self.act_bank.eq(walk.bank),
             self.act_data.eq(self.beats.payload),
         ]
-        for fill, opcode in ((self.weights, isa.Opcode.LOAD_WEIGHTS),
-                             (self.slots, isa.Opcode.LOAD_SLOTS)):
+        for fill, opcode in (
+            (self.weights, isa.Opcode.LOAD_WEIGHTS),
+            (self.slots, isa.Opcode.LOAD_SLOTS),
+        ):
             m.d.comb += [
                 fill.start.eq(start & (tensor.opcode == opcode)),
                 fill.address.eq(tensor.address),
@@ -177,19 +183,21 @@ class Loader(Component):
     def __init__(self, config: AccelConfig) -> None:
         self._config = config
         ports = config.ports
-        super().__init__({
-            "job": In(stream.Signature(TransferJob())),
-            "commands": Out(stream.Signature(command_layout())).array(ports),
-            "beats": In(stream.Signature(unsigned(config.bus_bits))).array(ports),
-            "weights": Out(FillPort(config.bus_bits, config.weight_depth)).array(ports),
-            "slots": Out(FillPort(config.bus_bits, config.slot_depth)).array(ports),
-            "act_valid": Out(1),
-            "act_ready": In(1),
-            "act_address": Out(isa.ADDRESS_BITS),
-            "act_bank": Out(ceil_log2(config.banks)),
-            "act_data": Out(config.bus_bits),
-            "completed": Out(1),
-        })
+        super().__init__(
+            {
+                "job": In(stream.Signature(TransferJob())),
+                "commands": Out(stream.Signature(command_layout())).array(ports),
+                "beats": In(stream.Signature(unsigned(config.bus_bits))).array(ports),
+                "weights": Out(FillPort(config.bus_bits, config.weight_depth)).array(ports),
+                "slots": Out(FillPort(config.bus_bits, config.slot_depth)).array(ports),
+                "act_valid": Out(1),
+                "act_ready": In(1),
+                "act_address": Out(isa.ADDRESS_BITS),
+                "act_bank": Out(ceil_log2(config.banks)),
+                "act_data": Out(config.bus_bits),
+                "completed": Out(1),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -221,8 +229,10 @@ class Loader(Component):
                 command.p.address.eq(job.address + ((job.tensor.beats * p) << bytes_bits)),
                 command.p.beats.eq(beats),
                 sending[p].eq(command.valid & command.ready),
-                *(entry[name].eq(beats if name == "beats" else job.tensor[name])
-                  for name, _ in layout),
+                *(
+                    entry[name].eq(beats if name == "beats" else job.tensor[name])
+                    for name, _ in layout
+                ),
                 queue.w_data.eq(entry),
                 queue.w_en.eq(sending[p]),
                 receiver.job.valid.eq(queue.r_rdy),
@@ -231,8 +241,10 @@ class Loader(Component):
             ]
             for name in ("weights", "slots"):
                 fill, inner = getattr(self, name)[p], getattr(receiver, name)
-                m.d.comb += [getattr(fill, part).eq(getattr(inner, part))
-                             for part in ("start", "address", "enable", "data")]
+                m.d.comb += [
+                    getattr(fill, part).eq(getattr(inner, part))
+                    for part in ("start", "address", "enable", "data")
+                ]
             m.d.comb += [
                 receiver.beats.payload.eq(self.beats[p].payload),
                 receiver.beats.valid.eq(self.beats[p].valid),
@@ -242,8 +254,10 @@ class Loader(Component):
             if p == 0:
                 m.d.comb += [
                     receiver.act_ready.eq(self.act_ready),
-                    *(getattr(self, name).eq(getattr(receiver, name)) for name in
-                      ("act_valid", "act_address", "act_bank", "act_data")),
+                    *(
+                        getattr(self, name).eq(getattr(receiver, name))
+                        for name in ("act_valid", "act_address", "act_bank", "act_data")
+                    ),
                 ]
         return m
 
@@ -276,20 +290,22 @@ class Storer(Component):
 
     def __init__(self, config: AccelConfig) -> None:
         self._config = config
-        super().__init__({
-            "job": In(stream.Signature(TransferJob())),
-            "command": Out(stream.Signature(command_layout())),
-            "beats": Out(stream.Signature(unsigned(config.bus_bits))),
-            "write_idle": In(1),
-            "gathering": Out(1),
-            "gather_ready": In(1),
-            "gather_address": Out(isa.ADDRESS_BITS),
-            "gather_bank": Out(ceil_log2(config.banks)),
-            "gather_data": In(config.bus_bits),
-            "wide_address": Out(isa.ADDRESS_BITS),
-            "wide_data": In(signed(BIAS_BITS)),
-            "completed": Out(1),
-        })
+        super().__init__(
+            {
+                "job": In(stream.Signature(TransferJob())),
+                "command": Out(stream.Signature(command_layout())),
+                "beats": Out(stream.Signature(unsigned(config.bus_bits))),
+                "write_idle": In(1),
+                "gathering": Out(1),
+                "gather_ready": In(1),
+                "gather_address": Out(isa.ADDRESS_BITS),
+                "gather_bank": Out(ceil_log2(config.banks)),
+                "gather_data": In(config.bus_bits),
+                "wide_address": Out(isa.ADDRESS_BITS),
+                "wide_data": In(signed(BIAS_BITS)),
+                "completed": Out(1),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -316,8 +332,9 @@ class Storer(Component):
             self.wide_address.eq(tensor.address + (index >> parts_bits)),
             extended.eq(self.wide_data),
             fifo.w_en.eq(arriving),
-            fifo.w_data.eq(Mux(wide, extended.as_unsigned().word_select(part, bus_bits),
-                               self.gather_data)),
+            fifo.w_data.eq(
+                Mux(wide, extended.as_unsigned().word_select(part, bus_bits), self.gather_data)
+            ),
             self.beats.valid.eq(fifo.r_rdy),
             self.beats.payload.eq(fifo.r_data),
             fifo.r_en.eq(self.beats.ready),

@@ -32,7 +32,7 @@ TOOLS = {
     "ECPPACK": ("ecppack", "yowasp-ecppack"),
 }
 CELLS = {"lut4": "TRELLIS_COMB", "ff": "TRELLIS_FF", "mult18": "MULT18X18D", "ebr": "DP16KD"}
-SEED = 1                    #: of the placer, so that a build can be repeated
+SEED = 1  #: of the placer, so that a build can be repeated
 
 
 def resources(config: AccelConfig) -> dict[str, int]:
@@ -47,7 +47,7 @@ def resources(config: AccelConfig) -> dict[str, int]:
     return {
         "lut4": round(2.45 * xc7.lut),
         "ff": round(1.86 * xc7.ff),
-        "mult18": 2 * xc7.dsp48e1,      # 18 bits wide, where a DSP48E1 has 25
+        "mult18": 2 * xc7.dsp48e1,  # 18 bits wide, where a DSP48E1 has 25
         "ebr": round(ebr),
     }
 
@@ -57,7 +57,9 @@ def build_plan(board: Board, config: AccelConfig, accelerator: str, memory_bytes
     box = AcceleratorBox(config, without_zero_words(accelerator))
     design = Ecp5Top(box, clock_hz=config.clock_hz, memory_bytes=memory_bytes)
     return board.platform().build(
-        design, name=TOP, do_build=False,
+        design,
+        name=TOP,
+        do_build=False,
         # router1 did not end in hours. A missed clock is judged here, with its report at hand.
         nextpnr_opts=f"--seed {SEED} --router router2 --timing-allow-fail --report {REPORT}",
         ecppack_opts="--compress",
@@ -76,18 +78,27 @@ def find() -> dict[str, str] | None:
 
 def run(folder: Path, clock_hz: int, tools: dict[str, str]) -> Reports:
     """Run the plan extracted to ``folder``; raises ToolError for a failure or a missed clock."""
-    done = subprocess.run(["sh", f"build_{TOP}.sh"], cwd=folder, env={**os.environ, **tools},
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["sh", f"build_{TOP}.sh"],
+        cwd=folder,
+        env={**os.environ, **tools},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     (folder / "build.out").write_text(done.stdout + done.stderr)
     if done.returncode:
-        raise ToolError(f"the tools failed with exit status {done.returncode}; see "
-                           f"{folder / 'build.out'}, {TOP}.rpt and {TOP}.tim beside it")
+        raise ToolError(
+            f"the tools failed with exit status {done.returncode}; see "
+            f"{folder / 'build.out'}, {TOP}.rpt and {TOP}.tim beside it"
+        )
     reports = read_reports(folder, clock_hz)
     if reports.slack_ns < 0:
         (folder / f"{TOP}.bit").unlink(missing_ok=True)
         raise ToolError(
             f"timing is missed: {reports.routed_hz(clock_hz) / 1e6:.2f} MHz routed, "
-            f"{clock_hz / 1e6:g} MHz asked for; lower --clock-mhz, see {folder / f'{TOP}.tim'}")
+            f"{clock_hz / 1e6:g} MHz asked for; lower --clock-mhz, see {folder / f'{TOP}.tim'}"
+        )
     return reports
 
 

@@ -13,7 +13,7 @@ from gateware.config import AccelConfig
 from gateware.series7 import instance, to_verilog
 from gateware.top import Accelerator, accelerator_signature
 
-MODULE = "accelerator"   #: name of the Verilog module
+MODULE = "accelerator"  #: name of the Verilog module
 _ZERO_WORD = re.compile(r"^ +\S+\[\d+\] = \d+'h0+;\n", re.MULTILINE)
 
 

@@ -41,16 +41,18 @@ class Window(Component):
         self._config = config
         address = unsigned(ceil_log2(config.act_depth))
         word = act_layout(config.k, config.banks)
-        super().__init__({
-            "request": In(WordRequest()),
-            "stride_x": In(4),
-            "width": In(isa.SIZE_BITS),
-            "read_address": Out(data.ArrayLayout(address, config.banks)),
-            "read_data": In(word),
-            "weight_address": Out(isa.ADDRESS_BITS),
-            "act": Out(act_layout(config.k, config.pixels)),
-            "control": Out(WordControl()),
-        })
+        super().__init__(
+            {
+                "request": In(WordRequest()),
+                "stride_x": In(4),
+                "width": In(isa.SIZE_BITS),
+                "read_address": Out(data.ArrayLayout(address, config.banks)),
+                "read_data": In(word),
+                "weight_address": Out(isa.ADDRESS_BITS),
+                "act": Out(act_layout(config.k, config.pixels)),
+                "control": Out(WordControl()),
+            }
+        )
 
     @staticmethod
     def max_stride(config: AccelConfig) -> int:
@@ -74,8 +76,9 @@ class Window(Component):
             rotation.eq(first_bank),
             self.weight_address.eq(request.weight_address),
         ]
-        m.d.sync += [self.read_address[bank].eq(row + (first_bank > bank))
-                     for bank in range(config.banks)]
+        m.d.sync += [
+            self.read_address[bank].eq(row + (first_bank > bank)) for bank in range(config.banks)
+        ]
         for lane in range(config.pixels):
             x = request.x + self.stride_x * lane
             m.d.sync += inside[lane].eq(request.row_inside & (x >= 0) & (x < self.width))
@@ -89,6 +92,9 @@ class Window(Component):
         for lane in range(config.pixels):
             bank = Signal(bank_bits, name=f"bank_{lane}")
             m.d.comb += bank.eq(rotation_read + stride_read * lane)
-            m.d.sync += self.act[lane].eq(Mux(inside_read[lane], self.read_data[bank].as_value(),
-                                              pad_read.replicate(config.k)))
+            m.d.sync += self.act[lane].eq(
+                Mux(
+                    inside_read[lane], self.read_data[bank].as_value(), pad_read.replicate(config.k)
+                )
+            )
         return m

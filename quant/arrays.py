@@ -38,8 +38,9 @@ class LayerArrays:
             dtype = np.uint8 if field.name == "scheme" else np.int64
             array = np.ascontiguousarray(given.astype(dtype))
             if not np.array_equal(array, np.atleast_1d(given)):
-                raise GraphError(f"layer array {field.name!r} of {given.dtype} is not "
-                                 f"{array.dtype}")
+                raise GraphError(
+                    f"layer array {field.name!r} of {given.dtype} is not {array.dtype}"
+                )
             object.__setattr__(self, field.name, array)
 
     @property
@@ -56,9 +57,14 @@ class LayerArrays:
                 codes = np.append(codes, np.zeros(len(codes) % 2, np.uint8))
                 codes = codes[0::2] | codes[1::2] << 4
             packed.append(codes)
-        return {"codes": np.concatenate(packed), "shape": np.array(self.values.shape, np.int32),
-                "scheme": self.scheme, "multiplier": self.multiplier.astype(np.int32),
-                "bias": self.bias, "shift": self.shift.astype(np.uint8)}
+        return {
+            "codes": np.concatenate(packed),
+            "shape": np.array(self.values.shape, np.int32),
+            "scheme": self.scheme,
+            "multiplier": self.multiplier.astype(np.int32),
+            "bias": self.bias,
+            "shift": self.shift.astype(np.uint8),
+        }
 
     @classmethod
     def unpack(cls, stored: dict[str, np.ndarray]) -> "LayerArrays":
@@ -70,7 +76,7 @@ class LayerArrays:
         for number in stored["scheme"]:
             scheme = Scheme(int(number))
             size = terms if scheme.bits == 8 else -(-terms // 2)
-            row = codes[at:at + size]
+            row = codes[at : at + size]
             at += size
             if scheme.bits == 4:
                 row = np.stack([row & 15, row >> 4], 1).reshape(-1)[:terms]
@@ -79,5 +85,8 @@ class LayerArrays:
             rows.append(numerics.decode_weights(scheme, row))
         if at != len(codes):
             raise ValueError("codes are too long")
-        return cls(np.stack(rows).reshape(shape), stored["scheme"],
-                   *(stored[field] for field in ("multiplier", "bias", "shift")))
+        return cls(
+            np.stack(rows).reshape(shape),
+            stored["scheme"],
+            *(stored[field] for field in ("multiplier", "bias", "shift")),
+        )

@@ -31,18 +31,24 @@ def _moments(weight: Tensor) -> tuple[Tensor, Tensor]:
 def _split_key(weight: Tensor, split: str, generator: torch.Generator | None) -> Tensor:
     """A number per row; those with the lower ones get the scheme of the first share."""
     match split:
-        case "variance":            # the paper's rule
+        case "variance":  # the paper's rule
             return variance(weight)
-        case "kurtosis":            # PoT, dense at zero and coarse at the ends, fits heavy tails
+        case "kurtosis":  # PoT, dense at zero and coarse at the ends, fits heavy tails
             return -kurtosis(weight)
         case "random":
             return torch.rand(len(weight), generator=generator, dtype=torch.float64)
     raise ValueError(f"split must be variance, kurtosis or random, not {split!r}")
 
 
-def assign_rows(weight: Tensor, score: Tensor, counts: tuple[int, int, int], *,
-                base: int = Scheme.POT4, split: str = "variance",
-                generator: torch.Generator | None = None) -> Tensor:
+def assign_rows(
+    weight: Tensor,
+    score: Tensor,
+    counts: tuple[int, int, int],
+    *,
+    base: int = Scheme.POT4,
+    split: str = "variance",
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """Schemes (uint8) of a layer's rows, exactly ``counts`` of ``base``, Fixed4 and Fixed8.
 
     The rows with the largest ``score`` get Fixed8; ``split`` decides between the other two. Rows
@@ -58,9 +64,16 @@ def assign_rows(weight: Tensor, score: Tensor, counts: tuple[int, int, int], *,
     return scheme
 
 
-def assign(model: nn.Module, method: Method, tile_rows: int, scores: dict[str, Tensor], *,
-           split: str = "variance", first_last: str = "same",
-           generator: torch.Generator | None = None) -> tuple[int, int]:
+def assign(
+    model: nn.Module,
+    method: Method,
+    tile_rows: int,
+    scores: dict[str, Tensor],
+    *,
+    split: str = "variance",
+    first_last: str = "same",
+    generator: torch.Generator | None = None,
+) -> tuple[int, int]:
     """Give every layer's rows their schemes; returns (rows that changed, rows).
 
     Parameters
@@ -81,8 +94,16 @@ def assign(model: nn.Module, method: Method, tile_rows: int, scores: dict[str, T
     for name, layer in layers.items():
         rows = len(layer.weight)
         counts = (0, 0, rows) if name in wide else method.ratio.rows(rows, tile_rows)
-        changed += layer.assign(assign_rows(layer.weight, scores[name], counts, base=method.base,
-                                            split=split, generator=generator))
+        changed += layer.assign(
+            assign_rows(
+                layer.weight,
+                scores[name],
+                counts,
+                base=method.base,
+                split=split,
+                generator=generator,
+            )
+        )
         total += rows
     return changed, total
 
@@ -98,10 +119,16 @@ def scheme_table(model: nn.Module, scores: dict[str, Tensor]) -> list[dict[str, 
     """One record per row: layer, row, scheme, score, variance, kurtosis, alpha."""
     table = []
     for name, layer in quantised_layers(model).items():
-        columns = {"score": scores[name], "variance": variance(layer.weight),
-                   "kurtosis": kurtosis(layer.weight), "alpha": layer.alpha.detach()}
+        columns = {
+            "score": scores[name],
+            "variance": variance(layer.weight),
+            "kurtosis": kurtosis(layer.weight),
+            "alpha": layer.alpha.detach(),
+        }
         numbers = zip(*(column.tolist() for column in columns.values()), strict=True)
         for row, (scheme, values) in enumerate(zip(layer.scheme.tolist(), numbers, strict=True)):
-            table.append({"layer": name, "row": row, "scheme": SCHEMES[scheme]}
-                         | dict(zip(columns, values, strict=True)))
+            table.append(
+                {"layer": name, "row": row, "scheme": SCHEMES[scheme]}
+                | dict(zip(columns, values, strict=True))
+            )
     return table

@@ -66,8 +66,16 @@ def _convolution(w: "Rewriter", node: fx.Node) -> fx.Node:
         padding = [k // 2 for k in kernel]
     elif padding == "valid":
         padding = 0
-    conv = nn.Conv2d(weight.shape[1] * a["groups"], weight.shape[0], kernel, stride,
-                     _pair(padding), groups=a["groups"], bias=bias is not None, device="meta")
+    conv = nn.Conv2d(
+        weight.shape[1] * a["groups"],
+        weight.shape[0],
+        kernel,
+        stride,
+        _pair(padding),
+        groups=a["groups"],
+        bias=bias is not None,
+        device="meta",
+    )
     conv.weight, conv.bias = weight, bias
     return w.module_call(w.owner(a["weight"]), conv, a["input"])
 
@@ -174,8 +182,10 @@ def _flatten(w: "Rewriter", node: fx.Node) -> fx.Node | None:
         return _flatten_call(w, node, w.nodes[node.args[0]])
     if w.keep_unknown:
         return None
-    raise ValueError(f"it makes {_sizes(after)} of {_sizes(before)}; only (batch, values) can be "
-                     f"made of (batch, channels, height, width)")
+    raise ValueError(
+        f"it makes {_sizes(after)} of {_sizes(before)}; only (batch, values) can be "
+        f"made of (batch, channels, height, width)"
+    )
 
 
 def _sizes(shape: torch.Size) -> str:
@@ -197,8 +207,12 @@ def _dropout(w: "Rewriter", node: fx.Node) -> fx.Node:
 def _pad(w: "Rewriter", node: fx.Node) -> fx.Node | None:
     a = _bound(node, {"mode": "constant", "value": 0.0})
     amounts = list(a["pad"])
-    if a["mode"] != "constant" or a["value"] not in (None, 0) or len(amounts) != 4 \
-            or any(not isinstance(p, int) or p < 0 for p in amounts):
+    if (
+        a["mode"] != "constant"
+        or a["value"] not in (None, 0)
+        or len(amounts) != 4
+        or any(not isinstance(p, int) or p < 0 for p in amounts)
+    ):
         if w.keep_unknown:
             return None
         raise ValueError("only zeros can be added, above, below, left and right")
@@ -206,12 +220,33 @@ def _pad(w: "Rewriter", node: fx.Node) -> fx.Node | None:
 
 
 REWRITES: dict[str, Callable[["Rewriter", fx.Node], fx.Node | None]] = {
-    "conv2d": _convolution, "linear": _linear, "batch_norm": _batch_norm,
-    "relu": _relu, "relu_": _relu, "hardtanh": _clamp, "hardtanh_": _clamp, "relu6": _clamp,
-    "clamp": _clamp, "clamp_": _clamp, "clamp_min": _clamp, "clamp_min_": _clamp,
-    "add": _add, "add_": _add, "max_pool2d": _max_pool, "avg_pool2d": _avg_pool,
-    "adaptive_avg_pool2d": _adaptive_avg_pool, "mean": _mean, "flatten": _flatten,
-    "view": _flatten, "reshape": _flatten, "squeeze": _flatten, "squeeze_": _flatten,
-    "_unsafe_view": _flatten, "dropout": _dropout, "dropout_": _dropout,
-    "feature_dropout": _dropout, "pad": _pad, "constant_pad_nd": _pad,
+    "conv2d": _convolution,
+    "linear": _linear,
+    "batch_norm": _batch_norm,
+    "relu": _relu,
+    "relu_": _relu,
+    "hardtanh": _clamp,
+    "hardtanh_": _clamp,
+    "relu6": _clamp,
+    "clamp": _clamp,
+    "clamp_": _clamp,
+    "clamp_min": _clamp,
+    "clamp_min_": _clamp,
+    "add": _add,
+    "add_": _add,
+    "max_pool2d": _max_pool,
+    "avg_pool2d": _avg_pool,
+    "adaptive_avg_pool2d": _adaptive_avg_pool,
+    "mean": _mean,
+    "flatten": _flatten,
+    "view": _flatten,
+    "reshape": _flatten,
+    "squeeze": _flatten,
+    "squeeze_": _flatten,
+    "_unsafe_view": _flatten,
+    "dropout": _dropout,
+    "dropout_": _dropout,
+    "feature_dropout": _dropout,
+    "pad": _pad,
+    "constant_pad_nd": _pad,
 }

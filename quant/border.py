@@ -42,7 +42,7 @@ class BorderLinear(QuantLinear):
         one share one S, as a graph's output must."""
         border = cls.from_float(layer)
         border.name = name
-        border._source = [source]           # in a list: it is no child of this module
+        border._source = [source]  # in a list: it is no child of this module
         border.last = last
         return border
 
@@ -57,7 +57,7 @@ class BorderLinear(QuantLinear):
         if not torch.is_grad_enabled():
             return exact
         slope = super().forward(x)
-        return exact + (slope - slope.detach())         # adds zero, and the gradient
+        return exact + (slope - slope.detach())  # adds zero, and the gradient
 
     @torch.no_grad()
     def _from_accelerator(self, x: Tensor) -> Tensor:
@@ -65,8 +65,8 @@ class BorderLinear(QuantLinear):
         scale, offset = (torch.from_numpy(np.ldexp(v, -s)).to(x.device) for v in (m, b))
         codes = act_to_steps(x, self.source.scale, self.source.low, self.source.high)
         with torch.autocast(x.device.type, enabled=False):
-            total = F.linear(codes, self.to_int().float())      # exact, see numerics.ACC_BITS
-        return total.double().mul_(scale).add_(offset).to(x.dtype)      # 48 bits: exact
+            total = F.linear(codes, self.to_int().float())  # exact, see numerics.ACC_BITS
+        return total.double().mul_(scale).add_(offset).to(x.dtype)  # 48 bits: exact
 
     def factors(self) -> Tensor:
         """Real value of each row's unit of the accumulator, float64."""
@@ -84,9 +84,18 @@ class BorderLinear(QuantLinear):
             least = min(shift for _, shift in rows)
             rows = [(numerics.round_scaled(f, least), least) for f in factors]
         bias = [0.0] * len(rows) if self.bias is None else self.bias.tolist()
-        return Requantisation(*map(np.array, zip(*(
-            (m, numerics.round_scaled(b, s), s)
-            for (m, s), b in zip(rows, bias, strict=True)), strict=True)))
+        return Requantisation(
+            *map(
+                np.array,
+                zip(
+                    *(
+                        (m, numerics.round_scaled(b, s), s)
+                        for (m, s), b in zip(rows, bias, strict=True)
+                    ),
+                    strict=True,
+                ),
+            )
+        )
 
     @torch.no_grad()
     def align(self) -> None:

@@ -17,12 +17,22 @@ from torch import Tensor, fx, nn
 
 from quant.aten import REWRITES, class_of, operation, path_of
 
-SUPPORTED = ("convolution, linear, batch-norm behind either, ReLU, ReLU6, addition, max and "
-             "average pool, zero padding, flatten, dropout")
+SUPPORTED = (
+    "convolution, linear, batch-norm behind either, ReLU, ReLU6, addition, max and "
+    "average pool, zero padding, flatten, dropout"
+)
 
 #: Operations without effect on values, or only on bookkeeping.
-IDENTITIES = {"contiguous", "clone", "alias", "detach", "detach_", "to", "_to_copy",
-              "lift_fresh_copy"}
+IDENTITIES = {
+    "contiguous",
+    "clone",
+    "alias",
+    "detach",
+    "detach_",
+    "to",
+    "_to_copy",
+    "lift_fresh_copy",
+}
 #: Leaves no value that a layer reads.
 CHECKS = {"_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size"}
 
@@ -31,13 +41,16 @@ class UnsupportedLayer(ValueError):
     """An operation that the accelerator does not compute, by its name and place in the model."""
 
     def __init__(self, name: str, operation: str, reason: str = "", kind: str = "") -> None:
-        super().__init__(f"layer {name or '(model)'!r}{f' of class {kind}' if kind else ''}: "
-                         f"{operation} is not supported"
-                         f"{': ' if reason else ''}{reason}; supported are {SUPPORTED}")
+        super().__init__(
+            f"layer {name or '(model)'!r}{f' of class {kind}' if kind else ''}: "
+            f"{operation} is not supported"
+            f"{': ' if reason else ''}{reason}; supported are {SUPPORTED}"
+        )
 
 
-def capture(model: nn.Module, example: Tensor | tuple[Tensor, ...], *,
-            keep_unknown: bool = False) -> fx.GraphModule:
+def capture(
+    model: nn.Module, example: Tensor | tuple[Tensor, ...], *, keep_unknown: bool = False
+) -> fx.GraphModule:
     """A flat graph of ``model`` that computes the same, for any batch size.
 
     Parameters
@@ -55,16 +68,18 @@ def capture(model: nn.Module, example: Tensor | tuple[Tensor, ...], *,
     inputs = tuple(x if len(x) > 1 else x.repeat(2, *[1] * (x.dim() - 1)) for x in inputs)
     batch = torch.export.Dim.DYNAMIC
     with warnings.catch_warnings(), quiet_logs():
-        warnings.simplefilter("ignore")         # about internals of torch and of the user's model
+        warnings.simplefilter("ignore")  # about internals of torch and of the user's model
         try:
-            program = torch.export.export(model, inputs, strict=False,
-                                          dynamic_shapes=tuple({0: batch} for _ in inputs))
+            program = torch.export.export(
+                model, inputs, strict=False, dynamic_shapes=tuple({0: batch} for _ in inputs)
+            )
         except (RuntimeError, TypeError, ValueError, torch._dynamo.exc.TorchDynamoException) as e:
             reason = str(e).strip().partition("\n")[0]
             if "Constraints violated" in reason:
                 reason = "the batch size is part of a shape: use flatten(1) or x.size(0)"
-            raise UnsupportedLayer("", type(model).__name__,
-                                   f"torch.export cannot follow it ({reason})") from e
+            raise UnsupportedLayer(
+                "", type(model).__name__, f"torch.export cannot follow it ({reason})"
+            ) from e
     return Rewriter(program, keep_unknown).run().train(training)
 
 
@@ -86,12 +101,18 @@ class Rewriter:
         self.program, self.keep_unknown = program, keep_unknown
         self.module = fx.GraphModule(nn.Module(), fx.Graph())
         self.graph = self.module.graph
-        self.nodes: dict[fx.Node, fx.Node] = {}         # of the program, to ours
+        self.nodes: dict[fx.Node, fx.Node] = {}  # of the program, to ours
         signature = program.graph_signature
-        self.stored = {**signature.inputs_to_parameters, **signature.inputs_to_buffers,
-                       **signature.inputs_to_lifted_tensor_constants}
-        self.state = {**dict(program.named_parameters()), **dict(program.named_buffers()),
-                      **program.constants}
+        self.stored = {
+            **signature.inputs_to_parameters,
+            **signature.inputs_to_buffers,
+            **signature.inputs_to_lifted_tensor_constants,
+        }
+        self.state = {
+            **dict(program.named_parameters()),
+            **dict(program.named_buffers()),
+            **program.constants,
+        }
         self.used: set[str] = set()
 
     def run(self) -> fx.GraphModule:
@@ -117,7 +138,7 @@ class Rewriter:
     def _call(self, node: fx.Node) -> None:
         name = operation(node)
         if name in CHECKS or (name == "sym_size" and not self.keep_unknown):
-            return          # sizes that only a view reads, which becomes a flatten
+            return  # sizes that only a view reads, which becomes a flatten
         if name in IDENTITIES and not self._changes_type(node):
             self.nodes[node] = self.nodes[node.args[0]]
             return
@@ -139,8 +160,9 @@ class Rewriter:
         try:
             yield
         except ValueError as error:
-            raise UnsupportedLayer(path_of(node), operation(node), str(error),
-                                   class_of(node)) from error
+            raise UnsupportedLayer(
+                path_of(node), operation(node), str(error), class_of(node)
+            ) from error
 
     def _note(self, ours: fx.Node, theirs: fx.Node) -> fx.Node:
         value = theirs.meta.get("val")
@@ -193,8 +215,10 @@ class Rewriter:
         """Name of the layer that holds parameter ``node``."""
         name = self.stored[node.name].rpartition(".")[0]
         if not name:
-            raise ValueError("its weights are the model's own: give them to a layer in the model, "
-                             "as nn.Sequential does")
+            raise ValueError(
+                "its weights are the model's own: give them to a layer in the model, "
+                "as nn.Sequential does"
+            )
         if name in self.used:
             raise ValueError("another operation uses the same weights")
         return name
@@ -212,8 +236,11 @@ class Rewriter:
 
     def _taken(self, name: str) -> bool:
         """Whether ``name`` is a module, or a container of one, already or later."""
-        return name in self.used or any(n.startswith(f"{name}.") for n in self.stored.values()) \
+        return (
+            name in self.used
+            or any(n.startswith(f"{name}.") for n in self.stored.values())
             or any(n.startswith(f"{name}.") for n in self.used)
+        )
 
     def module_call(self, name: str, module: nn.Module, source: fx.Node) -> fx.Node:
         """Add ``module`` as ``name`` and call it with our counterpart of ``source``."""

@@ -56,7 +56,7 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
     defect of ours and keeps its traceback.
     """
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:      # closed by who started us
+        if getattr(sys, name) is None:  # closed by who started us
             setattr(sys, name, pathlib.Path(os.devnull).open("w"))
     try:
         return main(argv)

@@ -14,10 +14,10 @@ from quant.methods import METHODS, method
 from quant.models import MODELS
 from quant.ratio import board_tiles
 
-FLOAT32 = "float32"         #: the method that does not quantise
-PRESET = "by data set"      #: what ``--help`` says of a default that the data set decides
+FLOAT32 = "float32"  #: the method that does not quantise
+PRESET = "by data set"  #: what ``--help`` says of a default that the data set decides
 PARSERS = {".json": json.loads, ".toml": tomllib.loads}
-CHECKPOINTS = (".pt", ".pth", ".safetensors")   #: ends of the names of files with weights
+CHECKPOINTS = (".pt", ".pth", ".safetensors")  #: ends of the names of files with weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +36,17 @@ class Preset:
     hessian_images: int = 1024
 
 
-_TEXT = Preset(float_epochs=3, epochs=3, batch_size=32, lr=2e-5, float_lr=2e-5, model="bert",
-               optimiser="adamw", weight_decay=0.01, hessian_images=128)
+_TEXT = Preset(
+    float_epochs=3,
+    epochs=3,
+    batch_size=32,
+    lr=2e-5,
+    float_lr=2e-5,
+    model="bert",
+    optimiser="adamw",
+    weight_decay=0.01,
+    hessian_images=128,
+)
 
 #: Presets by data set name; ``--dataset`` offers these names.
 PRESETS = {
@@ -70,36 +79,55 @@ class TrainConfig(pydantic.BaseModel):
     subset: int | None = setting("task", "train on the first samples only", None, ge=2)
     size: int | None = setting("task", "pixels of ImageNet's images", None, ge=1)
     tokenizer: str | None = setting(
-        "task", "of texts: folder of a Hugging Face model or its name on the hub, whose tokenizer "
-        "and architecture are taken; by default that of pretrained", None)
+        "task",
+        "of texts: folder of a Hugging Face model or its name on the hub, whose tokenizer "
+        "and architecture are taken; by default that of pretrained",
+        None,
+    )
     max_length: int | None = setting("task", "tokens of a text", None, ge=8)
 
     model: str = setting("network", f"one of {', '.join(MODELS)}")
     width: int | None = setting("network", "channels of the first layer", None, ge=1)
     stem: Literal["auto", "cifar", "imagenet"] = setting(
-        "network", "first layer for small or for large images", "auto")
+        "network", "first layer for small or for large images", "auto"
+    )
     pretrained: str | None = setting(
-        "network", "start from this checkpoint, by default without float epochs; of bert also "
-        "folder of a Hugging Face model or its name on the hub, which has float epochs", None)
+        "network",
+        "start from this checkpoint, by default without float epochs; of bert also "
+        "folder of a Hugging Face model or its name on the hub, which has float epochs",
+        None,
+    )
     normalised: bool = setting(
-        "network", "the checkpoint wants pixels less ImageNet's mean by its deviation, as "
-        "torchvision's do: fold that into the first layer", False)
+        "network",
+        "the checkpoint wants pixels less ImageNet's mean by its deviation, as "
+        "torchvision's do: fold that into the first layer",
+        False,
+    )
 
     method: str = setting("schemes", f"one of {', '.join((FLOAT32, *METHODS))}", "rmsmp")
-    ratio: str | None = setting("schemes", "percent of rows in PoT-4 (or APoT-4), Fixed-4 and "
-                                "Fixed-8, as 65:30:5 (default: the method's)", None)
-    board: str | None = setting("schemes", "train for this board's array: its rows per tile and, "
-                                "of rmsmp, its ratio", None)
+    ratio: str | None = setting(
+        "schemes",
+        "percent of rows in PoT-4 (or APoT-4), Fixed-4 and "
+        "Fixed-8, as 65:30:5 (default: the method's)",
+        None,
+    )
+    board: str | None = setting(
+        "schemes", "train for this board's array: its rows per tile and, of rmsmp, its ratio", None
+    )
     first_last: Literal["same", "w8a8"] = setting(
-        "schemes", "first and last layer like the others, or in 8 bits", "same")
+        "schemes", "first and last layer like the others, or in 8 bits", "same"
+    )
     act_bits: Literal[4, 8] = setting("schemes", "bits of activations", 4)
     assign: Literal["hessian", "random", "fisher"] = setting(
-        "schemes", "how rows are chosen for Fixed-8", "hessian")
+        "schemes", "how rows are chosen for Fixed-8", "hessian"
+    )
     split: Literal["variance", "kurtosis", "random"] = setting(
-        "schemes", "how the other rows are split between PoT-4 and Fixed-4", "variance")
+        "schemes", "how the other rows are split between PoT-4 and Fixed-4", "variance"
+    )
     reassign_every: int = setting("schemes", "epochs between two assignments", 10, ge=1)
-    hessian_images: int = setting("schemes", "training samples that sensitivities are measured on",
-                                  ge=1)
+    hessian_images: int = setting(
+        "schemes", "training samples that sensitivities are measured on", ge=1
+    )
     tile_rows: int = setting("schemes", "rows of one row tile of the hardware", 16, ge=1)
 
     float_epochs: int = setting("training", "epochs before quantisation", ge=0)
@@ -110,15 +138,18 @@ class TrainConfig(pydantic.BaseModel):
     lr: float = setting("training", "peak learning rate of quantised training", gt=0)
     weight_decay: float = setting("training", "of weights, not of scales and batch-norm", ge=0)
     seed: int = setting("training", "of everything random", 1, ge=0, lt=1 << 63)
-    integer_samples: int | None = setting("training", "test samples that the integer models "
-                                          "compute (default: all)", None, ge=1)
+    integer_samples: int | None = setting(
+        "training", "test samples that the integer models compute (default: all)", None, ge=1
+    )
 
     device: Literal["auto", "cpu", "cuda"] = setting(
-        "machine", "auto takes CUDA where there is one", "auto")
+        "machine", "auto takes CUDA where there is one", "auto"
+    )
     # On 2 busy cores a second one tripled the time, because the tensors are small and waiting
     # threads spin.
-    threads: int = setting("machine", "threads of torch, 0 for one per core; digests depend on it",
-                           1, ge=0, le=1024)
+    threads: int = setting(
+        "machine", "threads of torch, 0 for one per core; digests depend on it", 1, ge=0, le=1024
+    )
     amp: Literal["off", "bf16"] = setting("machine", "mixed precision of training", "off")
     compile: bool = setting("machine", "compile training steps with torch.compile", False)
 
@@ -141,7 +172,7 @@ class TrainConfig(pydantic.BaseModel):
         has = check_model_reads(values["model"], dataset)
         begun = "pretrained" in given
         if has == "texts" and begun and is_hugging_face(given["pretrained"]):
-            begun = False           # it has never seen the task
+            begun = False  # it has never seen the task
             values.setdefault("tokenizer", given["pretrained"])
         name = values.get("method", cls.model_fields["method"].default)
         if "board" in values:
@@ -154,8 +185,7 @@ class TrainConfig(pydantic.BaseModel):
                 raise ValueError("method float32 has no schemes: leave ratio out")
             values["epochs"] = 0
         elif name not in METHODS:
-            raise ValueError(f"unknown method {name!r}; known are "
-                             f"{', '.join((FLOAT32, *METHODS))}")
+            raise ValueError(f"unknown method {name!r}; known are {', '.join((FLOAT32, *METHODS))}")
         else:
             values["ratio"] = str(method(name, values.get("ratio")).ratio)
             if begun:
@@ -167,19 +197,24 @@ class TrainConfig(pydantic.BaseModel):
         if self.subset is not None and self.subset < self.batch_size:
             raise ValueError(f"subset {self.subset} is less than one batch of {self.batch_size}")
         if self.normalised and not self.pretrained:
-            raise ValueError("normalised tells how a checkpoint was trained: name it with "
-                             "pretrained")
+            raise ValueError(
+                "normalised tells how a checkpoint was trained: name it with pretrained"
+            )
         if MODELS[self.model].reads == "texts":
             self._consistent_for_texts()
         return self
 
     def _consistent_for_texts(self) -> None:
         if not self.pretrained:
-            raise ValueError(f"model {self.model!r} starts from a trained one: name a Hugging Face "
-                             "model with --pretrained")
+            raise ValueError(
+                f"model {self.model!r} starts from a trained one: name a Hugging Face "
+                "model with --pretrained"
+            )
         if not self.tokenizer:
-            raise ValueError("a checkpoint has no tokenizer: name the Hugging Face model that it "
-                             "was made from with --tokenizer")
+            raise ValueError(
+                "a checkpoint has no tokenizer: name the Hugging Face model that it "
+                "was made from with --tokenizer"
+            )
         for name, default in (("width", None), ("stem", "auto"), ("normalised", False)):
             if getattr(self, name) != default:
                 raise ValueError(f"{name} is a setting of networks for images: leave it out")

@@ -52,7 +52,7 @@ class Layer:
         self.conv = isinstance(module, nn.Conv2d)
         self.groups = module.groups if self.conv else 1
         self.rows, self.terms = len(module.weight), module.weight[0].numel()
-        self.positions = out.numel() // self.rows               # of one image
+        self.positions = out.numel() // self.rows  # of one image
         self.inputs = a.numel()
 
     @staticmethod
@@ -127,8 +127,10 @@ class Sweep:
         if logits.dim() != 2 or logits.shape[1] < 2:
             raise ValueError(f"logits must be (N, classes), not {tuple(logits.shape)}")
         self.device, self.dtype = logits.device, logits.dtype
-        self.layers = {name: Layer(self.modules[name], record.inputs[name], out)
-                       for name, out in record.outputs.items()}
+        self.layers = {
+            name: Layer(self.modules[name], record.inputs[name], out)
+            for name, out in record.outputs.items()
+        }
         exact = logits.shape[1] <= EXACT_CLASSES
         self.columns = logits.shape[1] - 1 if exact else SAMPLES
         generator = torch.Generator().manual_seed(self.seed)
@@ -151,23 +153,31 @@ class Sweep:
 
     def _backward(self, logits: Tensor, cotangents: Tensor, record: "_Recorder") -> dict:
         n, columns = len(logits), len(cotangents)
-        deltas = {name: logits.new_empty(n, layer.rows, columns, layer.positions)
-                  for name, layer in self.layers.items() if name in record.outputs}
+        deltas = {
+            name: logits.new_empty(n, layer.rows, columns, layer.positions)
+            for name, layer in self.layers.items()
+            if name in record.outputs
+        }
         outputs = list(record.outputs.values())
         for c, cotangent in enumerate(cotangents):
-            gradients = torch.autograd.grad(logits, outputs, cotangent, materialize_grads=True,
-                                            retain_graph=c + 1 < columns)
+            gradients = torch.autograd.grad(
+                logits, outputs, cotangent, materialize_grads=True, retain_graph=c + 1 < columns
+            )
             for name, gradient in zip(record.outputs, gradients, strict=True):
                 layer = self.layers[name]
-                deltas[name][:, :, c] = (gradient.flatten(2) if layer.conv else
-                                         gradient.reshape(n, -1, layer.rows).mT)
+                deltas[name][:, :, c] = (
+                    gradient.flatten(2) if layer.conv else gradient.reshape(n, -1, layer.rows).mT
+                )
         return {name: (record.inputs[name], delta) for name, delta in deltas.items()}
 
     def complete(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
         """In order of definition; rows of layers that were never called have no influence."""
-        return {name: found[name] if name in found else
-                torch.zeros(len(module.weight), dtype=self.dtype, device=self.device)
-                for name, module in self.modules.items()}
+        return {
+            name: found[name]
+            if name in found
+            else torch.zeros(len(module.weight), dtype=self.dtype, device=self.device)
+            for name, module in self.modules.items()
+        }
 
 
 class _Recorder:
@@ -193,7 +203,8 @@ class _Recorder:
             self.inputs[name] = Layer.padded(module, inputs[0].detach(), self.count)
             # Parameters have no gradients, so autograd records from the first of the layers on.
             self.outputs[name] = output if output.requires_grad else output.requires_grad_()
-            return output.clone()           # may be changed in place
+            return output.clone()  # may be changed in place
+
         return keep
 
 

@@ -73,8 +73,9 @@ class Processes:
     def equalise(self, model: nn.Module) -> None:
         """Give ``model`` the state it has in the first process."""
         if self.count > 1:
-            state = {k: v.cpu() if isinstance(v, Tensor) else v
-                     for k, v in model.state_dict().items()}
+            state = {
+                k: v.cpu() if isinstance(v, Tensor) else v for k, v in model.state_dict().items()
+            }
             model.load_state_dict(self.of_first(state if self.first else None))
 
     def end(self) -> None:
@@ -133,7 +134,9 @@ class GlobalBatchNorm2d(GlobalBatchNorm, nn.BatchNorm2d):
 def globalise_batch_norm(model: nn.Module) -> None:
     """Make the batch-norms of ``model`` global, in place; parameters and names stay."""
     for module in model.modules():
-        for kind, is_global in ((nn.BatchNorm1d, GlobalBatchNorm1d),
-                                (nn.BatchNorm2d, GlobalBatchNorm2d)):
+        for kind, is_global in (
+            (nn.BatchNorm1d, GlobalBatchNorm1d),
+            (nn.BatchNorm2d, GlobalBatchNorm2d),
+        ):
             if type(module) is kind:
                 module.__class__ = is_global

@@ -17,14 +17,26 @@ if TYPE_CHECKING:
 
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m quant.evaluate", description=__doc__)
-    p.add_argument("run", nargs="?", default="runs/latest", metavar="RUN",
-                   help="folder of the run (default: %(default)s)")
+    p.add_argument(
+        "run",
+        nargs="?",
+        default="runs/latest",
+        metavar="RUN",
+        help="folder of the run (default: %(default)s)",
+    )
     p.add_argument("--dataset", metavar="NAME", help="other data set than the run was trained on")
     p.add_argument("--data", metavar="DIR", help="folder of the data set's files")
-    p.add_argument("--tokenizer", metavar="NAME",
-                   help="of texts: where the Hugging Face model is now (default: as in the run)")
-    p.add_argument("--integer-samples", type=int, metavar="N",
-                   help="test samples that the integer models compute (default: as in the run)")
+    p.add_argument(
+        "--tokenizer",
+        metavar="NAME",
+        help="of texts: where the Hugging Face model is now (default: as in the run)",
+    )
+    p.add_argument(
+        "--integer-samples",
+        type=int,
+        metavar="N",
+        help="test samples that the integer models compute (default: as in the run)",
+    )
     p.add_argument("--plots", action="store_true", help="draw the run again, into RUN/plots")
     p.add_argument("--json", action="store_true", help="print the result as one JSON document")
     return p
@@ -41,8 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     run = RunFolder.open(options.run)
     try:
-        result = evaluate(run, options.dataset, options.data, options.integer_samples,
-                          options.tokenizer)
+        result = evaluate(
+            run, options.dataset, options.data, options.integer_samples, options.tokenizer
+        )
     except GraphError as error:
         raise cli.UserError(str(error)) from error
     except Mismatch as error:
@@ -58,9 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def evaluate(run: "RunFolder", dataset_name: str | None = None, directory: str | None = None,
-             integer_samples: int | None = None,
-             tokenizer: str | None = None) -> dict[str, object]:
+def evaluate(
+    run: "RunFolder",
+    dataset_name: str | None = None,
+    directory: str | None = None,
+    integer_samples: int | None = None,
+    tokenizer: str | None = None,
+) -> dict[str, object]:
     """What ``run`` achieves, measured again from its files."""
     from quant import pipeline, qat
     from quant.config import FLOAT32, PRESETS, check_model_reads
@@ -78,24 +95,36 @@ def evaluate(run: "RunFolder", dataset_name: str | None = None, directory: str |
     graph = read_graph(run) if has_graph(config) else None
     dataset = pipeline.load_data(config, dataset_name, directory)
     if graph and dataset.class_names != graph.header.class_names:
-        raise cli.UserError(f"the run was trained on {config.dataset}, whose classes are not those "
-                            f"of {dataset.name}")
+        raise cli.UserError(
+            f"the run was trained on {config.dataset}, whose classes are not those "
+            f"of {dataset.name}"
+        )
     pipeline.setup_torch(config)
     model = with_weights(pipeline.build(config, dataset), run, "float.pt", dataset.name)
     accuracy = {"float": qat.accuracy(model, dataset.test)}
-    result = {"run": str(run.path), "dataset": dataset.name, "model": config.model,
-              "method": config.method, "ratio": config.ratio, "tile_rows": config.tile_rows,
-              "images": len(dataset.test), "accuracy": accuracy, "digest": None}
+    result = {
+        "run": str(run.path),
+        "dataset": dataset.name,
+        "model": config.model,
+        "method": config.method,
+        "ratio": config.ratio,
+        "tile_rows": config.tile_rows,
+        "images": len(dataset.test),
+        "accuracy": accuracy,
+        "digest": None,
+    }
     if config.method == FLOAT32:
         return result
-    model = with_weights(pipeline.quantisable(model, config, dataset), run, "quantised.pt",
-                         dataset.name)
+    model = with_weights(
+        pipeline.quantisable(model, config, dataset), run, "quantised.pt", dataset.name
+    )
     if graph is None:
         accuracy["quantised"] = qat.accuracy(model, dataset.test)
         return result
     with Progress() as progress:
         measured, agreement, logits = pipeline.check(
-            model, graph, dataset, integer_samples or config.integer_samples, progress)
+            model, graph, dataset, integer_samples or config.integer_samples, progress
+        )
     accuracy |= measured
     return result | {"digest": graph.digest, "agreement": agreement, "integer_images": len(logits)}
 
@@ -106,8 +135,10 @@ def read_graph(run: "RunFolder") -> "IntGraph":
 
     graph, recorded = IntGraph.load(run / "graph.safetensors"), run.result().get("digest")
     if graph.digest != recorded:
-        raise cli.UserError(f"{run / 'graph.safetensors'} has digest {graph.digest}, the run "
-                            f"exported {recorded}; train again")
+        raise cli.UserError(
+            f"{run / 'graph.safetensors'} has digest {graph.digest}, the run "
+            f"exported {recorded}; train again"
+        )
     return graph
 
 
@@ -118,8 +149,9 @@ def with_weights(model: "nn.Module", run: "RunFolder", name: str, dataset: str) 
     try:
         model.load_state_dict(run.load_state(name)["model"])
     except (RuntimeError, KeyError, TypeError) as error:
-        raise cli.UserError(f"{run / name} does not belong to this run's network for samples of "
-                            f"{dataset}") from error
+        raise cli.UserError(
+            f"{run / name} does not belong to this run's network for samples of {dataset}"
+        ) from error
     return model.to(memory_format=pipeline.memory_format(model, "cpu"))
 
 
@@ -127,26 +159,43 @@ def show(result: dict[str, object]) -> None:
     import rich.console
     import rich.table
 
-    table = rich.table.Table("model", "accuracy", "same as", title=f"{result['run']} on "
-                             f"{result['images']} test samples of {result['dataset']}")
+    table = rich.table.Table(
+        "model",
+        "accuracy",
+        "same as",
+        title=f"{result['run']} on {result['images']} test samples of {result['dataset']}",
+    )
     accuracy = result["accuracy"]
     table.add_row("float32", f"{accuracy['float']:.2%}", "")
     if "quantised" in accuracy:
         table.add_row("fake-quantised, torch", f"{accuracy['quantised']:.2%}", "")
     if "integer" in accuracy:
-        some = "" if result["integer_images"] == result["images"] \
+        some = (
+            ""
+            if result["integer_images"] == result["images"]
             else f" (first {result['integer_images']})"
-        table.add_row(f"integers, torch{some}", f"{accuracy['integer']:.2%}",
-                      f"fake-quantised: {result['agreement']:.2%} of the decisions")
-        table.add_row(f"integers, golden model{some}", f"{accuracy['integer']:.2%}",
-                      "torch: every bit")
+        )
+        table.add_row(
+            f"integers, torch{some}",
+            f"{accuracy['integer']:.2%}",
+            f"fake-quantised: {result['agreement']:.2%} of the decisions",
+        )
+        table.add_row(
+            f"integers, golden model{some}", f"{accuracy['integer']:.2%}", "torch: every bit"
+        )
     console = rich.console.Console()
     with console.capture() as shown:
         console.print(table)
     cli.give(shown.get().rstrip("\n"))
-    cli.give(f"{result['model']}, method {result['method']}, " + (
-        f"ratio {result['ratio']} in tiles of {result['tile_rows']} rows, digest "
-        f"{result['digest']}" if result["digest"] else "no integer graph"))
+    cli.give(
+        f"{result['model']}, method {result['method']}, "
+        + (
+            f"ratio {result['ratio']} in tiles of {result['tile_rows']} rows, digest "
+            f"{result['digest']}"
+            if result["digest"]
+            else "no integer graph"
+        )
+    )
 
 
 if __name__ == "__main__":

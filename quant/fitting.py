@@ -31,8 +31,14 @@ class Training:
     stage it was made in continues. ``record`` is what the result needs to know of earlier sessions.
     """
 
-    def __init__(self, config: TrainConfig, dataset: data.Dataset, run: RunFolder,
-                 progress: Progress, processes: Processes) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: data.Dataset,
+        run: RunFolder,
+        progress: Progress,
+        processes: Processes,
+    ) -> None:
         self.config, self.data, self.run = config, dataset, run
         self.progress, self.processes = progress, processes
         self.started = time.monotonic()
@@ -40,12 +46,15 @@ class Training:
         self.checkpoint = processes.of_first(run.load_state(CHECKPOINT) if load else None)
         self.record = {"reassignments": [], "seconds": 0.0, "rows": 0}
         if self.checkpoint and not CHECKPOINT_HOLDS <= self.checkpoint.keys():
-            raise UserError(f"{run / CHECKPOINT} is no checkpoint of a training; train again "
-                            "without --resume")
+            raise UserError(
+                f"{run / CHECKPOINT} is no checkpoint of a training; train again without --resume"
+            )
         if self.checkpoint:
             self.record = self.checkpoint["record"]
-            progress.note(f"going on after epoch {self.checkpoint['epoch']} of "
-                          f"{self.checkpoint['stage']} training")
+            progress.note(
+                f"going on after epoch {self.checkpoint['epoch']} of "
+                f"{self.checkpoint['stage']} training"
+            )
         self.metrics = None
         if processes.first:
             self.metrics = Metrics(run, keep=self.record["rows"], tensorboard=config.tensorboard)
@@ -66,9 +75,18 @@ class Training:
         every ``reassign_every`` epochs."""
         config = self.config
         trainer = qat.Trainer(
-            model, self.data.train, epochs=epochs, batch_size=config.batch_size, lr=lr,
-            weight_decay=config.weight_decay, seed=config.seed, optimiser=config.optimiser,
-            amp=config.amp == "bf16", compiled=config.compile, processes=self.processes)
+            model,
+            self.data.train,
+            epochs=epochs,
+            batch_size=config.batch_size,
+            lr=lr,
+            weight_decay=config.weight_decay,
+            seed=config.seed,
+            optimiser=config.optimiser,
+            amp=config.amp == "bf16",
+            compiled=config.compile,
+            processes=self.processes,
+        )
         done = self._go_on(model, trainer, stage)
         self.progress.stage(stage, epochs, trainer.batches, done)
         for epoch in range(done, epochs):
@@ -79,8 +97,10 @@ class Training:
             try:
                 result = trainer.epoch(self.progress.batch)
             except qat.Diverged as error:
-                raise qat.Diverged(f"{stage} epoch {epoch + 1}, {error}; train with a lower "
-                                   f"{RATES[stage]} than {lr:g}") from error
+                raise qat.Diverged(
+                    f"{stage} epoch {epoch + 1}, {error}; train with a lower "
+                    f"{RATES[stage]} than {lr:g}"
+                ) from error
             if epoch + 1 == epochs:
                 qat.settle_batch_norm(model, self.data.train, self.processes, config.seed)
             self._write(model, trainer, stage, epoch + 1, result, change)
@@ -95,23 +115,46 @@ class Training:
             model.load_state_dict(self.checkpoint["model"])
             trainer.load_state_dict(self.checkpoint["trainer"])
         except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{self.run / CHECKPOINT} does not belong to the settings of its run; "
-                            "train again without --resume") from error
+            raise UserError(
+                f"{self.run / CHECKPOINT} does not belong to the settings of its run; "
+                "train again without --resume"
+            ) from error
         return self.checkpoint["epoch"]
 
-    def _write(self, model: nn.Module, trainer: qat.Trainer, stage: str, epoch: int,
-               result: qat.EpochResult, change: dict[str, int] | None) -> None:
+    def _write(
+        self,
+        model: nn.Module,
+        trainer: qat.Trainer,
+        stage: str,
+        epoch: int,
+        result: qat.EpochResult,
+        change: dict[str, int] | None,
+    ) -> None:
         """Metrics first, then the checkpoint, which says how many of their lines count."""
-        row = {"stage": stage, "epoch": epoch, "loss": result.loss,
-               "train_accuracy": result.accuracy, "test_accuracy": self.test_accuracy(model),
-               "lr": result.lr, "changed": None, "churn": None, "seconds": result.seconds}
+        row = {
+            "stage": stage,
+            "epoch": epoch,
+            "loss": result.loss,
+            "train_accuracy": result.accuracy,
+            "test_accuracy": self.test_accuracy(model),
+            "lr": result.lr,
+            "changed": None,
+            "churn": None,
+            "seconds": result.seconds,
+        }
         if change and epoch > 1:
             row |= {"changed": change["changed"], "churn": change["changed"] / change["rows"]}
         if self.processes.first:
             self.metrics.add(row, model)
             self.keep(rows=self.record["rows"] + 1, seconds=self.elapsed)
-            self.save(CHECKPOINT, model, stage=stage, epoch=epoch, record=self.record,
-                      trainer=trainer.state_dict())
+            self.save(
+                CHECKPOINT,
+                model,
+                stage=stage,
+                epoch=epoch,
+                record=self.record,
+                trainer=trainer.state_dict(),
+            )
         self.progress.epoch(row)
 
     def reassign(self, model: nn.Module, epoch: int) -> dict[str, int]:
@@ -119,13 +162,20 @@ class Training:
         config, generator = self.config, torch.Generator().manual_seed(self.config.seed)
         chosen = method(config.method, config.ratio)
         if chosen.ratio.fixed8:
-            scores = row_scores(config.assign, model, self.sample(), seed=config.seed,
-                                report=self.progress.measured)
-        else:                   # they would choose no row
+            scores = row_scores(
+                config.assign, model, self.sample(), seed=config.seed, report=self.progress.measured
+            )
+        else:  # they would choose no row
             scores = {n: torch.zeros(len(m.weight)) for n, m in quantised_layers(model).items()}
         changed, rows = assign.assign(
-            model, chosen, config.tile_rows, scores,
-            split=config.split, first_last=config.first_last, generator=generator)
+            model,
+            chosen,
+            config.tile_rows,
+            scores,
+            split=config.split,
+            first_last=config.first_last,
+            generator=generator,
+        )
         self.processes.equalise(model)
         if self.processes.first:
             self.run.save_schemes(assign.scheme_table(model, scores))

@@ -38,8 +38,12 @@ def quantise_input(graph: IntGraph, images: np.ndarray) -> np.ndarray:
     return numerics.quantise_activations(images, spec.scale, spec.zero_point, spec.bits)
 
 
-def run(graph: IntGraph, images: Inputs, host: HostCallback | None = None,
-        layer: LayerCallback | None = None) -> dict[str, np.ndarray]:
+def run(
+    graph: IntGraph,
+    images: Inputs,
+    host: HostCallback | None = None,
+    layer: LayerCallback | None = None,
+) -> dict[str, np.ndarray]:
     """Every tensor of the graph for integer ``images``, by name, int64.
 
     The output of a wide layer is ``t``. ``host`` computes the graph's host nodes, and ``layer``,
@@ -49,17 +53,21 @@ def run(graph: IntGraph, images: Inputs, host: HostCallback | None = None,
     tensors, kept = _begin(graph, images)
     for node in graph.nodes:
         if not isinstance(node, Host):
-            tensors[node.output] = (layer(node, tensors[node.input]) if layer
-                                    else _step(graph, node, tensors))
+            tensors[node.output] = (
+                layer(node, tensors[node.input]) if layer else _step(graph, node, tensors)
+            )
             continue
-        given = {name: kept[name] if name in kept else _real(graph, name, tensors[name])
-                 for name in node.inputs}
+        given = {
+            name: kept[name] if name in kept else _real(graph, name, tensors[name])
+            for name in node.inputs
+        }
         answer = ask(graph, node, given, host)
         kept |= {name: answer[name] for name in node.keeps}
         for name in node.outputs:
             spec = graph.tensor(name)
-            tensors[name] = numerics.quantise_activations(answer[name], spec.scale,
-                                                          spec.zero_point, spec.bits)
+            tensors[name] = numerics.quantise_activations(
+                answer[name], spec.scale, spec.zero_point, spec.bits
+            )
     return tensors
 
 
@@ -68,8 +76,9 @@ def _begin(graph: IntGraph, images: Inputs) -> tuple[dict[str, np.ndarray], dict
     names = graph.header.host_inputs
     if names:
         if not isinstance(images, tuple) or len(images) != len(names):
-            raise ValueError(f"the graph takes {len(names)} host inputs, a tuple of arrays: "
-                             f"{', '.join(names)}")
+            raise ValueError(
+                f"the graph takes {len(names)} host inputs, a tuple of arrays: {', '.join(names)}"
+            )
         return {}, dict(zip(names, images, strict=True))
     spec = graph.tensor(graph.header.input)
     images = np.asarray(images)
@@ -83,12 +92,15 @@ def _begin(graph: IntGraph, images: Inputs) -> tuple[dict[str, np.ndarray], dict
     return {graph.header.input: images}, {}
 
 
-def ask(graph: IntGraph, node: Host, given: dict[str, np.ndarray],
-        host: HostCallback | None) -> dict[str, np.ndarray]:
+def ask(
+    graph: IntGraph, node: Host, given: dict[str, np.ndarray], host: HostCallback | None
+) -> dict[str, np.ndarray]:
     """What ``host`` computes for ``node``; raises ValueError for anything but what was asked."""
     if host is None:
-        raise ValueError(f"graph {graph.header.name!r} runs {', '.join(node.ops) or node.name} on "
-                         f"the host, and no host was given")
+        raise ValueError(
+            f"graph {graph.header.name!r} runs {', '.join(node.ops) or node.name} on "
+            f"the host, and no host was given"
+        )
     answer = host(node, given)
     wanted = {*node.outputs, *node.keeps}
     if answer.keys() != wanted:
@@ -96,8 +108,10 @@ def ask(graph: IntGraph, node: Host, given: dict[str, np.ndarray],
     for name in node.outputs:
         array, shape = answer[name], graph.tensor(name).shape
         if array.dtype != np.float32 or array.shape[1:] != shape or not np.isfinite(array).all():
-            raise ValueError(f"host node {node.name!r} gave {name!r} as {array.dtype} of "
-                             f"{array.shape[1:]}; finite float32 of {shape} is needed")
+            raise ValueError(
+                f"host node {node.name!r} gave {name!r} as {array.dtype} of "
+                f"{array.shape[1:]}; finite float32 of {shape} is needed"
+            )
     return answer
 
 
@@ -124,8 +138,9 @@ def _step(graph: IntGraph, node: Node, tensors: dict[str, np.ndarray]) -> np.nda
             return _windows(_pad(x, node.padding, 0), node.kernel, node.stride).max((4, 5))
         case AvgPool():
             total = _windows(x, node.kernel, node.stride).sum((4, 5))
-            return numerics.requantise(total, node.multiplier, node.bias, node.shift,
-                                       node.low, node.high)
+            return numerics.requantise(
+                total, node.multiplier, node.bias, node.shift, node.low, node.high
+            )
         case Conv():
             padded = _pad(x, node.padding, graph.tensor(node.input).zero_point)
             acc = _convolve(padded, graph.layers[node.name], node)
@@ -134,26 +149,28 @@ def _step(graph: IntGraph, node: Node, tensors: dict[str, np.ndarray]) -> np.nda
     return _finish(graph.layers[node.name], node, acc, tensors)
 
 
-def _finish(layer: LayerArrays, node: Conv | Linear, acc: np.ndarray,
-            tensors: dict[str, np.ndarray]) -> np.ndarray:
+def _finish(
+    layer: LayerArrays, node: Conv | Linear, acc: np.ndarray, tensors: dict[str, np.ndarray]
+) -> np.ndarray:
     """Requantise ``acc`` (N, O, H, W), or return t of a wide layer."""
     m, b, s = (v[:, None, None] for v in (layer.multiplier, layer.bias, layer.shift))
     if node.wide:
         return numerics.accumulate(acc, m, b, s)
     if node.residual is None:
         return numerics.requantise(acc, m, b, s, node.low, node.high)
-    return numerics.requantise(acc, m, b, s, node.low, node.high,
-                               tensors[node.residual.tensor], node.residual.n)
+    return numerics.requantise(
+        acc, m, b, s, node.low, node.high, tensors[node.residual.tensor], node.residual.n
+    )
 
 
 def _convolve(x: np.ndarray, layer: LayerArrays, node: Conv) -> np.ndarray:
     per_in, per_out = x.shape[1] // node.groups, len(layer.values) // node.groups
     x, parts = x.astype(np.float32), []
     for g in range(node.groups):
-        windows = _windows(x[:, g * per_in:(g + 1) * per_in], node.kernel, node.stride)
+        windows = _windows(x[:, g * per_in : (g + 1) * per_in], node.kernel, node.stride)
         n, c, h, w, kh, kw = windows.shape
         columns = windows.transpose(0, 2, 3, 1, 4, 5).reshape(n * h * w, c * kh * kw)
-        acc = _matmul(columns, layer.rows[g * per_out:(g + 1) * per_out])
+        acc = _matmul(columns, layer.rows[g * per_out : (g + 1) * per_out])
         parts.append(acc.reshape(n, h, w, per_out).transpose(0, 3, 1, 2))
     return np.concatenate(parts, 1)
 
@@ -174,4 +191,4 @@ def _pad(x: np.ndarray, padding: tuple[int, int, int, int], value: int) -> np.nd
 def _windows(x: np.ndarray, kernel: tuple[int, int], stride: tuple[int, int]) -> np.ndarray:
     """View (N, C, H_out, W_out, kh, kw)."""
     view = np.lib.stride_tricks.sliding_window_view(x, kernel, axis=(2, 3))
-    return view[:, :, ::stride[0], ::stride[1]]
+    return view[:, :, :: stride[0], :: stride[1]]

@@ -42,8 +42,11 @@ def quantise_linears(model: fx.GraphModule, act_bits: int, wide_ends: bool) -> N
     linears = [node for node in model.graph.nodes if isinstance(module_of(node), nn.Linear)]
     result = model.graph.output_node().args[0]
     if result not in linears:
-        raise UnsupportedLayer("the output", operation(result),
-                               "with operations on the host a linear layer must come last")
+        raise UnsupportedLayer(
+            "the output",
+            operation(result),
+            "with operations on the host a linear layer must come last",
+        )
     for node in model.graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
             raise UnsupportedLayer(node.meta["path"], operation(node), "it works in place")
@@ -58,8 +61,13 @@ def quantise_linears(model: fx.GraphModule, act_bits: int, wide_ends: bool) -> N
             quantised[source].meta |= source.meta
         node.args = (quantised[source],)
         path, _, leaf = node.target.rpartition(".")
-        setattr(model.get_submodule(path), leaf, BorderLinear.between(
-            module_of(node), node.target, module_of(quantised[source]), last=node is result))
+        setattr(
+            model.get_submodule(path),
+            leaf,
+            BorderLinear.between(
+                module_of(node), node.target, module_of(quantised[source]), last=node is result
+            ),
+        )
     if wide_ends:
         for quantiser in {module_of(node.args[0]) for node in (linears[0], linears[-1])}:
             quantiser.widen()
@@ -98,13 +106,16 @@ def segments(model: fx.GraphModule) -> list[Segment]:
         operations = [n for n in own if n not in outputs]
         needed = {value for n in own for value in _values(n)}
         inputs = tuple(n for n in place if n in needed and n not in operations)
-        keeps = tuple(n for n in operations
-                      if any(place[reader] > index for reader in _readers(n)))
+        keeps = tuple(n for n in operations if any(place[reader] > index for reader in _readers(n)))
         name = f"host{index}"
         kept |= {n: f"{name}.{n.name}" for n in keeps}
-        node = Host(name=name, inputs=tuple(_name(n, kept) for n in inputs),
-                    outputs=tuple(n.target for n in outputs), keeps=tuple(kept[n] for n in keeps),
-                    ops=tuple(dict.fromkeys(filter(None, map(_kind, operations)))))
+        node = Host(
+            name=name,
+            inputs=tuple(_name(n, kept) for n in inputs),
+            outputs=tuple(n.target for n in outputs),
+            keeps=tuple(kept[n] for n in keeps),
+            ops=tuple(dict.fromkeys(filter(None, map(_kind, operations)))),
+        )
         body = _body(model, inputs, operations, [*(n.args[0] for n in outputs), *keeps])
         linears = tuple(n for n in place if _is_linear(n) and n.args[0] in outputs)
         found.append(Segment(node, inputs, outputs, keeps, body, linears))
@@ -126,9 +137,10 @@ class HostRunner:
         segment = self._segments.get(node.name)
         if segment is None or segment.node != node:
             raise ValueError(f"host node {node.name!r} belongs to the graph of another model")
-        values = [_from_border(given[name], source) if _is_linear(source)
-                  else torch.tensor(given[name])
-                  for name, source in zip(node.inputs, segment.inputs, strict=True)]
+        values = [
+            _from_border(given[name], source) if _is_linear(source) else torch.tensor(given[name])
+            for name, source in zip(node.inputs, segment.inputs, strict=True)
+        ]
         results = iter(segment.body(*values))
         answer = {name: _to_border(next(results)) for name in node.outputs}
         return answer | {name: next(results).numpy() for name in node.keeps}
@@ -163,8 +175,12 @@ def _is_given(node: fx.Node) -> bool:
 
 def _is_size(node: fx.Node) -> bool:
     """Whether ``node`` is a number made of the batch size, which every segment finds for itself."""
-    return node.op == "call_function" and "shape" not in node.meta and bool(node.all_input_nodes) \
+    return (
+        node.op == "call_function"
+        and "shape" not in node.meta
+        and bool(node.all_input_nodes)
         and (operation(node) == "sym_size" or all(map(_is_size, node.all_input_nodes)))
+    )
 
 
 def _values(node: fx.Node) -> Iterable[fx.Node]:
@@ -196,8 +212,12 @@ def _kind(node: fx.Node) -> str | None:
     return operation(node) if module is None else type(module).__name__.lower()
 
 
-def _body(model: fx.GraphModule, inputs: tuple[fx.Node, ...], operations: list[fx.Node],
-          results: list[fx.Node]) -> fx.GraphModule:
+def _body(
+    model: fx.GraphModule,
+    inputs: tuple[fx.Node, ...],
+    operations: list[fx.Node],
+    results: list[fx.Node],
+) -> fx.GraphModule:
     """A module of ``operations`` alone, which makes its constants on the CPU."""
     graph = fx.Graph()
     copies = {n: graph.placeholder(n.name) for n in inputs}
@@ -207,7 +227,7 @@ def _body(model: fx.GraphModule, inputs: tuple[fx.Node, ...], operations: list[f
         if node not in copies:
             if operation(node) == "sym_size":
                 copies[node] = graph.call_function(node.target, (copies[sized], 0))
-            else:                       # a parameter, or a number made of the batch size
+            else:  # a parameter, or a number made of the batch size
                 copies[node] = graph.node_copy(node, fetch)
         return copies[node]
 

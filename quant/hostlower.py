@@ -39,9 +39,13 @@ class HostLowering:
             specs = {}
             for node in segment.outputs:
                 quantiser = module_of(node)
-                specs[node] = TensorSpec(name=node.target, shape=border_shape(node),
-                                         bits=quantiser.bits, scale=quantiser.scale.item(),
-                                         zero_point=quantiser.zero_point)
+                specs[node] = TensorSpec(
+                    name=node.target,
+                    shape=border_shape(node),
+                    bits=quantiser.bits,
+                    scale=quantiser.scale.item(),
+                    zero_point=quantiser.zero_point,
+                )
             self.tensors += specs.values()
             for node in segment.linears:
                 self._linear(node, specs[node.args[0]])
@@ -52,22 +56,28 @@ class HostLowering:
         if shape[1:] == (1, 1):
             self.nodes.append(Linear(name=name, input=source.name, output=name, wide=True))
         else:
-            self.nodes.append(Conv(name=name, input=source.name, output=name, wide=True,
-                                   kernel=(1, 1)))
-        self.tensors.append(TensorSpec(name=name, shape=shape, bits=8,
-                                       scale=math.ldexp(1, -int(arrays.shift.max()))))
+            self.nodes.append(
+                Conv(name=name, input=source.name, output=name, wide=True, kernel=(1, 1))
+            )
+        self.tensors.append(
+            TensorSpec(
+                name=name, shape=shape, bits=8, scale=math.ldexp(1, -int(arrays.shift.max()))
+            )
+        )
 
     def _arrays(self, node: fx.Node, source: TensorSpec) -> LayerArrays:
         layer = module_of(node)
         scheme, values = layer.scheme.cpu().numpy(), layer.to_int().cpu().numpy()
         if scheme.max() > max(Scheme):
-            raise ExportError(f"layer {node.target!r} has rows of a scheme that is for training "
-                              f"only")
+            raise ExportError(
+                f"layer {node.target!r} has rows of a scheme that is for training only"
+            )
         multiplier, bias, shift = layer.requantisation()
         bias -= multiplier * source.zero_point * values.sum(1)
         if np.abs(bias).max() >= numerics.BIAS_LIMIT:
-            raise ExportError(f"layer {node.target!r} has a bias that does not fit "
-                              f"{numerics.BIAS_BITS} bits")
+            raise ExportError(
+                f"layer {node.target!r} has a bias that does not fit {numerics.BIAS_BITS} bits"
+            )
         if border_shape(node)[1:] != (1, 1):
             values = values[:, :, None, None]
         return LayerArrays(values, scheme, multiplier, bias, shift)

@@ -17,20 +17,25 @@ class Mismatch(ArithmeticError):
     """Two implementations of the same graph computed different integers."""
 
 
-def run(graph: IntGraph, images: Tensor | tuple[Tensor, ...],
-        host: golden.HostCallback | None = None) -> dict[str, Tensor]:
+def run(
+    graph: IntGraph, images: Tensor | tuple[Tensor, ...], host: golden.HostCallback | None = None
+) -> dict[str, Tensor]:
     """Every tensor of the graph for integer ``images``, by name, int64; see :func:`golden.run`."""
     if graph.header.host_inputs:
-        tensors, kept = {}, dict(zip(graph.header.host_inputs, (i.numpy() for i in images),
-                                     strict=True))
+        tensors, kept = (
+            {},
+            dict(zip(graph.header.host_inputs, (i.numpy() for i in images), strict=True)),
+        )
     else:
         tensors, kept = {graph.header.input: images.to(torch.int64)}, {}
     for node in graph.nodes:
         if not isinstance(node, Host):
             tensors[node.output] = _step(graph, node, tensors)
             continue
-        given = {name: kept[name] if name in kept else _real(graph, name, tensors[name])
-                 for name in node.inputs}
+        given = {
+            name: kept[name] if name in kept else _real(graph, name, tensors[name])
+            for name in node.inputs
+        }
         answer = golden.ask(graph, node, given, host)
         kept |= {name: answer[name] for name in node.keeps}
         tensors |= {name: _codes(graph, name, answer[name]) for name in node.outputs}
@@ -71,8 +76,10 @@ def _step(graph: IntGraph, node: Node, tensors: dict[str, Tensor]) -> Tensor:
         acc = F.conv2d(x, weight, stride=node.stride, groups=node.groups)
     else:
         acc = F.linear(x.flatten(1), weight)[:, :, None, None]
-    m, b, s = (torch.from_numpy(v).to(x.device)[:, None, None]
-               for v in (layer.multiplier, layer.bias, layer.shift))
+    m, b, s = (
+        torch.from_numpy(v).to(x.device)[:, None, None]
+        for v in (layer.multiplier, layer.bias, layer.shift)
+    )
     t = acc.to(torch.int64) * m + b
     if node.residual is not None:
         t = t + tensors[node.residual.tensor] * (node.residual.n << (s - numerics.SHIFT_MIN))
@@ -84,8 +91,12 @@ def _pad(x: Tensor, padding: tuple[int, int, int, int], value: int) -> Tensor:
     return F.pad(x, (left, right, top, bottom), value=value)
 
 
-def verify(graph: IntGraph, images: golden.Inputs, batch: int = 250,
-           host: golden.HostCallback | None = None) -> np.ndarray:
+def verify(
+    graph: IntGraph,
+    images: golden.Inputs,
+    batch: int = 250,
+    host: golden.HostCallback | None = None,
+) -> np.ndarray:
     """Logits (N, classes) int64 of integer ``images``, computed here and by the golden model.
 
     Every tensor must agree in every element; raises :class:`Mismatch` naming the first that does
@@ -109,11 +120,14 @@ def verify(graph: IntGraph, images: golden.Inputs, batch: int = 250,
 
 def _compare(name: str, ours: np.ndarray, expected: np.ndarray, start: int) -> None:
     if ours.shape != expected.shape:
-        raise Mismatch(f"tensor {name!r}: torch computes {ours.shape}, the golden model "
-                       f"{expected.shape}")
+        raise Mismatch(
+            f"tensor {name!r}: torch computes {ours.shape}, the golden model {expected.shape}"
+        )
     wrong = np.argwhere(ours != expected)
     if len(wrong):
         index = tuple(int(i) for i in wrong[0])
         place = (index[0] + start, *index[1:])
-        raise Mismatch(f"tensor {name!r} at {place}: torch computes {ours[index]}, the golden "
-                       f"model {expected[index]} ({len(wrong)} values differ)")
+        raise Mismatch(
+            f"tensor {name!r} at {place}: torch computes {ours[index]}, the golden "
+            f"model {expected[index]} ({len(wrong)} values differ)"
+        )

@@ -35,8 +35,21 @@ from quant.nodes import (
 )
 from quant.validate import validate
 
-__all__ = ["AvgPool", "Conv", "Flatten", "GraphError", "Header", "Host", "IntGraph",
-           "LayerArrays", "Linear", "MaxPool", "Node", "Residual", "TensorSpec"]
+__all__ = [
+    "AvgPool",
+    "Conv",
+    "Flatten",
+    "GraphError",
+    "Header",
+    "Host",
+    "IntGraph",
+    "LayerArrays",
+    "Linear",
+    "MaxPool",
+    "Node",
+    "Residual",
+    "TensorSpec",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +76,11 @@ class IntGraph:
         return _digest(self.header, self._stored())
 
     def _stored(self) -> dict[str, np.ndarray]:
-        return {f"{name}.{key}": array for name, layer in self.layers.items()
-                for key, array in layer.pack().items()}
+        return {
+            f"{name}.{key}": array
+            for name, layer in self.layers.items()
+            for key, array in layer.pack().items()
+        }
 
     def save(self, path: pathlib.Path | str) -> None:
         """Write the file; the old one stays until the new one is complete."""
@@ -74,7 +90,7 @@ class IntGraph:
         partial = path.with_name(path.name + ".partial")
         try:
             safetensors.numpy.save_file(stored, partial, metadata=metadata)
-            partial.chmod(0o644)    # safetensors lets nobody else read it
+            partial.chmod(0o644)  # safetensors lets nobody else read it
             partial.replace(path)
         except (OSError, safetensors.SafetensorError) as error:
             partial.unlink(missing_ok=True)
@@ -85,8 +101,9 @@ class IntGraph:
         """Read and check a file. Raises :class:`GraphError` with one line for anything wrong."""
         path = pathlib.Path(path)
         if not path.is_file():
-            raise GraphError(f"no graph file at {path}; python -m quant.train writes one into its "
-                             f"run folder")
+            raise GraphError(
+                f"no graph file at {path}; python -m quant.train writes one into its run folder"
+            )
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
@@ -99,20 +116,24 @@ class IntGraph:
             if content.get("format") != FORMAT:
                 raise GraphError(f"{path} is not an {FORMAT} file")
             if content.get("version") != VERSION:
-                raise GraphError(f"{path} has graph version {content.get('version')}, this "
-                                 f"software reads version {VERSION}; export it again")
+                raise GraphError(
+                    f"{path} has graph version {content.get('version')}, this "
+                    f"software reads version {VERSION}; export it again"
+                )
             header = Header.model_validate(content)
         except (KeyError, json.JSONDecodeError, AttributeError) as error:
-            raise GraphError(f"{path} has no graph in its header; python -m quant.train writes "
-                             f"one") from error
+            raise GraphError(
+                f"{path} has no graph in its header; python -m quant.train writes one"
+            ) from error
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
             raise GraphError(f"{path}: graph field {place}: {first['msg']}") from error
         canonical = metadata["graph"] == header.model_dump_json()
         if not canonical or metadata.get("digest") != _digest(header, stored):
-            raise GraphError(f"{path} does not match its digest: the file was damaged or edited; "
-                             f"export it again")
+            raise GraphError(
+                f"{path} does not match its digest: the file was damaged or edited; export it again"
+            )
         arrays: dict[str, dict[str, np.ndarray]] = {}
         for key, array in stored.items():
             name, _, field = key.rpartition(".")

@@ -27,10 +27,11 @@ class RowQuantised:
     def from_float(cls, layer: nn.Module) -> Self:
         """A copy of a float layer; all rows are Fixed8 until they are assigned a scheme."""
         quantised = copy.deepcopy(layer)
-        quantised.__class__ = cls               # same parameters and hyperparameters
+        quantised.__class__ = cls  # same parameters and hyperparameters
         quantised.quantise = True
-        scheme = torch.full((len(layer.weight),), int(Scheme.FIXED8), dtype=torch.uint8,
-                            device=layer.weight.device)
+        scheme = torch.full(
+            (len(layer.weight),), int(Scheme.FIXED8), dtype=torch.uint8, device=layer.weight.device
+        )
         quantised.register_buffer("scheme", scheme)
         quantised.alpha = nn.Parameter(quantizers.best_alpha(layer.weight, scheme, MIN_SCALE))
         return quantised
@@ -78,8 +79,11 @@ def quantised_layers(model: nn.Module) -> dict[str, QuantConv2d | QuantLinear]:
 
 def training_only(model: nn.Module) -> list[str]:
     """Names of the layers with rows of APoT-4, for which the accelerator has no lanes."""
-    return [name for name, layer in quantised_layers(model).items()
-            if bool((layer.scheme == APOT4).any())]
+    return [
+        name
+        for name, layer in quantised_layers(model).items()
+        if bool((layer.scheme == APOT4).any())
+    ]
 
 
 @torch.no_grad()
@@ -91,7 +95,7 @@ def keep_scales_sane(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, RowQuantised):
-            dims = tuple(range(1, module.weight.dim()))     # faster than abs, which makes a copy
+            dims = tuple(range(1, module.weight.dim()))  # faster than abs, which makes a copy
             peak = torch.maximum(module.weight.amax(dims), -module.weight.amin(dims))
             module.alpha.clamp_(peak / 16, 2 * peak).clamp_(min=MIN_SCALE)
         elif isinstance(module, ActQuantiser):

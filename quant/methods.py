@@ -18,15 +18,18 @@ class Method:
     base: int = Scheme.POT4
 
 
-METHODS = {m.name: m for m in (
-    Method("fixed4", Ratio(0, 100, 0)),
-    Method("pot4", Ratio(100, 0, 0)),
-    Method("apot4", Ratio(100, 0, 0), APOT4),
-    Method("pot4+fixed4", Ratio(50, 50, 0)),
-    Method("apot4+fixed4", Ratio(60, 40, 0), APOT4),
-    Method("fixed4+fixed8", Ratio(0, 95, 5)),
-    Method("rmsmp", Ratio(65, 30, 5)),
-)}
+METHODS = {
+    m.name: m
+    for m in (
+        Method("fixed4", Ratio(0, 100, 0)),
+        Method("pot4", Ratio(100, 0, 0)),
+        Method("apot4", Ratio(100, 0, 0), APOT4),
+        Method("pot4+fixed4", Ratio(50, 50, 0)),
+        Method("apot4+fixed4", Ratio(60, 40, 0), APOT4),
+        Method("fixed4+fixed8", Ratio(0, 95, 5)),
+        Method("rmsmp", Ratio(65, 30, 5)),
+    )
+}
 
 
 def method(name: str, ratio: str | None = None) -> Method:
@@ -43,6 +46,8 @@ def method(name: str, ratio: str | None = None) -> Method:
     wanted = Ratio.parse(ratio)
     for share, own, scheme in zip(wanted.shares, found.ratio.shares, Scheme, strict=True):
         if share and not own:
-            raise ValueError(f"method {name!r} has no {scheme.name} rows, a ratio of {ratio} has; "
-                             "the method rmsmp takes any ratio")
+            raise ValueError(
+                f"method {name!r} has no {scheme.name} rows, a ratio of {ratio} has; "
+                "the method rmsmp takes any ratio"
+            )
     return dataclasses.replace(found, ratio=wanted)

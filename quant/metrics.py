@@ -16,8 +16,17 @@ if TYPE_CHECKING:
 
 #: Of ``metrics.csv``. ``changed`` rows got another scheme before this epoch, the share ``churn`` of
 #: all; both are empty where schemes were not assigned again.
-COLUMNS = ("stage", "epoch", "loss", "train_accuracy", "test_accuracy", "lr", "changed", "churn",
-           "seconds")
+COLUMNS = (
+    "stage",
+    "epoch",
+    "loss",
+    "train_accuracy",
+    "test_accuracy",
+    "lr",
+    "changed",
+    "churn",
+    "seconds",
+)
 
 
 class Metrics:
@@ -79,8 +88,9 @@ def _leave_writer_errors_to_caller() -> None:
     former = threading.excepthook
 
     def hook(args: threading.ExceptHookArgs) -> None:
-        if type(args.thread).__name__ != "_AsyncWriterThread" \
-                or not issubclass(args.exc_type, OSError):
+        if type(args.thread).__name__ != "_AsyncWriterThread" or not issubclass(
+            args.exc_type, OSError
+        ):
             former(args)
 
     if getattr(former, "__name__", "") != "hook":

@@ -24,7 +24,7 @@ class TensorSpec(_Model):
     """
 
     name: str
-    shape: tuple[int, int, int]         #: channels, height, width; a vector is (channels, 1, 1)
+    shape: tuple[int, int, int]  #: channels, height, width; a vector is (channels, 1, 1)
     bits: Literal[4, 8]
     scale: float = pydantic.Field(gt=0)
     zero_point: int = 0
@@ -40,7 +40,7 @@ class Residual(_Model):
 class _Node(_Model):
     name: str
     input: str
-    output: str                          #: tensor written
+    output: str  #: tensor written
 
 
 class _Gemm(_Node):
@@ -112,11 +112,12 @@ class Host(_Model):
     inputs: tuple[str, ...]
     outputs: tuple[str, ...] = pydantic.Field(min_length=1)
     keeps: tuple[str, ...] = ()
-    ops: tuple[str, ...] = ()            #: names of its float operations, each once
+    ops: tuple[str, ...] = ()  #: names of its float operations, each once
 
 
-Node = Annotated[Conv | Linear | MaxPool | AvgPool | Flatten | Host,
-                 pydantic.Field(discriminator="op")]
+Node = Annotated[
+    Conv | Linear | MaxPool | AvgPool | Flatten | Host, pydantic.Field(discriminator="op")
+]
 
 
 class Header(_Model):
@@ -134,8 +135,8 @@ class Header(_Model):
     input: str | None
     host_inputs: tuple[str, ...] = ()
     output: str
-    ratio: str                           #: PoT4:Fixed4:Fixed8 that the rows were assigned with
-    tile_rows: int = pydantic.Field(gt=0)    #: rows per tile of that assignment
+    ratio: str  #: PoT4:Fixed4:Fixed8 that the rows were assigned with
+    tile_rows: int = pydantic.Field(gt=0)  #: rows per tile of that assignment
     class_names: tuple[str, ...] = ()
     #: of a wide output's tensor: real logit = logit_scale * t
     logit_scale: float = pydantic.Field(default=1.0, gt=0)

@@ -15,24 +15,24 @@ import math
 
 import numpy as np
 
-ACT_BITS = 4                        #: bits of one activation nibble, what the array multiplies with
-NIBBLE_MAX = (1 << ACT_BITS) - 1    #: largest nibble, 15
-MULTIPLIER_BITS = 16                #: M is unsigned and, where the range allows, in [2^15, 2^16)
-SHIFT_MIN = 14                      #: smallest S; also the fraction bits of the residual multiplier
-SHIFT_MAX = 45                      #: largest S
-RESIDUAL_BITS = 16                  #: bits of the unsigned residual multiplier n, N = n * 2^(S-14)
-BIAS_BITS = 48                      #: acc*M + B is a signed 48-bit integer
-BIAS_LIMIT = 1 << BIAS_BITS - 2     #: B lies in [-BIAS_LIMIT, BIAS_LIMIT)
-IMAGE_SCALE = 1 / 255               #: step of an 8-bit image, whose real values lie in 0..1
-ACC_BITS = 24                       #: bits of the largest accumulator, signed
+ACT_BITS = 4  #: bits of one activation nibble, what the array multiplies with
+NIBBLE_MAX = (1 << ACT_BITS) - 1  #: largest nibble, 15
+MULTIPLIER_BITS = 16  #: M is unsigned and, where the range allows, in [2^15, 2^16)
+SHIFT_MIN = 14  #: smallest S; also the fraction bits of the residual multiplier
+SHIFT_MAX = 45  #: largest S
+RESIDUAL_BITS = 16  #: bits of the unsigned residual multiplier n, N = n * 2^(S-14)
+BIAS_BITS = 48  #: acc*M + B is a signed 48-bit integer
+BIAS_LIMIT = 1 << BIAS_BITS - 2  #: B lies in [-BIAS_LIMIT, BIAS_LIMIT)
+IMAGE_SCALE = 1 / 255  #: step of an 8-bit image, whose real values lie in 0..1
+ACC_BITS = 24  #: bits of the largest accumulator, signed
 
 
 class Scheme(enum.IntEnum):
     """How one row (filter) of a layer is quantised."""
 
-    POT4 = 0     #: sign and power of two: 0, +-1, +-2, ... +-64 (Eq. 4 with m = 4)
-    FIXED4 = 1   #: -7..7 (Eq. 1 with m = 4)
-    FIXED8 = 2   #: -127..127 (Eq. 1 with m = 8)
+    POT4 = 0  #: sign and power of two: 0, +-1, +-2, ... +-64 (Eq. 4 with m = 4)
+    FIXED4 = 1  #: -7..7 (Eq. 1 with m = 4)
+    FIXED8 = 2  #: -127..127 (Eq. 1 with m = 8)
 
     @property
     def bits(self) -> int:
@@ -65,7 +65,7 @@ def thresholds(scheme: Scheme) -> np.ndarray:
     values = weight_values(scheme)
     sums, whole = values[1:] + values[:-1], 2 * scheme.denominator
     rounded = (sums / whole).astype(np.float32)
-    above = rounded.astype(np.float64) * whole > sums       # exact: 24-bit times 8-bit integers
+    above = rounded.astype(np.float64) * whole > sums  # exact: 24-bit times 8-bit integers
     return np.where(above, np.nextafter(rounded, np.float32(-2)), rounded)
 
 
@@ -91,7 +91,7 @@ def encode_weights(scheme: Scheme, values: np.ndarray) -> np.ndarray:
     values = values.astype(np.int64)
     if scheme is Scheme.POT4:
         magnitude = np.abs(values)
-        exponent = np.frexp(magnitude)[1]       # 0 for 0, e + 1 for 2^e
+        exponent = np.frexp(magnitude)[1]  # 0 for 0, e + 1 for 2^e
         return (exponent | np.where(values < 0, 8, 0)).astype(np.uint8)
     return (values & ((1 << scheme.bits) - 1)).astype(np.uint8)
 
@@ -147,11 +147,12 @@ def encode_multiplier(real: float) -> tuple[int, int]:
         return 0, SHIFT_MIN
     shift = min(MULTIPLIER_BITS - math.frexp(real)[1], SHIFT_MAX)
     multiplier = round_scaled(real, shift)
-    if multiplier >> MULTIPLIER_BITS:       # rounded up to 2^16: renormalise
+    if multiplier >> MULTIPLIER_BITS:  # rounded up to 2^16: renormalise
         multiplier, shift = multiplier >> 1, shift - 1
     if shift < SHIFT_MIN:
-        raise ValueError(f"multiplier {real!r} is too large for {MULTIPLIER_BITS} bits at shift "
-                         f"{SHIFT_MIN}")
+        raise ValueError(
+            f"multiplier {real!r} is too large for {MULTIPLIER_BITS} bits at shift {SHIFT_MIN}"
+        )
     return multiplier, shift
 
 

@@ -27,18 +27,23 @@ from quant.ratio import Ratio
 from quant.runs import RunFolder, has_graph
 from quant.stages import align_scales
 
-VECTORS = 1000              #: most test samples in vectors.npz
-CALIBRATION = 1 << 25       #: most input values that clips are calibrated on
-CALIBRATION_TEXTS = 128     #: and most texts, of which each token becomes thousands of values
-POINTWISE_CHANNELS = 8      #: fewest inputs of a pointwise convolution with a stride, channels last
-COMPILES = "2.12"           #: first torch whose compiled gradients are those of the quantisers
-CHECKED = 250               #: most samples that the integer models compute at once
-CHECKED_BYTES = 1 << 30     #: for every tensor of those samples, in both models
-BORDER_TEXTS = 4            #: texts in vectors.npz with all that layers read
+VECTORS = 1000  #: most test samples in vectors.npz
+CALIBRATION = 1 << 25  #: most input values that clips are calibrated on
+CALIBRATION_TEXTS = 128  #: and most texts, of which each token becomes thousands of values
+POINTWISE_CHANNELS = 8  #: fewest inputs of a pointwise convolution with a stride, channels last
+COMPILES = "2.12"  #: first torch whose compiled gradients are those of the quantisers
+CHECKED = 250  #: most samples that the integer models compute at once
+CHECKED_BYTES = 1 << 30  #: for every tensor of those samples, in both models
+BORDER_TEXTS = 4  #: texts in vectors.npz with all that layers read
 
 
-def train(config: TrainConfig, dataset: data.Dataset, run: RunFolder, progress: Progress,
-          processes: Processes | None = None) -> dict[str, object] | None:
+def train(
+    config: TrainConfig,
+    dataset: data.Dataset,
+    run: RunFolder,
+    progress: Progress,
+    processes: Processes | None = None,
+) -> dict[str, object] | None:
     """Do everything ``config`` says, write it into ``run`` and give the content of result.json;
     None in all but the first of several processes."""
     processes = processes or Processes(config.device)
@@ -73,18 +78,34 @@ def train(config: TrainConfig, dataset: data.Dataset, run: RunFolder, progress: 
     return result
 
 
-def finish(model: nn.Module, config: TrainConfig, dataset: data.Dataset, run: RunFolder,
-           progress: Progress, record: dict[str, object]) -> dict[str, object]:
+def finish(
+    model: nn.Module,
+    config: TrainConfig,
+    dataset: data.Dataset,
+    run: RunFolder,
+    progress: Progress,
+    record: dict[str, object],
+) -> dict[str, object]:
     """Export and compare what can be exported; gives most of result.json."""
-    result = {"run": str(run.final_path), "dataset": dataset.name, "model": config.model,
-              "method": config.method, "ratio": config.ratio, "tile_rows": config.tile_rows,
-              "seed": config.seed, "images": len(dataset.test), "digest": None,
-              "accuracy": {"float": record["float_accuracy"]}}
+    result = {
+        "run": str(run.final_path),
+        "dataset": dataset.name,
+        "model": config.model,
+        "method": config.method,
+        "ratio": config.ratio,
+        "tile_rows": config.tile_rows,
+        "seed": config.seed,
+        "images": len(dataset.test),
+        "digest": None,
+        "accuracy": {"float": record["float_accuracy"]},
+    }
     if config.method == FLOAT32:
         return result
     schemes = Scheme if has_graph(config) else SCHEMES
-    result["rows"] = {name: [int((layer.scheme == s).sum()) for s in schemes]
-                      for name, layer in quantised_layers(model).items()}
+    result["rows"] = {
+        name: [int((layer.scheme == s).sum()) for s in schemes]
+        for name, layer in quantised_layers(model).items()
+    }
     result["reassignments"] = record["reassignments"]
     if not has_graph(config):
         progress.note(f"{config.method}: APoT-4 rows are for training only, no integer graph")
@@ -95,13 +116,19 @@ def finish(model: nn.Module, config: TrainConfig, dataset: data.Dataset, run: Ru
     measured, agreement, logits = check(model, graph, dataset, config.integer_samples, progress)
     result["accuracy"] |= measured
     result |= {"digest": graph.digest, "agreement": agreement, "integer_images": len(logits)}
-    save_vectors(run, dataset, graph, logits, result["accuracy"],
-                 HostRunner(model) if is_hosted(model) else None)
+    save_vectors(
+        run,
+        dataset,
+        graph,
+        logits,
+        result["accuracy"],
+        HostRunner(model) if is_hosted(model) else None,
+    )
     return result
 
 
 def choose_device(wanted: str) -> str:
-    """"cpu" or "cuda": what ``wanted``, which may also be "auto", means here."""
+    """ "cpu" or "cuda": what ``wanted``, which may also be "auto", means here."""
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise UserError("device cuda: torch finds no CUDA device here")
@@ -111,30 +138,39 @@ def choose_device(wanted: str) -> str:
 def setup_torch(config: TrainConfig) -> None:
     """Raises UserError for a version of torch that does not compile as it should."""
     if config.compile and torch.torch_version.TorchVersion(torch.__version__) < COMPILES:
-        raise UserError(f"torch {torch.__version__} compiles to wrong gradients of the quantisers: "
-                        f"leave --compile out, or install torch {COMPILES} or newer")
+        raise UserError(
+            f"torch {torch.__version__} compiles to wrong gradients of the quantisers: "
+            f"leave --compile out, or install torch {COMPILES} or newer"
+        )
     torch.manual_seed(config.seed)
-    torch.backends.cudnn.deterministic = True       # or a resumed run would be another one
+    torch.backends.cudnn.deterministic = True  # or a resumed run would be another one
     if config.threads:
         torch.set_num_threads(config.threads)
 
 
-def load_data(config: TrainConfig, name: str | None = None,
-              directory: str | None = None) -> data.Dataset:
+def load_data(
+    config: TrainConfig, name: str | None = None, directory: str | None = None
+) -> data.Dataset:
     """The data set of ``config``, or another one with its options."""
-    return data.load(name or config.dataset, directory or config.data, size=config.size,
-                     tokenizer=config.tokenizer,
-                     max_length=config.max_length).subset(config.subset)
+    return data.load(
+        name or config.dataset,
+        directory or config.data,
+        size=config.size,
+        tokenizer=config.tokenizer,
+        max_length=config.max_length,
+    ).subset(config.subset)
 
 
 def on_device(dataset: data.Dataset, config: TrainConfig, processes: Processes) -> data.Dataset:
     """``dataset`` for training; refuses batches that are too large or cannot be shared."""
     processes.part(config.batch_size)
     if len(dataset.train) < config.batch_size:
-        raise UserError(f"batch_size {config.batch_size} is more than the {len(dataset.train)} "
-                        "training samples")
-    return dataclasses.replace(dataset, train=dataset.train.to(processes.device),
-                               test=dataset.test.to(processes.device))
+        raise UserError(
+            f"batch_size {config.batch_size} is more than the {len(dataset.train)} training samples"
+        )
+    return dataclasses.replace(
+        dataset, train=dataset.train.to(processes.device), test=dataset.test.to(processes.device)
+    )
 
 
 def placed(model: nn.Module, processes: Processes) -> nn.Module:
@@ -148,16 +184,26 @@ def memory_format(model: nn.Module, device: str) -> torch.memory_format:
     than 8 channels when channels come last, and the process dies.
     """
     dies = device == "cpu" and any(
-        isinstance(m, nn.Conv2d) and m.in_channels // m.groups < POINTWISE_CHANNELS
-        and m.kernel_size == (1, 1) and m.stride != (1, 1) for m in model.modules())
+        isinstance(m, nn.Conv2d)
+        and m.in_channels // m.groups < POINTWISE_CHANNELS
+        and m.kernel_size == (1, 1)
+        and m.stride != (1, 1)
+        for m in model.modules()
+    )
     return torch.contiguous_format if dies else torch.channels_last
 
 
 def build(config: TrainConfig, dataset: data.Dataset) -> nn.Module:
     """The float network for samples of ``dataset``, with random weights."""
     try:
-        return models.build(config.model, shape=dataset.shape, classes=len(dataset.class_names),
-                            width=config.width, stem=config.stem, source=config.tokenizer)
+        return models.build(
+            config.model,
+            shape=dataset.shape,
+            classes=len(dataset.class_names),
+            width=config.width,
+            stem=config.stem,
+            source=config.tokenizer,
+        )
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -165,12 +211,18 @@ def build(config: TrainConfig, dataset: data.Dataset) -> nn.Module:
 def quantisable(model: nn.Module, config: TrainConfig, dataset: data.Dataset) -> nn.Module:
     """``model``, on the CPU, with quantising layers."""
     example = dataset.test.batch(torch.arange(2))[0]
-    return prepare(model, example, act_bits=config.act_bits, first_last=config.first_last,
-                   host=models.MODELS[config.model].reads == "texts")
+    return prepare(
+        model,
+        example,
+        act_bits=config.act_bits,
+        first_last=config.first_last,
+        host=models.MODELS[config.model].reads == "texts",
+    )
 
 
-def start(config: TrainConfig, dataset: data.Dataset, run: RunFolder,
-          progress: Progress) -> nn.Module:
+def start(
+    config: TrainConfig, dataset: data.Dataset, run: RunFolder, progress: Progress
+) -> nn.Module:
     """The float network that training begins with; its weights do not matter where ``run`` has
     a checkpoint."""
     model = build(config, dataset)
@@ -203,13 +255,24 @@ def in_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
 def export_run(model: nn.Module, config: TrainConfig, dataset: data.Dataset) -> IntGraph:
     """The integer graph of a trained model, with where it comes from. No times: the digest of two
     equal runs is equal."""
-    provenance = {"dataset": dataset.name, "model": config.model, "method": config.method,
-                  "seed": str(config.seed), "float_epochs": str(config.float_epochs),
-                  "epochs": str(config.epochs), "torch": torch.__version__}
-    return export(model, dataset.test.batch(torch.arange(2))[0],
-                  name=f"{config.model}-{dataset.name}", ratio=Ratio.parse(config.ratio),
-                  tile_rows=config.tile_rows, class_names=dataset.class_names,
-                  provenance=provenance)
+    provenance = {
+        "dataset": dataset.name,
+        "model": config.model,
+        "method": config.method,
+        "seed": str(config.seed),
+        "float_epochs": str(config.float_epochs),
+        "epochs": str(config.epochs),
+        "torch": torch.__version__,
+    }
+    return export(
+        model,
+        dataset.test.batch(torch.arange(2))[0],
+        name=f"{config.model}-{dataset.name}",
+        ratio=Ratio.parse(config.ratio),
+        tile_rows=config.tile_rows,
+        class_names=dataset.class_names,
+        provenance=provenance,
+    )
 
 
 def integers(inputs: Inputs) -> np.ndarray | tuple[np.ndarray, ...]:
@@ -219,8 +282,9 @@ def integers(inputs: Inputs) -> np.ndarray | tuple[np.ndarray, ...]:
     return (inputs * 255).round().to(torch.uint8).cpu().numpy()
 
 
-def check(model: nn.Module, graph: IntGraph, dataset: data.Dataset, most: int | None,
-          progress: Progress) -> tuple[dict[str, float], float, np.ndarray]:
+def check(
+    model: nn.Module, graph: IntGraph, dataset: data.Dataset, most: int | None, progress: Progress
+) -> tuple[dict[str, float], float, np.ndarray]:
     """Compare fake quantisation, torch's integers and the golden model on the test set.
 
     Returns accuracies (that of fake quantisation of all samples, that of integers of the first
@@ -238,21 +302,36 @@ def check(model: nn.Module, graph: IntGraph, dataset: data.Dataset, most: int | 
         progress.compared(int(part[-1]) + 1, len(some))
     logits = np.concatenate(parts)
     decided, labels = logits.argmax(1), dataset.test.labels
-    accuracies = {"quantised": float((predicted == labels).mean()),
-                  "integer": float((decided == labels[: len(some)]).mean())}
+    accuracies = {
+        "quantised": float((predicted == labels).mean()),
+        "integer": float((decided == labels[: len(some)]).mean()),
+    }
     return accuracies, float((predicted[: len(some)] == decided).mean()), logits
 
 
-def save_vectors(run: RunFolder, dataset: data.Dataset, graph: IntGraph, logits: np.ndarray,
-                 accuracies: dict[str, float], host: golden.HostCallback | None) -> None:
+def save_vectors(
+    run: RunFolder,
+    dataset: data.Dataset,
+    graph: IntGraph,
+    logits: np.ndarray,
+    accuracies: dict[str, float],
+    host: golden.HostCallback | None,
+) -> None:
     """The first test samples with their logits, for the simulation of the accelerator. With a
     ``host`` also what crosses the border to the accelerator in the first of them."""
     some = torch.arange(min(VECTORS, len(logits)))
     inputs = integers(dataset.test.batch(some)[0])
-    named = dict(zip(graph.header.host_inputs, inputs, strict=True)) \
-        if isinstance(inputs, tuple) else {"images": inputs}
+    named = (
+        dict(zip(graph.header.host_inputs, inputs, strict=True))
+        if isinstance(inputs, tuple)
+        else {"images": inputs}
+    )
     if host is not None:
         tensors = golden.run(graph, tuple(array[:BORDER_TEXTS] for array in inputs), host)
-        named |= {f"codes.{name}": tensors[name].astype(np.uint8)
-                  for node in graph.nodes if isinstance(node, Host) for name in node.outputs}
+        named |= {
+            f"codes.{name}": tensors[name].astype(np.uint8)
+            for node in graph.nodes
+            if isinstance(node, Host)
+            for name in node.outputs
+        }
     run.save_vectors(named, dataset.test.labels[: len(some)], logits[: len(some)], accuracies)

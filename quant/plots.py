@@ -22,8 +22,8 @@ from quant.numerics import Scheme, weight_values
 from quant.runs import RunFolder
 
 DPI = 150
-EXAMPLES = 3            #: rows drawn of each scheme
-MOST_ROWS = 2048        #: of a layer that are drawn one by one
+EXAMPLES = 3  #: rows drawn of each scheme
+MOST_ROWS = 2048  #: of a layer that are drawn one by one
 #: By scheme: name, colour (told apart by colour-blind people, too) and weight values.
 SCHEMES = {
     "POT4": ("PoT-4", "#0072b2", lambda: weight_values(Scheme.POT4)),
@@ -32,7 +32,7 @@ SCHEMES = {
     "APOT4": ("APoT-4", "#009e73", apot4_values),
 }
 NUMBERS = {int(scheme): scheme.name for scheme in Scheme} | {APOT4: "APOT4"}
-DRAWN = ("loss", "train_accuracy", "test_accuracy")     #: columns of metrics.csv
+DRAWN = ("loss", "train_accuracy", "test_accuracy")  #: columns of metrics.csv
 STAGES = {"float": "before quantisation", "quantised": "quantised"}
 
 
@@ -48,10 +48,23 @@ def curves(metrics: Sequence[dict[str, str]]) -> Figure:
         epochs = [i for i, _ in rows]
         colour = "#56606b" if stage == "float" else SCHEMES["POT4"][1]
 
-        def line(axes: Axes, key: str, label: str, style: str, rows: list = rows,
-                 epochs: list = epochs, colour: str = colour) -> None:
-            axes.plot(epochs, [float(row[key]) for _, row in rows], style, color=colour,
-                      label=label, marker="." if len(rows) < 30 else "")
+        def line(
+            axes: Axes,
+            key: str,
+            label: str,
+            style: str,
+            rows: list = rows,
+            epochs: list = epochs,
+            colour: str = colour,
+        ) -> None:
+            axes.plot(
+                epochs,
+                [float(row[key]) for _, row in rows],
+                style,
+                color=colour,
+                label=label,
+                marker="." if len(rows) < 30 else "",
+            )
 
         line(left, "loss", title, "-")
         line(right, "test_accuracy", f"test, {title}", "-")
@@ -64,7 +77,7 @@ def curves(metrics: Sequence[dict[str, str]]) -> Figure:
         if 0 < border < len(metrics):
             axes.axvline(border + 0.5, color="0.6", linewidth=0.8, linestyle="--")
     if all(float(row["loss"]) > 0 for row in metrics):
-        left.set_yscale("log")      # the quantised stage begins where the float one ended
+        left.set_yscale("log")  # the quantised stage begins where the float one ended
     right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}" if value <= 1 else "")
     return figure
 
@@ -82,18 +95,40 @@ def scheme_map(table: Sequence[dict[str, str]]) -> Figure:
         codes = np.array([used.index(s) for s in rows])
         if len(codes) > MOST_ROWS:
             codes = codes[np.linspace(0, len(codes) - 1, MOST_ROWS).astype(int)]
-        axes.imshow(codes[None], cmap=colours, vmin=-0.5, vmax=len(used) - 0.5, aspect="auto",
-                    interpolation="nearest", extent=(0, 1, y + 0.4, y - 0.4))
+        axes.imshow(
+            codes[None],
+            cmap=colours,
+            vmin=-0.5,
+            vmax=len(used) - 0.5,
+            aspect="auto",
+            interpolation="nearest",
+            extent=(0, 1, y + 0.4, y - 0.4),
+        )
         shares = " : ".join(f"{rows.count(s)}" for s in used)
-        axes.text(1.01, y, f"{len(rows)} rows = {shares}", va="center", fontsize="small",
-                  transform=axes.transData)
-    axes.set(xlim=(0, 1), ylim=(len(layers) - 0.4, -0.6), xticks=[],
-             title="scheme of every weight row, in order")
+        axes.text(
+            1.01,
+            y,
+            f"{len(rows)} rows = {shares}",
+            va="center",
+            fontsize="small",
+            transform=axes.transData,
+        )
+    axes.set(
+        xlim=(0, 1),
+        ylim=(len(layers) - 0.4, -0.6),
+        xticks=[],
+        title="scheme of every weight row, in order",
+    )
     axes.set_yticks(range(len(layers)), layers)
     axes.tick_params(axis="y", length=0)
     axes.spines[:].set_visible(False)
-    axes.legend(handles=[Patch(color=SCHEMES[s][1], label=SCHEMES[s][0]) for s in used],
-                loc="upper center", bbox_to_anchor=(0.5, 0), ncols=len(used), frameon=False)
+    axes.legend(
+        handles=[Patch(color=SCHEMES[s][1], label=SCHEMES[s][0]) for s in used],
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        ncols=len(used),
+        frameon=False,
+    )
     return figure
 
 
@@ -117,20 +152,38 @@ def weights_on_levels(state: dict[str, "np.ndarray"]) -> Figure | None:
         title, colour, values = SCHEMES[NUMBERS[number]]
         levels = values() / values().max()
         rows = np.flatnonzero(schemes == number)
-        rows = rows[np.linspace(0, len(rows) - 1, EXAMPLES).astype(int)] \
-            if len(rows) >= EXAMPLES else rows
+        rows = (
+            rows[np.linspace(0, len(rows) - 1, EXAMPLES).astype(int)]
+            if len(rows) >= EXAMPLES
+            else rows
+        )
         for axes, row in zip(line, rows, strict=False):
-            axes.hist(ratio[row].clip(-1.25, 1.25), np.linspace(-1.25, 1.25, 51), color=colour,
-                      alpha=0.75)
+            axes.hist(
+                ratio[row].clip(-1.25, 1.25), np.linspace(-1.25, 1.25, 51), color=colour, alpha=0.75
+            )
             axes.set_title(f"{title}, row {row}", fontsize="small")
             if len(levels) < 50:
-                axes.vlines(levels, 0, 1, color="0.25", linewidth=0.7, linestyle=":",
-                            transform=axes.get_xaxis_transform())
+                axes.vlines(
+                    levels,
+                    0,
+                    1,
+                    color="0.25",
+                    linewidth=0.7,
+                    linestyle=":",
+                    transform=axes.get_xaxis_transform(),
+                )
             else:
                 axes.axvspan(-1, 1, color="0.25", alpha=0.08, linewidth=0)
-                axes.text(0.98, 0.9, f"{len(levels)} levels", ha="right", va="top",
-                          fontsize="x-small", transform=axes.transAxes)
-        for axes in line[len(rows):]:
+                axes.text(
+                    0.98,
+                    0.9,
+                    f"{len(levels)} levels",
+                    ha="right",
+                    va="top",
+                    fontsize="x-small",
+                    transform=axes.transAxes,
+                )
+        for axes in line[len(rows) :]:
             axes.set_axis_off()
         line[0].set_ylabel("weights", fontsize="small")
     for axes in grid[-1]:
@@ -157,8 +210,9 @@ def draw(run: RunFolder) -> list[str]:
     return [f"plots/{name}.png" for name in figures]
 
 
-def read(run: RunFolder, name: str,
-         check: Callable[[dict[str, str]], object]) -> list[dict[str, str]]:
+def read(
+    run: RunFolder, name: str, check: Callable[[dict[str, str]], object]
+) -> list[dict[str, str]]:
     """The lines of a table, none of one that is missing; ``check`` raises for a damaged line."""
     if not (run / name).is_file():
         return []
@@ -174,8 +228,13 @@ def read(run: RunFolder, name: str,
 
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m quant.plots", description=__doc__)
-    p.add_argument("run", nargs="?", default="runs/latest", metavar="RUN",
-                   help="folder of the run, also of an unfinished one (default: %(default)s)")
+    p.add_argument(
+        "run",
+        nargs="?",
+        default="runs/latest",
+        metavar="RUN",
+        help="folder of the run, also of an unfinished one (default: %(default)s)",
+    )
     return p
 
 

@@ -24,12 +24,18 @@ LAYERS = (nn.Conv2d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 #: Modules whose output has the codes of their input.
 KEEPS_CODES = (nn.MaxPool2d, nn.ZeroPad2d, nn.Flatten, nn.Dropout)
-SHORTCUT_BITS = 8       #: of a sum that only an addition reads
-POOLED_BITS = 8         #: of a global average
+SHORTCUT_BITS = 8  #: of a sum that only an addition reads
+POOLED_BITS = 8  #: of a global average
 
 
-def prepare(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, act_bits: int = 4,
-            first_last: str = "same", host: bool = False) -> fx.GraphModule:
+def prepare(
+    model: nn.Module,
+    example: Tensor | tuple[Tensor, ...],
+    *,
+    act_bits: int = 4,
+    first_last: str = "same",
+    host: bool = False,
+) -> fx.GraphModule:
     """A flat copy of ``model`` with quantising layers; the model itself stays as it is.
 
     Parameters
@@ -61,8 +67,7 @@ def prepare(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, act_bits:
 
 @torch.no_grad()
 def calibrate(model: nn.Module, *inputs: Tensor) -> None:
-    """Set clip and zero point of every activation quantiser by the float activations of ``inputs``.
-    """
+    """Clip and zero point of every activation quantiser from the float activations of ``inputs``."""
     quantisers = [m for m in model.modules() if isinstance(m, ActQuantiser)]
     layers = [m for m in model.modules() if isinstance(m, QuantConv2d | QuantLinear)]
     training = model.training
@@ -95,7 +100,7 @@ class _Preparer:
 
     def __init__(self, module: fx.GraphModule, act_bits: int) -> None:
         self.module, self.graph, self.act_bits = module, module.graph, act_bits
-        self.sums: dict[fx.Node, bool] = {}     # and whether one has a residual operand already
+        self.sums: dict[fx.Node, bool] = {}  # and whether one has a residual operand already
 
     def run(self) -> None:
         self._relu_before_pool()
@@ -111,8 +116,11 @@ class _Preparer:
         """``relu(max_pool(x))`` is ``max_pool(relu(x))``, which takes a quantiser."""
         for node in list(self.graph.nodes):
             source = node.args[0] if node.args else None
-            if isinstance(module_of(node), nn.ReLU | nn.Hardtanh) and len(source.users) == 1 \
-                    and isinstance(module_of(source), nn.MaxPool2d):
+            if (
+                isinstance(module_of(node), nn.ReLU | nn.Hardtanh)
+                and len(source.users) == 1
+                and isinstance(module_of(source), nn.MaxPool2d)
+            ):
                 node.replace_all_uses_with(source)
                 node.args = source.args
                 node.meta["shape"] = source.args[0].meta["shape"]
@@ -152,7 +160,7 @@ class _Preparer:
         grid = module_of(codes_source(node.args[0]))
         if limit is not None or (grid is not None and grid.zero_point):
             raise ValueError("something else reads its input, too")
-        node.replace_all_uses_with(node.args[0])        # codes without sign already
+        node.replace_all_uses_with(node.args[0])  # codes without sign already
         self.graph.erase_node(node)
 
     def _average(self, node: fx.Node, pool: nn.AvgPool2d) -> None:
@@ -161,9 +169,16 @@ class _Preparer:
         if source is None:
             raise ValueError("an average of the image itself has no layer to read it")
         single = tuple(node.meta["shape"][2:]) == (1, 1)
-        self._replace(node, QuantAvgPool(source, pool.kernel_size, pool.stride,
-                                         POOLED_BITS if single else source.bits,
-                                         _most_codes(node)))
+        self._replace(
+            node,
+            QuantAvgPool(
+                source,
+                pool.kernel_size,
+                pool.stride,
+                POOLED_BITS if single else source.bits,
+                _most_codes(node),
+            ),
+        )
 
     def _addition(self, node: fx.Node) -> None:
         """One operand is accumulated, the other added in the requantisation."""
@@ -221,10 +236,11 @@ def _has_submodule(module: nn.Module, name: str) -> bool:
 
 def _feeds_layer(node: fx.Node) -> bool:
     """Whether a layer multiplies with ``node``, directly or behind pools and the like."""
-    return any(isinstance(module_of(user), LAYERS)
-               or (isinstance(module_of(user), (*KEEPS_CODES, nn.AvgPool2d))
-                   and _feeds_layer(user))
-               for user in node.users)
+    return any(
+        isinstance(module_of(user), LAYERS)
+        or (isinstance(module_of(user), (*KEEPS_CODES, nn.AvgPool2d)) and _feeds_layer(user))
+        for user in node.users
+    )
 
 
 def _most_codes(node: fx.Node) -> int:
@@ -243,5 +259,5 @@ def _most_codes(node: fx.Node) -> int:
 def _widen_last(module: fx.GraphModule) -> None:
     last = [n for n in module.graph.nodes if isinstance(module_of(n), LAYERS)][-1]
     source = module_of(codes_source(last.args[0]))
-    if source is not None:          # the image has 8 bits already
+    if source is not None:  # the image has 8 bits already
         source.widen()

@@ -20,12 +20,18 @@ class Progress:
 
     def __init__(self, verbosity: int = 0) -> None:
         self.verbosity = verbosity
-        self.place = "before the first epoch"       #: where training is, for the one who stops it
+        self.place = "before the first epoch"  #: where training is, for the one who stops it
         self._bar = self._between = None
         if verbosity >= 0 and sys.stderr.isatty():
-            columns = ("{task.description}", rich.progress.BarColumn(), "epoch {task.fields[at]}",
-                       "loss {task.fields[loss]}", "accuracy {task.fields[accuracy]}",
-                       rich.progress.TimeRemainingColumn(), "left")
+            columns = (
+                "{task.description}",
+                rich.progress.BarColumn(),
+                "epoch {task.fields[at]}",
+                "loss {task.fields[loss]}",
+                "accuracy {task.fields[accuracy]}",
+                rich.progress.TimeRemainingColumn(),
+                "left",
+            )
             self._bar = rich.progress.Progress(*columns, console=rich.console.Console(stderr=True))
 
     def __enter__(self) -> Self:
@@ -42,8 +48,14 @@ class Progress:
         self._name, self._epochs, self._batches = name, epochs, batches
         self._done = done * batches
         if self._bar:
-            self._task = self._bar.add_task(name, total=epochs * batches, completed=self._done,
-                                            at=f"{done}/{epochs}", loss="-", accuracy="-")
+            self._task = self._bar.add_task(
+                name,
+                total=epochs * batches,
+                completed=self._done,
+                at=f"{done}/{epochs}",
+                loss="-",
+                accuracy="-",
+            )
         self.epoch_begins(done + 1)
 
     def epoch_begins(self, epoch: int) -> None:
@@ -54,8 +66,9 @@ class Progress:
         self._done += 1
         if self._bar:
             at = f"{-(-self._done // self._batches)}/{self._epochs}"
-            self._bar.update(self._task, advance=1, at=at, loss=f"{loss:.4f}",
-                             accuracy=f"{accuracy:.2%}")
+            self._bar.update(
+                self._task, advance=1, at=at, loss=f"{loss:.4f}", accuracy=f"{accuracy:.2%}"
+            )
 
     def measured(self, done: int, total: int) -> None:
         """``done`` of ``total`` steps of measuring sensitivities, between two epochs."""
@@ -72,8 +85,9 @@ class Progress:
     def _part(self, name: str, done: int, total: int) -> None:
         if self._bar:
             if self._between is None:
-                self._between = self._bar.add_task(name, total=total, at="-", loss="-",
-                                                   accuracy="-")
+                self._between = self._bar.add_task(
+                    name, total=total, at="-", loss="-", accuracy="-"
+                )
             self._bar.update(self._between, completed=done)
             if done == total:
                 self._bar.remove_task(self._between)
@@ -82,9 +96,11 @@ class Progress:
     def epoch(self, row: dict[str, object]) -> None:
         """One more epoch is done; ``row`` is its line of metrics.csv."""
         if self.verbosity > 0 or (self.verbosity == 0 and not self._bar):
-            self.say(f"{row['stage']} {row['epoch']}/{self._epochs}: loss {row['loss']:.4f}, "
-                     f"train {row['train_accuracy']:.2%}, test {row['test_accuracy']:.2%}, "
-                     f"{row['seconds']:.1f} s")
+            self.say(
+                f"{row['stage']} {row['epoch']}/{self._epochs}: loss {row['loss']:.4f}, "
+                f"train {row['train_accuracy']:.2%}, test {row['test_accuracy']:.2%}, "
+                f"{row['seconds']:.1f} s"
+            )
 
     def note(self, text: str) -> None:
         """A line about what happens between epochs."""

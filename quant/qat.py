@@ -19,11 +19,11 @@ from quant.data.splits import Inputs
 from quant.distributed import Processes
 from quant.layers import keep_scales_sane
 
-DIVERGED = 3            #: times the loss of guessing, ln(classes): training has lost its way
-PATIENCE = 100          #: batches in a row with such a loss that are waited for
-EXPLODED = 100          #: growth of an activation's clip within one epoch that means the same
-EVALUATED = 500         #: samples evaluated at once
-SETTLED = 10_000        #: most training samples that final statistics of batch-norm are made of
+DIVERGED = 3  #: times the loss of guessing, ln(classes): training has lost its way
+PATIENCE = 100  #: batches in a row with such a loss that are waited for
+EXPLODED = 100  #: growth of an activation's clip within one epoch that means the same
+EVALUATED = 500  #: samples evaluated at once
+SETTLED = 10_000  #: most training samples that final statistics of batch-norm are made of
 
 
 class Diverged(ArithmeticError):
@@ -62,14 +62,28 @@ class Trainer:
     processes : that share each batch
     """
 
-    def __init__(self, model: nn.Module, data: Split, *, epochs: int, batch_size: int, lr: float,
-                 weight_decay: float, seed: int, optimiser: str = "sgd", amp: bool = False,
-                 compiled: bool = False, processes: Processes | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Split,
+        *,
+        epochs: int,
+        batch_size: int,
+        lr: float,
+        weight_decay: float,
+        seed: int,
+        optimiser: str = "sgd",
+        amp: bool = False,
+        compiled: bool = False,
+        processes: Processes | None = None,
+    ) -> None:
         decayed, free = [], []
         for parameter in model.parameters():
             (decayed if parameter.dim() > 1 else free).append(parameter)
-        groups = [{"params": decayed, "weight_decay": weight_decay},
-                  {"params": free, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": weight_decay},
+            {"params": free, "weight_decay": 0.0},
+        ]
         self.processes = processes or Processes()
         self.model, self.data, self.amp = model, data, amp
         self.part = self.processes.part(batch_size)
@@ -81,14 +95,18 @@ class Trainer:
         else:
             self.optimiser = torch.optim.AdamW(groups, lr)
         self.step, self.steps = 0, max(1, epochs * self.batches)
-        self.above = 0          # batches in a row with a loss that says diverged
+        self.above = 0  # batches in a row with a loss that says diverged
         self.generator = torch.Generator().manual_seed(seed)
 
     def rate(self, step: int) -> float:
         """Learning rate of ``step``, counted from 0."""
         warm_up = max(1, self.steps // 20)
-        return self.lr * min(1, (step + 1) / warm_up) * 0.5 * (
-            1 + math.cos(math.pi * step / self.steps))
+        return (
+            self.lr
+            * min(1, (step + 1) / warm_up)
+            * 0.5
+            * (1 + math.cos(math.pi * step / self.steps))
+        )
 
     def epoch(self, report: Callable[[float, float], None]) -> EpochResult:
         """Train for one epoch; ``report(loss, accuracy)`` is called after every batch.
@@ -104,14 +122,20 @@ class Trainer:
             loss, share, classes = self._batch(inputs, labels, count)
             self.above = self.above + 1 if loss > DIVERGED * math.log(classes) else 0
             if self.above >= PATIENCE:
-                raise Diverged(f"batch {count}: the loss has been above {DIVERGED} times that of "
-                               f"guessing for {PATIENCE} batches")
+                raise Diverged(
+                    f"batch {count}: the loss has been above {DIVERGED} times that of "
+                    f"guessing for {PATIENCE} batches"
+                )
             total, right = total + loss, right + share
             report(total / count, right / count)
         _check_finite(self.model, clips)
         count = max(1, self.batches)
-        return EpochResult(total / count, right / count, self.rate(max(0, self.step - 1)),
-                           time.monotonic() - started)
+        return EpochResult(
+            total / count,
+            right / count,
+            self.rate(max(0, self.step - 1)),
+            time.monotonic() - started,
+        )
 
     def _batch(self, inputs: Inputs, labels: Tensor, count: int) -> tuple[float, float, int]:
         """One step; gives loss, accuracy and number of classes."""
@@ -120,8 +144,9 @@ class Trainer:
         logits = logits.float() if self.amp else logits
         loss = F.cross_entropy(logits, labels)
         right = (logits.detach().argmax(1) == labels).double().mean()
-        mean, share = (v / self.processes.count
-                       for v in self.processes.total(loss.item(), right.item()))
+        mean, share = (
+            v / self.processes.count for v in self.processes.total(loss.item(), right.item())
+        )
         if not math.isfinite(mean):
             raise Diverged(f"batch {count}: the loss is {mean}")
         for group in self.optimiser.param_groups:
@@ -135,6 +160,7 @@ class Trainer:
 
     def _batches(self, parts: tuple[Tensor, ...]) -> Iterator[tuple[Inputs, Tensor]]:
         """Batches; where a GPU computes, the next one is made meanwhile."""
+
         def make(indices: Tensor) -> tuple[Inputs, Tensor]:
             return self.data.batch(indices, self.generator, self.part)
 
@@ -151,9 +177,13 @@ class Trainer:
 
     def state_dict(self) -> dict[str, object]:
         """All that continues training bit for bit, beside the model."""
-        return {"optimiser": self.optimiser.state_dict(), "step": self.step,
-                "generator": self.generator.get_state(), "torch": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+        return {
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "generator": self.generator.get_state(),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         self.optimiser.load_state_dict(state["optimiser"])
@@ -165,8 +195,11 @@ class Trainer:
 
 
 def _clips(model: nn.Module) -> dict[str, float]:
-    return {name: module.clip.item() for name, module in model.named_modules()
-            if isinstance(module, ActQuantiser)}
+    return {
+        name: module.clip.item()
+        for name, module in model.named_modules()
+        if isinstance(module, ActQuantiser)
+    }
 
 
 def _check_finite(model: nn.Module, before: dict[str, float]) -> None:
@@ -175,14 +208,16 @@ def _check_finite(model: nn.Module, before: dict[str, float]) -> None:
         if not parameter.isfinite().all():
             raise Diverged(f"last batch: {name} is not finite")
     for name, clip in _clips(model).items():
-        if clip > EXPLODED * max(before[name], 1.0):     # those of dead layers begin near 0
-            raise Diverged(f"last batch: the clip of {name} grew from {before[name]:.3g} to "
-                           f"{clip:.3g}")
+        if clip > EXPLODED * max(before[name], 1.0):  # those of dead layers begin near 0
+            raise Diverged(
+                f"last batch: the clip of {name} grew from {before[name]:.3g} to {clip:.3g}"
+            )
 
 
 @torch.no_grad()
-def settle_batch_norm(model: nn.Module, data: Split, processes: Processes | None = None,
-                      seed: int = 0) -> bool:
+def settle_batch_norm(
+    model: nn.Module, data: Split, processes: Processes | None = None, seed: int = 0
+) -> bool:
     """Give batch-norm the statistics of training samples under the final weights, where that lowers
     the loss on these samples; tells whether it did.
 
@@ -203,7 +238,7 @@ def settle_batch_norm(model: nn.Module, data: Split, processes: Processes | None
             norm.train()
         for count, part in enumerate(indices[: len(indices) // batch * batch].split(batch), 1):
             for norm in norms:
-                norm.momentum = 1 / count           # the mean over all batches so far
+                norm.momentum = 1 / count  # the mean over all batches so far
             forward(model, data.batch(part, generator, processes.part(batch))[0])
     better = processes.of_first(_mean_loss(model, data, indices) < loss)
     for norm, (momentum, state) in zip(norms, before, strict=True):
@@ -228,8 +263,12 @@ def predict(model: nn.Module, data: Split, indices: Tensor | None = None) -> Ten
     """Class of each sample (or of those with ``indices``), in evaluation mode, on the CPU."""
     indices = torch.arange(len(data)) if indices is None else indices
     with evaluating(model):
-        return torch.cat([forward(model, data.batch(part)[0]).argmax(1).cpu()
-                          for part in indices.split(EVALUATED)])
+        return torch.cat(
+            [
+                forward(model, data.batch(part)[0]).argmax(1).cpu()
+                for part in indices.split(EVALUATED)
+            ]
+        )
 
 
 def accuracy(model: nn.Module, data: Split, processes: Processes | None = None) -> float:

@@ -23,9 +23,9 @@ from quant import numerics
 from quant.apot import APOT4, apot4_values
 from quant.numerics import Scheme
 
-WEIGHT_STEPS = 7        #: positive levels of a 4-bit weight, the ``steps`` above
-ACT_STEPS = 15          #: the same of an activation
-SCHEMES = {int(s): s.name for s in Scheme} | {APOT4: "APOT4"}     #: names by number
+WEIGHT_STEPS = 7  #: positive levels of a 4-bit weight, the ``steps`` above
+ACT_STEPS = 15  #: the same of an activation
+SCHEMES = {int(s): s.name for s in Scheme} | {APOT4: "APOT4"}  #: names by number
 ABOVE_ONE = float(np.nextafter(np.float32(1), np.float32(2)))
 
 
@@ -34,10 +34,10 @@ class Tables(NamedTuple):
     that the level of a ratio ``v`` depends on ``ceil(2 * denominator * v)`` alone: that plus
     ``zero`` of the scheme is its place in the tables."""
 
-    twice: Tensor       #: by scheme, ``2 * denominator``, float64
-    zero: Tensor        #: by scheme, place of the ratio 0, float64
-    values: Tensor      #: by place, int64
-    levels: Tensor      #: by place, ``value / denominator``, float32
+    twice: Tensor  #: by scheme, ``2 * denominator``, float64
+    zero: Tensor  #: by scheme, place of the ratio 0, float64
+    values: Tensor  #: by place, int64
+    levels: Tensor  #: by place, ``value / denominator``, float32
 
 
 def _build_tables() -> Tables:
@@ -50,9 +50,12 @@ def _build_tables() -> Tables:
         values.append(of_scheme[np.searchsorted(midpoints, np.arange(-top, top + 1))])
         levels.append(values[-1] / of_scheme[-1])
         size += len(values[-1])
-    return Tables(torch.tensor(twice, dtype=torch.float64), torch.tensor(zero, dtype=torch.float64),
-                  torch.from_numpy(np.concatenate(values)),
-                  torch.from_numpy(np.concatenate(levels)).float())
+    return Tables(
+        torch.tensor(twice, dtype=torch.float64),
+        torch.tensor(zero, dtype=torch.float64),
+        torch.from_numpy(np.concatenate(values)),
+        torch.from_numpy(np.concatenate(levels)).float(),
+    )
 
 
 _TABLES = {torch.device("cpu"): _build_tables()}
@@ -85,7 +88,7 @@ def _places(weight: Tensor, alpha: Tensor, scheme: Tensor) -> Tensor:
     place = (weight / _rows(alpha, weight)).clamp_(-1, 1).double()
     place.mul_(_rows(tables.twice[scheme], weight)).ceil_()
     place = place.add_(_rows(tables.zero[scheme], weight)).int()
-    return place.clamp_(0, len(tables.values) - 1)      # not-a-number may be any integer
+    return place.clamp_(0, len(tables.values) - 1)  # not-a-number may be any integer
 
 
 def weight_to_int(weight: Tensor, alpha: Tensor, scheme: Tensor) -> Tensor:
@@ -117,7 +120,7 @@ class _FakeWeight(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, alpha, out = ctx.saved_tensors
         grad_weight = _inside(grad, weight / _rows(alpha, weight), -ABOVE_ONE, ABOVE_ONE)
-        slope = (grad * out).addcmul_(grad_weight, weight, value=-1)    # in units of alpha
+        slope = (grad * out).addcmul_(grad_weight, weight, value=-1)  # in units of alpha
         slope = slope.sum(tuple(range(1, weight.dim()))) / alpha
         return grad_weight, slope * WEIGHT_STEPS**1.5 / weight[0].numel() ** 0.5, None
 
@@ -144,7 +147,7 @@ class _FakeAct(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, y, scale = ctx.saved_tensors
-        if not grad.stride() == x.stride() == y.stride():     # the products go through memory
+        if not grad.stride() == x.stride() == y.stride():  # the products go through memory
             x, grad = (torch.empty_like(y).copy_(each) for each in (x, grad))
         grad_x = _inside(grad, x / scale, ctx.low, ctx.high)
         # sum of grad * (y - x) inside and grad * y outside, in steps of clip = high * scale
@@ -186,6 +189,7 @@ def best_clip(x: Tensor, low: int, high: int, floor: float) -> Tensor:
         x = x.clamp_min(0)
     peak = x.abs().max().clamp_min(floor)
     candidates = [(peak * f).clamp_min(floor) for f in np.linspace(1, 0.2, 81).tolist()]
-    errors = [(act_to_steps(x, c / high, low, high) * (c / high) - x).square().mean()
-              for c in candidates]
+    errors = [
+        (act_to_steps(x, c / high, low, high) * (c / high) - x).square().mean() for c in candidates
+    ]
     return candidates[int(torch.stack(errors).argmin())]

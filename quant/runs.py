@@ -22,9 +22,9 @@ from quant.methods import method
 from quant.numerics import Scheme
 
 LATEST = "latest"
-PARTIAL = ".partial"        #: end of the name of what is not complete
+PARTIAL = ".partial"  #: end of the name of what is not complete
 CHECKPOINT = "checkpoint.pt"
-LONGEST = 200               #: bytes of a run's name; file systems take 255 with the ends we add
+LONGEST = 200  #: bytes of a run's name; file systems take 255 with the ends we add
 
 ALWAYS = ("config.json", "metrics.csv", "metrics.jsonl", "float.pt", "result.json")
 QUANTISED = ("quantised.pt", "schemes.csv")
@@ -54,7 +54,7 @@ class RunFolder:
 
     def __init__(self, path: pathlib.Path, resuming: bool = False) -> None:
         self.path = path
-        self.resuming = resuming        #: there is a checkpoint to go on from
+        self.resuming = resuming  #: there is a checkpoint to go on from
         self._claim: int | None = None  #: the locked folder
 
     def __truediv__(self, name: str) -> pathlib.Path:
@@ -63,8 +63,12 @@ class RunFolder:
     @classmethod
     def plan(cls, out: str, name: str) -> Self:
         """A run that is not begun yet; nothing is written."""
-        if name in ("", ".", "..", LATEST) or "/" in name or name.endswith(PARTIAL) \
-                or len(os.fsencode(name)) > LONGEST:
+        if (
+            name in ("", ".", "..", LATEST)
+            or "/" in name
+            or name.endswith(PARTIAL)
+            or len(os.fsencode(name)) > LONGEST
+        ):
             raise UserError(f"{name!r} cannot name a run")
         return cls(pathlib.Path(out) / f"{name}{PARTIAL}")
 
@@ -94,10 +98,12 @@ class RunFolder:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(folder)
-            raise UserError(f"another process trains {self.final_path}: wait for it, or give this "
-                            "run another --name") from None
+            raise UserError(
+                f"another process trains {self.final_path}: wait for it, or give this "
+                "run another --name"
+            ) from None
         except OSError:
-            pass                # some network file systems cannot lock a folder
+            pass  # some network file systems cannot lock a folder
         self._claim = folder
 
     def release(self) -> None:
@@ -118,7 +124,7 @@ class RunFolder:
         if not found.is_dir() and not found.with_name(f"{found.name}{PARTIAL}").is_dir():
             found = pathlib.Path(out) / which
         found = found.resolve() if found.is_symlink() or found.name in ("", "..") else found
-        if found.name:                  # that of / is empty
+        if found.name:  # that of / is empty
             partial = found.with_name(f"{found.name.removesuffix(PARTIAL)}{PARTIAL}")
             for path in (partial, found):
                 if (path / "config.json").is_file():
@@ -154,8 +160,10 @@ class RunFolder:
             needed = files_of(run.config())
         missing = [file for file in needed if not (run / file).is_file()]
         if missing:
-            raise UserError(f"{path} is not a complete run: {missing[0]} is missing; "
-                            "python -m quant.train makes one")
+            raise UserError(
+                f"{path} is not a complete run: {missing[0]} is missing; "
+                "python -m quant.train makes one"
+            )
         return run
 
     def config(self) -> TrainConfig:
@@ -188,7 +196,7 @@ class RunFolder:
             partial.replace(self / name)
             folder = os.open(self.path, os.O_RDONLY)
             try:
-                os.fsync(folder)        # the new name
+                os.fsync(folder)  # the new name
             finally:
                 os.close(folder)
 
@@ -227,14 +235,24 @@ class RunFolder:
         writer.writerows(table)
         self.replace("schemes.csv", text.getvalue().encode())
 
-    def save_vectors(self, inputs: dict[str, np.ndarray], labels: np.ndarray, logits: np.ndarray,
-                     accuracies: dict[str, float]) -> None:
+    def save_vectors(
+        self,
+        inputs: dict[str, np.ndarray],
+        labels: np.ndarray,
+        logits: np.ndarray,
+        accuracies: dict[str, float],
+    ) -> None:
         """``inputs`` are ``images`` uint8, or those of the host by the graph's names and what
         layers read as ``codes.<tensor>``; ``labels`` and ``logits`` int64, ``accuracy_<kind>``
         float64."""
         with self.writing():
-            np.savez_compressed(self / "vectors.npz", **inputs, labels=labels, logits=logits,
-                                **{f"accuracy_{kind}": a for kind, a in accuracies.items()})
+            np.savez_compressed(
+                self / "vectors.npz",
+                **inputs,
+                labels=labels,
+                logits=logits,
+                **{f"accuracy_{kind}": a for kind, a in accuracies.items()},
+            )
 
     def finish(self, result: dict[str, object]) -> None:
         """Write the result and move the folder to its place."""
@@ -253,7 +271,7 @@ class RunFolder:
                 if final.exists():
                     for entry in final.iterdir():
                         if entry.name not in (*self.FILES, *FOLDERS):
-                            entry.replace(self / entry.name)    # what others put there stays
+                            entry.replace(self / entry.name)  # what others put there stays
                     shutil.rmtree(old, ignore_errors=True)
                     final.rename(old)
                 self.path.rename(final)
@@ -271,6 +289,9 @@ def has_graph(config: TrainConfig) -> bool:
 
 def files_of(config: TrainConfig) -> tuple[str, ...]:
     """The files that a complete run with these settings has."""
-    kinds = (ALWAYS, () if config.method == FLOAT32 else QUANTISED,
-             INTEGER if has_graph(config) else ())
+    kinds = (
+        ALWAYS,
+        () if config.method == FLOAT32 else QUANTISED,
+        INTEGER if has_graph(config) else (),
+    )
     return tuple(file for kind in kinds for file in kind)

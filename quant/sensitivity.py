@@ -36,8 +36,15 @@ Report = Callable[[int, int], None]
 TILE = 1 << 24
 
 
-def row_scores(kind: str, model: nn.Module, inputs: Inputs, *, iterations: int = 20, seed: int = 0,
-               report: Report | None = None) -> dict[str, Tensor]:
+def row_scores(
+    kind: str,
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    iterations: int = 20,
+    seed: int = 0,
+    report: Report | None = None,
+) -> dict[str, Tensor]:
     """One score per row of every layer with weights, by layer name; larger is more sensitive.
 
     ``kind`` is ``hessian`` (:func:`row_eigenvalues`), ``fisher`` (:func:`row_traces`) or
@@ -49,14 +56,23 @@ def row_scores(kind: str, model: nn.Module, inputs: Inputs, *, iterations: int =
         return row_traces(model, inputs, seed=seed, report=report)
     if kind == "random":
         generator = torch.Generator().manual_seed(seed)
-        return {name: torch.rand(len(module.weight), generator=generator)
-                for name, module in weighted(model).items()}
+        return {
+            name: torch.rand(len(module.weight), generator=generator)
+            for name, module in weighted(model).items()
+        }
     raise ValueError(f"unknown score {kind!r}: it is one of hessian, fisher, random")
 
 
-def row_eigenvalues(model: nn.Module, inputs: Inputs, *, iterations: int = 20,
-                    tolerance: float = 1e-4, seed: int = 0, memory: int | None = None,
-                    report: Report | None = None) -> dict[str, Tensor]:
+def row_eigenvalues(
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    iterations: int = 20,
+    tolerance: float = 1e-4,
+    seed: int = 0,
+    memory: int | None = None,
+    report: Report | None = None,
+) -> dict[str, Tensor]:
     """Largest eigenvalue per row of every convolution and linear layer, by layer name.
 
     The float network is measured: quantisers are off, batch-norm uses its running statistics. The
@@ -79,8 +95,9 @@ def row_eigenvalues(model: nn.Module, inputs: Inputs, *, iterations: int = 20,
     found = {}
     with measuring(model):
         sweep = Sweep(model, inputs, seed)
-        products = {name: _product(layer, sweep, iterations)
-                    for name, layer in sweep.layers.items()}
+        products = {
+            name: _product(layer, sweep, iterations) for name, layer in sweep.layers.items()
+        }
         groups = _groups(products, _quarter(sweep.device) if memory is None else memory)
         step = _steps(report, len(groups) * len(sweep.batches) + len(products))
         for group in groups:
@@ -93,14 +110,16 @@ def row_eigenvalues(model: nn.Module, inputs: Inputs, *, iterations: int = 20,
                 layer = sweep.layers[name]
                 start = torch.randn(layer.rows, layer.terms, generator=generator)
                 # Taken out, so that its memory is free afterwards.
-                found[name] = _lanczos(products.pop(name), start.to(sweep.device, sweep.dtype),
-                                       iterations, tolerance)
+                found[name] = _lanczos(
+                    products.pop(name), start.to(sweep.device, sweep.dtype), iterations, tolerance
+                )
                 step()
     return sweep.complete(found)
 
 
-def row_traces(model: nn.Module, inputs: Inputs, *, seed: int = 0,
-               report: Report | None = None) -> dict[str, Tensor]:
+def row_traces(
+    model: nn.Module, inputs: Inputs, *, seed: int = 0, report: Report | None = None
+) -> dict[str, Tensor]:
     """Trace of each row's block, the sum of its eigenvalues, by layer name.
 
     It is the mean over the inputs of the expected squared norm of the row's gradient of
@@ -109,8 +128,10 @@ def row_traces(model: nn.Module, inputs: Inputs, *, seed: int = 0,
     """
     with measuring(model):
         sweep = Sweep(model, inputs, seed)
-        found = {name: torch.zeros(layer.rows, dtype=sweep.dtype, device=sweep.device)
-                 for name, layer in sweep.layers.items()}
+        found = {
+            name: torch.zeros(layer.rows, dtype=sweep.dtype, device=sweep.device)
+            for name, layer in sweep.layers.items()
+        }
         step = _steps(report, len(sweep.batches))
         for factors in sweep.run(list(found)):
             for name, (a, delta) in factors.items():
@@ -136,6 +157,7 @@ def _steps(report: Report | None, total: int) -> Callable[[], None]:
         done += 1
         if report:
             report(done, total)
+
     return step
 
 
@@ -182,7 +204,7 @@ class _Factors:
             for a, delta in pieces(*part, part[1][0].numel(), TILE):
                 with torch.enable_grad():
                     out = self.layer.apply(a, v)
-                factors = delta.flatten(0, 1)                   # (n * rows, columns, positions)
+                factors = delta.flatten(0, 1)  # (n * rows, columns, positions)
                 t = torch.bmm(factors, out.detach().reshape(len(factors), -1, 1))
                 weighted = torch.bmm(t.mT, factors).view_as(out)
                 product += torch.autograd.grad(out, v, weighted)[0]
@@ -209,8 +231,9 @@ def _groups(products: dict[str, _Block | _Factors], memory: int) -> list[list[st
 
 
 @torch.no_grad()
-def _lanczos(product: Callable[[Tensor], Tensor], v: Tensor, iterations: int,
-             tolerance: float) -> Tensor:
+def _lanczos(
+    product: Callable[[Tensor], Tensor], v: Tensor, iterations: int, tolerance: float
+) -> Tensor:
     """Largest eigenvalue of each row's positive semidefinite matrix, from start vectors ``v``."""
     eps = torch.finfo(v.dtype).eps
     v = v / v.norm(dim=1, keepdim=True)
@@ -224,11 +247,11 @@ def _lanczos(product: Callable[[Tensor], Tensor], v: Tensor, iterations: int,
         w -= alpha * v
         small[:, k, k] = alpha[:, 0]
         if k:
-            small[:, k, k - 1] = beta[:, 0]         # eigvalsh reads the lower half
-        last, value = value, torch.linalg.eigvalsh(small[:, :k + 1, :k + 1])[:, -1].to(v.dtype)
+            small[:, k, k - 1] = beta[:, 0]  # eigvalsh reads the lower half
+        last, value = value, torch.linalg.eigvalsh(small[:, : k + 1, : k + 1])[:, -1].to(v.dtype)
         if (value - last <= tolerance * value).all():
             break
-        beta = w.norm(dim=1, keepdim=True, dtype=torch.float64).to(v.dtype)     # squares underflow
+        beta = w.norm(dim=1, keepdim=True, dtype=torch.float64).to(v.dtype)  # squares underflow
         # Where only rounding is left, the vectors span all that the product can reach.
         beta *= beta > eps * value[:, None]
         previous, v = v, torch.where(beta > 0, w / beta, 0)

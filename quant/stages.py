@@ -16,7 +16,7 @@ from quant.layers import QuantConv2d, QuantLinear, quantised_layers
 from quant.prepare import NORMS, codes_source, is_add, module_of
 from quant.quantizers import denominators
 
-MOST_STEPS = 3.99       #: of an output per unit of the sum; M / 2^S is less than 4
+MOST_STEPS = 3.99  #: of an output per unit of the sum; M / 2^S is less than 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,9 @@ class Stage:
     def affine(self) -> tuple[Tensor, Tensor]:
         """``(gamma, beta)``, float64: bias and batch-norm in evaluation are ``gamma*x + beta``."""
         bias = self.layer.bias
-        beta = torch.zeros(len(self.layer.weight), dtype=torch.float64,
-                           device=self.layer.weight.device)
+        beta = torch.zeros(
+            len(self.layer.weight), dtype=torch.float64, device=self.layer.weight.device
+        )
         if bias is not None:
             beta = bias.detach().double()
         if self.norm is None:
@@ -56,8 +57,9 @@ class Stage:
 
 def fold_batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """``(gamma', beta')``, float64, with ``norm(x) = gamma' * x + beta'`` in evaluation."""
-    mean, var, gamma, beta = (v.detach().double() for v in
-                              (norm.running_mean, norm.running_var, norm.weight, norm.bias))
+    mean, var, gamma, beta = (
+        v.detach().double() for v in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    )
     gamma = gamma / torch.sqrt(var + norm.eps)
     return gamma, beta - gamma * mean
 
@@ -132,7 +134,7 @@ def _limit_steps(stage: Stage) -> int:
         quantiser.clip.mul_(max(1.0, excess.max().item()))
         return 0
     excess.clamp_(min=1)
-    stage.norm.weight.div_(excess)          # of gamma * (x - mean) / sigma + beta
+    stage.norm.weight.div_(excess)  # of gamma * (x - mean) / sigma + beta
     return int((excess > 1).sum())
 
 
@@ -144,7 +146,7 @@ def _exact_residual(stage: Stage) -> None:
     quantiser = module_of(operand)
     if isinstance(quantiser, ActQuantiser) and set(operand.users) == {stage.result.args[0]}:
         quantiser.clip.copy_(out.scale * ratio * quantiser.high)
-    else:                               # its other readers need it as it is
+    else:  # its other readers need it as it is
         out.clip.copy_(own / ratio * out.high)
 
 
@@ -174,8 +176,9 @@ def _clear_of_ties(stage: Stage) -> None:
         m, b, s = fit(stage.name, numerics.encode_row, factor, offset)
         b = ties.centred_bias(m, b, s, (quantiser.low, quantiser.high), n, residuals)
         moved.append(numerics.row_offset(b, s))
-    parameter.add_((torch.tensor(moved, dtype=torch.float64, device=steps.device) - offsets)
-                   * scale)
+    parameter.add_(
+        (torch.tensor(moved, dtype=torch.float64, device=steps.device) - offsets) * scale
+    )
 
 
 def _range(node: fx.Node) -> tuple[int, int]:

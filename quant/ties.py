@@ -5,11 +5,17 @@ import numpy as np
 
 from quant import numerics
 
-MOST_SUMS = 1 << 22     #: of a row that are looked at; with more the gaps are as fine as float32
+MOST_SUMS = 1 << 22  #: of a row that are looked at; with more the gaps are as fine as float32
 
 
-def centred_bias(multiplier: int, bias: int, shift: int, outputs: tuple[int, int],
-                 n: int = 0, residuals: tuple[int, int] = (0, 0)) -> int:
+def centred_bias(
+    multiplier: int,
+    bias: int,
+    shift: int,
+    outputs: tuple[int, int],
+    n: int = 0,
+    residuals: tuple[int, int] = (0, 0),
+) -> int:
     """B with the same outputs as ``bias`` for every sum, which lie as far from ties as they can.
 
     ``y = (acc*M + r*N + B) >> S`` changes where the sum in brackets is a multiple of 2^S. Modulo

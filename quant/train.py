@@ -37,17 +37,26 @@ def parser() -> cli.Parser:
     presets = "\n".join(
         f"  {name + ':':15}{p.model}, {p.float_epochs} float epochs, {p.epochs} quantised, batch "
         f"{p.batch_size}, {p.optimiser}, lr {p.float_lr:g} / {p.lr:g}"
-        for name, p in PRESETS.items())
-    p = cli.Parser(prog="python -m quant.train", description=__doc__,
-                   epilog=f"defaults by data set:\n{presets}")
+        for name, p in PRESETS.items()
+    )
+    p = cli.Parser(
+        prog="python -m quant.train",
+        description=__doc__,
+        epilog=f"defaults by data set:\n{presets}",
+    )
     p.add_argument("-q", "--quiet", action="store_true", help="only the result")
     p.add_argument("-v", "--verbose", action="store_true", help="a line for every epoch")
     p.add_argument("--json", action="store_true", help="print the result as one JSON document")
-    p.add_argument("--config", type=pathlib.Path, metavar="FILE",
-                   help="settings by name, as JSON or TOML; options of the command line win")
+    p.add_argument(
+        "--config",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="settings by name, as JSON or TOML; options of the command line win",
+    )
     p.add_argument("--resume", metavar="RUN", help="go on with this run, a folder or its name")
-    p.add_argument("--out", default="runs", metavar="DIR",
-                   help="folder of runs (default: %(default)s)")
+    p.add_argument(
+        "--out", default="runs", metavar="DIR", help="folder of runs (default: %(default)s)"
+    )
     p.add_argument("--name", help="the run's folder in DIR (default: the data set's name)")
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, field in TrainConfig.model_fields.items():
@@ -66,8 +75,15 @@ def add_setting(group: "argparse._ArgumentGroup", name: str, field: FieldInfo) -
     if default is not None:
         text += f" (default: {str(default).lower() if field.annotation is bool else default})"
     kinds = (field.annotation, *typing.get_args(field.annotation))
-    options: dict[str, object] = {"metavar": "N" if int in kinds else "F" if float in kinds
-                                  else "PATH" if name in PATHS else "NAME"}
+    options: dict[str, object] = {
+        "metavar": "N"
+        if int in kinds
+        else "F"
+        if float in kinds
+        else "PATH"
+        if name in PATHS
+        else "NAME"
+    }
     if field.annotation is bool:
         options = {"action": argparse.BooleanOptionalAction}
     elif typing.get_origin(field.annotation) is typing.Literal:
@@ -79,7 +95,8 @@ def add_setting(group: "argparse._ArgumentGroup", name: str, field: FieldInfo) -
 def main(argv: Sequence[str] | None = None) -> int:
     options = vars(parser().parse_args(argv))
     quiet, verbose, as_json, file, resume, out, name = (
-        options.pop(key) for key in ("quiet", "verbose", "json", "config", "resume", "out", "name"))
+        options.pop(key) for key in ("quiet", "verbose", "json", "config", "resume", "out", "name")
+    )
     try:
         given = read_settings(file) if file else {}
         if resume == "":
@@ -116,8 +133,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return session(config, dataset, run, verbosity, processes, as_json)
 
 
-def session(config: TrainConfig, dataset: "Dataset", run: "RunFolder", verbosity: int,
-            processes: "Processes", as_json: bool) -> int:
+def session(
+    config: TrainConfig,
+    dataset: "Dataset",
+    run: "RunFolder",
+    verbosity: int,
+    processes: "Processes",
+    as_json: bool,
+) -> int:
     """Train, tell the result, or what went wrong; gives the exit code."""
     from quant import pipeline
     from quant.capture import UnsupportedLayer
@@ -131,8 +154,11 @@ def session(config: TrainConfig, dataset: "Dataset", run: "RunFolder", verbosity
         try:
             result = pipeline.train(config, dataset, run, progress, processes)
         except KeyboardInterrupt:
-            hint = f"go on with python -m quant.train --resume {run.final_path}" \
-                if run.claimed else "nothing was written yet"
+            hint = (
+                f"go on with python -m quant.train --resume {run.final_path}"
+                if run.claimed
+                else "nothing was written yet"
+            )
             raise KeyboardInterrupt(f"{progress.place}; {hint}") from None
         except (GraphError, UnsupportedLayer) as error:
             raise cli.UserError(str(error)) from error
@@ -166,14 +192,20 @@ def same_settings(config: TrainConfig, given: dict[str, object]) -> TrainConfig:
     for name, value in given.items():
         field = TrainConfig.model_fields.get(name)
         if field is None or name in FREE:
-            continue                # an unknown one is refused below
+            continue  # an unknown one is refused below
         if not same(field, value, kept := getattr(config, name)):
-            raise cli.UserError(f"{name} is {value} here and {kept} in the run: leave it out, or "
-                                "start a new run")
+            raise cli.UserError(
+                f"{name} is {value} here and {kept} in the run: leave it out, or start a new run"
+            )
     try:
-        return TrainConfig.resolve(**config.model_dump() | {
-            name: value for name, value in given.items()
-            if name in FREE or name not in TrainConfig.model_fields})
+        return TrainConfig.resolve(
+            **config.model_dump()
+            | {
+                name: value
+                for name, value in given.items()
+                if name in FREE or name not in TrainConfig.model_fields
+            }
+        )
     except ValueError as error:
         raise cli.UserError(str(error)) from error
 
@@ -202,9 +234,11 @@ def summary(result: dict) -> str:
     if result.get("integer_images", result["images"]) < result["images"]:
         lines[0] += f" (integer: of the first {result['integer_images']})"
     if result["digest"]:
-        lines += [f"integers agree with the golden model bit for bit, with fake quantisation on "
-                  f"{result['agreement']:.2%} of the decisions",
-                  f"graph {result['run']}/graph.safetensors, digest {result['digest']}"]
+        lines += [
+            f"integers agree with the golden model bit for bit, with fake quantisation on "
+            f"{result['agreement']:.2%} of the decisions",
+            f"graph {result['run']}/graph.safetensors, digest {result['digest']}",
+        ]
     else:
         lines.append(f"no graph: {result['method']} has no hardware; {result['run']} has the rest")
     return "\n".join((*lines, f"{result['seconds']} s"))

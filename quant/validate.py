@@ -34,8 +34,9 @@ def validate(header: Header, layers: dict[str, LayerArrays]) -> None:
         raise GraphError("two tensors have the same name")
     for spec in specs.values():
         if min(spec.shape) < 1 or not 0 <= spec.zero_point <= numerics.act_max(spec.bits):
-            raise GraphError(f"tensor {spec.name!r} has shape {spec.shape}, zero point "
-                             f"{spec.zero_point}")
+            raise GraphError(
+                f"tensor {spec.name!r} has shape {spec.shape}, zero point {spec.zero_point}"
+            )
     _Flow(header, specs).check(layers)
     extra = set(layers) - {n.name for n in header.nodes if isinstance(n, Conv | Linear)}
     if extra:
@@ -50,7 +51,7 @@ class _Flow:
         self.known: set[str] = set()
         self.wide: set[str] = set()
         self.kept: set[str] = set()
-        self.most: dict[str, int] = {}      # largest code of each tensor
+        self.most: dict[str, int] = {}  # largest code of each tensor
         if bool(header.host_inputs) == (header.input is not None):
             raise GraphError("a graph needs either an input or host inputs, and not both")
         if header.input is not None:
@@ -74,25 +75,29 @@ class _Flow:
                 self.most |= {n: numerics.act_max(self.specs[n].bits) for n in node.outputs}
                 continue
             residual = getattr(node, "residual", None)
-            self._reads(node, [node.input, *([residual.tensor] if residual else [])],
-                        self.known)
+            self._reads(node, [node.input, *([residual.tensor] if residual else [])], self.known)
             if not self.wide.isdisjoint(sources := {node.input, residual and residual.tensor}):
-                raise GraphError(f"node {node.name!r} reads {min(self.wide & sources)!r}, which is "
-                                 f"wide")
+                raise GraphError(
+                    f"node {node.name!r} reads {min(self.wide & sources)!r}, which is wide"
+                )
             self._writes(node, [node.output])
             _check_node(node, self.specs, layers, self.most[node.input])
             self.most[node.output] = getattr(node, "high", self.most[node.input])
             if getattr(node, "wide", False):
                 self.wide.add(node.output)
-                _check_wide(self.specs[node.output], layers[node.name].shift,
-                            is_output=node.output == self.header.output)
+                _check_wide(
+                    self.specs[node.output],
+                    layers[node.name].shift,
+                    is_output=node.output == self.header.output,
+                )
         self._check_ends(read)
 
     def _reads(self, node: Node, names: Iterable[str], known: set[str]) -> None:
         for name in names:
             if name not in known:
-                raise GraphError(f"node {node.name!r} reads {name!r}, which nothing before it "
-                                 f"writes")
+                raise GraphError(
+                    f"node {node.name!r} reads {name!r}, which nothing before it writes"
+                )
 
     def _writes(self, node: Node, names: Iterable[str]) -> None:
         for name in names:
@@ -111,8 +116,9 @@ class _Flow:
         if header.output not in self.known - {header.input}:
             raise GraphError(f"graph output {header.output!r} is written by no node")
         if unread := self.wide - read - {header.output}:
-            raise GraphError(f"wide tensor {min(unread)!r} is neither the graph's output nor read "
-                             f"by the host")
+            raise GraphError(
+                f"wide tensor {min(unread)!r} is neither the graph's output nor read by the host"
+            )
         if header.output in self.wide and self.specs[header.output].scale != header.logit_scale:
             raise GraphError(f"logit_scale is not the scale of {header.output!r}")
 
@@ -121,30 +127,35 @@ def _window(size: int, kernel: int, stride: int, before: int, after: int) -> int
     return (size + before + after - kernel) // stride + 1
 
 
-def _check_node(node: Node, specs: dict[str, TensorSpec], layers: dict[str, LayerArrays],
-                most: int) -> None:
+def _check_node(
+    node: Node, specs: dict[str, TensorSpec], layers: dict[str, LayerArrays], most: int
+) -> None:
     """Check a node whose input has codes of up to ``most``."""
     source, target = specs[node.input], specs[node.output]
-    shape = _shape(node, source, layers, max(most, source.zero_point))     # padding has the latter
+    shape = _shape(node, source, layers, max(most, source.zero_point))  # padding has the latter
     if shape != target.shape:
-        raise GraphError(f"node {node.name!r} computes {shape}, but {node.output!r} is "
-                         f"{target.shape}")
+        raise GraphError(
+            f"node {node.name!r} computes {shape}, but {node.output!r} is {target.shape}"
+        )
     code = [(spec.bits, spec.scale, spec.zero_point) for spec in (source, target)]
     if isinstance(node, MaxPool | Flatten) and code[0] != code[1]:
-        raise GraphError(f"node {node.name!r} keeps its input's codes, but bits, scale or zero "
-                         f"point of {node.output!r} differ")
+        raise GraphError(
+            f"node {node.name!r} keeps its input's codes, but bits, scale or zero "
+            f"point of {node.output!r} differ"
+        )
     if hasattr(node, "low") and not 0 <= node.low <= node.high <= numerics.act_max(target.bits):
-        raise GraphError(f"node {node.name!r} clamps to {node.low}..{node.high}, outside "
-                         f"{target.bits} bits")
+        raise GraphError(
+            f"node {node.name!r} clamps to {node.low}..{node.high}, outside {target.bits} bits"
+        )
     if getattr(node, "residual", None):
         other = specs[node.residual.tensor]
         if other.shape != target.shape or node.wide:
-            raise GraphError(f"node {node.name!r} cannot add {other.name!r} of shape "
-                             f"{other.shape}")
+            raise GraphError(f"node {node.name!r} cannot add {other.name!r} of shape {other.shape}")
 
 
-def _shape(node: Node, source: TensorSpec, layers: dict[str, LayerArrays],
-           most: int) -> tuple[int, int, int]:
+def _shape(
+    node: Node, source: TensorSpec, layers: dict[str, LayerArrays], most: int
+) -> tuple[int, int, int]:
     """Shape of the output; checks windows, groups, arrays and accumulator on the way."""
     channels, height, width = source.shape
     if isinstance(node, Flatten):
@@ -152,20 +163,23 @@ def _shape(node: Node, source: TensorSpec, layers: dict[str, LayerArrays],
     if isinstance(node, Linear):
         rows = _check_layer(node, source, (channels * height * width,), layers, most)
         if (height, width) != (1, 1):
-            raise GraphError(f"linear {node.name!r} needs a flat input, {node.input!r} is "
-                             f"{source.shape}")
+            raise GraphError(
+                f"linear {node.name!r} needs a flat input, {node.input!r} is {source.shape}"
+            )
         return rows, 1, 1
     pads = getattr(node, "padding", (0, 0, 0, 0))
     if min(*node.kernel, *node.stride) < 1 or min(pads) < 0:
-        raise GraphError(f"node {node.name!r} has kernel {node.kernel}, stride {node.stride}, "
-                         f"padding {pads}")
-    out = [_window(size, node.kernel[i], node.stride[i], pads[2 * i], pads[2 * i + 1])
-           for i, size in enumerate((height, width))]
+        raise GraphError(
+            f"node {node.name!r} has kernel {node.kernel}, stride {node.stride}, padding {pads}"
+        )
+    out = [
+        _window(size, node.kernel[i], node.stride[i], pads[2 * i], pads[2 * i + 1])
+        for i, size in enumerate((height, width))
+    ]
     if isinstance(node, Conv):
         if node.groups < 1 or channels % node.groups:
             raise GraphError(f"conv {node.name!r}: {channels} channels in {node.groups} groups")
-        channels = _check_layer(node, source, (channels // node.groups, *node.kernel), layers,
-                                most)
+        channels = _check_layer(node, source, (channels // node.groups, *node.kernel), layers, most)
         if channels % node.groups:
             raise GraphError(f"conv {node.name!r}: {channels} rows in {node.groups} groups")
     elif isinstance(node, AvgPool):
@@ -175,20 +189,28 @@ def _shape(node: Node, source: TensorSpec, layers: dict[str, LayerArrays],
 
 def _check_acc(node: Node, most: int) -> None:
     if most >= 1 << numerics.ACC_BITS - 1:
-        raise GraphError(f"node {node.name!r} can reach {most}, the accumulator has "
-                         f"{numerics.ACC_BITS} bits")
+        raise GraphError(
+            f"node {node.name!r} can reach {most}, the accumulator has {numerics.ACC_BITS} bits"
+        )
 
 
-def _check_layer(node: Conv | Linear, source: TensorSpec, row_shape: tuple[int, ...],
-                 layers: dict[str, LayerArrays], most: int) -> int:
+def _check_layer(
+    node: Conv | Linear,
+    source: TensorSpec,
+    row_shape: tuple[int, ...],
+    layers: dict[str, LayerArrays],
+    most: int,
+) -> int:
     """Check arrays and value ranges of a layer; returns its rows."""
     layer = layers.get(node.name)
     if layer is None:
         raise GraphError(f"layer {node.name!r} has no weights")
     rows = len(layer.values)
     if not rows or layer.values.shape[1:] != row_shape:
-        raise GraphError(f"layer {node.name!r} has {rows} rows of {layer.values.shape[1:]}, "
-                         f"its input needs {row_shape}")
+        raise GraphError(
+            f"layer {node.name!r} has {rows} rows of {layer.values.shape[1:]}, "
+            f"its input needs {row_shape}"
+        )
     per_row = (layer.scheme, layer.multiplier, layer.bias, layer.shift)
     if any(array.shape != (rows,) for array in per_row):
         raise GraphError(f"layer {node.name!r}: one M, B, S and scheme per row are needed")
@@ -200,9 +222,11 @@ def _check_layer(node: Conv | Linear, source: TensorSpec, row_shape: tuple[int, 
             raise GraphError(f"layer {node.name!r} has a weight value outside {scheme.name}")
     low, high = numerics.acc_bounds(layer.rows, most)
     _check_acc(node, max(-low.min(), high.max()))
-    ranges = (("multiplier", 0, (1 << numerics.MULTIPLIER_BITS) - 1),
-              ("shift", numerics.SHIFT_MIN, numerics.SHIFT_MAX),
-              ("bias", -numerics.BIAS_LIMIT, numerics.BIAS_LIMIT - 1))
+    ranges = (
+        ("multiplier", 0, (1 << numerics.MULTIPLIER_BITS) - 1),
+        ("shift", numerics.SHIFT_MIN, numerics.SHIFT_MAX),
+        ("bias", -numerics.BIAS_LIMIT, numerics.BIAS_LIMIT - 1),
+    )
     for field, least, most in ranges:
         array = getattr(layer, field)
         if array.min() < least or array.max() > most:
@@ -214,5 +238,7 @@ def _check_wide(spec: TensorSpec, shift: np.ndarray, is_output: bool) -> None:
     if is_output and (shift != shift[0]).any():
         raise GraphError(f"wide output {spec.name!r} needs one shift for all its rows")
     if spec.zero_point or spec.scale != math.ldexp(1, -int(shift.max())):
-        raise GraphError(f"wide tensor {spec.name!r} has scale {spec.scale:g}, zero point "
-                         f"{spec.zero_point}; it needs 2^-{shift.max()} and 0")
+        raise GraphError(
+            f"wide tensor {spec.name!r} has scale {spec.scale:g}, zero point "
+            f"{spec.zero_point}; it needs 2^-{shift.max()} and 0"
+        )

@@ -37,10 +37,10 @@ from sim.system import System
 PAGE = 4096  #: bytes; regions start at a multiple
 MIN_DDR_BEATS = 1 << 16
 TOPLEVEL = "system"
-SAMPLES = 1000      #: about as many times per image the counters are read, for the report
-MIN_SAMPLE = 100    #: cycles, at least, from one time to the next
+SAMPLES = 1000  #: about as many times per image the counters are read, for the report
+MIN_SAMPLE = 100  #: cycles, at least, from one time to the next
 
-Task = tuple[Program, np.ndarray]   #: a program, and integer images (N, C, H, W) for it
+Task = tuple[Program, np.ndarray]  #: a program, and integer images (N, C, H, W) for it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +84,9 @@ class Simulation:
         return round(sum(c["CYCLES"] for c in self.counters) / len(self.counters) / self.batch)
 
 
-def simulate(program: Program, images: np.ndarray, verilog: Path | str | None = None,
-             **options: object) -> Simulation:
+def simulate(
+    program: Program, images: np.ndarray, verilog: Path | str | None = None, **options: object
+) -> Simulation:
     """Run integer ``images`` (N, C, H, W) through the generated Verilog; see
     :func:`simulate_all`."""
     return simulate_all([(program, images)], verilog, **options)[0]
@@ -117,10 +118,19 @@ def simulate_all(
     found, first = [], 0
     for program, images in tasks:
         runs = slice(first, first + -(-len(images) // program.batch))
-        outputs = [output for region in data["memory"][runs]
-                   for output in program.read(bytes.fromhex(region))]
-        found.append(Simulation(outputs[:len(images)], data["counters"][runs],
-                                data.get("samples", [])[runs], program.batch))
+        outputs = [
+            output
+            for region in data["memory"][runs]
+            for output in program.read(bytes.fromhex(region))
+        ]
+        found.append(
+            Simulation(
+                outputs[: len(images)],
+                data["counters"][runs],
+                data.get("samples", [])[runs],
+                program.batch,
+            )
+        )
         first = runs.stop
     return found
 
@@ -151,8 +161,15 @@ def trace(
 class _System:
     """A built simulation of programs on some images each."""
 
-    def __init__(self, tasks: Sequence[Task], verilog: Path | str | None,
-                 simulator: Simulator | None, build_root: Path, *, traced: bool = False) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        verilog: Path | str | None,
+        simulator: Simulator | None,
+        build_root: Path,
+        *,
+        traced: bool = False,
+    ) -> None:
         config = tasks[0][0].config
         self._simulator = simulator or find_simulator(prefer=VERILATOR)
         self._memory, self._runs = _layout(tasks)
@@ -165,8 +182,12 @@ class _System:
         self._built = build(
             System(config, beats, traced=traced),
             toplevel=TOPLEVEL,
-            extra_verilog=[verilog, DDR_VERILOG, SERIES7_MODELS,
-                           *([waveform.VERILOG] if traced else [])],
+            extra_verilog=[
+                verilog,
+                DDR_VERILOG,
+                SERIES7_MODELS,
+                *([waveform.VERILOG] if traced else []),
+            ],
             optimise=True,
             modules_apart=engine_modules(config),
             simulator=self._simulator,
@@ -174,8 +195,14 @@ class _System:
             build_root=build_root,
         )
 
-    def run(self, testcase: str, stall: int, seed: int, plusargs: Iterable[str],
-            more: dict[str, int] | None = None) -> tuple[dict, Path]:
+    def run(
+        self,
+        testcase: str,
+        stall: int,
+        seed: int,
+        plusargs: Iterable[str],
+        more: dict[str, int] | None = None,
+    ) -> tuple[dict, Path]:
         """What the bench left, and the folder that it ran in."""
         with tempfile.TemporaryDirectory() as folder:
             contents, job, result = (
@@ -186,8 +213,16 @@ class _System:
             contents.write_text(
                 "\n".join(f"{word:0{2 * self._bus_bytes}x}" for word in words.tolist()) + "\n"
             )
-            job.write_text(json.dumps({"runs": self._runs, "bus_bytes": self._bus_bytes,
-                                       **(more or {}), "result": str(result)}))
+            job.write_text(
+                json.dumps(
+                    {
+                        "runs": self._runs,
+                        "bus_bytes": self._bus_bytes,
+                        **(more or {}),
+                        "result": str(result),
+                    }
+                )
+            )
             with _told(job) as environment:
                 results = run_bench(
                     self._built,
@@ -195,8 +230,12 @@ class _System:
                     test_module="sim.benches.accelerator",
                     testcase=testcase,
                     simulator=self._simulator,
-                    plusargs=[f"+ddr_init={contents}", f"+ddr_stall={stall}", f"+ddr_seed={seed}",
-                              *plusargs],
+                    plusargs=[
+                        f"+ddr_init={contents}",
+                        f"+ddr_stall={stall}",
+                        f"+ddr_seed={seed}",
+                        *plusargs,
+                    ],
                     env=environment,
                     seed=seed,
                 )
@@ -274,13 +313,16 @@ def _layout(tasks: Sequence[Task]) -> tuple[bytes, list[dict[str, int]]]:
         at, expected = put(program.image), Timeline(program.config, program.image).cycles
         packed = [program.pack(image) for image in np.asarray(images, np.int64)]
         packed += packed[-1:] * (-len(packed) % program.batch)
-        runs += [{
-            "program": at,
-            "input": put(b"".join(packed[first:first + program.batch])),
-            "output": put(bytes(program.output_size)),
-            "size": program.output_size,
-            "expected_cycles": expected,
-            "sample_cycles": max(MIN_SAMPLE, expected // SAMPLES),
-        } for first in range(0, len(packed), program.batch)]
+        runs += [
+            {
+                "program": at,
+                "input": put(b"".join(packed[first : first + program.batch])),
+                "output": put(bytes(program.output_size)),
+                "size": program.output_size,
+                "expected_cycles": expected,
+                "sample_cycles": max(MIN_SAMPLE, expected // SAMPLES),
+            }
+            for first in range(0, len(packed), program.batch)
+        ]
     put(b"")
     return bytes(memory), runs

@@ -37,8 +37,9 @@ def split(texts: Iterable[str], names: Iterable[str]) -> tuple[list[str], list[M
     texts, names = list(texts), set(names)
     found = {match[1]: match[0] for text in texts for match in _MODULE.finditer(text)}
     modules = [Module(name, _closure(name, found)) for name in sorted(names & set(found))]
-    rest = [_MODULE.sub(lambda match: "" if match[1] in names else match[0], text)
-            for text in texts]
+    rest = [
+        _MODULE.sub(lambda match: "" if match[1] in names else match[0], text) for text in texts
+    ]
     return rest, modules
 
 
@@ -69,9 +70,13 @@ class Library:
 def plan(folder: Path, name: str) -> Library:
     """The files of a library whose JSON list is ``V<name>.json``."""
     sources = json.loads((folder / f"V{name}.json").read_text())["sources"]
-    paths = {kind: [folder / Path(file).name for file in files]
-             for kind, files in sources.items() if kind != "deps"}
-    return Library(folder / f"{name}.sv",
-                   [*paths["classes_fast"], *paths.get("support_fast", []),
-                    folder / f"{name}.cpp"],
-                   [*paths["classes_slow"], *paths.get("support_slow", [])])
+    paths = {
+        kind: [folder / Path(file).name for file in files]
+        for kind, files in sources.items()
+        if kind != "deps"
+    }
+    return Library(
+        folder / f"{name}.sv",
+        [*paths["classes_fast"], *paths.get("support_fast", []), folder / f"{name}.cpp"],
+        [*paths["classes_slow"], *paths.get("support_slow", [])],
+    )

@@ -22,8 +22,19 @@ with warnings.catch_warnings():
 warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"cocotbext\.")
 warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"cocotb_bus\.")
 
-__all__ = ["PAUSES", "AxiLiteBus", "AxiLiteMaster", "AxiMaster", "AxiRam", "AxiResp", "AxiSlave",
-           "axi3_bus", "axi3_ram", "pause_generator", "pause_ram"]
+__all__ = [
+    "PAUSES",
+    "AxiLiteBus",
+    "AxiLiteMaster",
+    "AxiMaster",
+    "AxiRam",
+    "AxiResp",
+    "AxiSlave",
+    "axi3_bus",
+    "axi3_ram",
+    "pause_generator",
+    "pause_ram",
+]
 
 PAUSES = ("none", "regular", "random")
 
@@ -55,7 +66,12 @@ def axi3_ram(dut, prefix: str, size: int) -> AxiRam:
 
 def pause_ram(ram: AxiRam, kind: str, seed: int) -> None:
     """Pauses on all five channels."""
-    channels = (ram.write_if.aw_channel, ram.write_if.w_channel, ram.write_if.b_channel,
-                ram.read_if.ar_channel, ram.read_if.r_channel)
+    channels = (
+        ram.write_if.aw_channel,
+        ram.write_if.w_channel,
+        ram.write_if.b_channel,
+        ram.read_if.ar_channel,
+        ram.read_if.r_channel,
+    )
     for index, channel in enumerate(channels):
         channel.set_pause_generator(pause_generator(kind, seed + index))

@@ -41,11 +41,11 @@ class HostMemory:
 
     async def read(self, address: int, length: int) -> bytes:
         await self._access(address, length)
-        return self.bytes[address:address + length].tobytes()
+        return self.bytes[address : address + length].tobytes()
 
     async def write(self, address: int, data: bytes) -> None:
         await self._access(address, len(data))
-        self.bytes[address:address + len(data)] = np.frombuffer(data, np.uint8)
+        self.bytes[address : address + len(data)] = np.frombuffer(data, np.uint8)
 
     async def _access(self, address: int, length: int) -> None:
         while self.silent:
@@ -59,7 +59,7 @@ class CachedBuffer(Buffer):
 
     def __init__(self, memory: HostMemory, size: int, address: int) -> None:
         super().__init__(np.zeros(size, np.uint8), address)
-        self._memory = memory.bytes[address:address + size]
+        self._memory = memory.bytes[address : address + size]
 
     def to_device(self) -> None:
         self._memory[:] = self.array
@@ -82,7 +82,7 @@ class SimulatedBoard(Hardware):
     """
 
     def __init__(self, dut, base: int, *, interrupts: bool, memory_bytes: int = 1 << 20) -> None:
-        logging.getLogger("cocotb").setLevel(logging.WARNING)   # a line per burst otherwise
+        logging.getLogger("cocotb").setLevel(logging.WARNING)  # a line per burst otherwise
         self._dut, self._base, self.interrupts = dut, base, interrupts
         self.memory = HostMemory(memory_bytes)
         self._arena = Arena(memory_bytes)
@@ -93,9 +93,13 @@ class SimulatedBoard(Hardware):
 
     async def start(self, pauses: str = "none", seed: int = 1) -> None:
         """Clock and reset; ``pauses`` of the memory's channels as in :mod:`sim.axi3`."""
-        channels = (self._slave.write_if.aw_channel, self._slave.write_if.w_channel,
-                    self._slave.write_if.b_channel, self._slave.read_if.ar_channel,
-                    self._slave.read_if.r_channel)
+        channels = (
+            self._slave.write_if.aw_channel,
+            self._slave.write_if.w_channel,
+            self._slave.write_if.b_channel,
+            self._slave.read_if.ar_channel,
+            self._slave.read_if.r_channel,
+        )
         for index, channel in enumerate(channels):
             channel.set_pause_generator(pause_generator(pauses, seed + index))
         Clock(self._dut.clk, CLOCK_NS, unit="ns", impl="gpi").start()
@@ -111,7 +115,7 @@ class SimulatedBoard(Hardware):
     async def _read(self, address: int) -> int:
         answer = await self._processor.read(address, 4)
         if answer.resp != AxiResp.OKAY:
-            raise NoHardware(f"bus error reading {address:#x}")     # SIGBUS on a board
+            raise NoHardware(f"bus error reading {address:#x}")  # SIGBUS on a board
         return int.from_bytes(answer.data, "little")
 
     async def _write(self, address: int, value: int) -> None:

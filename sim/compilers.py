@@ -29,9 +29,7 @@ JOBS = max(1, min(4, os.cpu_count() or 1))
 RUNTIME_FLAGS = ("-Os",)  #: the library that all designs share; Verilator's own choice
 RUNTIME_WAVES_FLAGS = ("-O0",)  #: the same with waves, which a person waits for
 SMALL_FLAGS = ("-O1",)  #: less does not compile faster, most of the time goes into headers
-FAST_FLAGS = (
-    "-O1",
-)  #: with ``optimise``: what runs each cycle; -O2 compiles 4 times as long
+FAST_FLAGS = ("-O1",)  #: with ``optimise``: what runs each cycle; -O2 compiles 4 times as long
 LIBRARY_FLAGS = ("-O2",)  #: of modules apart, which all designs share
 SLOW_FLAGS = ("-O0",)  #: with ``optimise``: constructors and the like, which run once
 
@@ -223,20 +221,46 @@ def verilate(
 
 def _library(simulator: Simulator, module: apart.Module, waves: bool, cache: Path) -> Path:
     """Folder with the objects and the wrapper of a module that is compiled alone."""
+
     def make(folder: Path) -> None:
         source = folder / "source.v"
         source.write_text(module.text)
         log = folder / "build.log"
         # Traced or not as the design is, because both have one runtime.
-        _run([simulator.executable, "--cc", "--lib-create", module.name, "--make", "json",
-              "--no-timing", "--top-module", module.name, "--Mdir", folder, "-Wno-fatal",
-              *_OPTIMISED, *(["--trace"] if waves else []), source],
-             log, env={"VERILATOR_ROOT": str(simulator.root)})
+        _run(
+            [
+                simulator.executable,
+                "--cc",
+                "--lib-create",
+                module.name,
+                "--make",
+                "json",
+                "--no-timing",
+                "--top-module",
+                module.name,
+                "--Mdir",
+                folder,
+                "-Wno-fatal",
+                *_OPTIMISED,
+                *(["--trace"] if waves else []),
+                source,
+            ],
+            log,
+            env={"VERILATOR_ROOT": str(simulator.root)},
+        )
         flags = _compile_flags(
-            simulator, json.loads((folder / f"V{module.name}.json").read_text()), folder)
+            simulator, json.loads((folder / f"V{module.name}.json").read_text()), folder
+        )
         library = apart.plan(folder, module.name)
-        _compile([*((file, LIBRARY_FLAGS) for file in library.fast),
-                  *((file, SLOW_FLAGS) for file in library.slow)], flags, folder, log)
+        _compile(
+            [
+                *((file, LIBRARY_FLAGS) for file in library.fast),
+                *((file, SLOW_FLAGS) for file in library.slow),
+            ],
+            flags,
+            folder,
+            log,
+        )
 
     key = json.dumps([simulator.version, str(simulator.root), _OPTIMISED, LIBRARY_FLAGS, waves])
     digest = hashlib.blake2s((module.digest + key).encode(), digest_size=8).hexdigest()

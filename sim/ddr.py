@@ -41,13 +41,32 @@ class Ddr(wiring.Component):
         To and from a :class:`DdrBudget`.
     """
 
-    def __init__(self, axi: Axi3Signature, *, beats: int, base: int = 0, read_latency: int = 40,
-                 write_latency: int = 20) -> None:
+    def __init__(
+        self,
+        axi: Axi3Signature,
+        *,
+        beats: int,
+        base: int = 0,
+        read_latency: int = 40,
+        write_latency: int = 20,
+    ) -> None:
         self._signature_axi = axi
-        self._parameters = {"p_BEATS": beats, "p_BASE": base, "p_READ_LATENCY": read_latency,
-                            "p_WRITE_LATENCY": write_latency}
-        super().__init__({"axi": In(axi), "violation": Out(3), "read_beats": Out(32),
-                          "write_beats": Out(32), "wants": Out(2), "grants": In(2, init=3)})
+        self._parameters = {
+            "p_BEATS": beats,
+            "p_BASE": base,
+            "p_READ_LATENCY": read_latency,
+            "p_WRITE_LATENCY": write_latency,
+        }
+        super().__init__(
+            {
+                "axi": In(axi),
+                "violation": Out(3),
+                "read_beats": Out(32),
+                "write_beats": Out(32),
+                "wants": Out(2),
+                "grants": In(2, init=3),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -58,11 +77,20 @@ class Ddr(wiring.Component):
             if name != "wid" and not name.endswith(("lock", "cache", "prot", "qos")):
                 ports[f"{'i' if member.flow == Out else 'o'}_{name}"] = getattr(self.axi, name)
         m.submodules.model = Instance(
-            "ddr_axi3", i_clk=ClockSignal(), i_rst=ResetSignal(), **ports, **self._parameters,
-            p_ADDR_BITS=signature.addr_bits, p_DATA_BITS=signature.data_bits,
-            p_ID_BITS=signature.id_bits, o_violation=self.violation,
-            o_read_beats=self.read_beats, o_write_beats=self.write_beats,
-            o_wants=self.wants, i_grants=self.grants)
+            "ddr_axi3",
+            i_clk=ClockSignal(),
+            i_rst=ResetSignal(),
+            **ports,
+            **self._parameters,
+            p_ADDR_BITS=signature.addr_bits,
+            p_DATA_BITS=signature.data_bits,
+            p_ID_BITS=signature.id_bits,
+            o_violation=self.violation,
+            o_read_beats=self.read_beats,
+            o_write_beats=self.write_beats,
+            o_wants=self.wants,
+            i_grants=self.grants,
+        )
         return m
 
 
@@ -88,6 +116,11 @@ class DdrBudget(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.model = Instance(
-            "ddr_budget", p_PORTS=self._ports, i_clk=ClockSignal(), i_rst=ResetSignal(),
-            i_wants=self.wants, o_grants=self.grants)
+            "ddr_budget",
+            p_PORTS=self._ports,
+            i_clk=ClockSignal(),
+            i_rst=ResetSignal(),
+            i_wants=self.wants,
+            o_grants=self.grants,
+        )
         return m

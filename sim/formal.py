@@ -48,11 +48,14 @@ class Contract(wiring.Component):
 
     def __init__(self, engine: RowEngine) -> None:
         self._engine = engine
-        super().__init__({
-            "act": In(act_layout(engine.k, engine.pixels)),
-            "weights": In(engine.weights.shape()), "control": In(WordControl()),
-            "sums": Out(engine.sums.shape()),
-        })
+        super().__init__(
+            {
+                "act": In(act_layout(engine.k, engine.pixels)),
+                "weights": In(engine.weights.shape()),
+                "control": In(WordControl()),
+                "sums": Out(engine.sums.shape()),
+            }
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -65,9 +68,18 @@ class Contract(wiring.Component):
         length = max(map(len, chains))
         joins = (len(chains) - 1).bit_length() if length > 1 else 0
         wait = engine.latency - 2 - joins - length
-        late = [[delay(m, self.weights.word_select(row * engine.k + c, bits), engine.skew(c),
-                       name=f"weight_{row}_{c}") for row in range(engine.rows)]
-                for c in range(engine.k)]
+        late = [
+            [
+                delay(
+                    m,
+                    self.weights.word_select(row * engine.k + c, bits),
+                    engine.skew(c),
+                    name=f"weight_{row}_{c}",
+                )
+                for row in range(engine.rows)
+            ]
+            for c in range(engine.k)
+        ]
         control = delay(m, self.control, wait + length + joins, name="control")
         for r in range(engine.rows):
             for p in range(engine.pixels):
@@ -76,7 +88,7 @@ class Contract(wiring.Component):
                     total = 0
                     for c in chain:
                         name = f"{r}_{p}_{c}"
-                        one = product(m, kind, late[c][:r + 1], self.act[p][c], name)
+                        one = product(m, kind, late[c][: r + 1], self.act[p][c], name)
                         total = add_product(m, one, total, wait, field_bits(kind), name)
                     sums.append(total)
                 dot = delay(m, _whole(m, sum(sums), f"dot_{r}_{p}"), joins, name=f"dot_{r}_{p}")
@@ -86,13 +98,16 @@ class Contract(wiring.Component):
     def _accumulate(self, m: Module, dot: Value, control: data.View, name: str) -> Signal:
         acc = Signal(signed(SUM_BITS + 8), name=f"acc_{name}")
         total = Signal(acc.shape(), name=f"total_{name}")
-        added = _whole(m, Mux(control.first, 0, Mux(control.shift, acc << ACT_BITS, acc)) + dot,
-                       f"added_{name}")
+        added = _whole(
+            m,
+            Mux(control.first, 0, Mux(control.shift, acc << ACT_BITS, acc)) + dot,
+            f"added_{name}",
+        )
         with m.If(control.valid):
             m.d.sync += acc.eq(added)
             with m.If(control.last):
                 m.d.sync += total.eq(added)
-        kept = total[:self._engine.acc_shape.width]
+        kept = total[: self._engine.acc_shape.width]
         kept = kept.as_signed() if self._engine.acc_shape.signed else kept
         return delay(m, kept, 1, name=f"sums_{name}")
 
@@ -116,11 +131,14 @@ class Miter(wiring.Component):
 
     def __init__(self, engine: RowEngine) -> None:
         self._engine = engine
-        super().__init__({
-            "act": In(act_layout(engine.k, engine.pixels).size),
-            "weights": In(len(engine.weights)), "control": In(WordControl().size),
-            "differs": Out(1),
-        })
+        super().__init__(
+            {
+                "act": In(act_layout(engine.k, engine.pixels).size),
+                "weights": In(len(engine.weights)),
+                "control": In(WordControl().size),
+                "differs": Out(1),
+            }
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -143,7 +161,8 @@ class Miter(wiring.Component):
         # Of words that nobody makes nothing is claimed.
         claimed = compiled(m, engine, self.weights, control)
         m.d.comb += self.differs.eq(
-            claimed & (Value.cast(engine.sums) != Value.cast(contract.sums)))
+            claimed & (Value.cast(engine.sums) != Value.cast(contract.sums))
+        )
         return m
 
 
@@ -171,13 +190,19 @@ def compiled(m: Module, engine: RowEngine, weights: Value, control: data.View) -
 class Slices(enum.Enum):
     """What the slices of an engine's cascades are in a proof."""
 
-    REAL = enum.auto()          #: what they are in a device
-    FIELDS = enum.auto()        #: the same with a multiplication for each field
-    SEPARATE = enum.auto()      #: :class:`~sim.separate.SeparateMac`
+    REAL = enum.auto()  #: what they are in a device
+    FIELDS = enum.auto()  #: the same with a multiplication for each field
+    SEPARATE = enum.auto()  #: :class:`~sim.separate.SeparateMac`
 
 
-def prove(engine: RowEngine, *, words: int, folder: Path, any_control: bool = True,
-          slices: Slices = Slices.REAL) -> None:
+def prove(
+    engine: RowEngine,
+    *,
+    words: int,
+    folder: Path,
+    any_control: bool = True,
+    slices: Slices = Slices.REAL,
+) -> None:
     """Prove that ``engine`` keeps its contract until the sums of ``words`` words after power-up.
 
     For all activations and weights, and for all sequences of control bits; without ``any_control``
@@ -192,7 +217,15 @@ def prove(engine: RowEngine, *, words: int, folder: Path, any_control: bool = Tr
     if slices is Slices.FIELDS:
         before = use_fields(type(engine), folder)
     wrapper = _WRAPPER.format(
-        act=len(miter.act) - 1, weights=len(miter.weights) - 1, control=len(miter.control) - 1,
-        word="control" if any_control else f"4'd{_DOT}")
-    check(to_verilog(miter, TOP, platform) + wrapper, cycles=engine.latency + words, folder=folder,
-          before=before, what=f"{type(engine).__name__}(k={engine.k}) breaks its contract")
+        act=len(miter.act) - 1,
+        weights=len(miter.weights) - 1,
+        control=len(miter.control) - 1,
+        word="control" if any_control else f"4'd{_DOT}",
+    )
+    check(
+        to_verilog(miter, TOP, platform) + wrapper,
+        cycles=engine.latency + words,
+        folder=folder,
+        before=before,
+        what=f"{type(engine).__name__}(k={engine.k}) breaks its contract",
+    )

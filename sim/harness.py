@@ -41,7 +41,7 @@ __all__ = [
 SERIES7_MODELS = Path(__file__).parent / "models" / "series7.v"
 BUILD_ROOT = Path(__file__).resolve().parents[1] / "build" / "sim"
 TIMESCALE = ("1ns", "1ps")
-LOG_TAIL = 40                   #: lines of a failed bench's log that are shown
+LOG_TAIL = 40  #: lines of a failed bench's log that are shown
 
 
 class BenchFailed(AssertionError):
@@ -207,9 +207,7 @@ def run_bench(
         )
         tail = log.read_text(errors="replace").splitlines()[-LOG_TAIL:] if log.is_file() else []
         sys.stderr.write("\n".join([*tail, ""]))
-        raise BenchFailed(
-            f"{test_module} on {simulator.name}: {what}; seed {seed}, log {log}"
-        )
+        raise BenchFailed(f"{test_module} on {simulator.name}: {what}; seed {seed}, log {log}")
     return results
 
 

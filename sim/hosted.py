@@ -40,9 +40,18 @@ class LayerRun:
     macs: int
 
 
-def verify(build: Path, graph: IntGraph, codes: Mapping[str, np.ndarray], inputs: int, *,
-           beats_per_cycle: float | None, read_latency: int,
-           stall: int, seed: int, plusargs: Sequence[str]) -> list[LayerRun]:
+def verify(
+    build: Path,
+    graph: IntGraph,
+    codes: Mapping[str, np.ndarray],
+    inputs: int,
+    *,
+    beats_per_cycle: float | None,
+    read_latency: int,
+    stall: int,
+    seed: int,
+    plusargs: Sequence[str],
+) -> list[LayerRun]:
     """Simulate each layer on the first ``inputs`` of its ``codes``, by the tensor that it reads,
     or on as many random ones.
 
@@ -55,35 +64,50 @@ def verify(build: Path, graph: IntGraph, codes: Mapping[str, np.ndarray], inputs
         program = Program.load(build / LAYERS / node.name)
         layer = layer_graph(graph, node, program.config)
         if program.graph_digest != layer.digest:
-            raise UserError(f"{build} was built for another network: run python -m gateware.build "
-                            "again")
+            raise UserError(
+                f"{build} was built for another network: run python -m gateware.build again"
+            )
         spec = layer.tensor(layer.header.input)
         given = codes.get(node.input)
         if given is None:
             given = rng.integers(0, 1 << spec.bits, (inputs, *spec.shape))
         alone.append(layer)
         tasks.append((program, given[:inputs].astype(np.int64).reshape(-1, *spec.shape)))
-    results = simulate_all(tasks, build / "accelerator.v", stall=stall, seed=seed,
-                           plusargs=plusargs)
+    results = simulate_all(
+        tasks, build / "accelerator.v", stall=stall, seed=seed, plusargs=plusargs
+    )
     found = []
     for layer, (program, images), result in zip(alone, tasks, results, strict=True):
         name, output = layer.header.name, layer.header.output
         expected = golden.run(layer, images)[output]
         got = [outputs[output] for outputs in result.outputs]
-        wrong = next((first_difference(index, name, *pair) for index, pair in
-                      enumerate(zip(expected, got, strict=True)) if not np.array_equal(*pair)),
-                     None)
+        wrong = next(
+            (
+                first_difference(index, name, *pair)
+                for index, pair in enumerate(zip(expected, got, strict=True))
+                if not np.array_equal(*pair)
+            ),
+            None,
+        )
         estimated = Timeline(program.config, program.image, beats_per_cycle, read_latency).cycles
-        found.append(LayerRun(name, len(images), wrong, result.cycles, estimated,
-                              macs(layer, name)))
+        found.append(
+            LayerRun(name, len(images), wrong, result.cycles, estimated, macs(layer, name))
+        )
     return found
 
 
 def table(runs: Sequence[LayerRun], macs_per_cycle: int) -> str:
     """The layers and their sum in Markdown."""
-    total = LayerRun("total", runs[0].inputs, None, *(
-        sum(getattr(run, name) for run in runs) for name in ("cycles", "estimated", "macs")))
+    total = LayerRun(
+        "total",
+        runs[0].inputs,
+        None,
+        *(sum(getattr(run, name) for run in runs) for name in ("cycles", "estimated", "macs")),
+    )
     lines = ["| layer | cycles | estimated | MACs | of the array |", "|---|---:|---:|---:|---:|"]
-    lines += [f"| {run.layer} | {run.cycles} | {run.estimated} | {run.macs / 1e6:.2f} M | "
-              f"{run.macs / (run.cycles * macs_per_cycle):.1%} |" for run in [*runs, total]]
+    lines += [
+        f"| {run.layer} | {run.cycles} | {run.estimated} | {run.macs / 1e6:.2f} M | "
+        f"{run.macs / (run.cycles * macs_per_cycle):.1%} |"
+        for run in [*runs, total]
+    ]
     return "\n".join(lines)

@@ -14,12 +14,13 @@ from sim.report import STALLS, owners
 
 #: Colours of what the array does, from work to waits.
 COLOURS = ("#2a7f62", "#d9a441", "#c0504d", "#7b6fa6", "#5b9bd5", "#999999")
-BINS = 400      #: moments across the picture
-LABELLED = 0.02     #: of the run: a layer as long gets its name
+BINS = 400  #: moments across the picture
+LABELLED = 0.02  #: of the run: a layer as long gets its name
 
 
-def draw(program: Program, samples: Sequence[dict[str, int]], final: dict[str, int],
-         file: Path) -> None:
+def draw(
+    program: Program, samples: Sequence[dict[str, int]], final: dict[str, int], file: Path
+) -> None:
     """Write a PNG of one run.
 
     ``samples`` are registers at some moments, ``final`` the counters at the end.
@@ -38,8 +39,13 @@ def draw(program: Program, samples: Sequence[dict[str, int]], final: dict[str, i
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     middle = (grid[:-1] + grid[1:]) / 2
     labels = ["words in the array", *(f"waits: {stall.removeprefix('stall_')}" for stall in STALLS)]
-    upper.stackplot(middle, [100 * rate(name) for name in names], labels=labels,
-                    colors=COLOURS[:len(names)], step="mid")
+    upper.stackplot(
+        middle,
+        [100 * rate(name) for name in names],
+        labels=labels,
+        colors=COLOURS[: len(names)],
+        step="mid",
+    )
     upper.set_ylim(0, 105)
     upper.set_ylabel("% of cycles")
     beat_bytes = program.config.bus_bits // 8
@@ -53,18 +59,28 @@ def draw(program: Program, samples: Sequence[dict[str, int]], final: dict[str, i
         for axes in (upper, lower):
             axes.axvline(begin, color="black", linewidth=0.4)
         if end - begin >= LABELLED * times[-1]:
-            upper.text((begin + end) / 2, 101, layer, fontsize=7, rotation=30,
-                       rotation_mode="anchor", horizontalalignment="left")
+            upper.text(
+                (begin + end) / 2,
+                101,
+                layer,
+                fontsize=7,
+                rotation=30,
+                rotation_mode="anchor",
+                horizontalalignment="left",
+            )
     upper.set_xlim(0, times[-1])
     FigureCanvasAgg(figure).print_png(file)
 
 
-def layers(program: Program, samples: Sequence[dict[str, int]],
-           end: int) -> list[tuple[str, int, int]]:
+def layers(
+    program: Program, samples: Sequence[dict[str, int]], end: int
+) -> list[tuple[str, int, int]]:
     """Which layer was at work from when to when."""
     owner = owners(program)
-    seen = [(owner[min(sample["ERROR_DESCRIPTOR"], len(owner) - 1)], sample["CYCLES"])
-            for sample in samples]
+    seen = [
+        (owner[min(sample["ERROR_DESCRIPTOR"], len(owner) - 1)], sample["CYCLES"])
+        for sample in samples
+    ]
     runs, begin = [], 0
     for layer, group in itertools.groupby(seen, key=lambda pair: pair[0]):
         last = list(group)[-1][1]

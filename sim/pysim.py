@@ -9,8 +9,9 @@ from amaranth.sim import Simulator, SimulatorContext
 Bench = Callable[[SimulatorContext], Awaitable[None]]
 
 
-def run(component: wiring.Component, *benches: Bench, cycles: int,
-        background: tuple[Bench, ...] = ()) -> None:
+def run(
+    component: wiring.Component, *benches: Bench, cycles: int, background: tuple[Bench, ...] = ()
+) -> None:
     """Run until every one of ``benches`` has returned.
 
     Those of ``background`` may go on for ever; they must await plain triggers only, no ``repeat``,
@@ -18,6 +19,7 @@ def run(component: wiring.Component, *benches: Bench, cycles: int,
 
     Raises AssertionError when that takes more than ``cycles`` cycles.
     """
+
     async def watch(ctx: SimulatorContext) -> None:
         # Not `repeat`: it complains when it is dropped in the middle, as background benches are.
         for _ in range(cycles):

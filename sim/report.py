@@ -30,8 +30,7 @@ class LayerRow:
 
     def add(self, before: dict[str, int], after: dict[str, int], beat_bytes: int) -> None:
         """Count what happened between two samples."""
-        grown = {name: after[name.upper()] - before[name.upper()]
-                 for name in ("cycles", *COUNTERS)}
+        grown = {name: after[name.upper()] - before[name.upper()] for name in ("cycles", *COUNTERS)}
         self.cycles += grown["cycles"]
         self.array_cycles += grown["array_cycles"]
         self.read_bytes += grown["read_beats"] * beat_bytes
@@ -55,20 +54,24 @@ def macs(graph: IntGraph, node: str) -> int:
 
 def owners(program: Program) -> list[str]:
     """The layer of each descriptor."""
-    return [segment.layer for segment in program.segments
-            for _ in range(segment.first, segment.last)]
+    return [
+        segment.layer for segment in program.segments for _ in range(segment.first, segment.last)
+    ]
 
 
-def layer_rows(program: Program, graph: IntGraph, samples: Sequence[dict[str, int]],
-               final: dict[str, int]) -> list[LayerRow]:
+def layer_rows(
+    program: Program, graph: IntGraph, samples: Sequence[dict[str, int]], final: dict[str, int]
+) -> list[LayerRow]:
     """The rows of one run, in the order of the program.
 
     ``samples`` are registers at some moments of the run, ``final`` the counters at its end. What
     lies between two samples counts for the layer at work at the first, so that a layer's figures
     are exact to one interval.
     """
-    rows = {segment.layer: LayerRow(segment.layer, program.batch * macs(graph, segment.layer))
-            for segment in program.segments}
+    rows = {
+        segment.layer: LayerRow(segment.layer, program.batch * macs(graph, segment.layer))
+        for segment in program.segments
+    }
     owner = owners(program)
     first = dict.fromkeys(final, 0) | {"ERROR_DESCRIPTOR": 0}
     beat_bytes = program.config.bus_bits // 8
@@ -89,7 +92,8 @@ def table(rows: Sequence[LayerRow], macs_per_cycle: int) -> str:
     names = [stall.removeprefix("stall_") for stall in STALLS]
     lines = [
         "| layer | cycles | MACs | of the array | words | "
-        + " | ".join(f"waits: {name}" for name in names) + " | kB read | kB written |",
+        + " | ".join(f"waits: {name}" for name in names)
+        + " | kB read | kB written |",
         "|---|" + "---:|" * (6 + len(names)),
     ]
     for row in [*rows, total]:
@@ -97,5 +101,6 @@ def table(rows: Sequence[LayerRow], macs_per_cycle: int) -> str:
         lines.append(
             f"| {row.layer} | {row.cycles} | {row.macs / 1e6:.2f} M | "
             f"{row.utilisation(macs_per_cycle):.1%} | {row.array_cycles} | {waits} | "
-            f"{row.read_bytes / 1e3:.1f} | {row.write_bytes / 1e3:.1f} |")
+            f"{row.read_bytes / 1e3:.1f} | {row.write_bytes / 1e3:.1f} |"
+        )
     return "\n".join(lines)

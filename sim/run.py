@@ -130,7 +130,11 @@ def verify(
     bus_bytes = program.config.bus_bits // 8
     plusargs = ddr(bus_bytes, ddr_bytes, read_latency)
     simulation = simulate(
-        program, tensors, build / "accelerator.v", stall=stall, seed=seed,
+        program,
+        tensors,
+        build / "accelerator.v",
+        stall=stall,
+        seed=seed,
         plusargs=plusargs,
     )
     outputs = [output[graph.header.output] for output in simulation.outputs]
@@ -144,43 +148,78 @@ def verify(
         expected = logits[wrong[0]].reshape(outputs[wrong[0]].shape)
         mismatch = first_difference(wrong[0], graph.nodes[-1].name, expected, outputs[wrong[0]])
     if mismatch and waves:
-        _trace(build, program, graph, tensors, mismatch, simulation,
-               stall=stall, seed=seed, plusargs=plusargs)
-    estimated = Timeline(
-        program.config,
-        program.image,
-        beats_per_cycle=None if ddr_bytes is None else ddr_bytes / bus_bytes,
-        read_latency=read_latency,
-    ).cycles / program.batch
+        _trace(
+            build,
+            program,
+            graph,
+            tensors,
+            mismatch,
+            simulation,
+            stall=stall,
+            seed=seed,
+            plusargs=plusargs,
+        )
+    estimated = (
+        Timeline(
+            program.config,
+            program.image,
+            beats_per_cycle=None if ddr_bytes is None else ddr_bytes / bus_bytes,
+            read_latency=read_latency,
+        ).cycles
+        / program.batch
+    )
     rows = layer_rows(program, graph, simulation.samples[0], simulation.counters[0])
     return Outcome(
-        len(tensors), len(tensors) - len(wrong), mismatch, simulation, round(estimated), rows,
+        len(tensors),
+        len(tensors) - len(wrong),
+        mismatch,
+        simulation,
+        round(estimated),
+        rows,
         time.monotonic() - start,
     )
 
 
-def _trace(build: Path, program: Program, graph: IntGraph, tensors: np.ndarray,
-           mismatch: Mismatch, simulation: Simulation, **options: object) -> None:
+def _trace(
+    build: Path,
+    program: Program,
+    graph: IntGraph,
+    tensors: np.ndarray,
+    mismatch: Mismatch,
+    simulation: Simulation,
+    **options: object,
+) -> None:
     """The waveform around the first wrong value, in ``build``/waves.vcd."""
     number = mismatch.image // program.batch
     descriptor = window.producer(program, graph, mismatch.layer, mismatch.channel, mismatch.y)
-    cycles = window.cycles(simulation.samples[number], descriptor,
-                           simulation.counters[number]["CYCLES"])
+    cycles = window.cycles(
+        simulation.samples[number], descriptor, simulation.counters[number]["CYCLES"]
+    )
     first = number * program.batch
     cli.say(f"simulating again, for a waveform of cycles {cycles[0]} to {cycles[1]}")
-    trace(program, tensors[first:first + program.batch], build / "accelerator.v", cycles,
-          build / WAVES, **options)
+    trace(
+        program,
+        tensors[first : first + program.batch],
+        build / "accelerator.v",
+        cycles,
+        build / WAVES,
+        **options,
+    )
     cli.say(f"wrote {build / WAVES}: descriptor {descriptor} is at work")
 
 
 def _keep(build: Path, program: Program, outcome: Outcome, text: str) -> None:
     """The report beside the build: a table and a picture. Raises UserError."""
     simulation = outcome.simulation
-    _write(build / "simulation.md", f"{simulation.cycles} cycles per image (measured; estimated "
-                                    f"{outcome.estimated}).\n\n{text}\n")
+    _write(
+        build / "simulation.md",
+        f"{simulation.cycles} cycles per image (measured; estimated "
+        f"{outcome.estimated}).\n\n{text}\n",
+    )
     try:
-        picture.draw(program, simulation.samples[0], simulation.counters[0],
-                     build / "simulation.png")
+        picture.draw(
+            program, simulation.samples[0], simulation.counters[0], build / "simulation.png"
+        )
     except OSError as error:
         raise UserError(f"cannot write the report to {build}: {error.strerror}") from error
     cli.say(f"wrote {build / 'simulation.png'}")
@@ -221,9 +260,10 @@ def parser() -> cli.Parser:
         help="compare the logits only, or every layer's output (default: %(default)s)",
     )
     p.add_argument(
-        "--report", action="store_true",
+        "--report",
+        action="store_true",
         help="print a table of layers: cycles, use, waits, bytes; keep it, and a picture of the "
-             "run, beside the build"
+        "run, beside the build",
     )
     p.add_argument(
         "--ddr-bytes",
@@ -328,10 +368,16 @@ def _layers(args: argparse.Namespace, graph: IntGraph) -> int:
     start = time.monotonic()
     cli.say(f"simulating layers on {args.build / 'accelerator.v'}; {BUILDING}")
     runs = hosted.verify(
-        args.build, graph, golden_images(args.graph, graph), args.images,
+        args.build,
+        graph,
+        golden_images(args.graph, graph),
+        args.images,
         beats_per_cycle=None if args.ddr_bytes is None else args.ddr_bytes / bus_bytes,
-        read_latency=args.read_latency, stall=args.stall, seed=args.seed,
-        plusargs=ddr(bus_bytes, args.ddr_bytes, args.read_latency))
+        read_latency=args.read_latency,
+        stall=args.stall,
+        seed=args.seed,
+        plusargs=ddr(bus_bytes, args.ddr_bytes, args.read_latency),
+    )
     wrong = [run for run in runs if run.mismatch]
     text = hosted.table(runs, config.macs_per_cycle)
     if args.report:

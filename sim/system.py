@@ -62,8 +62,8 @@ class System(wiring.Component):
             m.submodules[f"ddr_{p}"] = ddr = Ddr(axi.signature, beats=self._ddr_beats)
             connect(m, axi, ddr.axi)
             m.d.comb += [
-                budget.wants[2 * p:2 * p + 2].eq(ddr.wants),
-                ddr.grants.eq(budget.grants[2 * p:2 * p + 2]),
+                budget.wants[2 * p : 2 * p + 2].eq(ddr.wants),
+                ddr.grants.eq(budget.grants[2 * p : 2 * p + 2]),
             ]
             violations.append(ddr.violation)
         found = violations[0]

@@ -15,7 +15,13 @@ from sim.cases import CaseMaker, check_layers, check_logits
 from tests.quant.graphs import random_images, residual_block
 
 CONFIG = AccelConfig.from_ratio(
-    Ratio(60, 35, 5), 32, bus_bits=32, ports=2, requant_lanes=4, act_depth=1024, act_copies=1,
+    Ratio(60, 35, 5),
+    32,
+    bus_bits=32,
+    ports=2,
+    requant_lanes=4,
+    act_depth=1024,
+    act_copies=1,
     slot_depth=128,
 )
 

@@ -54,10 +54,17 @@ def test_simulation() -> None:
     assert simulator.name == VERILATOR
 
     def run(top: str) -> None:
-        built = harness.build(top, toplevel="top", extra_verilog=[ADDER], optimise=True,
-                              modules_apart=["adder"], simulator=simulator)
-        harness.run_bench(built, toplevel="top", test_module="sim.benches.apart_bench",
-                          simulator=simulator)
+        built = harness.build(
+            top,
+            toplevel="top",
+            extra_verilog=[ADDER],
+            optimise=True,
+            modules_apart=["adder"],
+            simulator=simulator,
+        )
+        harness.run_bench(
+            built, toplevel="top", test_module="sim.benches.apart_bench", simulator=simulator
+        )
 
     run(TOP)
     libraries = list(harness.BUILD_ROOT.glob("adder-*/*.o"))

@@ -25,15 +25,19 @@ class Cores(wiring.Component):
 
     def __init__(self, config: AccelConfig) -> None:
         self._array = GemmArray(config)
-        widths = {name: Value.cast(getattr(self._array, name)).shape().width
-                  for name in ("act", "weights", "control", "pool_mode", "sums")}
-        super().__init__({
-            **{name: In(width) for name, width in widths.items() if name != "sums"},
-            "sums": Out(widths["sums"]),
-            "requant": In(RequantInput().size),
-            "y": Out(8),
-            "wide": Out(BIAS_BITS),
-        })
+        widths = {
+            name: Value.cast(getattr(self._array, name)).shape().width
+            for name in ("act", "weights", "control", "pool_mode", "sums")
+        }
+        super().__init__(
+            {
+                **{name: In(width) for name, width in widths.items() if name != "sums"},
+                "sums": Out(widths["sums"]),
+                "requant": In(RequantInput().size),
+                "y": Out(8),
+                "wide": Out(BIAS_BITS),
+            }
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -53,5 +57,10 @@ class Cores(wiring.Component):
 
 
 def test_cores() -> None:
-    build_and_test(Cores(CONFIG), toplevel="cores", test_module="sim.benches.cores_bench",
-                   optimise=True, simulator=find_simulator(prefer="verilator"))
+    build_and_test(
+        Cores(CONFIG),
+        toplevel="cores",
+        test_module="sim.benches.cores_bench",
+        optimise=True,
+        simulator=find_simulator(prefer="verilator"),
+    )

@@ -36,11 +36,15 @@ class DmaSystem(wiring.Component):
 
     def __init__(self) -> None:
         self._axi = Axi3Signature(32, 64, 6)
-        members = {name: member.flip() for name, member in DmaPort().signature.members.items()
-                   if name != "axi"}
+        members = {
+            name: member.flip()
+            for name, member in DmaPort().signature.members.items()
+            if name != "axi"
+        }
         control = wiring.Signature(members)
-        super().__init__({"hp0": Out(self._axi), "ram": In(control), "ddr": In(control),
-                          "violation": Out(3)})
+        super().__init__(
+            {"hp0": Out(self._axi), "ram": In(control), "ddr": In(control), "violation": Out(3)}
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -68,8 +72,14 @@ def run() -> Callable[..., None]:
     built = build(DmaSystem(), toplevel="dma_system", extra_verilog=[DDR_VERILOG])
 
     def on_design(testcase: str | None = None, plusargs: tuple[str, ...] = (), **env: str) -> None:
-        results = run_bench(built, toplevel="dma_system", test_module=BENCH, testcase=testcase,
-                            plusargs=plusargs, env=env)
+        results = run_bench(
+            built,
+            toplevel="dma_system",
+            test_module=BENCH,
+            testcase=testcase,
+            plusargs=plusargs,
+            env=env,
+        )
         shutil.rmtree(results.parent)
 
     return on_design
@@ -99,14 +109,18 @@ def test_ddr_read_latency(run, latency: int) -> None:
 
 @pytest.mark.parametrize("beats,cycles", [(1, 2), (3, 4)])
 def test_ddr_bandwidth(run, beats: int, cycles: int) -> None:
-    run("ddr_bandwidth", (f"+ddr_bandwidth_beats={beats}", f"+ddr_bandwidth_cycles={cycles}"),
-        BEATS=str(beats), CYCLES=str(cycles))
+    run(
+        "ddr_bandwidth",
+        (f"+ddr_bandwidth_beats={beats}", f"+ddr_bandwidth_cycles={cycles}"),
+        BEATS=str(beats),
+        CYCLES=str(cycles),
+    )
 
 
 def test_a_lost_beat_is_noticed(run) -> None:
     with pytest.raises(BenchFailed, match="failed: ddr_random") as error:
         run("ddr_random", ("+ddr_drop_beat=1500",))
-    shutil.rmtree(Path(str(error.value).rpartition(" ")[2]).parent)     # kept after a failure
+    shutil.rmtree(Path(str(error.value).rpartition(" ")[2]).parent)  # kept after a failure
 
 
 @pytest.mark.parametrize("direction", ["read", "write"])

@@ -31,8 +31,8 @@ def package(case: CaseMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
     case.program(batch=2).save(folder)
     handover.write_golden(folder, case.graph, case.images)
     handover.write_accelerator(
-        folder, board, CONFIG, connection=zynq7.connection(board, CONFIG.ports),
-        bitstream="top.bit")
+        folder, board, CONFIG, connection=zynq7.connection(board, CONFIG.ports), bitstream="top.bit"
+    )
     return folder
 
 
@@ -50,7 +50,12 @@ def layers(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_driver(package: Path, layers: Path, seed: int) -> None:
     build_and_test(
-        ZynqLogic(CONFIG), toplevel="zynq", test_module="sim.benches.driver_bench",
-        extra_verilog=[accelerator_verilog(CONFIG)], optimise=True,
-        simulator=find_simulator(prefer=VERILATOR), seed=seed,
-        env={"DRIVER_PACKAGE": str(package), "DRIVER_LAYERS": str(layers), "SEED": str(seed)})
+        ZynqLogic(CONFIG),
+        toplevel="zynq",
+        test_module="sim.benches.driver_bench",
+        extra_verilog=[accelerator_verilog(CONFIG)],
+        optimise=True,
+        simulator=find_simulator(prefer=VERILATOR),
+        seed=seed,
+        env={"DRIVER_PACKAGE": str(package), "DRIVER_LAYERS": str(layers), "SEED": str(seed)},
+    )

@@ -50,6 +50,11 @@ class Engines(wiring.Component):
 
 
 def test_engines() -> None:
-    build_and_test(to_verilog(Engines(), "engines", Series7()), toplevel="engines",
-                   test_module="sim.benches.engines_bench", extra_verilog=[SERIES7_MODELS],
-                   optimise=True, simulator=find_simulator(prefer="verilator"))
+    build_and_test(
+        to_verilog(Engines(), "engines", Series7()),
+        toplevel="engines",
+        test_module="sim.benches.engines_bench",
+        extra_verilog=[SERIES7_MODELS],
+        optimise=True,
+        simulator=find_simulator(prefer="verilator"),
+    )

@@ -33,12 +33,21 @@ write_json -selected array.json
 #: One engine of each kind with 8 pixels, channels add nothing to a net; a broadcast of two levels;
 #: Fixed-4 rows without LUTs.
 CONFIGS = {
-    "each kind": AccelConfig(pot4_rows=1, fixed4_rows=3, fixed8_rows=1, pixels=8, bus_bits=32,
-                             requant_lanes=1),
-    "many rows": AccelConfig(pot4_rows=9, fixed4_rows=0, fixed8_rows=9, bus_bits=32,
-                             requant_lanes=1),
-    "dsp": AccelConfig(pot4_rows=0, fixed4_rows=1, fixed8_rows=0, pixels=8, bus_bits=32,
-                       fixed4_style="dsp", requant_lanes=1),
+    "each kind": AccelConfig(
+        pot4_rows=1, fixed4_rows=3, fixed8_rows=1, pixels=8, bus_bits=32, requant_lanes=1
+    ),
+    "many rows": AccelConfig(
+        pot4_rows=9, fixed4_rows=0, fixed8_rows=9, bus_bits=32, requant_lanes=1
+    ),
+    "dsp": AccelConfig(
+        pot4_rows=0,
+        fixed4_rows=1,
+        fixed8_rows=0,
+        pixels=8,
+        bus_bits=32,
+        fixed4_style="dsp",
+        requant_lanes=1,
+    ),
 }
 
 
@@ -53,8 +62,11 @@ def fanouts(config: AccelConfig, folder: Path) -> dict[str, int]:
         for port, bits in cell["connections"].items():
             if cell["port_directions"][port] == "input":
                 pins.update(bit for bit in bits if isinstance(bit, int))
-    names = {bit: f"{name}[{i}]" for name, net in module["netnames"].items()
-             for i, bit in enumerate(net["bits"])}
+    names = {
+        bit: f"{name}[{i}]"
+        for name, net in module["netnames"].items()
+        for i, bit in enumerate(net["bits"])
+    }
     clock = module["ports"]["clk"]["bits"][0]
     return {names[bit]: count for bit, count in pins.items() if bit != clock}
 

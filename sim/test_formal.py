@@ -22,11 +22,18 @@ from sim.smt import ProofFailed
 PACKED = (Fixed4PairEngine, Fixed4DspEngine, Fixed8Engine)
 
 
-@pytest.mark.parametrize("kind, k, words, any_control", [
-    (Pot4Engine, 1, 3, True), (Pot4Engine, 2, 1, False), (Pot4Engine, 3, 1, False),
-    (Fixed4LutEngine, 1, 2, True)])
-def test_engine_keeps_its_contract(kind: type[RowEngine], k: int, words: int, any_control: bool,
-                                   tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kind, k, words, any_control",
+    [
+        (Pot4Engine, 1, 3, True),
+        (Pot4Engine, 2, 1, False),
+        (Pot4Engine, 3, 1, False),
+        (Fixed4LutEngine, 1, 2, True),
+    ],
+)
+def test_engine_keeps_its_contract(
+    kind: type[RowEngine], k: int, words: int, any_control: bool, tmp_path: Path
+) -> None:
     prove(kind(k=k, pixels=1), words=words, any_control=any_control, folder=tmp_path)
 
 
@@ -38,16 +45,21 @@ def test_a_packed_product_is_separate_ones(kind: type[RowEngine], tmp_path: Path
 # The slices of Fixed4DspEngine are those of Fixed8Engine, with fewer weights.
 @pytest.mark.parametrize("head", [Head.PRODUCT, Head.SUM])
 @pytest.mark.parametrize("kind", [Fixed4PairEngine, Fixed8Engine])
-def test_a_slice_keeps_its_fields_apart(
-        kind: type[RowEngine], head: Head, tmp_path: Path) -> None:
+def test_a_slice_keeps_its_fields_apart(kind: type[RowEngine], head: Head, tmp_path: Path) -> None:
     prove_slice(kind, head, folder=tmp_path)
 
 
-@pytest.mark.parametrize("kind, k, slices", [
-    (Fixed4PairEngine, 8, Slices.SEPARATE), (Fixed8Engine, 16, Slices.SEPARATE),
-    (Fixed4DspEngine, 2, Slices.FIELDS)])
+@pytest.mark.parametrize(
+    "kind, k, slices",
+    [
+        (Fixed4PairEngine, 8, Slices.SEPARATE),
+        (Fixed8Engine, 16, Slices.SEPARATE),
+        (Fixed4DspEngine, 2, Slices.FIELDS),
+    ],
+)
 def test_engine_on_slices_keeps_its_contract(
-        kind: type[RowEngine], k: int, slices: Slices, tmp_path: Path) -> None:
+    kind: type[RowEngine], k: int, slices: Slices, tmp_path: Path
+) -> None:
     prove(kind(k=k, pixels=2), words=2, slices=slices, folder=tmp_path)
 
 
@@ -71,8 +83,11 @@ def test_an_engine_with_another_constant_is_found(monkeypatch, tmp_path: Path) -
 def test_a_missing_borrow_is_found(monkeypatch, tmp_path: Path) -> None:
     engine = Fixed4PairEngine(k=2, pixels=2)
     add_fields = fixed4._add_fields
-    monkeypatch.setattr(fixed4, "_add_fields", lambda m, fields, name: add_fields(
-        m, [(field, None) for field, _ in fields], name))
+    monkeypatch.setattr(
+        fixed4,
+        "_add_fields",
+        lambda m, fields, name: add_fields(m, [(field, None) for field, _ in fields], name),
+    )
     with pytest.raises(ProofFailed, match="breaks its contract"):
         prove(engine, words=1, any_control=False, slices=Slices.SEPARATE, folder=tmp_path)
 

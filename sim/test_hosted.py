@@ -26,13 +26,36 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     graph, path = sequence_graph(3, length=12), folder / "graph.safetensors"
     graph.save(path)
     tensors = golden.run(
-        graph, random_tokens(graph, np.random.default_rng(3), TOKENS), sequence_host)
-    np.savez(folder / "vectors.npz", **{
-        f"codes.{name}": tensors[name] for node in graph.nodes for name in
-        getattr(node, "outputs", ())})
-    assert cli.run(build.main, [
-        "--board", "zc706", "--graph", str(path), "--out", str(folder), "--project-only", "-q",
-        "--rows", "16", "--ratio", "65:30:5"]) == 0     # as in test_accelerator, built once
+        graph, random_tokens(graph, np.random.default_rng(3), TOKENS), sequence_host
+    )
+    np.savez(
+        folder / "vectors.npz",
+        **{
+            f"codes.{name}": tensors[name]
+            for node in graph.nodes
+            for name in getattr(node, "outputs", ())
+        },
+    )
+    assert (
+        cli.run(
+            build.main,
+            [
+                "--board",
+                "zc706",
+                "--graph",
+                str(path),
+                "--out",
+                str(folder),
+                "--project-only",
+                "-q",
+                "--rows",
+                "16",
+                "--ratio",
+                "65:30:5",
+            ],
+        )
+        == 0
+    )  # as in test_accelerator, built once
     return folder / "zc706", path
 
 
@@ -85,7 +108,9 @@ def test_another_build_is_refused_in_a_line(built, tmp_path, capsys):
     folder, path = built
     other = tmp_path / "other.safetensors"
     sequence_graph(4, length=12).save(other)
-    for argv, words in (([str(folder), "--graph", str(other)], "was built for another network"),
-                        ([str(tmp_path), "--graph", str(path)], "no build in")):
+    for argv, words in (
+        ([str(folder), "--graph", str(other)], "was built for another network"),
+        ([str(tmp_path), "--graph", str(path)], "no build in"),
+    ):
         assert cli.run(run.main, argv) == 2
         assert words in capsys.readouterr().err

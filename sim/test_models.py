@@ -26,14 +26,18 @@ endmodule
 """
 PORTS = {
     "LUT6": (1, ".O({0}[0]), .I0(i[0]), .I1(i[1]), .I2(i[2]), .I3(i[3]), .I4(i[4]), .I5(i[5])"),
-    "LUT6_2": (2, ".O6({0}[0]), .O5({0}[1]), .I0(i[0]), .I1(i[1]), .I2(i[2]), .I3(i[3]), "
-                  ".I4(i[4]), .I5(i[5])"),
-    "CARRY4": (8, ".CO({0}[3:0]), .O({0}[7:4]), .CI(i[0]), .CYINIT(i[1]), .DI(i[5:2]), "
-                  ".S(i[9:6])"),
+    "LUT6_2": (
+        2,
+        ".O6({0}[0]), .O5({0}[1]), .I0(i[0]), .I1(i[1]), .I2(i[2]), .I3(i[3]), "
+        ".I4(i[4]), .I5(i[5])",
+    ),
+    "CARRY4": (8, ".CO({0}[3:0]), .O({0}[7:4]), .CI(i[0]), .CYINIT(i[1]), .DI(i[5:2]), .S(i[9:6])"),
 }
 SLICES = {
-    "product": DspMac(head=Head.PRODUCT), "sum": DspMac(head=Head.SUM),
-    "start": DspMac(head=Head.START), "pre-adder": DspMac(preadd=-(8 << 20) - 8, head=Head.SUM),
+    "product": DspMac(head=Head.PRODUCT),
+    "sum": DspMac(head=Head.SUM),
+    "start": DspMac(head=Head.START),
+    "pre-adder": DspMac(preadd=-(8 << 20) - 8, head=Head.SUM),
     "accumulator": DspAccumulator(),
 }
 
@@ -47,8 +51,12 @@ def models(text: str = MODELS) -> str:
 def equal(primitive: str, folder: Path, *, init: int | None = None, text: str = MODELS) -> None:
     bits, ports = PORTS[primitive]
     proof = _COMBINATIONAL.format(
-        primitive=primitive, top=bits - 1, ports=ports.format("one"),
-        model_ports=ports.format("other"), parameters="" if init is None else f".INIT(64'd{init})")
+        primitive=primitive,
+        top=bits - 1,
+        ports=ports.format("one"),
+        model_ports=ports.format("other"),
+        parameters="" if init is None else f".INIT(64'd{init})",
+    )
     check(models(text) + proof, cycles=1, folder=folder, what=f"{primitive} is another")
 
 
@@ -87,15 +95,24 @@ def prove_slices_equal(slices: wiring.Component, text: str, folder: Path) -> Non
     for (name,), member, value in slices.signature.flatten(slices):
         (inputs if member.flow is wiring.In else outputs)[name] = len(value)
     declared = ", ".join(f"input [{bits - 1}:0] {name}" for name, bits in inputs.items())
-    wires = "".join(f"  wire [{bits - 1}:0] {side}_{name};\n" for name, bits in outputs.items()
-                    for side in ("original", "model"))
+    wires = "".join(
+        f"  wire [{bits - 1}:0] {side}_{name};\n"
+        for name, bits in outputs.items()
+        for side in ("original", "model")
+    )
     instances = "".join(
         f"  {side} {side} (.clk(clk), .rst(1'b0), "
-        + ", ".join([f".{name}({name})" for name in inputs]
-                    + [f".{name}({side}_{name})" for name in outputs]) + ");\n"
-        for side in ("original", "model"))
+        + ", ".join(
+            [f".{name}({name})" for name in inputs]
+            + [f".{name}({side}_{name})" for name in outputs]
+        )
+        + ");\n"
+        for side in ("original", "model")
+    )
     asserts = "".join(
-        f"  always @* assert (original_{name} == model_{name});\n" for name in outputs)
+        f"  always @* assert (original_{name} == model_{name});\n" for name in outputs
+    )
     proof = f"module proof (input clk, {declared});\n{wires}{instances}{asserts}endmodule\n"
-    check(original + model + models(text) + proof, cycles=7, folder=folder,
-          what="DSP48E1 is another")
+    check(
+        original + model + models(text) + proof, cycles=7, folder=folder, what="DSP48E1 is another"
+    )

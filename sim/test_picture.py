@@ -16,9 +16,15 @@ from tests.quant.graphs import residual_graph
 def samples(program, count: int, cycles: int) -> list[dict[str, int]]:
     """Registers of a run whose array always works, at equal distances."""
     last = program.segments[-1].last
-    return [{"CYCLES": cycles * i // count, "ERROR_DESCRIPTOR": last * (i - 1) // count,
-             **{name.upper(): 0 for name in COUNTERS}, "ARRAY_CYCLES": cycles * i // count}
-            for i in range(1, count + 1)]
+    return [
+        {
+            "CYCLES": cycles * i // count,
+            "ERROR_DESCRIPTOR": last * (i - 1) // count,
+            **{name.upper(): 0 for name in COUNTERS},
+            "ARRAY_CYCLES": cycles * i // count,
+        }
+        for i in range(1, count + 1)
+    ]
 
 
 def test_layers_follow_one_another() -> None:
@@ -37,5 +43,5 @@ def test_picture(tmp_path: Path) -> None:
     with Image.open(tmp_path / "run.png") as image:
         assert image.size == (1440, 600)
         colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
-    work = tuple(int(picture.COLOURS[0][i:i + 2], 16) for i in (1, 3, 5))
+    work = tuple(int(picture.COLOURS[0][i : i + 2], 16) for i in (1, 3, 5))
     assert work in colours

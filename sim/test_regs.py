@@ -27,12 +27,22 @@ class RegisterSystem(wiring.Component):
     """
 
     def __init__(self) -> None:
-        super().__init__({
-            "axil": In(AxiLiteSignature(WINDOW_BITS, 32)), "gp0": In(Axi3Signature(32, 32, 12)),
-            "start": Out(1), "abort": Out(1), "watchdog": Out(1), "irq": Out(1),
-            "busy": In(1), "done": In(1), "failed": In(1), "error_code": In(8),
-            "descriptor_index": In(16), "count": In(COUNT_LAYOUT.size),
-        })
+        super().__init__(
+            {
+                "axil": In(AxiLiteSignature(WINDOW_BITS, 32)),
+                "gp0": In(Axi3Signature(32, 32, 12)),
+                "start": Out(1),
+                "abort": Out(1),
+                "watchdog": Out(1),
+                "irq": Out(1),
+                "busy": In(1),
+                "done": In(1),
+                "failed": In(1),
+                "error_code": In(8),
+                "descriptor_index": In(16),
+                "count": In(COUNT_LAYOUT.size),
+            }
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -42,14 +52,18 @@ class RegisterSystem(wiring.Component):
         connect(m, flipped(self.axil), regs.axil)
         connect(m, flipped(self.gp0), bridge.axi3)
         connect(m, bridge.lite, far_regs.axil)
-        m.d.comb += [getattr(self, name).eq(getattr(regs, name))
-                     for name in ("start", "abort", "watchdog", "irq")]
-        m.d.comb += [Value.cast(getattr(regs, name)).eq(getattr(self, name))
-                     for name in ("busy", "done", "failed", "error_code", "descriptor_index",
-                                  "count")]
+        m.d.comb += [
+            getattr(self, name).eq(getattr(regs, name))
+            for name in ("start", "abort", "watchdog", "irq")
+        ]
+        m.d.comb += [
+            Value.cast(getattr(regs, name)).eq(getattr(self, name))
+            for name in ("busy", "done", "failed", "error_code", "descriptor_index", "count")
+        ]
         return m
 
 
 def test_registers() -> None:
-    build_and_test(RegisterSystem(), toplevel="register_system",
-                   test_module="sim.benches.regs_bench")
+    build_and_test(
+        RegisterSystem(), toplevel="register_system", test_module="sim.benches.regs_bench"
+    )

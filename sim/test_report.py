@@ -37,18 +37,33 @@ def test_multiplications():
 def test_cycles_go_to_the_layer_at_work():
     graph = network()
     program = compile_graph(graph, CONFIG)
-    program = dataclasses.replace(program, segments=(
-        Segment("input", 0, 1), Segment("conv0", 1, 4), Segment("max_pool1", 4, 6),
-        Segment("conv0", 6, 7), Segment("linear3", 7, 9)))
-    samples = [registers(100, 3, READ_BEATS=10, STALL_LOAD=60), registers(150, 5, READ_BEATS=12),
-               registers(170, 6, ARRAY_CYCLES=15, READ_BEATS=12), registers(200, 8, READ_BEATS=12)]
+    program = dataclasses.replace(
+        program,
+        segments=(
+            Segment("input", 0, 1),
+            Segment("conv0", 1, 4),
+            Segment("max_pool1", 4, 6),
+            Segment("conv0", 6, 7),
+            Segment("linear3", 7, 9),
+        ),
+    )
+    samples = [
+        registers(100, 3, READ_BEATS=10, STALL_LOAD=60),
+        registers(150, 5, READ_BEATS=12),
+        registers(170, 6, ARRAY_CYCLES=15, READ_BEATS=12),
+        registers(200, 8, READ_BEATS=12),
+    ]
     samples = [sample | {"STALL_LOAD": 60} for sample in samples]
     final = registers(230, READ_BEATS=20, WRITE_BEATS=3, STALL_LOAD=60, ARRAY_CYCLES=15)
     samples[3]["ARRAY_CYCLES"] = 15
     rows = {row.layer: row for row in layer_rows(program, graph, samples, final)}
     # Layers of a strip come back.
     assert {name: row.cycles for name, row in rows.items()} == {
-        "input": 100, "conv0": 50 + 30, "max_pool1": 20, "linear3": 30}
+        "input": 100,
+        "conv0": 50 + 30,
+        "max_pool1": 20,
+        "linear3": 30,
+    }
     assert rows["input"].stalls["stall_load"] == 60 and rows["input"].read_bytes == 80
     assert rows["max_pool1"].array_cycles == 15
     assert (rows["linear3"].read_bytes, rows["linear3"].write_bytes) == (64, 24)

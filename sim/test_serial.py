@@ -16,7 +16,7 @@ from sim.simulators import VERILATOR, find_simulator
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16, bus_bits=BUS_BITS, clock_hz=50_000_000)
 MEMORY_BYTES = 1 << 16
 SILENCE_CYCLES = 1 << 12
-DIVISOR = 4         #: the fastest line, for a short simulation
+DIVISOR = 4  #: the fastest line, for a short simulation
 
 
 def test_driver_over_a_serial_line(case: CaseMaker, tmp_path: Path, seed: int) -> None:
@@ -25,12 +25,22 @@ def test_driver_over_a_serial_line(case: CaseMaker, tmp_path: Path, seed: int) -
     handover.write_golden(tmp_path, case.graph, case.images)
     reached = connection(MEMORY_BYTES, CONFIG.clock_hz)
     reached["silence_seconds"] = 2 * SILENCE_CYCLES / CONFIG.clock_hz
-    handover.write_accelerator(tmp_path, boards.get("ulx3s_85f"), CONFIG, connection=reached,
-                               bitstream="top.bit")
-    system = SerialSystem(AcceleratorBox(CONFIG), memory_bytes=MEMORY_BYTES, divisor=DIVISOR,
-                          silence_cycles=SILENCE_CYCLES)
+    handover.write_accelerator(
+        tmp_path, boards.get("ulx3s_85f"), CONFIG, connection=reached, bitstream="top.bit"
+    )
+    system = SerialSystem(
+        AcceleratorBox(CONFIG),
+        memory_bytes=MEMORY_BYTES,
+        divisor=DIVISOR,
+        silence_cycles=SILENCE_CYCLES,
+    )
     build_and_test(
-        system, toplevel="serial", test_module="sim.benches.serial_bench",
-        extra_verilog=[accelerator_verilog(CONFIG)], optimise=True,
-        simulator=find_simulator(prefer=VERILATOR), seed=seed,
-        env={"DRIVER_PACKAGE": str(tmp_path), "SERIAL_DIVISOR": str(DIVISOR)})
+        system,
+        toplevel="serial",
+        test_module="sim.benches.serial_bench",
+        extra_verilog=[accelerator_verilog(CONFIG)],
+        optimise=True,
+        simulator=find_simulator(prefer=VERILATOR),
+        seed=seed,
+        env={"DRIVER_PACKAGE": str(tmp_path), "SERIAL_DIVISOR": str(DIVISOR)},
+    )

@@ -29,7 +29,7 @@ def broken(program: Program, load: int) -> Program:
     """``program`` with another code in its weight load number ``load``."""
     image, at, seen = bytearray(program.image), 0, -1
     while True:
-        word = int.from_bytes(image[at:at + isa.DESCRIPTOR_BYTES], "little")
+        word = int.from_bytes(image[at : at + isa.DESCRIPTOR_BYTES], "little")
         seen += word & 0xFF == isa.Opcode.LOAD_WEIGHTS
         if seen == load:
             image[isa.unpack(isa.TRANSFER, word)["offset"]] ^= 2
@@ -44,8 +44,12 @@ def test_producer(layer: str) -> None:
     program = compile_graph(graph, CONFIG)
     channels = graph.tensor(layer).shape[0]
     found = [window.producer(program, graph, layer, channel, 0) for channel in range(channels)]
-    own = [index for segment in program.segments if segment.layer == layer
-           for index in range(segment.first, segment.last)]
+    own = [
+        index
+        for segment in program.segments
+        if segment.layer == layer
+        for index in range(segment.first, segment.last)
+    ]
     assert set(found) <= set(own) and len(set(found)) == -(-channels // CONFIG.rows)
     for index in found:
         assert program.image[index * isa.DESCRIPTOR_BYTES] == isa.Opcode.EXECUTE

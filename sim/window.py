@@ -14,7 +14,7 @@ from gateware.emulator import Emulator
 from gateware.isa import Opcode
 from quant.intgraph import IntGraph
 
-MARGIN = 300    #: cycles before and after
+MARGIN = 300  #: cycles before and after
 FILE = "window.vcd"
 
 #: Verilog of the module that begins the waveform.
@@ -44,11 +44,18 @@ def producer(program: Program, graph: IntGraph, layer: str, channel: int, y: int
     """
     config = program.config
     plan = lower(graph, config, program.batch).plan
-    output = next(operation.target for operation in plan.operations
-                  if getattr(operation, "name", None) == layer)
+    output = next(
+        operation.target
+        for operation in plan.operations
+        if getattr(operation, "name", None) == layer
+    )
     place = plan.places[output]
-    mine = {index for segment in program.segments if segment.layer == layer
-            for index in range(segment.first, segment.last)}
+    mine = {
+        index
+        for segment in program.segments
+        if segment.layer == layer
+        for index in range(segment.first, segment.last)
+    }
     tiles = next((o.tiles for o in program.outputs if o.name == output), ())
     if tiles:
         executes = [index for index in sorted(mine) if _opcode(program, index) is Opcode.EXECUTE]
@@ -57,7 +64,7 @@ def producer(program: Program, graph: IntGraph, layer: str, channel: int, y: int
     emulator, found, rows = Emulator(config), None, 0
     for index in range(program.segments[-1].last):
         at = index * isa.DESCRIPTOR_BYTES
-        word = int.from_bytes(program.image[at:at + isa.DESCRIPTOR_BYTES], "little")
+        word = int.from_bytes(program.image[at : at + isa.DESCRIPTOR_BYTES], "little")
         opcode = Opcode(word & 0xFF)
         if opcode is Opcode.LOAD_SLOTS:
             emulator.load_slots(isa.unpack(isa.TRANSFER, word), program.image)
@@ -81,8 +88,12 @@ def _channels(emulator: Emulator, f: dict[str, int], group_pitch: int, address: 
     k, depth = emulator.config.k, emulator.config.slot_depth
     slots = [emulator.slots[(f["slot_address"] + i) % depth] for i in range(f["slots"])]
     base = (f["out_address"] - address) // group_pitch if f["pool"] else 0
-    return {(base + column["offset"] // group_pitch) * k + j for slot in slots
-            for j, column in enumerate(slot["columns"]) if column["enable"]}
+    return {
+        (base + column["offset"] // group_pitch) * k + j
+        for slot in slots
+        for j, column in enumerate(slot["columns"])
+        if column["enable"]
+    }
 
 
 def cycles(samples: Sequence[dict[str, int]], descriptor: int, end: int) -> tuple[int, int]:
@@ -92,5 +103,4 @@ def cycles(samples: Sequence[dict[str, int]], descriptor: int, end: int) -> tupl
     """
     before = [s["CYCLES"] for s in samples if s["ERROR_DESCRIPTOR"] < descriptor]
     after = [s["CYCLES"] for s in samples if s["ERROR_DESCRIPTOR"] > descriptor]
-    return (max(0, (before[-1] if before else 0) - MARGIN),
-            (after[0] if after else end) + MARGIN)
+    return (max(0, (before[-1] if before else 0) - MARGIN), (after[0] if after else end) + MARGIN)

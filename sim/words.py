@@ -34,7 +34,7 @@ def act_bits(words: Sequence[Word], skew: Callable[[int], int] = lambda channel:
     acts = np.array([word.act for word in words], np.int64)
     late = np.zeros_like(acts)
     for c in range(acts.shape[2]):
-        late[skew(c):, :, c] = acts[:len(acts) - skew(c), :, c]
+        late[skew(c) :, :, c] = acts[: len(acts) - skew(c), :, c]
     acts = late
     return [pack(act.flat, ACT_BITS) for act in acts]
 
@@ -66,8 +66,10 @@ def product_words(engine: type[RowEngine]) -> tuple[np.ndarray, list[Word]]:
     acts = np.arange(NIBBLE_MAX + 1)
     every = np.meshgrid(*[levels] * engine.rows, acts, acts, indexing="ij")
     *values, first, second = (axis.reshape(-1) for axis in every)
-    words = [Word(np.array([[a], [b]]), first=True, last=True)
-             for a, b in zip(first.tolist(), second.tolist(), strict=True)]
+    words = [
+        Word(np.array([[a], [b]]), first=True, last=True)
+        for a, b in zip(first.tolist(), second.tolist(), strict=True)
+    ]
     return np.stack(values)[:, :, None], words
 
 
@@ -76,16 +78,30 @@ def idle(k: int, pixels: int, count: int) -> list[Word]:
     return [Word(np.zeros((pixels, k), np.int64), valid=False)] * count
 
 
-def random_words(rng: np.random.Generator, *, k: int, pixels: int, count: int, stall: float = 0.0,
-                 shift: bool = True) -> list[Word]:
+def random_words(
+    rng: np.random.Generator,
+    *,
+    k: int,
+    pixels: int,
+    count: int,
+    stall: float = 0.0,
+    shift: bool = True,
+) -> list[Word]:
     """Any sequence of control bits; a share ``stall`` of the words is not valid but looks as if."""
     words = [Word(np.zeros((pixels, k), np.int64), first=True)]
     while len(words) < count:
         first, shifted, last = rng.random(3) < (0.25, 0.1 if shift else 0.0, 0.25)
         top = rng.choice([NIBBLE_MAX, 1])
         acts = rng.integers(0, top + 1, (pixels, k)) * (NIBBLE_MAX // top)
-        words.append(Word(acts, valid=bool(rng.random() >= stall), first=bool(first),
-                          shift=bool(shifted), last=bool(last)))
+        words.append(
+            Word(
+                acts,
+                valid=bool(rng.random() >= stall),
+                first=bool(first),
+                shift=bool(shifted),
+                last=bool(last),
+            )
+        )
     return words
 
 
@@ -97,8 +113,9 @@ def random_values(rng: np.random.Generator, scheme: Scheme, count: int, k: int) 
     return np.where(rng.random((count, k)) < 1 / 3, extremes, values)
 
 
-def simulate(component: wiring.Component, stimulus: Sequence[Mapping[str, int]],
-             outputs: Sequence[str]) -> dict[str, list[int]]:
+def simulate(
+    component: wiring.Component, stimulus: Sequence[Mapping[str, int]], outputs: Sequence[str]
+) -> dict[str, list[int]]:
     """Run one cycle per entry of ``stimulus``, bits by port; the bits of ``outputs`` after each
     edge.
 
@@ -135,5 +152,7 @@ def assert_sums(sums: Sequence[int], expected: np.ndarray, latency: int) -> None
     expected = np.concatenate([np.zeros((latency - 1, lanes, pixels), np.int64), expected])
     if not np.array_equal(got, expected):
         cycle, lane, pixel = np.argwhere(got != expected)[0]
-        raise AssertionError(f"word {cycle - latency + 1}, lane {lane}, pixel {pixel}: got "
-                             f"{got[cycle, lane, pixel]}, expected {expected[cycle, lane, pixel]}")
+        raise AssertionError(
+            f"word {cycle - latency + 1}, lane {lane}, pixel {pixel}: got "
+            f"{got[cycle, lane, pixel]}, expected {expected[cycle, lane, pixel]}"
+        )

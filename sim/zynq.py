@@ -40,7 +40,8 @@ class ZynqLogic(wiring.Component):
         m = Module()
         m.submodules.accelerator = accelerator = AcceleratorBox(self._config)
         m.submodules.bridge = bridge = Axi3ToLite(
-            addr_bits=len(accelerator.axil.araddr), base=GP_BASE)
+            addr_bits=len(accelerator.axil.araddr), base=GP_BASE
+        )
         connect(m, flipped(self.gp0), bridge.axi3)
         connect(m, bridge.lite, accelerator.axil)
         connect(m, accelerator.hp0, flipped(self.hp0))

@@ -35,7 +35,7 @@ SMALL = ["--model", "tiny", "--width", "2", "--size", "8", "--batch", "2", "--st
 
 
 def test_training_step_without_brevitas(monkeypatch, capsys) -> None:
-    monkeypatch.setitem(sys.modules, "brevitas", None)      # as if it were not installed
+    monkeypatch.setitem(sys.modules, "brevitas", None)  # as if it were not installed
     assert train_step.main([*SMALL, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["unavailable"] == {"brevitas": "not installed"}
@@ -45,9 +45,13 @@ def test_training_step_without_brevitas(monkeypatch, capsys) -> None:
     assert "not installed" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("option", "message"), [
-    (["--steps", "0"], "--steps must be at least 1, not 0"), (["--size", "2"], "too small"),
-])
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--steps", "0"], "--steps must be at least 1, not 0"),
+        (["--size", "2"], "too small"),
+    ],
+)
 def test_training_step_of_nothing(option, message) -> None:
     with pytest.raises(UserError, match=message):
         train_step.main([*SMALL, *option])

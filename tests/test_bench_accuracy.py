@@ -18,10 +18,18 @@ from bench.experiments import FLOAT, Row, Run, Table
 from quant import cli
 from quant.config import TrainConfig
 
-TABLE = Table("small", "two methods", {"dataset": "digits", "epochs": 2}, {"float_epochs": 3},
-              (Row("pot4", {"method": "pot4"}, "pot4"),
-               Row("pot4, w8a8", {"method": "pot4", "first_last": "w8a8"})), seeds=2,
-              paper=("cifar10", "resnet18"))
+TABLE = Table(
+    "small",
+    "two methods",
+    {"dataset": "digits", "epochs": 2},
+    {"float_epochs": 3},
+    (
+        Row("pot4", {"method": "pot4"}, "pot4"),
+        Row("pot4, w8a8", {"method": "pot4", "first_last": "w8a8"}),
+    ),
+    seeds=2,
+    paper=("cifar10", "resnet18"),
+)
 
 
 def test_mean_and_its_interval() -> None:
@@ -63,8 +71,12 @@ class Trainer:
             (folder / run.name / "float.pt").touch()
             return {"accuracy": {"float": 0.9}, "seconds": 1, "digest": None}
         value = 0.8 + run.seed / 100 + 0.05 * ("w8a8" in run.label)
-        return {"accuracy": {"float": 0.9, "quantised": value, "integer": value},
-                "agreement": 1 - 0.005 * (run.seed == 2), "seconds": 1, "digest": "d"}
+        return {
+            "accuracy": {"float": 0.9, "quantised": value, "integer": value},
+            "agreement": 1 - 0.005 * (run.seed == 2),
+            "seconds": 1,
+            "digest": "d",
+        }
 
 
 @pytest.fixture
@@ -77,10 +89,12 @@ def command(tmp_path, monkeypatch, capsys):
 
     def run(*argv: str) -> tuple[list[str], dict]:
         trainer.trained.clear()
-        code = accuracy.main(["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"),
-                              "--json", *argv])
+        code = accuracy.main(
+            ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--json", *argv]
+        )
         assert code == 0
         return sorted(trainer.trained), json.loads(capsys.readouterr().out)
+
     run.folder = tmp_path
     return run
 
@@ -93,7 +107,7 @@ def test_trainings_on_record_are_not_done_again(command) -> None:
     records = command.folder / "out" / "accuracy.jsonl"
     lines = records.read_text().splitlines()
     records.write_text("\n".join(line for line in lines if "w8a8-2" not in line) + "\n")
-    assert command()[0] == ["small-pot4-w8a8-2"]        # its float network is still there
+    assert command()[0] == ["small-pot4-w8a8-2"]  # its float network is still there
     assert command("--report")[0] == []
 
 
@@ -101,8 +115,12 @@ def test_record_with_other_settings_does_not_count(command) -> None:
     command()
     records = command.folder / "out" / "accuracy.jsonl"
     records.write_text(records.read_text().replace('"epochs": 2', '"epochs": 5'))
-    assert command()[0] == ["small-pot4-1", "small-pot4-2", "small-pot4-w8a8-1",
-                            "small-pot4-w8a8-2"]
+    assert command()[0] == [
+        "small-pot4-1",
+        "small-pot4-2",
+        "small-pot4-w8a8-1",
+        "small-pot4-w8a8-2",
+    ]
 
 
 def test_record_alone_is_enough_to_go_on(command) -> None:
@@ -119,9 +137,19 @@ def test_record_alone_is_enough_to_go_on(command) -> None:
 
 def test_training_in_a_worker(tmp_path, monkeypatch) -> None:
     """Two trainings of digits one after the other: results as from a process of their own."""
-    table = dataclasses.replace(TABLE, seeds=1, settings={
-        "dataset": "digits", "epochs": 1, "width": 2, "subset": 64, "hessian_images": 8,
-        "integer_samples": 8}, float_settings={"float_epochs": 1})
+    table = dataclasses.replace(
+        TABLE,
+        seeds=1,
+        settings={
+            "dataset": "digits",
+            "epochs": 1,
+            "width": 2,
+            "subset": 64,
+            "hessian_images": 8,
+            "integer_samples": 8,
+        },
+        float_settings={"float_epochs": 1},
+    )
     runs = list(table.runs())
     records = accuracy.Records(tmp_path / "accuracy.jsonl")
     accuracy.train_all(runs[:2], tmp_path / "runs", records, 1)
@@ -133,8 +161,9 @@ def test_training_in_a_worker(tmp_path, monkeypatch) -> None:
 
 
 def test_rows_with_seeds_of_their_own() -> None:
-    table = dataclasses.replace(TABLE, rows=(dataclasses.replace(TABLE.rows[0], seeds=3),
-                                             TABLE.rows[1]))
+    table = dataclasses.replace(
+        TABLE, rows=(dataclasses.replace(TABLE.rows[0], seeds=3), TABLE.rows[1])
+    )
     seeds = {}
     for run in table.runs():
         seeds.setdefault(run.label, []).append(run.seed)
@@ -143,7 +172,7 @@ def test_rows_with_seeds_of_their_own() -> None:
 
 def test_table(command) -> None:
     _, report = command()
-    table, = report["tables"]
+    (table,) = report["tables"]
     by_label = {row["label"]: row for row in table["rows"]}
     assert list(by_label) == [FLOAT, "pot4", "pot4, w8a8"]
     assert by_label["pot4"]["accuracy"]["mean"] == pytest.approx(81.5)
@@ -168,14 +197,17 @@ def test_bert_needs_its_folders() -> None:
 
 def test_worker_ends_with_its_parent() -> None:
     """Also when that is killed, and while the worker trains."""
-    code = ("import os, time\nfrom bench import accuracy\n"
-            "if __name__ == '__main__':\n"
-            "    with accuracy.workers(1) as pool:\n"
-            "        print(pool.submit(os.getpid).result(), flush=True)\n"
-            "        pool.submit(time.sleep, 600)\n"
-            "        time.sleep(600)\n")
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE,
-                          text=True) as parent:
+    code = (
+        "import os, time\nfrom bench import accuracy\n"
+        "if __name__ == '__main__':\n"
+        "    with accuracy.workers(1) as pool:\n"
+        "        print(pool.submit(os.getpid).result(), flush=True)\n"
+        "        pool.submit(time.sleep, 600)\n"
+        "        time.sleep(600)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    ) as parent:
         worker = int(parent.stdout.readline())
         parent.kill()
     last = time.monotonic() + 60

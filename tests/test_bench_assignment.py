@@ -16,7 +16,7 @@ def test_overlap_counts_the_upper_twentieth_of_each_layer() -> None:
     second["a"][38] = -1
     assert assignment.sensitive(first["a"]) == {38, 39}
     assert assignment.overlap(first, first) == 1
-    assert assignment.overlap(first, second) == 1 / 3       # 39 of {38, 39}, none of {2}
+    assert assignment.overlap(first, second) == 1 / 3  # 39 of {38, 39}, none of {2}
 
 
 def test_document(capsys) -> None:
@@ -30,10 +30,13 @@ def test_document(capsys) -> None:
     assert result["layers"]["fc"]["rows"] == 10 and len(result["layers"]["fc"]["sensitive"]) == 1
 
 
-@pytest.mark.parametrize("argv, message", [
-    (["--images", "0"], "--images must be at least 1"),
-    (["--dataset", "digits", "--images", "4000"], "give a smaller --images"),
-])
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--images", "0"], "--images must be at least 1"),
+        (["--dataset", "digits", "--images", "4000"], "give a smaller --images"),
+    ],
+)
 def test_mistakes_are_named(argv, message) -> None:
     with pytest.raises(cli.UserError, match=message):
         assignment.main(argv)

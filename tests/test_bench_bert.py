@@ -19,11 +19,14 @@ def test_rows_start_from_the_float_network_on_the_same_data() -> None:
         else:
             assert config.float_epochs == (run.label == f"{FLOAT} longer")
             assert config.subset == bert.SENTENCES
-    settings = [TrainConfig.resolve(**run.settings | run.places | {"pretrained": "float.pt"})
-                for run in runs
-                if run.row and run.row.settings["method"] != FLOAT and run.seed == 1]
+    settings = [
+        TrainConfig.resolve(**run.settings | run.places | {"pretrained": "float.pt"})
+        for run in runs
+        if run.row and run.row.settings["method"] != FLOAT and run.seed == 1
+    ]
     assert {(c.method, c.act_bits) for c in settings} == {
-        (method, bits) for method in bert.METHODS for bits in (4, 8)}
+        (method, bits) for method in bert.METHODS for bits in (4, 8)
+    }
 
 
 def test_places_do_not_decide_whether_a_training_is_on_record() -> None:

@@ -25,7 +25,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_resources(tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "rows.json"
     assert resources.main(["--k", "1", "--jobs", "1", "--out", str(out)]) == 0
-    row, = json.loads(out.read_text())
+    (row,) = json.loads(out.read_text())
     assert (row["name"], row["k"], row["macs"]) == ("Fixed8Engine", 1, 2)
     assert row["cells"]["dsp48e1"] == row["estimated"]["dsp48e1"] == 1
     assert row["cells"]["lut"] == pytest.approx(row["estimated"]["lut"], rel=0.1)
@@ -37,21 +37,27 @@ def test_resources(tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture) ->
 def test_timing(tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "rows.json"
     assert timing.main(["--jobs", "1", "--out", str(out), "--json"]) == 0
-    row, = json.loads(out.read_text())
+    (row,) = json.loads(out.read_text())
     assert json.loads(capsys.readouterr().out) == [row]
     assert (row["name"], row["macs"]) == ("Fixed8Engine 1 x 2", 2)
     assert 50 < row["mhz"] < 400
     # The packed product is 25 x 18 bits, and the harness took nothing away.
     assert row["cells"]["mult18"] == 2
-    assert row["cells"]["ff"] > 2 * 2 * 25      # two accumulators and what they show
+    assert row["cells"]["ff"] > 2 * 2 * 25  # two accumulators and what they show
 
 
-def test_rows_of_other_designs_stay(tiny: None, monkeypatch, tmp_path: Path,
-                                    capsys: pytest.CaptureFixture) -> None:
+def test_rows_of_other_designs_stay(
+    tiny: None, monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     out = tmp_path / "rows.json"
     monkeypatch.setattr(timing, "ARRAYS", ((1, 0, 0),))
-    monkeypatch.setattr(timing, "route", lambda design, name, macs: timing.Routed(
-        name, macs, 100.0, {"lut4": 1, "ff": 2, "mult18": 3}))
+    monkeypatch.setattr(
+        timing,
+        "route",
+        lambda design, name, macs: timing.Routed(
+            name, macs, 100.0, {"lut4": 1, "ff": 2, "mult18": 3}
+        ),
+    )
     for name, count in (("array", 1), ("Fixed8", 2)):
         assert timing.main(["--jobs", "1", "--out", str(out), "--only", name]) == 0
         assert len(json.loads(out.read_text())) == count
@@ -59,10 +65,17 @@ def test_rows_of_other_designs_stay(tiny: None, monkeypatch, tmp_path: Path,
     assert said.endswith("| array 1:0:0 x 8 x 2 | 16 | 100.0 | 1 | 2 | 3 |")
 
 
-@pytest.mark.parametrize("command, arguments, message", [
-    (resources, ["--k", "8;16"], "--k takes numbers such as 8,16, not '8;16'"),
-    (timing, ["--only", "nothing"], "no design's name contains 'nothing'; there are Pot4Engine"),
-])
+@pytest.mark.parametrize(
+    "command, arguments, message",
+    [
+        (resources, ["--k", "8;16"], "--k takes numbers such as 8,16, not '8;16'"),
+        (
+            timing,
+            ["--only", "nothing"],
+            "no design's name contains 'nothing'; there are Pot4Engine",
+        ),
+    ],
+)
 def test_wrong_arguments(command, arguments: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         command.main(arguments)

@@ -14,11 +14,18 @@ from gateware.outline import resnet18
 from quant.cli import UserError
 from quant.ratio import Ratio
 
-CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 32, pixels=4, ports=4, act_depth=4096,
-                                weight_depth=1024, wide_depth=1024)
-ROW = {"device": "xc7z045", "method": "RMSMP-2", "ratio": "65:30:5",
-       "config": dataclasses.asdict(CONFIG), "refusal": "", "cycles": 860_000,
-       "measured": None}
+CONFIG = AccelConfig.from_ratio(
+    Ratio(65, 30, 5), 32, pixels=4, ports=4, act_depth=4096, weight_depth=1024, wide_depth=1024
+)
+ROW = {
+    "device": "xc7z045",
+    "method": "RMSMP-2",
+    "ratio": "65:30:5",
+    "config": dataclasses.asdict(CONFIG),
+    "refusal": "",
+    "cycles": 860_000,
+    "measured": None,
+}
 
 
 def cells(table: str, method: str) -> list[str]:
@@ -37,7 +44,8 @@ def test_row_beside_the_papers() -> None:
     assert found[11] == "8.60"
     assert [float(cell) for cell in found[12:]] == [
         pytest.approx(float(found[10]) * 0.5142, rel=0.001),
-        pytest.approx(8.60 / 0.5142, rel=0.001)]
+        pytest.approx(8.60 / 0.5142, rel=0.001),
+    ]
 
 
 def test_the_second_clock_is_that_of_the_routed_accelerator() -> None:
@@ -72,8 +80,12 @@ def test_kept_arrays_fit_their_chip(row: dict[str, object]) -> None:
 
 def test_rows_are_in_the_order_of_the_table() -> None:
     rows = [(row["device"], row["method"]) for row in table6.kept()]
-    assert rows == [row for device in table6.BOARDS for method in table6.METHODS
-                    if (row := (device, method)) in rows]
+    assert rows == [
+        row
+        for device in table6.BOARDS
+        for method in table6.METHODS
+        if (row := (device, method)) in rows
+    ]
 
 
 def test_without_results(monkeypatch, tmp_path) -> None:

@@ -102,8 +102,16 @@ def test_layer_that_cannot_be_compiled(tmp_path: Path, graph: Path) -> None:
 
 def test_several_images_of_a_network_with_a_host(tmp_path: Path) -> None:
     sequence_graph(1).save(tmp_path / "hosted.safetensors")
-    line = refused("gateware.build", "--board", "zc706", "--graph", "hosted.safetensors",
-                   "--batch", "2", cwd=tmp_path)
+    line = refused(
+        "gateware.build",
+        "--board",
+        "zc706",
+        "--graph",
+        "hosted.safetensors",
+        "--batch",
+        "2",
+        cwd=tmp_path,
+    )
     assert "'sequence-1' calls the accelerator layer by layer; there is no batch" in line
 
 
@@ -213,15 +221,31 @@ def test_help_names_every_default() -> None:
         assert "(default" in done.stdout
 
 
-@pytest.mark.parametrize(("shell", "told"), [
-    ("{} | true", ""), ("{} >&-", ""), ("{} 2>&-", ""),
-    pytest.param("{} > /dev/full", "error: cannot write the result to stdout: No space left on "
-                 "device\n", marks=pytest.mark.skipif(not Path("/dev/full").exists(),
-                                                      reason="no such device"))])
+@pytest.mark.parametrize(
+    ("shell", "told"),
+    [
+        ("{} | true", ""),
+        ("{} >&-", ""),
+        ("{} 2>&-", ""),
+        pytest.param(
+            "{} > /dev/full",
+            "error: cannot write the result to stdout: No space left on device\n",
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device"),
+        ),
+    ],
+)
 def test_result_that_nobody_can_read(shell: str, told: str, tmp_path: Path) -> None:
-    program = "import sys, time; from quant import cli; time.sleep(0.2); " \
+    program = (
+        "import sys, time; from quant import cli; time.sleep(0.2); "
         "main = lambda argv: cli.give('result') or cli.say() or 0; sys.exit(cli.run(main))"
-    done = subprocess.run(shell.format(f"{sys.executable} -c \"{program}\""), shell=True,
-                          cwd=ROOT, capture_output=True, text=True, check=False)
+    )
+    done = subprocess.run(
+        shell.format(f'{sys.executable} -c "{program}"'),
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.stderr.strip() == told.strip()
     assert done.returncode == (2 if told else 0)

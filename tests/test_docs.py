@@ -18,8 +18,9 @@ DOCS = Path(generate.__file__).parent
 
 @pytest.mark.parametrize("name", generate.pages())
 def test_generated_page_is_current(name):
-    assert (DOCS / name).read_text(encoding="utf-8") == generate.pages()[name], \
+    assert (DOCS / name).read_text(encoding="utf-8") == generate.pages()[name], (
         "run `python -m docs.generate` and commit the result"
+    )
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
@@ -39,7 +40,7 @@ def test_tables_have_as_many_cells_in_every_line(page):
 def test_training_page_follows_the_command_line():
     text = (DOCS / "training.md").read_text(encoding="utf-8")
     options = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
-    known = {"--nproc-per-node"}                # of torchrun
+    known = {"--nproc-per-node"}  # of torchrun
     for command in (train, evaluate):
         known |= set(options.findall(command.parser().format_help()))
     assert set(options.findall(text)) <= known

@@ -14,8 +14,14 @@ from quant.ratio import Ratio
 def test_own_model_is_exported_and_runs_on_the_accelerator(capsys) -> None:
     graph = own_model.main()
     assert "integers decide as the trained network on" in capsys.readouterr().out
-    assert [n.op for n in graph.nodes] == ["conv", "max_pool", "conv", "avg_pool", "flatten",
-                                           "linear"]
+    assert [n.op for n in graph.nodes] == [
+        "conv",
+        "max_pool",
+        "conv",
+        "avg_pool",
+        "flatten",
+        "linear",
+    ]
     config = AccelConfig.from_ratio(Ratio.parse(graph.header.ratio), graph.header.tile_rows)
     program = compile_graph(graph, config)
     image = np.random.default_rng(1).integers(256, size=(3, 16, 16))

@@ -92,8 +92,13 @@ def test_arrows(package) -> None:
 
 def test_torch_free_files_are_torch_free() -> None:
     """They import nothing outside the standard library, a few small packages, and one another."""
-    small = ("numpy", "pydantic", "safetensors", *sys.stdlib_module_names,
-             "quant.models.MODELS")     # the names of the networks; their package has no torch
+    small = (
+        "numpy",
+        "pydantic",
+        "safetensors",
+        *sys.stdlib_module_names,
+        "quant.models.MODELS",
+    )  # the names of the networks; their package has no torch
     for module in TORCH_FREE:
         file = ROOT / f"{module.replace('.', '/')}.py"
         if file.exists():

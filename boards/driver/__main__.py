@@ -31,16 +31,24 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("command", choices=sorted(COMMANDS))
     p.add_argument("folder", metavar="DIR")
     p.add_argument(
-        "file", nargs="?", metavar="IMAGE.npy",
+        "file",
+        nargs="?",
+        metavar="IMAGE.npy",
         help="for classify: numpy array of one image (C, H, W) or of several (N, C, H, W); "
-            "integers are codes, floats are pixels as training saw them",
+        "integers are codes, floats are pixels as training saw them",
     )
     p.add_argument(
-        "--images", type=int, default=None, metavar="N",
+        "--images",
+        type=int,
+        default=None,
+        metavar="N",
         help="for selftest and throughput (default: all golden images, and 100)",
     )
     p.add_argument(
-        "--timeout", type=float, default=TIMEOUT, metavar="SECONDS",
+        "--timeout",
+        type=float,
+        default=TIMEOUT,
+        metavar="SECONDS",
         help="of one run (default: %(default)s)",
     )
     p.add_argument("--loaded", action="store_true", help="the bitstream is loaded already")
@@ -53,9 +61,7 @@ def selftest(accelerator: Accelerator, args: argparse.Namespace) -> Dict[str, An
     result = accelerator.selftest(args.images)
     equal = result.images - len(result.wrong)
     cycles = round(sum(result.cycles) / max(1, result.images))
-    text = (
-        f"{equal} of {result.images} golden images: all logits equal; {cycles} cycles per image"
-    )
+    text = f"{equal} of {result.images} golden images: all logits equal; {cycles} cycles per image"
     if result.wrong:
         text += "\nwrong: images {}".format(", ".join(map(str, result.wrong)))
     return {
@@ -77,8 +83,13 @@ def selftest_layers(layers: Layers, args: argparse.Namespace) -> Dict[str, Any]:
     )
     if wrong:
         text += "\nwrong: layers {}".format(", ".join(wrong))
-    return {"text": text, "layers": len(results), "wrong": wrong, "cycles": cycles,
-            "exit": EXIT_WRONG if wrong else 0}
+    return {
+        "text": text,
+        "layers": len(results),
+        "wrong": wrong,
+        "cycles": cycles,
+        "exit": EXIT_WRONG if wrong else 0,
+    }
 
 
 def throughput(accelerator: Accelerator, args: argparse.Namespace) -> Dict[str, Any]:
@@ -105,9 +116,7 @@ def classify(accelerator: Accelerator, args: argparse.Namespace) -> Dict[str, An
         images = np.load(args.file, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise DriverError(f"cannot read {args.file}: {error}") from error
-    answers = [
-        accelerator.classify(image) for image in (images if images.ndim == 4 else [images])
-    ]
+    answers = [accelerator.classify(image) for image in (images if images.ndim == 4 else [images])]
     return {
         "text": "\n".join(answer.name for answer in answers),
         "classes": [answer.name for answer in answers],
@@ -118,7 +127,11 @@ def classify(accelerator: Accelerator, args: argparse.Namespace) -> Dict[str, An
 def info(accelerator: Accelerator, args: argparse.Namespace) -> Dict[str, Any]:
     shape, about = accelerator.registers.fields("SHAPE"), accelerator.package.accelerator
     text = "{}: {} rows x {} channels x {} pixels, {:g} MHz, network {}".format(
-        about["title"], shape["rows"], shape["k"], shape["pixels"], about["clock_hz"] / 1e6,
+        about["title"],
+        shape["rows"],
+        shape["k"],
+        shape["pixels"],
+        about["clock_hz"] / 1e6,
         accelerator.package.name,
     )
     return {"text": text, "shape": shape, "network": accelerator.package.name}

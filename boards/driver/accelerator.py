@@ -11,8 +11,8 @@ from .package import Package
 from .registers import Registers
 from .tensors import gather, input_codes, pack, unpack
 
-TIMEOUT = 1.0          #: seconds that a run may take, unless told otherwise
-ABORT_SECONDS = 0.01   #: what ends a run takes far less, unless the memory does not answer
+TIMEOUT = 1.0  #: seconds that a run may take, unless told otherwise
+ABORT_SECONDS = 0.01  #: what ends a run takes far less, unless the memory does not answer
 WATCHDOG_MAX = 0xFFFF_FFFF
 
 CAUSES = {
@@ -89,9 +89,7 @@ class Accelerator:
     Raises WrongPackage when another accelerator is in the FPGA, NoHardware for too little memory.
     """
 
-    def __init__(
-        self, hardware: Hardware, package: Package, timeout: float = TIMEOUT
-    ) -> None:
+    def __init__(self, hardware: Hardware, package: Package, timeout: float = TIMEOUT) -> None:
         if timeout <= 0:
             raise ValueError(f"timeout must be positive, not {timeout}")
         self.hardware = hardware
@@ -107,9 +105,7 @@ class Accelerator:
             "output": package.output_bytes,
         }
         #: Memory of the program, the input tensor and the outputs.
-        self.buffers = {
-            use: hardware.allocate(size) for use, size in sizes.items()
-        }  # type: Dict[str, Buffer]
+        self.buffers = {use: hardware.allocate(size) for use, size in sizes.items()}  # type: Dict[str, Buffer]
         self.load_program(package.image)
         self._prepare()
 
@@ -161,8 +157,10 @@ class Accelerator:
         stored, counters = self._run(np.concatenate(packed))
         return [
             Result(
-                unpack(stored[index * package.output_stride + package.output["offset"]:],
-                       package.output),
+                unpack(
+                    stored[index * package.output_stride + package.output["offset"] :],
+                    package.output,
+                ),
                 counters,
             )
             for index in range(len(images))

@@ -9,7 +9,7 @@ import numpy as np
 
 from .errors import NoHardware, WrongPackage
 
-SYNC = bytes.fromhex("aa995566")       #: begins every 7-series bitstream
+SYNC = bytes.fromhex("aa995566")  #: begins every 7-series bitstream
 MANAGER = "sys/class/fpga_manager/fpga0"
 FIRMWARE = "lib/firmware"
 
@@ -70,7 +70,7 @@ def load(bitstream: Path, root: Path = Path("/")) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(image)
         try:
-            (manager / "flags").write_text("0\n")       # the whole FPGA
+            (manager / "flags").write_text("0\n")  # the whole FPGA
             (manager / "firmware").write_text(name + "\n")
             state = (manager / "state").read_text().strip()
         finally:
@@ -84,6 +84,4 @@ def load(bitstream: Path, root: Path = Path("/")) -> None:
             f"{folder}); see dmesg"
         ) from error
     if state != "operating":
-        raise NoHardware(
-            f"the FPGA manager says {state!r} after loading {bitstream}; see dmesg"
-        )
+        raise NoHardware(f"the FPGA manager says {state!r} after loading {bitstream}; see dmesg")

@@ -65,7 +65,7 @@ class Layers(Mapping[str, Accelerator]):
 
     def close(self) -> None:
         """Stop what is running and give the hardware back."""
-        next(iter(self._layers.values())).abort()      # they are one
+        next(iter(self._layers.values())).abort()  # they are one
         self._hardware.close()
 
     def __enter__(self) -> "Layers":

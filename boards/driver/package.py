@@ -14,7 +14,7 @@ ACCELERATOR = "accelerator.json"
 PROGRAM = "program.json"
 IMAGE = "program.bin"
 GOLDEN = "golden.npz"
-LAYERS = "layers"      #: folder of a program for each layer, where the host computes the rest
+LAYERS = "layers"  #: folder of a program for each layer, where the host computes the rest
 
 
 class Package:
@@ -44,9 +44,7 @@ class Package:
         try:
             self.image = (self.folder / IMAGE).read_bytes()
         except OSError as error:
-            raise WrongPackage(
-                f"cannot read {self.folder / IMAGE}: {error.strerror}"
-            ) from error
+            raise WrongPackage(f"cannot read {self.folder / IMAGE}: {error.strerror}") from error
         try:
             if len(self.image) != self.program["image_bytes"]:
                 raise WrongPackage(
@@ -81,8 +79,7 @@ class Package:
 
     @staticmethod
     def layers(folder: Path) -> List[str]:
-        """The layers that a build folder has programs for; none where it has one for the network.
-        """
+        """Layers that a build folder has programs for; none where it has one for the network."""
         return sorted(path.name for path in (Path(folder) / LAYERS).glob("*") if path.is_dir())
 
     def layer(self, descriptor: int) -> str:

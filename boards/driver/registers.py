@@ -50,9 +50,7 @@ class Registers:
     def fields(self, name: str) -> Dict[str, int]:
         """The fields of the register, read at once."""
         word = self.read(name)
-        return {
-            field: word >> lsb & mask for field, (lsb, mask) in self._fields[name].items()
-        }
+        return {field: word >> lsb & mask for field, (lsb, mask) in self._fields[name].items()}
 
     def write(self, name: str, value: int) -> None:
         """The whole register."""

@@ -189,6 +189,4 @@ class SerialHardware(Hardware):
 
     def _check(self, status: bytes, address: int) -> None:
         if status[0] != OKAY:
-            raise NoHardware(
-                f"the board refused an access to {address:#x} (response {status[0]})"
-            )
+            raise NoHardware(f"the board refused an access to {address:#x} (response {status[0]})")

@@ -7,7 +7,7 @@ import numpy as np
 
 from .errors import NoHardware
 
-BASE = 0xF800_0000      #: system level control registers, and further on those of the HP ports
+BASE = 0xF800_0000  #: system level control registers, and further on those of the HP ports
 SIZE = 0xC000
 
 UNLOCK, UNLOCK_KEY = 0x008, 0xDF0D
@@ -53,10 +53,10 @@ class Slcr:
                 f"{self._ps_clock_hz * multiplier / 1e6:g} MHz"
             )
         wanted = register & ~(0x3F << 8 | 0x3F << 20) | first << 8 | second << 20
-        self._set(FCLK0_GATE, 0)        # Linux stops clocks that none of its drivers uses
+        self._set(FCLK0_GATE, 0)  # Linux stops clocks that none of its drivers uses
         if wanted != register:
             self._set(FCLK0, wanted)
-            self.reset_logic()          # it may have seen short cycles
+            self.reset_logic()  # it may have seen short cycles
         return actual
 
     @staticmethod

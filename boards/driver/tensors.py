@@ -42,7 +42,8 @@ def gather(codes: np.ndarray, patches: Dict[str, Any]) -> np.ndarray:
     """The tensor that is stored for codes (C, H, W): at each of its positions the pixels of a
     patch are channels; the zero point stands for pixels outside the image."""
     y, x = (
-        axis["origin"] + np.arange(axis["size"])[:, np.newaxis] * axis["step"]
+        axis["origin"]
+        + np.arange(axis["size"])[:, np.newaxis] * axis["step"]
         + np.arange(axis["patch"])
         for axis in (patches["y"], patches["x"])
     )

@@ -43,7 +43,7 @@ class _DmaBuffer(Buffer):
         for name, value in (
             ("sync_offset", self._offset),
             ("sync_size", self.array.size),
-            ("sync_direction", 0),      # both ways
+            ("sync_direction", 0),  # both ways
             (how, 1),
         ):
             (self._attributes / name).write_text(f"{value}\n")
@@ -96,9 +96,7 @@ class PynqMemory:
         try:
             buffer = _PynqBuffer(self._pynq.allocate(shape=(pages,), dtype=np.uint8))
         except (RuntimeError, MemoryError) as error:
-            raise NoHardware(
-                f"PYNQ has no {size} contiguous bytes: {error}"
-            ) from error
+            raise NoHardware(f"PYNQ has no {size} contiguous bytes: {error}") from error
         buffer.array = buffer.array[:size]
         return buffer
 
@@ -199,7 +197,7 @@ class ZynqHardware(Hardware):
         if self._interrupt is None:
             time.sleep(min(seconds, POLL_SECONDS))
             return
-        os.write(self._interrupt, (1).to_bytes(4, "little"))    # unmask
+        os.write(self._interrupt, (1).to_bytes(4, "little"))  # unmask
         if select.select([self._interrupt], [], [], seconds)[0]:
             os.read(self._interrupt, 4)
 

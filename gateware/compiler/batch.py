@@ -29,32 +29,46 @@ def base_name(name: str) -> str:
 
 def of_image(operation: Gemm | Pool, image: int) -> Gemm | Pool:
     """The same operation on the tensors of another image."""
-    names = {field: instance(name, image) for field in ("source", "target", "residual")
-             if (name := getattr(operation, field)) is not None}
+    names = {
+        field: instance(name, image)
+        for field in ("source", "target", "residual")
+        if (name := getattr(operation, field)) is not None
+    }
     return dataclasses.replace(operation, image=image, **names)
 
 
-def repeat(operations: Sequence[Gemm | Pool], forms: dict[str, Placement], config: AccelConfig,
-           batch: int) -> tuple[list[Gemm | Pool], dict[str, Placement]]:
+def repeat(
+    operations: Sequence[Gemm | Pool], forms: dict[str, Placement], config: AccelConfig, batch: int
+) -> tuple[list[Gemm | Pool], dict[str, Placement]]:
     """Operations and forms of ``batch`` images."""
     split = _split(operations, forms, config)
-    before = [of_image(operation, image) for image in range(batch)
-              for operation in operations[:split]]
-    after = [of_image(operation, image) for operation in operations[split:]
-             for image in range(batch)]
-    return before + after, {instance(name, image): form for image in range(batch)
-                            for name, form in forms.items()}
+    before = [
+        of_image(operation, image) for image in range(batch) for operation in operations[:split]
+    ]
+    after = [
+        of_image(operation, image) for operation in operations[split:] for image in range(batch)
+    ]
+    return before + after, {
+        instance(name, image): form for image in range(batch) for name, form in forms.items()
+    }
 
 
-def _split(operations: Sequence[Gemm | Pool], forms: dict[str, Placement],
-           config: AccelConfig) -> int:
+def _split(
+    operations: Sequence[Gemm | Pool], forms: dict[str, Placement], config: AccelConfig
+) -> int:
     """The first operation whose weights take longer to load than to use.
 
     Not a convolution that may have to be made in strips with the maximum pooling behind it, nor
     anything before it.
     """
-    first = max((index + 1 for index, operation in enumerate(operations)
-                 if isinstance(operation, Pool) and not operation.total), default=0)
+    first = max(
+        (
+            index + 1
+            for index, operation in enumerate(operations)
+            if isinstance(operation, Pool) and not operation.total
+        ),
+        default=0,
+    )
     for index in range(first, len(operations)):
         operation = operations[index]
         if isinstance(operation, Gemm):
@@ -67,6 +81,7 @@ def _split(operations: Sequence[Gemm | Pool], forms: dict[str, Placement],
 
 def together(operations: Sequence[Operation]) -> Iterator[list[Operation]]:
     """Runs of the same operation for different images."""
+
     def key(numbered: tuple[int, Operation]) -> object:
         index, operation = numbered
         return operation.name if isinstance(operation, Gemm | Pool) else index

@@ -26,36 +26,61 @@ def transfer_fields(name: str, strip: Strip, first: int, last: int) -> dict[str,
     """Fields of a LOAD_TENSOR or STORE_TENSOR of rows ``first`` to ``last`` (exclusive)."""
     place, words = strip.place, strip.place.groups * strip.place.planes
     if words > MAX_GROUPS:
-        raise CompileError(f"tensor {name!r} has {words} words per pixel, a load or store moves "
-                           f"{MAX_GROUPS} at most")
-    return {"beats": (last - first) * place.width * words, "address": strip.row(first) % _WRAP,
-            "height": last - first, "width": place.width, "groups": words,
-            "group_pitch": place.group_pitch, "row_pitch": place.row_pitch}
+        raise CompileError(
+            f"tensor {name!r} has {words} words per pixel, a load or store moves "
+            f"{MAX_GROUPS} at most"
+        )
+    return {
+        "beats": (last - first) * place.width * words,
+        "address": strip.row(first) % _WRAP,
+        "height": last - first,
+        "width": place.width,
+        "groups": words,
+        "group_pitch": place.group_pitch,
+        "row_pitch": place.row_pitch,
+    }
 
 
 def load_rows(image: Image, name: str, strip: Strip, first: int, last: int, offset: int) -> None:
     """Load rows of a graph's input that begins at ``offset``."""
     row_beats = strip.place.beats // strip.place.height
-    image.add("loads", isa.TENSOR, writes=strip.regions(first, last),
-              opcode=Opcode.LOAD_TENSOR, base=Base.INPUT,
-              offset=offset + first * row_beats * image.config.bus_bits // 8,
-              **transfer_fields(name, strip, first, last))
+    image.add(
+        "loads",
+        isa.TENSOR,
+        writes=strip.regions(first, last),
+        opcode=Opcode.LOAD_TENSOR,
+        base=Base.INPUT,
+        offset=offset + first * row_beats * image.config.bus_bits // 8,
+        **transfer_fields(name, strip, first, last),
+    )
 
 
 def spill(image: Image, name: str, place: Placement, offset: int) -> None:
     """Store a tensor at ``offset`` from OUTPUT_BASE, to be reloaded."""
-    image.add("stores", isa.TENSOR, reads=[Region("act", place.address, place.words)],
-              writes=[_memory(image, place, offset)], opcode=Opcode.STORE_TENSOR,
-              base=Base.OUTPUT, offset=offset,
-              **transfer_fields(name, Strip.whole(place), 0, place.height))
+    image.add(
+        "stores",
+        isa.TENSOR,
+        reads=[Region("act", place.address, place.words)],
+        writes=[_memory(image, place, offset)],
+        opcode=Opcode.STORE_TENSOR,
+        base=Base.OUTPUT,
+        offset=offset,
+        **transfer_fields(name, Strip.whole(place), 0, place.height),
+    )
 
 
 def reload(image: Image, name: str, place: Placement, offset: int) -> None:
     """Load what :func:`spill` stored."""
-    image.add("loads", isa.TENSOR, reads=[_memory(image, place, offset)],
-              writes=[Region("act", place.address, place.words)], opcode=Opcode.LOAD_TENSOR,
-              base=Base.OUTPUT, offset=offset,
-              **transfer_fields(name, Strip.whole(place), 0, place.height))
+    image.add(
+        "loads",
+        isa.TENSOR,
+        reads=[_memory(image, place, offset)],
+        writes=[Region("act", place.address, place.words)],
+        opcode=Opcode.LOAD_TENSOR,
+        base=Base.OUTPUT,
+        offset=offset,
+        **transfer_fields(name, Strip.whole(place), 0, place.height),
+    )
 
 
 def _memory(image: Image, place: Placement, offset: int) -> Region:
@@ -65,10 +90,15 @@ def _memory(image: Image, place: Placement, offset: int) -> Region:
 def store_rows(image: Image, name: str, strip: Strip, first: int, last: int, offset: int) -> None:
     """Store rows of a tensor whose first row goes to ``offset``."""
     row_beats = strip.place.beats // strip.place.height
-    image.add("stores", isa.TENSOR, reads=strip.regions(first, last),
-              opcode=Opcode.STORE_TENSOR, base=Base.OUTPUT,
-              offset=offset + first * row_beats * image.config.bus_bits // 8,
-              **transfer_fields(name, strip, first, last))
+    image.add(
+        "stores",
+        isa.TENSOR,
+        reads=strip.regions(first, last),
+        opcode=Opcode.STORE_TENSOR,
+        base=Base.OUTPUT,
+        offset=offset + first * row_beats * image.config.bus_bits // 8,
+        **transfer_fields(name, strip, first, last),
+    )
 
 
 class Tile:
@@ -85,13 +115,28 @@ class Tile:
         Of a layer: its rows that are here, in the order in which wide results lie.
     """
 
-    def __init__(self, operation: Gemm | Pool, weights: Region, slots: Region,
-                 first: int, words: int, rows: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        operation: Gemm | Pool,
+        weights: Region,
+        slots: Region,
+        first: int,
+        words: int,
+        rows: Sequence[int] = (),
+    ) -> None:
         self.operation, self.weights, self.slots = operation, weights, slots
         self.first, self.words, self.rows = first, words, tuple(rows)
 
-    def execute(self, image: Image, source: Strip, target: Strip, residual: Strip | None,
-                first: int, last: int, wide: Region | None = None) -> None:
+    def execute(
+        self,
+        image: Image,
+        source: Strip,
+        target: Strip,
+        residual: Strip | None,
+        first: int,
+        last: int,
+        wide: Region | None = None,
+    ) -> None:
         """One EXECUTE: output rows ``first`` to ``last`` (exclusive), wide results to ``wide``."""
         operation = self.operation
         pool = isinstance(operation, Pool)
@@ -106,37 +151,62 @@ class Tile:
             reads += residual.regions(first, last)
         out_address = wide.first if wide else (target.row(first) + group_out) % _WRAP
         image.add(
-            "executes", isa.EXECUTE, reads=reads,
+            "executes",
+            isa.EXECUTE,
+            reads=reads,
             writes=[wide] if wide else target.regions(first, last),
-            opcode=Opcode.EXECUTE, reserved=0, pool=pool, pool_sum=pool and operation.total,
-            wide=operation.wide, planes=place.planes - 1,
+            opcode=Opcode.EXECUTE,
+            reserved=0,
+            pool=pool,
+            pool_sum=pool and operation.total,
+            wide=operation.wide,
+            planes=place.planes - 1,
             out_planes=0 if operation.wide else out.planes - 1,
-            residual=residual is not None, residual_planes=other.place.planes - 1,
+            residual=residual is not None,
+            residual_planes=other.place.planes - 1,
             first_row=(source.row(begin) - pad * place.row_pitch + group_in) % _WRAP,
-            height=source.height - begin, width=place.width,
-            groups=self.words, group_pitch=place.group_pitch,
-            row_pitch=place.row_pitch, row_step=place.row_pitch * operation.stride[0] % _WRAP,
+            height=source.height - begin,
+            width=place.width,
+            groups=self.words,
+            group_pitch=place.group_pitch,
+            row_pitch=place.row_pitch,
+            row_step=place.row_pitch * operation.stride[0] % _WRAP,
             plane_pitch=place.plane_pitch,
-            kernel_y=operation.kernel[0], kernel_x=operation.kernel[1],
+            kernel_y=operation.kernel[0],
+            kernel_x=operation.kernel[1],
             stride_y=operation.stride[0] if target.height > 1 else 1,
             stride_x=operation.stride[1] if out.width > 1 else 1,
-            pad_top=pad, pad_left=operation.padding[2],
+            pad_top=pad,
+            pad_left=operation.padding[2],
             pad_value=0 if pool else place.zero_point,
-            out_height=last - first, out_width=out.width,
-            out_address=out_address, out_row_pitch=out.row_pitch,
+            out_height=last - first,
+            out_width=out.width,
+            out_address=out_address,
+            out_row_pitch=out.row_pitch,
             out_plane_pitch=out.plane_pitch,
             residual_address=(other.row(first) + group_out) % _WRAP,
             residual_plane_pitch=other.place.plane_pitch,
             residual_n=0 if pool else operation.residual_n,
-            low=operation.low, high=operation.high, weight_address=self.weights.first,
-            slot_address=self.slots.first, slots=self.slots.words)
+            low=operation.low,
+            high=operation.high,
+            weight_address=self.weights.first,
+            slot_address=self.slots.first,
+            slots=self.slots.words,
+        )
 
 
 def store_wide(image: Image, region: Region, offset: int) -> None:
     """Store wide results at ``offset``."""
-    image.add("stores", isa.TRANSFER, reads=[region], opcode=Opcode.STORE_WIDE, base=Base.OUTPUT,
-              offset=offset, beats=region.words * WIDE_BITS // image.config.bus_bits,
-              destination=region.first)
+    image.add(
+        "stores",
+        isa.TRANSFER,
+        reads=[region],
+        opcode=Opcode.STORE_WIDE,
+        base=Base.OUTPUT,
+        offset=offset,
+        beats=region.words * WIDE_BITS // image.config.bus_bits,
+        destination=region.first,
+    )
 
 
 def wide_rows(place: Placement, config: AccelConfig) -> int:
@@ -147,22 +217,26 @@ def wide_rows(place: Placement, config: AccelConfig) -> int:
     return min(place.height, max(1, config.wide_depth // 2 // (config.rows * place.wide_pitch)))
 
 
-def tiles(image: Image, operation: Gemm | Pool, plan: Plan,
-          target: Placement) -> Iterable[Tile]:
+def tiles(image: Image, operation: Gemm | Pool, plan: Plan, target: Placement) -> Iterable[Tile]:
     """The tiles of an operation; each one's weights and slots are loaded when it is asked for."""
     make = _gemm_tiles if isinstance(operation, Gemm) else _pool_tiles
     return make(image, operation, plan, target)
 
 
-def _gemm_tiles(image: Image, gemm: Gemm, plan: Plan,
-                target: Placement) -> Iterable[Tile]:
+def _gemm_tiles(image: Image, gemm: Gemm, plan: Plan, target: Placement) -> Iterable[Tile]:
     config = image.config
     planes = plan.places[gemm.source].planes
     engines = [placed.engine for placed in row_engines(config) for _ in placed.lanes]
 
     def result(lane: int, row: int, offset: int) -> Result:
-        return Result(lane, row % config.k, offset, int(gemm.multiplier[row]),
-                      _bias(gemm, row, engines[lane], planes), int(gemm.shift[row]))
+        return Result(
+            lane,
+            row % config.k,
+            offset,
+            int(gemm.multiplier[row]),
+            _bias(gemm, row, engines[lane], planes),
+            int(gemm.shift[row]),
+        )
 
     for part in gemm.parts(config.k):
         try:
@@ -172,17 +246,21 @@ def _gemm_tiles(image: Image, gemm: Gemm, plan: Plan,
         for lanes in split:
             taken = [(lane, part.rows[row]) for lane, row in enumerate(lanes) if row >= 0]
             rows = [row for _, row in taken]
-            if gemm.wide:   # one result of each requantiser in a slot, whatever its column
+            if gemm.wide:  # one result of each requantiser in a slot, whatever its column
                 each = wide_rows(target, config) * target.wide_pitch
                 offsets = {row: rank * each for rank, row in enumerate(rows)}
-                lanes_of = [[pair for pair in taken if pair[0] % config.requant_lanes == q]
-                            for q in range(config.requant_lanes)]
+                lanes_of = [
+                    [pair for pair in taken if pair[0] % config.requant_lanes == q]
+                    for q in range(config.requant_lanes)
+                ]
                 slots = [[pair for pair in row if pair] for row in itertools.zip_longest(*lanes_of)]
             else:
                 offsets = {row: row // config.k * target.group_pitch for row in rows}
                 slots = [list(slot.results) for slot in schedule_slots(taken, config)]
-            records = [pack_slot([result(*pair, offsets[pair[1]]) for pair in slot], config,
-                                 gemm.wide) for slot in slots]
+            records = [
+                pack_slot([result(*pair, offsets[pair[1]]) for pair in slot], config, gemm.wide)
+                for slot in slots
+            ]
             weights = image.load_weights(pack_weights(part.values, lanes, config))
             yield Tile(gemm, weights, image.load_slots(records), part.first, part.words, rows)
 
@@ -193,23 +271,33 @@ def _bias(gemm: Gemm, row: int, engine: type[RowEngine], planes: int) -> int:
     low, high = engine.raw_range(values, planes)
     least, most = engine.raw_limits()
     if low < least or high > most:
-        raise CompileError(f"layer {gemm.name!r}: the sums of row {row} reach {low}..{high}, an "
-                           f"accumulator of {engine.__name__} holds {least}..{most}")
+        raise CompileError(
+            f"layer {gemm.name!r}: the sums of row {row} reach {low}..{high}, an "
+            f"accumulator of {engine.__name__} holds {least}..{most}"
+        )
     bias = int(gemm.bias[row]) - engine.offset(values, planes) * int(gemm.multiplier[row])
     if abs(bias) >= 1 << BIAS_BITS - 1:
-        raise CompileError(f"layer {gemm.name!r}: the bias of row {row} takes more than the "
-                           f"{BIAS_BITS} bits of the requantiser")
+        raise CompileError(
+            f"layer {gemm.name!r}: the bias of row {row} takes more than the "
+            f"{BIAS_BITS} bits of the requantiser"
+        )
     return bias
 
 
-def _pool_tiles(image: Image, pool: Pool, plan: Plan,
-                target: Placement) -> Iterable[Tile]:
+def _pool_tiles(image: Image, pool: Pool, plan: Plan, target: Placement) -> Iterable[Tile]:
     """The pool lanes are the channels of a word, so every group has the same slots."""
     config = image.config
     lanes = [(config.rows + channel, channel) for channel in range(config.k)]
-    records = [pack_slot([Result(lane, channel, 0, pool.multiplier, pool.bias, pool.shift)
-                          for lane, channel in slot.results], config)
-               for slot in schedule_slots(lanes, config)]
+    records = [
+        pack_slot(
+            [
+                Result(lane, channel, 0, pool.multiplier, pool.bias, pool.shift)
+                for lane, channel in slot.results
+            ],
+            config,
+        )
+        for slot in schedule_slots(lanes, config)
+    ]
     slots = image.load_slots(records)
     for group in range(plan.places[pool.source].groups):
         yield Tile(pool, Region("weights", 0, 0), slots, group, 1)

@@ -17,7 +17,7 @@ from gateware.config import AccelConfig
 from quant import golden
 from quant.intgraph import Conv, Host, IntGraph, Linear, Node
 
-LAYERS = PurePosixPath("layers")    #: folder of the layers' programs in a build folder
+LAYERS = PurePosixPath("layers")  #: folder of the layers' programs in a build folder
 
 #: Runs a program on codes (C, H, W) in the shape of its input; gives the tensor of its output.
 Execute = Callable[[Program, np.ndarray], np.ndarray]
@@ -53,17 +53,26 @@ def compile_all(graph: IntGraph, config: AccelConfig, batch: int = 1) -> list[Co
     Raises CompileError naming the layer and the reason.
     """
     if not is_hosted(graph):
-        return [Compiled(PurePosixPath(), graph.header.input, graph,
-                         compile_graph(graph, config, batch=batch))]
+        return [
+            Compiled(
+                PurePosixPath(),
+                graph.header.input,
+                graph,
+                compile_graph(graph, config, batch=batch),
+            )
+        ]
     if batch != 1:
-        raise CompileError(f"graph {graph.header.name!r} calls the accelerator layer by layer; "
-                           "there is no batch of images")
+        raise CompileError(
+            f"graph {graph.header.name!r} calls the accelerator layer by layer; "
+            "there is no batch of images"
+        )
     found = []
     for node in graph.nodes:
         if not isinstance(node, Host):
             alone = layer_graph(graph, node, config)
-            found.append(Compiled(LAYERS / node.name, node.input, alone,
-                                  compile_graph(alone, config)))
+            found.append(
+                Compiled(LAYERS / node.name, node.input, alone, compile_graph(alone, config))
+            )
     return found
 
 
@@ -78,14 +87,24 @@ def layer_graph(graph: IntGraph, node: Node, config: AccelConfig) -> IntGraph:
     arrays = graph.layers[node.name]
     shift = int(arrays.shift.min())
     scale = float(np.ldexp(1.0, -shift))
-    header = graph.header.model_copy(update={
-        "name": node.name, "nodes": (node,), "input": source.name, "output": target.name,
-        "host_inputs": (), "class_names": (), "logit_scale": scale,
-        "tensors": (
-            source.model_copy(update={"shape": folded(source.shape, config)}),
-            target.model_copy(update={"shape": folded(target.shape, config), "scale": scale}))})
-    return IntGraph(header, {node.name: dataclasses.replace(
-        arrays, shift=np.full_like(arrays.shift, shift))})
+    header = graph.header.model_copy(
+        update={
+            "name": node.name,
+            "nodes": (node,),
+            "input": source.name,
+            "output": target.name,
+            "host_inputs": (),
+            "class_names": (),
+            "logit_scale": scale,
+            "tensors": (
+                source.model_copy(update={"shape": folded(source.shape, config)}),
+                target.model_copy(update={"shape": folded(target.shape, config), "scale": scale}),
+            ),
+        }
+    )
+    return IntGraph(
+        header, {node.name: dataclasses.replace(arrays, shift=np.full_like(arrays.shift, shift))}
+    )
 
 
 def folded(shape: tuple[int, int, int], config: AccelConfig) -> tuple[int, int, int]:

@@ -9,14 +9,15 @@ from gateware.compiler.order import Order, Region, Ring, pieces
 from gateware.config import AccelConfig
 from gateware.isa import Base, Opcode
 
-ALIGN = 64                     #: bytes; what every block of the image starts at
-LEAST_PIECE = 32               #: weight words; a shorter load is not cut in pieces
+ALIGN = 64  #: bytes; what every block of the image starts at
+LEAST_PIECE = 32  #: weight words; a shorter load is not cut in pieces
 
 
 def split_ports(words: bytes, word_beats: int, config: AccelConfig) -> bytes:
     """Stored words in the order of the ports: all that port 0 brings, then all of port 1..."""
     beats = np.frombuffer(words, np.uint8).reshape(
-        -1, word_beats // config.ports, config.ports, config.bus_bits // 8)
+        -1, word_beats // config.ports, config.ports, config.bus_bits // 8
+    )
     return beats.transpose(2, 0, 1, 3).tobytes()
 
 
@@ -32,8 +33,16 @@ class Image:
         self.slots = Ring("slots", config.slot_depth)
         self.wide = Ring("wide", config.wide_depth)
 
-    def add(self, queue: str, layout: data.StructLayout, *, reads: tuple[Region, ...] = (),
-            writes: tuple[Region, ...] = (), block: int | None = None, **fields: int) -> None:
+    def add(
+        self,
+        queue: str,
+        layout: data.StructLayout,
+        *,
+        reads: tuple[Region, ...] = (),
+        writes: tuple[Region, ...] = (),
+        block: int | None = None,
+        **fields: int,
+    ) -> None:
         """One descriptor; with ``block``, its offset is that data block's."""
         waits = self.order.add(queue, reads=reads, writes=writes)
         self.descriptors.append((layout, waits | fields, block))
@@ -49,8 +58,11 @@ class Image:
         region = self.weights.take(len(words) // size)
         at = 0
         for count in pieces(self.order.users(region), LEAST_PIECE):
-            self._load(Opcode.LOAD_WEIGHTS, words[at * size:(at + count) * size],
-                       Region("weights", (region.first + at) % self.config.weight_depth, count))
+            self._load(
+                Opcode.LOAD_WEIGHTS,
+                words[at * size : (at + count) * size],
+                Region("weights", (region.first + at) % self.config.weight_depth, count),
+            )
             at += count
         return region
 
@@ -63,9 +75,17 @@ class Image:
     def _load(self, opcode: Opcode, words: bytes, region: Region) -> None:
         config = self.config
         beats = len(words) * 8 // config.bus_bits
-        self.add("loads", isa.TRANSFER, writes=(region,), block=len(self.blocks), opcode=opcode,
-                 base=Base.PROGRAM, offset=0, beats=beats // config.ports,
-                 destination=region.first)
+        self.add(
+            "loads",
+            isa.TRANSFER,
+            writes=(region,),
+            block=len(self.blocks),
+            opcode=opcode,
+            base=Base.PROGRAM,
+            offset=0,
+            beats=beats // config.ports,
+            destination=region.first,
+        )
         self.blocks.append(split_ports(words, beats // region.words, config))
 
     def build(self) -> bytes:
@@ -80,8 +100,9 @@ class Image:
             if block is not None:
                 fields = {**fields, "offset": offsets[block]}
             start = index * isa.DESCRIPTOR_BYTES
-            image[start:start + isa.DESCRIPTOR_BYTES] = isa.pack(layout, **fields).to_bytes(
-                isa.DESCRIPTOR_BYTES, "little")
+            image[start : start + isa.DESCRIPTOR_BYTES] = isa.pack(layout, **fields).to_bytes(
+                isa.DESCRIPTOR_BYTES, "little"
+            )
         for offset, block in zip(offsets, self.blocks, strict=True):
-            image[offset:offset + len(block)] = block
+            image[offset : offset + len(block)] = block
         return bytes(image)

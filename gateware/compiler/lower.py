@@ -30,9 +30,11 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
     """
     for node in graph.nodes:
         if isinstance(node, Host):
-            raise CompileError(f"node {node.name!r} runs {', '.join(node.ops) or 'nothing'} on the "
-                               "host; its layers become a program each, see compile_all")
-    stored = {graph.header.input: graph.header.input}      # tensor -> tensor whose words it is
+            raise CompileError(
+                f"node {node.name!r} runs {', '.join(node.ops) or 'nothing'} on the "
+                "host; its layers become a program each, see compile_all"
+            )
+    stored = {graph.header.input: graph.header.input}  # tensor -> tensor whose words it is
     operations = []
     for node in graph.nodes:
         stored[node.output] = node.output
@@ -44,23 +46,41 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
         raise CompileError(f"graph {graph.header.name!r} has no layer to run")
     output = graph.header.output
     if stored[output] != output:
-        raise CompileError(f"graph {graph.header.name!r} ends with {output!r}, a flattened tensor; "
-                           f"let it end with {stored[output]!r}")
-    forms = {spec.name: Placement(*spec.shape, spec.bits, spec.zero_point, config.k, config.banks)
-             for spec in graph.header.tensors}
+        raise CompileError(
+            f"graph {graph.header.name!r} ends with {output!r}, a flattened tensor; "
+            f"let it end with {stored[output]!r}"
+        )
+    forms = {
+        spec.name: Placement(*spec.shape, spec.bits, spec.zero_point, config.k, config.banks)
+        for spec in graph.header.tensors
+    }
     source = graph.tensor(graph.header.input)
     patches = identity(source.shape, source.zero_point)
     first = operations[0]
-    if isinstance(first, Gemm) and isinstance(graph.nodes[0], Conv) and first.groups == 1 and sum(
-            source.name in operands(o) for o in operations) == 1:
-        better = rewrite(first.values, first.stride, first.padding, forms[source.name],
-                         forms[first.target], config)
+    if (
+        isinstance(first, Gemm)
+        and isinstance(graph.nodes[0], Conv)
+        and first.groups == 1
+        and sum(source.name in operands(o) for o in operations) == 1
+    ):
+        better = rewrite(
+            first.values,
+            first.stride,
+            first.padding,
+            forms[source.name],
+            forms[first.target],
+            config,
+        )
         operations[0] = dataclasses.replace(
-            first, values=better.values, stride=better.stride, padding=better.padding)
+            first, values=better.values, stride=better.stride, padding=better.padding
+        )
         patches = better.patches
         forms[source.name] = dataclasses.replace(
-            forms[source.name], channels=better.values.shape[1], height=patches.y.size,
-            width=patches.x.size)
+            forms[source.name],
+            channels=better.values.shape[1],
+            height=patches.y.size,
+            width=patches.x.size,
+        )
     for operation in operations:
         _check(forms, operation, config)
     return Lowered(make_plan(graph, operations, forms, config, batch), patches)
@@ -71,46 +91,95 @@ def _operation(graph: IntGraph, node: Node, stored: dict[str, str]) -> Gemm | Po
     if source != node.input and not isinstance(node, Linear):
         raise CompileError(f"layer {node.name!r} reads a flattened tensor; only a linear layer can")
     if isinstance(node, MaxPool):
-        return Pool(node.name, source, node.output, node.kernel, node.stride, node.padding, False,
-                    multiplier=1 << SHIFT_MIN, bias=0, shift=SHIFT_MIN, low=0,
-                    high=act_max(ACT_BITS))
+        return Pool(
+            node.name,
+            source,
+            node.output,
+            node.kernel,
+            node.stride,
+            node.padding,
+            False,
+            multiplier=1 << SHIFT_MIN,
+            bias=0,
+            shift=SHIFT_MIN,
+            low=0,
+            high=act_max(ACT_BITS),
+        )
     if isinstance(node, AvgPool):
-        return Pool(node.name, source, node.output, node.kernel, node.stride, (0, 0, 0, 0), True,
-                    node.multiplier, node.bias, node.shift, node.low, node.high)
+        return Pool(
+            node.name,
+            source,
+            node.output,
+            node.kernel,
+            node.stride,
+            (0, 0, 0, 0),
+            True,
+            node.multiplier,
+            node.bias,
+            node.shift,
+            node.low,
+            node.high,
+        )
     layer = graph.layers[node.name]
     values, stride, padding, groups = layer.values, (1, 1), (0, 0, 0, 0), 1
     if isinstance(node, Conv):
         stride, padding, groups = node.stride, node.padding, node.groups
     else:
         values = values.reshape(len(values), *graph.tensor(source).shape)
-    return Gemm(node.name, source, node.output, values, layer.scheme, layer.multiplier, layer.bias,
-                layer.shift, stride, padding, node.low, node.high, node.wide,
-                stored[node.residual.tensor] if node.residual else None,
-                node.residual.n if node.residual else 0, groups)
+    return Gemm(
+        node.name,
+        source,
+        node.output,
+        values,
+        layer.scheme,
+        layer.multiplier,
+        layer.bias,
+        layer.shift,
+        stride,
+        padding,
+        node.low,
+        node.high,
+        node.wide,
+        stored[node.residual.tensor] if node.residual else None,
+        node.residual.n if node.residual else 0,
+        groups,
+    )
 
 
 def _check(forms: dict[str, Placement], operation: Gemm | Pool, config: AccelConfig) -> None:
     """What fits the descriptor fields, the buffers and the accumulators."""
+
     def refuse(reason: str) -> None:
         raise CompileError(f"layer {operation.name!r} {reason}")
 
     source, target = forms[operation.source], forms[operation.target]
     if max(source.height, source.width, target.height, target.width) >= 1 << SIZE_BITS:
         refuse(f"has a height or width over {(1 << SIZE_BITS) - 1}")
-    if max(operation.kernel) > 255 or max(operation.padding) > 31 or (
-            operation.stride[0] > 15 and target.height > 1):
-        refuse(f"has kernel {operation.kernel}, stride {operation.stride}, padding "
-               f"{operation.padding}; the largest are 255, 15 and 31")
+    if (
+        max(operation.kernel) > 255
+        or max(operation.padding) > 31
+        or (operation.stride[0] > 15 and target.height > 1)
+    ):
+        refuse(
+            f"has kernel {operation.kernel}, stride {operation.stride}, padding "
+            f"{operation.padding}; the largest are 255, 15 and 31"
+        )
     if operation.stride[1] > Window.max_stride(config) and target.width > 1:
-        refuse(f"has a horizontal stride of {operation.stride[1]}, the largest is "
-               f"{Window.max_stride(config)}")
+        refuse(
+            f"has a horizontal stride of {operation.stride[1]}, the largest is "
+            f"{Window.max_stride(config)}"
+        )
     if operation.wide and config.rows * target.wide_pitch > config.wide_depth:
-        refuse(f"gives {config.rows * target.wide_pitch} wide results for each row of pixels, the "
-               f"buffer holds {config.wide_depth}")
+        refuse(
+            f"gives {config.rows * target.wide_pitch} wide results for each row of pixels, the "
+            f"buffer holds {config.wide_depth}"
+        )
     if isinstance(operation, Pool):
         if config.k // config.requant_lanes > config.slot_depth:
-            refuse(f"needs {config.k // config.requant_lanes} drain slots, the slot buffer holds "
-                   f"{config.slot_depth}")
+            refuse(
+                f"needs {config.k // config.requant_lanes} drain slots, the slot buffer holds "
+                f"{config.slot_depth}"
+            )
         if not operation.total and source.bits != ACT_BITS:
             refuse(f"takes the maximum of a {source.bits}-bit tensor; only 4 bits are supported")
         return
@@ -120,5 +189,7 @@ def _check(forms: dict[str, Placement], operation: Gemm | Pool, config: AccelCon
         refuse(f"reads {source.groups} words per pixel, the most are {MAX_GROUPS}")
     words = max(part.words for part in operation.parts(config.k)) * math.prod(operation.kernel)
     if words > config.weight_depth:
-        refuse(f"needs {words} weight words per row tile, the weight buffer holds "
-               f"{config.weight_depth}")
+        refuse(
+            f"needs {words} weight words per row tile, the weight buffer holds "
+            f"{config.weight_depth}"
+        )

@@ -37,7 +37,7 @@ class Gemm:
     residual: str | None
     residual_n: int
     groups: int = 1
-    image: int = 0      #: of a run of several
+    image: int = 0  #: of a run of several
 
     @property
     def kernel(self) -> tuple[int, int]:
@@ -59,8 +59,9 @@ class Gemm:
             for index, group in enumerate(members):
                 mine = range(group * per_group, (group + 1) * per_group)
                 channel = group * channels - first * k
-                values[index * per_group:(index + 1) * per_group, channel:channel + channels] = \
-                    self.values[mine.start:mine.stop]
+                values[
+                    index * per_group : (index + 1) * per_group, channel : channel + channels
+                ] = self.values[mine.start : mine.stop]
                 taken += mine
             parts.append(Part(first, words, taken, values))
         return parts

@@ -9,8 +9,8 @@ import numpy as np
 from gateware import isa
 from gateware.config import AccelConfig
 
-_MEMORY_WORDS = 1 << 20                 #: more than a run spills
-_FARTHEST = 1 << isa.COUNT_BITS - 2     #: how far behind a wait may be
+_MEMORY_WORDS = 1 << 20  #: more than a run spills
+_FARTHEST = 1 << isa.COUNT_BITS - 2  #: how far behind a wait may be
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +39,26 @@ class Order:
     """
 
     def __init__(self, config: AccelConfig) -> None:
-        depths = {"memory": _MEMORY_WORDS, "act": config.act_depth, "weights": config.weight_depth,
-                  "slots": config.slot_depth, "wide": config.wide_depth}
+        depths = {
+            "memory": _MEMORY_WORDS,
+            "act": config.act_depth,
+            "weights": config.weight_depth,
+            "slots": config.slot_depth,
+            "wide": config.wide_depth,
+        }
         self._written, self._read = (
-            {buffer: {queue: np.zeros(depth, np.int64) for queue in isa.QUEUES}
-             for buffer, depth in depths.items()} for _ in range(2))
+            {
+                buffer: {queue: np.zeros(depth, np.int64) for queue in isa.QUEUES}
+                for buffer, depth in depths.items()
+            }
+            for _ in range(2)
+        )
         self._depths = depths
         self._counts = dict.fromkeys(isa.QUEUES, 0)
 
-    def add(self, queue: str, *, reads: Iterable[Region] = (),
-            writes: Iterable[Region] = ()) -> dict[str, int]:
+    def add(
+        self, queue: str, *, reads: Iterable[Region] = (), writes: Iterable[Region] = ()
+    ) -> dict[str, int]:
         """The wait fields of the next descriptor of ``queue``, which from now on counts."""
         reads = [(region.buffer, self._words(region)) for region in reads]
         writes = [(region.buffer, self._words(region)) for region in writes]
@@ -58,11 +68,13 @@ class Order:
             if other != queue or queue == "executes":
                 found += [self._written[buffer][other][words] for buffer, words in reads]
             if other != queue:
-                found += [past[buffer][other][words] for past in (self._written, self._read)
-                          for buffer, words in writes]
+                found += [
+                    past[buffer][other][words]
+                    for past in (self._written, self._read)
+                    for buffer, words in writes
+                ]
             # Not far behind, because counts are compared modulo 2^16.
-            waits[other] = max((int(counts.max(initial=0)) for counts in found),
-                               default=0)
+            waits[other] = max((int(counts.max(initial=0)) for counts in found), default=0)
             waits[other] = max(waits[other], self._counts[other] - _FARTHEST)
         self._counts[queue] += 1
         for past, regions in ((self._read, reads), (self._written, writes)):
@@ -73,8 +85,10 @@ class Order:
     def users(self, region: Region) -> np.ndarray:
         """For each word, how many executes must be complete before it may be written."""
         words = self._words(region)
-        return np.maximum(self._read[region.buffer]["executes"][words],
-                          self._written[region.buffer]["executes"][words])
+        return np.maximum(
+            self._read[region.buffer]["executes"][words],
+            self._written[region.buffer]["executes"][words],
+        )
 
     def _words(self, region: Region) -> np.ndarray:
         return (region.first + np.arange(region.words)) % self._depths[region.buffer]

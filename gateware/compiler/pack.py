@@ -16,7 +16,7 @@ def bits_to_words(fields: np.ndarray, widths: np.ndarray, word_bytes: int) -> by
     bits = (fields[:, :, None] >> np.arange(int(widths.max())) & 1).astype(np.uint8)
     kept = bits[:, np.arange(int(widths.max())) < widths[:, None]]
     padded = np.zeros((len(fields), word_bytes * 8), np.uint8)
-    padded[:, :kept.shape[1]] = kept
+    padded[:, : kept.shape[1]] = kept
     return np.packbits(padded, axis=1, bitorder="little").tobytes()
 
 
@@ -25,8 +25,10 @@ def words_to_bits(stored: bytes, widths: np.ndarray, word_bytes: int) -> np.ndar
     words = np.frombuffer(stored, np.uint8).reshape(-1, word_bytes)
     bits = np.unpackbits(words, axis=1, bitorder="little")
     starts = np.concatenate([[0], np.cumsum(widths)[:-1]])
-    fields = [bits[:, start:start + width].astype(np.int64) @ (1 << np.arange(width))
-              for start, width in zip(starts.tolist(), widths.tolist(), strict=True)]
+    fields = [
+        bits[:, start : start + width].astype(np.int64) @ (1 << np.arange(width))
+        for start, width in zip(starts.tolist(), widths.tolist(), strict=True)
+    ]
     return np.stack(fields, axis=1)
 
 
@@ -48,19 +50,24 @@ def pack_weights(values: np.ndarray, lanes: list[int], config: AccelConfig) -> b
     for lane, row in enumerate(lanes):
         if row >= 0:
             tile[lane, :, :, :channels] = values[row].transpose(1, 2, 0)
-    codes = np.concatenate([placed.engine.encode(tile[placed.lanes])
-                            for placed in row_engines(config)])
+    codes = np.concatenate(
+        [placed.engine.encode(tile[placed.lanes]) for placed in row_engines(config)]
+    )
     codes = codes.reshape(config.rows, -1, config.k).transpose(1, 0, 2)
-    return bits_to_words(codes.reshape(len(codes), -1), code_widths(config),
-                         config.weight_beats * config.bus_bits // 8)
+    return bits_to_words(
+        codes.reshape(len(codes), -1),
+        code_widths(config),
+        config.weight_beats * config.bus_bits // 8,
+    )
 
 
 def unpack_weights(stored: bytes, config: AccelConfig) -> np.ndarray:
     """Values (words, rows, k) of packed weight words, int64."""
     codes = words_to_bits(stored, code_widths(config), config.weight_beats * config.bus_bits // 8)
     codes = codes.reshape(len(codes), config.rows, config.k).transpose(1, 0, 2)
-    return np.concatenate([placed.engine.decode(codes[placed.lanes])
-                           for placed in row_engines(config)]).transpose(1, 0, 2)
+    return np.concatenate(
+        [placed.engine.decode(codes[placed.lanes]) for placed in row_engines(config)]
+    ).transpose(1, 0, 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,15 +87,21 @@ class Result:
 
 def pack_slot(results: list[Result], config: AccelConfig, wide: bool = False) -> bytes:
     """One stored drain slot. The place of a wide result is named by the column of its lane."""
-    lanes = [dict.fromkeys(("row", "column", "multiplier", "bias", "shift"), 0)
-             for _ in range(config.requant_lanes)]
+    lanes = [
+        dict.fromkeys(("row", "column", "multiplier", "bias", "shift"), 0)
+        for _ in range(config.requant_lanes)
+    ]
     columns = [dict.fromkeys(("enable", "lane", "offset"), 0) for _ in range(config.k)]
     for result in results:
         q = result.lane % config.requant_lanes
         column = q if wide else result.column
-        lanes[q] = {"row": result.lane // config.requant_lanes, "column": column,
-                    "multiplier": result.multiplier, "bias": result.bias & (1 << BIAS_BITS) - 1,
-                    "shift": result.shift}
+        lanes[q] = {
+            "row": result.lane // config.requant_lanes,
+            "column": column,
+            "multiplier": result.multiplier,
+            "bias": result.bias & (1 << BIAS_BITS) - 1,
+            "shift": result.shift,
+        }
         columns[column] = {"enable": 1, "lane": q, "offset": result.offset}
     word = slot_bits(config, lanes=lanes, columns=columns)
     return word.to_bytes(slot_beats(config) * config.bus_bits // 8, "little")

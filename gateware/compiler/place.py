@@ -11,7 +11,7 @@ from gateware.config import AccelConfig
 from gateware.isa import ADDRESS_BITS
 from quant.numerics import ACT_BITS, act_max
 
-MAX_GROUPS = 255    #: words per pixel that a descriptor can count
+MAX_GROUPS = 255  #: words per pixel that a descriptor can count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Placement:
         nibbles = np.zeros((self.height, self.width, self.planes, self.groups * self.k), np.uint8)
         for plane in range(self.planes):
             part = tensor >> ACT_BITS * (self.planes - 1 - plane) & act_max(ACT_BITS)
-            nibbles[:, :, plane, :self.channels] = part.transpose(1, 2, 0)
+            nibbles[:, :, plane, : self.channels] = part.transpose(1, 2, 0)
         flat = nibbles.reshape(-1)
         return (flat[0::2] | flat[1::2] << 4).tobytes()
 
@@ -81,7 +81,7 @@ class Placement:
         packed = np.frombuffer(stored, np.uint8)
         flat = np.stack([packed & 15, packed >> 4], -1)
         flat = flat.reshape(self.height, self.width, self.planes, -1)
-        parts = flat[:, :, :, :self.channels].astype(np.int64)
+        parts = flat[:, :, :, : self.channels].astype(np.int64)
         value = parts[:, :, 0] if self.planes == 1 else parts[:, :, 0] << ACT_BITS | parts[:, :, 1]
         return value.transpose(2, 0, 1)
 
@@ -113,8 +113,10 @@ class Strip:
         if last - first == place.height:
             return [Region("act", place.address, place.words)]
         rows = (last - first) * place.row_pitch
-        return [Region("act", self.row(first) + group * place.group_pitch, rows)
-                for group in range(place.groups * place.planes)]
+        return [
+            Region("act", self.row(first) + group * place.group_pitch, rows)
+            for group in range(place.groups * place.planes)
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Life:
     born: int
     dies: int
     over: str | None = None
-    copies: int = 1     #: places of this form, one after the other
+    copies: int = 1  #: places of this form, one after the other
 
     @property
     def words(self) -> int:
@@ -150,10 +152,14 @@ def allocate(lives: Iterable[Life], config: AccelConfig) -> dict[str, Placement]
     depth = min(config.act_depth, 1 << ADDRESS_BITS)
     placed: list[tuple[Life, Placement]] = []
     for life in lives:
-        beside = sorted(((other, place.address, place.address + other.words)
-                         for other, place in placed
-                         if other.born <= life.dies and life.born <= other.dies),
-                        key=lambda taken: taken[1])
+        beside = sorted(
+            (
+                (other, place.address, place.address + other.words)
+                for other, place in placed
+                if other.born <= life.dies and life.born <= other.dies
+            ),
+            key=lambda taken: taken[1],
+        )
         address = _over(life, beside, depth)
         if address is None:
             address = 0
@@ -170,8 +176,14 @@ def allocate(lives: Iterable[Life], config: AccelConfig) -> dict[str, Placement]
 def _over(life: Life, beside: list[tuple[Life, int, int]], depth: int) -> int | None:
     """The address of the tensor that this one may lie over, if nothing else is there."""
     address = next((begin for other, begin, _ in beside if other.name == life.over), None)
-    if address is None or address + life.words > depth or any(
+    if (
+        address is None
+        or address + life.words > depth
+        or any(
             begin < address + life.words and address < end
-            for other, begin, end in beside if other.name != life.over):
+            for other, begin, end in beside
+            if other.name != life.over
+        )
+    ):
         return None
     return address

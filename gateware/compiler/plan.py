@@ -53,8 +53,13 @@ def input_rows(operation: Gemm | Pool, height: int, first: int, last: int) -> tu
     return max(0, begin), min(height, max(end, 0))
 
 
-def make_plan(graph: IntGraph, operations: Sequence[Gemm | Pool], forms: dict[str, Placement],
-              config: AccelConfig, batch: int = 1) -> Plan:
+def make_plan(
+    graph: IntGraph,
+    operations: Sequence[Gemm | Pool],
+    forms: dict[str, Placement],
+    config: AccelConfig,
+    batch: int = 1,
+) -> Plan:
     """Places over the operations' order; a tensor's words are free after its last reader.
 
     What does not fit is tried with more and more strips of those results that can have strips, each
@@ -62,14 +67,22 @@ def make_plan(graph: IntGraph, operations: Sequence[Gemm | Pool], forms: dict[st
     have to wait for their next reader while there is no room are spilled. Raises CompileError.
     """
     operations, forms = repeat(operations, forms, config, batch)
-    ends = [{instance(name, image) for image in range(batch)}
-            for name in (graph.header.input, graph.header.output)]
+    ends = [
+        {instance(name, image) for image in range(batch)}
+        for name in (graph.header.input, graph.header.output)
+    ]
     first_error = None
     cuts = list(_cuts(graph, operations, forms))
     for spills, cut in itertools.product((False, True), cuts):
-        strips = {} if cut.count == 1 else {
-            gemm.target: -(-forms[pool.target].height // cut.count)
-            for gemm, pool in _pairs(graph, operations) if forms[pool.target].height >= cut.count}
+        strips = (
+            {}
+            if cut.count == 1
+            else {
+                gemm.target: -(-forms[pool.target].height // cut.count)
+                for gemm, pool in _pairs(graph, operations)
+                if forms[pool.target].height >= cut.count
+            }
+        )
         trial, trial_forms = tuple(operations), dict(forms)
         while True:
             lives = _lives(ends[0], trial, trial_forms, strips, cut.input_strips)
@@ -83,20 +96,26 @@ def make_plan(graph: IntGraph, operations: Sequence[Gemm | Pool], forms: dict[st
                 trial, name = spilled
                 trial_forms[_reloaded(name)] = trial_forms[name]
                 continue
-            wide = {operation.target: forms[operation.target]
-                    for operation in operations if operation.wide}
+            wide = {
+                operation.target: forms[operation.target]
+                for operation in operations
+                if operation.wide
+            }
             return Plan(trial, places | wide, strips, cut.input_strips)
     by_target = {operation.target: operation.name for operation in operations}
     name = first_error.life.name
-    reason = (f"the output of layer {by_target[name]!r}" if name in by_target
-              else f"graph input {name!r}")
+    reason = (
+        f"the output of layer {by_target[name]!r}" if name in by_target else f"graph input {name!r}"
+    )
     raise CompileError(
         f"{reason} does not fit the activation buffer: {first_error.life.words} words beside "
-        f"{first_error.used} in use, of {config.act_depth} per bank")
+        f"{first_error.used} in use, of {config.act_depth} per bank"
+    )
 
 
-def _cuts(graph: IntGraph, operations: Sequence[Operation],
-          forms: dict[str, Placement]) -> Iterator[_Cut]:
+def _cuts(
+    graph: IntGraph, operations: Sequence[Operation], forms: dict[str, Placement]
+) -> Iterator[_Cut]:
     yield _Cut(1)
     pairs = _pairs(graph, operations)
     most = max((forms[pool.target].height for _, pool in pairs), default=1)
@@ -112,14 +131,26 @@ def _cuts(graph: IntGraph, operations: Sequence[Operation],
 def _pairs(graph: IntGraph, operations: Sequence[Operation]) -> list[tuple[Gemm, Pool]]:
     """Convolutions whose result only the maximum pooling right after them reads."""
     readers = Counter(name for operation in operations for name in operands(operation))
-    return [(gemm, pool) for gemm, pool in itertools.pairwise(operations)
-            if isinstance(gemm, Gemm) and isinstance(pool, Pool) and not pool.total
-            and pool.source == gemm.target and readers[gemm.target] == 1
-            and gemm.residual is None and gemm.target != graph.header.output]
+    return [
+        (gemm, pool)
+        for gemm, pool in itertools.pairwise(operations)
+        if isinstance(gemm, Gemm)
+        and isinstance(pool, Pool)
+        and not pool.total
+        and pool.source == gemm.target
+        and readers[gemm.target] == 1
+        and gemm.residual is None
+        and gemm.target != graph.header.output
+    ]
 
 
-def _lives(inputs: set[str], operations: Sequence[Operation], forms: dict[str, Placement],
-           strips: dict[str, int], input_strips: bool) -> list[Life]:
+def _lives(
+    inputs: set[str],
+    operations: Sequence[Operation],
+    forms: dict[str, Placement],
+    strips: dict[str, int],
+    input_strips: bool,
+) -> list[Life]:
     """When each tensor needs its place; strips of a pair are made in one step, and so is what runs
     for several images together."""
     steps, step, in_strips = [], -1, False
@@ -157,29 +188,41 @@ def _reloaded(name: str) -> str:
     return name + " reloaded"
 
 
-def _spill(kept: set[str], operations: tuple[Operation, ...], lives: list[Life],
-           failed: Life) -> tuple[tuple[Operation, ...], str] | None:
+def _spill(
+    kept: set[str], operations: tuple[Operation, ...], lives: list[Life], failed: Life
+) -> tuple[tuple[Operation, ...], str] | None:
     """The operations with a tensor in memory while ``failed`` is born, and its name.
 
     It is the smallest of those that nobody reads then; None if there is none.
     """
-    at = next(index for index, operation in enumerate(operations)
-              if _touches(operation, failed.name))
-    idle = [life for life in lives if life.born < failed.born < life.dies
-            and life.name not in kept
-            and not _touches(operations[at], life.name)]
+    at = next(
+        index for index, operation in enumerate(operations) if _touches(operation, failed.name)
+    )
+    idle = [
+        life
+        for life in lives
+        if life.born < failed.born < life.dies
+        and life.name not in kept
+        and not _touches(operations[at], life.name)
+    ]
     for life in sorted(idle, key=lambda life: life.place.words):
         name = life.name
         before = max(index for index in range(at) if _touches(operations[index], name))
         if isinstance(operations[before], Reload):
-            continue    # it would go as it comes
-        if isinstance(operations[before + 1], Pool):    # maybe one with a convolution in strips
+            continue  # it would go as it comes
+        if isinstance(operations[before + 1], Pool):  # maybe one with a convolution in strips
             before += 1
-        after = next(index for index in range(at, len(operations))
-                     if _touches(operations[index], name))
+        after = next(
+            index for index in range(at, len(operations)) if _touches(operations[index], name)
+        )
         later = [_rename(operation, name, _reloaded(name)) for operation in operations[after:]]
-        return (*operations[:before + 1], Spill(name), *operations[before + 1:after],
-                Reload(name, _reloaded(name)), *later), name
+        return (
+            *operations[: before + 1],
+            Spill(name),
+            *operations[before + 1 : after],
+            Reload(name, _reloaded(name)),
+            *later,
+        ), name
     return None
 
 
@@ -188,6 +231,5 @@ def _touches(operation: Operation, name: str) -> bool:
 
 
 def _rename(operation: Operation, name: str, new: str) -> Operation:
-    changes = {field: new for field in ("source", "residual")
-               if getattr(operation, field) == name}
+    changes = {field: new for field in ("source", "residual") if getattr(operation, field) == name}
     return dataclasses.replace(operation, **changes)

@@ -76,16 +76,17 @@ class Output:
 
     def read(self, memory: bytes) -> np.ndarray:
         """The tensor (C, H, W), int64, out of the bytes from OUTPUT_BASE on."""
-        stored = memory[self.offset:self.offset + self.size]
+        stored = memory[self.offset : self.offset + self.size]
         if not self.wide:
             return self.place.unpack(stored)
         entries, result, at = np.frombuffer(stored, "<i8"), np.zeros(self.place.shape, np.int64), 0
         for channels in self.tiles:
             end = at + self.entries(len(channels)) * self.parts
             found = entries[at:end].reshape(
-                self.parts, len(channels), self.wide_rows, self.place.wide_pitch)
+                self.parts, len(channels), self.wide_rows, self.place.wide_pitch
+            )
             found = found.transpose(1, 0, 2, 3).reshape(len(channels), -1, self.place.wide_pitch)
-            result[list(channels)] = found[:, :self.place.height, :self.place.width]
+            result[list(channels)] = found[:, : self.place.height, : self.place.width]
             at = end
         return result
 
@@ -136,21 +137,31 @@ class Program:
 
     def read(self, memory: bytes) -> list[dict[str, np.ndarray]]:
         """For each image of a run its outputs by name, out of the bytes from OUTPUT_BASE on."""
-        return [{output.name: output.read(memory[image * self.output_stride:])
-                 for output in self.outputs} for image in range(self.batch)]
+        return [
+            {
+                output.name: output.read(memory[image * self.output_stride :])
+                for output in self.outputs
+            }
+            for image in range(self.batch)
+        ]
 
     def save(self, folder: pathlib.Path) -> None:
         """Write image and manifest."""
         manifest = {
-            "name": self.name, "graph_digest": self.graph_digest,
-            "config_digest": config_digest(self.config), "config": dataclasses.asdict(self.config),
+            "name": self.name,
+            "graph_digest": self.graph_digest,
+            "config_digest": config_digest(self.config),
+            "config": dataclasses.asdict(self.config),
             "input": dataclasses.asdict(self.input),
             "patches": dataclasses.asdict(self.patches),
             "outputs": [dataclasses.asdict(output) for output in self.outputs],
             "segments": [dataclasses.asdict(segment) for segment in self.segments],
-            "class_names": self.class_names, "image_bytes": len(self.image),
-            "input_scale": self.input_scale, "output_bytes": self.output_size,
-            "batch": self.batch, "output_stride": self.output_stride,
+            "class_names": self.class_names,
+            "image_bytes": len(self.image),
+            "input_scale": self.input_scale,
+            "output_bytes": self.output_size,
+            "batch": self.batch,
+            "output_stride": self.output_stride,
             "wide_bytes": WIDE_BITS // 8,
         }
         (folder / IMAGE).write_bytes(self.image)
@@ -162,32 +173,50 @@ class Program:
         try:
             text, image = (folder / MANIFEST).read_bytes(), (folder / IMAGE).read_bytes()
         except OSError as error:
-            raise CompileError(f"no program in {folder}: run python -m gateware.build first") \
-                from error
+            raise CompileError(
+                f"no program in {folder}: run python -m gateware.build first"
+            ) from error
         try:
             manifest = json.loads(text)
             size = manifest["image_bytes"]
             program = cls(
-                manifest["name"], image, Placement(**manifest["input"]),
+                manifest["name"],
+                image,
+                Placement(**manifest["input"]),
                 Patches.load(manifest["patches"]),
-                tuple(Output(**{**output, "place": Placement(**output["place"]),
-                                "tiles": tuple(map(tuple, output["tiles"]))})
-                      for output in manifest["outputs"]),
+                tuple(
+                    Output(
+                        **{
+                            **output,
+                            "place": Placement(**output["place"]),
+                            "tiles": tuple(map(tuple, output["tiles"])),
+                        }
+                    )
+                    for output in manifest["outputs"]
+                ),
                 tuple(Segment(**segment) for segment in manifest["segments"]),
-                manifest["graph_digest"], AccelConfig(**manifest["config"]),
-                tuple(manifest["class_names"]), manifest["input_scale"],
-                manifest["output_bytes"], manifest["batch"], manifest["output_stride"])
+                manifest["graph_digest"],
+                AccelConfig(**manifest["config"]),
+                tuple(manifest["class_names"]),
+                manifest["input_scale"],
+                manifest["output_bytes"],
+                manifest["batch"],
+                manifest["output_stride"],
+            )
         except (ValueError, KeyError, TypeError) as error:
-            raise CompileError(f"{folder / MANIFEST} is damaged ({error}); build it again") \
-                from error
+            raise CompileError(
+                f"{folder / MANIFEST} is damaged ({error}); build it again"
+            ) from error
         if len(image) != size:
-            raise CompileError(f"{folder / IMAGE} has {len(image)} bytes instead of {size}; build "
-                               "it again")
+            raise CompileError(
+                f"{folder / IMAGE} has {len(image)} bytes instead of {size}; build it again"
+            )
         return program
 
 
-def compile_graph(graph: IntGraph, config: AccelConfig, dump: bool = False,
-                  batch: int = 1) -> Program:
+def compile_graph(
+    graph: IntGraph, config: AccelConfig, dump: bool = False, batch: int = 1
+) -> Program:
     """Compile ``graph`` for the accelerator ``config``, ``batch`` images in a run.
 
     With ``dump`` every layer's output is stored to memory as well, for comparison layer by layer.
@@ -206,15 +235,20 @@ class _Compiler:
         self.image = Image(config)
         self.segments: list[Segment] = []
         self.outputs = self._layout()
-        self.spilled: dict[str, int] = {}   # offset from OUTPUT_BASE
+        self.spilled: dict[str, int] = {}  # offset from OUTPUT_BASE
         self.output_size = batch * self._output_stride
         name, height = graph.header.input, self.patches.y.size
         self.input = dataclasses.replace(self.plan.places[name], height=height)
         self.sources = {
             instance(name, image): Source(
-                self.image, name, self.plan.places[instance(name, image)], height,
-                image * self.input.beats * config.bus_bits // 8)
-            for image in range(batch)}
+                self.image,
+                name,
+                self.plan.places[instance(name, image)],
+                height,
+                image * self.input.beats * config.bus_bits // 8,
+            )
+            for image in range(batch)
+        }
 
     def run(self) -> Program:
         runs = list(together(self.plan.operations))
@@ -238,16 +272,30 @@ class _Compiler:
             index += 1
         self.image.end()
         header = self.graph.header
-        return Program(header.name, self.image.build(), self.input, self.patches,
-                       tuple(self.outputs.values()), tuple(self.segments), self.graph.digest,
-                       self.config, header.class_names, self.graph.tensor(header.input).scale,
-                       self.output_size, self.batch, self._output_stride)
+        return Program(
+            header.name,
+            self.image.build(),
+            self.input,
+            self.patches,
+            tuple(self.outputs.values()),
+            tuple(self.segments),
+            self.graph.digest,
+            self.config,
+            header.class_names,
+            self.graph.tensor(header.input).scale,
+            self.output_size,
+            self.batch,
+            self._output_stride,
+        )
 
     def _layout(self) -> dict[str, Output]:
         """Where the outputs of the first image go, by tensor; the graph's output first."""
         offset, outputs = 0, {}
-        wanted = [o for o in self.plan.operations
-                  if isinstance(o, Gemm | Pool) and o.image == 0 and self._wanted(o)]
+        wanted = [
+            o
+            for o in self.plan.operations
+            if isinstance(o, Gemm | Pool) and o.image == 0 and self._wanted(o)
+        ]
         for operation in sorted(wanted, key=lambda o: o.target != self.graph.header.output):
             name = operation.target
             height = self.graph.tensor(name).shape[1]
@@ -261,8 +309,12 @@ class _Compiler:
     def _first(self, operation: Gemm | Pool) -> None:
         """Load what the first operation reads, unless it begins before all of it is there."""
         name = self.graph.header.input
-        early = self.sources[name].large and not operation.wide and operation.source == name \
+        early = (
+            self.sources[name].large
+            and not operation.wide
+            and operation.source == name
             and operation.residual != name
+        )
         if not (early or self.plan.input_strips):
             with self._segment("input"):
                 self.sources[name].need()
@@ -276,8 +328,16 @@ class _Compiler:
     def _strip(self, name: str) -> Strip:
         return Strip.whole(self.plan.places[name])
 
-    def _execute(self, tile: Tile, operation: Gemm | Pool, source: Strip, target: Strip,
-                 first: int, last: int, wide: Region | None = None) -> None:
+    def _execute(
+        self,
+        tile: Tile,
+        operation: Gemm | Pool,
+        source: Strip,
+        target: Strip,
+        first: int,
+        last: int,
+        wide: Region | None = None,
+    ) -> None:
         """Output rows ``first`` to ``last`` of a tile, in as many parts as the input comes."""
         residual = self._strip(operation.residual) if operation.residual else None
         read = None if self.plan.input_strips else self.sources.get(operation.source)
@@ -296,8 +356,9 @@ class _Compiler:
             for tile in tiles(self.image, run[0], self.plan, form):
                 for operation in run:
                     target = self._strip(operation.target)
-                    self._execute(tile, operation, self._strip(operation.source), target, 0,
-                                  target.height)
+                    self._execute(
+                        tile, operation, self._strip(operation.source), target, 0, target.height
+                    )
             for operation in run:
                 if self._wanted(operation):
                     self._store(operation, self._strip(operation.target), 0, form.height)
@@ -315,8 +376,15 @@ class _Compiler:
                     for first in range(0, form.height, output.wide_rows):
                         last = min(first + output.wide_rows, form.height)
                         region = self.image.wide.take(output.entries(len(tile.rows)))
-                        self._execute(tile, operation, self._strip(operation.source), target,
-                                      first, last, region)
+                        self._execute(
+                            tile,
+                            operation,
+                            self._strip(operation.source),
+                            target,
+                            first,
+                            last,
+                            region,
+                        )
                         store_wide(self.image, region, ends[index])
                         ends[index] += region.words * WIDE_BITS // 8
         name = base_name(run[0].target)
@@ -344,9 +412,11 @@ class _Compiler:
         if loaded["weights"] > self.config.weight_depth or loaded["slots"] > self.config.slot_depth:
             raise CompileError(
                 f"layer {gemm.name!r} must be made in strips, and its {loaded['weights']} weight "
-                f"words and {loaded['slots']} drain slots do not fit the buffers at once")
-        parts = [(first, min(first + rows, target.height))
-                 for first in range(0, target.height, rows)]
+                f"words and {loaded['slots']} drain slots do not fit the buffers at once"
+            )
+        parts = [
+            (first, min(first + rows, target.height)) for first in range(0, target.height, rows)
+        ]
         edges = [input_rows(pool, height, *part) for part in parts]
         whole = itertools.repeat(self._strip(gemm.source))
         in_strips = self.plan.input_strips and gemm.source in self.sources
@@ -373,9 +443,9 @@ class _Compiler:
         """Where the result goes, of the image that it is of."""
         output = self.outputs[base_name(operation.target)]
         return dataclasses.replace(
-            output, offset=output.offset + operation.image * self._output_stride)
+            output, offset=output.offset + operation.image * self._output_stride
+        )
 
     def _store(self, operation: Gemm | Pool, strip: Strip, first: int, last: int) -> None:
         """Store rows of a result; its region of the output begins with the first of them."""
-        store_rows(self.image, operation.target, strip, first, last,
-                   self._output(operation).offset)
+        store_rows(self.image, operation.target, strip, first, last, self._output(operation).offset)

@@ -17,7 +17,7 @@ def colour_edges(edges: Sequence[tuple[int, int]]) -> list[int]:
 
     Uses exactly as many colours as the largest degree. Parallel edges are allowed.
     """
-    at_left: dict[int, dict[int, int]] = {}      # vertex -> colour -> edge
+    at_left: dict[int, dict[int, int]] = {}  # vertex -> colour -> edge
     at_right: dict[int, dict[int, int]] = {}
     colours = [-1] * len(edges)
 
@@ -72,8 +72,9 @@ def split_rows(schemes: Sequence[int], config: AccelConfig) -> list[list[int]]:
     for scheme, lanes in zip(Scheme, config.lanes, strict=True):
         count = sum(s == scheme for s in schemes)
         if count and not lanes:
-            raise ValueError(f"has {count} {scheme.name} rows, but the array has no "
-                             f"{scheme.name} lane")
+            raise ValueError(
+                f"has {count} {scheme.name} rows, but the array has no {scheme.name} lane"
+            )
         tiles = max(tiles, -(-count // max(lanes, 1)))
     # A vertex of more than `tiles` edges is cut into pieces, so that each tile takes at most one
     # edge of each piece and the tiles stay balanced.
@@ -105,8 +106,11 @@ def schedule_slots(lane_channels: Sequence[tuple[int, int]], config: AccelConfig
     """
     if not lane_channels:
         return []
-    colours = colour_edges([(lane % config.requant_lanes, channel % config.k)
-                            for lane, channel in lane_channels])
+    colours = colour_edges(
+        [(lane % config.requant_lanes, channel % config.k) for lane, channel in lane_channels]
+    )
     coloured = list(zip(lane_channels, colours, strict=True))
-    return [Slot(tuple(pair for pair, colour in coloured if colour == slot))
-            for slot in range(max(colours) + 1)]
+    return [
+        Slot(tuple(pair for pair, colour in coloured if colour == slot))
+        for slot in range(max(colours) + 1)
+    ]

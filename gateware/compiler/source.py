@@ -10,7 +10,7 @@ from gateware.compiler.operations import Gemm
 from gateware.compiler.place import Placement, Strip
 from gateware.compiler.plan import input_rows
 
-LOAD_STRIPS = 16    #: parts that a large input is loaded in, so that the first layer begins early
+LOAD_STRIPS = 16  #: parts that a large input is loaded in, so that the first layer begins early
 LARGE_INPUT = 2048  #: bus beats
 
 
@@ -30,8 +30,7 @@ class Source:
         Bytes from INPUT_BASE.
     """
 
-    def __init__(self, image: Image, name: str, place: Placement, height: int,
-                 offset: int) -> None:
+    def __init__(self, image: Image, name: str, place: Placement, height: int, offset: int) -> None:
         self._image, self._name, self._place = image, name, place
         self._height, self._offset, self._loaded = height, offset, 0
 
@@ -56,6 +55,7 @@ class Source:
 
         ``edges`` are first and last (exclusive) row of the result's strips.
         """
+
         def load(index: int) -> Strip:
             begin, end = input_rows(gemm, self._height, *edges[index])
             address = self._place.address + index % 2 * self._place.words

@@ -21,7 +21,7 @@ from quant.numerics import (
     encode_weights,
 )
 
-SUM_BITS = ACC_BITS + 1     #: signed width of every sum that leaves an engine
+SUM_BITS = ACC_BITS + 1  #: signed width of every sum that leaves an engine
 
 
 class WordControl(data.StructLayout):
@@ -99,8 +99,9 @@ def require_pairs(pixels: int) -> None:
         raise ValueError(f"pixels must be even, two share a DSP48E1, not {pixels!r}")
 
 
-def delay(m: Module, source: Value | data.View, cycles: int, *, name: str,
-          reset_less: bool = True) -> Value | data.View:
+def delay(
+    m: Module, source: Value | data.View, cycles: int, *, name: str, reset_less: bool = True
+) -> Value | data.View:
     """``source``, ``cycles`` clock cycles later. Without reset a synthesiser may use SRLs."""
     for stage in range(cycles):
         late = Signal(source.shape(), name=f"{name}_{stage + 1}", reset_less=reset_less)
@@ -117,12 +118,13 @@ def delay_resources(bits: int, cycles: int) -> Resources:
 def accumulator_base(control: data.View, *, shape: Shape, name: str) -> tuple[Signal, Value]:
     """An accumulator register and what :class:`WordControl` says the next word is added to."""
     acc = Signal(shape, name=f"{name}_acc", reset_less=True)
-    base = Mux(control.first, 0, Mux(control.shift, acc << ACT_BITS, acc))[:shape.width]
+    base = Mux(control.first, 0, Mux(control.shift, acc << ACT_BITS, acc))[: shape.width]
     return acc, base.as_signed() if shape.signed else base
 
 
-def accumulator_sum(m: Module, acc: Signal, added: Value, control: data.View, *,
-                    name: str) -> Signal:
+def accumulator_sum(
+    m: Module, acc: Signal, added: Value, control: data.View, *, name: str
+) -> Signal:
     """Load ``acc`` with ``added`` for a valid word; returns ``sums``, two cycles later."""
     total = Signal(acc.shape(), name=f"{name}_sum", reset_less=True)
     done = Signal(name=f"{name}_done", reset_less=True)
@@ -134,8 +136,15 @@ def accumulator_sum(m: Module, acc: Signal, added: Value, control: data.View, *,
     return total
 
 
-def accumulate(m: Module, dot: Value, control: data.View, *, shape: Shape, name: str,
-               carry: Value | None = None) -> Signal:
+def accumulate(
+    m: Module,
+    dot: Value,
+    control: data.View,
+    *,
+    shape: Shape,
+    name: str,
+    carry: Value | None = None,
+) -> Signal:
     """The accumulator of :class:`WordControl`; returns what ``sums`` shows, two cycles later.
 
     ``shape`` is the accumulator's; sums wrap to it. ``dot`` comes first in the addition, so that
@@ -221,12 +230,14 @@ class RowEngine(wiring.Component):
         self.k = positive("k", k)
         self.pixels = positive("pixels", pixels)
         sums = data.ArrayLayout(data.ArrayLayout(signed(SUM_BITS), pixels), self.rows)
-        super().__init__({
-            "act": In(act_layout(k, pixels)),
-            "weights": In(unsigned(self.rows * k * self.scheme.bits)),
-            "control": In(WordControl()),
-            "sums": Out(sums),
-        })
+        super().__init__(
+            {
+                "act": In(act_layout(k, pixels)),
+                "weights": In(unsigned(self.rows * k * self.scheme.bits)),
+                "control": In(WordControl()),
+                "sums": Out(sums),
+            }
+        )
 
     @property
     def latency(self) -> int:
@@ -282,8 +293,11 @@ class RowEngine(wiring.Component):
     def raw_limits(cls) -> tuple[int, int]:
         """Smallest and largest raw sum that does not wrap."""
         width = cls.acc_shape.width
-        return (-(1 << width - 1), (1 << width - 1) - 1) if cls.acc_shape.signed else (
-            0, (1 << width) - 1)
+        return (
+            (-(1 << width - 1), (1 << width - 1) - 1)
+            if cls.acc_shape.signed
+            else (0, (1 << width) - 1)
+        )
 
     @classmethod
     def model(cls, values: np.ndarray, words: Sequence[Word]) -> np.ndarray:

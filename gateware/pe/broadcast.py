@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from gateware.pe.base import delay, positive
 
-BROADCAST_FANOUT = 8    #: registers or engines that one register of a broadcast feeds
+BROADCAST_FANOUT = 8  #: registers or engines that one register of a broadcast feeds
 #: Pins that any net of an array feeds at most, clock excepted, with up to 8 pixels.
 MAX_FANOUT = 64
 

@@ -12,21 +12,27 @@ from gateware.pe.dsp48 import DspMac, Head
 from gateware.series7 import SharedModule
 from quant.numerics import ACT_BITS
 
-LANE_SHIFT = 20     #: distance of the two pixels inside the 48-bit sum
+LANE_SHIFT = 20  #: distance of the two pixels inside the 48-bit sum
 
 
 def two_pixels(act: data.View, pixel: int) -> list[Value]:
     """For each channel of ``act`` the operand ``a1 * 2^20 + a0``, of ``pixel`` and the next."""
-    return [Cat(a0, Const(0, LANE_SHIFT - ACT_BITS), a1, Const(0, 1)).as_signed()
-            for a0, a1 in zip(act[pixel], act[pixel + 1], strict=True)]
+    return [
+        Cat(a0, Const(0, LANE_SHIFT - ACT_BITS), a1, Const(0, 1)).as_signed()
+        for a0, a1 in zip(act[pixel], act[pixel + 1], strict=True)
+    ]
 
 
 def late(m: Module, code: Value, cycles: int, name: str) -> Value:
     """``code`` some cycles later, in flip-flops: these devices have two for each LUT, and a
     shift register out of LUTs would take a LUT per bit."""
     for stage in range(cycles):
-        register = Signal(code.shape(), name=f"{name}_{stage + 1}", reset_less=True,
-                          attrs={"shreg_extract": "no", "keep": "true"})
+        register = Signal(
+            code.shape(),
+            name=f"{name}_{stage + 1}",
+            reset_less=True,
+            attrs={"shreg_extract": "no", "keep": "true"},
+        )
         m.d.sync += register.eq(code)
         code = register
     return code
@@ -34,8 +40,10 @@ def late(m: Module, code: Value, cycles: int, name: str) -> Value:
 
 def late_weights(m: Module, weights: Value, bits: int) -> list[Value]:
     """The weights of one row, signed, that of channel c c cycles late."""
-    return [late(m, weights.word_select(c, bits), c, f"weight_{c}").as_signed()
-            for c in range(len(weights) // bits)]
+    return [
+        late(m, weights.word_select(c, bits), c, f"weight_{c}").as_signed()
+        for c in range(len(weights) // bits)
+    ]
 
 
 def late_bits(k: int, engine: type[RowEngine]) -> int:
@@ -43,8 +51,14 @@ def late_bits(k: int, engine: type[RowEngine]) -> int:
     return engine.rows * engine.scheme.bits * sum(engine.skew(c) for c in range(k))
 
 
-def cascade(m: Module, operands: Sequence[tuple[Value, Value]], name: str, *,
-            preadd: int | None = None, start: Value | None = None) -> SharedModule:
+def cascade(
+    m: Module,
+    operands: Sequence[tuple[Value, Value]],
+    name: str,
+    *,
+    preadd: int | None = None,
+    start: Value | None = None,
+) -> SharedModule:
     """Slices that add up ``a * b`` of all ``operands``, each a cycle later; returns the last.
 
     ``start`` is added to the first product; it comes as ``pcin`` of :class:`DspMac` does.

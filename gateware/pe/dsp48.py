@@ -9,20 +9,20 @@ from amaranth.lib.wiring import In, Out
 
 from gateware.series7 import is_series7
 
-A_BITS, B_BITS, P_BITS = 25, 18, 48     #: signed operands of the multiplier, and the sum
+A_BITS, B_BITS, P_BITS = 25, 18, 48  #: signed operands of the multiplier, and the sum
 
 
 class Head(enum.Enum):
     """What a slice adds its product to."""
 
-    PRODUCT = 0b000     #: nothing
-    SUM = 0b001         #: the sum of the slice before
-    START = 0b011       #: a number from outside the cascade
+    PRODUCT = 0b000  #: nothing
+    SUM = 0b001  #: the sum of the slice before
+    START = 0b011  #: a number from outside the cascade
 
 
 # OPMODE: what the 48-bit adder takes. Z is bits 6..4, Y bits 3..2, X bits 1..0.
 _X_Y_ARE_PRODUCT = 0b000_01_01
-_PCIN = 0b001_00_00         #: with X or Y zero
+_PCIN = 0b001_00_00  #: with X or Y zero
 _X_IS_P = 0b000_00_10
 _Y_IS_C = 0b000_11_00
 
@@ -54,11 +54,16 @@ class DspMac(wiring.Component):
     def __init__(self, *, preadd: int | None = None, head: Head = Head.PRODUCT) -> None:
         self._preadd = preadd
         self._head = head
-        super().__init__({
-            "a": In(signed(A_BITS)), "b": In(signed(B_BITS)), "pcin": In(signed(P_BITS)),
-            "start": In(signed(P_BITS)),
-            "p": Out(signed(P_BITS)), "pcout": Out(signed(P_BITS)),
-        })
+        super().__init__(
+            {
+                "a": In(signed(A_BITS)),
+                "b": In(signed(B_BITS)),
+                "pcin": In(signed(P_BITS)),
+                "start": In(signed(P_BITS)),
+                "p": Out(signed(P_BITS)),
+                "pcout": Out(signed(P_BITS)),
+            }
+        )
 
     @staticmethod
     def module_name(preadd: int | None, head: Head) -> str:
@@ -83,12 +88,20 @@ class DspMac(wiring.Component):
             elif self._head is Head.START:
                 operands["i_C"] = self.start
             m.submodules.dsp = _dsp48e1(
-                p_AREG=1, p_ACASCREG=1, p_BREG=1 + preadd, p_BCASCREG=1 + preadd,
-                p_ADREG=int(preadd), p_MREG=1, p_USE_MULT="MULTIPLY",
+                p_AREG=1,
+                p_ACASCREG=1,
+                p_BREG=1 + preadd,
+                p_BCASCREG=1 + preadd,
+                p_ADREG=int(preadd),
+                p_MREG=1,
+                p_USE_MULT="MULTIPLY",
                 p_USE_DPORT="TRUE" if preadd else "FALSE",
                 i_INMODE=Const(0b00100 if preadd else 0, 5),
                 i_OPMODE=Const(self._head.value << 4 | _X_Y_ARE_PRODUCT, 7),
-                **operands, o_P=self.p, o_PCOUT=self.pcout)
+                **operands,
+                o_P=self.p,
+                o_PCOUT=self.pcout,
+            )
             return m
 
         a = Signal(signed(A_BITS), name="a_1", reset_less=True)
@@ -130,8 +143,15 @@ class DspAccumulator(wiring.Component):
     latency = 1
 
     def __init__(self) -> None:
-        super().__init__({"pcin": In(signed(P_BITS)), "valid": In(1), "first": In(1),
-                          "shift": In(1), "p": Out(signed(P_BITS))})
+        super().__init__(
+            {
+                "pcin": In(signed(P_BITS)),
+                "valid": In(1),
+                "first": In(1),
+                "shift": In(1),
+                "p": Out(signed(P_BITS)),
+            }
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -139,10 +159,21 @@ class DspAccumulator(wiring.Component):
             p = Signal(P_BITS)
             mode = Mux(self.first, _PCIN, Mux(self.shift, _PCIN | _Y_IS_C, _PCIN | _X_IS_P))
             m.submodules.dsp = _dsp48e1(
-                p_AREG=0, p_ACASCREG=0, p_BREG=0, p_BCASCREG=0, p_ADREG=0, p_MREG=0,
-                p_USE_MULT="NONE", p_USE_DPORT="FALSE", p_OPMODEREG=1,
-                i_C=Cat(Const(0, 4), p[:P_BITS - 4]), i_PCIN=self.pcin, i_OPMODE=mode[:7],
-                i_CEP=self.valid, o_P=p)
+                p_AREG=0,
+                p_ACASCREG=0,
+                p_BREG=0,
+                p_BCASCREG=0,
+                p_ADREG=0,
+                p_MREG=0,
+                p_USE_MULT="NONE",
+                p_USE_DPORT="FALSE",
+                p_OPMODEREG=1,
+                i_C=Cat(Const(0, 4), p[: P_BITS - 4]),
+                i_PCIN=self.pcin,
+                i_OPMODE=mode[:7],
+                i_CEP=self.valid,
+                o_P=p,
+            )
             m.d.comb += self.p.eq(p)
             return m
 
@@ -164,17 +195,40 @@ def _extend(value: Value, width: int) -> Value:
 def _dsp48e1(**chosen: object) -> Instance:
     """A DSP48E1 with everything that ``chosen`` leaves open tied off, without further registers."""
     ports: dict[str, object] = {
-        "i_CLK": ClockSignal(), "i_A": Const(0, 30), "i_ACIN": Const(0, 30), "i_B": Const(0, 18),
-        "i_BCIN": Const(0, 18), "i_C": Const(0, P_BITS), "i_D": Const(0, A_BITS),
-        "i_PCIN": Const(0, P_BITS), "i_INMODE": Const(0, 5), "i_ALUMODE": Const(0, 4),
-        "i_CARRYINSEL": Const(0, 3), "i_CARRYIN": Const(0, 1), "i_CARRYCASCIN": Const(0, 1),
+        "i_CLK": ClockSignal(),
+        "i_A": Const(0, 30),
+        "i_ACIN": Const(0, 30),
+        "i_B": Const(0, 18),
+        "i_BCIN": Const(0, 18),
+        "i_C": Const(0, P_BITS),
+        "i_D": Const(0, A_BITS),
+        "i_PCIN": Const(0, P_BITS),
+        "i_INMODE": Const(0, 5),
+        "i_ALUMODE": Const(0, 4),
+        "i_CARRYINSEL": Const(0, 3),
+        "i_CARRYIN": Const(0, 1),
+        "i_CARRYCASCIN": Const(0, 1),
         "i_MULTSIGNIN": Const(0, 1),
     }
-    enables = ("A1", "A2", "AD", "ALUMODE", "B1", "B2", "C", "CARRYIN", "CTRL", "D", "INMODE", "M",
-               "P")
+    enables = (
+        "A1",
+        "A2",
+        "AD",
+        "ALUMODE",
+        "B1",
+        "B2",
+        "C",
+        "CARRYIN",
+        "CTRL",
+        "D",
+        "INMODE",
+        "M",
+        "P",
+    )
     resets = ("A", "ALLCARRYIN", "ALUMODE", "B", "C", "CTRL", "D", "INMODE", "M", "P")
     ports |= {f"i_CE{name}": Const(1, 1) for name in enables}
     ports |= {f"i_RST{name}": Const(0, 1) for name in resets}
-    registers = {f"p_{name}REG": 0 for name in ("ALUMODE", "C", "CARRYIN", "CARRYINSEL", "INMODE",
-                                                "OPMODE")}
+    registers = {
+        f"p_{name}REG": 0 for name in ("ALUMODE", "C", "CARRYIN", "CARRYINSEL", "INMODE", "OPMODE")
+    }
     return Instance("DSP48E1", **(ports | registers | {"p_DREG": 1} | chosen))

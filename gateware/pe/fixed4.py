@@ -20,9 +20,9 @@ from gateware.pe.logic import pair, single
 from gateware.pe.trees import Term, add_tree, levels, tree_resources
 from quant.numerics import ACC_BITS, ACT_BITS, NIBBLE_MAX, Scheme
 
-WEIGHT_SHIFT = 10       #: distance of the two rows inside the 48-bit sum
-FIELDS = ((0, 0), (1, 0), (0, 1), (1, 1))   #: (row, pixel) of the sum's four fields, low bits first
-CENTRE = 1 << ACT_BITS - 1                  #: taken from each activation, to halve its magnitude
+WEIGHT_SHIFT = 10  #: distance of the two rows inside the 48-bit sum
+FIELDS = ((0, 0), (1, 0), (0, 1), (1, 1))  #: (row, pixel) of the sum's four fields, low bits first
+CENTRE = 1 << ACT_BITS - 1  #: taken from each activation, to halve its magnitude
 #: Products that a 10-bit field holds, for all weights and activations.
 DEPTH = 8
 
@@ -99,23 +99,44 @@ class Fixed4PairEngine(RowEngine):
         for c in range(self.k):
             both = Cat(self.weights.word_select(row * self.k + c, bits) for row in range(2))
             both = late(m, both, self.skew(c), f"weight_{c}")
-            weights.append(Cat(both[:bits], both[bits - 1].replicate(WEIGHT_SHIFT - bits),
-                               both[bits:], both[-1].replicate(WEIGHT_SHIFT - 2 - bits)))
+            weights.append(
+                Cat(
+                    both[:bits],
+                    both[bits - 1].replicate(WEIGHT_SHIFT - bits),
+                    both[bits:],
+                    both[-1].replicate(WEIGHT_SHIFT - 2 - bits),
+                )
+            )
 
         preadd = -(CENTRE << LANE_SHIFT) - CENTRE
         for p in range(0, self.pixels, 2):
             acts = two_pixels(self.act, p)
-            totals = [cascade(m, [(acts[c], weights[c].as_signed()) for c in channels],
-                              f"mac_{p}_{i}", preadd=preadd).p
-                      for i, channels in enumerate(self._cascades(self.k))]
+            totals = [
+                cascade(
+                    m,
+                    [(acts[c], weights[c].as_signed()) for c in channels],
+                    f"mac_{p}_{i}",
+                    preadd=preadd,
+                ).p
+                for i, channels in enumerate(self._cascades(self.k))
+            ]
             for i, (row, pixel) in enumerate(FIELDS):
                 low = i * WEIGHT_SHIFT
-                dots = [(total[low:low + WEIGHT_SHIFT].as_signed(),
-                         total[low - 1] if i else None) for total in totals]
+                dots = [
+                    (total[low : low + WEIGHT_SHIFT].as_signed(), total[low - 1] if i else None)
+                    for total in totals
+                ]
                 dot, carry = _add_fields(m, dots, f"field_{p}_{i}")
-                m.d.comb += self.sums[row][p + pixel].eq(accumulate(
-                    m, dot, control[p + pixel], shape=self.acc_shape, carry=carry,
-                    name=f"row_{row}_pixel_{p + pixel}"))
+                m.d.comb += self.sums[row][p + pixel].eq(
+                    accumulate(
+                        m,
+                        dot,
+                        control[p + pixel],
+                        shape=self.acc_shape,
+                        carry=carry,
+                        name=f"row_{row}_pixel_{p + pixel}",
+                    )
+                )
         return m
 
     @classmethod
@@ -126,8 +147,9 @@ class Fixed4PairEngine(RowEngine):
         return lane * pixels * cls.rows + steering + Resources(dsp48e1=k * pixels // 2)
 
 
-def _add_fields(m: Module, fields: list[tuple[Value, Value | None]],
-                name: str) -> tuple[Value, Value | None]:
+def _add_fields(
+    m: Module, fields: list[tuple[Value, Value | None]], name: str
+) -> tuple[Value, Value | None]:
     """One number and one carry bit equal to all ``fields``, whose second entry is a carry bit.
 
     Pairwise, a cycle for each level. A carry bit below both operands costs no LUT of its own.
@@ -137,13 +159,14 @@ def _add_fields(m: Module, fields: list[tuple[Value, Value | None]],
         level += 1
         sums = []
         for i in range(0, len(fields), 2):
-            (one, carry), *rest = fields[i:i + 2]
+            (one, carry), *rest = fields[i : i + 2]
             other, left = rest[0] if rest else (Const(0, signed(1)), None)
             added = one + other
             if carry is not None:
                 added = (Cat(carry, one).as_signed() + Cat(carry, other).as_signed()) >> 1
-            total = Signal(signed(max(len(one), len(other)) + 1), name=f"{name}_{level}_{i}",
-                           reset_less=True)
+            total = Signal(
+                signed(max(len(one), len(other)) + 1), name=f"{name}_{level}_{i}", reset_less=True
+            )
             m.d.sync += total.eq(added)
             if left is not None:
                 left = delay(m, left, 1, name=f"{name}_{level}_{i}_carry")
@@ -196,10 +219,15 @@ class Fixed4DspEngine(RowEngine):
             p = 2 * i
             started = begin[i].first | begin[i].shift
             shifted = begin[i].shift & ~begin[i].first
-            start = Cat(Const(0, LANE_SHIFT - 1), started, Const(0, ACT_BITS - 1),
-                        shifted.replicate(P_BITS - LANE_SHIFT - ACT_BITS + 1))
-            last = cascade(m, list(zip(two_pixels(self.act, p), weights, strict=True)), f"mac_{p}",
-                           start=start)
+            start = Cat(
+                Const(0, LANE_SHIFT - 1),
+                started,
+                Const(0, ACT_BITS - 1),
+                shifted.replicate(P_BITS - LANE_SHIFT - ACT_BITS + 1),
+            )
+            last = cascade(
+                m, list(zip(two_pixels(self.act, p), weights, strict=True)), f"mac_{p}", start=start
+            )
             accumulator = DspAccumulator()
             m.submodules[f"accumulator_{p}"] = accumulator
             m.d.comb += [
@@ -216,14 +244,17 @@ class Fixed4DspEngine(RowEngine):
                 # The lower lane has 2^19 too much: its highest bit is the other way round.
                 top = total[low + LANE_SHIFT - 1] ^ (lane == 0)
                 with m.If(done):
-                    m.d.sync += held.eq(Cat(total[low:low + LANE_SHIFT - 1], top))
+                    m.d.sync += held.eq(Cat(total[low : low + LANE_SHIFT - 1], top))
                 m.d.comb += self.sums[0][p + lane].eq(held)
         return m
 
     @classmethod
     def resources(cls, *, k: int, pixels: int) -> Resources:
-        slices = Resources(lut=5, dsp48e1=(k + 1) * pixels // 2,
-                           ff=(LANE_SHIFT + 5) * pixels + late_bits(k, cls) + 4)
+        slices = Resources(
+            lut=5,
+            dsp48e1=(k + 1) * pixels // 2,
+            ff=(LANE_SHIFT + 5) * pixels + late_bits(k, cls) + 4,
+        )
         return slices + control_resources(cls.latency_for(k) - 5)
 
 
@@ -281,11 +312,13 @@ class Fixed4LutEngine(RowEngine):
                     terms.append(Term(_product(m, platform, act, code, f"{p}_{half}_{c}"), limit))
                 halves.append(add_tree(m, platform, terms, f"sum_{p}_{half}"))
             low, high = halves
-            dot = Signal(range(low.limit + (high.limit << half_bits) + 1), name=f"dot_{p}",
-                         reset_less=True)
+            dot = Signal(
+                range(low.limit + (high.limit << half_bits) + 1), name=f"dot_{p}", reset_less=True
+            )
             m.d.sync += dot.eq(low.value + (high.value << half_bits))
-            m.d.comb += self.sums[0][p].eq(accumulate(
-                m, dot, control[p], shape=self.acc_shape, name=f"pixel_{p}"))
+            m.d.comb += self.sums[0][p].eq(
+                accumulate(m, dot, control[p], shape=self.acc_shape, name=f"pixel_{p}")
+            )
         return m
 
     @classmethod
@@ -302,8 +335,16 @@ def _product(m: Module, platform: object, act: Value, code: Value, name: str) ->
     """Magnitude of ``code`` times two bits, inverted where its sign says so: 0..21."""
     m0, m1, m2, sign = code
     bit_0, bit_1 = pair(
-        m, platform, f"product_{name}_0", lambda a0, a1, s, m0, m1: m0 & (a0 ^ s),
-        lambda a0, a1, s, m0, m1: (m1 & (a0 ^ s)) ^ (m0 & (a1 ^ s)), *act, sign, m0, m1)
+        m,
+        platform,
+        f"product_{name}_0",
+        lambda a0, a1, s, m0, m1: m0 & (a0 ^ s),
+        lambda a0, a1, s, m0, m1: (m1 & (a0 ^ s)) ^ (m0 & (a1 ^ s)),
+        *act,
+        sign,
+        m0,
+        m1,
+    )
 
     def upper(a0, a1, s, m0, m1, m2):
         """Bits 2 to 4: partial products of weight 4 and 8, and the carries into them."""
@@ -314,9 +355,22 @@ def _product(m: Module, platform: object, act: Value, code: Value, name: str) ->
         three = m2 & a1
         return one ^ other ^ carry_1, three ^ carry_2, three & carry_2
 
-    product = Signal(range(3 * Scheme.FIXED4.denominator + 1), name=f"product_{name}",
-                     reset_less=True)
-    rest = [single(m, platform, f"product_{name}_{i + 2}", lambda *bits, i=i: upper(*bits)[i],
-                   *act, sign, m0, m1, m2) for i in range(3)]
+    product = Signal(
+        range(3 * Scheme.FIXED4.denominator + 1), name=f"product_{name}", reset_less=True
+    )
+    rest = [
+        single(
+            m,
+            platform,
+            f"product_{name}_{i + 2}",
+            lambda *bits, i=i: upper(*bits)[i],
+            *act,
+            sign,
+            m0,
+            m1,
+            m2,
+        )
+        for i in range(3)
+    ]
     m.d.sync += product.eq(Cat(bit_0, bit_1, *rest))
     return product

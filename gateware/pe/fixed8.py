@@ -54,17 +54,29 @@ class Fixed8Engine(RowEngine):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         weights = late_weights(m, self.weights, self.scheme.bits)
-        dot_bits = Shape.cast(range(-self.k * self.scheme.denominator * NIBBLE_MAX,
-                                    self.k * self.scheme.denominator * NIBBLE_MAX + 1)).width
+        dot_bits = Shape.cast(
+            range(
+                -self.k * self.scheme.denominator * NIBBLE_MAX,
+                self.k * self.scheme.denominator * NIBBLE_MAX + 1,
+            )
+        ).width
         control = steering(m, self.control, self.latency - 2, self.pixels)
         for p in range(0, self.pixels, 2):
             total = cascade(
-                m, list(zip(two_pixels(self.act, p), weights, strict=True)), f"mac_{p}").p
+                m, list(zip(two_pixels(self.act, p), weights, strict=True)), f"mac_{p}"
+            ).p
             for lane in range(2):
-                dot = total[lane * LANE_SHIFT:][:dot_bits].as_signed()
-                m.d.comb += self.sums[0][p + lane].eq(accumulate(
-                    m, dot, control[p + lane], shape=self.acc_shape, name=f"pixel_{p + lane}",
-                    carry=total[LANE_SHIFT - 1] if lane else None))
+                dot = total[lane * LANE_SHIFT :][:dot_bits].as_signed()
+                m.d.comb += self.sums[0][p + lane].eq(
+                    accumulate(
+                        m,
+                        dot,
+                        control[p + lane],
+                        shape=self.acc_shape,
+                        name=f"pixel_{p + lane}",
+                        carry=total[LANE_SHIFT - 1] if lane else None,
+                    )
+                )
         return m
 
     @classmethod

@@ -33,8 +33,10 @@ def fixed4_engines(rows: int, style: Fixed4Style) -> list[type[RowEngine]]:
 def row_engines(config: AccelConfig) -> Iterator[Placed]:
     """The engines of all row lanes, in lane order."""
     lane = 0
-    for engine in [*[Pot4Engine] * config.pot4_rows,
-                   *fixed4_engines(config.fixed4_rows, config.fixed4_style),
-                   *[Fixed8Engine] * config.fixed8_rows]:
+    for engine in [
+        *[Pot4Engine] * config.pot4_rows,
+        *fixed4_engines(config.fixed4_rows, config.fixed4_style),
+        *[Fixed8Engine] * config.fixed8_rows,
+    ]:
         yield Placed(engine, lane)
         lane += engine.rows

@@ -16,9 +16,9 @@ from gateware.pe.logic import choose, pair, single
 from gateware.pe.trees import Term, add_tree, levels, tree_resources
 from quant.numerics import ACC_BITS, ACT_BITS, NIBBLE_MAX, Scheme
 
-TERM_LIMIT = NIBBLE_MAX * Scheme.POT4.denominator   #: largest product, 960
-ZERO_CODE = 7               #: stored exponent that stands for the weight 0
-PIXELS_PER_COPY = 4         #: pixels that one copy of a weight's shift distance steers
+TERM_LIMIT = NIBBLE_MAX * Scheme.POT4.denominator  #: largest product, 960
+ZERO_CODE = 7  #: stored exponent that stands for the weight 0
+PIXELS_PER_COPY = 4  #: pixels that one copy of a weight's shift distance steers
 
 
 class Pot4Engine(RowEngine):
@@ -53,7 +53,7 @@ class Pot4Engine(RowEngine):
 
     @classmethod
     def encode(cls, values: np.ndarray) -> np.ndarray:
-        codes = super().encode(values)      # e + 1, or 0
+        codes = super().encode(values)  # e + 1, or 0
         return (codes & 8 | codes - 1 & 7).astype(np.uint8)
 
     @classmethod
@@ -78,8 +78,9 @@ class Pot4Engine(RowEngine):
                 distance = distances[p // PIXELS_PER_COPY].word_select(c, 3)
                 terms.append(Term(self._shift_far(m, platform, near, distance, name), TERM_LIMIT))
             dot = add_tree(m, platform, terms, f"sum_{p}")
-            m.d.comb += self.sums[0][p].eq(accumulate(
-                m, dot.value, control[p], shape=self.acc_shape, name=f"pixel_{p}"))
+            m.d.comb += self.sums[0][p].eq(
+                accumulate(m, dot.value, control[p], shape=self.acc_shape, name=f"pixel_{p}")
+            )
         return m
 
     def _distances(self, m: Module) -> list[Value]:
@@ -93,15 +94,39 @@ class Pot4Engine(RowEngine):
         l, h0, h1, sign = code[0], code[1], code[2], code[3]
         a0, a1, a2, a3 = act
         bit_0, bit_1 = pair(
-            m, platform, f"near_{name}_0", lambda a0, a1, s, l: (1 ^ l) & (a0 ^ s),
-            lambda a0, a1, s, l: choose(l, a0, a1) ^ s, a0, a1, sign, l)
+            m,
+            platform,
+            f"near_{name}_0",
+            lambda a0, a1, s, l: (1 ^ l) & (a0 ^ s),
+            lambda a0, a1, s, l: choose(l, a0, a1) ^ s,
+            a0,
+            a1,
+            sign,
+            l,
+        )
         bit_2 = single(
-            m, platform, f"near_{name}_2",
+            m,
+            platform,
+            f"near_{name}_2",
             lambda a1, a2, s, l, h0, h1: (1 ^ (l & h0 & h1)) & (choose(l, a1, a2) ^ s),
-            a1, a2, sign, l, h0, h1)
+            a1,
+            a2,
+            sign,
+            l,
+            h0,
+            h1,
+        )
         bit_3, bit_4 = pair(
-            m, platform, f"near_{name}_3", lambda a2, a3, s, l: choose(l, a2, a3) ^ s,
-            lambda a2, a3, s, l: l & (a3 ^ s), a2, a3, sign, l)
+            m,
+            platform,
+            f"near_{name}_3",
+            lambda a2, a3, s, l: choose(l, a2, a3) ^ s,
+            lambda a2, a3, s, l: l & (a3 ^ s),
+            a2,
+            a3,
+            sign,
+            l,
+        )
         near = Signal(ACT_BITS + 1, name=f"near_{name}", reset_less=True)
         m.d.sync += near.eq(Cat(bit_0, bit_1, bit_2, bit_3, bit_4))
         return near
@@ -121,23 +146,63 @@ class Pot4Engine(RowEngine):
 
         bits: list[Value] = [None] * TERM_LIMIT.bit_length()
         bits[0], bits[1] = pair(
-            m, platform, f"far_{name}_0", lambda a, b, h0, h1: select(h0, h1, a),
-            lambda a, b, h0, h1: select(h0, h1, b), near[0], near[1], h0, h1)
+            m,
+            platform,
+            f"far_{name}_0",
+            lambda a, b, h0, h1: select(h0, h1, a),
+            lambda a, b, h0, h1: select(h0, h1, b),
+            near[0],
+            near[1],
+            h0,
+            h1,
+        )
         bits[2], bits[4] = pair(
-            m, platform, f"far_{name}_2", lambda a, b, c, h0, h1: select(h0, h1, b, a),
-            lambda a, b, c, h0, h1: select(h0, h1, c, b, a), near[0], near[2], near[4], h0, h1)
+            m,
+            platform,
+            f"far_{name}_2",
+            lambda a, b, c, h0, h1: select(h0, h1, b, a),
+            lambda a, b, c, h0, h1: select(h0, h1, c, b, a),
+            near[0],
+            near[2],
+            near[4],
+            h0,
+            h1,
+        )
         bits[6], bits[8] = pair(
-            m, platform, f"far_{name}_6", lambda a, b, c, h0, h1: select(h0, h1, None, c, b, a),
+            m,
+            platform,
+            f"far_{name}_6",
+            lambda a, b, c, h0, h1: select(h0, h1, None, c, b, a),
             lambda a, b, c, h0, h1: select(h0, h1, None, None, c, b),
-            near[0], near[2], near[4], h0, h1)
+            near[0],
+            near[2],
+            near[4],
+            h0,
+            h1,
+        )
         bits[3], bits[5] = pair(
-            m, platform, f"far_{name}_3", lambda a, b, h0, h1: select(h0, h1, b, a),
-            lambda a, b, h0, h1: select(h0, h1, None, b, a), near[1], near[3], h0, h1)
+            m,
+            platform,
+            f"far_{name}_3",
+            lambda a, b, h0, h1: select(h0, h1, b, a),
+            lambda a, b, h0, h1: select(h0, h1, None, b, a),
+            near[1],
+            near[3],
+            h0,
+            h1,
+        )
         bits[7], bits[9] = pair(
-            m, platform, f"far_{name}_7",
+            m,
+            platform,
+            f"far_{name}_7",
             lambda a, b, l, h0, h1: select(h0, h1, None, None, b, (1 ^ l) & a),
             lambda a, b, l, h0, h1: select(h0, h1, None, None, None, (1 ^ l) & b),
-            near[1], near[3], l, h0, h1)
+            near[1],
+            near[3],
+            l,
+            h0,
+            h1,
+        )
         term = Signal(len(bits), name=f"term_{name}", reset_less=True)
         m.d.sync += term.eq(Cat(*bits))
         return term

@@ -31,8 +31,10 @@ def add_tree(m: Module, platform: object, terms: Sequence[Term], name: str) -> T
     level = 0
     while len(terms) > 1:
         level += 1
-        terms = [_register(m, platform, terms[i:i + 3], f"{name}_{level}_{i // 3}")
-                 for i in range(0, len(terms), 3)]
+        terms = [
+            _register(m, platform, terms[i : i + 3], f"{name}_{level}_{i // 3}")
+            for i in range(0, len(terms), 3)
+        ]
     return terms[0]
 
 
@@ -40,7 +42,7 @@ def tree_resources(terms: Sequence[int]) -> tuple[Resources, int]:
     """What :func:`add_tree` costs for terms with these limits, and the limit of their sum."""
     total = Resources()
     while len(terms) > 1:
-        groups = [terms[i:i + 3] for i in range(0, len(terms), 3)]
+        groups = [terms[i : i + 3] for i in range(0, len(terms), 3)]
         for group in groups:
             widths = sorted(limit.bit_length() for limit in group)
             # A ternary adder has a LUT for each bit that any term has, a pair shares those of one.

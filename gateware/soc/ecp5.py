@@ -16,7 +16,7 @@ from gateware.soc.memory import BlockMemory
 from gateware.soc.serial import REGISTER_BASE, SerialBridge
 from gateware.soc.uart import UartReceiver, UartTransmitter
 
-BUS_BITS = 32               #: a word of the serial protocol is a beat of the bus
+BUS_BITS = 32  #: a word of the serial protocol is a beat of the bus
 BAUD = 1_000_000
 SILENCE_CYCLES = 1 << 20
 
@@ -79,22 +79,31 @@ class SerialSystem(wiring.Component):
         For a memory port of other than 32 bits.
     """
 
-    def __init__(self, accelerator: wiring.Component, *, memory_bytes: int, divisor: int,
-                 silence_cycles: int = SILENCE_CYCLES) -> None:
+    def __init__(
+        self,
+        accelerator: wiring.Component,
+        *,
+        memory_bytes: int,
+        divisor: int,
+        silence_cycles: int = SILENCE_CYCLES,
+    ) -> None:
         if len(accelerator.hp0.rdata) != BUS_BITS:
             raise ValueError(f"hp0 must be {BUS_BITS} bits wide, not {len(accelerator.hp0.rdata)}")
         self._accelerator, self._divisor = accelerator, divisor
         self._memory_bytes, self._silence_cycles = memory_bytes, silence_cycles
-        super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "activity": Out(1),
-                          "irq": Out(1)})
+        super().__init__(
+            {"rx": In(1, init=1), "tx": Out(1, init=1), "activity": Out(1), "irq": Out(1)}
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
         accelerator = self._accelerator
         memory = BlockMemory(self._memory_bytes, accelerator.hp0.signature)
         m.submodules.bridge = bridge = SerialBridge(
-            addr_bits=len(accelerator.axil.araddr), memory_bytes=self._memory_bytes,
-            silence_cycles=self._silence_cycles)
+            addr_bits=len(accelerator.axil.araddr),
+            memory_bytes=self._memory_bytes,
+            silence_cycles=self._silence_cycles,
+        )
         # Bridge and line outlive the reset that the host asks for.
         reset = ResetInserter(bridge.reset)
         m.submodules.accelerator = reset(accelerator)
@@ -147,17 +156,36 @@ class Pll:
         """The PLL, with its output as feedback."""
         return Instance(
             "EHXPLLL",
-            a_ICP_CURRENT="12", a_LPF_RESISTOR="8",
-            p_PLLRST_ENA="DISABLED", p_INTFB_WAKE="DISABLED", p_STDBY_ENABLE="DISABLED",
-            p_DPHASE_SOURCE="DISABLED", p_OUTDIVIDER_MUXA="DIVA", p_OUTDIVIDER_MUXB="DIVB",
-            p_OUTDIVIDER_MUXC="DIVC", p_OUTDIVIDER_MUXD="DIVD",
-            p_CLKI_DIV=self.refclk, p_CLKFB_DIV=self.feedback, p_FEEDBK_PATH="CLKOP",
-            p_CLKOP_ENABLE="ENABLED", p_CLKOP_DIV=self.post, p_CLKOP_CPHASE=self.post // 2,
+            a_ICP_CURRENT="12",
+            a_LPF_RESISTOR="8",
+            p_PLLRST_ENA="DISABLED",
+            p_INTFB_WAKE="DISABLED",
+            p_STDBY_ENABLE="DISABLED",
+            p_DPHASE_SOURCE="DISABLED",
+            p_OUTDIVIDER_MUXA="DIVA",
+            p_OUTDIVIDER_MUXB="DIVB",
+            p_OUTDIVIDER_MUXC="DIVC",
+            p_OUTDIVIDER_MUXD="DIVD",
+            p_CLKI_DIV=self.refclk,
+            p_CLKFB_DIV=self.feedback,
+            p_FEEDBK_PATH="CLKOP",
+            p_CLKOP_ENABLE="ENABLED",
+            p_CLKOP_DIV=self.post,
+            p_CLKOP_CPHASE=self.post // 2,
             p_CLKOP_FPHASE=0,
-            i_CLKI=source, i_CLKFB=output, o_CLKOP=output, o_LOCK=locked,
-            i_RST=C(0, 1), i_STDBY=C(0, 1), i_PHASESEL0=C(0, 1), i_PHASESEL1=C(0, 1),
-            i_PHASEDIR=C(0, 1), i_PHASESTEP=C(0, 1), i_PHASELOADREG=C(0, 1),
-            i_PLLWAKESYNC=C(0, 1), i_ENCLKOP=C(0, 1),
+            i_CLKI=source,
+            i_CLKFB=output,
+            o_CLKOP=output,
+            o_LOCK=locked,
+            i_RST=C(0, 1),
+            i_STDBY=C(0, 1),
+            i_PHASESEL0=C(0, 1),
+            i_PHASESEL1=C(0, 1),
+            i_PHASEDIR=C(0, 1),
+            i_PHASESTEP=C(0, 1),
+            i_PHASELOADREG=C(0, 1),
+            i_PLLWAKESYNC=C(0, 1),
+            i_ENCLKOP=C(0, 1),
         )
 
 
@@ -192,7 +220,8 @@ class Ecp5Top(Elaboratable):
             raise TypeError(f"Ecp5Top needs the platform of an ECP5 board, not {platform!r}")
         m = Module()
         m.submodules.system = system = SerialSystem(
-            self._accelerator, memory_bytes=self._memory_bytes, divisor=self._divisor)
+            self._accelerator, memory_bytes=self._memory_bytes, divisor=self._divisor
+        )
         self._elaborate_clock(m, platform)
 
         uart = platform.request("uart", 0, dir="-")
@@ -200,7 +229,7 @@ class Ecp5Top(Elaboratable):
         m.submodules.tx = tx = io.Buffer("o", uart.tx)
         m.d.comb += [system.rx.eq(rx.i), tx.o.eq(system.tx)]
 
-        light = Signal(24)      # makes a burst long enough to see
+        light = Signal(24)  # makes a burst long enough to see
         with m.If(system.activity):
             m.d.sync += light.eq(~0)
         with m.Elif(light != 0):

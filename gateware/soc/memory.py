@@ -45,11 +45,13 @@ class BlockMemory(wiring.Component):
             raise ValueError(f"size must be a power of two of at least 4096, not {size!r}")
         self._words = size * 8 // axi.data_bits
         self._data_bits = axi.data_bits
-        super().__init__({
-            "axi": In(axi),
-            "access": In(stream.Signature(access_layout(axi.data_bits))),
-            "answer": Out(stream.Signature(axi.data_bits)),
-        })
+        super().__init__(
+            {
+                "axi": In(axi),
+                "access": In(stream.Signature(access_layout(axi.data_bits))),
+                "answer": Out(stream.Signature(axi.data_bits)),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -57,7 +59,8 @@ class BlockMemory(wiring.Component):
         offset_bits = (lanes - 1).bit_length()
         index_bits = (self._words - 1).bit_length()
         m.submodules.memory = store = memory.Memory(
-            shape=self._data_bits, depth=self._words, init=[])
+            shape=self._data_bits, depth=self._words, init=[]
+        )
         read, write = store.read_port(), store.write_port(granularity=8)
 
         # Reads: `en` moves a word to the output of the RAM, which is where it waits for `ready`.
@@ -71,12 +74,17 @@ class BlockMemory(wiring.Component):
         with m.If(axi.rready):
             m.d.sync += axi.rvalid.eq(0)
         with m.If(axi.arvalid & axi.arready):
-            m.d.sync += [read_index.eq(axi.araddr[offset_bits:]), read_left.eq(axi.arlen + 1),
-                         axi.rid.eq(axi.arid)]
+            m.d.sync += [
+                read_index.eq(axi.araddr[offset_bits:]),
+                read_left.eq(axi.arlen + 1),
+                axi.rid.eq(axi.arid),
+            ]
         with m.If(issue):
             m.d.sync += [
-                read_index.eq(read_index + 1), read_left.eq(read_left - 1),
-                axi.rvalid.eq(1), axi.rlast.eq(read_left == 1),
+                read_index.eq(read_index + 1),
+                read_left.eq(read_left - 1),
+                axi.rvalid.eq(1),
+                axi.rlast.eq(read_left == 1),
                 axi.rresp.eq(Mux(read_index[index_bits:] == 0, Resp.OKAY, Resp.DECERR)),
             ]
 
@@ -93,8 +101,12 @@ class BlockMemory(wiring.Component):
         with m.If(axi.bready):
             m.d.sync += axi.bvalid.eq(0)
         with m.If(axi.awvalid & axi.awready):
-            m.d.sync += [write_index.eq(axi.awaddr[offset_bits:]), axi.bid.eq(axi.awid),
-                         axi.bresp.eq(Resp.OKAY), writing.eq(1)]
+            m.d.sync += [
+                write_index.eq(axi.awaddr[offset_bits:]),
+                axi.bid.eq(axi.awid),
+                axi.bresp.eq(Resp.OKAY),
+                writing.eq(1),
+            ]
         with m.If(beat):
             m.d.sync += write_index.eq(write_index + 1)
             with m.If(~inside):
@@ -107,8 +119,9 @@ class BlockMemory(wiring.Component):
         fetched = Signal()
         free = Signal()
         m.d.comb += [
-            free.eq(~fetched & (~answer.valid | answer.ready) & ~beat
-                    & (read_left == 0) & ~axi.rvalid),
+            free.eq(
+                ~fetched & (~answer.valid | answer.ready) & ~beat & (read_left == 0) & ~axi.rvalid
+            ),
             access.ready.eq(free),
         ]
         host_read = Signal()
@@ -126,7 +139,12 @@ class BlockMemory(wiring.Component):
             axi.rdata.eq(read.data),
             write.addr.eq(Mux(beat, write_index, access.p.index)),
             write.data.eq(Mux(beat, axi.wdata, access.p.data)),
-            write.en.eq(Mux(beat & inside, axi.wstrb,
-                            (access.valid & free & access.p.write).replicate(lanes))),
+            write.en.eq(
+                Mux(
+                    beat & inside,
+                    axi.wstrb,
+                    (access.valid & free & access.p.write).replicate(lanes),
+                )
+            ),
         ]
         return m

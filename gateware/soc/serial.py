@@ -52,12 +52,16 @@ class SerialBridge(wiring.Component):
                 raise ValueError(f"{name} must be a power of two of at least 16, not {value!r}")
         self._memory_bytes, self._silence_cycles = memory_bytes, silence_cycles
         byte, word = stream.Signature(8), stream.Signature(32)
-        super().__init__({
-            "i": In(byte), "o": Out(byte),
-            "access": Out(stream.Signature(access_layout(32))), "answer": In(word),
-            "axil": Out(AxiLiteSignature(addr_bits, 32)),
-            "reset": Out(1),
-        })
+        super().__init__(
+            {
+                "i": In(byte),
+                "o": Out(byte),
+                "access": Out(stream.Signature(access_layout(32))),
+                "answer": In(word),
+                "axil": Out(AxiLiteSignature(addr_bits, 32)),
+                "reset": Out(1),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -72,7 +76,8 @@ class SerialBridge(wiring.Component):
         resetting = Signal(range(RESET_CYCLES))
         silence = Signal(range(self._silence_cycles))
         is_register = (address >= REGISTER_BASE) & (
-            address < REGISTER_BASE + (1 << len(axil.awaddr)))
+            address < REGISTER_BASE + (1 << len(axil.awaddr))
+        )
         in_memory = address < self._memory_bytes
 
         m.d.comb += [
@@ -80,8 +85,10 @@ class SerialBridge(wiring.Component):
             self.access.p.write.eq(is_write),
             self.access.p.index.eq(address[2:]),
             self.access.p.data.eq(word),
-            axil.awaddr.eq(address), axil.araddr.eq(address),
-            axil.wdata.eq(word), axil.wstrb.eq(~0),
+            axil.awaddr.eq(address),
+            axil.araddr.eq(address),
+            axil.wdata.eq(word),
+            axil.wstrb.eq(~0),
         ]
         with m.If(resetting != 0):
             m.d.sync += resetting.eq(resetting - 1)

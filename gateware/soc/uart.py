@@ -62,12 +62,15 @@ class UartReceiver(wiring.Component):
                 with m.If(timer == 0):
                     m.d.sync += [timer.eq(self._divisor - 1), bit.eq(0)]
                     m.next = "Data"
-                    with m.If(rx):      # a glitch
+                    with m.If(rx):  # a glitch
                         m.next = "Idle"
             with m.State("Data"):
                 with m.If(timer == 0):
-                    m.d.sync += [timer.eq(self._divisor - 1), bit.eq(bit + 1),
-                                 shift.eq(Cat(shift[1:], rx))]
+                    m.d.sync += [
+                        timer.eq(self._divisor - 1),
+                        bit.eq(bit + 1),
+                        shift.eq(Cat(shift[1:], rx)),
+                    ]
                     with m.If(bit == DATA_BITS - 1):
                         m.next = "Stop"
             with m.State("Stop"):
@@ -111,11 +114,17 @@ class UartTransmitter(wiring.Component):
         m.d.comb += [self.i.ready.eq(count == 0), self.tx.eq(shift[0])]
         with m.If(count == 0):
             with m.If(self.i.valid):
-                m.d.sync += [shift.eq(Cat(C(0, 1), self.i.payload)), count.eq(DATA_BITS + 2),
-                             timer.eq(self._divisor - 1)]
+                m.d.sync += [
+                    shift.eq(Cat(C(0, 1), self.i.payload)),
+                    count.eq(DATA_BITS + 2),
+                    timer.eq(self._divisor - 1),
+                ]
         with m.Elif(timer != 0):
             m.d.sync += timer.eq(timer - 1)
         with m.Else():
-            m.d.sync += [timer.eq(self._divisor - 1), shift.eq(Cat(shift[1:], 1)),
-                         count.eq(count - 1)]
+            m.d.sync += [
+                timer.eq(self._divisor - 1),
+                shift.eq(Cat(shift[1:], 1)),
+                count.eq(count - 1),
+            ]
         return m

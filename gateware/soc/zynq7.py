@@ -177,8 +177,12 @@ class Zynq7Top(Elaboratable):
                 f"i_{prefix}ACLK": clk,
                 f"i_{prefix}RDISSUECAP1EN": C(0, 1),
                 f"i_{prefix}WRISSUECAP1EN": C(0, 1),
-                **_pins(prefix, getattr(self._accelerator, port),
-                        inputs=_FROM_MASTER, outputs=_FROM_SLAVE),
+                **_pins(
+                    prefix,
+                    getattr(self._accelerator, port),
+                    inputs=_FROM_MASTER,
+                    outputs=_FROM_SLAVE,
+                ),
             }
         return pins
 

@@ -10,8 +10,17 @@ from quant.data.folder import FolderSplit
 from quant.data.splits import ArraySplit, Augment, Dataset, DatasetError, Split
 from quant.data.text import TextSplit
 
-__all__ = ["DATASETS", "ArraySplit", "Augment", "Dataset", "DatasetError", "FolderSplit", "Split",
-           "TextSplit", "load"]
+__all__ = [
+    "DATASETS",
+    "ArraySplit",
+    "Augment",
+    "Dataset",
+    "DatasetError",
+    "FolderSplit",
+    "Split",
+    "TextSplit",
+    "load",
+]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,20 +20,35 @@ class Layout:
     """Where a set keeps what."""
 
     name: str
-    folder: str                 #: in the archive, which has the name ``archive``
+    folder: str  #: in the archive, which has the name ``archive``
     archive: str
     train: tuple[str, ...]
     test: tuple[str, ...]
-    labels: bytes               #: key of the labels in the files of images
+    labels: bytes  #: key of the labels in the files of images
     meta: str
-    class_names: bytes          #: key of the names in ``meta``
+    class_names: bytes  #: key of the names in ``meta``
 
 
-CIFAR10 = Layout("cifar10", "cifar-10-batches-py", "cifar-10-python.tar.gz",
-                 tuple(f"data_batch_{i}" for i in range(1, 6)), ("test_batch",), b"labels",
-                 "batches.meta", b"label_names")
-CIFAR100 = Layout("cifar100", "cifar-100-python", "cifar-100-python.tar.gz",
-                  ("train",), ("test",), b"fine_labels", "meta", b"fine_label_names")
+CIFAR10 = Layout(
+    "cifar10",
+    "cifar-10-batches-py",
+    "cifar-10-python.tar.gz",
+    tuple(f"data_batch_{i}" for i in range(1, 6)),
+    ("test_batch",),
+    b"labels",
+    "batches.meta",
+    b"label_names",
+)
+CIFAR100 = Layout(
+    "cifar100",
+    "cifar-100-python",
+    "cifar-100-python.tar.gz",
+    ("train",),
+    ("test",),
+    b"fine_labels",
+    "meta",
+    b"fine_label_names",
+)
 
 
 def cifar10(directory: pathlib.Path | None) -> Dataset:
@@ -53,18 +68,21 @@ def load(layout: Layout, path: pathlib.Path | None) -> Dataset:
     names = files[layout.meta].get(layout.class_names)
     if not isinstance(names, list) or not all(isinstance(n, bytes | str) for n in names):
         raise DatasetError(f"{layout.meta} of {layout.name} has no class names: download it again")
-    return Dataset(layout.name,
-                   split(layout, [files[name] for name in layout.train], Augment(4, flip=True)),
-                   split(layout, [files[name] for name in layout.test], None),
-                   tuple(n.decode("utf-8", "replace") if isinstance(n, bytes) else n
-                         for n in names))
+    return Dataset(
+        layout.name,
+        split(layout, [files[name] for name in layout.train], Augment(4, flip=True)),
+        split(layout, [files[name] for name in layout.test], None),
+        tuple(n.decode("utf-8", "replace") if isinstance(n, bytes) else n for n in names),
+    )
 
 
 def read(layout: Layout, path: pathlib.Path | None) -> dict[str, bytes]:
     """Content of all files of a set, by name."""
     wanted = (*layout.train, *layout.test, layout.meta)
-    remedy = (f"get {layout.archive} from https://www.cs.toronto.edu/~kriz/cifar.html and name it "
-              "or its folder with --data")
+    remedy = (
+        f"get {layout.archive} from https://www.cs.toronto.edu/~kriz/cifar.html and name it "
+        "or its folder with --data"
+    )
     if path is None:
         raise DatasetError(f"no place given for {layout.name}: {remedy}")
     archive = path / layout.archive if path.is_dir() else path
@@ -99,11 +117,16 @@ def split(layout: Layout, files: list[dict], augment: Augment | None) -> ArraySp
     images, labels = [], []
     for file in files:
         pixels, classes = file.get(b"data"), file.get(layout.labels)
-        if not isinstance(pixels, PickledArray) or not isinstance(classes, list) \
-                or pixels.bytes_of((len(classes), 3072)) is None \
-                or not all(type(c) is int for c in classes):
-            raise DatasetError(f"a file of {layout.name} does not hold 32x32 images with "
-                               f"{layout.labels.decode()}: download it again")
+        if (
+            not isinstance(pixels, PickledArray)
+            or not isinstance(classes, list)
+            or pixels.bytes_of((len(classes), 3072)) is None
+            or not all(type(c) is int for c in classes)
+        ):
+            raise DatasetError(
+                f"a file of {layout.name} does not hold 32x32 images with "
+                f"{layout.labels.decode()}: download it again"
+            )
         images.append(pixels.bytes_of((len(classes), 3072)).reshape(-1, 3, 32, 32))
         labels += classes
     return ArraySplit(np.concatenate(images), np.array(labels), augment)
@@ -122,8 +145,9 @@ class PickledArray:
     def bytes_of(self, shape: tuple[int, ...]) -> np.ndarray | None:
         """The array, if it is one of unsigned bytes in rows with that ``shape``."""
         match self.state:
-            case [_, found, PickledArray(said=["u1" | b"u1", *_]), False, bytes(raw)] \
-                    if found == shape and len(raw) == math.prod(shape):
+            case [_, found, PickledArray(said=["u1" | b"u1", *_]), False, bytes(raw)] if (
+                found == shape and len(raw) == math.prod(shape)
+            ):
                 return np.frombuffer(raw, np.uint8).reshape(shape)
         return None
 
@@ -135,12 +159,18 @@ class ArrayUnpickler(pickle._Unpickler):
     It is the implementation in Python, because the one in C reserves as much memory as a damaged
     file says, 4 GiB for one of nine bytes. For the same reason it knows no bytearray."""
 
-    dispatch = {code: load for code, load in pickle._Unpickler.dispatch.items()
-                if code != pickle.BYTEARRAY8[0]}
+    dispatch = {
+        code: load
+        for code, load in pickle._Unpickler.dispatch.items()
+        if code != pickle.BYTEARRAY8[0]
+    }
 
-    ALLOWED = (("numpy", "ndarray"), ("numpy", "dtype"),
-               ("numpy.core.multiarray", "_reconstruct"),       # of numpy 1
-               ("numpy._core.multiarray", "_reconstruct"))      # of numpy 2
+    ALLOWED = (
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("numpy.core.multiarray", "_reconstruct"),  # of numpy 1
+        ("numpy._core.multiarray", "_reconstruct"),
+    )  # of numpy 2
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in self.ALLOWED:
@@ -152,10 +182,21 @@ def unpickle(content: bytes, name: str) -> dict:
     """The dictionary in a pickle; strings of Python 2 become bytes."""
     try:
         found = ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, LookupError, TypeError,
-            ValueError, OverflowError, MemoryError, struct.error) as error:
-        raise DatasetError(f"{name} is truncated or damaged ({error}): download it again") \
-            from error
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        AttributeError,
+        ImportError,
+        LookupError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        MemoryError,
+        struct.error,
+    ) as error:
+        raise DatasetError(
+            f"{name} is truncated or damaged ({error}): download it again"
+        ) from error
     if not isinstance(found, dict):
         raise DatasetError(f"{name} holds no dictionary: download it again")
     return found

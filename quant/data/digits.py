@@ -20,5 +20,9 @@ def load(directory: pathlib.Path | None) -> Dataset:
         raise DatasetError("the digits come with scikit-learn: leave --data out")
     images, labels = load_digits(return_X_y=True)
     images = (images.astype(np.int64) * 255 // 16).astype(np.uint8).reshape(-1, 1, 8, 8)
-    return Dataset("digits", ArraySplit(images[:-360], labels[:-360], Augment(shift=1)),
-                   ArraySplit(images[-360:], labels[-360:]), tuple("0123456789"))
+    return Dataset(
+        "digits",
+        ArraySplit(images[:-360], labels[:-360], Augment(shift=1)),
+        ArraySplit(images[-360:], labels[-360:]),
+        tuple("0123456789"),
+    )

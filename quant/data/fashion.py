@@ -10,9 +10,19 @@ import numpy as np
 
 from quant.data.splits import ArraySplit, Augment, Dataset, DatasetError
 
-PATH = pathlib.Path("/usr/share/datasets/fashion-mnist")    #: of the Debian package
-CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag",
-           "ankle boot")
+PATH = pathlib.Path("/usr/share/datasets/fashion-mnist")  #: of the Debian package
+CLASSES = (
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 REMEDY = "apt-get install dataset-fashion-mnist, or name the folder of its four files with --data"
 
 
@@ -26,8 +36,10 @@ def load(directory: pathlib.Path | None) -> Dataset:
         images = read_idx(directory / f"{part}-images-idx3-ubyte.gz")
         labels = read_idx(directory / f"{part}-labels-idx1-ubyte.gz")
         if images.ndim != 3 or labels.shape != images.shape[:1]:
-            raise DatasetError(f"{directory}: {part} images {images.shape} and labels "
-                               f"{labels.shape} do not belong together")
+            raise DatasetError(
+                f"{directory}: {part} images {images.shape} and labels "
+                f"{labels.shape} do not belong together"
+            )
         parts[part] = ArraySplit(images[:, None], labels, augment)
     return Dataset("fashion-mnist", parts["train"], parts["t10k"], CLASSES)
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from quant.data.splits import EVERYTHING, DatasetError, Split, labels_of
 
-SCALE = (0.08, 1.0)         #: share of the image's area that a random crop takes
-ASPECT = (3 / 4, 4 / 3)     #: width over height of a random crop
-ATTEMPTS = 10               #: crops tried until one fits into the image
-DRAWS = 4 * ATTEMPTS + 1    #: random numbers of one image: 4 for each crop, 1 for mirroring
+SCALE = (0.08, 1.0)  #: share of the image's area that a random crop takes
+ASPECT = (3 / 4, 4 / 3)  #: width over height of a random crop
+ATTEMPTS = 10  #: crops tried until one fits into the image
+DRAWS = 4 * ATTEMPTS + 1  #: random numbers of one image: 4 for each crop, 1 for mirroring
 
 
 class FolderSplit(Split):
@@ -27,8 +27,14 @@ class FolderSplit(Split):
     centre is cut out. Both as torchvision does it with Pillow's bilinear filter.
     """
 
-    def __init__(self, paths: Sequence[str], labels: np.ndarray, size: int,
-                 device: str | torch.device = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        labels: np.ndarray,
+        size: int,
+        device: str | torch.device = "cpu",
+        threads: int | None = None,
+    ) -> None:
         self.paths, self.labels = paths, labels.astype(np.int64)
         self.size, self.device = size, device
         self.threads = threads or os.cpu_count() or 1
@@ -38,16 +44,19 @@ class FolderSplit(Split):
         return type(self)(self.paths, self.labels, self.size, device, self.threads)
 
     def first(self, count: int | None) -> Self:
-        return type(self)(self.paths[:count], self.labels[:count], self.size, self.device,
-                          self.threads)
+        return type(self)(
+            self.paths[:count], self.labels[:count], self.size, self.device, self.threads
+        )
 
-    def batch(self, indices: Tensor, generator: torch.Generator | None = None,
-              part: slice = EVERYTHING) -> tuple[Tensor, Tensor]:
+    def batch(
+        self, indices: Tensor, generator: torch.Generator | None = None, part: slice = EVERYTHING
+    ) -> tuple[Tensor, Tensor]:
         chosen = indices[part].cpu()
         drawn = [None] * len(chosen)
         if generator is not None:
-            drawn = torch.rand(len(indices), DRAWS, generator=generator,
-                               dtype=torch.float64)[part].tolist()
+            drawn = torch.rand(len(indices), DRAWS, generator=generator, dtype=torch.float64)[
+                part
+            ].tolist()
         paths = [self.paths[i] for i in chosen.tolist()]
         pixels = np.empty((len(paths), *self.shape), np.uint8)
         # Threads, because Pillow lets others run while it decodes and resizes.
@@ -95,7 +104,7 @@ def random_box(width: int, height: int, drawn: Sequence[float]) -> tuple[int, in
     top and left. When none of the crops fits it is the centre with the nearest allowed aspect.
     """
     for k in range(0, 4 * ATTEMPTS, 4):
-        u, v, top, left = drawn[k:k + 4]
+        u, v, top, left = drawn[k : k + 4]
         area = width * height * (SCALE[0] + u * (SCALE[1] - SCALE[0]))
         aspect = math.exp(math.log(ASPECT[0]) + v * math.log(ASPECT[1] / ASPECT[0]))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))

@@ -16,36 +16,46 @@ HUB = "nyu-mll/glue"
 class Task:
     """One of the tasks. Columns have one name on the hub and another in GLUE's own files."""
 
-    name: str                               #: on the hub
-    folder: str                             #: in GLUE's own archive
-    columns: tuple[tuple[str, ...], ...]    #: of the sentences, in the order of preference
-    labels: tuple[str, ...]                 #: names of the label's column
-    test: tuple[str, ...]                   #: how names of files begin that are tested on
+    name: str  #: on the hub
+    folder: str  #: in GLUE's own archive
+    columns: tuple[tuple[str, ...], ...]  #: of the sentences, in the order of preference
+    labels: tuple[str, ...]  #: names of the label's column
+    test: tuple[str, ...]  #: how names of files begin that are tested on
     class_names: tuple[str, ...]
 
     @property
     def remedy(self) -> str:
-        return (f"with --data name a folder that has train and {self.test[0]} as .parquet, .tsv, "
-                f".csv or .jsonl, or GLUE's own; or leave --data out on a machine with internet "
-                f"and datasets installed, to have {HUB} downloaded")
+        return (
+            f"with --data name a folder that has train and {self.test[0]} as .parquet, .tsv, "
+            f".csv or .jsonl, or GLUE's own; or leave --data out on a machine with internet "
+            f"and datasets installed, to have {HUB} downloaded"
+        )
 
 
-SST2 = Task("sst2", "SST-2", (("sentence",),), ("label",), ("validation", "dev"),
-            ("negative", "positive"))
+SST2 = Task(
+    "sst2", "SST-2", (("sentence",),), ("label",), ("validation", "dev"), ("negative", "positive")
+)
 #: Tested on the genres that are not in the training set, as it is usually reported.
-MNLI = Task("mnli", "MNLI", (("premise", "hypothesis"), ("sentence1", "sentence2")),
-            ("gold_label", "label"), ("validation_mismatched", "dev_mismatched"),
-            ("entailment", "neutral", "contradiction"))
+MNLI = Task(
+    "mnli",
+    "MNLI",
+    (("premise", "hypothesis"), ("sentence1", "sentence2")),
+    ("gold_label", "label"),
+    ("validation_mismatched", "dev_mismatched"),
+    ("entailment", "neutral", "contradiction"),
+)
 
 
-def sst2(directory: pathlib.Path | None, tokenizer: str | None = None,
-         max_length: int = 64) -> Dataset:
+def sst2(
+    directory: pathlib.Path | None, tokenizer: str | None = None, max_length: int = 64
+) -> Dataset:
     """Sentences of film reviews, negative or positive."""
     return load(SST2, directory, tokeniser(tokenizer, max_length))
 
 
-def mnli(directory: pathlib.Path | None, tokenizer: str | None = None,
-         max_length: int = 128) -> Dataset:
+def mnli(
+    directory: pathlib.Path | None, tokenizer: str | None = None, max_length: int = 128
+) -> Dataset:
     """Pairs of sentences: does the second follow from the first or contradict it? The test set is
     the mismatched half of the validation set."""
     return load(MNLI, directory, tokeniser(tokenizer, max_length))
@@ -69,8 +79,9 @@ def from_hub(task: Task, split: str) -> list[dict]:
 
         return datasets.load_dataset(HUB, task.name, split=split).to_list()
     except ImportError as error:
-        raise DatasetError(f"the package datasets is missing: pip install datasets; or "
-                           f"{task.remedy}") from error
+        raise DatasetError(
+            f"the package datasets is missing: pip install datasets; or {task.remedy}"
+        ) from error
     except (OSError, ValueError, RuntimeError) as error:
         raise DatasetError(f"no {task.name} from the hub ({error}): {task.remedy}") from error
 
@@ -83,8 +94,7 @@ def find(task: Task, directory: pathlib.Path, beginnings: tuple[str, ...]) -> li
             for beginning in beginnings:
                 if found := sorted(folder.glob(f"{beginning}*{suffix}")):
                     return found
-    raise DatasetError(f"no {' or '.join(beginnings)} of {task.name} in {directory}: "
-                       f"{task.remedy}")
+    raise DatasetError(f"no {' or '.join(beginnings)} of {task.name} in {directory}: {task.remedy}")
 
 
 def read(path: pathlib.Path) -> list[dict]:
@@ -135,7 +145,8 @@ def convert(task: Task, rows: list[dict], source: str, tokenise: Tokenise) -> Te
         if not all(isinstance(part, str) for part in text) or str(label) not in known:
             raise DatasetError(
                 f"{source}: row {number} needs text in {' and '.join(columns)} and one of "
-                f"{', '.join(known)} in {task.labels[-1]}, it has {label!r}; get the file again")
+                f"{', '.join(known)} in {task.labels[-1]}, it has {label!r}; get the file again"
+            )
         texts.append(text)
         labels.append(known[str(label)])
     if not rows:

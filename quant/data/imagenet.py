@@ -10,8 +10,10 @@ from quant.data.folder import FolderSplit
 from quant.data.splits import Dataset, DatasetError
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
-REMEDY = ("name the folder that holds train/CLASS/*.JPEG and val/CLASS/*.JPEG with --data; "
-          "ImageNet's files are at https://image-net.org after registration")
+REMEDY = (
+    "name the folder that holds train/CLASS/*.JPEG and val/CLASS/*.JPEG with --data; "
+    "ImageNet's files are at https://image-net.org after registration"
+)
 
 
 def load(directory: pathlib.Path | None, size: int = 224) -> Dataset:
@@ -27,10 +29,13 @@ def load(directory: pathlib.Path | None, size: int = 224) -> Dataset:
     class_names = classes(directory / "train")
     held_out = classes(directory / "val")
     if odd := sorted(set(class_names) ^ set(held_out)):
-        raise DatasetError(f"{directory}: only one of train and val has a class {odd[0]}; "
-                           "give both the same folders")
-    train, test = (FolderSplit(*listing(directory / part, class_names), size)
-                   for part in ("train", "val"))
+        raise DatasetError(
+            f"{directory}: only one of train and val has a class {odd[0]}; "
+            "give both the same folders"
+        )
+    train, test = (
+        FolderSplit(*listing(directory / part, class_names), size) for part in ("train", "val")
+    )
     return Dataset("imagenet", train, test, class_names)
 
 
@@ -39,11 +44,14 @@ def classes(folder: pathlib.Path) -> tuple[str, ...]:
     if not folder.is_dir():
         raise DatasetError(f"no folder {folder}: {REMEDY}")
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries
-                       if entry.is_dir() and not entry.name.startswith("."))
+        names = sorted(
+            entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")
+        )
     if not names:
-        raise DatasetError(f"{folder} has no folders, one for each class: sort its images into "
-                           "them, for ImageNet's val by the synsets of its development kit")
+        raise DatasetError(
+            f"{folder} has no folders, one for each class: sort its images into "
+            "them, for ImageNet's val by the synsets of its development kit"
+        )
     return tuple(names)
 
 
@@ -52,11 +60,11 @@ def listing(folder: pathlib.Path, class_names: tuple[str, ...]) -> tuple[list[st
     found = []
     for label, name in enumerate(class_names):
         with os.scandir(folder / name) as entries:
-            paths = sorted(entry.path for entry in entries
-                           if entry.name.lower().endswith(SUFFIXES))
+            paths = sorted(entry.path for entry in entries if entry.name.lower().endswith(SUFFIXES))
         if not paths:
-            raise DatasetError(f"{folder / name} holds no image ({', '.join(SUFFIXES)}): "
-                               "fill or remove it")
+            raise DatasetError(
+                f"{folder / name} holds no image ({', '.join(SUFFIXES)}): fill or remove it"
+            )
         found += [(turn, label, path) for turn, path in enumerate(paths)]
     found.sort()
     return [path for *_, path in found], np.array([label for _, label, _ in found])

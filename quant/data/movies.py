@@ -22,12 +22,13 @@ ARCHIVE = "vaderSentiment-0.5.zip"
 CACHE = pathlib.Path("~/.cache/rmsmp")
 INNER = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"
 TABLE = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
-TEST_SHARE = 10     #: every so many sentences one is held out
+TEST_SHARE = 10  #: every so many sentences one is held out
 SEED = 2014
 
 
-def load(directory: pathlib.Path | None, tokenizer: str | None = None,
-         max_length: int = 64) -> Dataset:
+def load(
+    directory: pathlib.Path | None, tokenizer: str | None = None, max_length: int = 64
+) -> Dataset:
     """Negative and positive sentences by the sign of their mean rating, from the archive
     ``directory`` or the folder that holds it.
 
@@ -39,26 +40,42 @@ def load(directory: pathlib.Path | None, tokenizer: str | None = None,
     texts, labels = parse(read(directory or CACHE.expanduser()))
     order = np.random.default_rng(SEED).permutation(len(texts))
     border = len(texts) // TEST_SHARE
-    train, test = (tokenise([(texts[i],) for i in part], [labels[i] for i in part])
-                   for part in (order[border:], order[:border]))
+    train, test = (
+        tokenise([(texts[i],) for i in part], [labels[i] for i in part])
+        for part in (order[border:], order[:border])
+    )
     return Dataset("movies", train, test, ("negative", "positive"))
 
 
 def read(path: pathlib.Path) -> str:
     """The table, taken from the archive in the archive without unpacking them."""
     archive = path if path.is_file() else path / ARCHIVE
-    remedy = ("pip download vaderSentiment==0.5 --no-binary :all: --no-deps -d DIR, then "
-              f"name DIR with --data, or take {CACHE} as DIR and leave --data out")
+    remedy = (
+        "pip download vaderSentiment==0.5 --no-binary :all: --no-deps -d DIR, then "
+        f"name DIR with --data, or take {CACHE} as DIR and leave --data out"
+    )
     try:
-        with zipfile.ZipFile(archive) as outer, \
-                tarfile.open(fileobj=io.BytesIO(outer.read(INNER))) as inner:
+        with (
+            zipfile.ZipFile(archive) as outer,
+            tarfile.open(fileobj=io.BytesIO(outer.read(INNER))) as inner,
+        ):
             return inner.extractfile(TABLE).read().decode("utf-8")
     except FileNotFoundError as error:
         raise DatasetError(f"no rated sentences at {archive}: {remedy}") from error
-    except (OSError, EOFError, KeyError, ValueError, RuntimeError, AttributeError,
-            zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise DatasetError(f"{archive} is another archive or damaged ({error}): {remedy}") \
-            from error
+    except (
+        OSError,
+        EOFError,
+        KeyError,
+        ValueError,
+        RuntimeError,
+        AttributeError,
+        zlib.error,
+        zipfile.BadZipFile,
+        tarfile.TarError,
+    ) as error:
+        raise DatasetError(
+            f"{archive} is another archive or damaged ({error}): {remedy}"
+        ) from error
 
 
 def parse(table: str) -> tuple[list[str], list[int]]:

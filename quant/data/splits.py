@@ -22,13 +22,13 @@ class DatasetError(UserError):
     """A data set that is not there or is damaged."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))     # libraries give reasons of many lines
+        super().__init__(" ".join(message.split()))  # libraries give reasons of many lines
 
 
 class Split(abc.ABC):
     """Samples with labels. Samples are numbered from 0; ``labels`` cost no decoding."""
 
-    labels: np.ndarray      #: int64 (N,)
+    labels: np.ndarray  #: int64 (N,)
     shape: tuple[int, ...]  #: of one input without the batch
 
     def __len__(self) -> int:
@@ -43,8 +43,9 @@ class Split(abc.ABC):
         """The same with its first ``count`` samples (all of them for None)."""
 
     @abc.abstractmethod
-    def batch(self, indices: Tensor, generator: torch.Generator | None = None,
-              part: slice = EVERYTHING) -> tuple[Inputs, Tensor]:
+    def batch(
+        self, indices: Tensor, generator: torch.Generator | None = None, part: slice = EVERYTHING
+    ) -> tuple[Inputs, Tensor]:
         """Inputs and int64 labels of the samples ``indices[part]``.
 
         With a ``generator`` (of the CPU) the samples are changed at random, as training wants it.
@@ -84,24 +85,29 @@ class Augment:
             padded = F.pad(x, [self.shift] * 4)
             rows = row + torch.arange(height, device=x.device)
             columns = column + torch.arange(width, device=x.device)
-            x = padded[torch.arange(n, device=x.device)[:, None, None, None],
-                       torch.arange(channels, device=x.device)[:, None, None],
-                       rows[:, None, :, None], columns[:, None, None, :]]
+            x = padded[
+                torch.arange(n, device=x.device)[:, None, None, None],
+                torch.arange(channels, device=x.device)[:, None, None],
+                rows[:, None, :, None],
+                columns[:, None, None, :],
+            ]
         return x
 
 
 class ArraySplit(Split):
     """Images in memory, uint8 (N, C, H, W)."""
 
-    def __init__(self, images: np.ndarray | Tensor, labels: np.ndarray,
-                 augment: Augment | None = None) -> None:
+    def __init__(
+        self, images: np.ndarray | Tensor, labels: np.ndarray, augment: Augment | None = None
+    ) -> None:
         if images.ndim != 4 or labels.shape != images.shape[:1]:
-            raise DatasetError(f"images {tuple(images.shape)} and labels {labels.shape} do not "
-                               "belong together")
+            raise DatasetError(
+                f"images {tuple(images.shape)} and labels {labels.shape} do not belong together"
+            )
         # A copy: arrays that stand for the bytes of a file cannot be shared with torch.
         self.pixels = images if isinstance(images, Tensor) else torch.tensor(images)
         self.labels = labels.astype(np.int64)
-        self.augment = augment or Augment()     #: of training
+        self.augment = augment or Augment()  #: of training
         self.shape = tuple(images.shape[1:])
 
     @property
@@ -119,8 +125,9 @@ class ArraySplit(Split):
         """The same, changing images in training as ``augment`` says."""
         return type(self)(self.pixels, self.labels, augment)
 
-    def batch(self, indices: Tensor, generator: torch.Generator | None = None,
-              part: slice = EVERYTHING) -> tuple[Tensor, Tensor]:
+    def batch(
+        self, indices: Tensor, generator: torch.Generator | None = None, part: slice = EVERYTHING
+    ) -> tuple[Tensor, Tensor]:
         drawn = None if generator is None else self.augment.draw(len(indices), generator)
         chosen = indices[part]
         x = self.pixels[chosen.to(self.pixels.device)].float() / 255
@@ -149,9 +156,11 @@ class Dataset:
                 raise DatasetError(f"{self.name} has no samples: its files are damaged")
             least, most = part.labels.min(), part.labels.max()
             if least < 0 or most >= len(self.class_names):
-                raise DatasetError(f"{self.name} has labels {least} to {most}, but "
-                                   f"{len(self.class_names)} classes: its files do not belong "
-                                   "together")
+                raise DatasetError(
+                    f"{self.name} has labels {least} to {most}, but "
+                    f"{len(self.class_names)} classes: its files do not belong "
+                    "together"
+                )
 
     @property
     def shape(self) -> tuple[int, ...]:

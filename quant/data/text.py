@@ -10,7 +10,7 @@ from torch import Tensor
 
 from quant.data.splits import EVERYTHING, DatasetError, Split, labels_of
 
-CHUNK = 10_000      #: sentences tokenised at once; the tokenizer's own results are large
+CHUNK = 10_000  #: sentences tokenised at once; the tokenizer's own results are large
 
 
 class TextSplit(Split):
@@ -20,8 +20,14 @@ class TextSplit(Split):
     a text that is no pair has no others.
     """
 
-    def __init__(self, tokens: np.ndarray, lengths: np.ndarray, borders: np.ndarray,
-                 labels: np.ndarray, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        borders: np.ndarray,
+        labels: np.ndarray,
+        device: str | torch.device = "cpu",
+    ) -> None:
         self.tokens, self.lengths, self.borders, self.device = tokens, lengths, borders, device
         self.labels = labels.astype(np.int64)
         self.shape = tuple(tokens.shape[1:])
@@ -30,19 +36,27 @@ class TextSplit(Split):
         return type(self)(self.tokens, self.lengths, self.borders, self.labels, device)
 
     def first(self, count: int | None) -> Self:
-        return type(self)(self.tokens[:count], self.lengths[:count], self.borders[:count],
-                          self.labels[:count], self.device)
+        return type(self)(
+            self.tokens[:count],
+            self.lengths[:count],
+            self.borders[:count],
+            self.labels[:count],
+            self.device,
+        )
 
-    def batch(self, indices: Tensor, generator: torch.Generator | None = None,
-              part: slice = EVERYTHING) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    def batch(
+        self, indices: Tensor, generator: torch.Generator | None = None, part: slice = EVERYTHING
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
         """As the base class says; texts are the same in training, nothing is drawn."""
         chosen = indices[part].cpu()
         rows = chosen.numpy()
         places = np.arange(self.shape[0])
         present = places < self.lengths[rows][:, None]
         second = present & (places >= self.borders[rows][:, None])
-        inputs = tuple(torch.from_numpy(array.astype(np.int64)).to(self.device)
-                       for array in (self.tokens[rows], present, second))
+        inputs = tuple(
+            torch.from_numpy(array.astype(np.int64)).to(self.device)
+            for array in (self.tokens[rows], present, second)
+        )
         return inputs, labels_of(self, chosen, self.device)
 
 
@@ -54,8 +68,10 @@ def tokeniser(name: str | None, max_length: int) -> Tokenise:
     tokenizer ``name``: the folder of a Hugging Face model, or its name on the hub. Longer texts are
     cut to ``max_length`` tokens, shorter ones filled up."""
     if name is None:
-        raise DatasetError("texts need a tokenizer: name the folder of a Hugging Face model, or "
-                           "its name on the hub, with --tokenizer")
+        raise DatasetError(
+            "texts need a tokenizer: name the folder of a Hugging Face model, or "
+            "its name on the hub, with --tokenizer"
+        )
     if max_length < 8:
         raise DatasetError(f"texts of {max_length} tokens say nothing: give at least 8")
     try:
@@ -66,21 +82,29 @@ def tokeniser(name: str | None, max_length: int) -> Tokenise:
         raise DatasetError("texts need a package: pip install transformers") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise DatasetError(f"no tokenizer {name} ({reason}): name the folder of a Hugging Face "
-                           "model, which has a tokenizer.json or vocab.txt") from error
+        raise DatasetError(
+            f"no tokenizer {name} ({reason}): name the folder of a Hugging Face "
+            "model, which has a tokenizer.json or vocab.txt"
+        ) from error
     if tokenizer.pad_token is None:
-        raise DatasetError(f"the tokenizer {name} cannot fill up texts: take one of an encoder "
-                           "such as BERT")
+        raise DatasetError(
+            f"the tokenizer {name} cannot fill up texts: take one of an encoder such as BERT"
+        )
     tokenizer.padding_side = "right"
 
     def make(texts: Sequence[tuple[str, ...]], labels: Sequence[int]) -> TextSplit:
         tokens = np.empty((len(texts), max_length), np.int32)
         lengths, borders = np.empty((2, len(texts)), np.int64)
         for start in range(0, len(texts), CHUNK):
-            columns = [list(column) for column in zip(*texts[start:start + CHUNK], strict=True)]
-            made = tokenizer(*columns, padding="max_length", truncation=True,
-                             max_length=max_length, return_token_type_ids=True,
-                             return_tensors="np")
+            columns = [list(column) for column in zip(*texts[start : start + CHUNK], strict=True)]
+            made = tokenizer(
+                *columns,
+                padding="max_length",
+                truncation=True,
+                max_length=max_length,
+                return_token_type_ids=True,
+                return_tensors="np",
+            )
             part = slice(start, start + CHUNK)
             tokens[part], lengths[part] = made["input_ids"], made["attention_mask"].sum(1)
             borders[part] = lengths[part] - made["token_type_ids"].sum(1)

@@ -23,9 +23,9 @@ class Entry:
     #: "module:function", called with (channels, classes, width=) and stem= where there is a choice;
     #: of a network that reads texts with (source, tokens, classes)
     builder: str
-    width: int | None = None                #: channels of the stem unless told otherwise
+    width: int | None = None  #: channels of the stem unless told otherwise
     stems: tuple[str, ...] = ("cifar",)
-    reads: str = "images"                   #: or "texts"; then all but linear layers is the host's
+    reads: str = "images"  #: or "texts"; then all but linear layers is the host's
 
 
 MODELS = {
@@ -38,8 +38,15 @@ MODELS = {
 }
 
 
-def build(name: str, *, shape: tuple[int, ...], classes: int, width: int | None = None,
-          stem: str = "auto", source: str | None = None) -> "nn.Module":
+def build(
+    name: str,
+    *,
+    shape: tuple[int, ...],
+    classes: int,
+    width: int | None = None,
+    stem: str = "auto",
+    source: str | None = None,
+) -> "nn.Module":
     """A freshly initialised network.
 
     Parameters
@@ -60,8 +67,10 @@ def build(name: str, *, shape: tuple[int, ...], classes: int, width: int | None 
     entry = MODELS[name]
     if entry.reads == "texts":
         if len(shape) != 1 or source is None or width is not None or stem != "auto":
-            raise ValueError(f"model {name!r} takes texts of a number of tokens and the source of "
-                             "its architecture, which decides its width; leave width and stem out")
+            raise ValueError(
+                f"model {name!r} takes texts of a number of tokens and the source of "
+                "its architecture, which decides its width; leave width and stem out"
+            )
         return pkgutil.resolve_name(entry.builder)(source, shape[0], classes)
     width = entry.width if width is None else width
     if len(shape) != 3 or min(shape) < 1:
@@ -77,12 +86,15 @@ def build(name: str, *, shape: tuple[int, ...], classes: int, width: int | None 
     choice = {"stem": stem} if len(entry.stems) > 1 else {}
     model = pkgutil.resolve_name(entry.builder)(shape[0], classes, width=width, **choice)
     if min(shape[1:]) < model.reduction:
-        raise ValueError(f"images of {shape[1]}x{shape[2]} pixels are too small for {name!r} with "
-                         f"the {stem} stem, which needs {model.reduction}x{model.reduction}")
+        raise ValueError(
+            f"images of {shape[1]}x{shape[2]} pixels are too small for {name!r} with "
+            f"the {stem} stem, which needs {model.reduction}x{model.reduction}"
+        )
     return model
 
 
 def load_pretrained(model: "nn.Module", path: pathlib.Path | str) -> list[str]:
     """Load a checkpoint: :func:`quant.models.weights.load_pretrained`."""
     from quant.models import weights
+
     return weights.load_pretrained(model, path)

@@ -29,8 +29,11 @@ class BertClassifier(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
         absent = attention_mask.eq(0).unsqueeze(1).unsqueeze(2)
-        hidden = self.bert(input_ids=input_ids, token_type_ids=token_type_ids,
-                           attention_mask=absent.float() * torch.finfo(torch.float32).min)
+        hidden = self.bert(
+            input_ids=input_ids,
+            token_type_ids=token_type_ids,
+            attention_mask=absent.float() * torch.finfo(torch.float32).min,
+        )
         return self.classifier(self.dropout(hidden.pooler_output))
 
 
@@ -43,8 +46,10 @@ def build(source: str, tokens: int, classes: int) -> BertClassifier:
     with _loading(source) as transformers:
         config = _config(source, classes)
         if tokens > config.max_position_embeddings:
-            raise UserError(f"texts of {tokens} tokens are too long for {source}, which takes "
-                            f"{config.max_position_embeddings}: choose a smaller max_length")
+            raise UserError(
+                f"texts of {tokens} tokens are too long for {source}, which takes "
+                f"{config.max_position_embeddings}: choose a smaller max_length"
+            )
         return BertClassifier(transformers.BertForSequenceClassification(config).float())
 
 
@@ -61,16 +66,20 @@ def load_weights(model: BertClassifier, source: str) -> list[str]:
     try:
         model.load_state_dict(other.state_dict())
     except RuntimeError as error:
-        raise UserError(f"{source} is of another architecture than the model that was named for "
-                        "its tokenizer") from error
+        raise UserError(
+            f"{source} is of another architecture than the model that was named for its tokenizer"
+        ) from error
     return missing
 
 
 def _load(source: str, classes: int) -> tuple[BertClassifier, list[str]]:
     with _loading(source) as transformers:
         bert, report = transformers.BertForSequenceClassification.from_pretrained(
-            source, config=_config(source, classes), ignore_mismatched_sizes=True,
-            output_loading_info=True)
+            source,
+            config=_config(source, classes),
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
     missing = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     return BertClassifier(bert.float()), sorted(missing)
 
@@ -81,8 +90,9 @@ def _config(source: str, classes: int) -> object:
     folder = pathlib.Path(source)
     if folder.exists() and not (folder / "config.json").is_file():
         raise UserError(f"{source} is not a folder with a model: it has no config.json")
-    config = transformers.AutoConfig.from_pretrained(source, num_labels=classes,
-                                                     attn_implementation="eager")
+    config = transformers.AutoConfig.from_pretrained(
+        source, num_labels=classes, attn_implementation="eager"
+    )
     if config.model_type != "bert":
         raise UserError(f"{source} is a model of type {config.model_type!r}, not 'bert'")
     return config
@@ -100,8 +110,10 @@ def _loading(source: str) -> Iterator[types.ModuleType]:
             yield transformers
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"cannot load {source!r}, neither a folder with a model nor one that "
-                        f"the Hugging Face hub gives: {reason}") from error
+        raise UserError(
+            f"cannot load {source!r}, neither a folder with a model nor one that "
+            f"the Hugging Face hub gives: {reason}"
+        ) from error
 
 
 @contextlib.contextmanager

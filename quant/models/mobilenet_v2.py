@@ -6,8 +6,15 @@ from torch import Tensor, nn
 from quant.models.weights import initialise
 
 #: Expansion, channels, blocks and stride of the first block of each stage: table 2 of the paper.
-STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1),
-          (6, 160, 3, 2), (6, 320, 1, 1))
+STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
 STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
 
 
@@ -17,12 +24,14 @@ def round_channels(channels: float) -> int:
     return nearest if nearest >= 0.9 * channels else nearest + 8
 
 
-def _conv_bn_relu(channels: int, out_channels: int, kernel: int, stride: int = 1,
-                  groups: int = 1) -> nn.Sequential:
+def _conv_bn_relu(
+    channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(out_channels),
-        nn.ReLU6())
+        nn.ReLU6(),
+    )
 
 
 class InvertedResidual(nn.Module):
@@ -57,20 +66,25 @@ class MobileNetV2(nn.Module):
     dropout : before the classifier, in training
     """
 
-    def __init__(self, channels: int = 3, classes: int = 1000, width_mult: float = 1.0,
-                 stem: str = "imagenet", dropout: float = 0.2) -> None:
+    def __init__(
+        self,
+        channels: int = 3,
+        classes: int = 1000,
+        width_mult: float = 1.0,
+        stem: str = "imagenet",
+        dropout: float = 0.2,
+    ) -> None:
         super().__init__()
         stem_stride = 2 if stem == "imagenet" else 1
         #: pixels of the image, in each direction, per pixel of the last stage
-        self.reduction = 8 * stem_stride ** 2
+        self.reduction = 8 * stem_stride**2
         source = round_channels(STEM_CHANNELS * width_mult)
         self.features = nn.Sequential(_conv_bn_relu(channels, source, 3, stem_stride))
         for i, (expansion, outputs, blocks, stride) in enumerate(STAGES):
             width = round_channels(outputs * width_mult)
             for j in range(blocks):
                 first = stem_stride if i == 1 else stride
-                self.features.append(
-                    InvertedResidual(source, width, 1 if j else first, expansion))
+                self.features.append(InvertedResidual(source, width, 1 if j else first, expansion))
                 source = width
         head = round_channels(HEAD_CHANNELS * max(1.0, width_mult))
         self.features.append(_conv_bn_relu(source, head, 1))
@@ -82,8 +96,9 @@ class MobileNetV2(nn.Module):
         return self.classifier(self.flatten(self.avgpool(self.features(x))))
 
 
-def mobilenet_v2(channels: int = 3, classes: int = 1000, width: int = STEM_CHANNELS,
-                 stem: str = "imagenet") -> nn.Module:
+def mobilenet_v2(
+    channels: int = 3, classes: int = 1000, width: int = STEM_CHANNELS, stem: str = "imagenet"
+) -> nn.Module:
     """MobileNet-v2 whose stem has ``width`` channels, rounded to a multiple of 8."""
     model = initialise(MobileNetV2(channels, classes, width / STEM_CHANNELS, stem))
     nn.init.normal_(model.classifier[1].weight, 0, 0.01)

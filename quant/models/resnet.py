@@ -12,14 +12,15 @@ def _shortcut(channels: int, out_channels: int, stride: int) -> nn.Module | None
     """Option B: a 1x1 convolution where the shape changes; None where it does not."""
     if stride == 1 and channels == out_channels:
         return None
-    return nn.Sequential(nn.Conv2d(channels, out_channels, 1, stride, bias=False),
-                         nn.BatchNorm2d(out_channels))
+    return nn.Sequential(
+        nn.Conv2d(channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+    )
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut, a 1x1 convolution where the shape changes."""
 
-    expansion = 1       #: output channels per channel of the 3x3 convolutions
+    expansion = 1  #: output channels per channel of the 3x3 convolutions
 
     def __init__(self, channels: int, width: int, stride: int = 1) -> None:
         super().__init__()
@@ -44,7 +45,7 @@ class Bottleneck(nn.Module):
     1x1, which needs fewer operations and is less accurate.
     """
 
-    expansion = 4       #: output channels per channel of the 3x3 convolution
+    expansion = 4  #: output channels per channel of the 3x3 convolution
 
     def __init__(self, channels: int, width: int, stride: int = 1) -> None:
         super().__init__()
@@ -81,8 +82,15 @@ class ResNet(nn.Module):
         3x3 convolution with stride 1
     """
 
-    def __init__(self, block: type[BasicBlock | Bottleneck], blocks: Sequence[int], channels: int,
-                 classes: int, width: int, stem: str) -> None:
+    def __init__(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        blocks: Sequence[int],
+        channels: int,
+        classes: int,
+        width: int,
+        stem: str,
+    ) -> None:
         super().__init__()
         large = stem == "imagenet"
         #: pixels of the image, in each direction, per pixel of the last stage
@@ -128,11 +136,13 @@ def resnet20(channels: int = 3, classes: int = 10, width: int = 16) -> nn.Module
     return initialise(ResNet(BasicBlock, (3, 3, 3), channels, classes, width, "cifar"))
 
 
-def resnet18(channels: int = 3, classes: int = 1000, width: int = 64,
-             stem: str = "imagenet") -> nn.Module:
+def resnet18(
+    channels: int = 3, classes: int = 1000, width: int = 64, stem: str = "imagenet"
+) -> nn.Module:
     return initialise(ResNet(BasicBlock, (2, 2, 2, 2), channels, classes, width, stem))
 
 
-def resnet50(channels: int = 3, classes: int = 1000, width: int = 64,
-             stem: str = "imagenet") -> nn.Module:
+def resnet50(
+    channels: int = 3, classes: int = 1000, width: int = 64, stem: str = "imagenet"
+) -> nn.Module:
     return initialise(ResNet(Bottleneck, (3, 4, 6, 3), channels, classes, width, stem))

@@ -17,7 +17,7 @@ from quant.cli import UserError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-WRAPPERS = ("state_dict", "model")      #: keys under which training scripts store the weights
+WRAPPERS = ("state_dict", "model")  #: keys under which training scripts store the weights
 
 
 def initialise(model: nn.Module) -> nn.Module:
@@ -43,16 +43,19 @@ def load_pretrained(model: nn.Module, path: pathlib.Path | str) -> list[str]:
     path = pathlib.Path(path)
     given, wanted = _unwrap(_read(path), path), model.state_dict()
     kept = _other_classifier(model, given)
-    missing = [name for name in wanted if name not in given
-               and not name.endswith("num_batches_tracked")]       # absent from old checkpoints
+    missing = [
+        name for name in wanted if name not in given and not name.endswith("num_batches_tracked")
+    ]  # absent from old checkpoints
     unexpected = [name for name in given if name not in wanted]
     for what, names in (("lacks", missing), ("has unexpected", unexpected)):
         if names:
             raise UserError(f"{path} {what} {_first(names)}: it belongs to another network")
     for name, value in given.items():
         if name not in kept and value.shape != wanted[name].shape:
-            raise UserError(f"{path}: {name} is {tuple(value.shape)}, the model needs "
-                            f"{tuple(wanted[name].shape)}: {_advice(model, name, value)}")
+            raise UserError(
+                f"{path}: {name} is {tuple(value.shape)}, the model needs "
+                f"{tuple(wanted[name].shape)}: {_advice(model, name, value)}"
+            )
         if not value.isfinite().all():
             raise UserError(f"{path}: {name} is not finite: its training diverged")
     model.load_state_dict({n: v for n, v in given.items() if n not in kept}, strict=False)
@@ -68,8 +71,9 @@ def _read(path: pathlib.Path) -> object:
         if path.suffix in (".pth", ".pt"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path} holds more than tensors, or is damaged; save the state_dict "
-                        f"alone") from error
+        raise UserError(
+            f"{path} holds more than tensors, or is damaged; save the state_dict alone"
+        ) from error
     except (OSError, EOFError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} is not a complete checkpoint: {reason}") from error
@@ -82,10 +86,15 @@ def _unwrap(content: object, path: pathlib.Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    if not isinstance(content, Mapping) or not content \
-            or not all(isinstance(n, str) and isinstance(v, Tensor) for n, v in content.items()):
-        raise UserError(f"{path} holds no state_dict, neither alone nor under "
-                        f"{' or '.join(map(repr, WRAPPERS))}")
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(n, str) and isinstance(v, Tensor) for n, v in content.items())
+    ):
+        raise UserError(
+            f"{path} holds no state_dict, neither alone nor under "
+            f"{' or '.join(map(repr, WRAPPERS))}"
+        )
     if all(name.startswith("module.") for name in content):
         return {name.removeprefix("module."): value for name, value in content.items()}
     return dict(content)
@@ -98,8 +107,12 @@ def _other_classifier(model: nn.Module, given: Mapping[str, Tensor]) -> list[str
         return []
     name, layer = linear[-1]
     weight = given.get(f"{name}.weight")
-    if weight is None or weight.dim() != 2 or weight.shape[1] != layer.in_features \
-            or len(weight) == layer.out_features:
+    if (
+        weight is None
+        or weight.dim() != 2
+        or weight.shape[1] != layer.in_features
+        or len(weight) == layer.out_features
+    ):
         return []
     return [f"{name}.{parameter}" for parameter, _ in layer.named_parameters()]
 
@@ -140,16 +153,21 @@ def fold_normalisation(model: nn.Module, mean: Sequence[float], std: Sequence[fl
         raise ValueError("the model has no convolution to fold the normalisation into")
     name, conv = leaves[index]
     if conv.groups != 1 or not len(mean) == len(std) == conv.in_channels:
-        raise ValueError(f"convolution {name!r} of {conv.in_channels} channels in {conv.groups} "
-                         f"groups cannot take {len(mean)} means and {len(std)} deviations")
+        raise ValueError(
+            f"convolution {name!r} of {conv.in_channels} channels in {conv.groups} "
+            f"groups cannot take {len(mean)} means and {len(std)} deviations"
+        )
     if min(std) <= 0:
         raise ValueError(f"standard deviations must be positive, not {tuple(std)}")
     follower = leaves[index + 1][1] if index + 1 < len(leaves) else None
-    if conv.bias is None and not (isinstance(follower, nn.BatchNorm2d)
-                                  and follower.num_features == conv.out_channels):
+    if conv.bias is None and not (
+        isinstance(follower, nn.BatchNorm2d) and follower.num_features == conv.out_channels
+    ):
         raise ValueError(f"convolution {name!r} has neither a bias nor a batch-norm behind it")
-    mean, std = (torch.tensor(values, dtype=torch.float64, device=conv.weight.device)[:, None, None]
-                 for values in (mean, std))
+    mean, std = (
+        torch.tensor(values, dtype=torch.float64, device=conv.weight.device)[:, None, None]
+        for values in (mean, std)
+    )
     weight = conv.weight.double() / std
     offset = (weight * mean).sum((1, 2, 3))
     conv.weight.copy_(weight)

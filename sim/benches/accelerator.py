@@ -140,8 +140,10 @@ class Lines:
         self._next = elapsed + LINE_SECONDS
         left = (total - done) * elapsed / max(done, 1)
         with contextlib.suppress(OSError), Path(self._file).open("a") as file:
-            file.write(f"simulated {done} of about {total} cycles, {done / elapsed:.0f}/s, "
-                       f"{left / 60:.0f} minutes left\n")
+            file.write(
+                f"simulated {done} of about {total} cycles, {done / elapsed:.0f}/s, "
+                f"{left / 60:.0f} minutes left\n"
+            )
 
 
 @cocotb.test()
@@ -171,13 +173,15 @@ async def run_images(dut) -> None:
         for number, each in enumerate(runs):
             samples: list[dict[str, int]] = []
 
-            def look(registers: dict[str, int], number=number, each=each, before=before,
-                     samples=samples) -> None:
+            def look(
+                registers: dict[str, int], number=number, each=each, before=before, samples=samples
+            ) -> None:
                 samples.append(registers)
                 done = before + min(each["expected_cycles"], registers["CYCLES"])
                 elapsed = progress.tasks[task].elapsed or 1.0
-                progress.update(task, completed=done, speed=done / elapsed,
-                                runs=f"{number}/{len(runs)}")
+                progress.update(
+                    task, completed=done, speed=done / elapsed, runs=f"{number}/{len(runs)}"
+                )
                 lines.say(done, total, elapsed)
 
             status = await run(dut, host, each, sample=(each["sample_cycles"], look))

@@ -39,8 +39,9 @@ async def start(dut) -> None:
     dut.rst.value = 0
 
 
-async def check_array(dut, values: Sequence[np.ndarray], words: Sequence[Word],
-                      mode: PoolMode) -> None:
+async def check_array(
+    dut, values: Sequence[np.ndarray], words: Sequence[Word], mode: PoolMode
+) -> None:
     """Hold the array against its model in every cycle."""
     await start(dut)
     array = GemmArray(CONFIG)
@@ -63,7 +64,7 @@ async def check_array(dut, values: Sequence[np.ndarray], words: Sequence[Word],
         sums.append(int(dut.sums.value))
     expected = array.model(values, words, mode)
     assert_sums(sums, expected, array.latency)
-    assert len(np.unique(expected[:, 0])) > 20      # a model of zeros would prove nothing
+    assert len(np.unique(expected[:, 0])) > 20  # a model of zeros would prove nothing
     cocotb.log.info("%d words agree", len(words))
 
 
@@ -105,11 +106,23 @@ async def requantise(dut) -> None:
     # Brings t to within one of the edges of the outputs, mostly near the clamps.
     low, high = np.sort(rng.integers(0, 256, (2, count)), axis=0)
     edge = np.choose(rng.integers(0, 4, count), [low, high, high + 1, rng.integers(-9, 270, count)])
-    bias = (edge << shift) + rng.integers(-1, 2, count) - acc * multiplier - (
-        residual * n << shift - SHIFT_MIN)
+    bias = (
+        (edge << shift)
+        + rng.integers(-1, 2, count)
+        - acc * multiplier
+        - (residual * n << shift - SHIFT_MIN)
+    )
     bias = np.clip(bias, -(1 << 46), (1 << 46) - 1)
-    columns = {"acc": acc, "multiplier": multiplier, "bias": bias, "shift": shift, "low": low,
-               "high": high, "residual": residual, "n": n}
+    columns = {
+        "acc": acc,
+        "multiplier": multiplier,
+        "bias": bias,
+        "shift": shift,
+        "low": low,
+        "high": high,
+        "residual": residual,
+        "n": n,
+    }
 
     layout, y, wide = RequantInput(), [], []
     for i in range(count + RequantLane.latency - 1):

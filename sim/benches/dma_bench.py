@@ -11,14 +11,14 @@ from cocotb.triggers import FallingEdge, RisingEdge
 
 from sim.axi3 import PAUSES, axi3_ram, pause_generator, pause_ram
 
-WIDTH = 8                       # bytes of the bus
-SIZE = 1 << 16                  # bytes of the memory in the bench
+WIDTH = 8  # bytes of the bus
+SIZE = 1 << 16  # bytes of the memory in the bench
 PAGE = 4096
 GUARD = 0xAA
 DDR_BASE = 0x10_0000
 DDR_BYTES = 2048 * WIDTH
 
-Command = tuple[int, int]       # address, beats
+Command = tuple[int, int]  # address, beats
 
 
 class Dma:
@@ -31,9 +31,16 @@ class Dma:
         self.dut = dut
         self.prefix = prefix
         self.errors = {"read_error": 0, "write_error": 0}
-        for name in ("read_command__valid", "write_command__valid", "write_data__valid",
-                     "read_data__ready", "flush", "read_command__payload", "write_command__payload",
-                     "write_data__payload"):
+        for name in (
+            "read_command__valid",
+            "write_command__valid",
+            "write_data__valid",
+            "read_data__ready",
+            "flush",
+            "read_command__payload",
+            "write_command__payload",
+            "write_data__payload",
+        ):
             self[name].value = 0
 
     def __getitem__(self, name: str):
@@ -98,8 +105,19 @@ class Dma:
 
 def rest(dut) -> None:
     """Nothing answers on ``hp0``."""
-    for name in ("arready", "awready", "wready", "rvalid", "rdata", "rresp", "rlast", "rid",
-                 "bvalid", "bresp", "bid"):
+    for name in (
+        "arready",
+        "awready",
+        "wready",
+        "rvalid",
+        "rdata",
+        "rresp",
+        "rlast",
+        "rid",
+        "bvalid",
+        "bresp",
+        "bid",
+    ):
         getattr(dut, f"hp0__{name}").value = 0
 
 
@@ -145,7 +163,7 @@ def random_commands(start: int, end: int) -> list[Command]:
 
 
 def words_of(block: bytes) -> list[int]:
-    return [int.from_bytes(block[i:i + WIDTH], "little") for i in range(0, len(block), WIDTH)]
+    return [int.from_bytes(block[i : i + WIDTH], "little") for i in range(0, len(block), WIDTH)]
 
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
@@ -154,8 +172,9 @@ async def ram_read(dut, memory: str, consumer: str) -> None:
     dma, ram = await start_ram(dut, memory)
     commands = random_commands(0, 2 * PAGE)[:12]
     ram.write(0, random.randbytes(SIZE))
-    expected = [word for address, beats in commands
-                for word in words_of(ram.read(address, beats * WIDTH))]
+    expected = [
+        word for address, beats in commands for word in words_of(ram.read(address, beats * WIDTH))
+    ]
     got = await dma.read(commands, pause_generator(consumer, random.randrange(1 << 30)))
     assert got == expected
     assert dma.errors == {"read_error": 0, "write_error": 0}
@@ -170,10 +189,10 @@ async def ram_write(dut, memory: str, producer: str) -> None:
     words = []
     for address, beats in commands:
         block = random.randbytes(beats * WIDTH)
-        expected[address:address + len(block)] = block
+        expected[address : address + len(block)] = block
         words += words_of(block)
     await dma.write(commands, words, pause_generator(producer, random.randrange(1 << 30)))
-    assert ram.read(0, SIZE) == expected        # at idle, not later; guard bytes included
+    assert ram.read(0, SIZE) == expected  # at idle, not later; guard bytes included
     assert dma.errors == {"read_error": 0, "write_error": 0}
 
 
@@ -182,12 +201,12 @@ async def ram_both_ways(dut) -> None:
     dma, ram = await start_ram(dut, "random")
     source, block = random.randbytes(2000 * WIDTH), random.randbytes(300 * WIDTH)
     ram.write(0, source)
-    writer = cocotb.start_soon(dma.write([(0x8ff0, 300)], words_of(block)))
+    writer = cocotb.start_soon(dma.write([(0x8FF0, 300)], words_of(block)))
     assert await dma.read([(0x18, 300)]) == words_of(source)[3:303]
     await writer
     expected = bytearray([GUARD]) * SIZE
-    expected[:len(source)] = source
-    expected[0x8ff0:0x8ff0 + len(block)] = block
+    expected[: len(source)] = source
+    expected[0x8FF0 : 0x8FF0 + len(block)] = block
     assert ram.read(0, SIZE) == expected
 
 
@@ -234,11 +253,14 @@ async def ram_flush(dut, pauses: str) -> None:
         await dma.until("idle")
         written = ram.read(0, SIZE).count(0)
         expected = bytearray([GUARD]) * SIZE
-        expected[0x1000:0x1000 + written] = bytes(written)
+        expected[0x1000 : 0x1000 + written] = bytes(written)
         assert ram.read(0, SIZE) == expected
         await dma.write([(0x4008, 20)], list(range(20)))
-        assert await dma.read([(0x4000, 22)]) == [GUARD * 0x0101010101010101, *range(20),
-                                                  GUARD * 0x0101010101010101]
+        assert await dma.read([(0x4000, 22)]) == [
+            GUARD * 0x0101010101010101,
+            *range(20),
+            GUARD * 0x0101010101010101,
+        ]
     assert dma.errors == {"read_error": 0, "write_error": 0}
 
 
@@ -253,7 +275,7 @@ async def ddr_random(dut) -> None:
     words = []
     for address, beats in commands:
         block = random.randbytes(beats * WIDTH)
-        model[address - DDR_BASE:address - DDR_BASE + len(block)] = block
+        model[address - DDR_BASE : address - DDR_BASE + len(block)] = block
         words += words_of(block)
     await dma.write(commands, words)
     assert await dma.read(whole) == words_of(model)
@@ -317,7 +339,7 @@ async def ddr_latency(dut) -> None:
     """The first beat comes LATENCY cycles after its address, the others without gaps."""
     dma = await start_ddr(dut)
     dma["read_data__ready"].value = 1
-    await dma.command("read", DDR_BASE, 100)        # returns one cycle before the address is out
+    await dma.command("read", DDR_BASE, 100)  # returns one cycle before the address is out
     arrived = []
     for cycle in range(400):
         if int(dma["read_data__valid"].value):

@@ -18,12 +18,19 @@ def package() -> Package:
     return Package(Path(os.environ["DRIVER_PACKAGE"]))
 
 
-async def with_driver(dut, use: Callable[[Accelerator], None], *, interrupts: bool = True,
-                      pauses: str = "none", timeout: float = 0.01) -> None:
+async def with_driver(
+    dut,
+    use: Callable[[Accelerator], None],
+    *,
+    interrupts: bool = True,
+    pauses: str = "none",
+    timeout: float = 0.01,
+) -> None:
     """Run ``use(accelerator)`` as a program on the board does."""
     files = package()
-    board = SimulatedBoard(dut, files.accelerator["connection"]["register_base"],
-                           interrupts=interrupts)
+    board = SimulatedBoard(
+        dut, files.accelerator["connection"]["register_base"], interrupts=interrupts
+    )
     await board.start(pauses, SEED)
 
     def program() -> None:
@@ -46,7 +53,7 @@ async def runs(dut, interrupts: bool) -> None:
 
     def use(accelerator: Accelerator) -> None:
         golden = accelerator.package.golden()
-        right(accelerator, 3)       # the program is for two at a time
+        right(accelerator, 3)  # the program is for two at a time
         answer = accelerator.classify(golden["images"][0])
         assert answer.index == golden["logits"][0].argmax()
         assert answer.name == accelerator.package.class_names[answer.index]
@@ -76,8 +83,9 @@ async def layers(dut) -> None:
 
     def program() -> None:
         with Layers(board, packages, 0.01) as network:
-            assert {name: result.wrong for name, result in network.selftest(2).items()} \
-                == {name: [] for name in packages}
+            assert {name: result.wrong for name, result in network.selftest(2).items()} == {
+                name: [] for name in packages
+            }
             assert len(packages) == 4
             for name, accelerator in network.items():
                 golden = accelerator.package.golden()
@@ -172,7 +180,7 @@ async def timeouts(dut, interrupts: bool) -> None:
         except RunTimeout as error:
             assert error.was_reset
             assert "the memory does not answer" in str(error), error
-        assert registers.read("WATCHDOG") == 2000   # set again after the reset
+        assert registers.read("WATCHDOG") == 2000  # set again after the reset
         registers.write("WATCHDOG", 0)
 
         accelerator.timeout = 0.01

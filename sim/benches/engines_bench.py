@@ -23,8 +23,9 @@ from sim.words import (
     weight_bits,
 )
 
-SMALL, LARGE = (tuple(engine for engine in engines() if (engine.k == 1) == small)
-                for small in (True, False))
+SMALL, LARGE = (
+    tuple(engine for engine in engines() if (engine.k == 1) == small) for small in (True, False)
+)
 
 
 def by_name(chosen: Sequence[RowEngine]) -> dict[str, RowEngine]:
@@ -33,8 +34,9 @@ def by_name(chosen: Sequence[RowEngine]) -> dict[str, RowEngine]:
 
 async def check(dut, engine: RowEngine, values: np.ndarray, words: Sequence[Word]) -> np.ndarray:
     """Hold the engine against its model; ``values`` is (rows, words, k). Returns its sums."""
-    act, weights, control, sums = (getattr(dut, port(engine, name))
-                                   for name in ("act", "weights", "control", "sums"))
+    act, weights, control, sums = (
+        getattr(dut, port(engine, name)) for name in ("act", "weights", "control", "sums")
+    )
     for signal in (act, weights, control):
         signal.value = 0
     dut.rst.value = 1
@@ -56,7 +58,7 @@ async def check(dut, engine: RowEngine, values: np.ndarray, words: Sequence[Word
         got.append(int(sums.value) if i >= engine.latency - 1 else 0)
     expected = np.stack([engine.model(row, words) for row in values], axis=1)
     assert_sums(got, expected, engine.latency)
-    assert len(np.unique(expected[:, 0])) > 1       # a model of zeros would prove nothing
+    assert len(np.unique(expected[:, 0])) > 1  # a model of zeros would prove nothing
     cocotb.log.info("%s: %d words agree", type(engine).__name__, len(words))
     return expected
 
@@ -71,8 +73,9 @@ async def every_product(dut, name: str) -> None:
     acts = np.array([word.act for word in words])
     for row in range(engine.rows):
         offsets = np.array([engine.offset(value, 1) for value in values[row]])
-        np.testing.assert_array_equal(raw[1:, row] - offsets[:, None],
-                                      (values[row, :, None] * acts).sum(2))
+        np.testing.assert_array_equal(
+            raw[1:, row] - offsets[:, None], (values[row, :, None] * acts).sum(2)
+        )
 
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")
@@ -80,10 +83,17 @@ async def every_product(dut, name: str) -> None:
 async def random_sequences(dut, name: str, stall: float) -> None:
     engine = by_name(LARGE)[name]
     rng = np.random.default_rng(cocotb.RANDOM_SEED)
-    words = random_words(rng, k=engine.k, pixels=engine.pixels, count=2000, stall=stall,
-                         shift=type(engine) is not Fixed4DspEngine)
-    values = np.stack([random_values(rng, engine.scheme, len(words), engine.k)
-                       for _ in range(engine.rows)])
+    words = random_words(
+        rng,
+        k=engine.k,
+        pixels=engine.pixels,
+        count=2000,
+        stall=stall,
+        shift=type(engine) is not Fixed4DspEngine,
+    )
+    values = np.stack(
+        [random_values(rng, engine.scheme, len(words), engine.k) for _ in range(engine.rows)]
+    )
     await check(dut, engine, values, words)
 
 
@@ -97,8 +107,7 @@ async def longest_sums(dut, name: str, planes: int) -> None:
     levels = weight_values(engine.scheme)
     values, words, totals = [], [], []
     for _ in range(4):
-        row = np.array([np.full(engine.k, rng.choice(levels[[0, -1]]))
-                        for _ in range(engine.rows)])
+        row = np.array([np.full(engine.k, rng.choice(levels[[0, -1]])) for _ in range(engine.rows)])
         reach = max(abs(bound) for value in row for bound in engine.raw_range(value, planes))
         count = min(min(abs(limit) for limit in engine.raw_limits() if limit) // reach, 800)
         acts = rng.choice([0, NIBBLE_MAX], (engine.pixels, 1)).repeat(engine.k, 1)
@@ -108,11 +117,22 @@ async def longest_sums(dut, name: str, planes: int) -> None:
                     values.append(row)
                     words.append(Word(acts, valid=False, first=bool(rng.random() < 0.5), last=True))
                 values.append(row)
-                words.append(Word(acts, first=plane == i == 0, shift=plane == 1 and i == 0,
-                                  last=plane == planes - 1 and i == count - 1))
+                words.append(
+                    Word(
+                        acts,
+                        first=plane == i == 0,
+                        shift=plane == 1 and i == 0,
+                        last=plane == planes - 1 and i == count - 1,
+                    )
+                )
         wide = acts * (17 if planes == 2 else 1)
-        totals.append((len(words), count * (row[:, None] * wide).sum(2),
-                       np.array([[count * engine.offset(value, planes)] for value in row])))
+        totals.append(
+            (
+                len(words),
+                count * (row[:, None] * wide).sum(2),
+                np.array([[count * engine.offset(value, planes)] for value in row]),
+            )
+        )
     raw = await check(dut, engine, np.stack(values, axis=1), words)
     for end, total, offset in totals:
         np.testing.assert_array_equal(raw[end] - offset, total)

@@ -42,8 +42,13 @@ class Hosts:
         dut.rst.value = 0
         await RisingEdge(dut.clk)
         for host in (self.lite, self.far):
-            channels = (host.write_if.aw_channel, host.write_if.w_channel, host.write_if.b_channel,
-                        host.read_if.ar_channel, host.read_if.r_channel)
+            channels = (
+                host.write_if.aw_channel,
+                host.write_if.w_channel,
+                host.write_if.b_channel,
+                host.read_if.ar_channel,
+                host.read_if.r_channel,
+            )
             for channel in channels:
                 channel.set_pause_generator(pause_generator(pauses, random.randrange(1 << 30)))
 
@@ -139,7 +144,8 @@ async def runs(dut) -> None:
     assert int(dut.irq.value)
     assert await hosts.read("STATUS") == 2
     assert [await hosts.read(name.upper()) for name in COUNTERS] == list(
-        range(1, len(COUNTERS) + 1))
+        range(1, len(COUNTERS) + 1)
+    )
     await hosts.write("IRQ_STATUS", 1)
     assert not int(dut.irq.value)
 

@@ -36,7 +36,7 @@ async def runs(dut) -> None:
 
     def program() -> None:
         nonlocal hardware
-        line.send(WRITE + b"\0\0\0")        # a program that died
+        line.send(WRITE + b"\0\0\0")  # a program that died
         hardware = SerialHardware(connection, line)
         with Accelerator(hardware, package, timeout=0.01) as accelerator:
             result = accelerator.selftest(2)
@@ -56,13 +56,19 @@ async def runs(dut) -> None:
             assert accelerator.selftest(1).wrong == []
 
             size = connection["memory_bytes"]
-            for address, write in ((size, False), (size, True), (0x4000_0FF0, False),
-                                   (0x4000_0000, True), (0x4000_1000, True), (0x3FFF_FFFC, False)):
+            for address, write in (
+                (size, False),
+                (size, True),
+                (0x4000_0FF0, False),
+                (0x4000_0000, True),
+                (0x4000_1000, True),
+                (0x3FFF_FFFC, False),
+            ):
                 refused(address, write=write)
             hardware.write_words(size - 8, b"12345678")
             assert hardware.read_words(size - 8, 2) == b"12345678"
             assert hardware.read_words(size - 4, 1) == b"5678"
-            line.send(b"\0\xff?" + READ + b"\0\0\0\0\0\0")      # noise, then no words at all
+            line.send(b"\0\xff?" + READ + b"\0\0\0\0\0\0")  # noise, then no words at all
             assert line.receive(2, 1e-3) == b"\0"
 
     hardware = None

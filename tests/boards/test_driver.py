@@ -44,9 +44,20 @@ def test_syntax_is_that_of_python_3_8(file: Path) -> None:
 
 def test_library_calls_are_those_of_python_3_8() -> None:
     result = subprocess.run(
-        [sys.executable, "-c", "import vermin; vermin.main()", "--no-tips", "--eval-annotations",
-         "-t=3.8-", "--violations", str(FOLDER)],
-        capture_output=True, text=True, check=False)
+        [
+            sys.executable,
+            "-c",
+            "import vermin; vermin.main()",
+            "--no-tips",
+            "--eval-annotations",
+            "-t=3.8-",
+            "--violations",
+            str(FOLDER),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert result.returncode == 0, result.stdout
 
 
@@ -55,11 +66,17 @@ def test_imports_alone_under_the_name_it_has_on_a_board(tmp_path: Path) -> None:
     (tmp_path / "driver").symlink_to(FOLDER)
     result = subprocess.run(
         [sys.executable, "-m", "driver", "selftest", "nowhere"],
-        cwd=tmp_path, capture_output=True, text=True, check=False, env={})
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={},
+    )
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
         "error: cannot read nowhere/accelerator.json: No such file or directory; "
-        "python -m gateware.build writes it\n")
+        "python -m gateware.build writes it\n"
+    )
 
 
 # Tensors.
@@ -70,8 +87,10 @@ def test_imports_alone_under_the_name_it_has_on_a_board(tmp_path: Path) -> None:
 def test_tensors_are_packed_as_the_compiler_does(bits: int, channels: int, seed: int) -> None:
     place = Placement(channels=channels, height=3, width=5, bits=bits, zero_point=0, k=16, banks=4)
     codes = np.random.default_rng(seed).integers(0, 1 << bits, (channels, 3, 5))
-    fields = {name: getattr(place, name) for name in (
-        "channels", "height", "width", "bits", "zero_point", "k", "banks", "address")}
+    fields = {
+        name: getattr(place, name)
+        for name in ("channels", "height", "width", "bits", "zero_point", "k", "banks", "address")
+    }
     stored = pack(codes, fields)
     assert stored.tobytes() == place.pack(codes)
     output = {"place": fields, "wide_rows": 0, "wide_bytes": 8}
@@ -79,8 +98,9 @@ def test_tensors_are_packed_as_the_compiler_does(bits: int, channels: int, seed:
 
 
 @pytest.mark.parametrize(("height", "width", "rows"), [(1, 1, 1), (5, 6, 2), (3, 4, 3)])
-def test_wide_results_are_read_as_the_compiler_does(height: int, width: int, rows: int,
-                                                    seed: int) -> None:
+def test_wide_results_are_read_as_the_compiler_does(
+    height: int, width: int, rows: int, seed: int
+) -> None:
     place = Placement(channels=10, height=height, width=width, bits=8, zero_point=0, k=16, banks=4)
     output = Output("logits", 0, rows, place, ((3, 1, 0, 9), (2, 4, 5), (8, 6, 7)))
     stored = np.random.default_rng(seed).integers(-1 << 40, 1 << 40, output.size // 8)
@@ -88,8 +108,12 @@ def test_wide_results_are_read_as_the_compiler_does(height: int, width: int, row
     read = output.read(stored.astype("<i8").tobytes() + bytes(48))
     # Channel 1 is the second of the first tile; its rows of pixels come with those of the tile.
     pitch, tile = place.wide_pitch, 4 * rows * place.wide_pitch
-    assert read[1, -1, -1] == stored[(height - 1) // rows * tile + rows * pitch
-                                     + (height - 1) % rows * pitch + width - 1]
+    assert (
+        read[1, -1, -1]
+        == stored[
+            (height - 1) // rows * tile + rows * pitch + (height - 1) % rows * pitch + width - 1
+        ]
+    )
     got = unpack(np.frombuffer(stored.astype("<i8").tobytes() + bytes(48), np.uint8), manifest)
     np.testing.assert_array_equal(got, read.reshape(-1))
 
@@ -98,15 +122,18 @@ def test_images_become_codes() -> None:
     place = {"channels": 1, "height": 2, "width": 2, "bits": 8, "zero_point": 3, "k": 16}
     tensor = {"place": place, "scale": 0.5, "patches": {"shape": [1, 2, 2]}}
     assert input_codes(np.array([[0, 1], [2, 255]], np.uint8), tensor).tolist() == [
-        [[0, 1], [2, 255]]]
+        [[0, 1], [2, 255]]
+    ]
     # Floats are divided by the scale and rounded half up.
     assert input_codes(np.array([[[0.0, 0.25], [-1.0, 1e9]]]), tensor).tolist() == [
-        [[3, 4], [1, 255]]]
+        [[3, 4], [1, 255]]
+    ]
     for wrong, message in (
-            (np.zeros((2, 3), int), r"\(channels, height, width\) = \(1, 2, 2\), not \(2, 3\)"),
-            (np.full((1, 2, 2), 256), r"codes of an image must be in 0..255, not 256..256"),
-            (np.full((1, 2, 2), np.nan), "must hold finite numbers"),
-            (np.full((1, 2, 2), "x"), "must hold finite numbers")):
+        (np.zeros((2, 3), int), r"\(channels, height, width\) = \(1, 2, 2\), not \(2, 3\)"),
+        (np.full((1, 2, 2), 256), r"codes of an image must be in 0..255, not 256..256"),
+        (np.full((1, 2, 2), np.nan), "must hold finite numbers"),
+        (np.full((1, 2, 2), "x"), "must hold finite numbers"),
+    ):
         with pytest.raises(ValueError, match=message):
             input_codes(wrong, tensor)
 
@@ -166,21 +193,41 @@ def package(tmp_path: Path) -> Path:
     """A package of a program that does nothing."""
     place = Placement(channels=10, height=1, width=1, bits=8, zero_point=0, k=16, banks=4)
     patches = identity((PLACE.channels, PLACE.height, PLACE.width), 0)
-    Program("nothing", bytes(64), PLACE, patches, (Output("logits", 0, 1, place),), (), "0" * 64,
-            CONFIG, ("a", "b"), 0.25, 80).save(tmp_path)
+    Program(
+        "nothing",
+        bytes(64),
+        PLACE,
+        patches,
+        (Output("logits", 0, 1, place),),
+        (),
+        "0" * 64,
+        CONFIG,
+        ("a", "b"),
+        0.25,
+        80,
+    ).save(tmp_path)
     handover.write_accelerator(
-        tmp_path, boards.get("pynq_z2"), CONFIG,
-        connection=zynq7.connection(boards.get("pynq_z2"), 2), bitstream="vivado/top.bit")
-    np.savez(tmp_path / "golden.npz", images=np.zeros((2, 1, 4, 4), int),
-             logits=np.zeros((2, 10), int))
+        tmp_path,
+        boards.get("pynq_z2"),
+        CONFIG,
+        connection=zynq7.connection(boards.get("pynq_z2"), 2),
+        bitstream="vivado/top.bit",
+    )
+    np.savez(
+        tmp_path / "golden.npz", images=np.zeros((2, 1, 4, 4), int), logits=np.zeros((2, 10), int)
+    )
     return tmp_path
 
 
 def test_package(package: Path) -> None:
     files = Package(package)
     assert files.accelerator["connection"] == {
-        "kind": "zynq7", "register_base": 0x4000_0000, "interrupt": 61, "hp_ports": 2,
-        "ps_clock_hz": 50_000_000}
+        "kind": "zynq7",
+        "register_base": 0x4000_0000,
+        "interrupt": 61,
+        "hp_ports": 2,
+        "ps_clock_hz": 50_000_000,
+    }
     assert files.accelerator["registers"] == json.loads(json.dumps(register_manifest()))
     assert (files.output_bytes, files.input["scale"], files.class_names) == (80, 0.25, ["a", "b"])
     assert files.golden()["images"].shape == (2, 1, 4, 4)
@@ -226,7 +273,11 @@ def test_damaged_packages_give_one_line(package: Path) -> None:
 def test_arena() -> None:
     arena = Arena(16384)
     assert [arena.take(1), arena.take(4096), arena.take(4097), arena.take(4096)] == [
-        0, 4096, 8192, None]
+        0,
+        4096,
+        8192,
+        None,
+    ]
 
 
 # Command line.
@@ -238,7 +289,8 @@ class FakeAccelerator:
     def __init__(self, package: Path) -> None:
         self.package = Package(package)
         self.registers = types.SimpleNamespace(
-            fields=lambda name: {"rows": 16, "k": 16, "pixels": 2})
+            fields=lambda name: {"rows": 16, "k": 16, "pixels": 2}
+        )
 
     def __enter__(self) -> "FakeAccelerator":
         return self
@@ -256,8 +308,9 @@ class FakeAccelerator:
         return driver.Answer(1, "b", driver.Result(np.array([1, 2]), {}))
 
 
-def run(monkeypatch: pytest.MonkeyPatch, package: Path, capsys: pytest.CaptureFixture,
-        *argv: str) -> tuple[int, str, str]:
+def run(
+    monkeypatch: pytest.MonkeyPatch, package: Path, capsys: pytest.CaptureFixture, *argv: str
+) -> tuple[int, str, str]:
     monkeypatch.setattr(command, "connect", lambda *args: FakeAccelerator(package))
     status = command.main([*argv])
     return status, *capsys.readouterr()
@@ -269,12 +322,21 @@ def test_commands(monkeypatch, package: Path, capsys) -> None:
 
     folder = str(package)
     assert said("selftest", folder) == (
-        0, "8 of 8 golden images: all logits equal; 1000 cycles per image\n", "")
+        0,
+        "8 of 8 golden images: all logits equal; 1000 cycles per image\n",
+        "",
+    )
     assert said("selftest", folder, "--images", "7") == (
-        1, "7 of 8 golden images: all logits equal; 1000 cycles per image\nwrong: images 3\n", "")
+        1,
+        "7 of 8 golden images: all logits equal; 1000 cycles per image\nwrong: images 3\n",
+        "",
+    )
     assert said("throughput", folder) == (
-        0, "100 images in 2.000 s: 50.0 images/s with the host's part; 1000 cycles per image, "
-           "0.010 ms at 100 MHz\n", "")
+        0,
+        "100 images in 2.000 s: 50.0 images/s with the host's part; 1000 cycles per image, "
+        "0.010 ms at 100 MHz\n",
+        "",
+    )
     assert said("info", folder)[1].startswith("TUL PYNQ-Z2: 16 rows x 16 channels x 2 pixels, 100")
     np.save(package / "images.npy", np.zeros((3, 1, 4, 4)))
     assert said("classify", folder, str(package / "images.npy")) == (0, "b\nb\nb\n", "")
@@ -282,8 +344,7 @@ def test_commands(monkeypatch, package: Path, capsys) -> None:
     assert (status, json.loads(out)["classes"]) == (0, ["b", "b", "b"])
 
 
-def test_a_network_with_a_host_is_called_layer_by_layer(monkeypatch, package: Path,
-                                                         capsys) -> None:
+def test_a_network_with_a_host_is_called_layer_by_layer(monkeypatch, package: Path, capsys) -> None:
     with pytest.raises(driver.WrongPackage, match=r"^no layers in .*: its network is run by"):
         driver.connect_layers(package)
     assert Package.layers(package) == []
@@ -299,14 +360,18 @@ def test_a_network_with_a_host_is_called_layer_by_layer(monkeypatch, package: Pa
             pass
 
         def selftest(self, images: int | None) -> dict[str, driver.SelfTest]:
-            return {name: driver.SelfTest(2, [1] if name in faulty else [], [300, 100])
-                    for name in Package.layers(package)}
+            return {
+                name: driver.SelfTest(2, [1] if name in faulty else [], [300, 100])
+                for name in Package.layers(package)
+            }
 
     faulty: list[str] = []
     monkeypatch.setattr(command, "connect_layers", lambda *args: FakeLayers())
     text = " of 2 layers: all results of golden inputs equal; 400 cycles for all of them\n"
     for wrong_layers, status, out in (
-            ([], 0, f"2{text}"), (["b.query"], 1, f"1{text}wrong: layers b.query\n")):
+        ([], 0, f"2{text}"),
+        (["b.query"], 1, f"1{text}wrong: layers b.query\n"),
+    ):
         faulty[:] = wrong_layers
         assert command.main(["selftest", str(package)]) == status
         assert capsys.readouterr().out == out
@@ -315,12 +380,15 @@ def test_a_network_with_a_host_is_called_layer_by_layer(monkeypatch, package: Pa
     assert layer.accelerator == Package(package).accelerator
 
 
-@pytest.mark.parametrize(("argv", "message"), [
-    (["classify", "DIR"], "classify needs a file"),
-    (["classify", "DIR", "none.npy"], "cannot read none.npy"),
-    (["selftest", "DIR", "--images", "0"], "--images must be at least 1, not 0"),
-    (["selftest", "DIR", "--timeout", "0"], "--timeout must be positive, not 0"),
-])
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["classify", "DIR"], "classify needs a file"),
+        (["classify", "DIR", "none.npy"], "cannot read none.npy"),
+        (["selftest", "DIR", "--images", "0"], "--images must be at least 1, not 0"),
+        (["selftest", "DIR", "--timeout", "0"], "--timeout must be positive, not 0"),
+    ],
+)
 def test_command_errors_are_one_line(monkeypatch, package: Path, capsys, argv, message) -> None:
     status, out, err = run(monkeypatch, package, capsys, *argv)
     assert (status, out) == (2, "")

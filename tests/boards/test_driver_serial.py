@@ -14,8 +14,13 @@ from boards import driver
 from boards.driver.serial import SerialHardware, TerminalLine
 
 BASE, SIZE = 0x4000_0000, 1 << 18
-CONNECTION = {"kind": "serial", "register_base": BASE, "memory_bytes": SIZE, "baud": 1_000_000,
-              "silence_seconds": 0.0}
+CONNECTION = {
+    "kind": "serial",
+    "register_base": BASE,
+    "memory_bytes": SIZE,
+    "baud": 1_000_000,
+    "silence_seconds": 0.0,
+}
 
 
 class Board(threading.Thread):
@@ -40,7 +45,7 @@ class Board(threading.Thread):
             while True:
                 self._answer(self._take(1))
         except OSError:
-            pass        # the other end is closed
+            pass  # the other end is closed
 
     def _answer(self, code: bytes) -> None:
         answer = b""
@@ -58,7 +63,7 @@ class Board(threading.Thread):
         answer += bytes([2 if refused else 0])
         if not self.mute:
             while answer:
-                answer = answer[os.write(self._file, answer[:1024]):]
+                answer = answer[os.write(self._file, answer[:1024]) :]
 
 
 @pytest.fixture

@@ -15,28 +15,40 @@ from boards.driver import bitstream, slcr, zynq
 
 def bit_file(data: bytes) -> bytes:
     """A .bit file as Vivado writes it."""
+
     def field(key: bytes, text: bytes) -> bytes:
         return key + struct.pack(">H", len(text)) + text
+
     head = b"\0\x09" + b"\x0f\xf0" * 4 + b"\0" + b"\0\x01"
-    return head + field(b"a", b"top;UserID=0\0") + field(b"b", b"7z020clg400\0") + field(
-        b"c", b"2026/01/01\0") + field(b"d", b"00:00:00\0") + b"e" + struct.pack(
-            ">I", len(data)) + data
+    return (
+        head
+        + field(b"a", b"top;UserID=0\0")
+        + field(b"b", b"7z020clg400\0")
+        + field(b"c", b"2026/01/01\0")
+        + field(b"d", b"00:00:00\0")
+        + b"e"
+        + struct.pack(">I", len(data))
+        + data
+    )
 
 
 def test_bitstreams_of_all_forms_become_the_same() -> None:
-    data = bytes.fromhex("ffffffff" "aa995566" "20000000" "30022001")
-    swapped = bytes.fromhex("ffffffff" "665599aa" "00000020" "01200230")
+    data = bytes.fromhex("ffffffffaa9955662000000030022001")
+    swapped = bytes.fromhex("ffffffff665599aa0000002001200230")
     for form in (data, swapped, bit_file(data)):
         assert bitstream.fpga_manager_image(form) == swapped
-    for wrong, message in ((b"nothing", "no sync word"), (data[:-1], "truncated"),
-                           (bit_file(data)[:-1], "header of the bitstream is damaged"),
-                           (b"\0\x09\0", "header of the bitstream is damaged")):
+    for wrong, message in (
+        (b"nothing", "no sync word"),
+        (data[:-1], "truncated"),
+        (bit_file(data)[:-1], "header of the bitstream is damaged"),
+        (b"\0\x09\0", "header of the bitstream is damaged"),
+    ):
         with pytest.raises(driver.WrongPackage, match=message):
             bitstream.fpga_manager_image(wrong)
 
 
 def test_fpga_manager(tmp_path: Path) -> None:
-    data = bytes.fromhex("ffffffff" "aa995566" "20000000")
+    data = bytes.fromhex("ffffffffaa99556620000000")
     (tmp_path / "top.bit").write_bytes(data)
     with pytest.raises(driver.NoHardware, match="no FPGA manager at"):
         bitstream.load(tmp_path / "top.bit", tmp_path)
@@ -82,7 +94,7 @@ def machine(tmp_path: Path) -> Path:
     """Files where Linux has devices: /dev/mem, a UIO device, a u-dma-buf device."""
     (tmp_path / "dev").mkdir()
     with (tmp_path / "dev/mem").open("wb") as memory:
-        memory.truncate(slcr.BASE + slcr.SIZE)      # sparse
+        memory.truncate(slcr.BASE + slcr.SIZE)  # sparse
         memory.seek(slcr.BASE + slcr.IO_PLL)
         memory.write(struct.pack("<I", 20 << 12))
         for port in range(2):
@@ -94,16 +106,26 @@ def machine(tmp_path: Path) -> Path:
     (tmp_path / "dev/uio0").write_bytes(bytes(4096))
     attributes = tmp_path / "sys/class/u-dma-buf/udmabuf0"
     attributes.mkdir(parents=True)
-    for name, content in (("phys_addr", "0x1e000000"), ("size", "65536"), ("sync_offset", ""),
-                          ("sync_size", ""), ("sync_direction", ""), ("sync_for_cpu", ""),
-                          ("sync_for_device", "")):
+    for name, content in (
+        ("phys_addr", "0x1e000000"),
+        ("size", "65536"),
+        ("sync_offset", ""),
+        ("sync_size", ""),
+        ("sync_direction", ""),
+        ("sync_for_cpu", ""),
+        ("sync_for_device", ""),
+    ):
         (attributes / name).write_text(content)
     (tmp_path / "dev/udmabuf0").write_bytes(bytes(65536))
     return tmp_path
 
 
-CONNECTION = {"kind": "zynq7", "register_base": 0x4000_0000, "ps_clock_hz": 50_000_000,
-              "hp_ports": 2}
+CONNECTION = {
+    "kind": "zynq7",
+    "register_base": 0x4000_0000,
+    "ps_clock_hz": 50_000_000,
+    "hp_ports": 2,
+}
 
 
 def hardware(machine: Path, **options: object) -> driver.ZynqHardware:
@@ -121,7 +143,7 @@ def test_registers_by_uio(machine: Path) -> None:
             memory.seek(slcr.BASE + slcr.HP0_READ + port * slcr.HP_PITCH)
             assert memory.read(4) == bytes.fromhex("30000000")
     assert board.clock_hz == 100_000_000
-    board.wait(0.001)       # a file is always ready
+    board.wait(0.001)  # a file is always ready
     board.close()
     board.close()
 
@@ -135,7 +157,7 @@ def test_registers_by_dev_mem(machine: Path) -> None:
         memory.seek(0x4000_0010)
         assert memory.read(4) == b"\7\0\0\0"
     start = board.now()
-    board.wait(10)          # polls
+    board.wait(10)  # polls
     assert board.now() - start < 1
 
 
@@ -147,8 +169,15 @@ def test_buffers_by_u_dma_buf(machine: Path) -> None:
     second.array[:3] = (1, 2, 3)
     second.to_device()
     assert (machine / "dev/udmabuf0").read_bytes()[4096:4099] == b"\1\2\3"
-    assert [(attributes / name).read_text() for name in (
-        "sync_offset", "sync_size", "sync_direction", "sync_for_device", "sync_for_cpu")
+    assert [
+        (attributes / name).read_text()
+        for name in (
+            "sync_offset",
+            "sync_size",
+            "sync_direction",
+            "sync_for_device",
+            "sync_for_cpu",
+        )
     ] == ["4096\n", "5000\n", "0\n", "1\n", ""]
     first.from_device()
     assert (attributes / "sync_for_cpu").read_text() == "1\n"

@@ -33,8 +33,15 @@ class Memory:
         Accept a write address only when its data is being offered, as AXI allows.
     """
 
-    def __init__(self, axi, *, seed: int = 1, pause: float = 0.0, latency: int = 5,
-                 address_after_data: bool = False) -> None:
+    def __init__(
+        self,
+        axi,
+        *,
+        seed: int = 1,
+        pause: float = 0.0,
+        latency: int = 5,
+        address_after_data: bool = False,
+    ) -> None:
         self.axi = axi
         self.width = len(axi.rdata) // 8
         self.random = random.Random(seed)
@@ -42,20 +49,22 @@ class Memory:
         self.pause = pause
         self.latency = latency
         self.address_after_data = address_after_data
-        self.reads: list[tuple[int, int]] = []      # bursts accepted: address, beats
+        self.reads: list[tuple[int, int]] = []  # bursts accepted: address, beats
         self.writes: list[tuple[int, int]] = []
-        self.read_at: list[int] = []                # cycle of each beat
+        self.read_at: list[int] = []  # cycle of each beat
         self.write_at: list[int] = []
         self.strobes: list[int] = []
-        self.bad_reads: set[int] = set()            # addresses of beats that answer SLVERR
-        self.bad_writes: set[int] = set()           # addresses of bursts that answer DECERR
-        self.most_reads = self.most_writes = 0      # bursts open at once
+        self.bad_reads: set[int] = set()  # addresses of beats that answer SLVERR
+        self.bad_writes: set[int] = set()  # addresses of bursts that answer DECERR
+        self.most_reads = self.most_writes = 0  # bursts open at once
         self.responses = 0
         self.now = 0
 
     def words(self, address: int, beats: int) -> list[int]:
-        return [int.from_bytes(self.bytes[a:a + self.width], "little")
-                for a in range(address, address + beats * self.width, self.width)]
+        return [
+            int.from_bytes(self.bytes[a : a + self.width], "little")
+            for a in range(address, address + beats * self.width, self.width)
+        ]
 
     def _go(self) -> bool:
         return self.random.random() >= self.pause
@@ -75,7 +84,7 @@ class Memory:
         }
         ready_names = ("arready", "awready", "wready", "rvalid", "rready", "bvalid", "bready")
         flat = [*(name for group in names.values() for name in group), *ready_names]
-        held: dict[str, tuple] = {}     # offers that must not change until they are accepted
+        held: dict[str, tuple] = {}  # offers that must not change until they are accepted
         read_queue: deque[tuple[int, bool, int]] = deque()
         data_queue: deque[tuple[int, bool]] = deque()
         response_queue: deque[int] = deque()
@@ -88,15 +97,18 @@ class Memory:
             for channel, offer in held.items():
                 assert offers[channel] == offer, f"{channel} changed before it was accepted"
             held = {c: offer for c, offer in offers.items() if offer[0] and not value[f"{c}ready"]}
-            done = {c for c in ("ar", "aw", "w", "r", "b")
-                    if value[f"{c}valid"] and value[f"{c}ready"]}
+            done = {
+                c for c in ("ar", "aw", "w", "r", "b") if value[f"{c}valid"] and value[f"{c}ready"]
+            }
 
             if "ar" in done:
                 self.reads.append(self._burst(*offers["ar"][1:]))
                 address, beats = self.reads[-1]
                 read_open += 1
-                read_queue.extend((address + i * self.width, i == beats - 1,
-                                   self.now + self.latency) for i in range(beats))
+                read_queue.extend(
+                    (address + i * self.width, i == beats - 1, self.now + self.latency)
+                    for i in range(beats)
+                )
             if "r" in done:
                 self.read_at.append(self.now)
                 read_open -= read_queue.popleft()[1]
@@ -148,24 +160,29 @@ async def send(ctx, stream, payload) -> None:
 
 def commander(stream, commands: list[tuple[int, int]], idle=None):
     """Sends commands, then waits for ``idle``."""
+
     async def bench(ctx) -> None:
         for address, beats in commands:
             await send(ctx, stream, {"address": address, "beats": beats})
         if idle is not None:
             await ctx.tick().until(idle)
+
     return bench
 
 
 def collector(stream, count: int, into: list[int], rng: random.Random | None = None):
     """Takes ``count`` words, with random pauses when there is a generator."""
+
     async def bench(ctx) -> None:
         while len(into) < count:
             ctx.set(stream.ready, rng is None or rng.random() < 0.5)
-            _, _, valid, ready, payload = await ctx.tick().sample(stream.valid, stream.ready,
-                                                                  stream.payload)
+            _, _, valid, ready, payload = await ctx.tick().sample(
+                stream.valid, stream.ready, stream.payload
+            )
             if valid and ready:
                 into.append(payload)
         ctx.set(stream.ready, 0)
+
     return bench
 
 
@@ -175,6 +192,7 @@ def feeder(stream, words: list[int], rng: random.Random | None = None):
             while rng and rng.random() < 0.5:
                 await ctx.tick()
             await send(ctx, stream, word)
+
     return bench
 
 
@@ -183,6 +201,7 @@ def count_pulses(signal, into: list[int]):
         while True:
             _, _, value = await ctx.tick().sample(signal)
             into[0] += value
+
     return bench
 
 
@@ -196,13 +215,16 @@ def random_commands(rng: random.Random, width: int, count: int) -> list[tuple[in
     return commands
 
 
-def random_words(rng: random.Random, memory: Memory,
-                 commands: list[tuple[int, int]]) -> tuple[list[int], bytearray]:
+def random_words(
+    rng: random.Random, memory: Memory, commands: list[tuple[int, int]]
+) -> tuple[list[int], bytearray]:
     """Words for write commands, and what the memory must hold when they are written."""
     words, expected = [], bytearray(memory.bytes)
     for address, beats in commands:
         block = rng.randbytes(beats * memory.width)
-        words += [int.from_bytes(block[i:i + memory.width], "little")
-                  for i in range(0, len(block), memory.width)]
-        expected[address:address + len(block)] = block
+        words += [
+            int.from_bytes(block[i : i + memory.width], "little")
+            for i in range(0, len(block), memory.width)
+        ]
+        expected[address : address + len(block)] = block
     return words, expected

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole array: alignment of the lanes, order of the weights, and the broadcast tree."""
 
-
 import numpy as np
 import pytest
 
@@ -31,14 +30,17 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("mode", PoolMode)
-@pytest.mark.parametrize("name, stall", [
-    ("all", 0.0), ("all", 0.5), ("dsp", 0.2), ("two levels", 0.2), ("pot4", 0.2), ("fixed8", 0.2)])
+@pytest.mark.parametrize(
+    "name, stall",
+    [("all", 0.0), ("all", 0.5), ("dsp", 0.2), ("two levels", 0.2), ("pot4", 0.2), ("fixed8", 0.2)],
+)
 def test_random_words(name: str, stall: float, mode: PoolMode, seed: int) -> None:
     rng = np.random.default_rng(seed)
     config = CONFIGS[name]
     array = GemmArray(config)
-    words = random_words(rng, k=config.k, pixels=config.pixels, count=120, stall=stall,
-                         shift=name != "dsp")      # its lanes would overflow
+    words = random_words(
+        rng, k=config.k, pixels=config.pixels, count=120, stall=stall, shift=name != "dsp"
+    )  # its lanes would overflow
     values = [random_values(rng, scheme, len(words), config.k) for scheme in config.lane_schemes]
 
     padded = [*words, *idle(config.k, config.pixels, array.latency)]
@@ -46,12 +48,14 @@ def test_random_words(name: str, stall: float, mode: PoolMode, seed: int) -> Non
     weights += [0] * array.latency
     stimulus = [
         {"act": act, "weights": codes, "control": control_bits(word), "pool_mode": mode.value}
-        for act, codes, word in zip(act_bits(padded), weights, padded, strict=True)]
+        for act, codes, word in zip(act_bits(padded), weights, padded, strict=True)
+    ]
     sums = simulate(array, stimulus, ["sums"])["sums"]
     assert_sums(sums, array.model(values, words, mode), array.latency)
 
 
-@pytest.mark.parametrize("name, latency", [
-    ("all", 14), ("two levels", 14), ("pot4", 7), ("fixed8", 13)])
+@pytest.mark.parametrize(
+    "name, latency", [("all", 14), ("two levels", 14), ("pot4", 7), ("fixed8", 13)]
+)
 def test_latency(name: str, latency: int) -> None:
     assert GemmArray(CONFIGS[name]).latency == latency

@@ -20,10 +20,14 @@ class Passthrough(wiring.Component):
     """One port of each signature, straight through."""
 
     def __init__(self) -> None:
-        super().__init__({
-            "gp0": In(Axi3Signature(32, 32, 12)), "hp0": Out(Axi3Signature(32, 32, 12)),
-            "axil": In(AxiLiteSignature(12, 32)), "lite": Out(AxiLiteSignature(12, 32)),
-        })
+        super().__init__(
+            {
+                "gp0": In(Axi3Signature(32, 32, 12)),
+                "hp0": Out(Axi3Signature(32, 32, 12)),
+                "axil": In(AxiLiteSignature(12, 32)),
+                "lite": Out(AxiLiteSignature(12, 32)),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -50,16 +54,21 @@ def test_signatures_compare_by_their_widths() -> None:
     assert AxiLiteSignature(12, 32) != Axi3Signature(12, 32, 6)
 
 
-@pytest.mark.parametrize("make,message", [
-    (lambda: AxiLiteSignature(0, 32), r"addr_bits must be an integer in 1\.\.64, not 0"),
-    (lambda: AxiLiteSignature(12, 16), "data_bits must be 32 or 64, not 16"),
-    (lambda: Axi3Signature(11, 64, 6), r"addr_bits must be an integer in 12\.\.64, not 11"),
-    (lambda: Axi3Signature(32, 128, 6), "data_bits must be 32 or 64, not 128"),
-    (lambda: Axi3Signature(32, 64, 0), r"id_bits must be an integer in 1\.\.16, not 0"),
-    (lambda: Axi3ToLite(addr_bits=2), r"addr_bits must be an integer in 3\.\.32, not 2"),
-    (lambda: Axi3ToLite(addr_bits=12, base=0x4000_0800),
-     "base must be a multiple of 0x1000, not 0x40000800"),
-])
+@pytest.mark.parametrize(
+    "make,message",
+    [
+        (lambda: AxiLiteSignature(0, 32), r"addr_bits must be an integer in 1\.\.64, not 0"),
+        (lambda: AxiLiteSignature(12, 16), "data_bits must be 32 or 64, not 16"),
+        (lambda: Axi3Signature(11, 64, 6), r"addr_bits must be an integer in 12\.\.64, not 11"),
+        (lambda: Axi3Signature(32, 128, 6), "data_bits must be 32 or 64, not 128"),
+        (lambda: Axi3Signature(32, 64, 0), r"id_bits must be an integer in 1\.\.16, not 0"),
+        (lambda: Axi3ToLite(addr_bits=2), r"addr_bits must be an integer in 3\.\.32, not 2"),
+        (
+            lambda: Axi3ToLite(addr_bits=12, base=0x4000_0800),
+            "base must be a multiple of 0x1000, not 0x40000800",
+        ),
+    ],
+)
 def test_init_wrong(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
@@ -85,9 +94,16 @@ class LiteSlave:
             ctx.set(lite.awready, address is None and answer is None and self._go())
             ctx.set(lite.wready, word is None and answer is None and self._go())
             values = await ctx.tick().sample(
-                lite.arvalid & lite.arready, lite.araddr, lite.awvalid & lite.awready, lite.awaddr,
-                lite.wvalid & lite.wready, lite.wdata, lite.wstrb, lite.rvalid & lite.rready,
-                lite.bvalid & lite.bready)
+                lite.arvalid & lite.arready,
+                lite.araddr,
+                lite.awvalid & lite.awready,
+                lite.awaddr,
+                lite.wvalid & lite.wready,
+                lite.wdata,
+                lite.wstrb,
+                lite.rvalid & lite.rready,
+                lite.bvalid & lite.bready,
+            )
             _, _, ar, araddr, aw, awaddr, w, wdata, wstrb, r, b = values
             if r:
                 read = None
@@ -131,35 +147,51 @@ class Master:
         while self.random.random() < self.pause:
             await ctx.tick()
 
-    async def _address(self, ctx, channel: str, address: int, beats: int, burst: Burst,
-                       size: int) -> int:
+    async def _address(
+        self, ctx, channel: str, address: int, beats: int, burst: Burst, size: int
+    ) -> int:
         await self._pause(ctx)
         id_ = self.random.getrandbits(12)
-        for name, value in {"addr": address, "len": beats - 1, "burst": burst, "size": size,
-                            "id": id_, "valid": 1}.items():
+        for name, value in {
+            "addr": address,
+            "len": beats - 1,
+            "burst": burst,
+            "size": size,
+            "id": id_,
+            "valid": 1,
+        }.items():
             ctx.set(getattr(self.axi, channel + name), value)
         await ctx.tick().until(getattr(self.axi, f"{channel}ready"))
         ctx.set(getattr(self.axi, f"{channel}valid"), 0)
         return id_
 
-    async def read(self, ctx, address: int, beats: int = 1, burst: Burst = Burst.INCR,
-                   size: int = 2) -> list[tuple[int, int]]:
+    async def read(
+        self, ctx, address: int, beats: int = 1, burst: Burst = Burst.INCR, size: int = 2
+    ) -> list[tuple[int, int]]:
         """(data, response) of each beat."""
         axi, got = self.axi, []
         id_ = await self._address(ctx, "ar", address, beats, burst, size)
         for beat in range(beats):
             await self._pause(ctx)
             ctx.set(axi.rready, 1)
-            rid, data, resp, last = await ctx.tick().sample(
-                axi.rid, axi.rdata, axi.rresp, axi.rlast).until(axi.rvalid)
+            rid, data, resp, last = (
+                await ctx.tick().sample(axi.rid, axi.rdata, axi.rresp, axi.rlast).until(axi.rvalid)
+            )
             ctx.set(axi.rready, 0)
             assert rid == id_
             assert last == (beat == beats - 1)
             got.append((data, resp))
         return got
 
-    async def write(self, ctx, address: int, words: list[int], burst: Burst = Burst.INCR,
-                    strobes: list[int] | None = None, size: int = 2) -> int:
+    async def write(
+        self,
+        ctx,
+        address: int,
+        words: list[int],
+        burst: Burst = Burst.INCR,
+        strobes: list[int] | None = None,
+        size: int = 2,
+    ) -> int:
         """The response."""
         axi = self.axi
         id_ = await self._address(ctx, "aw", address, len(words), burst, size)
@@ -207,6 +239,7 @@ def test_single_accesses(pause: float, seed: int) -> None:
                 assert await master.read(ctx, BASE + 4 * index) == [(model[index], Resp.OKAY)]
         assert slave.words == model
         assert slave.accesses == 60
+
     run_bridge(bench, seed, pause)
 
 
@@ -217,7 +250,7 @@ def test_bursts_are_split(beats: int, pause: float, seed: int) -> None:
         model, rng = list(slave.words), random.Random(seed + 1)
         words = [rng.getrandbits(32) for _ in range(beats)]
         assert await master.write(ctx, BASE + 0x100, words) == Resp.OKAY
-        model[64:64 + beats] = words
+        model[64 : 64 + beats] = words
         assert slave.words == model
         got = await master.read(ctx, BASE + 0x100, beats)
         assert got == [(word, Resp.OKAY) for word in words]
@@ -227,7 +260,7 @@ def test_bursts_are_split(beats: int, pause: float, seed: int) -> None:
         got = await master.read(ctx, BASE + 0x100 + 4 * half, beats, Burst.WRAP)
         assert got == [(word, Resp.OKAY) for word in words[half:] + words[:half]]
         assert await master.write(ctx, BASE + 0x104, words, Burst.WRAP) == Resp.OKAY
-        model[64:64 + beats] = words[-1:] + words[:-1]
+        model[64 : 64 + beats] = words[-1:] + words[:-1]
         assert slave.words == model
 
         # Fixed: every beat to the same word.
@@ -246,6 +279,7 @@ def test_bursts_are_split(beats: int, pause: float, seed: int) -> None:
         assert slave.words == model
         got = await master.read(ctx, BASE + 0x300, beats, size=1)
         assert got == [(model[192 + beat // 2], Resp.OKAY) for beat in range(beats)]
+
     run_bridge(bench, seed, pause)
 
 
@@ -259,8 +293,9 @@ def test_refusals_are_passed_on(pause: float, seed: int) -> None:
         responses = [resp for _, resp in await master.read(ctx, refused - 4, 3)]
         assert responses == [Resp.OKAY, Resp.SLVERR, Resp.OKAY]
         assert await master.write(ctx, refused - 4, [1, 2, 3]) == Resp.SLVERR
-        assert slave.words[slave.REFUSES - 1:slave.REFUSES + 2:2] == [1, 3]
+        assert slave.words[slave.REFUSES - 1 : slave.REFUSES + 2 : 2] == [1, 3]
         assert await master.write(ctx, refused + 4, [4]) == Resp.OKAY
+
     run_bridge(bench, seed, pause)
 
 
@@ -272,10 +307,11 @@ def test_outside_the_window_nothing_is_accessed(seed: int) -> None:
             assert await master.write(ctx, address, [1]) == Resp.DECERR
         assert (slave.words, slave.accesses) == (before, 0)
         # A burst that runs out of the window.
-        got = await master.read(ctx, BASE + 0x3fc, 2)
+        got = await master.read(ctx, BASE + 0x3FC, 2)
         assert got == [(before[255], Resp.OKAY), (0, Resp.DECERR)]
-        assert await master.write(ctx, BASE + 0x3fc, [7, 8, 9]) == Resp.DECERR
+        assert await master.write(ctx, BASE + 0x3FC, [7, 8, 9]) == Resp.DECERR
         assert slave.words == [*before[:255], 7]
+
     run_bridge(bench, seed)
 
 

@@ -18,17 +18,19 @@ from quant.intgraph import IntGraph
 from quant.ratio import Ratio
 from tests.quant.graphs import random_images, residual_block, residual_graph
 
-CONFIG = AccelConfig.from_ratio(Ratio(60, 35, 5), 32, bus_bits=32, ports=2, requant_lanes=4,
-                                act_depth=4096, slot_depth=128)
+CONFIG = AccelConfig.from_ratio(
+    Ratio(60, 35, 5), 32, bus_bits=32, ports=2, requant_lanes=4, act_depth=4096, slot_depth=128
+)
 
 
 def run(graph: IntGraph, program: Program, seed: int) -> None:
     """A run of random images leaves the golden model's tensors for each of them."""
     images = random_images(graph, np.random.default_rng(seed))
     images = np.resize(images, (program.batch, *images.shape[1:]))
-    images[1:] = np.roll(images[1:], 1, axis=-1)        # no two of them equal
+    images[1:] = np.roll(images[1:], 1, axis=-1)  # no two of them equal
     memory = Emulator(program.config).run(
-        program.image, b"".join(program.pack(image) for image in images), program.output_size)
+        program.image, b"".join(program.pack(image) for image in images), program.output_size
+    )
     reference = golden.run(graph, images)
     for index, outputs in enumerate(program.read(memory)):
         for name, value in outputs.items():
@@ -40,7 +42,7 @@ def run(graph: IntGraph, program: Program, seed: int) -> None:
 def beats(program: Program, opcode: Opcode) -> int:
     total, at = 0, 0
     while program.image[at] != Opcode.END:
-        fields = isa.unpack(isa.TRANSFER, int.from_bytes(program.image[at:at + 64], "little"))
+        fields = isa.unpack(isa.TRANSFER, int.from_bytes(program.image[at : at + 64], "little"))
         total += fields["beats"] * (fields["opcode"] == opcode)
         at += isa.DESCRIPTOR_BYTES
     return total

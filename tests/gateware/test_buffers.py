@@ -13,8 +13,9 @@ from sim import pysim
 from sim.words import pack
 from tests.gateware.units import TINY
 
-SHALLOW = AccelConfig(pot4_rows=1, fixed4_rows=0, fixed8_rows=0, requant_lanes=1, bus_bits=32,
-                      act_depth=4)
+SHALLOW = AccelConfig(
+    pot4_rows=1, fixed4_rows=0, fixed8_rows=0, requant_lanes=1, bus_bits=32, act_depth=4
+)
 
 
 @pytest.mark.parametrize("copies", [2, 1])
@@ -32,10 +33,14 @@ def test_act_buffer(copies, seed):
             write, write_bank = rng.integers(0, depth, k), int(rng.integers(banks))
             values, enable = rng.integers(0, 16, k), rng.integers(0, 2, k)
             gathers = bool(rng.integers(2))
-            if copies == 1 and write_bank == gather_bank:   # then it may do one of the two
+            if copies == 1 and write_bank == gather_bank:  # then it may do one of the two
                 enable = enable * (not gathers)
-            for port, value, bits in (("read_address", read, 2), ("gather_address", gather, 2),
-                                      ("write_address", write, 2), ("write_data", values, 4)):
+            for port, value, bits in (
+                ("read_address", read, 2),
+                ("gather_address", gather, 2),
+                ("write_address", write, 2),
+                ("write_data", values, 4),
+            ):
                 ctx.set(getattr(dut, port).as_value(), pack(value, bits))
             ctx.set(dut.gather_enable, gathers)
             ctx.set(dut.gather_bank, gather_bank)
@@ -48,11 +53,13 @@ def test_act_buffer(copies, seed):
             ctx.set(dut.load_address, load)
             ctx.set(dut.load_data.as_value(), pack(loaded, 4))
             ready = ctx.get(dut.load_ready)
-            assert ready == ((not enable.any() or load_bank != write_bank)
-                             and (copies == 2 or not gathers or load_bank != gather_bank))
+            assert ready == (
+                (not enable.any() or load_bank != write_bank)
+                and (copies == 2 or not gathers or load_bank != gather_bank)
+            )
             waits += loads and not ready
             await ctx.tick()
-            ctx.set(dut.gather_bank, int(rng.integers(banks)))      # too late to matter
+            ctx.set(dut.gather_bank, int(rng.integers(banks)))  # too late to matter
             # A read in the cycle of a write gives the old nibble.
             words = [memory[bank, read[bank]] for bank in range(banks)]
             assert ctx.get(dut.read_data.as_value()) == pack(np.concatenate(words), 4)
@@ -86,7 +93,7 @@ def test_beat_buffer(beats, ports, seed):
             written = np.zeros(ports, int)
             for fill in dut.fill:
                 ctx.set(fill.start, 0)
-                ctx.set(fill.address, int(rng.integers(depth)))     # counts with start only
+                ctx.set(fill.address, int(rng.integers(depth)))  # counts with start only
             while (written < counts).any():
                 enable = (rng.random(ports) < 0.7) & (written < counts)
                 values, read = rng.integers(0, 1 << 32, ports), int(rng.integers(depth))

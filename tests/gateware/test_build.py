@@ -21,10 +21,15 @@ def test_more_ports_than_the_board_has() -> None:
         configure(small, None, **options, ports=2)
 
 
-@pytest.mark.parametrize(("resource", "options"), [
-    ("lut", {"rows": 16}), ("ff", {"rows": 16}), ("dsp48e1", {"rows": 16}),
-    ("bram36", {"rows": 16}),
-])
+@pytest.mark.parametrize(
+    ("resource", "options"),
+    [
+        ("lut", {"rows": 16}),
+        ("ff", {"rows": 16}),
+        ("dsp48e1", {"rows": 16}),
+        ("bram36", {"rows": 16}),
+    ],
+)
 def test_refusal_names_resource_need_and_limit(resource: str, options: dict[str, int]) -> None:
     """One less than is needed is refused, what is needed is not."""
     board = boards.get("zc706")
@@ -32,19 +37,32 @@ def test_refusal_names_resource_need_and_limit(resource: str, options: dict[str,
     need = getattr(estimate.resources(configure(board, None, **options)), resource)
 
     def limited(limit: int) -> Board:
-        device = dataclasses.replace(
-            board.device, limits={**board.device.limits, resource: limit})
+        device = dataclasses.replace(board.device, limits={**board.device.limits, resource: limit})
         return dataclasses.replace(board, device=device)
 
     assert configure(limited(need), None, **options).rows == 16
-    with pytest.raises(UserError, match=rf"^the accelerator needs {need:.10g} {resource.upper()} "
-                                        rf"\(estimated\), {board.title} has {need - 1:.10g}; use"):
+    with pytest.raises(
+        UserError,
+        match=rf"^the accelerator needs {need:.10g} {resource.upper()} "
+        rf"\(estimated\), {board.title} has {need - 1:.10g}; use",
+    ):
         configure(limited(need - 1), None, **options)
 
 
 def test_refusal_names_all_that_is_short() -> None:
     board = boards.get("zedboard")
-    with pytest.raises(UserError, match=r"LUT .* has 53200; .* FF .* has 106400; .* DSP48E1 .* "
-                                        r"has 220; .* BRAM36 .* has 140; use fewer"):
-        configure(board, None, ratio="30:65:5", rows=64, clock_hz=None, pixels=16, ports=4,
-                  weight_depth=2048)
+    with pytest.raises(
+        UserError,
+        match=r"LUT .* has 53200; .* FF .* has 106400; .* DSP48E1 .* "
+        r"has 220; .* BRAM36 .* has 140; use fewer",
+    ):
+        configure(
+            board,
+            None,
+            ratio="30:65:5",
+            rows=64,
+            clock_hz=None,
+            pixels=16,
+            ports=4,
+            weight_depth=2048,
+        )

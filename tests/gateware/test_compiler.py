@@ -36,8 +36,14 @@ def builder(*shape: int, **options) -> GraphBuilder:
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(1, 40), st.integers(1, 6), st.integers(1, 19), st.sampled_from([4, 8]),
-       st.sampled_from([(8, 4), (16, 8), (16, 16)]), st.integers(0, 2**32))
+@given(
+    st.integers(1, 40),
+    st.integers(1, 6),
+    st.integers(1, 19),
+    st.sampled_from([4, 8]),
+    st.sampled_from([(8, 4), (16, 8), (16, 16)]),
+    st.integers(0, 2**32),
+)
 def test_placement_round_trip(channels, height, width, bits, shape, seed):
     place = Placement(channels, height, width, bits, 0, *shape)
     tensor = np.random.default_rng(seed).integers(0, 1 << bits, (channels, height, width))
@@ -68,7 +74,7 @@ def test_memory_order_is_channels_last_hi_plane_first():
 def test_weights_round_trip(name, shape, seed):
     config, rng = CONFIGS[name], np.random.default_rng(seed)
     schemes = config.lane_schemes
-    rows = rng.permutation(config.rows)             # rows[lane]
+    rows = rng.permutation(config.rows)  # rows[lane]
     values = np.zeros((config.rows, *shape), np.int64)
     for lane, row in enumerate(rows):
         values[row] = rng.choice(weight_values(schemes[lane]), shape)
@@ -79,9 +85,9 @@ def test_weights_round_trip(name, shape, seed):
     order = itertools.product(range(shape[1]), range(shape[2]), range(groups))
     for word, (ky, kx, group) in zip(words, order, strict=True):
         for lane, row in enumerate(lanes):
-            part = values[row, group * config.k:, ky, kx][:config.k] if row >= 0 else []
+            part = values[row, group * config.k :, ky, kx][: config.k] if row >= 0 else []
             expected = np.zeros(config.k, np.int64)
-            expected[:len(part)] = part
+            expected[: len(part)] = part
             assert word[lane].tolist() == expected.tolist()
 
 
@@ -109,13 +115,20 @@ def conv(shape, rows: int, *args, config: AccelConfig = ROOMY, match: str, **opt
 
 
 def test_host_nodes_are_refused():
-    refused(sequence_graph(1), match="node 'host0' runs embedding on the host; its layers "
-            "become a program each")
+    refused(
+        sequence_graph(1),
+        match="node 'host0' runs embedding on the host; its layers become a program each",
+    )
 
 
 def test_wide_strides_are_refused():
-    conv((1, 9, 9), 4, 1, stride=(1, 4),
-         match="'conv1' has a horizontal stride of 4, the largest is 3")
+    conv(
+        (1, 9, 9),
+        4,
+        1,
+        stride=(1, 4),
+        match="'conv1' has a horizontal stride of 4, the largest is 3",
+    )
     conv((1, 9, 9), 4, 1, stride=3, config=LARGE, match="stride of 3, the largest is 2")
     conv((1, 20, 9), 4, 1, stride=(16, 1), match=r"'conv1' has kernel .* stride \(16, 1\)")
 
@@ -143,9 +156,14 @@ def test_large_images_are_refused():
 
 
 def test_wide_images_that_leave_no_room_are_refused():
-    conv((2, 3, 3), 4, 1, wide=True,
-         match="'conv1' gives 16 wide results for each row of pixels, the buffer holds 8",
-         config=dataclasses.replace(ROOMY, wide_depth=8))
+    conv(
+        (2, 3, 3),
+        4,
+        1,
+        wide=True,
+        match="'conv1' gives 16 wide results for each row of pixels, the buffer holds 8",
+        config=dataclasses.replace(ROOMY, wide_depth=8),
+    )
 
 
 def test_deep_weights_are_refused():
@@ -154,24 +172,44 @@ def test_deep_weights_are_refused():
 
 def test_many_channels_are_refused():
     config = dataclasses.replace(ROOMY, weight_depth=512, act_depth=4096)
-    conv((2041, 1, 1), 4, 1, config=config,
-         match="'conv1' reads 256 words per pixel, the most are 255")
+    conv(
+        (2041, 1, 1),
+        4,
+        1,
+        config=config,
+        match="'conv1' reads 256 words per pixel, the most are 255",
+    )
     build = builder(1024, 1, 1, bits=8)
     build.conv(INPUT, 4, 1)
     refused(build.build(), config, match="tensor 'image' has 256 words per pixel")
 
 
 def test_a_small_activation_buffer_is_refused():
-    conv((8, 16, 16), 8, 3, config=TINY,
-         match="the output of layer 'max_pool0' does not fit .*: 64 words beside 64 in use, of 64")
-    conv((8, 17, 16), 8, 3, config=TINY,
-         match="graph input 'image' does not fit .*: 68 words beside 0")
+    conv(
+        (8, 16, 16),
+        8,
+        3,
+        config=TINY,
+        match="the output of layer 'max_pool0' does not fit .*: 64 words beside 64 in use, of 64",
+    )
+    conv(
+        (8, 17, 16),
+        8,
+        3,
+        config=TINY,
+        match="graph input 'image' does not fit .*: 68 words beside 0",
+    )
 
 
 def test_missing_lanes_are_refused():
     config = dataclasses.replace(ROOMY, pot4_rows=3, fixed8_rows=0)
-    conv((1, 3, 3), 8, 1, config=config,
-         match="layer 'conv1' has 2 FIXED8 rows, but the array has no FIXED8 lane")
+    conv(
+        (1, 3, 3),
+        8,
+        1,
+        config=config,
+        match="layer 'conv1' has 2 FIXED8 rows, but the array has no FIXED8 lane",
+    )
 
 
 def test_maximum_of_8_bits_is_refused():
@@ -184,8 +222,9 @@ def test_pooling_with_few_drain_slots_is_refused():
     config = AccelConfig(pot4_rows=1, fixed4_rows=0, fixed8_rows=0, requant_lanes=1, slot_depth=8)
     build = builder(2, 4, 4)
     build.max_pool(INPUT)
-    refused(build.build(), config,
-            match="'max_pool0' needs 16 drain slots, the slot buffer holds 8")
+    refused(
+        build.build(), config, match="'max_pool0' needs 16 drain slots, the slot buffer holds 8"
+    )
 
 
 def test_reading_a_flattened_tensor_is_refused():
@@ -207,8 +246,9 @@ def test_adding_a_flattened_tensor_is_refused():
 def test_a_flattened_output_is_refused():
     build = builder(2, 2, 2)
     build.flatten(build.conv(INPUT, 4))
-    refused(build.build(),
-            match="ends with 'flatten1', a flattened tensor; let it end with 'conv0'")
+    refused(
+        build.build(), match="ends with 'flatten1', a flattened tensor; let it end with 'conv0'"
+    )
 
 
 def test_a_graph_without_layers_is_refused():
@@ -226,9 +266,13 @@ def test_accumulator_and_bias_are_refused():
     graph = build.build()
     largest = np.where(layer.scheme == Scheme.POT4, 64, 0)[:, None, None, None]
     graph.layers["conv0"] = dataclasses.replace(
-        layer, values=np.broadcast_to(largest, layer.values.shape))
-    with pytest.raises(CompileError, match=r"'conv0': the sums of row \d reach 0..33423360, an "
-                       r"accumulator of Pot4Engine holds 0..16777215"):
+        layer, values=np.broadcast_to(largest, layer.values.shape)
+    )
+    with pytest.raises(
+        CompileError,
+        match=r"'conv0': the sums of row \d reach 0..33423360, an "
+        r"accumulator of Pot4Engine holds 0..16777215",
+    ):
         compile_graph(graph, ROOMY)
     graph.layers["conv0"] = dataclasses.replace(layer, bias=np.full(4, 1 << 47))
     with pytest.raises(CompileError, match=r"'conv0': the bias of row \d takes more than the 48 "):
@@ -242,7 +286,8 @@ def test_two_lane_engines_refuse_large_sums():
     graph = build.build()
     most = np.where(layer.scheme == Scheme.FIXED4, 7, 0)[:, None, None, None]
     graph.layers["conv0"] = dataclasses.replace(
-        layer, values=np.broadcast_to(most, layer.values.shape))
+        layer, values=np.broadcast_to(most, layer.values.shape)
+    )
     compile_graph(graph, ROOMY)
     with pytest.raises(CompileError, match=r"Fixed4DspEngine holds -524288..524287"):
         compile_graph(graph, dataclasses.replace(ROOMY, fixed4_style="dsp"))

@@ -33,17 +33,30 @@ def test_derived_sizes():
 
 @pytest.mark.parametrize("config", [LARGE, SMALL])
 def test_a_lane_is_one_beat_of_weights_or_two(config):
-    assert config.weight_beats == sum(2 if scheme is Scheme.FIXED8 else 1
-                                      for scheme in config.lane_schemes)
+    assert config.weight_beats == sum(
+        2 if scheme is Scheme.FIXED8 else 1 for scheme in config.lane_schemes
+    )
     assert config.weight_beats * config.bus_bits == config.weight_bits
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(0, 40), st.integers(0, 20), st.integers(1, 4), st.integers(1, 4),
-       st.sampled_from([32, 64]))
+@given(
+    st.integers(0, 40),
+    st.integers(0, 20),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.sampled_from([32, 64]),
+)
 def test_json_round_trip(pot4, fixed4, fixed8, pixels, bus_bits):
-    config = AccelConfig(pot4_rows=pot4, fixed4_rows=fixed4, fixed8_rows=fixed8, pixels=2**pixels,
-                         requant_lanes=1, bus_bits=bus_bits, clock_hz=123)
+    config = AccelConfig(
+        pot4_rows=pot4,
+        fixed4_rows=fixed4,
+        fixed8_rows=fixed8,
+        pixels=2**pixels,
+        requant_lanes=1,
+        bus_bits=bus_bits,
+        clock_hz=123,
+    )
     assert AccelConfig.from_json(config.to_json()) == config
     assert json.loads(config.to_json()) == dataclasses.asdict(config)
 

@@ -32,8 +32,14 @@ PROGRAM = [
     END,
 ]
 #: Unit, its number there, address and beats, or the output height.
-LOG = [("load", 0, 0x2000_0040, 3), ("load", 1, 0x1000_0400, 5), ("load", 2, 0x1000_0800, 2),
-       ("execute", 0, 7), ("store", 0, 0x3000_0080, 4), ("store", 1, 0x3000_00C0, 1)]
+LOG = [
+    ("load", 0, 0x2000_0040, 3),
+    ("load", 1, 0x1000_0400, 5),
+    ("load", 2, 0x1000_0800, 2),
+    ("execute", 0, 7),
+    ("store", 0, 0x3000_0080, 4),
+    ("store", 1, 0x3000_00C0, 1),
+]
 UNITS = ("load", "execute", "store")
 QUEUE = {"load": "loads", "execute": "executes", "store": "stores"}
 
@@ -49,23 +55,23 @@ class World:
     dut: Sequencer
     descriptors: list[int]
     rng: random.Random
-    most: int = 3           #: longest pause
-    hold: tuple = ()        #: units that never complete
+    most: int = 3  #: longest pause
+    hold: tuple = ()  #: units that never complete
 
     def __post_init__(self) -> None:
         self.trouble: dict[str, int] = {}
-        self.ends: list[tuple] = []                 # ("finished",) or ("failed", code), index
+        self.ends: list[tuple] = []  # ("finished",) or ("failed", code), index
         self.forget()
 
     def forget(self) -> None:
         """As at the beginning of a run."""
         self.log: list[tuple] = []
         self.completed = dict.fromkeys(UNITS, 0)
-        self.working: dict[str, int] = {}           # cycles that are left
-        self.next = 0                               # descriptor
+        self.working: dict[str, int] = {}  # cycles that are left
+        self.next = 0  # descriptor
         self.fetching = False
         self.dispatched = 0
-        self.bus = 0                                # cycles until the bus is idle
+        self.bus = 0  # cycles until the bus is idle
         self.causes: dict[str, int] = dict.fromkeys(("load", "execute", "store", "fetch"), 0)
 
     def _pause(self) -> int:
@@ -77,11 +83,16 @@ class World:
             ctx.set(getattr(dut, name), self.trouble.pop(name, 0))
         ctx.set(dut.bus_idle, self.bus == 0)
         ctx.set(dut.array_idle, 1)
-        offered = (self.fetching and self.next < len(self.descriptors)
-                   and (get(dut.descriptor.valid) or self._pause() == 0))
+        offered = (
+            self.fetching
+            and self.next < len(self.descriptors)
+            and (get(dut.descriptor.valid) or self._pause() == 0)
+        )
         ctx.set(dut.descriptor.valid, offered)
-        ctx.set(dut.descriptor.payload,
-                self.descriptors[self.next] if offered else self.rng.getrandbits(512))
+        ctx.set(
+            dut.descriptor.payload,
+            self.descriptors[self.next] if offered else self.rng.getrandbits(512),
+        )
         for unit in UNITS:
             ctx.set(getattr(dut, unit).ready, unit not in self.working and self._pause() == 0)
             ctx.set(getattr(dut, f"{unit}_completed"), self.working.get(unit) == 0)
@@ -164,8 +175,9 @@ class World:
         return cycles
 
 
-def simulate(scenario, descriptors: list[int], seed: int, *, cycles: int, most: int = 3,
-             hold: tuple = ()) -> None:
+def simulate(
+    scenario, descriptors: list[int], seed: int, *, cycles: int, most: int = 3, hold: tuple = ()
+) -> None:
     dut = Sequencer(TINY)
     world = World(dut, descriptors, random.Random(seed), most, hold)
 
@@ -191,8 +203,9 @@ def random_program(rng: random.Random, count: int) -> list[int]:
     """Descriptors whose waits are any that can end."""
     words, counts = [], dict.fromkeys(QUEUE.values(), 0)
     for _ in range(count):
-        waits = {f"wait_{queue}": max(0, done - rng.randint(0, 5))
-                 for queue, done in counts.items()}
+        waits = {
+            f"wait_{queue}": max(0, done - rng.randint(0, 5)) for queue, done in counts.items()
+        }
         queue = rng.choice(list(counts))
         # A full queue must not keep back what its head waits for.
         counts[queue] += 1
@@ -226,7 +239,9 @@ def test_queues_run_beside_each_other(seed):
         descriptor(isa.EXECUTE, opcode=Opcode.EXECUTE),
         descriptor(isa.EXECUTE, opcode=Opcode.EXECUTE, wait_executes=1),
         *[transfer(Opcode.LOAD_SLOTS, Base.INPUT, i, 1) for i in range(40)],
-        transfer(Opcode.STORE_TENSOR, Base.OUTPUT, 0, 1), END]
+        transfer(Opcode.STORE_TENSOR, Base.OUTPUT, 0, 1),
+        END,
+    ]
 
     async def scenario(ctx, world: World) -> None:
         world.trouble = {"start": 1}
@@ -243,8 +258,11 @@ def test_queues_run_beside_each_other(seed):
 @pytest.mark.parametrize(("hold", "queue"), [("load", "loads"), ("store", "stores")])
 def test_causes(hold, queue, seed):
     opcode = Opcode.LOAD_SLOTS if hold == "load" else Opcode.STORE_WIDE
-    descriptors = [transfer(opcode, Base.OUTPUT, 0, 1),
-                   descriptor(isa.EXECUTE, opcode=Opcode.EXECUTE, **{f"wait_{queue}": 1}), END]
+    descriptors = [
+        transfer(opcode, Base.OUTPUT, 0, 1),
+        descriptor(isa.EXECUTE, opcode=Opcode.EXECUTE, **{f"wait_{queue}": 1}),
+        END,
+    ]
 
     async def scenario(ctx, world: World) -> None:
         world.trouble = {"start": 1}
@@ -269,9 +287,15 @@ def test_unknown_opcode(opcode, seed):
     simulate(scenario, descriptors, seed, cycles=2000)
 
 
-@pytest.mark.parametrize(("pin", "code"), [
-    ("abort", ErrorCode.ABORTED), ("watchdog", ErrorCode.WATCHDOG),
-    ("read_error", ErrorCode.READ_ERROR), ("write_error", ErrorCode.WRITE_ERROR)])
+@pytest.mark.parametrize(
+    ("pin", "code"),
+    [
+        ("abort", ErrorCode.ABORTED),
+        ("watchdog", ErrorCode.WATCHDOG),
+        ("read_error", ErrorCode.READ_ERROR),
+        ("write_error", ErrorCode.WRITE_ERROR),
+    ],
+)
 def test_trouble_in_every_cycle(pin, code, seed):
     # At any moment of a run: it ends with the reason, and can run again.
     async def scenario(ctx, world: World) -> None:
@@ -284,7 +308,7 @@ def test_trouble_in_every_cycle(pin, code, seed):
             length = at
             assert world.ends == [("failed", code, world.ends[0][2])]
         assert length > 15
-        world.trouble = {pin: 1}    # idle: nothing happens
+        world.trouble = {pin: 1}  # idle: nothing happens
         await world.cycle(ctx)
         await world.cycle(ctx)
         assert len(world.ends) == 1
@@ -293,8 +317,10 @@ def test_trouble_in_every_cycle(pin, code, seed):
     simulate(scenario, PROGRAM, seed, cycles=20000, most=1)
 
 
-@pytest.mark.parametrize(("pin", "hold", "index"), [
-    ("read_error", "load", 0), ("write_error", "store", 2), ("abort", "execute", 1)])
+@pytest.mark.parametrize(
+    ("pin", "hold", "index"),
+    [("read_error", "load", 0), ("write_error", "store", 2), ("abort", "execute", 1)],
+)
 def test_which_descriptor_failed(pin, hold, index, seed):
     descriptors = [PROGRAM[1], descriptor(isa.EXECUTE, opcode=Opcode.EXECUTE), PROGRAM[5], END]
 
@@ -313,9 +339,11 @@ def test_which_descriptor_failed(pin, hold, index, seed):
 
 def test_which_reason_wins(seed):
     async def scenario(ctx, world: World) -> None:
-        for pins, code in ((("abort", "watchdog", "read_error", "write_error"), "ABORTED"),
-                           (("watchdog", "read_error", "write_error"), "WATCHDOG"),
-                           (("read_error", "write_error"), "READ_ERROR")):
+        for pins, code in (
+            (("abort", "watchdog", "read_error", "write_error"), "ABORTED"),
+            (("watchdog", "read_error", "write_error"), "WATCHDOG"),
+            (("read_error", "write_error"), "READ_ERROR"),
+        ):
             world.ends = []
             await world.run(ctx, 4, **dict.fromkeys(pins, 1))
             assert world.ends[0][:2] == ("failed", ErrorCode[code])

@@ -36,7 +36,8 @@ def test_splitter_gives_a_burst_per_cycle(data_bits: int, seed: int) -> None:
         ctx.set(dut.burst.ready, 1)
         burst = dut.burst.p
         async for _, _, valid, address, length in ctx.tick().sample(
-                dut.burst.valid, burst.address, burst.length):
+            dut.burst.valid, burst.address, burst.length
+        ):
             cycles.append(valid)
             if valid:
                 got.append((address, length + 1))
@@ -58,10 +59,13 @@ def test_read(data_bits: int, pause: float, seed: int) -> None:
     expected = [word for command in commands for word in memory.words(*command)]
     got: list[int] = []
     errors, beats = [0], [0]
-    pysim.run(dut, commander(dut.command, commands, dut.idle),
-              collector(dut.data, len(expected), got, rng if pause else None), cycles=20_000,
-              background=(memory.serve, count_pulses(dut.error, errors),
-                          count_pulses(dut.beat, beats)))
+    pysim.run(
+        dut,
+        commander(dut.command, commands, dut.idle),
+        collector(dut.data, len(expected), got, rng if pause else None),
+        cycles=20_000,
+        background=(memory.serve, count_pulses(dut.error, errors), count_pulses(dut.beat, beats)),
+    )
     assert got == expected
     assert memory.reads == [b for command in commands for b in split(*command, memory.width)]
     assert (errors, beats) == ([0], [len(expected)])
@@ -81,12 +85,16 @@ def test_write(data_bits: int, pause: float, seed: int) -> None:
         await commander(dut.command, commands, dut.idle)(ctx)
         responses.append(memory.responses)
 
-    pysim.run(dut, command, feeder(dut.data, words, rng if pause else None), cycles=20_000,
-              background=(memory.serve, count_pulses(dut.error, errors),
-                          count_pulses(dut.beat, beats)))
+    pysim.run(
+        dut,
+        command,
+        feeder(dut.data, words, rng if pause else None),
+        cycles=20_000,
+        background=(memory.serve, count_pulses(dut.error, errors), count_pulses(dut.beat, beats)),
+    )
     assert memory.bytes == expected
     assert memory.writes == bursts
-    assert responses == [len(bursts)]       # idle came with the last response, not earlier
+    assert responses == [len(bursts)]  # idle came with the last response, not earlier
     assert (errors, beats) == ([0], [len(words)])
 
 
@@ -100,27 +108,39 @@ GAPLESS = [
 
 
 @pytest.mark.parametrize("most,latency,commands", GAPLESS)
-def test_read_streams_without_gaps(most: int, latency: int,
-                                   commands: list[tuple[int, int]]) -> None:
+def test_read_streams_without_gaps(
+    most: int, latency: int, commands: list[tuple[int, int]]
+) -> None:
     dut = ReadDma(max_outstanding=most)
     memory = Memory(dut.axi, latency=latency)
     got: list[int] = []
     count = sum(beats for _, beats in commands)
-    pysim.run(dut, commander(dut.command, commands), collector(dut.data, count, got), cycles=2000,
-              background=(memory.serve,))
+    pysim.run(
+        dut,
+        commander(dut.command, commands),
+        collector(dut.data, count, got),
+        cycles=2000,
+        background=(memory.serve,),
+    )
     assert memory.read_at[-1] - memory.read_at[0] == count - 1
     # Accepted in cycle 1, split in 2, on the bus in 3, and the latency of the memory.
     assert memory.read_at[0] == 3 + 1 + latency
 
 
 @pytest.mark.parametrize("most,latency,commands", GAPLESS)
-def test_write_streams_without_gaps(most: int, latency: int,
-                                    commands: list[tuple[int, int]]) -> None:
+def test_write_streams_without_gaps(
+    most: int, latency: int, commands: list[tuple[int, int]]
+) -> None:
     dut = WriteDma(max_outstanding=most)
     memory = Memory(dut.axi, latency=latency)
     count = sum(beats for _, beats in commands)
-    pysim.run(dut, commander(dut.command, commands, dut.idle),
-              feeder(dut.data, list(range(count))), cycles=2000, background=(memory.serve,))
+    pysim.run(
+        dut,
+        commander(dut.command, commands, dut.idle),
+        feeder(dut.data, list(range(count))),
+        cycles=2000,
+        background=(memory.serve,),
+    )
     assert memory.write_at[-1] - memory.write_at[0] == count - 1
 
 
@@ -131,10 +151,15 @@ def test_outstanding_bursts_are_limited(most: int, seed: int) -> None:
     commands, got = [(0, 100)], []
     words, expected = random_words(random.Random(seed), memory, commands)
     before = memory.words(0x4000, 100)
-    pysim.run(dut, commander(dut.read_command, [(0x4000, 100)]),
-              commander(dut.write_command, commands, dut.write_idle),
-              feeder(dut.write_data, words), collector(dut.read_data, 100, got), cycles=5000,
-              background=(memory.serve,))
+    pysim.run(
+        dut,
+        commander(dut.read_command, [(0x4000, 100)]),
+        commander(dut.write_command, commands, dut.write_idle),
+        feeder(dut.write_data, words),
+        collector(dut.read_data, 100, got),
+        cycles=5000,
+        background=(memory.serve,),
+    )
     assert (memory.most_reads, memory.most_writes) == (most, most)
     assert got == before
     assert memory.bytes == expected
@@ -143,16 +168,23 @@ def test_outstanding_bursts_are_limited(most: int, seed: int) -> None:
 def test_port_moves_both_ways_at_once(seed: int) -> None:
     rng, dut = random.Random(seed), DmaPort()
     memory = Memory(dut.axi, seed=seed, pause=0.3)
-    reads, writes = [(0, 150), (0x800, 3)], [(0x5000, 120), (0x6ff8, 2)]
+    reads, writes = [(0, 150), (0x800, 3)], [(0x5000, 120), (0x6FF8, 2)]
     words, expected = random_words(rng, memory, writes)
     wanted = [word for command in reads for word in memory.words(*command)]
     got: list[int] = []
     counts = {name: [0] for name in ("read_beats", "write_beats", "error")}
-    pysim.run(dut, commander(dut.read_command, reads, dut.read_idle),
-              commander(dut.write_command, writes, dut.write_idle),
-              feeder(dut.write_data, words, rng), collector(dut.read_data, len(wanted), got, rng),
-              cycles=5000, background=(memory.serve, *(count_pulses(getattr(dut, name), into)
-                                                       for name, into in counts.items())))
+    pysim.run(
+        dut,
+        commander(dut.read_command, reads, dut.read_idle),
+        commander(dut.write_command, writes, dut.write_idle),
+        feeder(dut.write_data, words, rng),
+        collector(dut.read_data, len(wanted), got, rng),
+        cycles=5000,
+        background=(
+            memory.serve,
+            *(count_pulses(getattr(dut, name), into) for name, into in counts.items()),
+        ),
+    )
     assert got == wanted
     assert memory.bytes == expected
     assert counts == {"read_beats": [153], "write_beats": [122], "error": [0]}
@@ -163,8 +195,13 @@ def test_data_does_not_wait_for_the_address(seed: int) -> None:
     memory = Memory(dut.axi, seed=seed, address_after_data=True)
     commands = [(0, 40), (0x1000, 5)]
     words, expected = random_words(random.Random(seed), memory, commands)
-    pysim.run(dut, commander(dut.command, commands, dut.idle), feeder(dut.data, words),
-              cycles=1000, background=(memory.serve,))
+    pysim.run(
+        dut,
+        commander(dut.command, commands, dut.idle),
+        feeder(dut.data, words),
+        cycles=1000,
+        background=(memory.serve,),
+    )
     assert memory.bytes == expected
 
 
@@ -205,13 +242,20 @@ def test_error_responses_are_reported(seed: int) -> None:
     memory.bad_reads = {0x48, 0x100}
     memory.bad_writes = {0x1080}
     counts = {name: [0] for name in ("read_error", "write_error", "error")}
-    pysim.run(dut, commander(dut.read_command, [(0, 40)], dut.read_idle),
-              commander(dut.write_command, [(0x1000, 40)], dut.write_idle),
-              collector(dut.read_data, 40, got), feeder(dut.write_data, [0] * 40), cycles=500,
-              background=(memory.serve, *(count_pulses(getattr(dut, name), into)
-                                          for name, into in counts.items())))
+    pysim.run(
+        dut,
+        commander(dut.read_command, [(0, 40)], dut.read_idle),
+        commander(dut.write_command, [(0x1000, 40)], dut.write_idle),
+        collector(dut.read_data, 40, got),
+        feeder(dut.write_data, [0] * 40),
+        cycles=500,
+        background=(
+            memory.serve,
+            *(count_pulses(getattr(dut, name), into) for name, into in counts.items()),
+        ),
+    )
     assert (counts["read_error"], counts["write_error"]) == ([2], [1])
-    assert got == memory.words(0, 40)       # data comes all the same
+    assert got == memory.words(0, 40)  # data comes all the same
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 3, 25, 61, 62, 63])
@@ -279,13 +323,16 @@ def test_flush(after: int, pause: float, seed: int) -> None:
 
 
 @pytest.mark.parametrize("dma", [ReadDma, WriteDma, DmaPort])
-@pytest.mark.parametrize("name,value,message", [
-    ("max_outstanding", 0, r"max_outstanding must be an integer in 1\.\.16, not 0"),
-    ("max_outstanding", 17, r"max_outstanding must be an integer in 1\.\.16, not 17"),
-    ("data_bits", 128, "data_bits must be 32 or 64, not 128"),
-    ("addr_bits", 8, r"addr_bits must be an integer in 12\.\.64, not 8"),
-    ("id_bits", 0, r"id_bits must be an integer in 1\.\.16, not 0"),
-])
+@pytest.mark.parametrize(
+    "name,value,message",
+    [
+        ("max_outstanding", 0, r"max_outstanding must be an integer in 1\.\.16, not 0"),
+        ("max_outstanding", 17, r"max_outstanding must be an integer in 1\.\.16, not 17"),
+        ("data_bits", 128, "data_bits must be 32 or 64, not 128"),
+        ("addr_bits", 8, r"addr_bits must be an integer in 12\.\.64, not 8"),
+        ("id_bits", 0, r"id_bits must be an integer in 1\.\.16, not 0"),
+    ],
+)
 def test_init_wrong(dma, name: str, value: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dma(**{name: value})

@@ -19,11 +19,22 @@ from sim import pysim
 from sim.words import pack
 from tests.gateware.units import TINY, WIDER, fields
 
-ONE_LANE = AccelConfig(pot4_rows=1, fixed4_rows=1, fixed8_rows=1, requant_lanes=1, bus_bits=32,
-                       act_depth=16, slot_depth=8)
+ONE_LANE = AccelConfig(
+    pot4_rows=1,
+    fixed4_rows=1,
+    fixed8_rows=1,
+    requant_lanes=1,
+    bus_bits=32,
+    act_depth=16,
+    slot_depth=8,
+)
 DRAIN_EXECUTE = dict(DrainJob(TINY))["execute"].shape
-CONFIGS = {"P2": TINY, "P4": WIDER, "one requantiser": ONE_LANE,
-           "one copy": dataclasses.replace(WIDER, act_copies=1)}
+CONFIGS = {
+    "P2": TINY,
+    "P4": WIDER,
+    "one requantiser": ONE_LANE,
+    "one copy": dataclasses.replace(WIDER, act_copies=1),
+}
 
 
 class Bench:
@@ -32,8 +43,9 @@ class Bench:
     Sums that a job no longer needs are replaced by noise at once.
     """
 
-    def __init__(self, config: AccelConfig, seed: int, *, slots: int, wide: bool = False,
-                 bits: int = 4) -> None:
+    def __init__(
+        self, config: AccelConfig, seed: int, *, slots: int, wide: bool = False, bits: int = 4
+    ) -> None:
         self.config, self.rng = config, np.random.default_rng(seed)
         self.noise = np.random.default_rng([seed, 1])
         self.bits, self.wide = bits, wide
@@ -41,13 +53,22 @@ class Bench:
         self.memory = self.rng.integers(0, 16, (config.banks, config.act_depth, config.k))
         self.low, self.high = (2, 14) if bits == 4 else (3, 250)
         self.execute = {
-            "out_address": 5, "out_plane_pitch": 7, "residual_address": 11, "residual_n": 9000,
-            "residual_plane_pitch": 3, "slot_address": 2, "slots": slots, "low": self.low,
-            "high": self.high, "wide": int(wide), "out_planes": int(bits == 8)}
+            "out_address": 5,
+            "out_plane_pitch": 7,
+            "residual_address": 11,
+            "residual_n": 9000,
+            "residual_plane_pitch": 3,
+            "slot_address": 2,
+            "slots": slots,
+            "low": self.low,
+            "high": self.high,
+            "wide": int(wide),
+            "out_planes": int(bits == 8),
+        }
         self.writes: list[tuple[int, int, int, int, int]] = []  # cycle, bank, address, column, data
-        self.wides: list[tuple[int, int, int]] = []             # cycle, address, data
-        self.completed: list[int] = []                          # cycles
-        self.gathered: set[int] = set()                         # cycles
+        self.wides: list[tuple[int, int, int]] = []  # cycle, address, data
+        self.completed: list[int] = []  # cycles
+        self.gathered: set[int] = set()  # cycles
 
     def fields(self, valid: bool) -> dict[str, int]:
         """What comes with a job of the drain: fields of its EXECUTE, or of any other."""
@@ -65,8 +86,16 @@ class Bench:
             shift = 28 - self.bits + int(rng.integers(3))
             multiplier = int(rng.integers(1 << 15, 1 << 16))
             bias = int(rng.integers(0, numerics.act_max(self.bits))) << shift
-            results.append(Result(row * config.requant_lanes + int(lane), int(column),
-                                  int(rng.integers(1 << 16)), multiplier, bias, shift))
+            results.append(
+                Result(
+                    row * config.requant_lanes + int(lane),
+                    int(column),
+                    int(rng.integers(1 << 16)),
+                    multiplier,
+                    bias,
+                    shift,
+                )
+            )
         return results
 
     def sums(self) -> np.ndarray:
@@ -79,8 +108,12 @@ class Bench:
     def phases(self) -> int:
         if self.wide:
             return self.config.requant_lanes
-        return 2 if self.execute["out_planes"] or (
-            self.execute.get("residual") and self.execute.get("residual_planes")) else 1
+        return (
+            2
+            if self.execute["out_planes"]
+            or (self.execute.get("residual") and self.execute.get("residual_planes"))
+            else 1
+        )
 
     @property
     def turn(self) -> int:
@@ -103,12 +136,17 @@ class Bench:
         address_bits = (config.act_depth - 1).bit_length()
         stored = [0] * self.execute["slot_address"] + [
             int.from_bytes(pack_slot(results, config, self.wide), "little")
-            for results in self.records]
+            for results in self.records
+        ]
         valid, noise = {}, {"pixel": 0xABC, "bank": 1, "count": 1, "final": 1}
         for cycle, job, sums in jobs:
             valid |= dict.fromkeys(
-                range(cycle + 2, cycle + 2 + self.turn
-                      * len(self.records) * self.phases * job["count"]), sums)
+                range(
+                    cycle + 2,
+                    cycle + 2 + self.turn * len(self.records) * self.phases * job["count"],
+                ),
+                sums,
+            )
 
         async def bench(ctx) -> None:
             for cycle in range(length):
@@ -125,8 +163,10 @@ class Bench:
                 gather = ctx.get(dut.gather_address.as_value())
                 await ctx.tick()
                 ctx.set(dut.slot.as_value(), stored[slot % len(stored)])
-                nibbles = [self.memory[bank, gather >> j * address_bits & config.act_depth - 1, j]
-                           for j in range(config.k)]
+                nibbles = [
+                    self.memory[bank, gather >> j * address_bits & config.act_depth - 1, j]
+                    for j in range(config.k)
+                ]
                 ctx.set(dut.gather_data.as_value(), pack(nibbles, 4))
 
         pysim.run(dut, bench, cycles=length + 1)
@@ -146,8 +186,7 @@ class Bench:
         for arrival, job, sums in jobs:
             steps = itertools.product(range(job["count"]), self.records)
             for step, (pixel, results) in enumerate(steps):
-                first = (self.begin(arrival) + Drain.latency
-                         + self.turn * step * self.phases)
+                first = self.begin(arrival) + Drain.latency + self.turn * step * self.phases
                 cycle = first + self.turn * (self.phases - 1)
                 bank = (job["bank"] + pixel) % config.banks
                 for result in results:
@@ -155,20 +194,30 @@ class Bench:
                     constants = (acc, result.multiplier, result.bias, result.shift)
                     if self.wide:
                         lane = result.lane % config.requant_lanes
-                        entry = (f["out_address"] + result.offset + job["pixel"] * config.banks
-                                 + bank)
-                        wides.append((first + self.turn * lane, entry % (1 << ADDRESS_BITS),
-                                      int(numerics.accumulate(*constants))))
+                        entry = (
+                            f["out_address"] + result.offset + job["pixel"] * config.banks + bank
+                        )
+                        wides.append(
+                            (
+                                first + self.turn * lane,
+                                entry % (1 << ADDRESS_BITS),
+                                int(numerics.accumulate(*constants)),
+                            )
+                        )
                         continue
                     residual = self._residual(bank, job["pixel"] + result.offset, result.column)
-                    y = int(numerics.requantise(*constants, self.low, self.high, residual,
-                                                f["residual_n"]))
+                    y = int(
+                        numerics.requantise(
+                            *constants, self.low, self.high, residual, f["residual_n"]
+                        )
+                    )
                     address = f["out_address"] + job["pixel"] + result.offset
                     for plane in range(self.bits // 4):
                         nibble = y >> 4 if self.bits == 8 and plane == 0 else y & 15
                         place = (address + plane * f["out_plane_pitch"]) % config.act_depth
                         writes.append(
-                            (cycle + self.turn * plane, bank, place, result.column, nibble))
+                            (cycle + self.turn * plane, bank, place, result.column, nibble)
+                        )
         return sorted(writes), sorted(wides)
 
     def _residual(self, bank: int, offset: int, column: int) -> int:
@@ -190,10 +239,18 @@ def make_jobs(bench: Bench, count: int, gap: int) -> list:
     for i in range(count):
         bank = config.pixels * int(bench.rng.integers(2))
         pixels = int(bench.rng.integers(1, config.pixels)) if i == 1 else config.pixels
-        jobs.append((3 + i * (bench.spacing + gap),
-                     {"pixel": int(bench.rng.integers(1 << 16)), "bank": bank, "count": pixels,
-                      "final": int(i == count - 1 or bool(bench.noise.integers(2)))},
-                     bench.sums()))
+        jobs.append(
+            (
+                3 + i * (bench.spacing + gap),
+                {
+                    "pixel": int(bench.rng.integers(1 << 16)),
+                    "bank": bank,
+                    "count": pixels,
+                    "final": int(i == count - 1 or bool(bench.noise.integers(2))),
+                },
+                bench.sums(),
+            )
+        )
     return jobs
 
 
@@ -203,10 +260,15 @@ def hold(bench: Bench, jobs: list) -> None:
     assert sorted(bench.writes) == writes
     assert bench.wides == wides
     # An EXECUTE is complete when its last results can be read.
-    last = [bench.begin(arrival) + bench.turn
-            * (job["count"] * len(bench.records) * bench.phases - 1)
-            + Drain.latency + 1 + bench.config.drain_turn
-            for arrival, job, _ in jobs if job["final"]]
+    last = [
+        bench.begin(arrival)
+        + bench.turn * (job["count"] * len(bench.records) * bench.phases - 1)
+        + Drain.latency
+        + 1
+        + bench.config.drain_turn
+        for arrival, job, _ in jobs
+        if job["final"]
+    ]
     assert bench.completed == last and last
     steps = sum(job["count"] * len(bench.records) * bench.phases for _, job, _ in jobs)
     assert len(bench.gathered) == (steps if bench.execute.get("residual") else 0)
@@ -220,8 +282,10 @@ def hold(bench: Bench, jobs: list) -> None:
 def test_results(name, bits, residual_bits, seed):
     bench = Bench(CONFIGS[name], seed, slots=4, bits=bits)
     # A tensor without a residual may say anything about one.
-    bench.execute |= {"residual": int(residual_bits is not None),
-                      "residual_planes": int(residual_bits != 4)}
+    bench.execute |= {
+        "residual": int(residual_bits is not None),
+        "residual_planes": int(residual_bits != 4),
+    }
     jobs = make_jobs(bench, 5, gap=0)
     hold(bench, jobs)
     nibbles = {data for *_, data in bench.writes}

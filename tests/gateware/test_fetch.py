@@ -79,8 +79,9 @@ def test_the_first_client_goes_first_but_takes_nothing_back():
     pysim.run(dut, bench, cycles=5)
 
 
-async def fetch(ctx, dut: Fetcher, rng: np.random.Generator, base: int, count: int,
-                latency: int) -> list[int]:
+async def fetch(
+    ctx, dut: Fetcher, rng: np.random.Generator, base: int, count: int, latency: int
+) -> list[int]:
     """Take ``count`` descriptors of a memory whose words are their addresses; returns them."""
     ctx.set(dut.address, base)
     ctx.set(dut.start, 1)
@@ -100,8 +101,10 @@ async def fetch(ctx, dut: Fetcher, rng: np.random.Generator, base: int, count: i
             address = ctx.get(dut.command.p.address)
             assert address == base + asked * isa.DESCRIPTOR_BYTES
             asked += isa.FETCH_GROUP
-            memory.extend((now + latency, address + i * TINY.bus_bits // 8)
-                          for i in range(BEATS * isa.FETCH_GROUP))
+            memory.extend(
+                (now + latency, address + i * TINY.bus_bits // 8)
+                for i in range(BEATS * isa.FETCH_GROUP)
+            )
         if due:
             # There is always room for what was asked for: nobody else waits for the fetcher.
             assert ctx.get(dut.beats.ready)
@@ -122,8 +125,9 @@ def test_descriptors_in_order_and_never_too_far_ahead(latency, seed):
     async def bench(ctx) -> None:
         got = await fetch(ctx, dut, rng, base, count, latency)
         for index, descriptor in enumerate(got):
-            words = [descriptor >> i * TINY.bus_bits & (1 << TINY.bus_bits) - 1
-                     for i in range(BEATS)]
+            words = [
+                descriptor >> i * TINY.bus_bits & (1 << TINY.bus_bits) - 1 for i in range(BEATS)
+            ]
             start = base + index * isa.DESCRIPTOR_BYTES
             assert words == list(range(start, start + isa.DESCRIPTOR_BYTES, TINY.bus_bits // 8))
         ctx.set(dut.halt, 1)

@@ -18,17 +18,36 @@ CONFIG = dataclasses.replace(TINY, act_depth=512, weight_depth=256, wide_depth=1
 
 def gemm(values: np.ndarray, groups: int) -> Gemm:
     empty = np.zeros(len(values), np.int64)
-    return Gemm("conv", "in", "out", values, empty, empty, empty, empty, (1, 1), (0,) * 4, 0, 15,
-                False, None, 0, groups)
+    return Gemm(
+        "conv",
+        "in",
+        "out",
+        values,
+        empty,
+        empty,
+        empty,
+        empty,
+        (1, 1),
+        (0,) * 4,
+        0,
+        15,
+        False,
+        None,
+        0,
+        groups,
+    )
 
 
-@pytest.mark.parametrize(("rows", "channels", "groups", "words"), [
-    (20, 12, 1, [(0, 2)]),              # all read all
-    (16, 16, 16, [(0, 1), (1, 1)]),     # depthwise: eight channels are a word
-    (32, 16, 16, [(0, 1), (1, 1)]),     # two rows for each channel
-    (6, 24, 2, [(0, 2), (1, 2)]),       # twelve channels: both groups read the word in the middle
-    (4, 36, 3, [(0, 2), (1, 2), (3, 2)]),
-])
+@pytest.mark.parametrize(
+    ("rows", "channels", "groups", "words"),
+    [
+        (20, 12, 1, [(0, 2)]),  # all read all
+        (16, 16, 16, [(0, 1), (1, 1)]),  # depthwise: eight channels are a word
+        (32, 16, 16, [(0, 1), (1, 1)]),  # two rows for each channel
+        (6, 24, 2, [(0, 2), (1, 2)]),  # twelve channels: both groups read the word in the middle
+        (4, 36, 3, [(0, 2), (1, 2), (3, 2)]),
+    ],
+)
 def test_parts(rows, channels, groups, words, seed):
     """Each row of a part, on the part's words, does what the row does on its group's channels."""
     rows -= rows % groups
@@ -40,18 +59,19 @@ def test_parts(rows, channels, groups, words, seed):
     assert [(part.first, part.words) for part in parts] == words
     seen = []
     for part in parts:
-        part_x = x[part.first * 8:(part.first + part.words) * 8]
+        part_x = x[part.first * 8 : (part.first + part.words) * 8]
         for index, row in enumerate(part.rows):
             group = row // (rows // groups)
-            mine = x[group * channels // groups:(group + 1) * channels // groups]
+            mine = x[group * channels // groups : (group + 1) * channels // groups]
             padded = part.values[index, :, 0, 0]
-            assert padded @ part_x[:len(padded)] == values[row, :, 0, 0] @ mine
+            assert padded @ part_x[: len(padded)] == values[row, :, 0, 0] @ mine
             seen.append(row)
     assert sorted(seen) == list(range(rows))
 
 
-@pytest.mark.parametrize(("channels", "rows", "groups"), [
-    (16, 16, 16), (12, 24, 12), (24, 6, 2), (36, 9, 3), (16, 8, 4)])
+@pytest.mark.parametrize(
+    ("channels", "rows", "groups"), [(16, 16, 16), (12, 24, 12), (24, 6, 2), (36, 9, 3), (16, 8, 4)]
+)
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_equal_to_the_golden_model(channels, rows, groups, first, bits, seed):
@@ -76,9 +96,10 @@ def test_no_word_is_read_in_vain():
     network.conv(network.conv(INPUT, 32, 1), 32, 3, groups=32)
     program = compile_graph(network.build(), CONFIG)
     last = program.segments[-1]
-    executes = [isa.unpack(isa.EXECUTE, int.from_bytes(program.image[at * 64:at * 64 + 64],
-                                                       "little"))
-                for at in range(last.first, last.last)]
+    executes = [
+        isa.unpack(isa.EXECUTE, int.from_bytes(program.image[at * 64 : at * 64 + 64], "little"))
+        for at in range(last.first, last.last)
+    ]
     executes = [f for f in executes if f["opcode"] == Opcode.EXECUTE]
     assert {f["groups"] for f in executes} == {1} and len(executes) >= 4
     assert estimate.cycles(program)[last.layer] > 0

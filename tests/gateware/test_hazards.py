@@ -33,8 +33,11 @@ def test_reading_what_a_load_brings(queue):
         hazards.write("act", words(index))
     begin(hazards, queue, 3, loads=2)
     hazards.read("act", words(0, 1))
-    with pytest.raises(HazardError, match=r"descriptor 3 reads word \[2\] of buffer act, which "
-                       "number 3 of the loads uses"):
+    with pytest.raises(
+        HazardError,
+        match=r"descriptor 3 reads word \[2\] of buffer act, which "
+        "number 3 of the loads uses",
+    ):
         hazards.read("act", words(0, 2))
 
 
@@ -59,8 +62,8 @@ def test_results_of_an_earlier_execute():
     begin(hazards, "executes", 1)
     with pytest.raises(HazardError, match="reads word"):
         hazards.read("act", words(3))
-    hazards.write("act", words(3))      # in order
-    hazards.read("act", words(3))       # its own: an operand that lies where results do
+    hazards.write("act", words(3))  # in order
+    hazards.read("act", words(3))  # its own: an operand that lies where results do
     begin(hazards, "executes", 2)
     with pytest.raises(HazardError, match="reads word"):
         hazards.read("act", words(3))
@@ -96,7 +99,7 @@ def test_counts_wrap():
     begin(hazards, "executes", 9, loads=3)
     hazards.read("act", words(1))
     begin(hazards, "executes", 10, loads=2)
-    hazards.read("act", words(1))       # known from the one before
+    hazards.read("act", words(1))  # known from the one before
 
 
 def test_waits_of_the_compiler_wrap():
@@ -112,8 +115,12 @@ def test_waits_of_the_compiler_wrap():
 def test_order_agrees_with_the_checker(seed):
     """Random accesses: with the compiler's waits all is well; one wait less is noticed."""
     rng = np.random.default_rng(seed)
-    depths = {"act": TINY.act_depth, "weights": TINY.weight_depth, "slots": TINY.slot_depth,
-              "wide": TINY.wide_depth}
+    depths = {
+        "act": TINY.act_depth,
+        "weights": TINY.weight_depth,
+        "slots": TINY.slot_depth,
+        "wide": TINY.wide_depth,
+    }
     missed = 0
     for round_ in range(40):
         order, hazards = Order(TINY), Hazards({name: (depth,) for name, depth in depths.items()})
@@ -122,8 +129,9 @@ def test_order_agrees_with_the_checker(seed):
             regions = []
             for _ in range(2):
                 buffer = list(depths)[rng.integers(4)]
-                regions.append(Region(buffer, int(rng.integers(depths[buffer])),
-                                      int(rng.integers(1, 5))))
+                regions.append(
+                    Region(buffer, int(rng.integers(depths[buffer])), int(rng.integers(1, 5)))
+                )
             reads, writes = ((), regions) if queue == "loads" else (regions[:1], regions[1:])
             if queue == "stores":
                 reads, writes = regions, ()
@@ -170,13 +178,13 @@ def test_the_emulator_refuses_a_program_that_does_not_wait(opcode, seed):
     program = compile_graph(graph, config, dump=True)
     image = bytearray(program.image)
     at = next(at for at in range(0, len(image), isa.DESCRIPTOR_BYTES) if image[at] == opcode)
-    word = int.from_bytes(image[at:at + isa.DESCRIPTOR_BYTES], "little")
+    word = int.from_bytes(image[at : at + isa.DESCRIPTOR_BYTES], "little")
     fields = isa.unpack(isa.TENSOR, word)
     name = "wait_loads" if opcode is Opcode.EXECUTE else "wait_executes"
     assert fields[name] > 0
     start = 8 + isa.COUNT_BITS * QUEUES.index(name.removeprefix("wait_"))
     word &= ~(((1 << isa.COUNT_BITS) - 1) << start)
-    image[at:at + isa.DESCRIPTOR_BYTES] = word.to_bytes(isa.DESCRIPTOR_BYTES, "little")
+    image[at : at + isa.DESCRIPTOR_BYTES] = word.to_bytes(isa.DESCRIPTOR_BYTES, "little")
     packed = program.pack(random_images(graph, np.random.default_rng(seed))[0])
     Emulator(config).run(program.image, packed, program.output_size)
     with pytest.raises(EmulatorError, match="without waiting for it"):

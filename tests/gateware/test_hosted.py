@@ -23,8 +23,9 @@ from tests.quant.graphs import (
     sequence_host,
 )
 
-CONFIG = AccelConfig.from_ratio(Ratio(60, 35, 5), 16, requant_lanes=4, act_depth=256,
-                                wide_depth=128)
+CONFIG = AccelConfig.from_ratio(
+    Ratio(60, 35, 5), 16, requant_lanes=4, act_depth=256, wide_depth=128
+)
 
 
 @pytest.mark.parametrize("length", [1, 5, 8, 12])
@@ -52,21 +53,22 @@ def test_equal_to_the_golden_model(length, seed):
 def test_sequences_fill_the_pixel_lanes():
     banks = CONFIG.banks
     assert folded((7, 2 * banks, 1), CONFIG) == (7, 2, banks)
-    assert folded((7, banks + 1, 1), CONFIG) == (7, banks + 1, 1)       # 5, a prime
+    assert folded((7, banks + 1, 1), CONFIG) == (7, banks + 1, 1)  # 5, a prime
     assert folded((7, 3, 1), CONFIG) == (7, 1, 3)
     assert folded((7, 1, 1), CONFIG) == (7, 1, 1)
-    assert folded((7, 4, 6), CONFIG) == (7, 4, 6)                       # an image stays
+    assert folded((7, 4, 6), CONFIG) == (7, 4, 6)  # an image stays
 
 
 def test_a_network_without_a_host_is_one_program():
     graph = residual_graph(1, size=8)
-    one, = compile_all(graph, dataclasses.replace(CONFIG, act_depth=1024))
+    (one,) = compile_all(graph, dataclasses.replace(CONFIG, act_depth=1024))
     assert one.graph is graph and not one.folder.parts and one.tensor == graph.header.input
 
 
 def test_several_inputs_in_a_run_are_refused():
-    with pytest.raises(CompileError, match="'sequence-1' calls the accelerator layer by layer; "
-                                           "there is no batch"):
+    with pytest.raises(
+        CompileError, match="'sequence-1' calls the accelerator layer by layer; there is no batch"
+    ):
         compile_all(sequence_graph(1), CONFIG, batch=2)
 
 

@@ -14,8 +14,9 @@ from quant.numerics import BIAS_BITS
 from tests.gateware.units import TINY, fields
 
 LAYOUTS = {"TRANSFER": isa.TRANSFER, "TENSOR": isa.TENSOR, "EXECUTE": isa.EXECUTE}
-WIDTHS = [(layout, name, field.width) for layout, fields_ in LAYOUTS.items()
-          for name, field in fields_]
+WIDTHS = [
+    (layout, name, field.width) for layout, fields_ in LAYOUTS.items() for name, field in fields_
+]
 
 CONFIGS = [
     TINY,
@@ -44,8 +45,12 @@ def test_all_layouts_begin_alike():
 @given(data=st.data())
 def test_round_trip(name, data):
     layout = LAYOUTS[name]
-    edge = {field: st.one_of(st.sampled_from([0, (1 << f.width) - 1]),
-                             st.integers(0, (1 << f.width) - 1)) for field, f in layout}
+    edge = {
+        field: st.one_of(
+            st.sampled_from([0, (1 << f.width) - 1]), st.integers(0, (1 << f.width) - 1)
+        )
+        for field, f in layout
+    }
     values = data.draw(st.fixed_dictionaries(edge))
     bits = isa.pack(layout, **values)
     assert isa.unpack(layout, bits) == values
@@ -61,8 +66,9 @@ def test_out_of_range(name, field, width):
     for value in (1 << width, -1):
         with pytest.raises(ValueError, match=rf"field {field} = {value} does not fit {width} bits"):
             isa.pack(LAYOUTS[name], **good | {field: value})
-    assert isa.unpack(LAYOUTS[name], isa.pack(LAYOUTS[name], **good | {field: (1 << width) - 1})) \
-        == good | {field: (1 << width) - 1}
+    assert isa.unpack(
+        LAYOUTS[name], isa.pack(LAYOUTS[name], **good | {field: (1 << width) - 1})
+    ) == good | {field: (1 << width) - 1}
 
 
 def test_missing_and_unknown_fields():
@@ -95,17 +101,31 @@ def test_packed_slots(config, seed):
     rng = random.Random(seed)
     q = config.requant_lanes
     columns = rng.sample(range(config.k), q)
-    results = [Result(rng.randrange((config.rows + config.k) // q) * q + lane, columns[lane],
-                      rng.randrange(1 << 16), rng.randrange(1 << 16),
-                      rng.randrange(-1 << 47, 1 << 47), rng.randrange(14, 46))
-               for lane in range(q)]
+    results = [
+        Result(
+            rng.randrange((config.rows + config.k) // q) * q + lane,
+            columns[lane],
+            rng.randrange(1 << 16),
+            rng.randrange(1 << 16),
+            rng.randrange(-1 << 47, 1 << 47),
+            rng.randrange(14, 46),
+        )
+        for lane in range(q)
+    ]
     stored = pack_slot(results, config)
     assert len(stored) * 8 == isa.slot_beats(config) * config.bus_bits
     slot = emulator._unpack_slot(stored, config)
     for lane, result in enumerate(results):
         assert slot["lanes"][lane] == {
-            "row": result.lane // q, "column": result.column, "multiplier": result.multiplier,
-            "bias": result.bias, "shift": result.shift}
+            "row": result.lane // q,
+            "column": result.column,
+            "multiplier": result.multiplier,
+            "bias": result.bias,
+            "shift": result.shift,
+        }
         assert slot["columns"][result.column] == {
-            "enable": 1, "lane": lane, "offset": result.offset}
+            "enable": 1,
+            "lane": lane,
+            "offset": result.offset,
+        }
     assert sum(column["enable"] for column in slot["columns"]) == q

@@ -44,14 +44,19 @@ def test_every_way_to_cut_patches(way, seed, monkeypatch):
         kernel, stride = rng.integers(1, 6, 2).tolist(), rng.integers(1, 4, 2).tolist()
         padding = tuple(rng.integers(0, 4, 4).tolist())
         shape = (int(rng.integers(1, 4)), *rng.integers(5, 10, 2).tolist())
-        out = [(shape[1 + i] + sum(padding[2 * i:2 * i + 2]) - kernel[i]) // stride[i] + 1
-               for i in (0, 1)]
+        out = [
+            (shape[1 + i] + sum(padding[2 * i : 2 * i + 2]) - kernel[i]) // stride[i] + 1
+            for i in (0, 1)
+        ]
         values = rng.integers(-7, 8, (5, shape[0], *kernel))
         source = Placement(*shape, 4, 6, CONFIG.k, CONFIG.banks)
         target = Placement(5, *out, 4, 0, CONFIG.k, CONFIG.banks)
         order: list = []
-        monkeypatch.setattr(patches, "_cost", lambda *a, order=order: order.append(a) or (
-            0 if len(order) - 1 == way else 1, 0))
+        monkeypatch.setattr(
+            patches,
+            "_cost",
+            lambda *a, order=order: order.append(a) or (0 if len(order) - 1 == way else 1, 0),
+        )
         found = rewrite(values, tuple(stride), padding, source, target, CONFIG)
         forced += len(order) > way
         image = rng.integers(0, 16, shape)
@@ -82,8 +87,7 @@ def test_what_is_chosen():
     lowered = first((1, 8, 8), 16, 3)
     assert lowered.plan.operations[0].values.shape == (16, 9, 1, 1)
     # Three channels and a stride of two on a large array: each pixel once, 2x2 to a word.
-    large = AccelConfig.from_ratio(Ratio(65, 30, 5), 64, pixels=8, requant_lanes=16,
-                                   act_depth=8192)
+    large = AccelConfig.from_ratio(Ratio(65, 30, 5), 64, pixels=8, requant_lanes=16, act_depth=8192)
     lowered = first((3, 224, 224), 64, 7, stride=2, padding=3, config=large)
     assert lowered.plan.operations[0].values.shape == (64, 12, 4, 4)
     assert lowered.plan.operations[0].padding == (2, 0, 2, 0)
@@ -91,8 +95,12 @@ def test_what_is_chosen():
     # What takes more than half of the activation buffer is not chosen, however fast.
     roomy = dataclasses.replace(CONFIG, act_depth=4096)
     assert first((3, 32, 32), 16, 7, config=roomy).plan.places[INPUT].words > 512
-    assert first((3, 32, 32), 16, 7, config=dataclasses.replace(
-        CONFIG, act_depth=1024)).plan.places[INPUT].words <= 512
+    assert (
+        first((3, 32, 32), 16, 7, config=dataclasses.replace(CONFIG, act_depth=1024))
+        .plan.places[INPUT]
+        .words
+        <= 512
+    )
     # Sixteen channels fill a word as they are.
     lowered = first((16, 8, 8), 16, 3)
     assert lowered.patches == patches.identity((16, 8, 8), 0)
@@ -123,13 +131,16 @@ def test_strips(size, depth, rows, dump, seed):
 
 def test_a_strip_is_no_larger_than_it_must_be():
     lowered = lower(pooled(18), dataclasses.replace(CONFIG, act_depth=256))
-    place, = (lowered.plan.places[name] for name in lowered.plan.strips)
+    (place,) = (lowered.plan.places[name] for name in lowered.plan.strips)
     assert place.height == 4 * 2 + 3
 
 
 def test_what_does_not_fit_in_strips_either():
-    with pytest.raises(CompileError, match=r"the output of layer .conv0. does not fit .*: 180 "
-                       "words beside 90 in use, of 128 per bank"):
+    with pytest.raises(
+        CompileError,
+        match=r"the output of layer .conv0. does not fit .*: 180 "
+        "words beside 90 in use, of 128 per bank",
+    ):
         compile_graph(pooled(18), dataclasses.replace(CONFIG, act_depth=128))
 
 
@@ -142,7 +153,7 @@ def test_a_large_image_comes_in_parts(seed):
 
 
 def test_rows_of_a_strip():
-    place = Placement(20, 4, 5, 8, 0, 16, 4, address=100)       # 2 groups, 2 planes, pitch 2
+    place = Placement(20, 4, 5, 8, 0, 16, 4, address=100)  # 2 groups, 2 planes, pitch 2
     strip = Strip(place, top=6, height=30)
     assert strip.row(7) == 102
     found = strip.regions(7, 9)

@@ -20,8 +20,9 @@ from tests.quant.graphs import INPUT, GraphBuilder, residual_block, residual_gra
 ROOMY = dataclasses.replace(TINY, act_depth=512, weight_depth=256, wide_depth=16)
 LARGE = AccelConfig.from_ratio(Ratio(50, 25, 25), 16, pixels=4, requant_lanes=8)
 CONFIGS = {"tiny": ROOMY, "large": LARGE}
-SMALL = AccelConfig.from_ratio(Ratio(60, 35, 5), 32, bus_bits=32, ports=2, requant_lanes=4,
-                               act_depth=1024, slot_depth=128)
+SMALL = AccelConfig.from_ratio(
+    Ratio(60, 35, 5), 32, bus_bits=32, ports=2, requant_lanes=4, act_depth=1024, slot_depth=128
+)
 
 
 def assert_apart(lowered: Lowered) -> None:
@@ -35,12 +36,16 @@ def assert_apart(lowered: Lowered) -> None:
             over.add((operation.target, operation.residual))
     wide = {operation.target for operation in plan.operations if operation.wide}
     for a, b in itertools.permutations(set(born) - wide, 2):
-        if (a, b) in over and died[b] == born[a] and (
-                plan.places[a].address == plan.places[b].address):
+        if (
+            (a, b) in over
+            and died[b] == born[a]
+            and (plan.places[a].address == plan.places[b].address)
+        ):
             continue
         if born[b] <= born[a] <= died[b]:
-            first, second = sorted((plan.places[name] for name in (a, b)),
-                                   key=lambda place: place.address)
+            first, second = sorted(
+                (plan.places[name] for name in (a, b)), key=lambda place: place.address
+            )
             assert first.address + first.words <= second.address, (a, b)
 
 
@@ -88,8 +93,9 @@ def test_input_in_strips_and_a_tensor_in_memory(copies, dump, seed):
     graph, config = residual_block(), dataclasses.replace(SMALL, act_copies=copies)
     lowered = lower(graph, config)
     assert lowered.plan.input_strips and list(lowered.plan.strips.values()) == [1]
-    moves = [operation for operation in lowered.plan.operations
-             if isinstance(operation, Spill | Reload)]
+    moves = [
+        operation for operation in lowered.plan.operations if isinstance(operation, Spill | Reload)
+    ]
     shortcut = next(o.residual for o in lowered.plan.operations if o.residual)
     assert [type(move) for move in moves] == [Spill, Reload] and moves[1].target == shortcut
     assert_apart(lowered)

@@ -16,8 +16,10 @@ def run(engine: PoolEngine, mode: PoolMode, words: Sequence[Word]) -> np.ndarray
     """Hold the engine against its model in every cycle; returns the model's sums."""
     padded = [*words, *idle(engine.k, engine.pixels, engine.latency)]
     acts = act_bits(padded, lambda channel: engine.skew)
-    stimulus = [{"act": act, "mode": mode.value, "control": control_bits(word)}
-                for act, word in zip(acts, padded, strict=True)]
+    stimulus = [
+        {"act": act, "mode": mode.value, "control": control_bits(word)}
+        for act, word in zip(acts, padded, strict=True)
+    ]
     expected = engine.model(mode, words)
     assert_sums(simulate(engine, stimulus, ["sums"])["sums"], expected, engine.latency)
     return expected
@@ -33,31 +35,45 @@ def test_random_words(mode: PoolMode, stall: float, seed: int) -> None:
 @pytest.mark.parametrize("mode, function", [(PoolMode.MAX, np.max), (PoolMode.SUM, np.sum)])
 def test_every_pair(mode: PoolMode, function) -> None:
     pairs = np.array([(a, b) for a in range(16) for b in range(16)])
-    words = [Word(np.full((2, 1), value), first=i == 0, last=i == 1) for pair in pairs
-             for i, value in enumerate(pair)]
+    words = [
+        Word(np.full((2, 1), value), first=i == 0, last=i == 1)
+        for pair in pairs
+        for i, value in enumerate(pair)
+    ]
     sums = run(PoolEngine(k=1, pixels=2), mode, words)
     assert sums[1::2, 0, 1].tolist() == function(pairs, axis=1).tolist()
 
 
 def test_modes_may_change_between_sums() -> None:
     engine = PoolEngine(k=1, pixels=1)
-    words = [Word(np.array([[value]]), first=first, last=not first)
-             for value, first in [(9, True), (9, False), (5, True), (7, False), (9, True),
-                                  (1, False)]]
+    words = [
+        Word(np.array([[value]]), first=first, last=not first)
+        for value, first in [(9, True), (9, False), (5, True), (7, False), (9, True), (1, False)]
+    ]
     words += idle(1, 1, engine.latency)
     modes = [PoolMode.SUM] * 2 + [PoolMode.MAX] * 2 + [PoolMode.SUM] * (2 + engine.latency)
     acts = act_bits(words, lambda channel: engine.skew)
-    stimulus = [{"act": act, "mode": mode.value, "control": control_bits(word)}
-                for act, mode, word in zip(acts, modes, words, strict=True)]
+    stimulus = [
+        {"act": act, "mode": mode.value, "control": control_bits(word)}
+        for act, mode, word in zip(acts, modes, words, strict=True)
+    ]
     sums = simulate(engine, stimulus, ["sums"])["sums"]
-    assert sums[engine.latency::2][:3] == [18, 7, 10]
+    assert sums[engine.latency :: 2][:3] == [18, 7, 10]
 
 
 def test_two_planes(seed: int) -> None:
     wide = np.random.default_rng(seed).integers(0, 256, (9, 2, 3))
-    words = [Word(plane[i], first=plane is high and i == 0, shift=plane is low and i == 0,
-                  last=plane is low and i == 8)
-             for high, low in [(wide >> 4, wide & 15)] for plane in (high, low) for i in range(9)]
+    words = [
+        Word(
+            plane[i],
+            first=plane is high and i == 0,
+            shift=plane is low and i == 0,
+            last=plane is low and i == 8,
+        )
+        for high, low in [(wide >> 4, wide & 15)]
+        for plane in (high, low)
+        for i in range(9)
+    ]
     sums = run(PoolEngine(k=3, pixels=2), PoolMode.SUM, words)
     np.testing.assert_array_equal(sums[-1], wide.sum(0).T)
 

@@ -39,16 +39,38 @@ def test_map_is_well_formed() -> None:
 def test_map_of_the_driver() -> None:
     """What is deployed: a change here is a new version of the map."""
     assert OFFSET == {
-        "ID": 0x00, "VERSION": 0x04, "CONTROL": 0x08, "STATUS": 0x0C, "PROGRAM_BASE": 0x10,
-        "INPUT_BASE": 0x14, "OUTPUT_BASE": 0x18, "WATCHDOG": 0x1C, "IRQ_ENABLE": 0x20,
-        "IRQ_STATUS": 0x24, "ERROR_DESCRIPTOR": 0x28, "SHAPE": 0x2C, "CONFIG_DIGEST": 0x30,
-        "CYCLES": 0x40, "ARRAY_CYCLES": 0x44, "STALL_DRAIN": 0x48, "STALL_LOAD": 0x4C,
-        "STALL_EXECUTE": 0x50, "STALL_STORE": 0x54, "STALL_FETCH": 0x58, "READ_BEATS": 0x5C,
-        "WRITE_BEATS": 0x60, "DESCRIPTORS": 0x64,
+        "ID": 0x00,
+        "VERSION": 0x04,
+        "CONTROL": 0x08,
+        "STATUS": 0x0C,
+        "PROGRAM_BASE": 0x10,
+        "INPUT_BASE": 0x14,
+        "OUTPUT_BASE": 0x18,
+        "WATCHDOG": 0x1C,
+        "IRQ_ENABLE": 0x20,
+        "IRQ_STATUS": 0x24,
+        "ERROR_DESCRIPTOR": 0x28,
+        "SHAPE": 0x2C,
+        "CONFIG_DIGEST": 0x30,
+        "CYCLES": 0x40,
+        "ARRAY_CYCLES": 0x44,
+        "STALL_DRAIN": 0x48,
+        "STALL_LOAD": 0x4C,
+        "STALL_EXECUTE": 0x50,
+        "STALL_STORE": 0x54,
+        "STALL_FETCH": 0x58,
+        "READ_BEATS": 0x5C,
+        "WRITE_BEATS": 0x60,
+        "DESCRIPTORS": 0x64,
     }
     assert {code.name: code.value for code in ErrorCode} == {
-        "NONE": 0, "BAD_DESCRIPTOR": 1, "READ_ERROR": 2, "WRITE_ERROR": 3, "WATCHDOG": 4,
-        "ABORTED": 5}
+        "NONE": 0,
+        "BAD_DESCRIPTOR": 1,
+        "READ_ERROR": 2,
+        "WRITE_ERROR": 3,
+        "WATCHDOG": 4,
+        "ABORTED": 5,
+    }
 
 
 def test_manifest_survives_json() -> None:
@@ -57,7 +79,11 @@ def test_manifest_survives_json() -> None:
     assert {entry["name"]: entry["offset"] for entry in manifest["registers"]} == OFFSET
     status = next(entry for entry in manifest["registers"] if entry["name"] == "STATUS")
     assert [(f["name"], f["lsb"], f["width"]) for f in status["fields"]] == [
-        ("busy", 0, 1), ("done", 1, 1), ("error", 2, 1), ("error_code", 8, 8)]
+        ("busy", 0, 1),
+        ("done", 1, 1),
+        ("error", 2, 1),
+        ("error_code", 8, 8),
+    ]
     assert manifest["error_codes"]["WATCHDOG"] == 4
 
 

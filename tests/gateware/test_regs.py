@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The register file as the host sees it."""
 
-
 import pytest
 
 from gateware.axi import Resp
@@ -54,7 +53,7 @@ class Host:
         ctx.set(axil.awvalid, 0)
         ctx.set(axil.wvalid, 0)
         ctx.set(axil.bready, 1)
-        resp, = await ctx.tick().sample(axil.bresp).until(axil.bvalid)
+        (resp,) = await ctx.tick().sample(axil.bresp).until(axil.bvalid)
         ctx.set(axil.bready, 0)
         return resp
 
@@ -90,7 +89,7 @@ class Machine:
         self.ending = how
         await ctx.tick()
         await ctx.tick()
-        ctx.set(self.dut.error_code, 0xFF)      # sampled with `failed` only
+        ctx.set(self.dut.error_code, 0xFF)  # sampled with `failed` only
 
 
 def run(bench) -> None:
@@ -112,12 +111,17 @@ def test_constants() -> None:
         assert await host.read(ctx, "CONFIG_DIGEST") == config_digest(CONFIG)
         assert await host.read(ctx, "CONTROL") == 0
         assert await host.read(ctx, "STATUS") == 0
+
     run(bench)
 
 
 def test_storage_and_strobes() -> None:
-    outputs = {"PROGRAM_BASE": "program_base", "INPUT_BASE": "input_base",
-               "OUTPUT_BASE": "output_base", "WATCHDOG": "watchdog_limit"}
+    outputs = {
+        "PROGRAM_BASE": "program_base",
+        "INPUT_BASE": "input_base",
+        "OUTPUT_BASE": "output_base",
+        "WATCHDOG": "watchdog_limit",
+    }
 
     async def bench(ctx, dut, host, machine) -> None:
         model = dict.fromkeys(outputs, 0)
@@ -130,6 +134,7 @@ def test_storage_and_strobes() -> None:
             for name, member in outputs.items():
                 assert await host.read(ctx, name) == model[name]
                 assert ctx.get(getattr(dut, member)) == model[name]
+
     run(bench)
 
 
@@ -147,6 +152,7 @@ def test_unmapped_and_forbidden_accesses() -> None:
                 assert await host.write_response(ctx, offset, 0xFFFFFFFF) == Resp.SLVERR
         assert [await host.read(ctx, name) for name in OFFSET] == before
         assert (machine.starts, machine.aborts) == (0, 0)
+
     run(bench)
 
 
@@ -155,27 +161,34 @@ def test_a_run_that_ends_well() -> None:
         await host.write(ctx, "CONTROL", START)
         assert machine.starts == 1
         assert await host.read(ctx, "STATUS") == 1
-        await host.write(ctx, "CONTROL", START)         # ignored while busy
+        await host.write(ctx, "CONTROL", START)  # ignored while busy
         await machine.end(ctx)
         assert machine.starts == 1
         assert await host.read(ctx, "STATUS") == 2
-        assert await host.read(ctx, "STATUS") == 2      # sticky
+        assert await host.read(ctx, "STATUS") == 2  # sticky
         await host.write(ctx, "CONTROL", START)
-        assert await host.read(ctx, "STATUS") == 1      # until the next start
+        assert await host.read(ctx, "STATUS") == 1  # until the next start
         assert machine.starts == 2
+
     run(bench)
 
 
 def test_start_is_seen_in_the_status_at_once() -> None:
     async def bench(ctx, dut, host, machine) -> None:
         axil = dut.axil
-        for signal, value in ((axil.awaddr, OFFSET["CONTROL"]), (axil.wdata, START),
-                              (axil.wstrb, 15), (axil.awvalid, 1), (axil.wvalid, 1)):
+        for signal, value in (
+            (axil.awaddr, OFFSET["CONTROL"]),
+            (axil.wdata, START),
+            (axil.wstrb, 15),
+            (axil.awvalid, 1),
+            (axil.wvalid, 1),
+        ):
             ctx.set(signal, value)
         await ctx.tick()
         ctx.set(axil.awvalid, 0)
         ctx.set(axil.wvalid, 0)
         assert await host.read(ctx, "STATUS") == 1
+
     run(bench)
 
 
@@ -195,6 +208,7 @@ def test_a_run_that_fails(error: ErrorCode) -> None:
         await machine.end(ctx)
         assert await host.read(ctx, "STATUS") == 2
         assert await host.read(ctx, "ERROR_DESCRIPTOR") == 0
+
     run(bench)
 
 
@@ -212,20 +226,22 @@ def test_the_failing_descriptor_stays_while_the_machine_winds_down() -> None:
         ctx.set(dut.descriptor_index, 6)
         await ctx.tick().repeat(3)
         assert await host.read(ctx, "ERROR_DESCRIPTOR") == 5
+
     pysim.run(dut, bench, cycles=100)
 
 
 def test_abort() -> None:
     async def bench(ctx, dut, host, machine) -> None:
         await host.write(ctx, "CONTROL", ABORT)
-        assert (machine.starts, machine.aborts) == (0, 1)       # the machine sorts out an idle one
+        assert (machine.starts, machine.aborts) == (0, 1)  # the machine sorts out an idle one
         await host.write(ctx, "CONTROL", START | ABORT)
         assert (machine.starts, machine.aborts) == (0, 2)
-        await host.write(ctx, "CONTROL", START, strobe=14)      # the bits are in byte 0
+        await host.write(ctx, "CONTROL", START, strobe=14)  # the bits are in byte 0
         assert (machine.starts, machine.aborts) == (0, 2)
         await host.write(ctx, "CONTROL", START)
         await host.write(ctx, "CONTROL", ABORT)
         assert (machine.starts, machine.aborts) == (1, 3)
+
     run(bench)
 
 
@@ -233,15 +249,15 @@ def test_interrupt() -> None:
     async def bench(ctx, dut, host, machine) -> None:
         await host.write(ctx, "CONTROL", START)
         await machine.end(ctx)
-        assert not ctx.get(dut.irq)                     # not enabled
+        assert not ctx.get(dut.irq)  # not enabled
         assert await host.read(ctx, "IRQ_STATUS") == 1
         await host.write(ctx, "IRQ_ENABLE", 0xFFFFFFFF)
         assert await host.read(ctx, "IRQ_ENABLE") == 1
         assert ctx.get(dut.irq)
         await host.write(ctx, "IRQ_STATUS", 0xFFFFFFFE)
-        assert ctx.get(dut.irq)                         # a zero clears nothing
+        assert ctx.get(dut.irq)  # a zero clears nothing
         await host.write(ctx, "CONTROL", START)
-        assert ctx.get(dut.irq)                         # nor does start
+        assert ctx.get(dut.irq)  # nor does start
         await host.write(ctx, "IRQ_STATUS", 1)
         assert not ctx.get(dut.irq)
         await machine.end(ctx, "failed", ErrorCode.ABORTED)
@@ -249,6 +265,7 @@ def test_interrupt() -> None:
         await host.write(ctx, "IRQ_ENABLE", 0)
         assert not ctx.get(dut.irq)
         assert await host.read(ctx, "IRQ_STATUS") == 1
+
     run(bench)
 
 
@@ -258,6 +275,7 @@ def test_interrupt_is_not_lost_when_cleared_at_that_moment() -> None:
         await host.write(ctx, "IRQ_STATUS", 1)
         ctx.set(dut.done, 0)
         assert await host.read(ctx, "IRQ_STATUS") == 1
+
     run(bench)
 
 
@@ -271,13 +289,14 @@ def test_counters() -> None:
         await machine.end(ctx)
         cycles = await host.read(ctx, "CYCLES")
         assert cycles >= sum(10 + index for index in range(len(COUNTERS)))
-        assert await host.read(ctx, "CYCLES") == cycles         # stands still when not busy
+        assert await host.read(ctx, "CYCLES") == cycles  # stands still when not busy
         for index, name in enumerate(COUNTERS):
             assert await host.read(ctx, name.upper()) == 10 + index
         await host.write(ctx, "CONTROL", START)
         for name in COUNTERS:
             assert await host.read(ctx, name.upper()) == 0
         assert await host.read(ctx, "CYCLES") < cycles
+
     run(bench)
 
 
@@ -290,6 +309,7 @@ def test_cycles_are_the_busy_ones() -> None:
         await ctx.tick().repeat(1000)
         ctx.set(dut.busy, 0)
         assert await host.read(ctx, "CYCLES") == 1000
+
     pysim.run(dut, bench, cycles=1100)
 
 
@@ -318,6 +338,7 @@ def test_watchdog(limit: int) -> None:
         for _ in range(limit + 20):
             assert not ctx.get(dut.watchdog)
             await ctx.tick()
+
     pysim.run(dut, bench, cycles=1000)
 
 
@@ -358,4 +379,5 @@ def test_back_to_back_accesses_and_back_pressure() -> None:
         ctx.set(axil.wvalid, 0)
         await ctx.tick()
         assert not ctx.get(axil.awready | axil.wready)
+
     pysim.run(dut, bench, cycles=100)

@@ -25,8 +25,13 @@ from tests.quant.graphs import residual_graph
 CONFIG = AccelConfig.from_ratio(Ratio(50, 30, 20), 8)
 SIMULATION = {
     "cycles_per_image": 4000,
-    "counters": {"CYCLES": [3999, 4001], "ARRAY_CYCLES": [1000, 1000], "STALL_DRAIN": [500, 502],
-                 "STALL_LOAD": [2000, 2000], "READ_BEATS": [1, 1]},
+    "counters": {
+        "CYCLES": [3999, 4001],
+        "ARRAY_CYCLES": [1000, 1000],
+        "STALL_DRAIN": [500, 502],
+        "STALL_LOAD": [2000, 2000],
+        "READ_BEATS": [1, 1],
+    },
 }
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -35,7 +40,8 @@ def built(measured: Reports | None = None, *, network: bool = True) -> dict:
     graph = residual_graph(1)
     compiled = compile_all(graph, CONFIG) if network else []
     document = report(
-        boards.get("zedboard"), CONFIG, graph if network else None, compiled, measured)
+        boards.get("zedboard"), CONFIG, graph if network else None, compiled, measured
+    )
     return json.loads(json.dumps(document))
 
 
@@ -57,8 +63,9 @@ class Page(html.parser.HTMLParser):
     def handle_starttag(self, tag: str, attrs: list) -> None:
         attributes = dict(attrs)
         self.tags.append((tag, attributes))
-        self.fetched += [attributes[name] for name in ("src", "href", "xlink:href", "data")
-                         if name in attributes]
+        self.fetched += [
+            attributes[name] for name in ("src", "href", "xlink:href", "data") if name in attributes
+        ]
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -106,7 +113,8 @@ def test_figures_of_the_layers() -> None:
         assert layer["schemes"] == graph.layers[node.name].scheme.tolist()
         assert 0 < layer["utilisation"] <= 1
         assert layer["utilisation"] == pytest.approx(
-            layer["macs"] / layer["cycles"] / CONFIG.macs_per_cycle)
+            layer["macs"] / layer["cycles"] / CONFIG.macs_per_cycle
+        )
         assert values.size / 2 - 1 <= layer["weight_bytes"] <= values.size
     assert document["bus_bytes_per_cycle"] == 8
     assert {layer["residual"] for layer in layers.values()} > {None}
@@ -119,8 +127,12 @@ def test_measured_figures_are_marked() -> None:
     assert "Routed for up to 105.26 MHz; 100 MHz asked for. measured" in said
     assert "BRAM36 30.5 140 21.8 % measured" in said
     assert "cycles of an image 4,000 measured" in said
-    for row in ("array at work 1,000 25.0 %", "array waits for the drain 501 12.5 %",
-                "loads and stores, array idle 2,000 50.0 %", "everything else 499 12.5 %"):
+    for row in (
+        "array at work 1,000 25.0 %",
+        "array waits for the drain 501 12.5 %",
+        "loads and stores, array idle 2,000 50.0 %",
+        "everything else 499 12.5 %",
+    ):
         assert row in said
 
 
@@ -128,8 +140,11 @@ def test_figures_of_several_images_and_of_a_host() -> None:
     document = built()
     document["program"]["batch"] = 4
     said = words(Page(report_page.page(document, SIMULATION)))
-    for words_said in ("latency of 4 images 0.16 ms measured",
-                       "cycles of an image, its share 4,000 measured", "work of an image"):
+    for words_said in (
+        "latency of 4 images 0.16 ms measured",
+        "cycles of an image, its share 4,000 measured",
+        "work of an image",
+    ):
         assert words_said in said
     document["program"] |= {"batch": 1, "hosted": True}
     assert "latency of a sequence, without the host" in words(Page(report_page.page(document)))
@@ -169,13 +184,26 @@ def test_a_browser_draws_it(tmp_path: Path, width: int) -> None:
     """Every section has ink in the colours of the schemes, and nothing sticks out."""
     (tmp_path / "report.json").write_text(json.dumps(built()))
     path, shot = report_page.write(tmp_path), tmp_path / "page.png"
-    common = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-              "--no-first-run", "--disable-background-networking", "--disable-component-update",
-              "--disable-sync", "--hide-scrollbars",
-              f"--user-data-dir={tmp_path / 'profile'}",
-              f"--window-size={width},2400"]
-    subprocess.run([*common, f"--screenshot={shot}", path.as_uri()], check=True, timeout=120,
-                   capture_output=True)
+    common = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--hide-scrollbars",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--window-size={width},2400",
+    ]
+    subprocess.run(
+        [*common, f"--screenshot={shot}", path.as_uri()],
+        check=True,
+        timeout=120,
+        capture_output=True,
+    )
     picture = np.asarray(PIL.Image.open(shot).convert("RGB")).astype(int)
     assert picture.shape[1] == width
     for colour in ((0x2F, 0x7D, 0x6D), (0x3B, 0x6F, 0xB6), (0xD9, 0x80, 0x32)):
@@ -184,7 +212,12 @@ def test_a_browser_draws_it(tmp_path: Path, width: int) -> None:
     # The ground, left and right of everything.
     for edge in (picture[:, 2], picture[:, -3]):
         assert (abs(edge - (0xF4, 0xF6, 0xF9)).sum(1) < 6).all()
-    dumped = subprocess.run([*common, "--dump-dom", path.as_uri()], check=True, timeout=120,
-                            capture_output=True, text=True).stdout
+    dumped = subprocess.run(
+        [*common, "--dump-dom", path.as_uri()],
+        check=True,
+        timeout=120,
+        capture_output=True,
+        text=True,
+    ).stdout
     for section in ("array", "resources", "layers", "graph", "roofline"):
         assert f'id="{section}"' in dumped

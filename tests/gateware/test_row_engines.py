@@ -39,8 +39,10 @@ def run(engine: RowEngine, values: np.ndarray, words: Sequence[Word]) -> np.ndar
     tail = idle(engine.k, engine.pixels, engine.latency)
     padded = [*words, *tail]
     codes = [weight_bits(type(engine), values[:, i]) for i in range(len(words))] + [0] * len(tail)
-    stimulus = [{"act": act, "weights": code, "control": control_bits(word)} for act, code, word
-                in zip(act_bits(padded, engine.skew), codes, padded, strict=True)]
+    stimulus = [
+        {"act": act, "weights": code, "control": control_bits(word)}
+        for act, code, word in zip(act_bits(padded, engine.skew), codes, padded, strict=True)
+    ]
     expected = np.stack([engine.model(row, words) for row in values], axis=1)
     assert_sums(simulate(engine, stimulus, ["sums"])["sums"], expected, engine.latency)
     return expected
@@ -65,42 +67,53 @@ class TestRowEngine:
             offsets = np.array([kind.offset(value, 1) for value in values[row]])
             acts = np.array([word.act for word in words])
             np.testing.assert_array_equal(
-                expected[:, row] - offsets[:, None], (values[row, :, None] * acts).sum(2))
+                expected[:, row] - offsets[:, None], (values[row, :, None] * acts).sum(2)
+            )
 
     @pytest.mark.parametrize("stall", [0.0, 0.5, 0.9])
     @pytest.mark.parametrize("k, pixels", [(1, 2), (5, 2), (16, 2), (24, 2)])
     def test_random_words(
-            self, kind: type[RowEngine], k: int, pixels: int, stall: float, seed: int) -> None:
+        self, kind: type[RowEngine], k: int, pixels: int, stall: float, seed: int
+    ) -> None:
         rng = np.random.default_rng(seed)
         words = random_words(rng, k=k, pixels=pixels, count=100, stall=stall, shift=WIDE[kind])
-        values = np.stack([random_values(rng, kind.scheme, len(words), k)
-                           for _ in range(kind.rows)])
+        values = np.stack(
+            [random_values(rng, kind.scheme, len(words), k) for _ in range(kind.rows)]
+        )
         run(kind(k=k, pixels=pixels), values, words)
 
     @pytest.mark.parametrize("first", [False, True])
     @pytest.mark.parametrize("shift", [False, True])
     @pytest.mark.parametrize("last", [False, True])
     @pytest.mark.parametrize("valid", [False, True])
-    def test_control(self, kind: type[RowEngine], valid: bool, first: bool, shift: bool,
-                     last: bool) -> None:
+    def test_control(
+        self, kind: type[RowEngine], valid: bool, first: bool, shift: bool, last: bool
+    ) -> None:
         acts, weight = np.full((2, 1), 3), weight_values(kind.scheme)[-1]
-        words = [Word(acts, first=True, last=True), Word(acts, valid, first, shift, last),
-                 Word(acts, last=True)]
+        words = [
+            Word(acts, first=True, last=True),
+            Word(acts, valid, first, shift, last),
+            Word(acts, last=True),
+        ]
         values = np.full((kind.rows, 3, 1), weight)
         expected = run(kind(k=1, pixels=2), values, words)
         term = 3 * weight + kind.offset(np.array([weight]), 1)
         before = (0 if first else 16 * term if shift else term) + term if valid else term
         assert expected[:, 0, 0].tolist() == [
-            term, before if valid and last else term, before + term]
+            term,
+            before if valid and last else term,
+            before + term,
+        ]
 
     @pytest.mark.parametrize("weight, neighbour", [(-1, -1), (-1, 0), (0, -1), (0, 0)])
     @pytest.mark.parametrize("act", [0, NIBBLE_MAX])
     def test_longest_sum(
-            self, kind: type[RowEngine], weight: int, neighbour: int, act: int) -> None:
+        self, kind: type[RowEngine], weight: int, neighbour: int, act: int
+    ) -> None:
         # As many words as the accumulator holds for certain, at the largest products of either
         # sign, next to a pixel and to a row at the same and at the other extreme.
         levels = weight_values(kind.scheme)
-        row = [levels[weight], levels[neighbour]][:kind.rows]
+        row = [levels[weight], levels[neighbour]][: kind.rows]
         acts = np.full((2, 16), act)
         acts[1] = NIBBLE_MAX if neighbour else 0
         word = np.array([[value] * 16 for value in row])
@@ -116,10 +129,17 @@ class TestRowEngine:
         rng = np.random.default_rng(seed)
         values = np.stack([random_values(rng, kind.scheme, 6, 4) for _ in range(kind.rows)])
         wide = rng.integers(0, 256, (6, 2, 4))
-        words = [Word(plane[i], first=plane is high and i == 0, shift=plane is low and i == 0,
-                      last=plane is low and i == 5)
-                 for high, low in [(wide >> 4, wide & 15)]
-                 for plane in (high, low) for i in range(6)]
+        words = [
+            Word(
+                plane[i],
+                first=plane is high and i == 0,
+                shift=plane is low and i == 0,
+                last=plane is low and i == 5,
+            )
+            for high, low in [(wide >> 4, wide & 15)]
+            for plane in (high, low)
+            for i in range(6)
+        ]
         both = np.concatenate([values, values], axis=1)
         raw = run(kind(k=4, pixels=2), both, words)[-1]
         offsets = np.array([[kind.offset(row, 2)] for row in values])
@@ -139,8 +159,10 @@ class TestRowEngine:
     def test_raw_range_is_reached(self, kind: type[RowEngine], planes: int, seed: int) -> None:
         values = random_values(np.random.default_rng(seed), kind.scheme, 1, 7)[0]
         most = (1 << 4 * planes) - 1
-        reached = [int((values * np.where(values * sign > 0, most, 0)).sum())
-                   + kind.offset(values, planes) for sign in (-1, 1)]
+        reached = [
+            int((values * np.where(values * sign > 0, most, 0)).sum()) + kind.offset(values, planes)
+            for sign in (-1, 1)
+        ]
         assert kind.raw_range(values, planes) == tuple(reached)
 
     def test_wrong_planes(self, kind: type[RowEngine]) -> None:
@@ -190,11 +212,22 @@ def test_pair_codes_concatenate_to_the_operand() -> None:
         assert signed[1] * 1024 + (signed[0] & 1023) == high * 1024 + low
 
 
-@pytest.mark.parametrize("kind, k, latency", [
-    (Pot4Engine, 1, 4), (Pot4Engine, 3, 5), (Pot4Engine, 16, 7), (Pot4Engine, 28, 8),
-    (Fixed4PairEngine, 1, 6), (Fixed4PairEngine, 8, 13), (Fixed4PairEngine, 16, 14),
-    (Fixed4PairEngine, 32, 15), (Fixed4DspEngine, 16, 20), (Fixed4LutEngine, 16, 7),
-    (Fixed8Engine, 16, 20)])
+@pytest.mark.parametrize(
+    "kind, k, latency",
+    [
+        (Pot4Engine, 1, 4),
+        (Pot4Engine, 3, 5),
+        (Pot4Engine, 16, 7),
+        (Pot4Engine, 28, 8),
+        (Fixed4PairEngine, 1, 6),
+        (Fixed4PairEngine, 8, 13),
+        (Fixed4PairEngine, 16, 14),
+        (Fixed4PairEngine, 32, 15),
+        (Fixed4DspEngine, 16, 20),
+        (Fixed4LutEngine, 16, 7),
+        (Fixed8Engine, 16, 20),
+    ],
+)
 def test_latency(kind: type[RowEngine], k: int, latency: int) -> None:
     assert kind(k=k, pixels=2).latency == latency
 

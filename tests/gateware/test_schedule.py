@@ -27,8 +27,13 @@ def test_colours_are_proper_and_as_few_as_the_largest_degree(edges):
     for end in (0, 1):
         at_end = Counter((edge[end], colour) for edge, colour in zip(edges, colours, strict=True))
         assert set(at_end.values()) <= {1}
-    degree = max([0, *Counter(left for left, _ in edges).values(),
-                  *Counter(right for _, right in edges).values()])
+    degree = max(
+        [
+            0,
+            *Counter(left for left, _ in edges).values(),
+            *Counter(right for _, right in edges).values(),
+        ]
+    )
     assert sorted(set(colours)) == list(range(degree))
 
 
@@ -60,8 +65,9 @@ def test_split_rows(layer):
         for row, scheme in zip(lanes, config.lane_schemes, strict=True):
             assert row == -1 or schemes[row] == scheme
     # The fewest tiles, and balanced.
-    assert len(tiles) == max(-(-schemes.count(s) // n)
-                             for s, n in zip(Scheme, config.lanes, strict=True) if n)
+    assert len(tiles) == max(
+        -(-schemes.count(s) // n) for s, n in zip(Scheme, config.lanes, strict=True) if n
+    )
     for scheme in Scheme:
         counts = [sum(schemes[r] == scheme for r in lanes if r >= 0) for lanes in tiles]
         assert max(counts) - min(counts) <= 1
@@ -83,8 +89,9 @@ def test_slots_of_a_layer(layer):
 @given(st.sampled_from([TINY, NO_FIXED8, LARGE, UNEVEN]), st.data())
 def test_slots_of_anything(config, data):
     lanes = config.rows + config.k
-    pairs = data.draw(st.lists(st.tuples(st.integers(0, lanes - 1), st.integers(0, 99)),
-                               max_size=80))
+    pairs = data.draw(
+        st.lists(st.tuples(st.integers(0, lanes - 1), st.integers(0, 99)), max_size=80)
+    )
     assert_scheduled(pairs, config)
 
 
@@ -92,11 +99,18 @@ def assert_scheduled(pairs, config):
     slots = schedule_slots(pairs, config)
     assert sorted(pair for slot in slots for pair in slot.results) == sorted(pairs)
     for slot in slots:
-        for resource in ([lane % config.requant_lanes for lane, _ in slot.results],
-                         [channel % config.k for _, channel in slot.results]):
+        for resource in (
+            [lane % config.requant_lanes for lane, _ in slot.results],
+            [channel % config.k for _, channel in slot.results],
+        ):
             assert len(set(resource)) == len(resource)
-    assert len(slots) == max([0, *Counter(l % config.requant_lanes for l, _ in pairs).values(),
-                              *Counter(c % config.k for _, c in pairs).values()])
+    assert len(slots) == max(
+        [
+            0,
+            *Counter(l % config.requant_lanes for l, _ in pairs).values(),
+            *Counter(c % config.k for _, c in pairs).values(),
+        ]
+    )
 
 
 def test_a_scheme_without_lanes_is_refused():

@@ -60,7 +60,7 @@ def test_outline_of_resnet18_is_what_export_gives() -> None:
     for mine, theirs in zip(made.nodes, exported.nodes, strict=True):
         mine, theirs = (node.model_dump() for node in (mine, theirs))
         for fields in (mine, theirs):
-            if fields["op"] == "avg_pool":      # its scale comes from data
+            if fields["op"] == "avg_pool":  # its scale comes from data
                 fields |= dict.fromkeys(("multiplier", "bias", "shift", "low", "high"), 0)
             if fields.get("residual"):
                 fields["residual"]["n"] = 0
@@ -88,18 +88,23 @@ def test_split_has_the_most_fixed4_rows_that_fit() -> None:
         used = dataclasses.asdict(estimate.resources(config))
         assert all(used[name] <= limit for name, limit in most.items())
         assert point.ratio.lanes(64) == config.lanes
-        more = dataclasses.replace(config, pot4_rows=config.pot4_rows - 2,
-                                   fixed4_rows=config.fixed4_rows + 2)
+        more = dataclasses.replace(
+            config, pot4_rows=config.pot4_rows - 2, fixed4_rows=config.fixed4_rows + 2
+        )
         assert estimate.resources(more).dsp48e1 > 500
         deeper = dataclasses.replace(
-            config, weight_depth=config.weight_depth + search.WEIGHT_DEPTH_STEP)
-        assert (config.weight_depth == search.WEIGHT_DEPTH_MAX
-                or estimate.resources(deeper).bram36 > 545)
+            config, weight_depth=config.weight_depth + search.WEIGHT_DEPTH_STEP
+        )
+        assert (
+            config.weight_depth == search.WEIGHT_DEPTH_MAX
+            or estimate.resources(deeper).bram36 > 545
+        )
     assert found.answer.config.fixed8_rows == 3
 
 
-@pytest.mark.parametrize("sizes", [
-    {"ports": 4}, {"ports": 1}, {"act_copies": 1, "requant_lanes": 4}, {"pixels": 4}])
+@pytest.mark.parametrize(
+    "sizes", [{"ports": 4}, {"ports": 1}, {"act_copies": 1, "requant_lanes": 4}, {"pixels": 4}]
+)
 def test_no_image_is_faster_than_the_bound(sizes: dict[str, int]) -> None:
     graph = residual_graph(1, channels=64, tile_rows=32)
     config = AccelConfig.from_ratio(Ratio(50, 25, 25), 32, **sizes)
@@ -168,8 +173,18 @@ def arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_command_prints_draws_and_keeps(arrays: Path, capsys) -> None:
     residual_graph(1, channels=32, tile_rows=32).save(arrays.with_name("g.safetensors"))
-    options = ["--board", "zedboard", "--graph", "g.safetensors", "--rows", "16,32", "--pixels",
-               "2,4", "-q", "--keep"]
+    options = [
+        "--board",
+        "zedboard",
+        "--graph",
+        "g.safetensors",
+        "--rows",
+        "16,32",
+        "--pixels",
+        "2,4",
+        "-q",
+        "--keep",
+    ]
     assert ratio.main(options) == 0
     said = capsys.readouterr().out
     assert "| answer |" in said and "the paper's is 60:35:5" in said
@@ -190,12 +205,16 @@ def test_command_prints_draws_and_keeps(arrays: Path, capsys) -> None:
         configure(ZC706, None, ratio="auto", **plain)
 
 
-@pytest.mark.parametrize(("options", "word"), [
-    (["--board", "ulx3s_85f"], "Zynq-7000"), (["--board", "zc7o6"], "zc706"),
-    (["--board", "zc706", "--rows", "7"], "--rows takes some of 8,16"),
-    (["--board", "zc706", "--pixels", "x"], "--pixels takes some of 2,4"),
-    (["--board", "zc706", "--graph", "none"], "no graph file at none"),
-])
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--board", "ulx3s_85f"], "Zynq-7000"),
+        (["--board", "zc7o6"], "zc706"),
+        (["--board", "zc706", "--rows", "7"], "--rows takes some of 8,16"),
+        (["--board", "zc706", "--pixels", "x"], "--pixels takes some of 2,4"),
+        (["--board", "zc706", "--graph", "none"], "no graph file at none"),
+    ],
+)
 def test_command_refuses(options: list[str], word: str) -> None:
     with pytest.raises(UserError, match=word):
         ratio.main(options)

@@ -27,8 +27,13 @@ class Loop(wiring.Component):
 
     def __init__(self, send: int, receive: int) -> None:
         self._dividers = send, receive
-        super().__init__({"i": In(UartTransmitter(send).i.signature.flip()),
-                          "o": Out(UartReceiver(receive).o.signature), "noise": In(1)})
+        super().__init__(
+            {
+                "i": In(UartTransmitter(send).i.signature.flip()),
+                "o": Out(UartReceiver(receive).o.signature),
+                "noise": In(1),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -69,11 +74,11 @@ def test_line_drops_glitches_and_bytes_without_a_stop_bit() -> None:
 
     async def sender(ctx) -> None:
         ctx.set(loop.noise, 1)
-        await ctx.tick().repeat(2)      # shorter than half a bit
+        await ctx.tick().repeat(2)  # shorter than half a bit
         ctx.set(loop.noise, 0)
         await ctx.tick().repeat(100)
         ctx.set(loop.noise, 1)
-        await ctx.tick().repeat(8 * 10)     # a break
+        await ctx.tick().repeat(8 * 10)  # a break
         ctx.set(loop.noise, 0)
         await ctx.tick().repeat(100)
         ctx.set(loop.i.payload, 0xA5)
@@ -137,8 +142,9 @@ def test_block_memory_is_a_memory(seed: int) -> None:
             if rng.random() < 0.3:
                 await ctx.tick().repeat(rng.randrange(1, 4))
             ctx.set(axi.rready, 1)
-            value, resp, last, rid = await ctx.tick().sample(
-                axi.rdata, axi.rresp, axi.rlast, axi.rid).until(axi.rvalid)
+            value, resp, last, rid = (
+                await ctx.tick().sample(axi.rdata, axi.rresp, axi.rlast, axi.rid).until(axi.rvalid)
+            )
             ctx.set(axi.rready, 0)
             assert (last, rid) == (beat == beats - 1, 5)
             found += value.to_bytes(4, "little")
@@ -164,17 +170,19 @@ def test_block_memory_is_a_memory(seed: int) -> None:
             if rng.random() < 0.5:
                 outside = start + beats > last
                 assert await write_burst(ctx, start, beats) == (
-                    Resp.DECERR if outside else Resp.OKAY)
+                    Resp.DECERR if outside else Resp.OKAY
+                )
             else:
                 found, resps = await read_burst(ctx, start, beats)
                 inside = min(beats, last - start)
-                assert found[:4 * inside] == model[4 * start:4 * (start + inside)]
+                assert found[: 4 * inside] == model[4 * start : 4 * (start + inside)]
                 assert resps == [Resp.OKAY] * inside + [Resp.DECERR] * (beats - inside)
             index, value = rng.randrange(last - 40, last), rng.randrange(1 << 32)
             assert await word(ctx, index, None) == int.from_bytes(
-                model[4 * index:4 * index + 4], "little")
+                model[4 * index : 4 * index + 4], "little"
+            )
             await word(ctx, index, value)
-            model[4 * index:4 * index + 4] = value.to_bytes(4, "little")
+            model[4 * index : 4 * index + 4] = value.to_bytes(4, "little")
 
     pysim.run(dut, bench, cycles=40_000)
 
@@ -207,7 +215,8 @@ class Bridged(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.bridge = bridge = SerialBridge(
-            addr_bits=12, memory_bytes=4096, silence_cycles=64)
+            addr_bits=12, memory_bytes=4096, silence_cycles=64
+        )
         m.submodules.memory = memory = BlockMemory(4096, AXI)
         connect(m, flipped(self.i), bridge.i)
         connect(m, bridge.o, flipped(self.o))
@@ -217,10 +226,15 @@ class Bridged(wiring.Component):
         # Address and data are accepted in different cycles.
         m.d.comb += [
             self.reset.eq(bridge.reset),
-            axil.awready.eq(1), axil.wready.eq(~axil.awvalid), axil.arready.eq(1),
+            axil.awready.eq(1),
+            axil.wready.eq(~axil.awvalid),
+            axil.arready.eq(1),
         ]
-        m.d.sync += [axil.bvalid.eq(axil.wvalid & axil.wready), axil.rvalid.eq(axil.arvalid),
-                     axil.rdata.eq(register)]
+        m.d.sync += [
+            axil.bvalid.eq(axil.wvalid & axil.wready),
+            axil.rvalid.eq(axil.arvalid),
+            axil.rdata.eq(register),
+        ]
         with m.If(axil.awvalid):
             m.d.sync += axil.bresp.eq(Mux(axil.awaddr == 8, Resp.SLVERR, Resp.OKAY))
         with m.If(axil.arvalid):
@@ -237,21 +251,30 @@ def command(code: bytes, address: int, words: int, data: bytes = b"") -> bytes:
 REGISTER = REGISTER_BASE + 4
 
 
-@pytest.mark.parametrize(("sent", "answer"), [
-    (command(b"W", 8, 2, b"abcdefgh") + command(b"R", 4, 4), b"\0" + bytes(4) + b"abcdefgh"
-     + bytes(4) + b"\0"),
-    (command(b"W", REGISTER, 1, b"word") + command(b"R", REGISTER, 1), b"\0word\0"),
-    (command(b"R", REGISTER_BASE + 8, 1), bytes(4) + b"\2"),
-    (command(b"W", REGISTER_BASE + 8, 1, b"1234"), b"\2"),
-    # The first refusal counts, and the others are still done.
-    (command(b"W", REGISTER_BASE + 4, 3, b"111122223333") + command(b"R", REGISTER, 1),
-     b"\x023333\0"),
-    (command(b"W", 4092, 2, b"11112222") + command(b"R", 4092, 2), b"\3" + b"1111" + bytes(4)
-     + b"\3"),
-    (command(b"R", REGISTER_BASE + 4096, 1), bytes(4) + b"\3"),
-    (command(b"R", 0, 0), b"\0"),
-    (b"?\0" + command(b"R", 0, 0), b"\0"),
-])
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (
+            command(b"W", 8, 2, b"abcdefgh") + command(b"R", 4, 4),
+            b"\0" + bytes(4) + b"abcdefgh" + bytes(4) + b"\0",
+        ),
+        (command(b"W", REGISTER, 1, b"word") + command(b"R", REGISTER, 1), b"\0word\0"),
+        (command(b"R", REGISTER_BASE + 8, 1), bytes(4) + b"\2"),
+        (command(b"W", REGISTER_BASE + 8, 1, b"1234"), b"\2"),
+        # The first refusal counts, and the others are still done.
+        (
+            command(b"W", REGISTER_BASE + 4, 3, b"111122223333") + command(b"R", REGISTER, 1),
+            b"\x023333\0",
+        ),
+        (
+            command(b"W", 4092, 2, b"11112222") + command(b"R", 4092, 2),
+            b"\3" + b"1111" + bytes(4) + b"\3",
+        ),
+        (command(b"R", REGISTER_BASE + 4096, 1), bytes(4) + b"\3"),
+        (command(b"R", 0, 0), b"\0"),
+        (b"?\0" + command(b"R", 0, 0), b"\0"),
+    ],
+)
 def test_commands(sent: bytes, answer: bytes) -> None:
     dut = Bridged()
 
@@ -294,12 +317,15 @@ def test_silence_and_reset() -> None:
     pysim.run(dut, bench, cycles=200)
 
 
-@pytest.mark.parametrize(("source", "target", "dividers"), [
-    (25_000_000, 50_000_000, (1, 2, 12)),
-    (100_000_000, 50_000_000, (2, 1, 12)),
-    (25_000_000, 62_500_000, (2, 5, 10)),
-    (100_000_000, 75_000_000, (4, 3, 8)),
-])
+@pytest.mark.parametrize(
+    ("source", "target", "dividers"),
+    [
+        (25_000_000, 50_000_000, (1, 2, 12)),
+        (100_000_000, 50_000_000, (2, 1, 12)),
+        (25_000_000, 62_500_000, (2, 5, 10)),
+        (100_000_000, 75_000_000, (4, 3, 8)),
+    ],
+)
 def test_pll(source: int, target: int, dividers: tuple[int, int, int]) -> None:
     pll = Pll.solve(source, target)
     assert (pll.refclk, pll.feedback, pll.post) == dividers
@@ -316,8 +342,13 @@ class Stub(wiring.Component):
     """The ports of an accelerator."""
 
     def __init__(self, bits: int = 32) -> None:
-        super().__init__({"axil": In(AxiLiteSignature(12, 32)),
-                          "hp0": Out(Axi3Signature(32, bits, 6)), "irq": Out(1)})
+        super().__init__(
+            {
+                "axil": In(AxiLiteSignature(12, 32)),
+                "hp0": Out(Axi3Signature(32, bits, 6)),
+                "irq": Out(1),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         return Module()
@@ -325,11 +356,14 @@ class Stub(wiring.Component):
 
 @pytest.mark.parametrize("name", ["ulx3s_85f", "ecpix5_85"])
 def test_top_renders(name: str) -> None:
-    plan = boards.get(name).platform().build(
-        Ecp5Top(Stub(), clock_hz=50_000_000, memory_bytes=4096), do_build=False)
+    plan = (
+        boards.get(name)
+        .platform()
+        .build(Ecp5Top(Stub(), clock_hz=50_000_000, memory_bytes=4096), do_build=False)
+    )
     assert 'FREQUENCY NET "' in plan.files["top.lpf"]
     assert "50000000.0 HZ" in plan.files["top.lpf"]
-    assert plan.files["top.lpf"].count("LOCATE COMP") == 5     # clock, line, two lights
+    assert plan.files["top.lpf"].count("LOCATE COMP") == 5  # clock, line, two lights
     assert "EHXPLLL" in plan.files["top.il"]
 
 
@@ -338,20 +372,31 @@ def test_top_needs_its_board() -> None:
         Fragment.get(Ecp5Top(Stub(), clock_hz=50_000_000, memory_bytes=4096), None)
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda: UartReceiver(3), "divisor must be an integer of at least 4, not 3"),
-    (lambda: UartTransmitter(3), "divisor must be an integer of at least 4, not 3"),
-    (lambda: BlockMemory(5000, AXI), "size must be a power of two of at least 4096, not 5000"),
-    (lambda: BlockMemory(2048, AXI), "size must be a power of two of at least 4096, not 2048"),
-    (lambda: SerialBridge(addr_bits=12, memory_bytes=4096, silence_cycles=3),
-     "silence_cycles must be a power of two of at least 16, not 3"),
-    (lambda: SerialSystem(Stub(64), memory_bytes=4096, divisor=4),
-     "hp0 must be 32 bits wide, not 64"),
-    (lambda: Ecp5Top(Stub(), clock_hz=3_000_000, memory_bytes=4096),
-     "a clock of 3 MHz gives no serial line of 1000000 baud"),
-    (lambda: Ecp5Top(Stub(), clock_hz=10_500_000, memory_bytes=4096),
-     "a clock of 10.5 MHz gives no serial line of 1000000 baud"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: UartReceiver(3), "divisor must be an integer of at least 4, not 3"),
+        (lambda: UartTransmitter(3), "divisor must be an integer of at least 4, not 3"),
+        (lambda: BlockMemory(5000, AXI), "size must be a power of two of at least 4096, not 5000"),
+        (lambda: BlockMemory(2048, AXI), "size must be a power of two of at least 4096, not 2048"),
+        (
+            lambda: SerialBridge(addr_bits=12, memory_bytes=4096, silence_cycles=3),
+            "silence_cycles must be a power of two of at least 16, not 3",
+        ),
+        (
+            lambda: SerialSystem(Stub(64), memory_bytes=4096, divisor=4),
+            "hp0 must be 32 bits wide, not 64",
+        ),
+        (
+            lambda: Ecp5Top(Stub(), clock_hz=3_000_000, memory_bytes=4096),
+            "a clock of 3 MHz gives no serial line of 1000000 baud",
+        ),
+        (
+            lambda: Ecp5Top(Stub(), clock_hz=10_500_000, memory_bytes=4096),
+            "a clock of 10.5 MHz gives no serial line of 1000000 baud",
+        ),
+    ],
+)
 def test_wrong_parameters(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()

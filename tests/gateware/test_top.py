@@ -61,7 +61,7 @@ class Host:
         ctx.set(axil.rready, 1)
         await ctx.tick().until(axil.arready)
         ctx.set(axil.arvalid, 0)
-        value, = await ctx.tick().sample(axil.rdata).until(axil.rvalid)
+        (value,) = await ctx.tick().sample(axil.rdata).until(axil.rvalid)
         return value
 
     async def run(self, ctx, abort_after: str | None = None) -> int:
@@ -78,15 +78,17 @@ class Host:
 
 def prepare(dut: Accelerator, program: Program, image: np.ndarray, seed: int) -> list[Memory]:
     """A memory for each port; the first is also the others' contents."""
-    memories = [Memory(getattr(dut, port), seed=seed + i, pause=0.2, latency=3)
-                for i, port in enumerate(hp_ports(dut.config))]
+    memories = [
+        Memory(getattr(dut, port), seed=seed + i, pause=0.2, latency=3)
+        for i, port in enumerate(hp_ports(dut.config))
+    ]
     memory = memories[0]
     for other in memories:
         other.bytes = memory.bytes
     assert len(program.image) <= IMAGE and OUTPUT + program.output_size <= len(memory.bytes)
-    memory.bytes[PROGRAM:PROGRAM + len(program.image)] = program.image
+    memory.bytes[PROGRAM : PROGRAM + len(program.image)] = program.image
     packed = program.pack(image)
-    memory.bytes[IMAGE:IMAGE + len(packed)] = packed
+    memory.bytes[IMAGE : IMAGE + len(packed)] = packed
     return memories
 
 
@@ -103,8 +105,12 @@ def test_a_network(ports, seed):
     before = bytes(memory.bytes)
 
     async def bench(ctx) -> None:
-        for name, base in (("PROGRAM_BASE", PROGRAM), ("INPUT_BASE", IMAGE),
-                           ("OUTPUT_BASE", OUTPUT), ("IRQ_ENABLE", 1)):
+        for name, base in (
+            ("PROGRAM_BASE", PROGRAM),
+            ("INPUT_BASE", IMAGE),
+            ("OUTPUT_BASE", OUTPUT),
+            ("IRQ_ENABLE", 1),
+        ):
             await host.write(ctx, name, base)
         for counter in ("READ_BEATS", "ARRAY_CYCLES", "WRITE_BEATS"):
             status = await host.run(ctx, abort_after=counter)
@@ -116,9 +122,9 @@ def test_a_network(ports, seed):
             assert await host.read(ctx, counter) == stopped
         memory.bad_reads = {IMAGE + 8}
         assert await host.run(ctx) == 4 | ErrorCode.READ_ERROR << 8
-        assert await host.read(ctx, "ERROR_DESCRIPTOR") == 0    # the load of the image
+        assert await host.read(ctx, "ERROR_DESCRIPTOR") == 0  # the load of the image
         memory.bad_reads = set()
-        memory.bytes[OUTPUT:OUTPUT + program.output_size] = bytes(program.output_size)
+        memory.bytes[OUTPUT : OUTPUT + program.output_size] = bytes(program.output_size)
 
         assert await host.run(ctx) == 2
         count = program.segments[-1].last + 1
@@ -134,18 +140,20 @@ def test_a_network(ports, seed):
 
     pysim.run(dut, bench, cycles=12000, background=tuple(other.serve for other in memories))
     for output in program.outputs:
-        np.testing.assert_array_equal(output.read(memory.bytes[OUTPUT:]), reference[output.name][0],
-                                      output.name)
+        np.testing.assert_array_equal(
+            output.read(memory.bytes[OUTPUT:]), reference[output.name][0], output.name
+        )
     assert memory.bytes[:OUTPUT] == before[:OUTPUT]
-    assert memory.bytes[OUTPUT + program.output_size:] == before[OUTPUT + program.output_size:]
+    assert memory.bytes[OUTPUT + program.output_size :] == before[OUTPUT + program.output_size :]
 
 
 CONFIGS = {
     "bus 32": TINY,
     "4 ports": PORTS[4],
     "bus 64, POT4 only": AccelConfig(pot4_rows=2, fixed4_rows=0, fixed8_rows=0, requant_lanes=2),
-    "P 4, FIXED8 only": AccelConfig(pot4_rows=0, fixed4_rows=0, fixed8_rows=1, pixels=4,
-                                    requant_lanes=1, bus_bits=32),
+    "P 4, FIXED8 only": AccelConfig(
+        pot4_rows=0, fixed4_rows=0, fixed8_rows=1, pixels=4, requant_lanes=1, bus_bits=32
+    ),
 }
 
 
@@ -154,19 +162,60 @@ def test_ports(name):
     config = CONFIGS[name]
     text = rtlil.convert(Accelerator(config), name="accelerator", emit_src=False)
     top = text.partition("module \\accelerator\n")[2].partition("\nend\n")[0]
-    ports = {name: (direction, int(width)) for width, direction, name in re.findall(
-        r"wire width (\d+) (input|output) +\d+ +\\(\w+)", top)}
-    axil = ["awaddr", "awprot", "awvalid", "awready", "wdata", "wstrb", "wvalid", "wready", "bresp",
-            "bvalid", "bready", "araddr", "arprot", "arvalid", "arready", "rdata", "rresp",
-            "rvalid", "rready"]
-    address = ["id", "addr", "len", "size", "burst", "lock", "cache", "prot", "qos", "valid",
-               "ready"]
-    hp0 = [*(f"aw{n}" for n in address), *(f"ar{n}" for n in address),
-           *(f"w{n}" for n in ("id", "data", "strb", "last", "valid", "ready")),
-           *(f"b{n}" for n in ("id", "resp", "valid", "ready")),
-           *(f"r{n}" for n in ("id", "data", "resp", "last", "valid", "ready"))]
-    assert set(ports) == {"clk", "rst", "irq", *(f"axil__{n}" for n in axil),
-                          *(f"hp{p}__{n}" for p in range(config.ports) for n in hp0)}
+    ports = {
+        name: (direction, int(width))
+        for width, direction, name in re.findall(
+            r"wire width (\d+) (input|output) +\d+ +\\(\w+)", top
+        )
+    }
+    axil = [
+        "awaddr",
+        "awprot",
+        "awvalid",
+        "awready",
+        "wdata",
+        "wstrb",
+        "wvalid",
+        "wready",
+        "bresp",
+        "bvalid",
+        "bready",
+        "araddr",
+        "arprot",
+        "arvalid",
+        "arready",
+        "rdata",
+        "rresp",
+        "rvalid",
+        "rready",
+    ]
+    address = [
+        "id",
+        "addr",
+        "len",
+        "size",
+        "burst",
+        "lock",
+        "cache",
+        "prot",
+        "qos",
+        "valid",
+        "ready",
+    ]
+    hp0 = [
+        *(f"aw{n}" for n in address),
+        *(f"ar{n}" for n in address),
+        *(f"w{n}" for n in ("id", "data", "strb", "last", "valid", "ready")),
+        *(f"b{n}" for n in ("id", "resp", "valid", "ready")),
+        *(f"r{n}" for n in ("id", "data", "resp", "last", "valid", "ready")),
+    ]
+    assert set(ports) == {
+        "clk",
+        "rst",
+        "irq",
+        *(f"axil__{n}" for n in axil),
+        *(f"hp{p}__{n}" for p in range(config.ports) for n in hp0),
+    }
     assert ports["irq"] == ("output", 1)
     assert ports["hp0__rdata"] == ("input", config.bus_bits)
     assert ports["hp0__wstrb"] == ("output", config.bus_bits // 8)

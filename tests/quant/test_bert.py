@@ -44,7 +44,7 @@ def test_load_computes_what_transformers_does(folder, seed, capfd):
     torch.manual_seed(seed)
     model = bert.load(str(folder), 3).eval()
     theirs = transformers.BertForSequenceClassification.from_pretrained(folder, num_labels=3).eval()
-    theirs.load_state_dict(model.state_dict())      # names are the same, and so is the new layer
+    theirs.load_state_dict(model.state_dict())  # names are the same, and so is the new layer
     capfd.readouterr()
     x = inputs(8, seed)
     with torch.no_grad():
@@ -53,14 +53,18 @@ def test_load_computes_what_transformers_does(folder, seed, capfd):
         assert not torch.allclose(model(*x[:2], 1 - x[2]), expected)
     assert model(*x).shape == (8, 3)
     encoder = transformers.BertModel.from_pretrained(folder).state_dict()
-    assert all(torch.equal(v, encoder[n.removeprefix("bert.")])
-               for n, v in model.state_dict().items() if n.startswith("bert."))
+    assert all(
+        torch.equal(v, encoder[n.removeprefix("bert.")])
+        for n, v in model.state_dict().items()
+        if n.startswith("bert.")
+    )
 
 
 def test_load_keeps_a_classifier_that_fits(folder, tmp_path, seed):
     torch.manual_seed(seed)
     transformers.BertForSequenceClassification.from_pretrained(
-        folder, num_labels=3).save_pretrained(tmp_path)
+        folder, num_labels=3
+    ).save_pretrained(tmp_path)
     one, two, other = (bert.load(str(tmp_path), classes) for classes in (3, 3, 4))
     assert torch.equal(one.classifier.weight, two.classifier.weight)
     assert other.classifier.weight.shape == (4, 32)
@@ -68,11 +72,12 @@ def test_load_keeps_a_classifier_that_fits(folder, tmp_path, seed):
 
 
 def test_build_has_the_architecture_alone(folder, seed):
-    torch.manual_seed(seed + 2)         # 1 made those in the folder
+    torch.manual_seed(seed + 2)  # 1 made those in the folder
     model = build("bert", shape=(LENGTH,), classes=3, source=str(folder))
     trained = bert.load(str(folder), 3)
     assert {n: v.shape for n, v in model.state_dict().items()} == {
-        n: v.shape for n, v in trained.state_dict().items()}
+        n: v.shape for n, v in trained.state_dict().items()
+    }
     name = "bert.pooler.dense.weight"
     assert not torch.equal(model.state_dict()[name], trained.state_dict()[name])
     assert bert.load_weights(model, str(folder)) == ["classifier.bias", "classifier.weight"]
@@ -81,7 +86,8 @@ def test_build_has_the_architecture_alone(folder, seed):
 
 def test_weights_of_another_classifier_are_named(folder, tmp_path):
     transformers.BertForSequenceClassification.from_pretrained(
-        folder, num_labels=3).save_pretrained(tmp_path)
+        folder, num_labels=3
+    ).save_pretrained(tmp_path)
     for classes, missing in ((3, []), (2, ["classifier.bias", "classifier.weight"])):
         model = build("bert", shape=(LENGTH,), classes=classes, source=str(folder))
         assert bert.load_weights(model, str(tmp_path)) == missing
@@ -116,7 +122,7 @@ def test_load_refuses_what_it_cannot_find(folder, tmp_path, monkeypatch):
     (tmp_path / "cut").mkdir()
     for name in ("config.json", "model.safetensors"):
         content = (folder / name).read_bytes()
-        (tmp_path / "cut" / name).write_bytes(content[:max(1000, len(content) // 2)])
+        (tmp_path / "cut" / name).write_bytes(content[: max(1000, len(content) // 2)])
     cases = {
         "no-such/model": "cannot load 'no-such/model', neither a folder with a model nor one",
         str(tmp_path / "none"): "cannot load .*none', neither a folder with a model nor one that",
@@ -129,7 +135,7 @@ def test_load_refuses_what_it_cannot_find(folder, tmp_path, monkeypatch):
         with pytest.raises(UserError, match=message) as error:
             bert.load(name, 2)
         assert "\n" not in str(error.value)
-        if not name.endswith(("cut", "torn")):      # whose config.json is there
+        if not name.endswith(("cut", "torn")):  # whose config.json is there
             with pytest.raises(UserError, match=message):
                 bert.build(name, 8, 2)
 
@@ -149,19 +155,23 @@ def test_from_folder_to_integers(folder, seed):
     align_scales(model)
     graph = export(model, inputs(2, seed), name="bert", ratio=Ratio(34, 33, 33), tile_rows=16)
 
-    assert len(quantised_layers(model)) == 2 * 6 + 2        # all linear layers
+    assert len(quantised_layers(model)) == 2 * 6 + 2  # all linear layers
     on_host = [node for node in graph.nodes if isinstance(node, Host)]
     assert len(on_host) == 2 * 4 + 2
     assert {"embedding", "layer_norm"} <= set(on_host[0].ops)
     assert {"matmul", "softmax"} <= set(on_host[1].ops) and on_host[3].ops == ("gelu",)
     assert graph.header.host_inputs == ("input_ids", "attention_mask", "token_type_ids")
-    devices = [node for node in model.graph.nodes
-               if any(isinstance(a, torch.device) for a in (*node.args, *node.kwargs.values()))]
-    assert not devices                                      # it trains wherever it is moved to
+    devices = [
+        node
+        for node in model.graph.nodes
+        if any(isinstance(a, torch.device) for a in (*node.args, *node.kwargs.values()))
+    ]
+    assert not devices  # it trains wherever it is moved to
 
     x = inputs(32, seed + 1)
-    logits = inference.verify(graph, tuple(part.numpy() for part in x), batch=16,
-                              host=host.HostRunner(model))
+    logits = inference.verify(
+        graph, tuple(part.numpy() for part in x), batch=16, host=host.HostRunner(model)
+    )
     with torch.no_grad():
         fake = model.eval()(*x).numpy()
     assert np.array_equal(fake, (logits * graph.header.logit_scale).astype(np.float32))

@@ -16,11 +16,15 @@ class Functional(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.ModuleDict({"a": nn.Conv2d(2, 4, 3, padding="same"),
-                                   "b": nn.Conv2d(4, 4, 3, padding="valid", groups=2)})
+        self.body = nn.ModuleDict(
+            {
+                "a": nn.Conv2d(2, 4, 3, padding="same"),
+                "b": nn.Conv2d(4, 4, 3, padding="valid", groups=2),
+            }
+        )
         self.norm = nn.BatchNorm2d(4)
         self.head = nn.Linear(4, 3)
-        self.act = nn.ReLU(inplace=True)        # one module, called three times
+        self.act = nn.ReLU(inplace=True)  # one module, called three times
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.norm(self.body["a"](x)))
@@ -49,7 +53,7 @@ def test_names_stay_and_the_model_is_left_alone(seed) -> None:
     captured = capture(model, torch.rand(2, 2, 6, 7))
     assert captured.training and model.training
     assert set(captured.state_dict()) == set(before)
-    captured.load_state_dict(before)            # a checkpoint of the model fits
+    captured.load_state_dict(before)  # a checkpoint of the model fits
     with torch.no_grad():
         for value in captured.state_dict().values():
             value.fill_(7)
@@ -113,27 +117,39 @@ def net(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Sequential(nn.Conv2d(1, 4, 3)), *layers)
 
 
-@pytest.mark.parametrize(("model", "message"), [
-    (net(nn.Sigmoid()), r"'1' of class Sigmoid: sigmoid is not supported; supported are conv"),
-    (net(nn.PixelShuffle(2)), "'1' .*pixel_shuffle"),
-    (net(nn.ConvTranspose2d(4, 1, 3)), "'1' .*conv_transpose2d"),
-    (net(nn.GroupNorm(2, 4)), "'1' .*group_norm"),
-    (net(nn.Conv2d(4, 1, 3, dilation=2)), "'1' .*conv2d .*dilation must be 1"),
-    (net(nn.Conv2d(4, 1, 3, padding=1, padding_mode="reflect")), "'1' .*pad .*only zeros"),
-    (net(nn.Conv2d(4, 1, 2, padding="same")), "'1' .*conv2d .*padding 'same'"),
-    (net(nn.BatchNorm2d(4, affine=False)), "'1' .*batch_norm .*gamma are needed"),
-    (net(nn.MaxPool2d(2, ceil_mode=True)), "'1' .*max_pool2d .*ceil_mode"),
-    (net(nn.AvgPool2d(3, padding=1)), "'1' .*avg_pool2d .*padding must be 0"),
-    (net(nn.AdaptiveAvgPool2d(4)), r"'1' .*adaptive_avg_pool2d .*\(6, 6\) windows|do not divide"),
-    (net(nn.Hardtanh()), "'1' .*hardtanh .*clamp at 0"),
-    (net(nn.Flatten(2)), "'1' .*flatten .*only"),
-    (net(nn.Unflatten(1, (2, 2))), "'1' .*"),
-    (Concat(), "cat is not supported"), (Twice(), "'conv' .*conv2d .*same weights"),
-    (Pair(), "returns 2 tensors"), (Scaled(), "add .*both operands"),
-    (Branches(), "Branches is not supported: torch.export cannot follow"),
-    (nn.Linear(8, 2), "layer '.model.' of class Linear: linear .*the model's own: give them to a"),
-    (nn.LSTM(8, 2), "LSTM"), (Reshaped(), r"part of a shape: use flatten\(1\)"),
-])
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (net(nn.Sigmoid()), r"'1' of class Sigmoid: sigmoid is not supported; supported are conv"),
+        (net(nn.PixelShuffle(2)), "'1' .*pixel_shuffle"),
+        (net(nn.ConvTranspose2d(4, 1, 3)), "'1' .*conv_transpose2d"),
+        (net(nn.GroupNorm(2, 4)), "'1' .*group_norm"),
+        (net(nn.Conv2d(4, 1, 3, dilation=2)), "'1' .*conv2d .*dilation must be 1"),
+        (net(nn.Conv2d(4, 1, 3, padding=1, padding_mode="reflect")), "'1' .*pad .*only zeros"),
+        (net(nn.Conv2d(4, 1, 2, padding="same")), "'1' .*conv2d .*padding 'same'"),
+        (net(nn.BatchNorm2d(4, affine=False)), "'1' .*batch_norm .*gamma are needed"),
+        (net(nn.MaxPool2d(2, ceil_mode=True)), "'1' .*max_pool2d .*ceil_mode"),
+        (net(nn.AvgPool2d(3, padding=1)), "'1' .*avg_pool2d .*padding must be 0"),
+        (
+            net(nn.AdaptiveAvgPool2d(4)),
+            r"'1' .*adaptive_avg_pool2d .*\(6, 6\) windows|do not divide",
+        ),
+        (net(nn.Hardtanh()), "'1' .*hardtanh .*clamp at 0"),
+        (net(nn.Flatten(2)), "'1' .*flatten .*only"),
+        (net(nn.Unflatten(1, (2, 2))), "'1' .*"),
+        (Concat(), "cat is not supported"),
+        (Twice(), "'conv' .*conv2d .*same weights"),
+        (Pair(), "returns 2 tensors"),
+        (Scaled(), "add .*both operands"),
+        (Branches(), "Branches is not supported: torch.export cannot follow"),
+        (
+            nn.Linear(8, 2),
+            "layer '.model.' of class Linear: linear .*the model's own: give them to a",
+        ),
+        (nn.LSTM(8, 2), "LSTM"),
+        (Reshaped(), r"part of a shape: use flatten\(1\)"),
+    ],
+)
 def test_what_cannot_be_computed_is_refused_by_name(model, message) -> None:
     x = torch.rand(2, 1, 8, 8) if not isinstance(model, nn.LSTM) else torch.rand(2, 4, 8)
     with pytest.raises(UnsupportedLayer, match=message) as error:

@@ -60,16 +60,19 @@ def test_missing_dataset_says_how_to_get_it(tmp_path) -> None:
         data.load("fashion-mnist", str(tmp_path))
 
 
-@pytest.mark.parametrize("damage", [
-    lambda content: b"no gzip",
-    lambda content: content[: len(content) // 2],
-    lambda content: gzip.compress(bytes(range(99)) * 99)[:40] + b"\xff" * 99,
-    lambda content: gzip.compress(gzip.decompress(content)[:-1]),
-    lambda content: gzip.compress(gzip.decompress(content) + b"0"),
-    lambda content: gzip.compress(gzip.decompress(content)[:9]),
-    lambda content: gzip.compress(b"\0\0\x0d\x01" + bytes(4)),
-    lambda content: gzip.compress(b""),
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"no gzip",
+        lambda content: content[: len(content) // 2],
+        lambda content: gzip.compress(bytes(range(99)) * 99)[:40] + b"\xff" * 99,
+        lambda content: gzip.compress(gzip.decompress(content)[:-1]),
+        lambda content: gzip.compress(gzip.decompress(content) + b"0"),
+        lambda content: gzip.compress(gzip.decompress(content)[:9]),
+        lambda content: gzip.compress(b"\0\0\x0d\x01" + bytes(4)),
+        lambda content: gzip.compress(b""),
+    ],
+)
 def test_damaged_file_is_refused(fashion, damage) -> None:
     file = fashion[0] / "t10k-images-idx3-ubyte.gz"
     file.write_bytes(damage(file.read_bytes()))
@@ -130,8 +133,12 @@ def test_augmented_images_are_moved_and_mirrored(split, seed) -> None:
     x, _ = split.batch(torch.zeros(600, dtype=torch.int64), torch.Generator().manual_seed(seed))
     padded = np.pad(split.images[0], ((0, 0), (2, 2), (2, 2)))
     mirrored = np.pad(split.images[0][..., ::-1], ((0, 0), (2, 2), (2, 2)))
-    possible = {p[:, r:r + 5, c:c + 7].tobytes() for p in (padded, mirrored)
-                for r in range(5) for c in range(5)}
+    possible = {
+        p[:, r : r + 5, c : c + 7].tobytes()
+        for p in (padded, mirrored)
+        for r in range(5)
+        for c in range(5)
+    }
     made = {image.tobytes() for image in (x * 255).round().to(torch.uint8).numpy()}
     assert len(possible) == 50 and made == possible
 

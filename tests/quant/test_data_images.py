@@ -20,11 +20,16 @@ from quant.data import cifar, folder
 def python2_pickle(pixels: np.ndarray, labels: list[int]) -> bytes:
     """A file as CIFAR has it: protocol 2 of Python 2, whose strings are bytes, and numpy 1."""
     raw = pixels.tobytes()
-    return (b"\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85"
-            b"U\x01b\x87R(K\x01K" + bytes([len(pixels)]) + b"M\x00\x0c\x86cnumpy\ndtype\nU\x02u1"
-            b"K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T"
-            + struct.pack("<I", len(raw)) + raw + b"tbU\x06labels]("
-            + b"".join(b"K" + bytes([label]) for label in labels) + b"eu.")
+    return (
+        b"\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85"
+        b"U\x01b\x87R(K\x01K" + bytes([len(pixels)]) + b"M\x00\x0c\x86cnumpy\ndtype\nU\x02u1"
+        b"K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T"
+        + struct.pack("<I", len(raw))
+        + raw
+        + b"tbU\x06labels]("
+        + b"".join(b"K" + bytes([label]) for label in labels)
+        + b"eu."
+    )
 
 
 @pytest.fixture
@@ -34,7 +39,7 @@ def cifar10(tmp_path, seed):
     path.mkdir()
     pixels = rng.integers(256, size=(12, 3072), dtype=np.uint8)
     for k, name in enumerate((*cifar.CIFAR10.train, *cifar.CIFAR10.test)):
-        (path / name).write_bytes(python2_pickle(pixels[2 * k:2 * k + 2], [k, 9 - k]))
+        (path / name).write_bytes(python2_pickle(pixels[2 * k : 2 * k + 2], [k, 9 - k]))
     names = [b"airplane", *(b"class%d" % i for i in range(1, 10))]
     (path / "batches.meta").write_bytes(pickle.dumps({b"label_names": names}, 4))
     return path, pixels.reshape(-1, 3, 32, 32)
@@ -68,14 +73,18 @@ def test_cifar10_in_its_archive(cifar10, tmp_path, prefix) -> None:
 
 def test_damaged_archives_are_refused(cifar10, tmp_path) -> None:
     """Wherever the damage is; in the headers it makes files invisible."""
-    (cifar10[0] / "data_batch_1").write_text("".join(map(str, range(9999))))   # can be compressed
+    (cifar10[0] / "data_batch_1").write_text("".join(map(str, range(9999))))  # can be compressed
     archive = tmp_path / "cifar-10-python.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(cifar10[0], cifar10[0].name)
     whole = archive.read_bytes()
     middle = range(0, len(whole) // 2, len(whole) // 50)
-    for damaged in (b"", b"no archive", whole[:-3000],
-                    *(whole[:at] + b"\xff" * 20 + whole[at + 20:] for at in middle)):
+    for damaged in (
+        b"",
+        b"no archive",
+        whole[:-3000],
+        *(whole[:at] + b"\xff" * 20 + whole[at + 20 :] for at in middle),
+    ):
         archive.write_bytes(damaged)
         with pytest.raises(data.DatasetError, match=r"(cannot be read|is missing).*with --data"):
             data.load("cifar10", str(archive))
@@ -107,8 +116,11 @@ def test_pickles_cannot_call_functions(cifar10, tmp_path) -> None:
         def __reduce__(self):
             return os.system, (f"touch {tmp_path}/sprung",)
 
-    for content in (pickle.dumps({b"data": Trap()}), b"cbuiltins\neval\n(S'1'\ntR.",
-                    b"cnumpy\nload\n(S'x'\ntR."):
+    for content in (
+        pickle.dumps({b"data": Trap()}),
+        b"cbuiltins\neval\n(S'1'\ntR.",
+        b"cnumpy\nload\n(S'x'\ntR.",
+    ):
         (cifar10[0] / "data_batch_3").write_bytes(content)
         with pytest.raises(data.DatasetError, match=r"data_batch_3.*no part of an array"):
             data.load("cifar10", str(cifar10[0]))
@@ -121,25 +133,34 @@ def test_pickles_cannot_reserve_memory() -> None:
         cifar.unpickle(b"\x80\x05\x96" + (1).to_bytes(8, "little") + b"x.", "file")
 
 
-@pytest.mark.parametrize("damage", [
-    lambda content: b"",
-    lambda content: content[:3000],
-    lambda content: content[:-6],
-    lambda content: b"no pickle",
-    lambda content: pickle.dumps([1, 2], 4),
-    lambda content: pickle.dumps({b"data": [1], b"labels": [1]}, 4),
-    lambda content: python2_pickle(np.zeros((2, 3072), np.uint8), [1]),
-    lambda content: pickle.dumps({b"data": np.zeros((2, 3071), np.uint8), b"labels": [1, 1]}, 4),
-    lambda content: pickle.dumps({b"data": np.zeros((2, 3072), np.int8), b"labels": [1, 1]}, 4),
-    lambda content: pickle.dumps({b"data": np.zeros((2, 3072), np.uint8, "F"),
-                                  b"labels": [1, 1]}, 4),
-    lambda content: python2_pickle(np.zeros((2, 3072), np.uint8), [1, 1, 1]).replace(
-        b"K\x01K\x02M", b"K\x01K\x03M"),
-    lambda content: content.replace(b"M\x00\x0c\x86", b"M\x01\x0c\x86"),
-    lambda content: content.replace(b"U\x02u1", b"U\x02O8"),
-    lambda content: content.replace(b"tb\x89", b"\x89"),
-    lambda content: pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, "1"]}, 4),
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:3000],
+        lambda content: content[:-6],
+        lambda content: b"no pickle",
+        lambda content: pickle.dumps([1, 2], 4),
+        lambda content: pickle.dumps({b"data": [1], b"labels": [1]}, 4),
+        lambda content: python2_pickle(np.zeros((2, 3072), np.uint8), [1]),
+        lambda content: pickle.dumps(
+            {b"data": np.zeros((2, 3071), np.uint8), b"labels": [1, 1]}, 4
+        ),
+        lambda content: pickle.dumps({b"data": np.zeros((2, 3072), np.int8), b"labels": [1, 1]}, 4),
+        lambda content: pickle.dumps(
+            {b"data": np.zeros((2, 3072), np.uint8, "F"), b"labels": [1, 1]}, 4
+        ),
+        lambda content: python2_pickle(np.zeros((2, 3072), np.uint8), [1, 1, 1]).replace(
+            b"K\x01K\x02M", b"K\x01K\x03M"
+        ),
+        lambda content: content.replace(b"M\x00\x0c\x86", b"M\x01\x0c\x86"),
+        lambda content: content.replace(b"U\x02u1", b"U\x02O8"),
+        lambda content: content.replace(b"tb\x89", b"\x89"),
+        lambda content: pickle.dumps(
+            {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, "1"]}, 4
+        ),
+    ],
+)
 def test_damaged_pickles_are_refused(cifar10, damage) -> None:
     file = cifar10[0] / "test_batch"
     file.write_bytes(damage(file.read_bytes()))
@@ -166,9 +187,12 @@ def picture(rng: np.random.Generator, width: int, height: int) -> Image.Image:
 def photos(tmp_path, seed) -> pathlib.Path:
     """Two classes with 3 and 2 training images and 1 test image each, all of different sizes."""
     rng = np.random.default_rng(seed)
-    for name, sizes in {"train/n02": [(60, 40), (33, 81), (200, 30)],
-                        "train/n01": [(50, 50), (30, 200)],
-                        "val/n01": [(70, 64)], "val/n02": [(31, 90)]}.items():
+    for name, sizes in {
+        "train/n02": [(60, 40), (33, 81), (200, 30)],
+        "train/n01": [(50, 50), (30, 200)],
+        "val/n01": [(70, 64)],
+        "val/n02": [(31, 90)],
+    }.items():
         (tmp_path / name).mkdir(parents=True)
         for k, size in enumerate(sizes):
             picture(rng, *size).save(tmp_path / name / f"{k}.JPEG")
@@ -181,20 +205,27 @@ def test_folders_are_classes_in_turn(photos) -> None:
     assert d.class_names == ("n01", "n02") and d.shape == (3, 32, 32)
     assert d.train.labels.tolist() == [0, 1, 0, 1, 1] and d.test.labels.tolist() == [0, 1]
     assert [pathlib.Path(p).parts[-2:] for p in d.train.paths] == [
-        ("n01", "0.JPEG"), ("n02", "0.JPEG"), ("n01", "1.JPEG"), ("n02", "1.JPEG"),
-        ("n02", "2.JPEG")]
+        ("n01", "0.JPEG"),
+        ("n02", "0.JPEG"),
+        ("n01", "1.JPEG"),
+        ("n02", "1.JPEG"),
+        ("n02", "2.JPEG"),
+    ]
     assert d.subset(2).train.labels.tolist() == [0, 1] and len(d.subset(2).test) == 2
     x, y = d.train.batch(torch.tensor([4, 0]))
     assert x.shape == (2, 3, 32, 32) and x.dtype == torch.float32 and y.tolist() == [1, 0]
     assert data.load("imagenet", str(photos)).shape == (3, 224, 224)
 
 
-@pytest.mark.parametrize("size, scaled, box", [
-    ((512, 256), None, (144, 16, 368, 240)),
-    ((256, 300), None, (16, 38, 240, 262)),
-    ((100, 151), (256, 386), (16, 81, 240, 305)),
-    ((151, 100), (386, 256), (81, 16, 305, 240)),
-])
+@pytest.mark.parametrize(
+    "size, scaled, box",
+    [
+        ((512, 256), None, (144, 16, 368, 240)),
+        ((256, 300), None, (16, 38, 240, 262)),
+        ((100, 151), (256, 386), (16, 81, 240, 305)),
+        ((151, 100), (386, 256), (81, 16, 305, 240)),
+    ],
+)
 def test_evaluation_resizes_and_takes_the_centre(size, scaled, box, seed) -> None:
     image = picture(np.random.default_rng(seed), *size)
     expected = (image.resize(scaled, Image.Resampling.BILINEAR) if scaled else image).crop(box)
@@ -244,7 +275,7 @@ def test_parts_and_threads_do_not_change_a_batch(photos, threads, seed) -> None:
     assert torch.equal(torch.cat([first[0], second[0]]), whole)
     assert torch.equal(torch.cat([first[1], second[1]]), labels)
     assert torch.equal(a.get_state(), b.get_state()) and torch.equal(a.get_state(), c.get_state())
-    assert not torch.equal(whole[1], whole[2])      # the same image, drawn twice
+    assert not torch.equal(whole[1], whole[2])  # the same image, drawn twice
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA", "1"])

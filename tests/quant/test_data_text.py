@@ -24,9 +24,14 @@ def tokenizer(tmp_path_factory) -> str:
     return str(path)
 
 
-SST2 = {"train": [{"sentence": '"the film was good', "label": 1}, {"sentence": "bad", "label": 0},
-                  {"sentence": "very very bad", "label": 0}],
-        "validation": [{"sentence": "it is, not good", "label": 0}]}
+SST2 = {
+    "train": [
+        {"sentence": '"the film was good', "label": 1},
+        {"sentence": "bad", "label": 0},
+        {"sentence": "very very bad", "label": 0},
+    ],
+    "validation": [{"sentence": "it is, not good", "label": 0}],
+}
 
 
 def write_tsv(path: pathlib.Path, rows: list[dict]) -> None:
@@ -100,11 +105,20 @@ def mnli(tmp_path) -> pathlib.Path:
     (tmp_path / "MNLI").mkdir()
 
     def row(one: str, two: str, label: str) -> dict:
-        return {"index": 0, "genre": "x", "sentence1_parse": "( )", "sentence1": one,
-                "sentence2": two, "label1": "neutral", "gold_label": label}
+        return {
+            "index": 0,
+            "genre": "x",
+            "sentence1_parse": "( )",
+            "sentence1": one,
+            "sentence2": two,
+            "label1": "neutral",
+            "gold_label": label,
+        }
 
-    write_tsv(tmp_path / "MNLI" / "train.tsv", [row("film was good", "it was bad", "contradiction"),
-                                                row("good", "bad", "neutral")])
+    write_tsv(
+        tmp_path / "MNLI" / "train.tsv",
+        [row("film was good", "it was bad", "contradiction"), row("good", "bad", "neutral")],
+    )
     write_tsv(tmp_path / "MNLI" / "dev_matched.tsv", [row("a", "a", "neutral")])
     write_tsv(tmp_path / "MNLI" / "dev_mismatched.tsv", [row("the film", "a film", "entailment")])
     return tmp_path
@@ -120,8 +134,10 @@ def test_glue_archives_of_mnli(mnli, tokenizer) -> None:
 
 def test_mnli_in_the_columns_of_the_hub(tmp_path, tokenizer) -> None:
     for label, name in enumerate(("train", "validation_matched", "validation_mismatched")):
-        write_parquet(tmp_path / f"{name}-0.parquet", [
-            {"premise": "good", "hypothesis": "excellent", "label": label, "idx": 0}])
+        write_parquet(
+            tmp_path / f"{name}-0.parquet",
+            [{"premise": "good", "hypothesis": "excellent", "label": label, "idx": 0}],
+        )
     d = data.load("mnli", str(tmp_path), tokenizer=tokenizer)
     assert d.test.labels.tolist() == [2] and tokens(d.test) == [[*words("good"), 1, 3]]
 
@@ -131,12 +147,20 @@ def test_second_texts_are_told_apart_as_the_tokenizer_does(tmp_path, tokenizer) 
 
     pairs = [("the film was good", "it is"), ("bad", "very very bad"), ("a " * 9, "the " * 9)]
     for name in ("train", "validation_mismatched"):
-        write_jsonl(tmp_path / f"{name}.jsonl", [
-            {"premise": a, "hypothesis": b, "label": 0} for a, b in pairs])
+        write_jsonl(
+            tmp_path / f"{name}.jsonl",
+            [{"premise": a, "hypothesis": b, "label": 0} for a, b in pairs],
+        )
     d = data.load("mnli", str(tmp_path), tokenizer=tokenizer, max_length=12)
     inner = transformers.AutoTokenizer.from_pretrained(tokenizer, padding_side="right")
-    made = inner(*zip(*pairs, strict=True), padding="max_length", truncation=True, max_length=12,
-                 return_token_type_ids=True, return_tensors="pt")
+    made = inner(
+        *zip(*pairs, strict=True),
+        padding="max_length",
+        truncation=True,
+        max_length=12,
+        return_token_type_ids=True,
+        return_tensors="pt",
+    )
     inputs, _ = d.train.batch(torch.arange(3))
     for ours, name in zip(inputs, ("input_ids", "attention_mask", "token_type_ids"), strict=True):
         assert torch.equal(ours, made[name])
@@ -179,18 +203,21 @@ def test_parts_of_a_batch_draw_nothing(mnli, tokenizer) -> None:
     assert torch.equal(labels, all_labels[1:]) and torch.equal(generator.get_state(), before)
 
 
-@pytest.mark.parametrize("suffix, content, problem", [
-    (".tsv", "sentence\tlabel\ngood\t1\nbad", r"train.tsv: row 2 needs text"),
-    (".tsv", "sentence\tlabel\n", r"train.tsv is empty"),
-    (".tsv", "text\tlabel\ngood\t1\n", r"row 1 needs text in sentence and one of negative"),
-    (".csv", "sentence,label\ngood,2\n", r"in label, it has '2'"),
-    (".csv", 'sentence,label\n"good,2\n', r"train.csv cannot be read"),
-    (".jsonl", '{"sentence": "good", "la', r"train.jsonl cannot be read"),
-    (".jsonl", "[1]\n", r"row 1 is no table row"),
-    (".jsonl", '{"sentence": 3, "label": 1}\n', r"row 1 needs text"),
-    (".parquet", "PAR1", r"train.parquet cannot be read"),
-    (".jsonl", b"\xff\xfe", r"train.jsonl cannot be read"),
-])
+@pytest.mark.parametrize(
+    "suffix, content, problem",
+    [
+        (".tsv", "sentence\tlabel\ngood\t1\nbad", r"train.tsv: row 2 needs text"),
+        (".tsv", "sentence\tlabel\n", r"train.tsv is empty"),
+        (".tsv", "text\tlabel\ngood\t1\n", r"row 1 needs text in sentence and one of negative"),
+        (".csv", "sentence,label\ngood,2\n", r"in label, it has '2'"),
+        (".csv", 'sentence,label\n"good,2\n', r"train.csv cannot be read"),
+        (".jsonl", '{"sentence": "good", "la', r"train.jsonl cannot be read"),
+        (".jsonl", "[1]\n", r"row 1 is no table row"),
+        (".jsonl", '{"sentence": 3, "label": 1}\n', r"row 1 needs text"),
+        (".parquet", "PAR1", r"train.parquet cannot be read"),
+        (".jsonl", b"\xff\xfe", r"train.jsonl cannot be read"),
+    ],
+)
 def test_damaged_tables_are_refused(tmp_path, tokenizer, suffix, content, problem) -> None:
     content = content if isinstance(content, bytes) else content.encode()
     (tmp_path / f"train{suffix}").write_bytes(content)
@@ -241,11 +268,14 @@ def test_missing_packages_are_named(tokenizer, monkeypatch, tmp_path) -> None:
         glue.read(tmp_path / "train.parquet")
 
 
-@pytest.mark.parametrize("options, problem", [
-    ({}, "texts need a tokenizer"),
-    ({"tokenizer": "/nowhere"}, r"no tokenizer /nowhere .*tokenizer.json or vocab.txt"),
-    ({"tokenizer": "good", "max_length": 7}, "at least 8"),
-])
+@pytest.mark.parametrize(
+    "options, problem",
+    [
+        ({}, "texts need a tokenizer"),
+        ({"tokenizer": "/nowhere"}, r"no tokenizer /nowhere .*tokenizer.json or vocab.txt"),
+        ({"tokenizer": "good", "max_length": 7}, "at least 8"),
+    ],
+)
 def test_wrong_tokenizers_say_what_to_do(tmp_path, options, problem) -> None:
     with pytest.raises(data.DatasetError, match=problem) as caught:
         data.load("sst2", str(tmp_path), **options)
@@ -260,10 +290,13 @@ def test_empty_folder_is_no_tokenizer(tmp_path) -> None:
 @pytest.fixture
 def reviews(tmp_path) -> pathlib.Path:
     """Forty sentences; every fourth is good, the first is repeated and one is rated 0."""
-    lines = [f"{i}\t{2.5 if i % 4 == 0 else -0.1}\t{'good ' * (i % 4 == 0)}{'film ' * i}"
-             for i in range(40)]
-    save_movies(tmp_path / movies.ARCHIVE,
-                  "\r\n".join([*lines, "40\t-2\tgood", "41\t0.0\tnot good"]))
+    lines = [
+        f"{i}\t{2.5 if i % 4 == 0 else -0.1}\t{'good ' * (i % 4 == 0)}{'film ' * i}"
+        for i in range(40)
+    ]
+    save_movies(
+        tmp_path / movies.ARCHIVE, "\r\n".join([*lines, "40\t-2\tgood", "41\t0.0\tnot good"])
+    )
     return tmp_path
 
 
@@ -280,8 +313,10 @@ def test_movies_are_split_the_same_each_time(reviews, tokenizer) -> None:
 
 def test_first_movies_are_of_both_classes(tmp_path, tokenizer) -> None:
     """The archive has those of one class first."""
-    save_movies(tmp_path / movies.ARCHIVE, "".join(
-        f"{i}\t{1 if i < 100 else -1}\t{'good ' * i}\n" for i in range(1, 200)))
+    save_movies(
+        tmp_path / movies.ARCHIVE,
+        "".join(f"{i}\t{1 if i < 100 else -1}\t{'good ' * i}\n" for i in range(1, 200)),
+    )
     d = data.load("movies", str(tmp_path), tokenizer=tokenizer)
     for labels in (d.subset(50).train.labels, d.test.labels):
         assert 0.25 < labels.mean() < 0.75
@@ -298,8 +333,12 @@ def test_missing_and_damaged_reviews(reviews, tokenizer, monkeypatch) -> None:
     problem(r"no rated sentences at .*empty.*pip download vaderSentiment==0.5", None)
     archive = reviews / movies.ARCHIVE
     whole = archive.read_bytes()
-    for damaged in (b"", whole[:200], whole[:-60] + b"-" * 60,
-                    whole[:110] + b"\xff" * 20 + whole[130:]):
+    for damaged in (
+        b"",
+        whole[:200],
+        whole[:-60] + b"-" * 60,
+        whole[:110] + b"\xff" * 20 + whole[130:],
+    ):
         archive.write_bytes(damaged)
         problem("is another archive or damaged", reviews)
     with zipfile.ZipFile(archive, "w") as outer:

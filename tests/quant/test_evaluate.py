@@ -17,8 +17,23 @@ from quant.intgraph import IntGraph
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs")
-    argv = ["--subset", "128", "--batch-size", "16", "--float-epochs", "2", "--epochs", "1",
-            "--width", "4", "--no-plots", "--no-tensorboard", "--out", str(out), "-q"]
+    argv = [
+        "--subset",
+        "128",
+        "--batch-size",
+        "16",
+        "--float-epochs",
+        "2",
+        "--epochs",
+        "1",
+        "--width",
+        "4",
+        "--no-plots",
+        "--no-tensorboard",
+        "--out",
+        str(out),
+        "-q",
+    ]
     assert cli.run(train.main, argv) == 0
     return out / "digits"
 
@@ -57,26 +72,32 @@ def test_missing_run(tmp_path, capsys) -> None:
     assert "no run at" in failure(tmp_path / "none", capsys)
 
 
-@pytest.mark.parametrize("file", ["config.json", "result.json", "graph.safetensors",
-                                  "quantised.pt", "metrics.jsonl"])
+@pytest.mark.parametrize(
+    "file", ["config.json", "result.json", "graph.safetensors", "quantised.pt", "metrics.jsonl"]
+)
 def test_incomplete_run(run, file, capsys) -> None:
     (run / file).unlink()
     assert f"{file} is missing" in failure(run, capsys)
 
 
-@pytest.mark.parametrize("file", ["config.json", "result.json", "graph.safetensors",
-                                  "quantised.pt", "float.pt"])
+@pytest.mark.parametrize(
+    "file", ["config.json", "result.json", "graph.safetensors", "quantised.pt", "float.pt"]
+)
 def test_truncated_file(run, file, capsys) -> None:
     content = (run / file).read_bytes()
     (run / file).write_bytes(content[: len(content) // 2])
     assert str(run / file) in failure(run, capsys)
 
 
-@pytest.mark.parametrize(("file", "content", "message"), [
-    ("result.json", b"[]", "holds no result by name"), ("result.json", b"\xff", "is damaged"),
-    ("float.pt", b"", "float.pt cannot be read: it is damaged"),
-    ("float.pt", b"hello", "float.pt"),
-])
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("result.json", b"[]", "holds no result by name"),
+        ("result.json", b"\xff", "is damaged"),
+        ("float.pt", b"", "float.pt cannot be read: it is damaged"),
+        ("float.pt", b"hello", "float.pt"),
+    ],
+)
 def test_damaged_file(run, file, content, message, capsys) -> None:
     (run / file).write_bytes(content)
     assert message in failure(run, capsys)
@@ -103,19 +124,45 @@ def test_unknown_dataset(trained, capsys) -> None:
     assert cli.run(evaluate.main, [str(trained), "--dataset", "mnist"]) == 2
     assert capsys.readouterr().err == (
         "error: unknown dataset 'mnist'; known are digits, fashion-mnist, cifar10, cifar100, "
-        "imagenet, sst2, mnli, movies\n")
+        "imagenet, sst2, mnli, movies\n"
+    )
 
 
-@pytest.mark.parametrize(("method", "kinds"), [
-    ("float32", ["float32"]),
-    ("apot4", ["float32", "fake-quantised, torch"]),
-    ("fixed4+fixed8", ["float32", "fake-quantised, torch", "integers, torch",
-                       "integers, golden model"]),
-])
+@pytest.mark.parametrize(
+    ("method", "kinds"),
+    [
+        ("float32", ["float32"]),
+        ("apot4", ["float32", "fake-quantised, torch"]),
+        (
+            "fixed4+fixed8",
+            ["float32", "fake-quantised, torch", "integers, torch", "integers, golden model"],
+        ),
+    ],
+)
 def test_every_kind_of_run(method, kinds, tmp_path, capsys) -> None:
-    argv = ["--subset", "64", "--batch-size", "16", "--float-epochs", "1", "--epochs", "1",
-            "--width", "4", "--method", method, "--first-last", "w8a8", "--act-bits", "8",
-            "--no-plots", "--no-tensorboard", "--out", str(tmp_path), "--json"]
+    argv = [
+        "--subset",
+        "64",
+        "--batch-size",
+        "16",
+        "--float-epochs",
+        "1",
+        "--epochs",
+        "1",
+        "--width",
+        "4",
+        "--method",
+        method,
+        "--first-last",
+        "w8a8",
+        "--act-bits",
+        "8",
+        "--no-plots",
+        "--no-tensorboard",
+        "--out",
+        str(tmp_path),
+        "--json",
+    ]
     assert cli.run(train.main, argv) == 0
     recorded = json.loads(capsys.readouterr().out)
     assert cli.run(evaluate.main, [str(tmp_path / "digits"), "--json"]) == 0
@@ -123,8 +170,16 @@ def test_every_kind_of_run(method, kinds, tmp_path, capsys) -> None:
     assert {key: recorded[key] for key in measured} == measured
     assert cli.run(evaluate.main, [str(tmp_path / "digits")]) == 0
     table = capsys.readouterr().out
-    assert [kind for kind in ("float32", "fake-quantised, torch", "integers, torch",
-                              "integers, golden model") if f" {kind} " in table] == kinds
+    assert [
+        kind
+        for kind in (
+            "float32",
+            "fake-quantised, torch",
+            "integers, torch",
+            "integers, golden model",
+        )
+        if f" {kind} " in table
+    ] == kinds
     assert ("no integer graph" in table) == (len(kinds) < 4)
 
 
@@ -149,8 +204,10 @@ def test_large_networks_are_compared_in_small_batches(trained, monkeypatch, caps
         return verify(graph, images, host=host)
 
     monkeypatch.setattr(inference, "verify", counted)
-    values = sum(math.prod(spec.shape) for spec in
-                 IntGraph.load(trained / "graph.safetensors").header.tensors)
+    values = sum(
+        math.prod(spec.shape)
+        for spec in IntGraph.load(trained / "graph.safetensors").header.tensors
+    )
     for room, expected in ((1, [1] * 5), (2 * 2 * 8 * values, [2, 2, 1])):
         sizes.clear()
         monkeypatch.setattr(pipeline, "CHECKED_BYTES", room)
@@ -160,8 +217,11 @@ def test_large_networks_are_compared_in_small_batches(trained, monkeypatch, caps
 
 def test_plots_on_demand(run, capsys) -> None:
     assert cli.run(evaluate.main, [str(run), "--plots"]) == 0
-    assert {file.name for file in (run / "plots").iterdir()} == {"curves.png", "schemes.png",
-                                                                 "weights.png"}
+    assert {file.name for file in (run / "plots").iterdir()} == {
+        "curves.png",
+        "schemes.png",
+        "weights.png",
+    }
 
 
 def test_dataset_with_other_classes(trained, monkeypatch, capsys) -> None:

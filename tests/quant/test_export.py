@@ -72,7 +72,8 @@ def test_integers_equal_the_golden_model_and_follow_fake_quantisation(seed) -> N
     for name, module in model.named_modules():
         if isinstance(module, ActQuantiser):
             module.register_forward_pre_hook(
-                lambda quantiser, given, name=name: compare(name, quantiser, *given))
+                lambda quantiser, given, name=name: compare(name, quantiser, *given)
+            )
     with torch.no_grad():
         fake = model(torch.from_numpy(images) / 255).double().numpy()
     assert len(compared) == 9
@@ -96,7 +97,8 @@ def test_every_tensor_is_that_of_the_network(seed) -> None:
     for name, module in model.named_modules():
         if isinstance(module, ActQuantiser | QuantAvgPool):
             module.register_forward_hook(
-                lambda _m, _i, out, name=name: seen.__setitem__(name, out.detach().numpy()))
+                lambda _m, _i, out, name=name: seen.__setitem__(name, out.detach().numpy())
+            )
     with torch.no_grad():
         model(torch.from_numpy(images) / 255)
     assert len(seen) == 10
@@ -116,8 +118,10 @@ def test_batch_norm_folds_exactly(seed) -> None:
     for row in range(6):
         gamma = bn.weight[row].item() / math.sqrt(bn.running_var[row].item() + bn.eps)
         values = numerics.quantise_weights(
-            conv.weight[row].detach().numpy(), np.float32(conv.alpha[row].item()),
-            Scheme(int(conv.scheme[row])))
+            conv.weight[row].detach().numpy(),
+            np.float32(conv.alpha[row].item()),
+            Scheme(int(conv.scheme[row])),
+        )
         np.testing.assert_array_equal(layer.values[row], -values if gamma < 0 else values)
         denominator = Scheme(int(conv.scheme[row])).denominator
         factor = abs(gamma) * conv.alpha[row].item() / denominator / 255 / spec.scale
@@ -140,12 +144,15 @@ def test_fold_is_batch_norm(seed) -> None:
 
 def test_shortcut_operands_are_exact_after_snapping(seed) -> None:
     graph = lower(random_model(seed))
-    residuals = [(node.residual, node.output) for node in graph.nodes
-                 if isinstance(node, Conv) and node.residual]
+    residuals = [
+        (node.residual, node.output)
+        for node in graph.nodes
+        if isinstance(node, Conv) and node.residual
+    ]
     assert len(residuals) == 3
     for residual, output in residuals:
         ratio = graph.tensor(residual.tensor).scale / graph.tensor(output).scale
-        assert residual.n / 2**14 == pytest.approx(ratio, rel=3e-7)     # float32
+        assert residual.n / 2**14 == pytest.approx(ratio, rel=3e-7)  # float32
 
 
 def test_shortcut_that_is_too_fine_is_coarsened(seed) -> None:
@@ -171,10 +178,10 @@ def test_row_with_dead_inputs_is_tamed(seed) -> None:
     with pytest.raises(ExportError, match=r"'layer1.0.conv1'.*too large"):
         lower(model)
     assert align_scales(model) == 1
-    half = model.get_submodule("layer1.0.relu1").scale.item() / 2       # where no sum lies between
+    half = model.get_submodule("layer1.0.relu1").scale.item() / 2  # where no sum lies between
     torch.testing.assert_close(norm(norm.running_mean.view(1, -1, 1, 1)), before, atol=half, rtol=0)
     layer = lower(model).layers["layer1.0.conv1"]
-    assert 3.9 < layer.multiplier[2] / 2.0**layer.shift[2] < 4
+    assert 3.9 < layer.multiplier[2] / 2.0 ** layer.shift[2] < 4
 
 
 def test_multipliers_are_exact_after_alignment(seed) -> None:
@@ -191,10 +198,11 @@ def test_multipliers_are_exact_after_alignment(seed) -> None:
 
 def test_offsets_are_centred_after_alignment(seed) -> None:
     graph = lower(random_model(seed))
-    for name in ("conv1", "layer1.0.conv1", "layer2.0.conv1"):      # unsigned, without an operand
+    for name in ("conv1", "layer1.0.conv1", "layer2.0.conv1"):  # unsigned, without an operand
         layer = graph.layers[name]
-        for m, b, s in zip(layer.multiplier.tolist(), layer.bias.tolist(), layer.shift.tolist(),
-                           strict=True):
+        for m, b, s in zip(
+            layer.multiplier.tolist(), layer.bias.tolist(), layer.shift.tolist(), strict=True
+        ):
             assert abs(ties.centred_bias(m, b, s, (0, 15)) - b) <= 2**s * 1e-5
 
 
@@ -220,11 +228,12 @@ def test_encoded_row_is_near_and_fits(factor, offset) -> None:
     assert abs(Fraction(b, 2**s) - Fraction(offset) - Fraction(1, 2)) <= Fraction(1, 2**s)
     assert abs(Fraction(m, 2**s) - Fraction(factor)) <= Fraction(1, 2 ** (s + 1))
     if factor >= 2.0**-24 and abs(offset) < 16:
-        assert m >> 15 == 1                                             # normalised
+        assert m >> 15 == 1  # normalised
 
 
-@pytest.mark.parametrize(("area", "bits"),
-                         [(area, bits) for area in range(1, 65) for bits in (4, 8)] + [(196, 4)])
+@pytest.mark.parametrize(
+    ("area", "bits"), [(area, bits) for area in range(1, 65) for bits in (4, 8)] + [(196, 4)]
+)
 def test_encoded_mean_is_exact(area, bits) -> None:
     steps = min(area, 255 // (2**bits - 1))
     m, b, s = numerics.encode_mean(steps, area)
@@ -248,21 +257,46 @@ def test_scale_that_does_not_fit_names_the_layer(seed) -> None:
 
 
 def padded(*layers: nn.Module) -> nn.Module:
-    return nn.Sequential(nn.ZeroPad2d((1, 0, 1, 0)), nn.Conv2d(2, 4, 3, stride=2), nn.ReLU6(),
-                         *layers)
+    return nn.Sequential(
+        nn.ZeroPad2d((1, 0, 1, 0)), nn.Conv2d(2, 4, 3, stride=2), nn.ReLU6(), *layers
+    )
 
 
-@pytest.mark.parametrize(("layers", "nodes"), [
-    ([nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1),
-      nn.Flatten(), nn.Linear(4, 3)], "conv conv avg_pool flatten linear"),
-    ([nn.ZeroPad2d((0, 1, 0, 1)), nn.MaxPool2d(2), nn.Dropout(0.5), nn.Conv2d(4, 3, 1)],
-     "conv max_pool conv"),
-    ([nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 5), nn.BatchNorm1d(5), nn.ReLU(),
-      nn.Linear(5, 2, bias=False)], "conv avg_pool flatten linear linear"),
-    ([nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 4), nn.Flatten(), nn.Linear(2, 2)],
-     "conv conv conv flatten linear"),
-    ([nn.AvgPool2d(4), nn.Flatten()], "conv avg_pool flatten"),
-])
+@pytest.mark.parametrize(
+    ("layers", "nodes"),
+    [
+        (
+            [
+                nn.Conv2d(4, 4, 3, padding=1, groups=4),
+                nn.BatchNorm2d(4),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(),
+                nn.Linear(4, 3),
+            ],
+            "conv conv avg_pool flatten linear",
+        ),
+        (
+            [nn.ZeroPad2d((0, 1, 0, 1)), nn.MaxPool2d(2), nn.Dropout(0.5), nn.Conv2d(4, 3, 1)],
+            "conv max_pool conv",
+        ),
+        (
+            [
+                nn.AvgPool2d(2),
+                nn.Flatten(),
+                nn.Linear(16, 5),
+                nn.BatchNorm1d(5),
+                nn.ReLU(),
+                nn.Linear(5, 2, bias=False),
+            ],
+            "conv avg_pool flatten linear linear",
+        ),
+        (
+            [nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 4), nn.Flatten(), nn.Linear(2, 2)],
+            "conv conv conv flatten linear",
+        ),
+        ([nn.AvgPool2d(4), nn.Flatten()], "conv avg_pool flatten"),
+    ],
+)
 def test_other_networks(seed, layers, nodes) -> None:
     """Padding on some sides, depthwise, signed tensors, pools, batch-norm of a linear layer."""
     torch.manual_seed(seed)
@@ -304,7 +338,7 @@ def test_difference_is_reported_with_its_place(seed, monkeypatch) -> None:
 
     def off_by_one(graph, images, host=None):
         tensors = original(graph, images)
-        if len(images) == 2:            # the last batch
+        if len(images) == 2:  # the last batch
             tensors["layer1.0.relu2"][1, 2, 3, 4] += 1
         return tensors
 
@@ -316,11 +350,21 @@ def test_difference_is_reported_with_its_place(seed, monkeypatch) -> None:
 def test_wrong_shape_is_a_difference(seed, monkeypatch) -> None:
     graph = lower(random_model(seed))
     original = golden.run
-    monkeypatch.setattr(golden, "run", lambda g, x, _host=None: original(g, x)
-                        | {"fc": np.zeros((1, 1))}
-                        | {"logits": np.zeros((len(x), 5), np.int64)})
-    monkeypatch.setattr(inference, "run", lambda g, x, _host=None: {
-        k: torch.from_numpy(v) for k, v in original(g, x.numpy()).items()} | {"fc": torch.zeros(1)})
+    monkeypatch.setattr(
+        golden,
+        "run",
+        lambda g, x, _host=None: (
+            original(g, x) | {"fc": np.zeros((1, 1))} | {"logits": np.zeros((len(x), 5), np.int64)}
+        ),
+    )
+    monkeypatch.setattr(
+        inference,
+        "run",
+        lambda g, x, _host=None: (
+            {k: torch.from_numpy(v) for k, v in original(g, x.numpy()).items()}
+            | {"fc": torch.zeros(1)}
+        ),
+    )
     with pytest.raises(inference.Mismatch, match="computes"):
         inference.verify(graph, np.zeros((1, 1, 8, 8), np.int64))
 

@@ -23,17 +23,25 @@ from tests.quant.graphs import (
 )
 
 
-def naive(graph: IntGraph, image: np.ndarray | tuple[np.ndarray, ...],
-          host: golden.HostCallback | None = None) -> dict[str, list]:
+def naive(
+    graph: IntGraph,
+    image: np.ndarray | tuple[np.ndarray, ...],
+    host: golden.HostCallback | None = None,
+) -> dict[str, list]:
     """Every tensor as nested lists of Python integers, for one image."""
     specs = {spec.name: spec for spec in graph.header.tensors}
     tensors = {} if host else {graph.header.input: image.tolist()}
-    floats = dict(zip(graph.header.host_inputs, [part[None] for part in image], strict=True)) \
-        if host else {}
+    floats = (
+        dict(zip(graph.header.host_inputs, [part[None] for part in image], strict=True))
+        if host
+        else {}
+    )
     for node in graph.header.nodes:
         if isinstance(node, Host):
-            given = {name: floats[name] if name in floats else
-                     real(graph, specs[name], tensors[name]) for name in node.inputs}
+            given = {
+                name: floats[name] if name in floats else real(graph, specs[name], tensors[name])
+                for name in node.inputs
+            }
             floats |= host(node, given)
             tensors |= {name: codes(specs[name], floats.pop(name)[0]) for name in node.outputs}
             continue
@@ -45,22 +53,56 @@ def naive(graph: IntGraph, image: np.ndarray | tuple[np.ndarray, ...],
                 result = [[[v]] for v in values]
             case Linear():
                 flat = [plane[0][0] for plane in source]
-                result = [[[finish(graph, node, tensors, o, 0, 0, dot(row, flat))]]
-                          for o, row in enumerate(graph.layers[node.name].values.tolist())]
+                result = [
+                    [[finish(graph, node, tensors, o, 0, 0, dot(row, flat))]]
+                    for o, row in enumerate(graph.layers[node.name].values.tolist())
+                ]
             case Conv():
-                result = [[[finish(graph, node, tensors, o, y, x,
-                                   convolve(graph, node, source, pad, o, y, x))
-                            for x in range(width)] for y in range(height)]
-                          for o in range(channels)]
+                result = [
+                    [
+                        [
+                            finish(
+                                graph,
+                                node,
+                                tensors,
+                                o,
+                                y,
+                                x,
+                                convolve(graph, node, source, pad, o, y, x),
+                            )
+                            for x in range(width)
+                        ]
+                        for y in range(height)
+                    ]
+                    for o in range(channels)
+                ]
             case MaxPool():
-                result = [[[max(window(node, source[c], 0, y, x, node.padding))
-                            for x in range(width)] for y in range(height)]
-                          for c in range(channels)]
+                result = [
+                    [
+                        [max(window(node, source[c], 0, y, x, node.padding)) for x in range(width)]
+                        for y in range(height)
+                    ]
+                    for c in range(channels)
+                ]
             case AvgPool():
-                result = [[[clamp((sum(window(node, source[c], None, y, x, (0, 0, 0, 0)))
-                                   * node.multiplier + node.bias) // 2**node.shift, node)
-                            for x in range(width)] for y in range(height)]
-                          for c in range(channels)]
+                result = [
+                    [
+                        [
+                            clamp(
+                                (
+                                    sum(window(node, source[c], None, y, x, (0, 0, 0, 0)))
+                                    * node.multiplier
+                                    + node.bias
+                                )
+                                // 2**node.shift,
+                                node,
+                            )
+                            for x in range(width)
+                        ]
+                        for y in range(height)
+                    ]
+                    for c in range(channels)
+                ]
         tensors[node.output] = result
     return tensors
 
@@ -71,15 +113,29 @@ def real(graph: IntGraph, spec, tensor: list) -> np.ndarray:
         steps = [2.0 ** -int(s) for s in graph.layers[spec.name].shift]
     else:
         steps = [spec.scale] * len(tensor)
-    return np.array([[[[np.float32(step * (v - spec.zero_point)) for v in line]
-                       for line in plane] for step, plane in zip(steps, tensor, strict=True)]])
+    return np.array(
+        [
+            [
+                [[np.float32(step * (v - spec.zero_point)) for v in line] for line in plane]
+                for step, plane in zip(steps, tensor, strict=True)
+            ]
+        ]
+    )
 
 
 def codes(spec, values: np.ndarray) -> list:
     """Rounded by Python from the exact quotient's nearest float32."""
     step, top = np.float32(spec.scale), 2**spec.bits - 1
-    return [[[min(max(math.floor(float(v / step + np.float32(0.5))) + spec.zero_point, 0), top)
-              for v in line] for line in plane] for plane in values]
+    return [
+        [
+            [
+                min(max(math.floor(float(v / step + np.float32(0.5))) + spec.zero_point, 0), top)
+                for v in line
+            ]
+            for line in plane
+        ]
+        for plane in values
+    ]
 
 
 def window(node, plane: list, outside: int | None, y: int, x: int, padding: tuple) -> list[int]:
@@ -145,8 +201,9 @@ def test_residual_network(seed):
 def test_a_graph_with_every_feature(seed):
     rng = np.random.default_rng(seed)
     build = GraphBuilder(rng, (4, 7, 5), bits=8, zero_point=200)
-    wide = build.conv(INPUT, 8, (2, 3), stride=(2, 1), padding=(0, 1, 2, 0), groups=2, bits=8,
-                      zero_point=9)
+    wide = build.conv(
+        INPUT, 8, (2, 3), stride=(2, 1), padding=(0, 1, 2, 0), groups=2, bits=8, zero_point=9
+    )
     deep = build.conv(wide, 8, 3, groups=8, residual=wide)
     pool = build.max_pool(deep, (2, 3), stride=(1, 2), padding=(1, 0, 0, 2))
     mean = build.avg_pool(pool, (2, 1), stride=(2, 1), bits=4)
@@ -166,6 +223,7 @@ def test_builder_gives_lively_outputs(seed):
 
 
 # The host's part
+
 
 def test_sequence_with_host_nodes(seed):
     graph = sequence_graph(seed)
@@ -206,7 +264,7 @@ def test_host_reads_real_values_and_gives_codes():
     def host(node: Host, given: dict) -> dict:
         assert given[INPUT].dtype == np.float32
         assert given[INPUT].tolist() == [[[[-3 / 16, 0, 4 / 16, 12 / 16]]]]
-        return {"host0": given[INPUT] * np.float32(1.125)}      # -3.375, 0, 4.5, 13.5 steps
+        return {"host0": given[INPUT] * np.float32(1.125)}  # -3.375, 0, 4.5, 13.5 steps
 
     assert golden.run(build.build(), image, host)["host0"].tolist() == [[[[0, 3, 8, 15]]]]
     ours = inference.run(build.build(), torch.from_numpy(image), host)
@@ -222,12 +280,15 @@ def test_run_refuses_a_host_that_does_not_fit(seed):
         golden.run(graph, inputs[:1], sequence_host)
     first = graph.nodes[0].outputs[0]
     for change, message in [
-            (lambda a: a.astype(np.float64), r"gave 'host0' as float64 of \(8, 5, 1\); finite"),
-            (lambda a: a[:, 1:], r"gave 'host0' as float32 of \(7, 5, 1\); .* of \(8, 5, 1\) is"),
-            (lambda a: a / np.float32(0), "finite float32")]:
+        (lambda a: a.astype(np.float64), r"gave 'host0' as float64 of \(8, 5, 1\); finite"),
+        (lambda a: a[:, 1:], r"gave 'host0' as float32 of \(7, 5, 1\); .* of \(8, 5, 1\) is"),
+        (lambda a: a / np.float32(0), "finite float32"),
+    ]:
+
         def host(node: Host, given: dict, change=change) -> dict:
             with np.errstate(divide="ignore", invalid="ignore"):
                 return {n: change(a) for n, a in sequence_host(node, given).items()}
+
         with pytest.raises(ValueError, match=message):
             golden.run(graph, inputs, host)
     with pytest.raises(ValueError, match=r"gave \['host0'\], not \['host0', 'stream'\]"):
@@ -242,7 +303,7 @@ def test_mismatch_is_found_behind_a_host_node(seed):
     def host(node: Host, given: dict) -> dict:
         asked.append(node.name)
         answer = sequence_host(node, given)
-        if asked.count("host3") == 2 and node.name == "host3":      # the golden model's turn
+        if asked.count("host3") == 2 and node.name == "host3":  # the golden model's turn
             answer["host3"] = -answer["host3"]
         return answer
 

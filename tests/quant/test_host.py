@@ -62,8 +62,9 @@ def float_model(seed: int) -> Mixer:
 
 @functools.cache
 def _hosted(seed: int, act_bits: int, first_last: str) -> torch.fx.GraphModule:
-    prepared = prepare(float_model(seed), inputs(4, seed), act_bits=act_bits,
-                       first_last=first_last, host=True)
+    prepared = prepare(
+        float_model(seed), inputs(4, seed), act_bits=act_bits, first_last=first_last, host=True
+    )
     calibrate(prepared, *inputs(64, seed))
     for layer in quantised_layers(prepared).values():
         layer.assign(torch.arange(len(layer.weight)) % len(Scheme))
@@ -77,8 +78,14 @@ def hosted(seed: int, act_bits: int = 4, first_last: str = "same") -> torch.fx.G
 
 
 def exported(prepared: torch.fx.GraphModule, seed: int) -> IntGraph:
-    return export(prepared, inputs(2, seed), name="mixer", ratio=Ratio(34, 33, 33), tile_rows=6,
-                  class_names=("a", "b", "c"))
+    return export(
+        prepared,
+        inputs(2, seed),
+        name="mixer",
+        ratio=Ratio(34, 33, 33),
+        tile_rows=6,
+        class_names=("a", "b", "c"),
+    )
 
 
 def arrays(tensors: tuple[Tensor, ...]) -> tuple[np.ndarray, ...]:
@@ -86,6 +93,7 @@ def arrays(tensors: tuple[Tensor, ...]) -> tuple[np.ndarray, ...]:
 
 
 # Preparation
+
 
 def test_only_linear_layers_are_quantised_and_readers_share_a_quantiser(seed):
     prepared = hosted(seed)
@@ -117,8 +125,9 @@ def test_bits_of_the_first_and_the_last_layer(seed, first_last, bits):
     prepared = hosted(seed, first_last=first_last)
     found = [m.bits for m in prepared.modules() if isinstance(m, ActQuantiser)]
     assert found == bits
-    assert [s.bits for s in exported(prepared, seed).header.tensors
-            if s.name.endswith("_input")] == bits
+    assert [
+        s.bits for s in exported(prepared, seed).header.tensors if s.name.endswith("_input")
+    ] == bits
 
 
 def test_trains(seed):
@@ -137,10 +146,16 @@ def test_trains(seed):
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
-@pytest.mark.parametrize(("end", "message"), [
-    (nn.Softmax(1), "'the output': softmax is not supported: with operations on the host a linear"),
-    (nn.ReLU(), "a linear layer must come last"),
-])
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        (
+            nn.Softmax(1),
+            "'the output': softmax is not supported: with operations on the host a linear",
+        ),
+        (nn.ReLU(), "a linear layer must come last"),
+    ],
+)
 def test_a_linear_layer_must_come_last(seed, end, message):
     class Ended(nn.Module):
         def __init__(self) -> None:
@@ -166,6 +181,7 @@ def test_operations_in_place_are_refused():
 
 # The border
 
+
 def test_segments_hold_everything_between_two_rows_of_layers(seed):
     graph = exported(hosted(seed), seed)
     order = [node.name for node in graph.nodes]
@@ -173,16 +189,22 @@ def test_segments_hold_everything_between_two_rows_of_layers(seed):
     first, attention, activation, last = (n for n in graph.nodes if isinstance(n, Host))
     assert first.inputs == ("tokens", "mask") and first.outputs == ("query_input",)
     assert {"embedding", "eq"} <= set(first.ops) and "dropout" not in first.ops
-    stream, mask, other_mask = first.keeps          # for the sum, the softmax and the product
+    stream, mask, other_mask = first.keeps  # for the sum, the softmax and the product
     assert set(attention.inputs) == {"query", "key", stream, mask}
     assert {"matmul", "softmax", "layer_norm"} <= set(attention.ops)
     assert set(activation.inputs) == {"up", other_mask}
     assert activation.ops == ("gelu", "mul", "sum")
     assert last.inputs == ("pool",) and last.ops == ("tanh", "pow") and not last.keeps
     assert graph.header.input is None and graph.header.host_inputs == ("tokens", "mask")
-    assert [(n.op, graph.tensor(n.output).shape) for n in graph.nodes if not isinstance(n, Host)] \
-        == [("conv", (8, 6, 1)), ("conv", (8, 6, 1)), ("conv", (12, 6, 1)), ("linear", (5, 1, 1)),
-            ("linear", (3, 1, 1))]
+    assert [
+        (n.op, graph.tensor(n.output).shape) for n in graph.nodes if not isinstance(n, Host)
+    ] == [
+        ("conv", (8, 6, 1)),
+        ("conv", (8, 6, 1)),
+        ("conv", (12, 6, 1)),
+        ("linear", (5, 1, 1)),
+        ("linear", (3, 1, 1)),
+    ]
 
 
 @pytest.mark.parametrize("act_bits", [4, 8])
@@ -197,14 +219,14 @@ def test_integers_of_torch_and_golden_model_are_equal(seed, act_bits, tmp_path):
     with torch.no_grad():
         fake = prepared.eval()(*x).numpy()
     assert np.array_equal(fake, np.ldexp(logits, -graph.layers["fc"].shift).astype(np.float32))
-    prepared.train()                            # the arithmetic of training, without dropout
+    prepared.train()  # the arithmetic of training, without dropout
     for module in prepared.modules():
         if isinstance(module, nn.Dropout):
             module.eval()
     with torch.no_grad():
         trained = prepared(*x).numpy()
     close = np.abs(trained - fake).max(1) < 1e-5
-    assert close.mean() >= 0.9                  # a code at a tie may round the other way
+    assert close.mean() >= 0.9  # a code at a tie may round the other way
     assert (trained != fake).any()
 
 
@@ -225,8 +247,11 @@ def test_evaluation_has_the_gradients_of_training(seed):
 def test_a_row_beyond_the_multiplier_is_named(seed):
     prepared, x = hosted(seed).eval(), inputs(2, seed)
     prepared.get_submodule("up").alpha.data[3] = 1e6
-    for use in (lambda: prepared(*x), lambda: exported(prepared, seed),
-                lambda: align_scales(prepared)):
+    for use in (
+        lambda: prepared(*x),
+        lambda: exported(prepared, seed),
+        lambda: align_scales(prepared),
+    ):
         with pytest.raises(ExportError, match=r"^layer 'up': multiplier .* is too large for 16"):
             use()
 
@@ -240,7 +265,7 @@ def test_aligned_rows_have_exact_multipliers(seed):
         denominator = np.array([Scheme(s).denominator for s in arrays.scheme])
         real = layer.alpha.detach().double().numpy() / denominator * source.scale
         exact = np.ldexp(arrays.multiplier, -arrays.shift)
-        np.testing.assert_allclose(real, exact, rtol=2**-23)    # alpha is a float32
+        np.testing.assert_allclose(real, exact, rtol=2**-23)  # alpha is a float32
         if name != "fc":
             assert (arrays.multiplier >= 1 << 15).all()
     assert len(set(graph.layers["fc"].shift)) == 1

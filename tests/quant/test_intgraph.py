@@ -48,6 +48,7 @@ def refused(path) -> str:
 
 # Files
 
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 2**32 - 1))
 def test_save_and_load(tmp_path_factory, number):
@@ -74,8 +75,9 @@ def test_save_and_load_with_host_nodes(tmp_path, seed):
     again = IntGraph.load(tmp_path / "net")
     assert again.header == graph.header and again.digest == graph.digest
     inputs = random_tokens(graph, np.random.default_rng(seed), 2)
-    assert np.array_equal(golden.logits(again, inputs, sequence_host),
-                          golden.logits(graph, inputs, sequence_host))
+    assert np.array_equal(
+        golden.logits(again, inputs, sequence_host), golden.logits(graph, inputs, sequence_host)
+    )
 
 
 def test_four_bit_rows_take_half_a_byte_per_weight():
@@ -90,12 +92,18 @@ def test_digest_follows_every_value(graph):
     for field in ("multiplier", "bias", "shift"):
         array = getattr(layer, field).copy()
         array[0] += 1
-        digests.add(IntGraph(graph.header, graph.layers | {
-            name: dataclasses.replace(layer, **{field: array})}).digest)
+        digests.add(
+            IntGraph(
+                graph.header, graph.layers | {name: dataclasses.replace(layer, **{field: array})}
+            ).digest
+        )
     values = layer.values.copy()
     values.flat[0] *= -1
-    digests.add(IntGraph(graph.header, graph.layers | {
-        name: dataclasses.replace(layer, values=values)}).digest)
+    digests.add(
+        IntGraph(
+            graph.header, graph.layers | {name: dataclasses.replace(layer, values=values)}
+        ).digest
+    )
     digests.add(edited(graph, name="other").digest)
     assert len(digests) == 5 + bool(layer.values.flat[0])
 
@@ -158,7 +166,8 @@ def test_digest_missing_or_wrong(path):
 def test_wrong_version(path):
     rewrite(path, lambda content: content.update(version=1))
     assert refused(path).endswith(
-        "has graph version 1, this software reads version 2; export it again")
+        "has graph version 1, this software reads version 2; export it again"
+    )
 
 
 def test_wrong_format(path):
@@ -178,20 +187,34 @@ def test_other_safetensors_file(tmp_path):
     assert "has no graph in its header" in refused(path)
 
 
-@pytest.mark.parametrize(("change", "place"), [
-    (lambda c: c.update(extra=1), "extra: Extra inputs are not permitted"),
-    (lambda c: c.pop("nodes"), "nodes: Field required"),
-    (lambda c: c["tensors"][0].update(bits=5), "tensors.0.bits: Input should be 4 or 8"),
-    (lambda c: c["tensors"][0].update(scale=0), "tensors.0.scale: Input should be greater than 0"),
-    (lambda c: c["tensors"][0].update(scale=float("inf")),
-     "tensors.0.scale: Input should be a finite number"),
-    (lambda c: c["nodes"][0].update(op="softmax"), "nodes.0: Input tag 'softmax' found"),
-    (lambda c: c["nodes"][0].update(kernel=[3]), "nodes.0.conv.kernel.1: Field required"),
-    (lambda c: c.update(tile_rows=0), "tile_rows: Input should be greater than 0"),
-    (lambda c: c.update(logit_scale=-1), "logit_scale: Input should be greater than 0"),
-    (lambda c: c["nodes"][7].update(bias=1 << 46), "nodes.7.avg_pool.bias: Input should be less"),
-    (lambda c: c["nodes"][7].update(shift=13), "nodes.7.avg_pool.shift: Input should be greater"),
-])
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (lambda c: c.update(extra=1), "extra: Extra inputs are not permitted"),
+        (lambda c: c.pop("nodes"), "nodes: Field required"),
+        (lambda c: c["tensors"][0].update(bits=5), "tensors.0.bits: Input should be 4 or 8"),
+        (
+            lambda c: c["tensors"][0].update(scale=0),
+            "tensors.0.scale: Input should be greater than 0",
+        ),
+        (
+            lambda c: c["tensors"][0].update(scale=float("inf")),
+            "tensors.0.scale: Input should be a finite number",
+        ),
+        (lambda c: c["nodes"][0].update(op="softmax"), "nodes.0: Input tag 'softmax' found"),
+        (lambda c: c["nodes"][0].update(kernel=[3]), "nodes.0.conv.kernel.1: Field required"),
+        (lambda c: c.update(tile_rows=0), "tile_rows: Input should be greater than 0"),
+        (lambda c: c.update(logit_scale=-1), "logit_scale: Input should be greater than 0"),
+        (
+            lambda c: c["nodes"][7].update(bias=1 << 46),
+            "nodes.7.avg_pool.bias: Input should be less",
+        ),
+        (
+            lambda c: c["nodes"][7].update(shift=13),
+            "nodes.7.avg_pool.shift: Input should be greater",
+        ),
+    ],
+)
 def test_field_errors_name_the_field(path, change, place):
     rewrite(path, change)
     assert f"graph field {place}" in refused(path)
@@ -200,18 +223,25 @@ def test_field_errors_name_the_field(path, change, place):
 def forge(path, header: Header, stored: dict) -> None:
     """A file with a right digest and wrong contents."""
     from quant.intgraph import _digest
-    safetensors.numpy.save_file(stored, path, metadata={
-        "graph": header.model_dump_json(), "digest": _digest(header, stored)})
+
+    safetensors.numpy.save_file(
+        stored,
+        path,
+        metadata={"graph": header.model_dump_json(), "digest": _digest(header, stored)},
+    )
 
 
-@pytest.mark.parametrize(("key", "change", "message"), [
-    ("codes", lambda a: a[:-1], "codes end early"),
-    ("codes", lambda a: np.append(a, a[:1]), "codes are too long"),
-    ("codes", lambda a: np.full_like(a, 0x88), "not a POT4 weight code"),
-    ("scheme", lambda a: a[:-1], "shape and scheme table disagree"),
-    ("scheme", lambda a: a + 7, "7 is not a valid Scheme"),
-    ("shape", lambda a: a * 0, "shape and scheme table disagree"),
-])
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("codes", lambda a: a[:-1], "codes end early"),
+        ("codes", lambda a: np.append(a, a[:1]), "codes are too long"),
+        ("codes", lambda a: np.full_like(a, 0x88), "not a POT4 weight code"),
+        ("scheme", lambda a: a[:-1], "shape and scheme table disagree"),
+        ("scheme", lambda a: a + 7, "7 is not a valid Scheme"),
+        ("shape", lambda a: a * 0, "shape and scheme table disagree"),
+    ],
+)
 def test_weights_are_damaged(tmp_path, key, change, message):
     build = GraphBuilder(np.random.default_rng(1), (4, 1, 1), ratio="100:0:0")
     build.linear(INPUT, 2)

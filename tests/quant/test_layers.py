@@ -20,10 +20,13 @@ def prepared(seed) -> nn.Module:
     return prepare(build("tiny", shape=(1, 8, 8), classes=10, width=4), torch.rand(2, 1, 8, 8))
 
 
-@pytest.mark.parametrize(("layer", "kind", "shape"), [
-    (nn.Conv2d(6, 4, 3, stride=2, padding=1, groups=2), QuantConv2d, (2, 6, 5, 5)),
-    (nn.Linear(6, 4), QuantLinear, (2, 6)),
-])
+@pytest.mark.parametrize(
+    ("layer", "kind", "shape"),
+    [
+        (nn.Conv2d(6, 4, 3, stride=2, padding=1, groups=2), QuantConv2d, (2, 6, 5, 5)),
+        (nn.Linear(6, 4), QuantLinear, (2, 6)),
+    ],
+)
 def test_layer_computes_with_its_fake_quantised_weights(layer, kind, shape, seed) -> None:
     torch.manual_seed(seed)
     x, before = torch.randn(shape), layer.weight.detach().clone()
@@ -97,7 +100,9 @@ def test_scales_are_kept_sane(prepared, memory_format) -> None:
         prepared.relu.clip.fill_(0)
     layers.keep_scales_sane(prepared)
     peak = layer.weight.flatten(1).abs().amax(1)
-    assert torch.equal(layer.alpha, torch.stack([
-        peak[0] / 16, 2 * peak[1], torch.tensor(0.3), torch.tensor(layers.MIN_SCALE)]))
+    assert torch.equal(
+        layer.alpha,
+        torch.stack([peak[0] / 16, 2 * peak[1], torch.tensor(0.3), torch.tensor(layers.MIN_SCALE)]),
+    )
     assert torch.equal(prepared.fc.alpha, 2 * prepared.fc.weight.abs().amax(1))
     assert prepared.relu.clip > 0

@@ -10,11 +10,18 @@ from quant.numerics import Scheme
 from quant.ratio import Ratio
 
 
-@pytest.mark.parametrize(("name", "shares", "base"), [
-    ("fixed4", (0, 100, 0), 0), ("pot4", (100, 0, 0), 0), ("apot4", (100, 0, 0), 3),
-    ("pot4+fixed4", (50, 50, 0), 0), ("apot4+fixed4", (60, 40, 0), 3),
-    ("fixed4+fixed8", (0, 95, 5), 0), ("rmsmp", (65, 30, 5), 0),
-])
+@pytest.mark.parametrize(
+    ("name", "shares", "base"),
+    [
+        ("fixed4", (0, 100, 0), 0),
+        ("pot4", (100, 0, 0), 0),
+        ("apot4", (100, 0, 0), 3),
+        ("pot4+fixed4", (50, 50, 0), 0),
+        ("apot4+fixed4", (60, 40, 0), 3),
+        ("fixed4+fixed8", (0, 95, 5), 0),
+        ("rmsmp", (65, 30, 5), 0),
+    ],
+)
 def test_methods_of_table_1(name, shares, base) -> None:
     found = methods.method(name)
     assert (found.name, found.ratio, found.base) == (name, Ratio(*shares), base)
@@ -26,24 +33,39 @@ def test_there_are_no_others() -> None:
         methods.method("pot5")
 
 
-@pytest.mark.parametrize(("name", "ratio"), [
-    ("rmsmp", "60:35:5"), ("rmsmp", "0:100:0"), ("rmsmp", "0:0:100"), ("pot4+fixed4", "67:33:0"),
-    ("apot4+fixed4", "0:100:0"), ("fixed4+fixed8", "0:50:50"), ("pot4", "100:0:0"),
-])
+@pytest.mark.parametrize(
+    ("name", "ratio"),
+    [
+        ("rmsmp", "60:35:5"),
+        ("rmsmp", "0:100:0"),
+        ("rmsmp", "0:0:100"),
+        ("pot4+fixed4", "67:33:0"),
+        ("apot4+fixed4", "0:100:0"),
+        ("fixed4+fixed8", "0:50:50"),
+        ("pot4", "100:0:0"),
+    ],
+)
 def test_ratio_replaces_that_of_the_method(name, ratio) -> None:
     found = methods.method(name, ratio)
     assert str(found.ratio) == ratio
     assert (found.name, found.base) == (name, methods.METHODS[name].base)
 
 
-@pytest.mark.parametrize(("name", "ratio", "scheme"), [
-    ("fixed4", "65:30:5", "POT4"), ("pot4", "50:50:0", "FIXED4"),
-    ("pot4+fixed4", "65:30:5", "FIXED8"), ("apot4+fixed4", "0:95:5", "FIXED8"),
-    ("fixed4+fixed8", "1:94:5", "POT4"),
-])
+@pytest.mark.parametrize(
+    ("name", "ratio", "scheme"),
+    [
+        ("fixed4", "65:30:5", "POT4"),
+        ("pot4", "50:50:0", "FIXED4"),
+        ("pot4+fixed4", "65:30:5", "FIXED8"),
+        ("apot4+fixed4", "0:95:5", "FIXED8"),
+        ("fixed4+fixed8", "1:94:5", "POT4"),
+    ],
+)
 def test_ratio_with_a_scheme_that_the_name_does_not_promise(name, ratio, scheme) -> None:
-    with pytest.raises(ValueError, match=rf"'{name}' has no {scheme} rows, a ratio of {ratio} has"
-                       .replace("+", r"\+")):
+    with pytest.raises(
+        ValueError,
+        match=rf"'{name}' has no {scheme} rows, a ratio of {ratio} has".replace("+", r"\+"),
+    ):
         methods.method(name, ratio)
 
 

@@ -23,8 +23,25 @@ def test_tensorboard_on_a_full_disk_is_one_line(room, tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
     monkeypatch.setattr(record_writer.RecordWriter, "write", write)
-    assert cli.run(train.main, ["--subset", "64", "--float-epochs", "1", "--epochs", "0", "-q",
-                                "--out", str(tmp_path)]) == 2
+    assert (
+        cli.run(
+            train.main,
+            [
+                "--subset",
+                "64",
+                "--float-epochs",
+                "1",
+                "--epochs",
+                "0",
+                "-q",
+                "--out",
+                str(tmp_path),
+            ],
+        )
+        == 2
+    )
     assert len(written) == room
-    assert capsys.readouterr().err == f"error: cannot write to {tmp_path}/digits.partial: " \
+    assert (
+        capsys.readouterr().err == f"error: cannot write to {tmp_path}/digits.partial: "
         "No space left on device\n"
+    )

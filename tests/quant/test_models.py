@@ -20,8 +20,10 @@ NARROW = {"tiny": 4, "resnet20": 4, "resnet18": 4, "resnet50": 4, "mobilenet_v2"
 
 
 def norm(path: str) -> list[str]:
-    return [f"{path}.{leaf}" for leaf in
-            ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")]
+    return [
+        f"{path}.{leaf}"
+        for leaf in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    ]
 
 
 def resnet_names(blocks: tuple[int, ...], convs: int) -> list[str]:
@@ -43,17 +45,21 @@ def mobilenet_names() -> list[str]:
         names += [f"{path}.0.weight", *norm(f"{path}.1")]
     for block in range(1, 18):
         path = f"features.{block}.conv"
-        inner = 1 if block == 1 else 2      # the first block does not expand
+        inner = 1 if block == 1 else 2  # the first block does not expand
         for i in range(inner):
             names += [f"{path}.{i}.0.weight", *norm(f"{path}.{i}.1")]
         names += [f"{path}.{inner}.weight", *norm(f"{path}.{inner + 1}")]
     return names
 
 
-@pytest.mark.parametrize(("name", "parameters", "names", "entries"), [
-    ("resnet18", 11_689_512, resnet_names((2, 2, 2, 2), 2), 122),
-    ("resnet50", 25_557_032, resnet_names((3, 4, 6, 3), 3), 320),
-    ("mobilenet_v2", 3_504_872, mobilenet_names(), 314)])
+@pytest.mark.parametrize(
+    ("name", "parameters", "names", "entries"),
+    [
+        ("resnet18", 11_689_512, resnet_names((2, 2, 2, 2), 2), 122),
+        ("resnet50", 25_557_032, resnet_names((3, 4, 6, 3), 3), 320),
+        ("mobilenet_v2", 3_504_872, mobilenet_names(), 314),
+    ],
+)
 def test_published_size_and_names(name, parameters, names, entries) -> None:
     with torch.device("meta"):
         model = build(name, shape=LARGE, classes=1000)
@@ -71,13 +77,22 @@ def test_sizes_of_small_networks() -> None:
     assert sum(p.numel() for p in model.parameters()) == 77_754
 
 
-@pytest.mark.parametrize(("name", "shape", "stem", "size"), [
-    ("tiny", (1, 28, 28), "auto", 7), ("tiny", LARGE, "auto", 56),
-    ("resnet20", SMALL, "auto", 8),
-    ("resnet18", SMALL, "auto", 4), ("resnet18", (3, 64, 64), "auto", 8),
-    ("resnet18", (3, 65, 65), "auto", 3), ("resnet18", (3, 64, 64), "imagenet", 2),
-    ("resnet50", LARGE, "auto", 7), ("resnet50", SMALL, "cifar", 4),
-    ("mobilenet_v2", SMALL, "auto", 4), ("mobilenet_v2", LARGE, "auto", 7)])
+@pytest.mark.parametrize(
+    ("name", "shape", "stem", "size"),
+    [
+        ("tiny", (1, 28, 28), "auto", 7),
+        ("tiny", LARGE, "auto", 56),
+        ("resnet20", SMALL, "auto", 8),
+        ("resnet18", SMALL, "auto", 4),
+        ("resnet18", (3, 64, 64), "auto", 8),
+        ("resnet18", (3, 65, 65), "auto", 3),
+        ("resnet18", (3, 64, 64), "imagenet", 2),
+        ("resnet50", LARGE, "auto", 7),
+        ("resnet50", SMALL, "cifar", 4),
+        ("mobilenet_v2", SMALL, "auto", 4),
+        ("mobilenet_v2", LARGE, "auto", 7),
+    ],
+)
 def test_stem_decides_the_size_of_the_last_stage(name, shape, stem, size) -> None:
     sizes = []
     with torch.device("meta"):
@@ -90,10 +105,13 @@ def test_stem_decides_the_size_of_the_last_stage(name, shape, stem, size) -> Non
 def test_stride_is_in_the_3x3_convolution() -> None:
     with torch.device("meta"):
         model = build("resnet50", shape=LARGE, classes=10)
-    strided = [n for n, m in model.named_modules()
-               if isinstance(m, nn.Conv2d) and m.stride == (2, 2)]
-    assert strided == ["conv1", *(f"layer{i}.0.{conv}" for i in (2, 3, 4)
-                                  for conv in ("conv2", "downsample.0"))]
+    strided = [
+        n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.stride == (2, 2)
+    ]
+    assert strided == [
+        "conv1",
+        *(f"layer{i}.0.{conv}" for i in (2, 3, 4) for conv in ("conv2", "downsample.0")),
+    ]
 
 
 def test_mobilenet_width() -> None:
@@ -101,8 +119,12 @@ def test_mobilenet_width() -> None:
     with torch.device("meta"):
         narrow = build("mobilenet_v2", shape=LARGE, classes=10, width=16)
         wide = build("mobilenet_v2", shape=LARGE, classes=10, width=48)
-    assert [m.features[i].conv[-2].out_channels for m in (narrow, wide) for i in (1, 17)] \
-        == [8, 160, 24, 480]
+    assert [m.features[i].conv[-2].out_channels for m in (narrow, wide) for i in (1, 17)] == [
+        8,
+        160,
+        24,
+        480,
+    ]
     assert (narrow.classifier[1].in_features, wide.classifier[1].in_features) == (1280, 1920)
 
 
@@ -123,7 +145,7 @@ def test_initialisation(seed) -> None:
         for module in build(name, shape=SMALL, classes=10).modules():
             if isinstance(module, nn.Conv2d):
                 wanted = (2 / (module.weight[0, 0].numel() * module.out_channels)) ** 0.5
-                if module.weight.numel() >= 2000:       # else the estimate is too rough
+                if module.weight.numel() >= 2000:  # else the estimate is too rough
                     assert module.weight.std().item() == pytest.approx(wanted, rel=0.1)
             elif isinstance(module, nn.BatchNorm2d):
                 assert (module.weight == 1).all() and (module.bias == 0).all()
@@ -131,17 +153,26 @@ def test_initialisation(seed) -> None:
     assert linear.weight.std().item() == pytest.approx(0.01, rel=0.1) and (linear.bias == 0).all()
 
 
-@pytest.mark.parametrize(("given", "message"), [
-    ({"name": "resnet"}, "unknown model 'resnet'; known are tiny, resnet20, resnet18, resnet50"),
-    ({"stem": "small"}, "model 'resnet18' has no stem 'small'; it has cifar, imagenet"),
-    ({"name": "tiny", "stem": "imagenet"}, "has no stem 'imagenet'; it has cifar"),
-    ({"shape": (32, 32)}, r"need a shape \(channels, height, width\), not \(32, 32\)"),
-    ({"shape": (0, 32, 32)}, r"not \(0, 32, 32\)"),
-    ({"shape": (3, 32, 7)}, "32x7 pixels are too small for 'resnet18' with the cifar stem, which "
-                            "needs 8x8"),
-    ({"shape": (3, 31, 90)}, "the imagenet stem, which needs 32x32"),
-    ({"classes": 0}, "classes must be at least 1"),
-    ({"width": 0}, "width must be at least 1")])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"name": "resnet"},
+            "unknown model 'resnet'; known are tiny, resnet20, resnet18, resnet50",
+        ),
+        ({"stem": "small"}, "model 'resnet18' has no stem 'small'; it has cifar, imagenet"),
+        ({"name": "tiny", "stem": "imagenet"}, "has no stem 'imagenet'; it has cifar"),
+        ({"shape": (32, 32)}, r"need a shape \(channels, height, width\), not \(32, 32\)"),
+        ({"shape": (0, 32, 32)}, r"not \(0, 32, 32\)"),
+        (
+            {"shape": (3, 32, 7)},
+            "32x7 pixels are too small for 'resnet18' with the cifar stem, which needs 8x8",
+        ),
+        ({"shape": (3, 31, 90)}, "the imagenet stem, which needs 32x32"),
+        ({"classes": 0}, "classes must be at least 1"),
+        ({"width": 0}, "width must be at least 1"),
+    ],
+)
 def test_wrong_arguments_are_named(given, message) -> None:
     arguments = {"name": "resnet18", "shape": SMALL, "classes": 10, "width": 1} | given
     with pytest.raises(ValueError, match=message):
@@ -153,8 +184,13 @@ def test_names_are_known_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def narrow(channels: int = 3, classes: int = 4, width: int = 2, stem: str = "imagenet",
-           name: str = "resnet18") -> nn.Module:
+def narrow(
+    channels: int = 3,
+    classes: int = 4,
+    width: int = 2,
+    stem: str = "imagenet",
+    name: str = "resnet18",
+) -> nn.Module:
     return build(name, shape=(channels, 96, 96), classes=classes, width=width, stem=stem)
 
 
@@ -162,10 +198,14 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize(("suffix", "wrapper", "prefix"),
-                         [(".safetensors", None, ""), (".safetensors", None, "module."),
-                          *itertools.product((".pth", ".pt"), (None, "state_dict", "model"),
-                                             ("", "module."))])
+@pytest.mark.parametrize(
+    ("suffix", "wrapper", "prefix"),
+    [
+        (".safetensors", None, ""),
+        (".safetensors", None, "module."),
+        *itertools.product((".pth", ".pt"), (None, "state_dict", "model"), ("", "module.")),
+    ],
+)
 def test_checkpoint_is_loaded(tmp_path, seed, suffix, wrapper, prefix) -> None:
     torch.manual_seed(seed)
     source, model, path = narrow(), narrow(), tmp_path / f"checkpoint{suffix}"
@@ -181,9 +221,13 @@ def test_checkpoint_is_loaded(tmp_path, seed, suffix, wrapper, prefix) -> None:
 def test_classifier_of_other_classes_is_left(tmp_path, seed) -> None:
     torch.manual_seed(seed)
     for source, model, left in (
-            (narrow(classes=9), narrow(), ["fc.weight", "fc.bias"]),
-            (narrow(classes=9, width=8, name="mobilenet_v2"),
-             narrow(width=8, name="mobilenet_v2"), ["classifier.1.weight", "classifier.1.bias"])):
+        (narrow(classes=9), narrow(), ["fc.weight", "fc.bias"]),
+        (
+            narrow(classes=9, width=8, name="mobilenet_v2"),
+            narrow(width=8, name="mobilenet_v2"),
+            ["classifier.1.weight", "classifier.1.bias"],
+        ),
+    ):
         torch.save(source.state_dict(), tmp_path / "other.pth")
         before = {name: model.state_dict()[name].clone() for name in left}
         assert load_pretrained(model, tmp_path / "other.pth") == left
@@ -204,21 +248,35 @@ def wrong(change) -> dict[str, torch.Tensor]:
     return state
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (lambda: narrow(stem="cifar").state_dict(),
-     r"conv1.weight is \(2, 3, 3, 3\), the model needs \(2, 3, 7, 7\): its stem is another one"),
-    (lambda: narrow(channels=1).state_dict(), "it was trained on images of 1 channels"),
-    (lambda: narrow(width=3).state_dict(), "conv1.weight is .* its width is another one"),
-    (lambda: wrong(lambda s: s.pop("bn1.bias")), "lacks bn1.bias: it belongs to another network"),
-    (lambda: narrow(name="mobilenet_v2", width=8).state_dict(),
-     "lacks conv1.weight, bn1.weight, bn1.bias and .* more"),
-    (lambda: wrong(lambda s: s.update(extra=torch.ones(1))), "has unexpected extra"),
-    (lambda: wrong(lambda s: s["bn1.bias"].fill_(float("nan"))), "bn1.bias is not finite"),
-    (lambda: {1: torch.ones(1)}, "holds no state_dict"),
-    (lambda: {"epoch": 3}, "holds no state_dict, neither alone nor under 'state_dict' or 'model'"),
-    (lambda: torch.ones(3), "holds no state_dict"),
-    (lambda: {"model": nn.ReLU()}, "holds more than tensors"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            lambda: narrow(stem="cifar").state_dict(),
+            r"conv1.weight is \(2, 3, 3, 3\), the model needs \(2, 3, 7, 7\): "
+            "its stem is another one",
+        ),
+        (lambda: narrow(channels=1).state_dict(), "it was trained on images of 1 channels"),
+        (lambda: narrow(width=3).state_dict(), "conv1.weight is .* its width is another one"),
+        (
+            lambda: wrong(lambda s: s.pop("bn1.bias")),
+            "lacks bn1.bias: it belongs to another network",
+        ),
+        (
+            lambda: narrow(name="mobilenet_v2", width=8).state_dict(),
+            "lacks conv1.weight, bn1.weight, bn1.bias and .* more",
+        ),
+        (lambda: wrong(lambda s: s.update(extra=torch.ones(1))), "has unexpected extra"),
+        (lambda: wrong(lambda s: s["bn1.bias"].fill_(float("nan"))), "bn1.bias is not finite"),
+        (lambda: {1: torch.ones(1)}, "holds no state_dict"),
+        (
+            lambda: {"epoch": 3},
+            "holds no state_dict, neither alone nor under 'state_dict' or 'model'",
+        ),
+        (lambda: torch.ones(3), "holds no state_dict"),
+        (lambda: {"model": nn.ReLU()}, "holds more than tensors"),
+    ],
+)
 def test_wrong_checkpoint_is_named_and_changes_nothing(tmp_path, content, message) -> None:
     path, model = tmp_path / "wrong.pth", narrow()
     torch.save(content(), path)
@@ -229,14 +287,18 @@ def test_wrong_checkpoint_is_named_and_changes_nothing(tmp_path, content, messag
     assert same(model.state_dict(), before)
 
 
-@pytest.mark.parametrize(("name", "content", "message"), [
-    ("none.pth", None, "no checkpoint at .*none.pth"),
-    ("net.onnx", b"x", "checkpoints end in .pth, .pt or .safetensors"),
-    ("empty.pth", b"", "is not a complete checkpoint"),
-    ("noise.pth", bytes(range(200)), "damaged"),
-    ("half.pth", "torch", "is not a complete checkpoint"),
-    ("noise.safetensors", b"\xff" * 40, "is not a complete checkpoint"),
-    ("half.safetensors", "safetensors", "is not a complete checkpoint")])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.pth", None, "no checkpoint at .*none.pth"),
+        ("net.onnx", b"x", "checkpoints end in .pth, .pt or .safetensors"),
+        ("empty.pth", b"", "is not a complete checkpoint"),
+        ("noise.pth", bytes(range(200)), "damaged"),
+        ("half.pth", "torch", "is not a complete checkpoint"),
+        ("noise.safetensors", b"\xff" * 40, "is not a complete checkpoint"),
+        ("half.safetensors", "safetensors", "is not a complete checkpoint"),
+    ],
+)
 def test_damaged_file(tmp_path, name, content, message) -> None:
     path = tmp_path / name
     if isinstance(content, str):
@@ -254,8 +316,14 @@ def biased() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU())
 
 
-@pytest.mark.parametrize(("make", "affine"), [
-    (narrow, "bn1"), (biased, "0"), (lambda: narrow(name="mobilenet_v2", width=8), "features.0.1")])
+@pytest.mark.parametrize(
+    ("make", "affine"),
+    [
+        (narrow, "bn1"),
+        (biased, "0"),
+        (lambda: narrow(name="mobilenet_v2", width=8), "features.0.1"),
+    ],
+)
 def test_folded_normalisation_is_exact_away_from_the_border(seed, make, affine) -> None:
     """``affine`` is where the result of the first convolution has its offset."""
     torch.manual_seed(seed)
@@ -267,24 +335,29 @@ def test_folded_normalisation_is_exact_away_from_the_border(seed, make, affine) 
     outputs, names = [], list(model.state_dict())
     model.get_submodule(affine).register_forward_hook(lambda *args: outputs.append(args[2].clone()))
     x = torch.rand(2, 3, 96, 96, dtype=torch.float64)
-    mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None]
-                 for v in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (
+        torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD)
+    )
     model((x - mean) / std)
     fold_normalisation(model, IMAGENET_MEAN, IMAGENET_STD)
     model(x)
     normalised, folded = outputs
     inner = (..., slice(2, -2), slice(2, -2))
     torch.testing.assert_close(folded[inner], normalised[inner])
-    assert not torch.allclose(folded, normalised)       # at the border
+    assert not torch.allclose(folded, normalised)  # at the border
     assert list(model.state_dict()) == names
 
 
-@pytest.mark.parametrize(("model", "mean", "std", "message"), [
-    (nn.Linear(2, 2), (0,), (1,), "no convolution"),
-    (nn.Conv2d(1, 2, 3), (0, 0, 0), (1, 1, 1), "of 1 channels in 1 groups cannot take 3 means"),
-    (nn.Conv2d(2, 2, 3, groups=2), (0, 0), (1, 1), "in 2 groups"),
-    (nn.Conv2d(1, 2, 3), (0,), (0,), "must be positive"),
-    (nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.ReLU()), (0,), (1,), "neither a bias")])
+@pytest.mark.parametrize(
+    ("model", "mean", "std", "message"),
+    [
+        (nn.Linear(2, 2), (0,), (1,), "no convolution"),
+        (nn.Conv2d(1, 2, 3), (0, 0, 0), (1, 1, 1), "of 1 channels in 1 groups cannot take 3 means"),
+        (nn.Conv2d(2, 2, 3, groups=2), (0, 0), (1, 1), "in 2 groups"),
+        (nn.Conv2d(1, 2, 3), (0,), (0,), "must be positive"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.ReLU()), (0,), (1,), "neither a bias"),
+    ],
+)
 def test_normalisation_that_cannot_be_folded(model, mean, std, message) -> None:
     with pytest.raises(ValueError, match=message):
         fold_normalisation(model, mean, std)

@@ -27,12 +27,14 @@ def used_codes(scheme: Scheme) -> np.ndarray:
 
 # Weight sets and codes
 
+
 def test_fixed_sets_are_equation_1():
     for scheme, m in ((Scheme.FIXED4, 4), (Scheme.FIXED8, 8)):
         top = 2 ** (m - 1) - 1
         levels = {sign * Fraction(k, top) for k in range(top + 1) for sign in (1, -1)}
-        assert [Fraction(int(v), scheme.denominator) for v in numerics.weight_values(scheme)] \
-            == sorted(levels)
+        assert [
+            Fraction(int(v), scheme.denominator) for v in numerics.weight_values(scheme)
+        ] == sorted(levels)
 
 
 def test_pot_set_is_equation_4():
@@ -104,6 +106,7 @@ def test_every_code_times_every_activation(scheme, bits):
 
 # Nearest levels
 
+
 def exact_midpoints(scheme: Scheme) -> list[Fraction]:
     values = numerics.weight_values(scheme).tolist()
     return [Fraction(a + b, 2 * scheme.denominator) for a, b in itertools.pairwise(values)]
@@ -129,9 +132,12 @@ def test_thresholds_are_the_midpoints_rounded_down(scheme):
 
 def probes(scheme: Scheme) -> np.ndarray:
     """Every threshold and level with its neighbours to two ulps, and the far outside."""
-    centres = np.concatenate([
-        numerics.thresholds(scheme),
-        (numerics.weight_values(scheme) / scheme.denominator).astype(np.float32)])
+    centres = np.concatenate(
+        [
+            numerics.thresholds(scheme),
+            (numerics.weight_values(scheme) / scheme.denominator).astype(np.float32),
+        ]
+    )
     points, up, down = [centres], centres, centres
     for _ in range(2):
         up, down = np.nextafter(up, np.float32(9)), np.nextafter(down, np.float32(-9))
@@ -163,8 +169,10 @@ def test_quantisation_mirrors_the_sign_except_at_exact_midpoints(scheme):
     midpoints = set(exact_midpoints(scheme))
     points = points[[Fraction(float(v)) not in midpoints for v in points]]
     one = np.float32(1)
-    assert np.array_equal(numerics.quantise_weights(-points, one, scheme),
-                          -numerics.quantise_weights(points, one, scheme))
+    assert np.array_equal(
+        numerics.quantise_weights(-points, one, scheme),
+        -numerics.quantise_weights(points, one, scheme),
+    )
 
 
 @schemes
@@ -176,6 +184,7 @@ def test_each_row_has_its_own_scale(scheme):
 
 
 # Why the projections are not computed as printed
+
 
 def equation_2(w: float, m: int = 4) -> Fraction:
     h = Fraction(w) / 2 + Fraction(1, 2)
@@ -214,9 +223,14 @@ def test_rounding_in_the_log_domain_is_another_quantiser(seed):
 
 # Activations
 
+
 @quick
-@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1), st.floats(2.0**-10, 16, width=32),
-       st.sampled_from([4, 8]), st.data())
+@given(
+    st.lists(st.floats(-1e6, 1e6, width=32), min_size=1),
+    st.floats(2.0**-10, 16, width=32),
+    st.sampled_from([4, 8]),
+    st.data(),
+)
 def test_activations_numpy_equals_torch(x, scale, bits, data):
     zero_point = data.draw(st.integers(0, numerics.act_max(bits)))
     x = np.array(x, np.float32)
@@ -237,9 +251,10 @@ def test_activation_ties_round_up(bits, zero_point, scale):
     got = numerics.quantise_activations(ties, scale, zero_point, bits)
     torched = torch.clamp(torch.floor(torch.from_numpy(ties) / scale + 0.5) + zero_point, 0, top)
     assert got.tolist() == torched.to(torch.int64).tolist()
-    if scale != 0.1:    # these ties are exact
-        assert got.tolist() == [min(max(k + 1 + zero_point, 0), top)
-                                for k in range(-2 * top, 2 * top)]
+    if scale != 0.1:  # these ties are exact
+        assert got.tolist() == [
+            min(max(k + 1 + zero_point, 0), top) for k in range(-2 * top, 2 * top)
+        ]
 
 
 @schemes
@@ -248,8 +263,9 @@ def test_activation_ties_round_up(bits, zero_point, scale):
 def test_acc_bounds_are_reached_and_never_exceeded(scheme, data):
     bits = data.draw(st.sampled_from([4, 8]))
     top = numerics.act_max(bits)
-    row = data.draw(st.lists(st.sampled_from(numerics.weight_values(scheme).tolist()), min_size=1,
-                             max_size=20))
+    row = data.draw(
+        st.lists(st.sampled_from(numerics.weight_values(scheme).tolist()), min_size=1, max_size=20)
+    )
     low, high = (int(bound[0]) for bound in numerics.acc_bounds([row], top))
     assert sum(w * (top if w < 0 else 0) for w in row) == low
     assert sum(w * (top if w > 0 else 0) for w in row) == high
@@ -258,6 +274,7 @@ def test_acc_bounds_are_reached_and_never_exceeded(scheme, data):
 
 
 # Multipliers
+
 
 @quick
 @given(st.floats(0, 4, exclude_max=True))
@@ -281,7 +298,7 @@ def test_multiplier_is_the_nearest_and_normalised(real):
 
 @pytest.mark.parametrize("exponent", range(-29, 3))
 def test_multiplier_that_rounds_up_to_2_to_the_16_is_renormalised(exponent):
-    real = 2.0**exponent * (1 - 2.0**-17)       # 65535.5 at the shift of its binade
+    real = 2.0**exponent * (1 - 2.0**-17)  # 65535.5 at the shift of its binade
     if exponent == 2:
         with pytest.raises(ValueError, match="too large for 16 bits at shift 14"):
             numerics.encode_multiplier(real)
@@ -322,6 +339,7 @@ def test_residual_multiplier_ends():
 
 # Requantisation
 
+
 def by_fractions(acc, m, b, s, low, high, r=0, n=0) -> int:
     """The formula over rational numbers: floor of the real quotient, then the clamp."""
     t = Fraction(acc * m + b) + Fraction(r * n) * Fraction(2) ** (s - 14)
@@ -329,7 +347,14 @@ def by_fractions(acc, m, b, s, low, high, r=0, n=0) -> int:
 
 
 BOUNDARY_CASES = [
-    (32768, 15), (65535, 14), (40000, 20), (51234, 24), (33333, 31), (65535, 45), (1, 14), (7, 16),
+    (32768, 15),
+    (65535, 14),
+    (40000, 20),
+    (51234, 24),
+    (33333, 31),
+    (65535, 45),
+    (1, 14),
+    (7, 16),
 ]
 
 
@@ -339,20 +364,22 @@ def test_requantise_steps_exactly_where_the_formula_says(m, s, high):
     """The first accumulator of every output, and the one before it; also below and above."""
     for b in (1 << s - 1, 0, -12345, 1 << 20, -(1 << 40)):
         for y in range(-3, high + 4):
-            first = -((b - (y << s)) // m)          # smallest acc with acc*m + b >= y << s
+            first = -((b - (y << s)) // m)  # smallest acc with acc*m + b >= y << s
             acc = np.array([first - 1, first])
             got = numerics.requantise(acc, m, b, s, 0, high)
             assert first * m + b >= y << s > (first - 1) * m + b
             assert got.tolist() == [by_fractions(int(a), m, b, s, 0, high) for a in acc]
             if 1 <= y <= high:
                 assert got[0] < y <= got[1]
-                assert got[1] == y or m > 1 << s        # only then an output can be skipped
+                assert got[1] == y or m > 1 << s  # only then an output can be skipped
 
 
 def test_requantise_clamps_and_rounds_a_tie_up():
     half = 1 << 14
-    assert numerics.requantise(np.arange(-2, 19), 1 << 15, half, 15, 2, 12).tolist() \
+    assert (
+        numerics.requantise(np.arange(-2, 19), 1 << 15, half, 15, 2, 12).tolist()
         == np.clip(np.arange(-2, 19), 2, 12).tolist()
+    )
     ties = numerics.requantise(np.arange(0, 10), 1 << 14, half, 15, 0, 15)
     assert ties.tolist() == [0, 1, 1, 2, 2, 3, 3, 4, 4, 5]
 
@@ -394,6 +421,17 @@ def test_requantise_broadcasts_rows_against_pixels(seed):
     acc, residual = rng.integers(-9999, 9999, (3, 4)), rng.integers(0, 256, (3, 4))
     m, b, s = rng.integers(2**15, 2**16, (3, 1)), rng.integers(0, 999, (3, 1)), [[20], [22], [14]]
     got = numerics.requantise(acc, m, b, s, 0, 15, residual, 77)
-    expected = [[by_fractions(*(int(v) for v in (acc[i, j], m[i, 0], b[i, 0], s[i][0])), 0, 15,
-                              int(residual[i, j]), 77) for j in range(4)] for i in range(3)]
+    expected = [
+        [
+            by_fractions(
+                *(int(v) for v in (acc[i, j], m[i, 0], b[i, 0], s[i][0])),
+                0,
+                15,
+                int(residual[i, j]),
+                77,
+            )
+            for j in range(4)
+        ]
+        for i in range(3)
+    ]
     assert got.tolist() == expected

@@ -65,8 +65,9 @@ def test_activation_bits(model) -> None:
 
 
 def test_w8a8_widens_what_the_last_layer_reads(seed) -> None:
-    net = nn.Sequential(nn.Conv2d(1, 3, 8), nn.ReLU(), nn.Flatten(), nn.Linear(3, 4), nn.ReLU(),
-                        nn.Linear(4, 2))
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 8), nn.ReLU(), nn.Flatten(), nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)
+    )
     found = quantisers(prepare(net, X, first_last="w8a8"))
     assert [found[n].bits for n in ("1", "4")] == [4, 8]
     assert [q.bits for q in quantisers(prepare(net, X)).values()] == [4, 4]
@@ -94,7 +95,10 @@ def test_linear_bottlenecks_are_signed_4_bit(seed) -> None:
     prepared = prepare(Bottleneck(), X)
     found = quantisers(prepared)
     assert {n: (q.bits, q.signed, q.limit) for n, q in found.items()} == {
-        "first.1_quant": (4, True, None), "relu6": (4, False, 6.0), "add_quant": (4, True, None)}
+        "first.1_quant": (4, True, None),
+        "relu6": (4, False, 6.0),
+        "add_quant": (4, True, None),
+    }
     calibrate(prepared, torch.rand(8, 1, 8, 8))
     assert all(0 < q.zero_point < 15 for q in found.values() if q.signed)
     assert max(q.clip.item() for q in found.values() if q.limit) <= 6
@@ -111,8 +115,9 @@ def test_relu6_stays_within_6(seed) -> None:
 
 def test_pool_before_relu_is_swapped(seed) -> None:
     torch.manual_seed(seed)
-    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(),
-                        nn.Linear(27, 2)).eval()
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(27, 2)
+    ).eval()
     prepared, x = prepare(net, X), torch.rand(3, 1, 8, 8)
     assert len(quantisers(prepared)) == 1
     with layers.float_mode(prepared):
@@ -150,20 +155,26 @@ def test_three_terms_take_two_requantisations(seed) -> None:
     assert {n: q.bits for n, q in found.items()} == {"conv_quant": 8, "add_quant": 8, "relu": 4}
 
 
-@pytest.mark.parametrize(("how", "message"), [
-    (lambda a, _b: a + a, "adds a tensor to itself"),
-    (lambda a, b: F.relu(a) + F.relu(b), "one operand must be the output of a layer"),
-    (lambda a, b: F.relu(a + b) + a, "something else reads|one operand must"),
-])
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (lambda a, _b: a + a, "adds a tensor to itself"),
+        (lambda a, b: F.relu(a) + F.relu(b), "one operand must be the output of a layer"),
+        (lambda a, b: F.relu(a + b) + a, "something else reads|one operand must"),
+    ],
+)
 def test_additions_that_no_layer_can_do(how, message) -> None:
     with pytest.raises(UnsupportedLayer, match=message):
         prepare(Adds(how), X)
 
 
-@pytest.mark.parametrize(("net", "message"), [
-    (nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 2, 1)), "'0': BatchNorm2d .*must follow"),
-    (nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(1, 2, 1)), "'0': AvgPool2d .*image itself"),
-])
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 2, 1)), "'0': BatchNorm2d .*must follow"),
+        (nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(1, 2, 1)), "'0': AvgPool2d .*image itself"),
+    ],
+)
 def test_layers_in_places_where_they_cannot_be_had(net, message) -> None:
     with pytest.raises(UnsupportedLayer, match=message):
         prepare(net, X)
@@ -198,7 +209,12 @@ def test_zero_points_are_part_of_the_state(seed) -> None:
 
 @pytest.mark.parametrize(("channels", "steps"), [(64, 16), (512, 8), (2048, 2)])
 def test_pooled_codes_fit_the_accumulator_behind_them(channels, steps) -> None:
-    net = nn.Sequential(nn.Conv2d(1, channels, 5), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
-                        nn.Flatten(), nn.Linear(channels, 2))
+    net = nn.Sequential(
+        nn.Conv2d(1, channels, 5),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(channels, 2),
+    )
     pool = next(m for m in prepare(net, X).modules() if isinstance(m, QuantAvgPool))
     assert pool.steps == steps and 127 * channels * 15 * steps < 1 << 23

@@ -35,8 +35,9 @@ def reference(weight: np.ndarray, alpha: np.float32, scheme: int) -> np.ndarray:
 
 def torch_values(weight: np.ndarray, alpha: float, scheme: int) -> np.ndarray:
     row = torch.from_numpy(weight)[None]
-    return quantizers.weight_to_int(row, torch.tensor([alpha]),
-                                    torch.tensor([scheme], dtype=torch.uint8))[0].numpy()
+    return quantizers.weight_to_int(
+        row, torch.tensor([alpha]), torch.tensor([scheme], dtype=torch.uint8)
+    )[0].numpy()
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -51,15 +52,17 @@ def test_weights_at_and_beside_every_threshold(scheme) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_extreme_ratios(scheme) -> None:
     least = np.float32(1e-45)
-    ratio = np.array([0, least, 1e-39, 1e-30, 1, np.nextafter(np.float32(1), TWO), 1e9, HUGE,
-                      np.inf], np.float32)
+    ratio = np.array(
+        [0, least, 1e-39, 1e-30, 1, np.nextafter(np.float32(1), TWO), 1e9, HUGE, np.inf], np.float32
+    )
     ratio = np.concatenate([ratio, -ratio])
     top = values_of(scheme)[-1]
     expected = [0, 0, 0, 0, *[top] * 5, 0, 0, 0, 0, *[-top] * 5]
     for alpha in (np.float32(1), np.float32(1e-6), np.float32(1e30)):
         with np.errstate(over="ignore"):
-            np.testing.assert_array_equal(torch_values(ratio, float(alpha), scheme),
-                                          reference(ratio, alpha, scheme))
+            np.testing.assert_array_equal(
+                torch_values(ratio, float(alpha), scheme), reference(ratio, alpha, scheme)
+            )
     np.testing.assert_array_equal(torch_values(ratio, 1.0, scheme), expected)
 
 
@@ -70,11 +73,13 @@ def test_weights_with_any_alpha(scheme, seed) -> None:
     for alpha in rng.uniform(0.1, 3, 10).astype(np.float32):
         # Ratios around the thresholds, where a product of float32 would round to the wrong side.
         near = np.repeat(thresholds_of(scheme) * alpha, 9).astype(np.float32)
-        near = (near.view(np.int32) + np.tile(np.arange(-4, 5, dtype=np.int32),
-                                              len(near) // 9)).view(np.float32)
+        near = (
+            near.view(np.int32) + np.tile(np.arange(-4, 5, dtype=np.int32), len(near) // 9)
+        ).view(np.float32)
         for some in (weight, near):
-            np.testing.assert_array_equal(torch_values(some, float(alpha), scheme),
-                                          reference(some, alpha, scheme))
+            np.testing.assert_array_equal(
+                torch_values(some, float(alpha), scheme), reference(some, alpha, scheme)
+            )
 
 
 def test_rows_follow_their_own_scheme_and_alpha(seed) -> None:
@@ -112,8 +117,9 @@ def test_activations_at_and_beside_every_threshold(bits, signed) -> None:
     low, high = -zero_point, numerics.act_max(bits) - zero_point
     for scale in (np.float32(1), np.float32(0.1), np.float32(0.37)):
         at = (np.arange(low - 2, high + 3, dtype=np.float32) + np.float32(0.5)) * scale
-        x = np.concatenate([np.nextafter(at, np.float32(-1e9)), at,
-                            np.nextafter(at, np.float32(1e9))])
+        x = np.concatenate(
+            [np.nextafter(at, np.float32(-1e9)), at, np.nextafter(at, np.float32(1e9))]
+        )
         ours = quantizers.act_to_steps(torch.from_numpy(x), torch.tensor(scale), low, high)
         expected = numerics.quantise_activations(x, float(scale), zero_point, bits)
         np.testing.assert_array_equal(ours.numpy().astype(np.int64) + zero_point, expected)
@@ -141,13 +147,14 @@ def test_weight_gradient_passes_inside_the_range_only() -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_alpha_gradient_follows_lsq(scheme, seed) -> None:
-    steps = 7                               # of 4 bits, for 8 bits too
+    steps = 7  # of 4 bits, for 8 bits too
     rng = np.random.default_rng(seed)
     weight = rng.normal(size=(1, 40)).astype(np.float32)
     cotangent = rng.normal(size=(1, 40)).astype(np.float32)
     alpha = torch.tensor([0.8], requires_grad=True)
-    out = quantizers.fake_quantise_weight(torch.from_numpy(weight), alpha,
-                                          torch.tensor([scheme], dtype=torch.uint8))
+    out = quantizers.fake_quantise_weight(
+        torch.from_numpy(weight), alpha, torch.tensor([scheme], dtype=torch.uint8)
+    )
     out.backward(torch.from_numpy(cotangent))
     ratio = weight / np.float32(0.8)
     level = reference(weight, np.float32(0.8), scheme) / values_of(scheme)[-1]
@@ -206,14 +213,15 @@ def test_scale_gradient_of_a_plain_sum(seed) -> None:
 
 def some_arguments() -> tuple[torch.Tensor, ...]:
     weight = torch.randn(8, 4, 3, 3)
-    return (weight, weight.abs().amax((1, 2, 3)) * 0.7, torch.randn(2, 99),
-            torch.tensor(2.0))
+    return (weight, weight.abs().amax((1, 2, 3)) * 0.7, torch.randn(2, 99), torch.tensor(2.0))
 
 
 def both(weight: torch.Tensor, alpha: torch.Tensor, x: torch.Tensor, clip: torch.Tensor):
     scheme = torch.tensor([0, 1, 2, 3] * 2, dtype=torch.uint8)
-    return (quantizers.fake_quantise_weight(weight, alpha, scheme),
-            quantizers.fake_quantise_act(x, clip, 0, 15))
+    return (
+        quantizers.fake_quantise_weight(weight, alpha, scheme),
+        quantizers.fake_quantise_act(x, clip, 0, 15),
+    )
 
 
 def forward_and_backward(function, arguments: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
@@ -229,8 +237,9 @@ def test_autocast_changes_nothing(seed) -> None:
     plain = forward_and_backward(both, arguments)
     with torch.autocast("cpu", torch.bfloat16):
         mixed = forward_and_backward(both, arguments)
-    assert all(torch.equal(a, b) and b.dtype == torch.float32
-               for a, b in zip(plain, mixed, strict=True))
+    assert all(
+        torch.equal(a, b) and b.dtype == torch.float32 for a, b in zip(plain, mixed, strict=True)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -242,15 +251,21 @@ def test_other_types_are_computed_in_float32(dtype, seed) -> None:
         assert torch.equal(ours, expected.to(dtype)) and ours.dtype == dtype
     scheme = torch.tensor([0, 1, 2, 3] * 2, dtype=torch.uint8)
     weight, alpha, x, clip = arguments
-    assert torch.equal(quantizers.weight_to_int(weight, alpha, scheme),
-                       quantizers.weight_to_int(weight.float(), alpha.float(), scheme))
-    assert torch.equal(quantizers.act_to_steps(x, clip / 15, 0, 15),
-                       quantizers.act_to_steps(x.float(), (clip / 15).float(), 0, 15))
+    assert torch.equal(
+        quantizers.weight_to_int(weight, alpha, scheme),
+        quantizers.weight_to_int(weight.float(), alpha.float(), scheme),
+    )
+    assert torch.equal(
+        quantizers.act_to_steps(x, clip / 15, 0, 15),
+        quantizers.act_to_steps(x.float(), (clip / 15).float(), 0, 15),
+    )
 
 
-@pytest.mark.skipif(torch.torch_version.TorchVersion(torch.__version__) < pipeline.COMPILES,
-                    reason="refused by the trainer: 2.11 computes wrong gradients")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")       # of torch, about itself
+@pytest.mark.skipif(
+    torch.torch_version.TorchVersion(torch.__version__) < pipeline.COMPILES,
+    reason="refused by the trainer: 2.11 computes wrong gradients",
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, about itself
 def test_quantisers_compile_without_a_break(seed) -> None:
     torch.manual_seed(seed)
     arguments = some_arguments()

@@ -12,12 +12,15 @@ from quant.ratio import Ratio, largest_remainder
 quick = settings(deadline=None, max_examples=60)
 
 ratios = st.tuples(st.integers(0, 100), st.integers(0, 100)).map(
-    lambda cut: Ratio(min(cut), max(cut) - min(cut), 100 - max(cut)))
+    lambda cut: Ratio(min(cut), max(cut) - min(cut), 100 - max(cut))
+)
 
 
 @quick
-@given(st.integers(0, 5000),
-       st.lists(st.integers(0, 200), min_size=1, max_size=6).filter(any).map(tuple))
+@given(
+    st.integers(0, 5000),
+    st.lists(st.integers(0, 200), min_size=1, max_size=6).filter(any).map(tuple),
+)
 def test_largest_remainder_keeps_the_sum_and_the_quota(total, weights):
     parts = largest_remainder(total, weights)
     assert sum(parts) == total

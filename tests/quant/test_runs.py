@@ -8,8 +8,17 @@ from quant import cli, train
 from quant.config import TrainConfig
 from quant.runs import RunFolder
 
-SHORT = ["--subset", "64", "--float-epochs", "1", "--epochs", "0", "--no-plots",
-         "--no-tensorboard", "-q"]
+SHORT = [
+    "--subset",
+    "64",
+    "--float-epochs",
+    "1",
+    "--epochs",
+    "0",
+    "--no-plots",
+    "--no-tensorboard",
+    "-q",
+]
 
 
 def content(folder: Path) -> dict[Path, bytes]:
@@ -23,8 +32,10 @@ def test_run_that_another_process_trains_is_left_alone(tmp_path, capsys) -> None
     before = content(tmp_path)
     for argv in (["--resume", "digits", "-q"], SHORT):
         assert cli.run(train.main, [*argv, "--out", str(tmp_path)]) == 2
-        assert capsys.readouterr().err == f"error: another process trains {tmp_path}/digits: " \
+        assert (
+            capsys.readouterr().err == f"error: another process trains {tmp_path}/digits: "
             "wait for it, or give this run another --name\n"
+        )
     assert content(tmp_path) == before
     assert cli.run(train.main, [*SHORT, "--out", str(tmp_path), "--name", "other"]) == 0
     other.release()

@@ -29,11 +29,11 @@ class Odd(nn.Module):
         self.hidden = nn.Linear(6, 6)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x).relu_()                    # in place, right after the layer
+        x = self.stem(x).relu_()  # in place, right after the layer
         x = F.relu(self.grouped(self.bn(x)))
         x = x + F.relu(self.depthwise(x))
         x = F.relu(self.point(F.relu_(self.mirror(x))))
-        x = F.relu(self.hidden(x.flatten(2).mT))    # (N, T, C)
+        x = F.relu(self.hidden(x.flatten(2).mT))  # (N, T, C)
         return self.fc(x.mean(1))
 
 
@@ -51,7 +51,7 @@ class Text(nn.Module):
         x = self.embed(tokens)
         scores = (self.query(x) @ self.key(x).mT).masked_fill(mask[:, None] == 0, -1e9)
         x = self.norm(x + scores.softmax(2) @ self.value(x))
-        rows = F.gelu(self.up(x.flatten(0, 1)))     # (N * T, C)
+        rows = F.gelu(self.up(x.flatten(0, 1)))  # (N * T, C)
         return self.fc((x + self.down(rows).view_as(x))[:, 0])
 
 
@@ -59,7 +59,7 @@ class Text(nn.Module):
 def odd(seed) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(seed)
     model, images = Odd().double(), torch.rand(7, 2, 7, 6, dtype=torch.float64)
-    model.train()(images)               # moves the running statistics off their start
+    model.train()(images)  # moves the running statistics off their start
     return model.eval(), images
 
 
@@ -71,8 +71,11 @@ def text(seed) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
 
 
 def weighted(model: nn.Module) -> dict[str, nn.Module]:
-    return {n: m for n, m in model.named_modules()
-            if isinstance(m, nn.Conv2d | nn.Linear) and n != "unused"}
+    return {
+        n: m
+        for n, m in model.named_modules()
+        if isinstance(m, nn.Conv2d | nn.Linear) and n != "unused"
+    }
 
 
 def hessian_block(model: nn.Module, images: Tensor, layer: nn.Module, row: int) -> Tensor:
@@ -80,17 +83,22 @@ def hessian_block(model: nn.Module, images: Tensor, layer: nn.Module, row: int) 
     # Labels do not matter: the second derivative of cross entropy has none.
     loss = F.cross_entropy(model(images), torch.zeros(len(images), dtype=torch.long))
     gradient = torch.autograd.grad(loss, layer.weight, create_graph=True)[0][row].flatten()
-    return torch.stack([torch.autograd.grad(g, layer.weight, retain_graph=True)[0][row].flatten()
-                        for g in gradient])
+    return torch.stack(
+        [
+            torch.autograd.grad(g, layer.weight, retain_graph=True)[0][row].flatten()
+            for g in gradient
+        ]
+    )
 
 
 def gauss_newton_blocks(model: nn.Module, inputs: tuple, name: str) -> Tensor:
     """All rows' blocks of the Gauss-Newton matrix (rows, terms, terms) from the whole Jacobian."""
+
     def logits(weight: Tensor) -> Tensor:
         return torch.func.functional_call(model, {f"{name}.weight": weight}, inputs)
 
     weight = model.get_parameter(f"{name}.weight").detach()
-    jacobian = torch.autograd.functional.jacobian(logits, weight).flatten(3)    # (N, C, O, K)
+    jacobian = torch.autograd.functional.jacobian(logits, weight).flatten(3)  # (N, C, O, K)
     p = logits(weight).detach().softmax(1)
     middle = torch.diag_embed(p) - p[:, :, None] * p[:, None]
     return torch.einsum("ncok,ncd,ndol->okl", jacobian, middle, jacobian) / len(p)
@@ -100,21 +108,22 @@ def power_iteration(block: Tensor, v: Tensor, iterations: int) -> float:
     """Algorithm 1 with the Rayleigh quotient."""
     for _ in range(iterations):
         if not v.any():
-            return 0.0                  # a dead row
+            return 0.0  # a dead row
         v = v / v.norm()
         v, value = block @ v, float(v @ block @ v)
     return value
 
 
-@pytest.mark.parametrize("iterations", [1, 3, 40])      # many favour blocks, few derivatives
-@pytest.mark.parametrize("workspace", [1, 1 << 29])     # batches of one image, or one batch
+@pytest.mark.parametrize("iterations", [1, 3, 40])  # many favour blocks, few derivatives
+@pytest.mark.parametrize("workspace", [1, 1 << 29])  # batches of one image, or one batch
 def test_equals_the_loop_over_rows(odd, monkeypatch, iterations, workspace) -> None:
     model, images = odd
     monkeypatch.setattr(derivatives, "WORKSPACE", workspace)
     monkeypatch.setattr(sensitivity, "TILE", workspace)
     found = sensitivity.row_eigenvalues(model, images, iterations=iterations, tolerance=0, seed=5)
-    assert list(found) == [n for n, m in model.named_modules()
-                           if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert list(found) == [
+        n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)
+    ]
     assert torch.equal(found["unused"], torch.zeros(5, dtype=torch.float64))
     generator = torch.Generator().manual_seed(5)
     for name in ("stem", "grouped", "depthwise", "mirror", "point", "hidden", "fc"):
@@ -137,13 +146,16 @@ def test_both_forms_occur(odd) -> None:
     model, images = odd
     with derivatives.measuring(model):
         sweep = derivatives.Sweep(model, images, 0)
-        kinds = [{type(sensitivity._product(layer, sweep, n)) for layer in sweep.layers.values()}
-                 for n in (1, 40)]
+        kinds = [
+            {type(sensitivity._product(layer, sweep, n)) for layer in sweep.layers.values()}
+            for n in (1, 40)
+        ]
     assert sensitivity._Factors in kinds[0] and sensitivity._Block in kinds[1]
 
 
-@pytest.mark.parametrize("form", [lambda *args: sensitivity._Block(*args[:2]),
-                                  sensitivity._Factors])
+@pytest.mark.parametrize(
+    "form", [lambda *args: sensitivity._Block(*args[:2]), sensitivity._Factors]
+)
 def test_smooth_network_has_gauss_newton_blocks(text, monkeypatch, form) -> None:
     model, inputs = text
     monkeypatch.setattr(sensitivity, "_product", form)
@@ -174,15 +186,19 @@ def test_memory_cuts_groups_and_changes_nothing(odd, monkeypatch) -> None:
     model, images = odd
     sizes = []
     groups = sensitivity._groups
-    monkeypatch.setattr(sensitivity, "_groups", lambda products, memory:
-                        sizes.append(len(g := groups(products, memory))) or g)
+    monkeypatch.setattr(
+        sensitivity,
+        "_groups",
+        lambda products, memory: sizes.append(len(g := groups(products, memory))) or g,
+    )
     whole = sensitivity.row_eigenvalues(model, images, seed=1, memory=1 << 30)
     steps = []
-    parts = sensitivity.row_eigenvalues(model, images, seed=1, memory=1,
-                                        report=lambda *step: steps.append(step))
+    parts = sensitivity.row_eigenvalues(
+        model, images, seed=1, memory=1, report=lambda *step: steps.append(step)
+    )
     assert sizes == [1, 7]
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
-    assert steps == [(i + 1, 14) for i in range(14)]        # a batch and a layer for each group
+    assert steps == [(i + 1, 14) for i in range(14)]  # a batch and a layer for each group
 
 
 def test_groups_fill_the_memory_in_order() -> None:
@@ -200,7 +216,7 @@ def test_stops_at_the_tolerance() -> None:
 
     v = torch.ones(2, 3, dtype=torch.float64)
     assert sensitivity._lanczos(product, v, 20, 1e-9).tolist() == pytest.approx([4, 0])
-    assert len(products) == 3               # two different eigenvalues, and one to see it
+    assert len(products) == 3  # two different eigenvalues, and one to see it
 
 
 def test_more_classes_are_sampled(seed, monkeypatch) -> None:
@@ -224,20 +240,28 @@ def test_more_iterations_than_dimensions(seed, scale) -> None:
     basis = torch.linalg.qr(torch.randn(5, 4, 4)).Q
     values = torch.tensor([[4.0, 3, 2, 1], [4, 4, 4, 4], [4, 4, 1, 0], [0, 0, 4, 0], [0, 0, 0, 0]])
     blocks = basis @ torch.diag_embed(values * scale) @ basis.mT
-    found = sensitivity._lanczos(lambda v: (blocks @ v[..., None])[..., 0], torch.randn(5, 4), 20,
-                                 -1)
+    found = sensitivity._lanczos(
+        lambda v: (blocks @ v[..., None])[..., 0], torch.randn(5, 4), 20, -1
+    )
     torch.testing.assert_close(found / scale, torch.tensor([4.0, 4, 4, 4, 0]), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("classes", [2, 5])
 def test_factor_of_the_softmax_hessian(classes) -> None:
-    logits = torch.tensor([[0.0] * classes, [-200.0] * (classes - 1) + [0], [0] + [-200.0] *
-                           (classes - 1), list(range(classes))])
+    logits = torch.tensor(
+        [
+            [0.0] * classes,
+            [-200.0] * (classes - 1) + [0],
+            [0] + [-200.0] * (classes - 1),
+            list(range(classes)),
+        ]
+    )
     p = logits.softmax(1)
     factor = derivatives._cotangents(p, None, classes - 1)
     expected = torch.diag_embed(p) - p[:, :, None] * p[:, None]
-    torch.testing.assert_close(torch.einsum("cni,cnj->nij", factor, factor), expected,
-                               rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        torch.einsum("cni,cnj->nij", factor, factor), expected, rtol=1e-5, atol=1e-7
+    )
 
 
 def test_quantised_model_is_measured_without_its_quantisers(odd) -> None:
@@ -257,14 +281,15 @@ def test_quantised_model_is_measured_without_its_quantisers(odd) -> None:
 def test_random_scores_are_seeded(odd) -> None:
     first, again, other = (sensitivity.row_scores("random", *odd, seed=s) for s in (1, 1, 2))
     assert [len(v) for v in first.values()] == [3, 5, 4, 6, 6, 6, 6, 6]
-    assert all(torch.equal(first[n], again[n]) and not torch.equal(first[n], other[n])
-               for n in first)
+    assert all(
+        torch.equal(first[n], again[n]) and not torch.equal(first[n], other[n]) for n in first
+    )
 
 
 def test_dead_row_has_eigenvalue_zero(odd) -> None:
     model, images = odd
     with torch.no_grad():
-        model.stem.weight[0], model.stem.bias[0] = 0, -1        # its ReLU is never open
+        model.stem.weight[0], model.stem.bias[0] = 0, -1  # its ReLU is never open
     assert sensitivity.row_eigenvalues(model, images)["stem"][0] == 0
 
 

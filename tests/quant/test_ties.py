@@ -12,15 +12,24 @@ from quant import numerics, ties
 @st.composite
 def rows(draw) -> dict[str, object]:
     """A requantisation with its residual operand, as :func:`quant.numerics.encode_row` makes it."""
-    factor = draw(st.one_of(st.just(0.0), st.floats(2**-9, 3.99),
-                            st.sampled_from([0.25, 0.5, 1.0, 1 / 3, 3.0])))
+    factor = draw(
+        st.one_of(
+            st.just(0.0), st.floats(2**-9, 3.99), st.sampled_from([0.25, 0.5, 1.0, 1 / 3, 3.0])
+        )
+    )
     offset = draw(st.one_of(st.floats(-40, 40), st.sampled_from([0.0, 0.5, -7.5, 1e4])))
     m, b, s = numerics.encode_row(factor, offset)
     low, high = draw(st.sampled_from([(0, 15), (-8, 7), (0, 255), (-128, 127)]))
     n = draw(st.one_of(st.just(0), st.integers(1, (1 << numerics.RESIDUAL_BITS) - 1)))
     residuals = draw(st.sampled_from([(0, 15), (-8, 7), (-128, 127)])) if n else (0, 0)
-    return {"multiplier": m, "bias": b, "shift": s, "outputs": (low, high), "n": n,
-            "residuals": residuals}
+    return {
+        "multiplier": m,
+        "bias": b,
+        "shift": s,
+        "outputs": (low, high),
+        "n": n,
+        "residuals": residuals,
+    }
 
 
 def sums(row: dict[str, object]) -> np.ndarray:
@@ -43,8 +52,9 @@ def test_outputs_stay_and_no_sum_is_nearer_to_a_tie(row) -> None:
     after = before + moved
     assert np.array_equal(np.clip(before >> s, low, high), np.clip(after >> s, low, high))
     unclamped = (before >= low << s) & (before < (high + 1) << s)
-    near, clear = (np.minimum(t & (1 << s) - 1, -t & (1 << s) - 1)[unclamped]
-                   for t in (before, after))
+    near, clear = (
+        np.minimum(t & (1 << s) - 1, -t & (1 << s) - 1)[unclamped] for t in (before, after)
+    )
     assert not near.size or clear.min() >= near.min()
 
 
@@ -52,7 +62,7 @@ def test_sum_at_a_tie_is_moved_away() -> None:
     """With M and S of a trained network's channel that had one."""
     m, s = 36218, 19
     b = (2 << s) - 5 * m
-    assert b + 5 * m == 2 << s                          # a tie that 2^-24 turns over
+    assert b + 5 * m == 2 << s  # a tie that 2^-24 turns over
     moved = ties.centred_bias(m, b, s, (0, 15))
     sums = np.arange(-100, 400) * m + moved
     inside = sums[(sums >= 0) & (sums < 16 << s)]

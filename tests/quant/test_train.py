@@ -26,9 +26,24 @@ from quant.ratio import Ratio
 from quant.runs import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
-SHORT = ["--subset", "128", "--batch-size", "16", "--float-epochs", "3", "--epochs", "2",
-         "--reassign-every", "1", "--width", "4", "--tile-rows", "8", "--no-plots",
-         "--no-tensorboard"]
+SHORT = [
+    "--subset",
+    "128",
+    "--batch-size",
+    "16",
+    "--float-epochs",
+    "3",
+    "--epochs",
+    "2",
+    "--reassign-every",
+    "1",
+    "--width",
+    "4",
+    "--tile-rows",
+    "8",
+    "--no-plots",
+    "--no-tensorboard",
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,28 +58,47 @@ def run(tmp_path_factory):
 def test_folder_is_complete(run) -> None:
     path, result = run
     assert {file.name for file in path.iterdir()} == {
-        "config.json", "metrics.csv", "metrics.jsonl", "float.pt", "quantised.pt", "schemes.csv",
-        "graph.safetensors", "vectors.npz", "result.json", "tensorboard", "plots"}
+        "config.json",
+        "metrics.csv",
+        "metrics.jsonl",
+        "float.pt",
+        "quantised.pt",
+        "schemes.csv",
+        "graph.safetensors",
+        "vectors.npz",
+        "result.json",
+        "tensorboard",
+        "plots",
+    }
     assert (path.parent / "latest").readlink() == Path("short")
     assert TrainConfig.load(path / "config.json").tile_rows == 8
     assert [change["epoch"] for change in result["reassignments"]] == [0, 1]
-    assert {file.name for file in (path / "plots").iterdir()} == {"curves.png", "schemes.png",
-                                                                  "weights.png"}
+    assert {file.name for file in (path / "plots").iterdir()} == {
+        "curves.png",
+        "schemes.png",
+        "weights.png",
+    }
 
 
 def test_metrics(run) -> None:
     path, result = run
     rows = list(csv.DictReader((path / "metrics.csv").read_text().splitlines()))
     assert [(r["stage"], r["epoch"]) for r in rows] == [
-        ("float", "1"), ("float", "2"), ("float", "3"), ("quantised", "1"), ("quantised", "2")]
+        ("float", "1"),
+        ("float", "2"),
+        ("float", "3"),
+        ("quantised", "1"),
+        ("quantised", "2"),
+    ]
     assert [r["changed"] for r in rows[:4]] == [""] * 4
     change = result["reassignments"][1]
     assert int(rows[4]["changed"]) == change["changed"]
     assert float(rows[4]["churn"]) == change["changed"] / change["rows"]
     assert float(rows[2]["test_accuracy"]) == result["accuracy"]["float"]
     records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    assert [{k: "" if v is None else str(v) for k, v in record.items()} for record in records] \
-        == rows
+    assert [
+        {k: "" if v is None else str(v) for k, v in record.items()} for record in records
+    ] == rows
 
 
 def test_tensorboard_has_the_metrics(run) -> None:
@@ -93,7 +127,8 @@ def test_graph_has_the_rows_of_the_hardware(run) -> None:
         assert counts == Ratio.parse("65:30:5").rows(len(layer.scheme), 8)
         assert counts == tuple(result["rows"][name])
         assert [r["scheme"] for r in table if r["layer"] == name] == [
-            Scheme(s).name for s in layer.scheme]
+            Scheme(s).name for s in layer.scheme
+        ]
 
 
 def test_scales_are_those_that_the_hardware_has(run) -> None:
@@ -138,36 +173,45 @@ def test_quiet_gives_the_result_only(tmp_path, capsys) -> None:
     assert f"{tmp_path}/digits/graph.safetensors, digest " in out.out
 
 
-@pytest.mark.parametrize(("argv", "message"), [
-    (["--ratio", "65:30"], "ratio '65:30' is not of the form PoT4:Fixed4:Fixed8"),
-    (["--ratio", "65:30:6"], "sums to 101"),
-    (["--dataset", "mnist"], "unknown dataset 'mnist'; known are digits, fashion-mnist"),
-    (["--model", "vgg"], "unknown model 'vgg'; known are tiny"),
-    (["--method", "int3"], "unknown method 'int3'; known are float32, fixed4"),
-    (["--dataset", "fashion-mnist", "--data", "nowhere"], "apt-get install dataset-fashion-mnist"),
-    (["--size", "32"], "digits has no option --size"),
-    (["--tile-rows", "0"], "tile_rows should be greater than or equal to 1"),
-    (["--lr", "nan"], "lr should be a finite number"),
-    (["--subset", "10"], "subset 10 is less than one batch"),
-    (["--batch-size", "2000"], "batch_size 2000 is more than the 1437 training samples"),
-    (["--model", "resnet18", "--stem", "imagenet"], "images of 8x8 pixels are too small"),
-    (["--pretrained", "none.pt"], "no checkpoint at none.pt"),
-    (["--config", "none.toml"], "none.toml cannot be read: No such file"),
-    (["--act-bits", "5"], "argument --act-bits: invalid choice: 5"),
-    (["--name", "a/b"], "'a/b' cannot name a run"),
-    (["--name", "latest"], "'latest' cannot name a run"),
-    (["--name", "x.partial"], "'x.partial' cannot name a run"),
-    (["--out", __file__], "cannot write to"),
-    (["--resume", "nothing"], "no run nothing, neither here nor in runs"),
-    (["--resume", "digits", "--name", "x"], "--resume has a name already: leave --name out"),
-    (["--resume", ""], "--resume needs the folder or the name of a run"),
-    (["--resume", "/"], "no run /, neither here nor in runs"),
-    (["--name", ""], "'' cannot name a run"),
-    (["--name", 201 * "x"], "x' cannot name a run"),
-    (["--nonsense"], "unrecognized arguments: --nonsense"),
-    pytest.param(["--device", "cuda"], "torch finds no CUDA device", marks=pytest.mark.skipif(
-        torch.cuda.is_available(), reason="there is one")),
-])
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--ratio", "65:30"], "ratio '65:30' is not of the form PoT4:Fixed4:Fixed8"),
+        (["--ratio", "65:30:6"], "sums to 101"),
+        (["--dataset", "mnist"], "unknown dataset 'mnist'; known are digits, fashion-mnist"),
+        (["--model", "vgg"], "unknown model 'vgg'; known are tiny"),
+        (["--method", "int3"], "unknown method 'int3'; known are float32, fixed4"),
+        (
+            ["--dataset", "fashion-mnist", "--data", "nowhere"],
+            "apt-get install dataset-fashion-mnist",
+        ),
+        (["--size", "32"], "digits has no option --size"),
+        (["--tile-rows", "0"], "tile_rows should be greater than or equal to 1"),
+        (["--lr", "nan"], "lr should be a finite number"),
+        (["--subset", "10"], "subset 10 is less than one batch"),
+        (["--batch-size", "2000"], "batch_size 2000 is more than the 1437 training samples"),
+        (["--model", "resnet18", "--stem", "imagenet"], "images of 8x8 pixels are too small"),
+        (["--pretrained", "none.pt"], "no checkpoint at none.pt"),
+        (["--config", "none.toml"], "none.toml cannot be read: No such file"),
+        (["--act-bits", "5"], "argument --act-bits: invalid choice: 5"),
+        (["--name", "a/b"], "'a/b' cannot name a run"),
+        (["--name", "latest"], "'latest' cannot name a run"),
+        (["--name", "x.partial"], "'x.partial' cannot name a run"),
+        (["--out", __file__], "cannot write to"),
+        (["--resume", "nothing"], "no run nothing, neither here nor in runs"),
+        (["--resume", "digits", "--name", "x"], "--resume has a name already: leave --name out"),
+        (["--resume", ""], "--resume needs the folder or the name of a run"),
+        (["--resume", "/"], "no run /, neither here nor in runs"),
+        (["--name", ""], "'' cannot name a run"),
+        (["--name", 201 * "x"], "x' cannot name a run"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+        pytest.param(
+            ["--device", "cuda"],
+            "torch finds no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
+    ],
+)
 def test_error_of_the_user_is_one_line(argv, message, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.run(train.main, argv) == 2
@@ -177,7 +221,7 @@ def test_error_of_the_user_is_one_line(argv, message, tmp_path, monkeypatch, cap
 
 
 def test_settings_of_a_file_and_flags_on_top(tmp_path, capsys) -> None:
-    (tmp_path / "c.toml").write_text('''
+    (tmp_path / "c.toml").write_text("""
         method = "fixed4+fixed8"
         width = 4
         tile_rows = 8
@@ -188,12 +232,17 @@ def test_settings_of_a_file_and_flags_on_top(tmp_path, capsys) -> None:
         split = "kurtosis"
         plots = false
         tensorboard = false
-    ''')
+    """)
     argv = ["--config", str(tmp_path / "c.toml"), "--epochs", "0", "--out", str(tmp_path), "-q"]
     assert cli.run(train.main, argv) == 0
     config = TrainConfig.load(tmp_path / "digits/config.json")
     assert (config.method, config.ratio, config.epochs, config.split, config.device) == (
-        "fixed4+fixed8", "0:95:5", 0, "kurtosis", pipeline.choose_device("auto"))
+        "fixed4+fixed8",
+        "0:95:5",
+        0,
+        "kurtosis",
+        pipeline.choose_device("auto"),
+    )
     (tmp_path / "c.toml").write_text("colour = 1")
     assert cli.run(train.main, ["--config", str(tmp_path / "c.toml")]) == 2
     assert "unknown setting 'colour'; known are dataset, " in capsys.readouterr().err
@@ -201,8 +250,18 @@ def test_settings_of_a_file_and_flags_on_top(tmp_path, capsys) -> None:
 
 @pytest.mark.parametrize("method", ["float32", "apot4", "apot4+fixed4"])
 def test_method_without_hardware(method, tmp_path, capsys) -> None:
-    argv = [*SHORT, "--float-epochs", "1", "--epochs", "1", "--method", method, "--out",
-            str(tmp_path), "--json"]
+    argv = [
+        *SHORT,
+        "--float-epochs",
+        "1",
+        "--epochs",
+        "1",
+        "--method",
+        method,
+        "--out",
+        str(tmp_path),
+        "--json",
+    ]
     assert cli.run(train.main, argv) == 0
     out = capsys.readouterr()
     result = json.loads(out.out)
@@ -212,26 +271,67 @@ def test_method_without_hardware(method, tmp_path, capsys) -> None:
     assert ("APoT-4 rows are for training only, no integer graph" in out.err) == quantised
     found = {file.name for file in (tmp_path / "digits").iterdir()}
     assert found == {"config.json", "metrics.csv", "metrics.jsonl", "float.pt", "result.json"} | (
-        {"quantised.pt", "schemes.csv"} if quantised else set())
+        {"quantised.pt", "schemes.csv"} if quantised else set()
+    )
     if quantised:
         rows = list(csv.DictReader((tmp_path / "digits/schemes.csv").read_text().splitlines()))
         assert {row["scheme"] for row in rows} == {"APOT4"} | (
-            {"FIXED4"} if method == "apot4+fixed4" else set())
+            {"FIXED4"} if method == "apot4+fixed4" else set()
+        )
 
 
 def test_every_other_choice_at_once(tmp_path, monkeypatch, capsys) -> None:
     """A network from a checkpoint, 8-bit ends, other scores, bfloat16, AdamW."""
     asked, original = [], fitting.row_scores
-    monkeypatch.setattr(fitting, "row_scores", lambda kind, *given, **options: (
-        asked.append(kind) or original(kind, *given, **options)))
-    argv = [*SHORT, "--out", str(tmp_path), "--method", "float32", "--model", "resnet20",
-            "--float-epochs", "1", "--name", "first", "-q"]
+    monkeypatch.setattr(
+        fitting,
+        "row_scores",
+        lambda kind, *given, **options: asked.append(kind) or original(kind, *given, **options),
+    )
+    argv = [
+        *SHORT,
+        "--out",
+        str(tmp_path),
+        "--method",
+        "float32",
+        "--model",
+        "resnet20",
+        "--float-epochs",
+        "1",
+        "--name",
+        "first",
+        "-q",
+    ]
     assert cli.run(train.main, argv) == 0
-    argv = [*SHORT, "--out", str(tmp_path), "--model", "resnet20", "--pretrained",
-            str(tmp_path / "first/float.pt"), "--first-last", "w8a8", "--act-bits", "8",
-            "--assign", "fisher", "--split", "random", "--amp", "bf16", "--optimiser", "adamw",
-            "--lr", "1e-3", "--epochs", "1", "--integer-samples", "50", "--json"]
-    del argv[argv.index("--float-epochs"):argv.index("--float-epochs") + 2]
+    argv = [
+        *SHORT,
+        "--out",
+        str(tmp_path),
+        "--model",
+        "resnet20",
+        "--pretrained",
+        str(tmp_path / "first/float.pt"),
+        "--first-last",
+        "w8a8",
+        "--act-bits",
+        "8",
+        "--assign",
+        "fisher",
+        "--split",
+        "random",
+        "--amp",
+        "bf16",
+        "--optimiser",
+        "adamw",
+        "--lr",
+        "1e-3",
+        "--epochs",
+        "1",
+        "--integer-samples",
+        "50",
+        "--json",
+    ]
+    del argv[argv.index("--float-epochs") : argv.index("--float-epochs") + 2]
     capsys.readouterr()
     assert cli.run(train.main, argv) == 0
     result = json.loads(capsys.readouterr().out)
@@ -242,8 +342,10 @@ def test_every_other_choice_at_once(tmp_path, monkeypatch, capsys) -> None:
     assert {tensor.bits for tensor in graph.header.tensors} == {8} and asked == ["fisher"]
     rows = list(result["rows"].values())
     assert rows[0][:2] == rows[-1][:2] == [0, 0] and sum(rows[1][:2]) > 0
-    stages = {row["stage"] for row in csv.DictReader(
-        (tmp_path / "digits/metrics.csv").read_text().splitlines())}
+    stages = {
+        row["stage"]
+        for row in csv.DictReader((tmp_path / "digits/metrics.csv").read_text().splitlines())
+    }
     assert stages == {"quantised"}
 
 
@@ -255,13 +357,17 @@ def test_checkpoint_of_normalised_images(tmp_path, seed) -> None:
     model = pipeline.build(TrainConfig(**settings), dataset)
     torch.save(model.state_dict(), tmp_path / "f.pt")
     run = RunFolder.plan(str(tmp_path), "x")
-    plain, folded = (pipeline.start(TrainConfig(**settings, normalised=normalised), dataset, run,
-                                    Progress(-1)) for normalised in (False, True))
+    plain, folded = (
+        pipeline.start(TrainConfig(**settings, normalised=normalised), dataset, run, Progress(-1))
+        for normalised in (False, True)
+    )
     std = torch.tensor(IMAGENET_STD, dtype=torch.float64)[:, None, None]
     assert torch.equal(plain.conv1.weight, model.conv1.weight)
     assert torch.equal(folded.conv1.weight, (model.conv1.weight.double() / std).float())
-    grey = dataclasses.replace(dataset, **{
-        part: ArraySplit(split.images[:, :1], split.labels) for part in ("train", "test")})
+    grey = dataclasses.replace(
+        dataset,
+        **{part: ArraySplit(split.images[:, :1], split.labels) for part in ("train", "test")},
+    )
     torch.save(pipeline.build(TrainConfig(**settings), grey).state_dict(), tmp_path / "f.pt")
     with pytest.raises(cli.UserError, match=r"normalised: .* cannot take 3 means"):
         pipeline.start(TrainConfig(**settings, normalised=True), grey, run, Progress(-1))
@@ -271,8 +377,11 @@ def test_divergence_is_one_line_and_the_checkpoint_stays(tmp_path, capsys) -> No
     argv = [*SHORT, "--out", str(tmp_path), "--lr", "1e30"]
     assert cli.run(train.main, argv) == 1
     told = capsys.readouterr().err.splitlines()[-1]
-    assert re.fullmatch(r"error: quantised epoch 1, batch \d+: the loss is (nan|inf); train with a "
-                        r"lower --lr than 1e\+30", told)
+    assert re.fullmatch(
+        r"error: quantised epoch 1, batch \d+: the loss is (nan|inf); train with a "
+        r"lower --lr than 1e\+30",
+        told,
+    )
     state = torch.load(tmp_path / "digits.partial/checkpoint.pt", weights_only=True)
     assert (state["stage"], state["epoch"]) == ("float", 3)
     assert not (tmp_path / "digits").exists()
@@ -301,21 +410,28 @@ def test_former_run_stays_until_the_new_one_is_complete(tmp_path) -> None:
     run.replace("checkpoint.pt", b"new")
     assert (folder / "result.json").read_text() == "old"
     run.finish({"new": 1})
-    assert {file.name for file in folder.iterdir()} == {"notes.txt", "config.json", "float.pt",
-                                                        "result.json"}
+    assert {file.name for file in folder.iterdir()} == {
+        "notes.txt",
+        "config.json",
+        "float.pt",
+        "result.json",
+    }
     assert (folder / "notes.txt").read_text() == "mine"
     assert run.path == folder and run.result() == {"new": 1}
     assert {file.name for file in tmp_path.iterdir()} == {"digits", "latest"}
 
 
-@pytest.mark.parametrize("write", [
-    lambda run: run.begin(TrainConfig()),
-    lambda run: run.save_state("checkpoint.pt", x=torch.zeros(9)),
-    lambda run: run.append("metrics.csv", "1"),
-    lambda run: run.save_schemes([{"row": 1}]),
-    lambda run: run.save_vectors({}, *[np.zeros(1)] * 2, {}),
-    lambda run: run.finish({}),
-])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda run: run.begin(TrainConfig()),
+        lambda run: run.save_state("checkpoint.pt", x=torch.zeros(9)),
+        lambda run: run.append("metrics.csv", "1"),
+        lambda run: run.save_schemes([{"row": 1}]),
+        lambda run: run.save_vectors({}, *[np.zeros(1)] * 2, {}),
+        lambda run: run.finish({}),
+    ],
+)
 def test_full_disk_is_one_line(write, tmp_path) -> None:
     """Every write of a run; the file system refuses them all."""
     (tmp_path / "runs").write_text("a file, no folder")
@@ -324,8 +440,10 @@ def test_full_disk_is_one_line(write, tmp_path) -> None:
         write(run)
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("digits", "digits is a file: move it away"), ("latest", "latest is no link to the newest")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("digits", "digits is a file: move it away"), ("latest", "latest is no link to the newest")],
+)
 def test_what_is_in_the_way_is_told_before_training(name, message, tmp_path, capsys) -> None:
     (tmp_path / name).touch()
     assert cli.run(train.main, [*SHORT, "--out", str(tmp_path)]) == 2
@@ -344,12 +462,23 @@ def test_interrupt_before_anything_is_written(tmp_path, monkeypatch, capsys) -> 
 
 
 def test_interrupt_is_one_line_and_keeps_what_was_done(tmp_path) -> None:
-    command = [sys.executable, "-m", "quant.train", "--out", str(tmp_path), "--subset", "64",
-               "--float-epochs", "100000", "--no-tensorboard"]
+    command = [
+        sys.executable,
+        "-m",
+        "quant.train",
+        "--out",
+        str(tmp_path),
+        "--subset",
+        "64",
+        "--float-epochs",
+        "100000",
+        "--no-tensorboard",
+    ]
     # A shell that runs the tests in the background has them ignore SIGINT; the command must not.
     heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True,
-                          preexec_fn=heed) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed
+    ) as process:
         lines = []
         for line in process.stderr:
             lines.append(line)
@@ -361,7 +490,9 @@ def test_interrupt_is_one_line_and_keeps_what_was_done(tmp_path) -> None:
     told = [line for line in lines if not line.startswith(("float ", "training on "))]
     assert len(told) == 1 and re.match(
         r"interrupted: in epoch \d+ of 100000 of float training; go on with python -m "
-        rf"quant.train --resume {tmp_path}/digits\n", told[0])
+        rf"quant.train --resume {tmp_path}/digits\n",
+        told[0],
+    )
     rows = list(csv.DictReader((tmp_path / "digits.partial/metrics.csv").read_text().splitlines()))
     state = torch.load(tmp_path / "digits.partial/checkpoint.pt", weights_only=True)
     assert len(rows) >= 2 and state["epoch"] in (len(rows) - 1, len(rows))

@@ -26,8 +26,9 @@ def nothing(loss: float, accuracy: float) -> None:
 @pytest.fixture
 def data(seed) -> ArraySplit:
     rng = np.random.default_rng(seed)
-    return ArraySplit(rng.integers(0, 256, (16, 1, 8, 8), dtype=np.uint8), np.arange(16) % 10,
-                      Augment(shift=1))
+    return ArraySplit(
+        rng.integers(0, 256, (16, 1, 8, 8), dtype=np.uint8), np.arange(16) % 10, Augment(shift=1)
+    )
 
 
 @pytest.fixture
@@ -40,12 +41,11 @@ def model(seed, data) -> nn.Module:
 
 def test_decay_spares_scales_and_training_keeps_them_positive(model, data) -> None:
     trainer = qat.Trainer(model, data, **OPTIONS | {"lr": 50.0, "weight_decay": 0.1})
-    decay = {id(p): g["weight_decay"] for g in trainer.optimiser.param_groups
-             for p in g["params"]}
+    decay = {id(p): g["weight_decay"] for g in trainer.optimiser.param_groups for p in g["params"]}
     clips = [m for m in model.modules() if isinstance(m, ActQuantiser)]
     assert decay[id(model.conv1.weight)] == 0.1
     assert decay[id(model.conv1.alpha)] == decay[id(clips[0].clip)] == 0
-    for _ in range(4):              # a step far too long
+    for _ in range(4):  # a step far too long
         try:
             trainer.epoch(nothing)
         except qat.Diverged:
@@ -54,8 +54,9 @@ def test_decay_spares_scales_and_training_keeps_them_positive(model, data) -> No
         assert all(m.clip > 0 for m in clips)
 
 
-@pytest.mark.parametrize(("width", "expected"), [(7, torch.contiguous_format),
-                                                  (8, torch.channels_last)])
+@pytest.mark.parametrize(
+    ("width", "expected"), [(7, torch.contiguous_format), (8, torch.channels_last)]
+)
 def test_layout_avoids_torchs_overrun(width, expected) -> None:
     """torch 2.13 on CPUs: backward of a strided pointwise convolution of few channels, channels
     last, kills the process. Images of one channel must not bring that layout in, either."""
@@ -75,8 +76,9 @@ def test_learning_rate_warms_up_and_ends_at_zero(data) -> None:
     assert [group["lr"] for group in trainer.optimiser.param_groups] == [rates[3]] * 2
 
 
-@pytest.mark.parametrize(("optimiser", "kind"), [("sgd", torch.optim.SGD),
-                                                 ("adamw", torch.optim.AdamW)])
+@pytest.mark.parametrize(
+    ("optimiser", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)]
+)
 def test_optimiser(optimiser, kind, model, data) -> None:
     trainer = qat.Trainer(model, data, optimiser=optimiser, **OPTIONS | {"lr": 1e-3})
     assert type(trainer.optimiser) is kind
@@ -100,7 +102,8 @@ def test_means_of_the_epoch(data) -> None:
     split = ArraySplit(data.images, labels)
     seen = []
     result = qat.Trainer(Fixed(), split, **OPTIONS | {"lr": 1e-12}).epoch(
-        lambda loss, accuracy: seen.append((loss, accuracy)))
+        lambda loss, accuracy: seen.append((loss, accuracy))
+    )
     expected = 0.75 * np.log1p(np.exp(-1)) + 0.25 * np.log1p(np.exp(1))
     assert result.accuracy == 0.75 and result.loss == pytest.approx(expected)
     assert len(seen) == 4 and seen[-1] == (result.loss, result.accuracy)
@@ -109,6 +112,7 @@ def test_means_of_the_epoch(data) -> None:
 
 def test_several_inputs(data) -> None:
     """As texts have: tokens and where there are some."""
+
     class Twice(ArraySplit):
         def batch(self, *given, **options) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
             x, y = super().batch(*given, **options)
@@ -133,6 +137,7 @@ def test_several_inputs(data) -> None:
 
 def test_state_continues_bit_for_bit(seed, data) -> None:
     """An epoch after loading is the epoch that follows saving, dropout included."""
+
     def make() -> tuple[nn.Module, qat.Trainer]:
         model = nn.Sequential(TinyResNet(width=2), nn.Dropout(0.5))
         return model, qat.Trainer(model, data, optimiser="adamw", **OPTIONS)
@@ -147,8 +152,11 @@ def test_state_continues_bit_for_bit(seed, data) -> None:
     other.load_state_dict(state[0])
     again.load_state_dict(state[1])
     result = other.epoch(nothing)
-    assert (result.loss, result.accuracy, result.lr) == (expected.loss, expected.accuracy,
-                                                         expected.lr)
+    assert (result.loss, result.accuracy, result.lr) == (
+        expected.loss,
+        expected.accuracy,
+        expected.lr,
+    )
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
 
@@ -167,10 +175,12 @@ def test_loss_far_above_guessing_stops_after_a_while(model, data, monkeypatch) -
     monkeypatch.setattr(qat, "PATIENCE", 6)
     trainer = qat.Trainer(model, data, **OPTIONS | {"lr": 1e-9})
     with torch.no_grad():
-        model.fc.bias[9] = 100.0            # sure of a class that is nearly always wrong
-    trainer.epoch(nothing)                  # 4 batches
-    with pytest.raises(qat.Diverged, match="batch 2: the loss has been above 3 times that of "
-                                           "guessing for 6 batches"):
+        model.fc.bias[9] = 100.0  # sure of a class that is nearly always wrong
+    trainer.epoch(nothing)  # 4 batches
+    with pytest.raises(
+        qat.Diverged,
+        match="batch 2: the loss has been above 3 times that of guessing for 6 batches",
+    ):
         trainer.epoch(nothing)
 
 
@@ -204,7 +214,7 @@ def test_mixed_precision_computes_in_bfloat16(model, data) -> None:
     assert set(kinds) == {torch.bfloat16}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     qat.accuracy(model, data)
-    assert kinds[-1] == torch.float32       # evaluation is what is exported
+    assert kinds[-1] == torch.float32  # evaluation is what is exported
 
 
 def test_a_torch_that_compiles_wrongly_is_refused(monkeypatch) -> None:
@@ -217,8 +227,9 @@ def test_a_torch_that_compiles_wrongly_is_refused(monkeypatch) -> None:
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own
 def test_compiled_step_is_the_same_step(data, monkeypatch) -> None:
     """With a compiler that takes seconds, not minutes."""
-    plain = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(),
-                          nn.Linear(72, 10))
+    plain = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 10)
+    )
     model = prepare(plain, data.batch(torch.arange(2))[0])
     calibrate(model, data.batch(torch.arange(16))[0])
     calls, original = [], torch.compile
@@ -285,6 +296,6 @@ def test_networks_without_batch_norm_have_nothing_to_settle(data) -> None:
 
 
 def test_mean_loss_is_that_of_the_named_samples_as_they_are(data, model) -> None:
-    x, y = data.batch(torch.tensor([3, 5, 9]))          # without augmentation
+    x, y = data.batch(torch.tensor([3, 5, 9]))  # without augmentation
     expected = torch.nn.functional.cross_entropy(model.eval()(x), y).item()
     assert qat._mean_loss(model.train(), data, torch.tensor([3, 5, 9])) == pytest.approx(expected)

@@ -17,9 +17,24 @@ from quant import cli, fitting, pipeline, runs, train
 from quant.intgraph import IntGraph
 
 ROOT = Path(__file__).resolve().parents[2]
-SHORT = ["--subset", "128", "--batch-size", "16", "--float-epochs", "3", "--epochs", "4",
-         "--reassign-every", "2", "--width", "4", "--tile-rows", "8", "--no-plots",
-         "--no-tensorboard"]
+SHORT = [
+    "--subset",
+    "128",
+    "--batch-size",
+    "16",
+    "--float-epochs",
+    "3",
+    "--epochs",
+    "4",
+    "--reassign-every",
+    "2",
+    "--width",
+    "4",
+    "--tile-rows",
+    "8",
+    "--no-plots",
+    "--no-tensorboard",
+]
 
 
 class Stopped(BaseException):
@@ -70,19 +85,23 @@ def stop_before(monkeypatch, owner: object, name: str, calls: int) -> None:
     monkeypatch.setattr(owner, name, counted)
 
 
-@pytest.mark.parametrize(("owner", "name", "calls", "epochs"), [
-    (fitting.Training, "_write", 0, 0),                 # before the first checkpoint
-    (fitting.Training, "_write", 2, 2),
-    (runs.RunFolder, "save_state", 2, 2),               # metrics written, checkpoint not
-    (pipeline, "calibrate", 0, 3),                      # between the stages
-    (fitting.Training, "_write", 3, 3),
-    (fitting.Training, "reassign", 1, 5),               # before schemes are assigned again
-    (fitting.Training, "_write", 5, 5),                 # after it
-    (pipeline, "export_run", 0, 7),                     # all epochs done
-    (runs.RunFolder, "settle", 0, None),                # all done but the move
-])
-def test_stopped_anywhere_it_ends_the_same(owner, name, calls, epochs, whole, tmp_path,
-                                           monkeypatch, capsys) -> None:
+@pytest.mark.parametrize(
+    ("owner", "name", "calls", "epochs"),
+    [
+        (fitting.Training, "_write", 0, 0),  # before the first checkpoint
+        (fitting.Training, "_write", 2, 2),
+        (runs.RunFolder, "save_state", 2, 2),  # metrics written, checkpoint not
+        (pipeline, "calibrate", 0, 3),  # between the stages
+        (fitting.Training, "_write", 3, 3),
+        (fitting.Training, "reassign", 1, 5),  # before schemes are assigned again
+        (fitting.Training, "_write", 5, 5),  # after it
+        (pipeline, "export_run", 0, 7),  # all epochs done
+        (runs.RunFolder, "settle", 0, None),  # all done but the move
+    ],
+)
+def test_stopped_anywhere_it_ends_the_same(
+    owner, name, calls, epochs, whole, tmp_path, monkeypatch, capsys
+) -> None:
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         stop_before(patch, owner, name, calls)
         train.main([*SHORT, "--out", str(tmp_path), "-q"])
@@ -105,8 +124,13 @@ def test_stopped_anywhere_it_ends_the_same(owner, name, calls, epochs, whole, tm
 def test_killed_process_loses_at_most_an_epoch(moment, whole, tmp_path) -> None:
     command = [sys.executable, "-m", "quant.train"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([*command, *SHORT, "--out", str(tmp_path)], cwd=ROOT, text=True,
-                          stderr=subprocess.PIPE, env=environment) as process:
+    with subprocess.Popen(
+        [*command, *SHORT, "--out", str(tmp_path)],
+        cwd=ROOT,
+        text=True,
+        stderr=subprocess.PIPE,
+        env=environment,
+    ) as process:
         done = 0
         for line in process.stderr:
             done += ": loss " in line
@@ -116,8 +140,14 @@ def test_killed_process_loses_at_most_an_epoch(moment, whole, tmp_path) -> None:
         done += process.stderr.read().count(": loss ")
     state = torch.load(tmp_path / "digits.partial/checkpoint.pt", weights_only=True)
     assert process.returncode == -signal.SIGKILL and state["record"]["rows"] >= done
-    again = subprocess.run([*command, "--resume", str(tmp_path / "digits")], cwd=ROOT, text=True,
-                           capture_output=True, env=environment, check=False)
+    again = subprocess.run(
+        [*command, "--resume", str(tmp_path / "digits")],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        env=environment,
+        check=False,
+    )
     assert again.returncode == 0, again.stderr
     assert_same(tmp_path / "digits", whole)
 
@@ -159,13 +189,16 @@ def stopped(tmp_path, monkeypatch, capsys) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("argv", "message"), [
-    (["--lr", "0.02"], "lr is 0.02 here and 0.01 in the run: leave it out, or start a new run"),
-    (["--epochs", "9"], "epochs is 9 here and 4 in the run"),
-    (["--seed", "x"], "seed is x here and 1 in the run"),
-    (["--method", "fixed4"], "method is fixed4 here and rmsmp in the run"),
-    (["--compile"], "compile is True here and False in the run"),
-])
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--lr", "0.02"], "lr is 0.02 here and 0.01 in the run: leave it out, or start a new run"),
+        (["--epochs", "9"], "epochs is 9 here and 4 in the run"),
+        (["--seed", "x"], "seed is x here and 1 in the run"),
+        (["--method", "fixed4"], "method is fixed4 here and rmsmp in the run"),
+        (["--compile"], "compile is True here and False in the run"),
+    ],
+)
 def test_other_settings_are_refused(argv, message, stopped, capsys) -> None:
     assert cli.run(train.main, ["--resume", "digits", "--out", str(stopped), *argv]) == 2
     err = capsys.readouterr().err
@@ -176,8 +209,20 @@ def test_other_settings_are_refused(argv, message, stopped, capsys) -> None:
 def test_same_settings_and_free_ones_are_taken(whole, stopped, capsys) -> None:
     settings = stopped / "more.json"
     settings.write_text('{"reassign_every": 2, "tensorboard": true}')
-    argv = ["--resume", "digits", "--out", str(stopped), "--lr", "1e-2", "--threads", "1",
-            "--device", "cpu", "--config", str(settings)]
+    argv = [
+        "--resume",
+        "digits",
+        "--out",
+        str(stopped),
+        "--lr",
+        "1e-2",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+        "--config",
+        str(settings),
+    ]
     assert cli.run(train.main, argv) == 0
     assert (stopped / "digits/tensorboard").is_dir()
     assert metrics(stopped / "digits") == metrics(whole)
@@ -199,11 +244,14 @@ def test_damaged_checkpoint_is_one_line(stopped, capsys) -> None:
     assert err.startswith(f"error: {path} cannot be read: ") and err.count("\n") == 1
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda c: c.pop("trainer"), "is no checkpoint of a training"),
-    (lambda c: c["model"].pop("fc.weight"), "does not belong to the settings of its run"),
-    (lambda c: c["trainer"].pop("generator"), "does not belong to the settings of its run"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("trainer"), "is no checkpoint of a training"),
+        (lambda c: c["model"].pop("fc.weight"), "does not belong to the settings of its run"),
+        (lambda c: c["trainer"].pop("generator"), "does not belong to the settings of its run"),
+    ],
+)
 def test_checkpoint_of_something_else_is_one_line(stopped, change, message, capsys) -> None:
     path = stopped / "digits.partial" / runs.CHECKPOINT
     content = torch.load(path, weights_only=True)

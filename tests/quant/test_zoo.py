@@ -23,8 +23,9 @@ CLASSES = 5
 NARROW = {"tiny": 4, "resnet20": 4, "resnet18": 4, "resnet50": 4, "mobilenet_v2": 8}
 
 
-def quantise(model: nn.Module, shape: tuple[int, int, int], seed: int,
-             correlation: float) -> IntGraph:
+def quantise(
+    model: nn.Module, shape: tuple[int, int, int], seed: int, correlation: float
+) -> IntGraph:
     """The graph of ``model`` after two steps of training.
 
     All tensors equal the golden model's on four images, and logits follow fake quantisation, from
@@ -33,13 +34,14 @@ def quantise(model: nn.Module, shape: tuple[int, int, int], seed: int,
     rng = np.random.default_rng(seed)
     pixels = rng.integers(256, size=(12, *shape), dtype=np.uint8)
     images = torch.from_numpy(pixels) / 255
-    for module in model.modules():          # channels of both signs, and with an offset
+    for module in model.modules():  # channels of both signs, and with an offset
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, -1, 2)
             nn.init.uniform_(module.bias, -0.5, 1)
     zoo.warm_norms(model, images)
-    model = zoo.quantised(model, images, CLASSES, steps=2,
-                          generator=torch.Generator().manual_seed(seed))
+    model = zoo.quantised(
+        model, images, CLASSES, steps=2, generator=torch.Generator().manual_seed(seed)
+    )
     graph = export(model, images[:2], name="test", ratio=zoo.RATIO, tile_rows=zoo.TILE_ROWS)
     logits = inference.verify(graph, pixels[:4]) * graph.header.logit_scale
     with torch.no_grad():
@@ -92,16 +94,23 @@ def test_functions_and_shared_tensors(seed) -> None:
 
 
 def hugging_face(layer_type: str) -> nn.Module:
-    return transformers.ResNetForImageClassification(transformers.ResNetConfig(
-        num_channels=3, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2],
-        layer_type=layer_type, num_labels=CLASSES))
+    return transformers.ResNetForImageClassification(
+        transformers.ResNetConfig(
+            num_channels=3,
+            embedding_size=8,
+            hidden_sizes=[8, 16],
+            depths=[1, 2],
+            layer_type=layer_type,
+            num_labels=CLASSES,
+        )
+    )
 
 
 @pytest.mark.parametrize("layer_type", ["basic", "bottleneck"])
 def test_network_of_another_library(seed, layer_type) -> None:
     torch.manual_seed(seed)
 
-    class Logits(nn.Module):        # the library returns a record
+    class Logits(nn.Module):  # the library returns a record
         def __init__(self) -> None:
             super().__init__()
             self.net = hugging_face(layer_type)
@@ -136,16 +145,19 @@ class Recurrent(nn.Module):
 IMAGE, SEQUENCE = (1, 12, 12), (7, 12)
 
 
-@pytest.mark.parametrize(("model", "shape", "message"), [
-    (Calls(lambda x: torch.cat((x, x), 1), 16), IMAGE, "cat is not supported"),
-    (Calls(torch.sigmoid), IMAGE, "sigmoid is not supported"),
-    (Calls(lambda x: x * x), IMAGE, "mul is not supported"),
-    (Calls(nn.PixelShuffle(2), 2), IMAGE, "pixel_shuffle is not supported"),
-    (Calls(nn.Conv2d(8, 8, 3, dilation=2)), IMAGE, "'function' .*conv2d.*: dilation must be 1"),
-    (Calls(nn.ConvTranspose2d(8, 8, 2, 2)), IMAGE, "'function' .*conv_transpose2d is not supp"),
-    (Calls(nn.GroupNorm(2, 8)), IMAGE, "'function' .*group_norm is not supported"),
-    (Recurrent(), SEQUENCE, "layer 'lstm'.* is not supported"),
-])
+@pytest.mark.parametrize(
+    ("model", "shape", "message"),
+    [
+        (Calls(lambda x: torch.cat((x, x), 1), 16), IMAGE, "cat is not supported"),
+        (Calls(torch.sigmoid), IMAGE, "sigmoid is not supported"),
+        (Calls(lambda x: x * x), IMAGE, "mul is not supported"),
+        (Calls(nn.PixelShuffle(2), 2), IMAGE, "pixel_shuffle is not supported"),
+        (Calls(nn.Conv2d(8, 8, 3, dilation=2)), IMAGE, "'function' .*conv2d.*: dilation must be 1"),
+        (Calls(nn.ConvTranspose2d(8, 8, 2, 2)), IMAGE, "'function' .*conv_transpose2d is not supp"),
+        (Calls(nn.GroupNorm(2, 8)), IMAGE, "'function' .*group_norm is not supported"),
+        (Recurrent(), SEQUENCE, "layer 'lstm'.* is not supported"),
+    ],
+)
 def test_unsupported_operation_is_named(model, shape, message) -> None:
     with pytest.raises(UnsupportedLayer, match=message) as error:
         prepare(model, torch.rand(2, *shape))
@@ -154,11 +166,18 @@ def test_unsupported_operation_is_named(model, shape, message) -> None:
 
 def test_command(capsys, seed) -> None:
     assert zoo.main(["tiny", "--images", "5", "--size", "9", "--seed", str(seed), "--json"]) == 0
-    row, = json.loads(capsys.readouterr().out)
-    widths = ((3, 16, 9), (16, 16, 9), (16, 16, 9), (16, 32, 5), (32, 32, 5), (32, 64, 3),
-              (64, 64, 3))
+    (row,) = json.loads(capsys.readouterr().out)
+    widths = (
+        (3, 16, 9),
+        (16, 16, 9),
+        (16, 16, 9),
+        (16, 32, 5),
+        (32, 32, 5),
+        (32, 64, 3),
+        (64, 64, 3),
+    )
     macs = sum(9 * a * b * size * size for a, b, size in widths)
-    macs += 16 * 32 * 25 + 32 * 64 * 9 + 64 * 1000          # shortcuts and classifier
+    macs += 16 * 32 * 25 + 32 * 64 * 9 + 64 * 1000  # shortcuts and classifier
     assert (row["model"], row["layers"], row["macs"], row["images_equal"]) == ("tiny", 10, macs, 5)
 
 

@@ -23,17 +23,30 @@ def save_tokenizer(path: pathlib.Path) -> None:
     inner.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     inner.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]",
-        sep_token="[SEP]", padding_side="left").save_pretrained(path)
+        tokenizer_object=inner,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        padding_side="left",
+    ).save_pretrained(path)
 
 
 def save_bert(path: pathlib.Path, **settings: object) -> None:
     """Write a random encoder without a classifier, of two layers, into folder ``path``."""
     torch.manual_seed(1)
-    config = transformers.BertConfig(**{
-        "vocab_size": len(ID), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "intermediate_size": 64, "max_position_embeddings": 16, "initializer_range": 0.2,
-        **settings})
+    config = transformers.BertConfig(
+        **{
+            "vocab_size": len(ID),
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 64,
+            "max_position_embeddings": 16,
+            "initializer_range": 0.2,
+            **settings,
+        }
+    )
     transformers.BertModel(config).save_pretrained(path)
 
 
