@@ -25,7 +25,7 @@ import rich.progress
 import quant.train
 from bench import bert, tables
 from bench.experiments import TABLES, Run, Table
-from quant import cli
+from ir import cli
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from quant import cli, data, models
+from ir import cli
+from quant import data, models
 from quant.sensitivity import row_scores
 
 FEW = 3  #: iterations that the full number is held against

@@ -22,8 +22,8 @@ from gateware import estimate
 from gateware.config import AccelConfig
 from gateware.target import TARGETS
 from gateware.verilog import MODULE, accelerator_verilog
-from quant import cli
-from quant.ratio import Ratio
+from ir import cli
+from ir.ratio import Ratio
 
 RESULTS = Path(__file__).parent / "results" / "synthesis.json"
 CELLS = ("lut", "ff", "dsp48e1", "bram36")

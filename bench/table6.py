@@ -28,8 +28,8 @@ from gateware import estimate, ratio, search
 from gateware.build import configure
 from gateware.config import AccelConfig
 from gateware.outline import resnet18
-from quant import cli
-from quant.ratio import Ratio, board_tiles
+from ir import cli
+from ir.ratio import Ratio, board_tiles
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "table6.json"

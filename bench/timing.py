@@ -29,7 +29,7 @@ from gateware.array import GemmArray
 from gateware.config import AccelConfig
 from gateware.pe.base import RowEngine
 from gateware.series7 import to_verilog
-from quant import cli
+from ir import cli
 
 K, PIXELS = 16, 2  #: of the engines
 DEVICE = ("--85k", "--package", "CABGA756", "--speed", "6")

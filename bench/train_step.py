@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quant import cli, models
+from ir import cli
+from quant import models
 from quant.assign import assign
 from quant.layers import keep_scales_sane, quantised_layers
 from quant.methods import METHODS, method

@@ -14,7 +14,7 @@ from gateware.pe.broadcast import steering
 from gateware.pe.cascade import cascade, late_weights
 from gateware.pe.dsp48 import DspMac
 from gateware.pe.pot4 import Pot4Engine
-from quant.numerics import ACT_BITS, NIBBLE_MAX, Scheme
+from ir.numerics import ACT_BITS, NIBBLE_MAX, Scheme
 
 
 def _signed_tree(m: Module, terms: list[Value], name: str) -> Value:

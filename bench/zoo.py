@@ -18,13 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from quant import cli, inference
+from ir import cli
+from ir.graph import GraphError, IntGraph
+from ir.ratio import Ratio
+from quant import inference
 from quant.export import export
-from quant.intgraph import GraphError, IntGraph
 from quant.layers import keep_scales_sane, quantised_layers
 from quant.models import MODELS, build
 from quant.prepare import calibrate, prepare
-from quant.ratio import Ratio
 from quant.stages import ExportError, align_scales
 
 NETWORKS = ("resnet18", "resnet50", "mobilenet_v2")

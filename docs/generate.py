@@ -11,8 +11,8 @@ import pathlib
 import numpy as np
 
 from gateware import regs
-from quant import numerics
-from quant.numerics import Scheme
+from ir import numerics
+from ir.numerics import Scheme
 
 HERE = pathlib.Path(__file__).resolve().parent
 NOTE = "<!-- Written by `python -m docs.generate`; change the code it reads, not this page. -->\n"
@@ -183,7 +183,7 @@ def numerics_page() -> str:
     return f"""{NOTE}
 # Numbers
 
-Training, golden model, compiler, RTL and driver take every number from `quant/numerics.py`.
+Training, golden model, compiler, RTL and driver take every number from `ir/numerics.py`.
 
 ## Weights
 

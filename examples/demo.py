@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import boards
-from quant import cli
+from ir import cli
 
 #: Training options that shorten the demo.
 QUICK = {"fashion-mnist": ["--subset", "10000"]}

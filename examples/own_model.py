@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ir.graph import IntGraph
 from quant import inference
 from quant.assign import assign
 from quant.export import export
-from quant.intgraph import IntGraph
 from quant.layers import keep_scales_sane
 from quant.methods import method
 from quant.prepare import calibrate, prepare

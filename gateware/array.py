@@ -25,7 +25,7 @@ from gateware.pe.broadcast import BROADCAST_FANOUT, Broadcast, broadcast_nodes
 from gateware.pe.lanes import row_engines
 from gateware.pool import PoolEngine, PoolMode
 from gateware.series7 import SharedModule
-from quant.numerics import ACT_BITS
+from ir.numerics import ACT_BITS
 
 
 @dataclasses.dataclass(frozen=True)

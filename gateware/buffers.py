@@ -8,7 +8,7 @@ from amaranth.utils import ceil_log2
 
 from gateware.config import AccelConfig
 from gateware.ram import Ram
-from quant.numerics import ACT_BITS
+from ir.numerics import ACT_BITS
 
 
 class ActBuffer(Component):

@@ -33,10 +33,10 @@ from gateware.report import check_fit, markdown, report
 from gateware.reports import DoesNotFit, ToolError
 from gateware.target import TARGETS, driver_bytes
 from gateware.verilog import MODULE, accelerator_verilog
-from quant import cli
-from quant.cli import UserError
-from quant.intgraph import GraphError, IntGraph
-from quant.ratio import Ratio
+from ir import cli
+from ir.cli import UserError
+from ir.graph import GraphError, IntGraph
+from ir.ratio import Ratio
 
 LATEST = Path("runs/latest/graph.safetensors")
 VECTORS = "vectors.npz"  #: test images that training leaves beside a graph

@@ -5,8 +5,8 @@ import dataclasses
 import enum
 import json
 
-from quant.numerics import ACT_BITS, Scheme
-from quant.ratio import Ratio
+from ir.numerics import ACT_BITS, Scheme
+from ir.ratio import Ratio
 
 
 def _is_power_of_two(value: int) -> bool:

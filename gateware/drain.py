@@ -17,7 +17,7 @@ from gateware.config import AccelConfig
 from gateware.pe.base import SUM_BITS, delay
 from gateware.requant import RequantLane
 from gateware.sequence import DrainJob
-from quant.numerics import ACT_BITS, BIAS_BITS
+from ir.numerics import ACT_BITS, BIAS_BITS
 
 
 class Drain(Component):

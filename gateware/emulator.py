@@ -14,8 +14,8 @@ from gateware.hazards import HazardError, Hazards
 from gateware.isa import QUEUES, Opcode
 from gateware.pe.lanes import row_engines
 from gateware.transfer import WIDE_BITS
-from quant import numerics
-from quant.numerics import ACT_BITS, BIAS_BITS
+from ir import numerics
+from ir.numerics import ACT_BITS, BIAS_BITS
 
 
 class EmulatorError(RuntimeError):

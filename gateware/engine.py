@@ -14,7 +14,7 @@ from gateware.pe.base import delay
 from gateware.pool import PoolMode
 from gateware.sequence import TileLoop
 from gateware.window import Window
-from quant.numerics import ACT_BITS, BIAS_BITS
+from ir.numerics import ACT_BITS, BIAS_BITS
 
 
 class TileEngine(Component):

@@ -20,7 +20,7 @@ from gateware.config import AccelConfig, Fixed4Style
 from gateware.pe.base import SUM_BITS
 from gateware.requant import RequantLane
 from gateware.timeline import Timeline
-from quant.numerics import ACT_BITS, BIAS_BITS, MULTIPLIER_BITS, SHIFT_MAX
+from ir.numerics import ACT_BITS, BIAS_BITS, MULTIPLIER_BITS, SHIFT_MAX
 
 
 @dataclasses.dataclass(frozen=True)

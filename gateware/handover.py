@@ -12,8 +12,8 @@ import numpy as np
 from boards.board import Board
 from gateware.config import AccelConfig
 from gateware.regs import config_digest, register_manifest
-from quant import golden
-from quant.intgraph import IntGraph
+from ir import golden
+from ir.graph import IntGraph
 
 ACCELERATOR = "accelerator.json"
 GOLDEN = "golden.npz"

@@ -18,7 +18,7 @@ from amaranth.lib import data
 from amaranth.utils import ceil_log2
 
 from gateware.config import AccelConfig
-from quant import numerics
+from ir import numerics
 
 VERSION = 2  #: changes when a program means something else
 DESCRIPTOR_BITS = 512

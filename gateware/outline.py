@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from quant.intgraph import (
+from ir.graph import (
     AvgPool,
     Conv,
     Flatten,
@@ -23,8 +23,8 @@ from quant.intgraph import (
     Residual,
     TensorSpec,
 )
-from quant.numerics import ACT_BITS, IMAGE_SCALE, SHIFT_MIN, Scheme, act_max, encode_mean
-from quant.ratio import Ratio
+from ir.numerics import ACT_BITS, IMAGE_SCALE, SHIFT_MIN, Scheme, act_max, encode_mean
+from ir.ratio import Ratio
 
 SEED = 1  #: of the order of a layer's schemes
 _SIGNED = 128  #: zero point of a shortcut's 8-bit result, which may be negative

@@ -20,7 +20,7 @@ from gateware.pe.base import (
     positive,
 )
 from gateware.pe.broadcast import BROADCAST_FANOUT, Broadcast, broadcast_nodes, copies
-from quant.numerics import ACC_BITS, ACT_BITS
+from ir.numerics import ACC_BITS, ACT_BITS
 
 LANES_PER_COPY = 2  #: lanes that one copy of control and mode steers
 

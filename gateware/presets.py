@@ -6,7 +6,7 @@ import json
 
 from boards.board import Board
 from gateware.config import SIZES, AccelConfig
-from quant.ratio import BOARD_ARRAYS, Ratio, board_arrays
+from ir.ratio import BOARD_ARRAYS, Ratio, board_arrays
 
 #: The paper's ratios by device (Table 6: RMSMP-1, RMSMP-2).
 PAPER = {"xc7z020": Ratio(60, 35, 5), "xc7z045": Ratio(65, 30, 5)}

@@ -22,9 +22,9 @@ from boards.board import Board
 from gateware.outline import resnet18
 from gateware.presets import keep, paper
 from gateware.search import PIXELS, ROWS, SHARES, Found, Point, explore
-from quant import cli
-from quant.intgraph import GraphError, IntGraph
-from quant.ratio import Ratio
+from ir import cli
+from ir.graph import GraphError, IntGraph
+from ir.ratio import Ratio
 
 DPI = 150
 ZYNQ = tuple(name for name, board in boards.BOARDS.items() if board.device.family == "xc7")

@@ -12,7 +12,7 @@ from gateware.regs import config_digest
 from gateware.report_layers import bus_bytes_per_cycle, layers
 from gateware.reports import DoesNotFit, Reports
 from gateware.target import TARGETS
-from quant.intgraph import IntGraph
+from ir.graph import IntGraph
 
 
 def check_fit(board: Board, used: Mapping[str, float], how: str = "estimated") -> None:

@@ -3,8 +3,8 @@
 
 from boards.board import Board
 from gateware.config import AccelConfig
-from quant.intgraph import Host, IntGraph, Node
-from quant.numerics import Scheme
+from ir.graph import Host, IntGraph, Node
+from ir.numerics import Scheme
 
 
 def layers(graph: IntGraph, config: AccelConfig, cycles: dict[str, int]) -> list[dict]:

@@ -17,8 +17,8 @@ from pathlib import Path
 import jinja2
 
 import boards
-from quant import cli
-from quant.cli import UserError
+from ir import cli
+from ir.cli import UserError
 
 PAGE = "report.html"
 SIMULATION = "simulation.json"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requantisation: from sums to activations, see :func:`quant.numerics.requantise`."""
+"""Requantisation: from sums to activations, see :func:`ir.numerics.requantise`."""
 
 import numpy as np
 from amaranth import *
@@ -7,7 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from gateware.pe.base import SUM_BITS, Resources, delay
-from quant.numerics import (
+from ir.numerics import (
     BIAS_BITS,
     MULTIPLIER_BITS,
     RESIDUAL_BITS,

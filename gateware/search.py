@@ -21,9 +21,9 @@ from gateware.compiler.operations import CompileError
 from gateware.compiler.program import compile_graph
 from gateware.config import AccelConfig
 from gateware.outline import outline
-from quant.intgraph import IntGraph
-from quant.numerics import ACT_BITS, Scheme
-from quant.ratio import Ratio, largest_remainder
+from ir.graph import IntGraph
+from ir.numerics import ACT_BITS, Scheme
+from ir.ratio import Ratio, largest_remainder
 
 #: Share of each resource that an array may take: above this much of the LUTs, routing is hard.
 SHARES = {"lut": 0.8, "ff": 1.0, "dsp48e1": 1.0, "bram36": 1.0}

@@ -9,7 +9,7 @@ from amaranth.utils import ceil_log2
 from gateware import isa
 from gateware.config import AccelConfig
 from gateware.pe.base import WordControl
-from quant.numerics import ACT_BITS
+from ir.numerics import ACT_BITS
 
 
 class WordRequest(data.StructLayout):

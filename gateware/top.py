@@ -15,7 +15,7 @@ from gateware.engine import TileEngine
 from gateware.fetch import Fetcher, ReadShare
 from gateware.regs import WINDOW_BITS, RegisterFile
 from gateware.transfer import Loader, Storer
-from quant.numerics import BIAS_BITS
+from ir.numerics import BIAS_BITS
 
 ID_BITS = 6  #: AXI identifiers of a Zynq-7000 HP port
 

@@ -11,7 +11,7 @@ from gateware import isa
 from gateware.buffers import FillPort
 from gateware.config import AccelConfig
 from gateware.dma import command_layout
-from quant.numerics import BIAS_BITS
+from ir.numerics import BIAS_BITS
 
 WIDE_BITS = 64  #: of one wide result in memory, sign-extended
 STORE_AHEAD = 4  #: words of a store that are read before the bus takes them

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from quant import cli
+from ir import cli
 
 YOSYS_MIN = (0, 60)  #: older ones miss the DSP cascades, and know other options
 #: LUTs of each memory out of LUTs (7 Series FPGAs Configurable Logic Block, UG474).

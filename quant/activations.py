@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quant import numerics, quantizers
+from ir import numerics
+from quant import quantizers
 
 #: Scales are kept at or above this.
 MIN_SCALE = 1e-6

@@ -3,7 +3,7 @@
 
 Li et al. 2020 (arXiv:1909.13144) split the three bits of a 4-bit magnitude into sums of two powers
 of two. The accelerator has no lanes for them, which is why this scheme is no
-:class:`quant.numerics.Scheme`; its number follows theirs. Only stdlib and numpy.
+:class:`ir.numerics.Scheme`; its number follows theirs. Only stdlib and numpy.
 """
 
 import itertools

@@ -4,9 +4,9 @@
 import torch
 from torch import Tensor, fx, nn
 
+from ir.numerics import Scheme
 from quant.layers import quantised_layers
 from quant.methods import Method
-from quant.numerics import Scheme
 from quant.quantizers import SCHEMES
 
 

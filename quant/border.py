@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quant import numerics
+from ir import numerics
+from ir.arrays import ExportError
 from quant.activations import ActQuantiser
-from quant.arrays import ExportError
 from quant.layers import QuantLinear
 from quant.quantizers import act_to_steps, denominators
 
@@ -74,7 +74,7 @@ class BorderLinear(QuantLinear):
         return alpha * self.source.scale.detach().double()
 
     def requantisation(self) -> Requantisation:
-        """Raises :class:`~quant.arrays.ExportError` for a row that M cannot express."""
+        """Raises :class:`~ir.arrays.ExportError` for a row that M cannot express."""
         factors = self.factors().tolist()
         try:
             rows = [numerics.encode_multiplier(f) for f in factors]

@@ -10,9 +10,9 @@ from typing import Literal, Self
 import pydantic
 from pydantic.fields import FieldInfo
 
+from ir.ratio import board_tiles
 from quant.methods import METHODS, method
 from quant.models import MODELS
-from quant.ratio import board_tiles
 
 FLOAT32 = "float32"  #: the method that does not quantise
 PRESET = "by data set"  #: what ``--help`` says of a default that the data set decides

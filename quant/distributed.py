@@ -13,7 +13,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from quant.cli import UserError
+from ir.cli import UserError
 
 Value = TypeVar("Value")
 

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from quant import cli
+from ir import cli
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from quant.intgraph import IntGraph
+    from ir.graph import IntGraph
     from quant.runs import RunFolder
 
 
@@ -46,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     if options.integer_samples is not None and options.integer_samples < 1:
         raise cli.UserError("--integer-samples must be at least 1")
+    from ir.graph import GraphError
     from quant import plots
     from quant.inference import Mismatch
-    from quant.intgraph import GraphError
     from quant.runs import RunFolder
 
     run = RunFolder.open(options.run)
@@ -131,7 +131,7 @@ def evaluate(
 
 def read_graph(run: "RunFolder") -> "IntGraph":
     """The graph of ``run``; refuses one that it did not export."""
-    from quant.intgraph import IntGraph
+    from ir.graph import IntGraph
 
     graph, recorded = IntGraph.load(run / "graph.safetensors"), run.result().get("digest")
     if graph.digest != recorded:

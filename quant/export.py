@@ -13,12 +13,8 @@ import math
 import torch
 from torch import Tensor, fx, nn
 
-from quant import numerics
-from quant.activations import QuantAvgPool
-from quant.capture import UnsupportedLayer
-from quant.host import is_hosted
-from quant.hostlower import HostLowering
-from quant.intgraph import (
+from ir import numerics
+from ir.graph import (
     AvgPool,
     Conv,
     Flatten,
@@ -31,10 +27,14 @@ from quant.intgraph import (
     Residual,
     TensorSpec,
 )
+from ir.numerics import Scheme
+from ir.ratio import Ratio
+from quant.activations import QuantAvgPool
+from quant.capture import UnsupportedLayer
+from quant.host import is_hosted
+from quant.hostlower import HostLowering
 from quant.layers import QuantConv2d
-from quant.numerics import Scheme
 from quant.prepare import module_of
-from quant.ratio import Ratio
 from quant.stages import ExportError, Stage, fit, stages
 
 LOGITS = "logits"

@@ -6,8 +6,8 @@ import time
 import torch
 from torch import nn
 
+from ir.cli import UserError
 from quant import assign, data, qat
-from quant.cli import UserError
 from quant.config import TrainConfig
 from quant.data.splits import Inputs
 from quant.distributed import Processes

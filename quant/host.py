@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from ir.nodes import Host
 from quant.activations import ActQuantiser
 from quant.border import BorderLinear
 from quant.capture import UnsupportedLayer, module_of, operation
-from quant.nodes import Host
 
 _MARK = "has operations for the host"
 
@@ -126,7 +126,7 @@ class HostRunner:
     """The callback that computes the host nodes of a hosted model's integer graph.
 
     It holds a copy of the model as it is now, on the CPU and in evaluation; see
-    :data:`quant.golden.HostCallback`.
+    :data:`ir.golden.HostCallback`.
     """
 
     def __init__(self, model: fx.GraphModule) -> None:

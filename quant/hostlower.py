@@ -12,12 +12,12 @@ import math
 import numpy as np
 from torch import fx
 
-from quant import numerics
-from quant.arrays import ExportError
+from ir import numerics
+from ir.arrays import ExportError
+from ir.graph import Conv, LayerArrays, Linear, Node, TensorSpec
+from ir.numerics import Scheme
 from quant.capture import module_of
 from quant.host import border_shape, segments
-from quant.intgraph import Conv, LayerArrays, Linear, Node, TensorSpec
-from quant.numerics import Scheme
 
 
 class HostLowering:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Integer inference of a graph in torch, the second implementation beside :mod:`quant.golden`.
+"""Integer inference of a graph in torch, the second implementation beside :mod:`ir.golden`.
 
 Convolutions run in float64, which is exact for these integers; everything else is int64.
 """
@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quant import golden, numerics
-from quant.intgraph import AvgPool, Conv, Flatten, Host, IntGraph, MaxPool, Node
+from ir import golden, numerics
+from ir.graph import AvgPool, Conv, Flatten, Host, IntGraph, MaxPool, Node
 
 
 class Mismatch(ArithmeticError):

@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ir.numerics import Scheme
 from quant import quantizers
 from quant.activations import MIN_SCALE, ActQuantiser
 from quant.apot import APOT4
-from quant.numerics import Scheme
 
 
 class RowQuantised:
     """Mixin of a layer whose weight rows each have an ``alpha`` and a scheme.
 
-    Schemes are numbers of :class:`quant.numerics.Scheme`, or :data:`quant.apot.APOT4`.
+    Schemes are numbers of :class:`ir.numerics.Scheme`, or :data:`quant.apot.APOT4`.
     ``quantise`` switches the fake quantisation; off, the layer computes with its float weights.
     """
 

@@ -3,9 +3,9 @@
 
 import dataclasses
 
+from ir.numerics import Scheme
+from ir.ratio import Ratio
 from quant.apot import APOT4
-from quant.numerics import Scheme
-from quant.ratio import Ratio
 
 
 @dataclasses.dataclass(frozen=True)

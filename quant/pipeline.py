@@ -8,22 +8,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quant import data, golden, inference, models, plots, qat
-from quant.cli import UserError
+from ir import golden
+from ir.cli import UserError
+from ir.graph import Host, IntGraph
+from ir.numerics import Scheme
+from ir.ratio import Ratio
+from quant import data, inference, models, plots, qat
 from quant.config import FLOAT32, TrainConfig, is_hugging_face
 from quant.data.splits import Inputs
 from quant.distributed import Processes
 from quant.export import export
 from quant.fitting import Training
 from quant.host import HostRunner, is_hosted
-from quant.intgraph import Host, IntGraph
 from quant.layers import quantised_layers
 from quant.models import bert, weights
-from quant.numerics import Scheme
 from quant.prepare import calibrate, prepare
 from quant.progress import Progress
 from quant.quantizers import SCHEMES
-from quant.ratio import Ratio
 from quant.runs import RunFolder, has_graph
 from quant.stages import align_scales
 

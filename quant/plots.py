@@ -16,9 +16,9 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from quant import cli
+from ir import cli
+from ir.numerics import Scheme, weight_values
 from quant.apot import APOT4, apot4_values
-from quant.numerics import Scheme, weight_values
 from quant.runs import RunFolder
 
 DPI = 150

@@ -14,7 +14,7 @@ import operator
 import torch
 from torch import Tensor, fx, nn
 
-from quant import numerics
+from ir import numerics
 from quant.activations import ActQuantiser, QuantAvgPool
 from quant.capture import UnsupportedLayer, capture, module_of
 from quant.host import quantise_linears

@@ -7,7 +7,7 @@ from typing import Self
 import rich.console
 import rich.progress
 
-from quant.cli import say
+from ir.cli import say
 
 
 class Progress:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Torch side of :mod:`quant.numerics`: the same integers, with gradients.
+"""Torch side of :mod:`ir.numerics`: the same integers, with gradients.
 
 Gradients are straight-through (RMSMP, Eq. 6) inside the range and zero outside. Those of a scale
 follow LSQ: if ``s`` is the step, ``dq/ds = round(v) - v`` inside and the bound outside, and the
@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quant import numerics
+from ir import numerics
+from ir.numerics import Scheme
 from quant.apot import APOT4, apot4_values
-from quant.numerics import Scheme
 
 WEIGHT_STEPS = 7  #: positive levels of a 4-bit weight, the ``steps`` above
 ACT_STEPS = 15  #: the same of an activation

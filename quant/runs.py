@@ -16,10 +16,10 @@ from typing import Self
 import numpy as np
 import torch
 
-from quant.cli import UserError
+from ir.cli import UserError
+from ir.numerics import Scheme
 from quant.config import FLOAT32, TrainConfig
 from quant.methods import method
-from quant.numerics import Scheme
 
 LATEST = "latest"
 PARTIAL = ".partial"  #: end of the name of what is not complete

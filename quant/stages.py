@@ -8,9 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx, nn
 
-from quant import numerics, ties
+from ir import numerics
+from ir.arrays import ExportError
+from quant import ties
 from quant.activations import ActQuantiser
-from quant.arrays import ExportError
 from quant.host import is_hosted
 from quant.layers import QuantConv2d, QuantLinear, quantised_layers
 from quant.prepare import NORMS, codes_source, is_add, module_of

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from quant import numerics
+from ir import numerics
 
 MOST_SUMS = 1 << 22  #: of a row that are looked at; with more the gaps are as fine as float32
 
@@ -26,7 +26,7 @@ def centred_bias(
     ----------
     multiplier, bias, shift : M, B and S of a row, of operands less their zero points
     outputs : least and largest ``y`` that is not clamped
-    n, residuals : of a residual operand, its multiplier (:data:`quant.numerics.RESIDUAL_BITS`) and
+    n, residuals : of a residual operand, its multiplier (:data:`ir.numerics.RESIDUAL_BITS`) and
         the least and largest r
     """
     low, high = outputs

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 import pydantic
 from pydantic.fields import FieldInfo
 
-from quant import cli
+from ir import cli
 from quant.config import PRESET, PRESETS, TrainConfig, read_settings
 
 if typing.TYPE_CHECKING:
@@ -142,10 +142,10 @@ def session(
     as_json: bool,
 ) -> int:
     """Train, tell the result, or what went wrong; gives the exit code."""
+    from ir.graph import GraphError
     from quant import pipeline
     from quant.capture import UnsupportedLayer
     from quant.inference import Mismatch
-    from quant.intgraph import GraphError
     from quant.progress import Progress
     from quant.qat import Diverged
     from quant.stages import ExportError
@@ -187,7 +187,7 @@ def one_voice(processes: "Processes") -> Iterator[None]:
 
 
 def same_settings(config: TrainConfig, given: dict[str, object]) -> TrainConfig:
-    """The settings of a run that goes on; raises :class:`~quant.cli.UserError` where ``given`` has
+    """The settings of a run that goes on; raises :class:`~ir.cli.UserError` where ``given`` has
     others, unless only speed or output depends on them."""
     for name, value in given.items():
         field = TrainConfig.model_fields.get(name)

@@ -26,8 +26,8 @@ from gateware.config import AccelConfig
 from gateware.series7 import Series7
 from gateware.timeline import Timeline
 from gateware.verilog import accelerator_verilog
-from quant import cli, golden
-from quant.intgraph import IntGraph
+from ir import cli, golden
+from ir.graph import IntGraph
 from sim import window as waveform
 from sim.ddr import DDR_VERILOG
 from sim.harness import BUILD_ROOT, SERIES7_MODELS, BenchFailed, build, run_bench

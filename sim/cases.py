@@ -11,7 +11,7 @@ import numpy as np
 from gateware import estimate
 from gateware.compiler.program import Program, compile_graph
 from gateware.config import AccelConfig
-from quant.intgraph import IntGraph
+from ir.graph import IntGraph
 from sim.accelerator import compare, simulate
 
 IMAGES = 100

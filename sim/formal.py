@@ -20,7 +20,7 @@ from amaranth.lib.wiring import In, Out
 
 from gateware.pe.base import SUM_BITS, RowEngine, WordControl, act_layout, delay
 from gateware.series7 import Series7, to_verilog
-from quant.numerics import ACC_BITS, ACT_BITS
+from ir.numerics import ACC_BITS, ACT_BITS
 from sim.separate import add_product, field_bits, known, product, use_fields, use_separate_slices
 from sim.smt import check
 
@@ -38,7 +38,7 @@ endmodule
 
 
 class Contract(wiring.Component):
-    """The sums of one engine as :mod:`quant.numerics` has them, written without any trick.
+    """The sums of one engine as :mod:`ir.numerics` has them, written without any trick.
 
     Exact products, from a table of the stored codes, are added up one by one, and then in a wide
     accumulator; what the engine's raw sums exceed them by is part of each product. Ports and timing

@@ -16,9 +16,9 @@ import numpy as np
 from gateware.compiler.hosted import LAYERS, layer_graph
 from gateware.compiler.program import Program
 from gateware.timeline import Timeline
-from quant import golden
-from quant.cli import UserError
-from quant.intgraph import Host, IntGraph
+from ir import golden
+from ir.cli import UserError
+from ir.graph import Host, IntGraph
 from sim.accelerator import Mismatch, first_difference, simulate_all
 from sim.report import macs
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from gateware.compiler.program import Program
 from gateware.regs import COUNTERS
-from quant.intgraph import IntGraph
+from ir.graph import IntGraph
 
 STALLS = tuple(name for name in COUNTERS if name.startswith("stall_"))
 

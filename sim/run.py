@@ -28,9 +28,9 @@ from gateware.compiler.operations import CompileError
 from gateware.compiler.program import Program, compile_graph
 from gateware.config import AccelConfig
 from gateware.timeline import READ_LATENCY, Timeline
-from quant import cli
-from quant.cli import UserError
-from quant.intgraph import GraphError, IntGraph
+from ir import cli
+from ir.cli import UserError
+from ir.graph import GraphError, IntGraph
 from sim import hosted, picture, window
 from sim.accelerator import Mismatch, Simulation, compare, first_difference, simulate, trace
 from sim.harness import BenchFailed, BuildFailed, SimulatorNotFound, find_simulator

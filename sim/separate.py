@@ -21,7 +21,7 @@ from gateware.pe.dsp48 import P_BITS, DspMac, Head
 from gateware.pe.fixed4 import Fixed4LutEngine, Fixed4PairEngine
 from gateware.pe.pot4 import Pot4Engine
 from gateware.series7 import Series7, module_text, to_verilog
-from quant.numerics import ACT_BITS, NIBBLE_MAX, weight_values
+from ir.numerics import ACT_BITS, NIBBLE_MAX, weight_values
 from sim.smt import ProofFailed, check, run_tool
 
 PIXEL_SHIFT, ROW_SHIFT = 20, 10  #: distances inside the sum, written anew

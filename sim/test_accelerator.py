@@ -10,11 +10,11 @@ from gateware import isa
 from gateware.compiler.lower import lower
 from gateware.compiler.program import Program, compile_graph
 from gateware.config import AccelConfig
-from quant.ratio import Ratio
+from ir.ratio import Ratio
 from sim.accelerator import Mismatch, compare, simulate
 from sim.cases import Case, CaseMaker, check_layers, check_logits
 from sim.harness import BenchFailed
-from tests.quant.graphs import INPUT, GraphBuilder, random_images
+from tests.helpers.graphs import INPUT, GraphBuilder, random_images
 
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)
 

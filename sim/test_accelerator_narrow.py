@@ -9,10 +9,10 @@ from gateware.compiler.lower import lower
 from gateware.compiler.operations import Spill
 from gateware.compiler.program import compile_graph
 from gateware.config import AccelConfig
-from quant.ratio import Ratio
+from ir.ratio import Ratio
 from sim.accelerator import compare, simulate
 from sim.cases import CaseMaker, check_layers, check_logits
-from tests.quant.graphs import random_images, residual_block
+from tests.helpers.graphs import random_images, residual_block
 
 CONFIG = AccelConfig.from_ratio(
     Ratio(60, 35, 5),

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from gateware.array import GemmArray
 from gateware.config import AccelConfig
 from gateware.requant import RequantInput, RequantLane
-from quant.numerics import BIAS_BITS
+from ir.numerics import BIAS_BITS
 from sim.harness import build_and_test, find_simulator
 
 CONFIG = AccelConfig(pot4_rows=2, fixed4_rows=1, fixed8_rows=1, bus_bits=32, requant_lanes=4)

@@ -12,12 +12,12 @@ from gateware.compiler.hosted import compile_all
 from gateware.config import AccelConfig
 from gateware.soc import zynq7
 from gateware.verilog import accelerator_verilog
-from quant.ratio import Ratio
+from ir.ratio import Ratio
 from sim.cases import CaseMaker
 from sim.harness import build_and_test
 from sim.simulators import VERILATOR, find_simulator
 from sim.zynq import ZynqLogic
-from tests.quant.graphs import sequence_graph
+from tests.helpers.graphs import sequence_graph
 
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)
 

@@ -11,10 +11,10 @@ from gateware import build
 from gateware.compiler.hosted import LAYERS
 from gateware.compiler.program import IMAGE, Program
 from gateware.isa import Opcode
-from quant import cli, golden
+from ir import cli, golden
 from sim import run
-from tests.gateware.units import descriptors
-from tests.quant.graphs import random_tokens, sequence_graph, sequence_host
+from tests.helpers.graphs import random_tokens, sequence_graph, sequence_host
+from tests.helpers.units import descriptors
 
 TOKENS = 2
 

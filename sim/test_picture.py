@@ -10,7 +10,7 @@ from gateware.compiler.program import compile_graph
 from gateware.regs import COUNTERS
 from sim import picture
 from tests.gateware.test_plan import LARGE
-from tests.quant.graphs import residual_graph
+from tests.helpers.graphs import residual_graph
 
 
 def samples(program, count: int, cycles: int) -> list[dict[str, int]]:

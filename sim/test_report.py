@@ -8,9 +8,9 @@ import numpy as np
 from gateware.compiler.program import Segment, compile_graph
 from gateware.config import AccelConfig
 from gateware.regs import COUNTERS
-from quant.ratio import Ratio
+from ir.ratio import Ratio
 from sim.report import STALLS, layer_rows, macs, table
-from tests.quant.graphs import INPUT, GraphBuilder
+from tests.helpers.graphs import INPUT, GraphBuilder
 
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)
 

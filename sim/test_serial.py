@@ -8,7 +8,7 @@ from gateware import handover
 from gateware.config import AccelConfig
 from gateware.soc.ecp5 import BUS_BITS, SerialSystem, connection
 from gateware.verilog import AcceleratorBox, accelerator_verilog
-from quant.ratio import Ratio
+from ir.ratio import Ratio
 from sim.cases import CaseMaker
 from sim.harness import build_and_test
 from sim.simulators import VERILATOR, find_simulator

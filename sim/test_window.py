@@ -9,11 +9,11 @@ import pytest
 
 from gateware import isa
 from gateware.compiler.program import Program, compile_graph
-from quant.intgraph import IntGraph
+from ir.graph import IntGraph
 from sim import window
 from sim.accelerator import compare, simulate, trace
-from tests.gateware.units import TINY
-from tests.quant.graphs import INPUT, GraphBuilder, random_images
+from tests.helpers.graphs import INPUT, GraphBuilder, random_images
+from tests.helpers.units import TINY
 
 CONFIG = dataclasses.replace(TINY, act_depth=256, weight_depth=64)
 

@@ -12,7 +12,7 @@ from gateware.compiler.lower import lower
 from gateware.compiler.program import Program
 from gateware.emulator import Emulator
 from gateware.isa import Opcode
-from quant.intgraph import IntGraph
+from ir.graph import IntGraph
 
 MARGIN = 300  #: cycles before and after
 FILE = "window.vcd"

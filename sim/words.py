@@ -10,7 +10,7 @@ from amaranth.lib import wiring
 from gateware.config import AccelConfig
 from gateware.pe.base import SUM_BITS, RowEngine, Word, WordControl
 from gateware.pe.lanes import row_engines
-from quant.numerics import ACT_BITS, NIBBLE_MAX, Scheme, weight_values
+from ir.numerics import ACT_BITS, NIBBLE_MAX, Scheme, weight_values
 from sim import pysim
 
 

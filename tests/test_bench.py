@@ -8,7 +8,7 @@ import pytest
 
 from bench import synthesis, train_step
 from gateware.config import AccelConfig
-from quant.cli import UserError
+from ir.cli import UserError
 
 
 @pytest.mark.parametrize("name", synthesis.kept())

@@ -15,7 +15,7 @@ import pytest
 
 from bench import accuracy, experiments, statistics, tables
 from bench.experiments import FLOAT, Row, Run, Table
-from quant import cli
+from ir import cli
 from quant.config import TrainConfig
 
 TABLE = Table(

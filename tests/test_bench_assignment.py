@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench import assignment
-from quant import cli
+from ir import cli
 
 
 def test_overlap_counts_the_upper_twentieth_of_each_layer() -> None:

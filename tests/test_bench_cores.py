@@ -8,7 +8,7 @@ import pytest
 
 from bench import resources, timing
 from gateware.pe.fixed8 import Fixed8Engine
-from quant.cli import UserError
+from ir.cli import UserError
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from bench import table6
 from gateware import estimate, search
 from gateware.config import AccelConfig
 from gateware.outline import resnet18
-from quant.cli import UserError
-from quant.ratio import Ratio
+from ir.cli import UserError
+from ir.ratio import Ratio
 
 CONFIG = AccelConfig.from_ratio(
     Ratio(65, 30, 5), 32, pixels=4, ports=4, act_depth=4096, weight_depth=1024, wide_depth=1024

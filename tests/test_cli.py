@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from quant.intgraph import IntGraph
-from quant.nodes import VERSION
-from tests.quant.graphs import residual_graph, sequence_graph
+from ir.graph import IntGraph
+from ir.nodes import VERSION
+from tests.helpers.graphs import residual_graph, sequence_graph
 
 ROOT = Path(__file__).resolve().parents[1]
 

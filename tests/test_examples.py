@@ -7,8 +7,8 @@ from examples import own_model
 from gateware.compiler.program import compile_graph
 from gateware.config import AccelConfig
 from gateware.emulator import Emulator
-from quant import golden
-from quant.ratio import Ratio
+from ir import golden
+from ir.ratio import Ratio
 
 
 def test_own_model_is_exported_and_runs_on_the_accelerator(capsys) -> None:

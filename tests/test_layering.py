@@ -13,17 +13,17 @@ OURS = ("quant", "gateware", "sim", "boards", "bench", "examples")
 
 #: Files of quant/ that run without torch, which is what gateware/ and sim/ may see of it.
 TORCH_FREE = (
-    "quant.numerics",
-    "quant.ratio",
-    "quant.intgraph",
-    "quant.arrays",
-    "quant.golden",
-    "quant.nodes",
-    "quant.validate",
+    "ir.numerics",
+    "ir.ratio",
+    "ir.graph",
+    "ir.arrays",
+    "ir.golden",
+    "ir.nodes",
+    "ir.validate",
     "quant.methods",
     "quant.apot",
     "quant.config",
-    "quant.cli",
+    "ir.cli",
 )
 
 #: package: (our packages that it may import, other packages that it must not import)
@@ -155,13 +155,13 @@ def test_no_circle_between_packages() -> None:
         ("quant", "import amaranth", {"amaranth"}),
         ("quant", "from gateware.config import AccelConfig", {"gateware.config.AccelConfig"}),
         ("quant", "import quant.train, torch", set()),
-        ("boards", "from quant import numerics", {"quant.numerics"}),
+        ("boards", "from quant import numerics", {"ir.numerics"}),
         ("boards", "from boards.board import Board", set()),
         ("gateware", "import torch.nn as nn", {"torch.nn"}),
         ("gateware", "def f():\n    from quant.export import load", {"quant.export.load"}),
         (
             "gateware",
-            "from quant.numerics import Scheme\nfrom quant import ratio\nimport boards",
+            "from ir.numerics import Scheme\nfrom quant import ratio\nimport boards",
             set(),
         ),
         ("gateware", "import sim.harness", {"sim.harness"}),

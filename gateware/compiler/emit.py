@@ -17,7 +17,7 @@ from gateware.isa import Base, Opcode
 from gateware.pe.base import RowEngine
 from gateware.pe.lanes import row_engines
 from gateware.transfer import WIDE_BITS
-from quant.numerics import BIAS_BITS
+from ir.numerics import BIAS_BITS
 
 _WRAP = 1 << isa.ADDRESS_BITS
 

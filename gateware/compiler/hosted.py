@@ -14,8 +14,8 @@ import numpy as np
 from gateware.compiler.operations import CompileError
 from gateware.compiler.program import Program, compile_graph
 from gateware.config import AccelConfig
-from quant import golden
-from quant.intgraph import Conv, Host, IntGraph, Linear, Node
+from ir import golden
+from ir.graph import Conv, Host, IntGraph, Linear, Node
 
 LAYERS = PurePosixPath("layers")  #: folder of the layers' programs in a build folder
 
@@ -118,7 +118,7 @@ def folded(shape: tuple[int, int, int], config: AccelConfig) -> tuple[int, int, 
 
 
 def on_accelerator(compiled: Iterable[Compiled], execute: Execute) -> golden.LayerCallback:
-    """Computes the layers of a hosted graph by their programs, for :func:`quant.golden.run`."""
+    """Computes the layers of a hosted graph by their programs, for :func:`ir.golden.run`."""
     programs = {one.name: one for one in compiled}
 
     def layer(node: Node, codes: np.ndarray) -> np.ndarray:

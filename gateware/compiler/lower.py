@@ -11,8 +11,8 @@ from gateware.compiler.plan import Plan, make_plan
 from gateware.config import AccelConfig
 from gateware.isa import SIZE_BITS
 from gateware.window import Window
-from quant.intgraph import AvgPool, Conv, Flatten, Host, IntGraph, Linear, MaxPool, Node
-from quant.numerics import ACT_BITS, SHIFT_MIN, act_max
+from ir.graph import AvgPool, Conv, Flatten, Host, IntGraph, Linear, MaxPool, Node
+from ir.numerics import ACT_BITS, SHIFT_MIN, act_max
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from gateware.config import AccelConfig
 from gateware.isa import slot_beats, slot_bits
 from gateware.pe.lanes import row_engines
-from quant.numerics import BIAS_BITS
+from ir.numerics import BIAS_BITS
 
 
 def bits_to_words(fields: np.ndarray, widths: np.ndarray, word_bytes: int) -> bytes:

@@ -9,7 +9,7 @@ import numpy as np
 from gateware.compiler.order import Region
 from gateware.config import AccelConfig
 from gateware.isa import ADDRESS_BITS
-from quant.numerics import ACT_BITS, act_max
+from ir.numerics import ACT_BITS, act_max
 
 MAX_GROUPS = 255  #: words per pixel that a descriptor can count
 

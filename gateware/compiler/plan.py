@@ -18,7 +18,7 @@ from gateware.compiler.operations import (
 )
 from gateware.compiler.place import DoesNotFit, Life, Placement, allocate
 from gateware.config import AccelConfig
-from quant.intgraph import IntGraph
+from ir.graph import IntGraph
 
 
 @dataclasses.dataclass(frozen=True)

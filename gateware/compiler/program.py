@@ -33,7 +33,7 @@ from gateware.compiler.source import Source
 from gateware.config import AccelConfig
 from gateware.regs import config_digest
 from gateware.transfer import WIDE_BITS
-from quant.intgraph import IntGraph
+from ir.graph import IntGraph
 
 MANIFEST = "program.json"
 IMAGE = "program.bin"

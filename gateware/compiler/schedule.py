@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from gateware.config import AccelConfig
-from quant.numerics import Scheme
+from ir.numerics import Scheme
 
 
 def colour_edges(edges: Sequence[tuple[int, int]]) -> list[int]:

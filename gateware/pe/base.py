@@ -11,7 +11,7 @@ from amaranth import *
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from quant.numerics import (
+from ir.numerics import (
     ACC_BITS,
     ACT_BITS,
     Scheme,

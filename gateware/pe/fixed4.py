@@ -18,7 +18,7 @@ from gateware.pe.cascade import LANE_SHIFT, cascade, late, late_bits, late_weigh
 from gateware.pe.dsp48 import P_BITS, DspAccumulator, DspMac
 from gateware.pe.logic import pair, single
 from gateware.pe.trees import Term, add_tree, levels, tree_resources
-from quant.numerics import ACC_BITS, ACT_BITS, NIBBLE_MAX, Scheme
+from ir.numerics import ACC_BITS, ACT_BITS, NIBBLE_MAX, Scheme
 
 WEIGHT_SHIFT = 10  #: distance of the two rows inside the 48-bit sum
 FIELDS = ((0, 0), (1, 0), (0, 1), (1, 1))  #: (row, pixel) of the sum's four fields, low bits first

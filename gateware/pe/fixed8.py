@@ -14,7 +14,7 @@ from gateware.pe.base import (
 from gateware.pe.broadcast import steering
 from gateware.pe.cascade import LANE_SHIFT, cascade, late_bits, late_weights, two_pixels
 from gateware.pe.dsp48 import DspMac
-from quant.numerics import NIBBLE_MAX, Scheme
+from ir.numerics import NIBBLE_MAX, Scheme
 
 #: Products whose sum keeps both lanes apart, for all weights and activations.
 MAX_CASCADE = ((1 << LANE_SHIFT - 1) - 1) // (Scheme.FIXED8.denominator * NIBBLE_MAX)

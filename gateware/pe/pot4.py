@@ -14,7 +14,7 @@ from gateware.pe.base import (
 from gateware.pe.broadcast import copies, steering
 from gateware.pe.logic import choose, pair, single
 from gateware.pe.trees import Term, add_tree, levels, tree_resources
-from quant.numerics import ACC_BITS, ACT_BITS, NIBBLE_MAX, Scheme
+from ir.numerics import ACC_BITS, ACT_BITS, NIBBLE_MAX, Scheme
 
 TERM_LIMIT = NIBBLE_MAX * Scheme.POT4.denominator  #: largest product, 960
 ZERO_CODE = 7  #: stored exponent that stands for the weight 0

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quant.cli import UserError
+from ir.cli import UserError
 
 EVERYTHING = slice(None)
 

@@ -10,7 +10,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from quant.cli import UserError
+from ir.cli import UserError
 
 
 class BertClassifier(nn.Module):
@@ -41,7 +41,7 @@ def build(source: str, tokens: int, classes: int) -> BertClassifier:
     """A BERT with random weights of the architecture of ``source``, for texts of ``tokens`` tokens.
 
     ``source`` is a folder with ``config.json``, or a name on the Hugging Face hub, which
-    transformers downloads or has in its cache. Raises :class:`~quant.cli.UserError`.
+    transformers downloads or has in its cache. Raises :class:`~ir.cli.UserError`.
     """
     with _loading(source) as transformers:
         config = _config(source, classes)

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from quant.cli import UserError
+from ir.cli import UserError
 
 #: Mean and standard deviation of ImageNet's colour channels, which published networks normalise
 #: pixels of 0..1 with.

@@ -15,7 +15,7 @@ from gateware.array import GemmArray
 from gateware.pe.base import Word
 from gateware.pool import PoolMode
 from gateware.requant import RequantInput, RequantLane
-from quant.numerics import NIBBLE_MAX, SHIFT_MAX, SHIFT_MIN, Scheme, weight_values
+from ir.numerics import NIBBLE_MAX, SHIFT_MAX, SHIFT_MIN, Scheme, weight_values
 from sim.test_cores import CONFIG
 from sim.words import (
     act_bits,

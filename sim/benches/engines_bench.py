@@ -10,7 +10,7 @@ from cocotb.triggers import FallingEdge
 
 from gateware.pe.base import RowEngine, Word
 from gateware.pe.fixed4 import Fixed4DspEngine
-from quant.numerics import NIBBLE_MAX, weight_values
+from ir.numerics import NIBBLE_MAX, weight_values
 from sim.test_engines import engines, port
 from sim.words import (
     act_bits,

@@ -27,7 +27,7 @@ from gateware.compiler.program import Output, Program
 from gateware.config import AccelConfig
 from gateware.regs import REGISTERS, VERSION_MAJOR, register_manifest
 from gateware.soc import zynq7
-from quant.ratio import Ratio
+from ir.ratio import Ratio
 
 FOLDER = Path(driver.__file__).parent
 CONFIG = AccelConfig.from_ratio(Ratio(60, 35, 5), 16)

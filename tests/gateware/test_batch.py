@@ -13,10 +13,10 @@ from gateware.compiler.program import Program, compile_graph
 from gateware.config import AccelConfig
 from gateware.emulator import Emulator
 from gateware.isa import Opcode
-from quant import golden
-from quant.intgraph import IntGraph
-from quant.ratio import Ratio
-from tests.quant.graphs import random_images, residual_block, residual_graph
+from ir import golden
+from ir.graph import IntGraph
+from ir.ratio import Ratio
+from tests.helpers.graphs import random_images, residual_block, residual_graph
 
 CONFIG = AccelConfig.from_ratio(
     Ratio(60, 35, 5), 32, bus_bits=32, ports=2, requant_lanes=4, act_depth=4096, slot_depth=128

@@ -11,7 +11,7 @@ from gateware.buffers import ActBuffer, BeatBuffer
 from gateware.config import AccelConfig
 from sim import pysim
 from sim.words import pack
-from tests.gateware.units import TINY
+from tests.helpers.units import TINY
 
 SHALLOW = AccelConfig(
     pot4_rows=1, fixed4_rows=0, fixed8_rows=0, requant_lanes=1, bus_bits=32, act_depth=4

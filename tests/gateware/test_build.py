@@ -9,7 +9,7 @@ import boards
 from boards.board import Board
 from gateware import estimate
 from gateware.build import configure
-from quant.cli import UserError
+from ir.cli import UserError
 
 
 def test_more_ports_than_the_board_has() -> None:

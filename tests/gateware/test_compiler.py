@@ -20,11 +20,11 @@ from gateware.compiler.pack import (
 from gateware.compiler.place import Placement
 from gateware.compiler.program import compile_graph
 from gateware.config import AccelConfig
-from quant.intgraph import IntGraph, Residual
-from quant.numerics import Scheme, weight_values
-from quant.ratio import Ratio
-from tests.gateware.units import TINY, act_memory, executes
-from tests.quant.graphs import INPUT, GraphBuilder, sequence_graph
+from ir.graph import IntGraph, Residual
+from ir.numerics import Scheme, weight_values
+from ir.ratio import Ratio
+from tests.helpers.graphs import INPUT, GraphBuilder, sequence_graph
+from tests.helpers.units import TINY, act_memory, executes
 
 ROOMY = dataclasses.replace(TINY, act_depth=512, weight_depth=256, wide_depth=16)
 LARGE = AccelConfig.from_ratio(Ratio(50, 25, 25), 16, pixels=4, requant_lanes=8)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateware.config import AccelConfig
-from quant.numerics import Scheme
-from quant.ratio import Ratio
+from ir.numerics import Scheme
+from ir.ratio import Ratio
 
 LARGE = AccelConfig.from_ratio(Ratio(65, 30, 5), 64, pixels=8)
 SMALL = AccelConfig.from_ratio(Ratio(60, 35, 5), 32, pixels=4, bus_bits=32)

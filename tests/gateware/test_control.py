@@ -12,7 +12,7 @@ from gateware.control import Sequencer
 from gateware.isa import Base, Opcode
 from gateware.regs import ErrorCode
 from sim import pysim
-from tests.gateware.units import TINY, descriptor
+from tests.helpers.units import TINY, descriptor
 
 BASES = {Base.PROGRAM: 0x1000_0000, Base.INPUT: 0x2000_0000, Base.OUTPUT: 0x3000_0000}
 END = descriptor(isa.TRANSFER, opcode=Opcode.END)

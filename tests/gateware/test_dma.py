@@ -10,7 +10,7 @@ import pytest
 from gateware.axi import BOUNDARY
 from gateware.dma import BurstSplitter, DmaPort, ReadDma, WriteDma
 from sim import pysim
-from tests.gateware.axi_memory import (
+from tests.helpers.axi_memory import (
     Memory,
     collector,
     commander,

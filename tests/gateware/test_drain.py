@@ -14,10 +14,10 @@ from gateware.drain import Drain
 from gateware.isa import ADDRESS_BITS
 from gateware.pe.base import SUM_BITS
 from gateware.sequence import DrainJob
-from quant import numerics
+from ir import numerics
 from sim import pysim
 from sim.words import pack
-from tests.gateware.units import TINY, WIDER, fields
+from tests.helpers.units import TINY, WIDER, fields
 
 ONE_LANE = AccelConfig(
     pot4_rows=1,
@@ -181,7 +181,7 @@ class Bench:
             self.wides.append((cycle, ctx.get(dut.wide_address), ctx.get(dut.wide_data)))
 
     def expected(self, jobs: list) -> tuple[list, list]:
-        """Writes and wide writes, from :mod:`quant.numerics`."""
+        """Writes and wide writes, from :mod:`ir.numerics`."""
         writes, wides, config, f = [], [], self.config, self.execute
         for arrival, job, sums in jobs:
             steps = itertools.product(range(job["count"]), self.records)

@@ -11,12 +11,12 @@ from gateware.compiler.program import Program, compile_graph
 from gateware.config import AccelConfig
 from gateware.emulator import Emulator, EmulatorError
 from gateware.isa import Opcode
-from quant import golden
-from quant.intgraph import IntGraph
-from quant.numerics import Scheme, weight_values
-from quant.ratio import Ratio
-from tests.gateware.units import TINY, descriptor, random_program
-from tests.quant.graphs import random_images, residual_graph
+from ir import golden
+from ir.graph import IntGraph
+from ir.numerics import Scheme, weight_values
+from ir.ratio import Ratio
+from tests.helpers.graphs import random_images, residual_graph
+from tests.helpers.units import TINY, descriptor, random_program
 
 SIZES = {"act_depth": 512, "weight_depth": 256}
 CONFIGS = {

@@ -10,7 +10,7 @@ import pytest
 from gateware import isa
 from gateware.fetch import Fetcher, ReadShare
 from sim import pysim
-from tests.gateware.units import TINY
+from tests.helpers.units import TINY
 
 BEATS = isa.DESCRIPTOR_BITS // TINY.bus_bits
 

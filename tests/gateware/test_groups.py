@@ -10,8 +10,8 @@ from gateware import estimate, isa
 from gateware.compiler.operations import Gemm
 from gateware.compiler.program import compile_graph
 from gateware.isa import Opcode
-from tests.gateware.units import TINY, assert_golden
-from tests.quant.graphs import INPUT, GraphBuilder
+from tests.helpers.graphs import INPUT, GraphBuilder
+from tests.helpers.units import TINY, assert_golden
 
 CONFIG = dataclasses.replace(TINY, act_depth=512, weight_depth=256, wide_depth=16)
 

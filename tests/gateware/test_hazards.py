@@ -10,8 +10,8 @@ from gateware.compiler.program import compile_graph
 from gateware.emulator import Emulator, EmulatorError
 from gateware.hazards import HazardError, Hazards
 from gateware.isa import Opcode
-from tests.gateware.units import TINY
-from tests.quant.graphs import random_images, residual_graph
+from tests.helpers.graphs import random_images, residual_graph
+from tests.helpers.units import TINY
 
 QUEUES = tuple(isa.QUEUES)
 NONE = {f"wait_{queue}": 0 for queue in QUEUES}

@@ -11,10 +11,10 @@ from gateware.compiler.hosted import compile_all, folded, layer_graph, on_accele
 from gateware.compiler.operations import CompileError
 from gateware.config import AccelConfig
 from gateware.emulator import Emulator
-from quant import golden
-from quant.intgraph import Host
-from quant.ratio import Ratio
-from tests.quant.graphs import (
+from ir import golden
+from ir.graph import Host
+from ir.ratio import Ratio
+from tests.helpers.graphs import (
     INPUT,
     GraphBuilder,
     random_tokens,

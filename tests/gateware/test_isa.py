@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from gateware import emulator, isa
 from gateware.compiler.pack import Result, pack_slot
 from gateware.config import AccelConfig
-from quant.numerics import BIAS_BITS
-from tests.gateware.units import TINY, fields
+from ir.numerics import BIAS_BITS
+from tests.helpers.units import TINY, fields
 
 LAYOUTS = {"TRANSFER": isa.TRANSFER, "TENSOR": isa.TENSOR, "EXECUTE": isa.EXECUTE}
 WIDTHS = [

@@ -14,10 +14,10 @@ from gateware.compiler.patches import Axis, Patches, rewrite
 from gateware.compiler.place import Life, Placement, Strip, allocate
 from gateware.compiler.program import compile_graph
 from gateware.config import AccelConfig
-from quant.intgraph import IntGraph
-from quant.ratio import Ratio
-from tests.gateware.units import assert_golden
-from tests.quant.graphs import INPUT, GraphBuilder
+from ir.graph import IntGraph
+from ir.ratio import Ratio
+from tests.helpers.graphs import INPUT, GraphBuilder
+from tests.helpers.units import assert_golden
 
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16, act_depth=512, weight_depth=256)
 

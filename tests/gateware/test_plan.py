@@ -13,9 +13,9 @@ from gateware.compiler.lower import Lowered, lower
 from gateware.compiler.operations import CompileError, Reload, Spill, operands
 from gateware.compiler.program import compile_graph
 from gateware.config import AccelConfig
-from quant.ratio import Ratio
-from tests.gateware.units import TINY, assert_golden, random_program
-from tests.quant.graphs import INPUT, GraphBuilder, residual_block, residual_graph
+from ir.ratio import Ratio
+from tests.helpers.graphs import INPUT, GraphBuilder, residual_block, residual_graph
+from tests.helpers.units import TINY, assert_golden, random_program
 
 ROOMY = dataclasses.replace(TINY, act_depth=512, weight_depth=256, wide_depth=16)
 LARGE = AccelConfig.from_ratio(Ratio(50, 25, 25), 16, pixels=4, requant_lanes=8)

@@ -15,9 +15,9 @@ from gateware.compiler.program import IMAGE, MANIFEST, Program, compile_graph
 from gateware.config import AccelConfig
 from gateware.isa import Base, Opcode
 from gateware.regs import config_digest
-from quant.ratio import Ratio
-from tests.gateware.units import TINY, descriptors
-from tests.quant.graphs import INPUT, GraphBuilder, residual_graph
+from ir.ratio import Ratio
+from tests.helpers.graphs import INPUT, GraphBuilder, residual_graph
+from tests.helpers.units import TINY, descriptors
 
 ROOMY = dataclasses.replace(TINY, act_depth=512, weight_depth=256, wide_depth=16)
 LARGE = AccelConfig.from_ratio(Ratio(50, 25, 25), 16, pixels=4, requant_lanes=8)

@@ -18,9 +18,9 @@ from gateware.compiler.hosted import compile_all
 from gateware.config import AccelConfig
 from gateware.report import report
 from gateware.reports import Reports
-from quant.cli import UserError
-from quant.ratio import Ratio
-from tests.quant.graphs import residual_graph
+from ir.cli import UserError
+from ir.ratio import Ratio
+from tests.helpers.graphs import residual_graph
 
 CONFIG = AccelConfig.from_ratio(Ratio(50, 30, 20), 8)
 SIMULATION = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gateware.requant import RequantInput, RequantLane
-from quant.numerics import SHIFT_MAX, SHIFT_MIN, accumulate
+from ir.numerics import SHIFT_MAX, SHIFT_MIN, accumulate
 from sim.words import simulate
 
 FIELDS = tuple(RequantInput().members)

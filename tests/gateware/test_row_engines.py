@@ -13,7 +13,7 @@ from gateware.pe.base import RowEngine, Word
 from gateware.pe.fixed4 import Fixed4DspEngine, Fixed4LutEngine, Fixed4PairEngine
 from gateware.pe.fixed8 import Fixed8Engine
 from gateware.pe.pot4 import Pot4Engine
-from quant.numerics import NIBBLE_MAX, encode_weights, weight_values
+from ir.numerics import NIBBLE_MAX, encode_weights, weight_values
 from sim.words import (
     act_bits,
     assert_sums,

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from gateware.compiler.schedule import colour_edges, schedule_slots, split_rows
 from gateware.config import AccelConfig
-from quant.numerics import Scheme
-from tests.gateware.units import TINY
+from ir.numerics import Scheme
+from tests.helpers.units import TINY
 
 NO_FIXED8 = AccelConfig(pot4_rows=4, fixed4_rows=4, fixed8_rows=0, requant_lanes=4)
 LARGE = AccelConfig(pot4_rows=42, fixed4_rows=19, fixed8_rows=3, pixels=4, requant_lanes=8)

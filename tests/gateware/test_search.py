@@ -17,12 +17,12 @@ from gateware.build import configure
 from gateware.compiler.program import compile_graph
 from gateware.config import SIZES, AccelConfig
 from gateware.outline import outline, resnet18
-from quant import ratio as quant_ratio
-from quant.cli import UserError
+from ir import ratio as quant_ratio
+from ir.cli import UserError
+from ir.ratio import Ratio
 from quant.export import export
 from quant.models import resnet
-from quant.ratio import Ratio
-from tests.quant.graphs import residual_graph
+from tests.helpers.graphs import residual_graph
 
 ZC706 = boards.get("zc706")
 

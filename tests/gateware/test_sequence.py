@@ -12,7 +12,7 @@ from gateware import isa
 from gateware.config import AccelConfig
 from gateware.sequence import DRAIN_FIELDS, TileLoop
 from sim import pysim
-from tests.gateware.units import TINY, WIDER, fields
+from tests.helpers.units import TINY, WIDER, fields
 
 WRAP = 1 << isa.ADDRESS_BITS
 CONFIGS = {"P2": TINY, "P4": WIDER, "one copy": dataclasses.replace(TINY, act_copies=1)}

@@ -13,11 +13,11 @@ from gateware.compiler.program import Program, compile_graph
 from gateware.config import AccelConfig
 from gateware.regs import COUNTERS, REGISTERS, ErrorCode
 from gateware.top import Accelerator, hp_ports
-from quant import golden
+from ir import golden
 from sim import pysim
 from tests.gateware.test_dma import Memory
-from tests.gateware.units import TINY
-from tests.quant.graphs import INPUT, GraphBuilder, random_images
+from tests.helpers.graphs import INPUT, GraphBuilder, random_images
+from tests.helpers.units import TINY
 
 OFFSETS = {register.name: register.offset for register in REGISTERS}
 PROGRAM, IMAGE, OUTPUT = 0x0, 0x6000, 0x7000

@@ -14,7 +14,7 @@ from gateware.config import AccelConfig
 from gateware.isa import Opcode
 from gateware.transfer import LOADS_IN_FLIGHT, Loader, Storer, TransferJob
 from sim import pysim
-from tests.gateware.units import TINY, WIDER, act_memory, descriptor
+from tests.helpers.units import TINY, WIDER, act_memory, descriptor
 
 BUS64 = AccelConfig(pot4_rows=2, fixed4_rows=1, fixed8_rows=1, requant_lanes=2, act_depth=64)
 CONFIGS = {"bus 32, P 2": TINY, "bus 32, P 4": WIDER, "bus 64, P 2": BUS64}

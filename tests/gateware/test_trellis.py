@@ -16,7 +16,7 @@ from gateware.config import AccelConfig
 from gateware.reports import ToolError
 from gateware.soc import ecp5
 from gateware.target import TARGETS
-from quant.ratio import Ratio
+from ir.ratio import Ratio
 
 ROOT = Path(__file__).resolve().parents[2]
 PNR = {

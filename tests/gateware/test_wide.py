@@ -10,10 +10,10 @@ from gateware.compiler.program import compile_graph
 from gateware.config import AccelConfig
 from gateware.emulator import Emulator
 from gateware.isa import Opcode
-from quant import golden
-from quant.ratio import Ratio
-from tests.gateware.units import descriptors
-from tests.quant.graphs import INPUT, GraphBuilder, random_images
+from ir import golden
+from ir.ratio import Ratio
+from tests.helpers.graphs import INPUT, GraphBuilder, random_images
+from tests.helpers.units import descriptors
 
 CONFIG = AccelConfig.from_ratio(
     Ratio(60, 35, 5), 16, requant_lanes=4, act_depth=256, wide_depth=128

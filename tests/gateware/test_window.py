@@ -10,7 +10,7 @@ from gateware.sequence import WordRequest
 from gateware.window import Window
 from sim import pysim
 from sim.words import pack
-from tests.gateware.units import TINY, WIDER
+from tests.helpers.units import TINY, WIDER
 
 EIGHT = AccelConfig(
     pot4_rows=4,

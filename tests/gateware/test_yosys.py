@@ -13,8 +13,8 @@ from gateware.config import AccelConfig
 from gateware.report import markdown, report
 from gateware.report_page import page
 from gateware.reports import Reports
-from quant.cli import UserError
-from quant.ratio import Ratio
+from ir.cli import UserError
+from ir.ratio import Ratio
 
 # Names as Amaranth writes them; one module is there three times, with one of its own inside.
 DESIGN = """

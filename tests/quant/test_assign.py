@@ -5,15 +5,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ir.numerics import Scheme
+from ir.ratio import Ratio
 from quant.apot import APOT4
 from quant.assign import assign, assign_rows, kurtosis, scheme_table
 from quant.layers import quantised_layers, training_only
 from quant.methods import Method, method
 from quant.models import build
-from quant.numerics import Scheme
 from quant.prepare import prepare
 from quant.quantizers import best_alpha, fake_quantise_weight
-from quant.ratio import Ratio
 
 
 def test_rule() -> None:

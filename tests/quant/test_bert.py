@@ -10,17 +10,17 @@ import torch
 import transformers
 from torch import Tensor
 
+from ir.cli import UserError
+from ir.graph import Host
+from ir.numerics import Scheme
+from ir.ratio import Ratio
 from quant import host, inference
-from quant.cli import UserError
 from quant.export import export
-from quant.intgraph import Host
 from quant.layers import quantised_layers
 from quant.models import bert, build
-from quant.numerics import Scheme
 from quant.prepare import calibrate, prepare
-from quant.ratio import Ratio
 from quant.stages import align_scales
-from tests.quant.texts import ID, save_bert
+from tests.helpers.texts import ID, save_bert
 
 LENGTH = 12
 

@@ -3,11 +3,11 @@
 
 import pytest
 
-from quant import ratio
+from ir import ratio
+from ir.ratio import Ratio
 from quant.config import PRESETS, TrainConfig, read_settings
 from quant.methods import METHODS
 from quant.models import MODELS
-from quant.ratio import Ratio
 
 
 def test_presets_are_the_defaults() -> None:

@@ -13,7 +13,7 @@ import torch
 
 from quant import data
 from quant.data import glue, movies
-from tests.quant.texts import ID, save_movies, save_tokenizer
+from tests.helpers.texts import ID, save_movies, save_tokenizer
 
 
 @pytest.fixture(scope="module")

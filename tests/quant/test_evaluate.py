@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from quant import cli, data, evaluate, golden, inference, pipeline, train
-from quant.intgraph import IntGraph
+from ir import cli, golden
+from ir.graph import IntGraph
+from quant import data, evaluate, inference, pipeline, train
 
 
 @pytest.fixture(scope="module")

@@ -10,16 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from quant import golden, inference, numerics, ties
+from ir import golden, numerics
+from ir.graph import Conv, IntGraph
+from ir.numerics import Scheme
+from ir.ratio import Ratio
+from quant import inference, ties
 from quant.activations import ActQuantiser, QuantAvgPool
 from quant.capture import UnsupportedLayer
 from quant.export import export
-from quant.intgraph import Conv, IntGraph
 from quant.layers import quantised_layers
 from quant.models import build
-from quant.numerics import Scheme
 from quant.prepare import calibrate, prepare
-from quant.ratio import Ratio
 from quant.stages import (
     ExportError,
     align_scales,
@@ -27,7 +28,7 @@ from quant.stages import (
     scale_of,
     stages,
 )
-from tests.quant.graphs import random_graph, random_images, residual_graph
+from tests.helpers.graphs import random_graph, random_images, residual_graph
 
 RATIO = Ratio.parse("50:30:20")
 

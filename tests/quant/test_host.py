@@ -10,16 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quant import golden, host, inference
+from ir import golden
+from ir.arrays import ExportError
+from ir.graph import GraphError, Host, IntGraph
+from ir.numerics import Scheme
+from ir.ratio import Ratio
+from quant import host, inference
 from quant.activations import ActQuantiser
-from quant.arrays import ExportError
 from quant.capture import UnsupportedLayer
 from quant.export import export
-from quant.intgraph import GraphError, Host, IntGraph
 from quant.layers import float_mode, keep_scales_sane, quantised_layers
-from quant.numerics import Scheme
 from quant.prepare import calibrate, prepare
-from quant.ratio import Ratio
 from quant.stages import align_scales
 
 LENGTH, WIDTH = 6, 8

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ir.numerics import Scheme
 from quant import layers, quantizers
 from quant.apot import APOT4
 from quant.layers import QuantConv2d, QuantLinear, quantised_layers, training_only
 from quant.models import build
-from quant.numerics import Scheme
 from quant.prepare import prepare
 
 

@@ -5,9 +5,10 @@ import itertools
 
 import pytest
 
-from quant import apot, methods, numerics
-from quant.numerics import Scheme
-from quant.ratio import Ratio
+from ir import numerics
+from ir.numerics import Scheme
+from ir.ratio import Ratio
+from quant import apot, methods
 
 
 @pytest.mark.parametrize(

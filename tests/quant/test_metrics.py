@@ -8,7 +8,8 @@ import threading
 import pytest
 from tensorboard.summary.writer import record_writer
 
-from quant import cli, train
+from ir import cli
+from quant import train
 
 
 @pytest.mark.parametrize("room", [0, 3])

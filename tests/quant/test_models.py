@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from quant.cli import UserError
+from ir.cli import UserError
 from quant.models import MODELS, build, load_pretrained
 from quant.models.mobilenet_v2 import round_channels
 from quant.models.weights import IMAGENET_MEAN, IMAGENET_STD, fold_normalisation

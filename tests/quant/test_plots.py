@@ -8,8 +8,9 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.image import imread
 
-from quant import cli, plots, train
-from quant.numerics import Scheme, weight_values
+from ir import cli
+from ir.numerics import Scheme, weight_values
+from quant import plots, train
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from quant import numerics, pipeline, quantizers
+from ir import numerics
+from ir.numerics import Scheme
+from quant import pipeline, quantizers
 from quant.apot import APOT4, apot4_values
-from quant.numerics import Scheme
 from quant.quantizers import SCHEMES
 
 TWO, HUGE = np.float32(2), np.float32(np.finfo(np.float32).max)

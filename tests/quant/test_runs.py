@@ -4,7 +4,8 @@
 import json
 from pathlib import Path
 
-from quant import cli, train
+from ir import cli
+from quant import train
 from quant.config import TrainConfig
 from quant.runs import RunFolder
 

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quant import numerics, ties
+from ir import numerics
+from quant import ties
 
 
 @st.composite
 def rows(draw) -> dict[str, object]:
-    """A requantisation with its residual operand, as :func:`quant.numerics.encode_row` makes it."""
+    """A requantisation with its residual operand, as :func:`ir.numerics.encode_row` makes it."""
     factor = draw(
         st.one_of(
             st.just(0.0), st.floats(2**-9, 3.99), st.sampled_from([0.25, 0.5, 1.0, 1 / 3, 3.0])

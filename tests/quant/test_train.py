@@ -15,14 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from quant import cli, fitting, golden, inference, numerics, pipeline, train
+from ir import cli, golden, numerics
+from ir.graph import IntGraph
+from ir.numerics import Scheme
+from ir.ratio import Ratio
+from quant import fitting, inference, pipeline, train
 from quant.config import TrainConfig
 from quant.data import ArraySplit, Dataset
-from quant.intgraph import IntGraph
 from quant.models.weights import IMAGENET_STD
-from quant.numerics import Scheme
 from quant.progress import Progress
-from quant.ratio import Ratio
 from quant.runs import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from ir.cli import UserError
 from quant import layers, pipeline, qat
 from quant.activations import ActQuantiser
-from quant.cli import UserError
 from quant.config import TrainConfig
 from quant.data import ArraySplit, Augment
 from quant.models.resnet import TinyResNet

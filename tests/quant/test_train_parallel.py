@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
+from ir.cli import UserError
 from quant import qat
-from quant.cli import UserError
 from quant.data import ArraySplit, Augment
 from quant.distributed import Processes
 from quant.models.resnet import TinyResNet

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from quant import cli, fitting, pipeline, runs, train
-from quant.intgraph import IntGraph
+from ir import cli
+from ir.graph import IntGraph
+from quant import fitting, pipeline, runs, train
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = [

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from quant import cli, evaluate, golden, pipeline, train
+from ir import cli, golden
+from ir.graph import IntGraph
+from quant import evaluate, pipeline, train
 from quant.config import TrainConfig
 from quant.host import HostRunner
-from quant.intgraph import IntGraph
 from quant.runs import RunFolder
-from tests.quant.texts import save_bert, save_movies, save_tokenizer
+from tests.helpers.texts import save_bert, save_movies, save_tokenizer
 
 SHORT = [
     "--dataset",

@@ -11,11 +11,11 @@ import transformers
 from torch import Tensor, nn
 
 from bench import zoo
+from ir.cli import UserError
+from ir.graph import IntGraph
 from quant import inference
 from quant.capture import UnsupportedLayer
-from quant.cli import UserError
 from quant.export import export
-from quant.intgraph import IntGraph
 from quant.models import MODELS, build
 from quant.prepare import prepare
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quant.ratio import Ratio, largest_remainder
+from ir.ratio import Ratio, largest_remainder
 
 quick = settings(deadline=None, max_examples=60)
 

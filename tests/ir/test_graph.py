@@ -11,9 +11,9 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quant import golden
-from quant.intgraph import GraphError, Header, IntGraph, LayerArrays
-from tests.quant.graphs import (
+from ir import golden
+from ir.graph import GraphError, Header, IntGraph, LayerArrays
+from tests.helpers.graphs import (
     INPUT,
     GraphBuilder,
     edited,
@@ -222,7 +222,7 @@ def test_field_errors_name_the_field(path, change, place):
 
 def forge(path, header: Header, stored: dict) -> None:
     """A file with a right digest and wrong contents."""
-    from quant.intgraph import _digest
+    from ir.graph import _digest
 
     safetensors.numpy.save_file(
         stored,

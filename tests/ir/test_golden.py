@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quant import golden, inference, numerics
-from quant.intgraph import AvgPool, Conv, Flatten, Host, IntGraph, Linear, MaxPool
-from tests.quant.graphs import (
+from ir import golden, numerics
+from ir.graph import AvgPool, Conv, Flatten, Host, IntGraph, Linear, MaxPool
+from quant import inference
+from tests.helpers.graphs import (
     INPUT,
     GraphBuilder,
     random_graph,

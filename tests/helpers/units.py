@@ -9,9 +9,9 @@ from gateware.compiler.program import Program, compile_graph
 from gateware.config import AccelConfig
 from gateware.emulator import Emulator
 from gateware.isa import Opcode
-from quant import golden
-from quant.intgraph import IntGraph
-from tests.quant.graphs import random_graph, random_images
+from ir import golden
+from ir.graph import IntGraph
+from tests.helpers.graphs import random_graph, random_images
 
 #: The smallest array with every scheme; k = 8.
 TINY = AccelConfig(

@@ -5,8 +5,8 @@ import dataclasses
 
 import numpy as np
 
-from quant import numerics
-from quant.numerics import Scheme
+from ir import numerics
+from ir.numerics import Scheme
 
 
 class GraphError(ValueError):
@@ -22,7 +22,7 @@ class LayerArrays:
     """Arrays of one conv or linear layer with O rows.
 
     values : int64 (O, I/groups, kh, kw) or (O, I), weight values of each row's scheme
-    scheme : uint8 (O,), :class:`~quant.numerics.Scheme` numbers
+    scheme : uint8 (O,), :class:`~ir.numerics.Scheme` numbers
     multiplier, bias, shift : int64 (O,), M, B and S of the requantisation
     """
 

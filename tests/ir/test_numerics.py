@@ -11,8 +11,8 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from quant import numerics
-from quant.numerics import BIAS_BITS, MULTIPLIER_BITS, SHIFT_MAX, SHIFT_MIN, Scheme
+from ir import numerics
+from ir.numerics import BIAS_BITS, MULTIPLIER_BITS, SHIFT_MAX, SHIFT_MIN, Scheme
 
 schemes = pytest.mark.parametrize("scheme", Scheme, ids=lambda scheme: scheme.name)
 quick = settings(deadline=None, max_examples=100)

@@ -11,8 +11,8 @@ import dataclasses
 
 import numpy as np
 
-from quant import numerics
-from quant.intgraph import (
+from ir import numerics
+from ir.graph import (
     AvgPool,
     Conv,
     Flatten,
@@ -25,8 +25,8 @@ from quant.intgraph import (
     Residual,
     TensorSpec,
 )
-from quant.numerics import Scheme
-from quant.ratio import Ratio
+from ir.numerics import Scheme
+from ir.ratio import Ratio
 
 INPUT = "image"
 MOST_REAL = 3.5  #: largest multiplier used; numerics.encode_multiplier takes less than 4
@@ -205,7 +205,7 @@ class GraphBuilder:
             ratio=str(self.ratio),
             tile_rows=self.tile_rows,
             logit_scale=self.tensors[last].scale,
-            provenance={"made by": "tests/quant/graphs.py"},
+            provenance={"made by": "tests/helpers/graphs.py"},
         )
         return IntGraph(header, self.layers)
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from quant import numerics
-from quant.arrays import GraphError, LayerArrays
-from quant.nodes import (
+from ir import numerics
+from ir.arrays import GraphError, LayerArrays
+from ir.nodes import (
     AvgPool,
     Conv,
     Flatten,
@@ -19,8 +19,8 @@ from quant.nodes import (
     Node,
     TensorSpec,
 )
-from quant.numerics import Scheme
-from quant.ratio import Ratio
+from ir.numerics import Scheme
+from ir.ratio import Ratio
 
 
 def validate(header: Header, layers: dict[str, LayerArrays]) -> None:

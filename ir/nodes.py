@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from quant import numerics
+from ir import numerics
 
 FORMAT = "rmsmp-intgraph"
 VERSION = 2

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from quant import numerics
-from quant.intgraph import (
+from ir import numerics
+from ir.graph import (
     AvgPool,
     Conv,
     Flatten,

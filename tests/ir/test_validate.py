@@ -6,9 +6,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from quant import numerics
-from quant.intgraph import GraphError, IntGraph
-from tests.quant.graphs import INPUT, GraphBuilder, edited, residual_graph, sequence_graph
+from ir import numerics
+from ir.graph import GraphError, IntGraph
+from tests.helpers.graphs import INPUT, GraphBuilder, edited, residual_graph, sequence_graph
 
 #: change to residual_graph(channels=4, size=4): its nodes are conv0, max_pool1, conv2, conv3
 #: (adds max_pool1), conv4 (1x1, stride 2, 8 bits), conv5 (stride 2), conv6 (adds conv4), avg_pool7,

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import pathlib
 
-from quant.numerics import Scheme
+from ir.numerics import Scheme
 
 FORM = "PoT4:Fixed4:Fixed8 such as 65:30:5"
 #: Arrays by board, written by ``python -m gateware.ratio --keep``.

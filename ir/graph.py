@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The integer graph: the one file between training and hardware.
 
-A graph is a list of nodes (:mod:`quant.nodes`) over named tensors, in execution order, with every
-constant an integer of :mod:`quant.numerics`. A node says where float operations run on the host;
+A graph is a list of nodes (:mod:`ir.nodes`) over named tensors, in execution order, with every
+constant an integer of :mod:`ir.numerics`. A node says where float operations run on the host;
 what they compute is no part of the graph. It is stored as one ``.safetensors`` file: the arrays as
 tensors, the structure as JSON in the header. The digest covers both; a file that was truncated or
 edited is refused.
@@ -18,8 +18,8 @@ import pydantic
 import safetensors
 import safetensors.numpy
 
-from quant.arrays import GraphError, LayerArrays
-from quant.nodes import (
+from ir.arrays import GraphError, LayerArrays
+from ir.nodes import (
     FORMAT,
     VERSION,
     AvgPool,
@@ -33,7 +33,7 @@ from quant.nodes import (
     Residual,
     TensorSpec,
 )
-from quant.validate import validate
+from ir.validate import validate
 
 __all__ = [
     "AvgPool",
