@@ -29,7 +29,8 @@ from gateware.build import configure
 from gateware.config import AccelConfig
 from gateware.outline import resnet18
 from ir import cli
-from ir.ratio import Ratio, board_tiles
+from ir.board_arrays import board_array
+from ir.ratio import Ratio
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "table6.json"
@@ -81,7 +82,9 @@ def find(devices: Iterable[str], methods: Iterable[str]) -> Iterator[dict[str, o
             cli.say(f"{device}, {method}")
             if given is None:
                 config = configure(board, None, ratio="auto", rows=None, clock_hz=CLOCK_HZ)
-                point = search.estimated_on(graph, board, config, board_tiles(board.name)[0], known)
+                point = search.estimated_on(
+                    graph, board, config, board_array(board.name).ratio, known
+                )
             else:
                 point = search.explore(
                     graph,

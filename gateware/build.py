@@ -119,8 +119,9 @@ def configure(
     target = TARGETS[board.device.family]
     try:
         if ratio == "auto":
-            chosen, found_rows, found = presets.auto(board)
-            rows, sizes = found_rows if rows is None else rows, {**found, **sizes}
+            found = presets.auto(board)
+            chosen, rows = found.ratio, found.rows if rows is None else rows
+            sizes = {**found.sizes, **sizes}
         elif ratio == "paper":
             chosen = presets.paper(board)
         elif ratio is not None:

@@ -216,7 +216,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         raise cli.UserError(f"cannot write {picture}: {error.strerror}") from error
     if args.keep:
-        keep(board.name, answer.ratio, answer.config)
+        try:
+            kept = keep(board.name, answer.ratio, answer.config)
+        except OSError as error:
+            raise cli.UserError(f"cannot keep the answer: {error}") from error
+        cli.say(f"kept in {kept}, for gateware.build --ratio auto and quant.train --board")
     if args.json:
         cli.give(
             json.dumps(

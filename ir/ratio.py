@@ -2,14 +2,10 @@
 """Ratio of the three schemes, and the row counts that follow from it for training and hardware."""
 
 import dataclasses
-import json
-import pathlib
 
 from ir.numerics import Scheme
 
 FORM = "PoT4:Fixed4:Fixed8 such as 65:30:5"
-#: Arrays by board, written by ``python -m gateware.ratio --keep``.
-BOARD_ARRAYS = pathlib.Path(__file__).with_name("boards.json")
 
 
 def largest_remainder(total: int, weights: tuple[int, ...]) -> tuple[int, ...]:
@@ -75,18 +71,3 @@ class Ratio:
         whole, rest = divmod(n_rows, tile_rows)
         parts = largest_remainder(rest, lanes)
         return tuple(whole * lane + part for lane, part in zip(lanes, parts, strict=True))
-
-
-def board_arrays() -> dict[str, dict[str, object]]:
-    """By board the array that training and hardware share: ``ratio``, ``rows`` of a tile, and the
-    other ``sizes`` of the hardware."""
-    return json.loads(BOARD_ARRAYS.read_text())
-
-
-def board_tiles(board: str) -> tuple[Ratio, int]:
-    """Ratio and rows per tile that a network is trained with for a board. Raises ValueError for a
-    board that there is no array for."""
-    arrays = board_arrays()
-    if board not in arrays:
-        raise ValueError(f"no array is known for board {board!r}, only for {', '.join(arrays)}")
-    return Ratio.parse(arrays[board]["ratio"]), arrays[board]["rows"]

@@ -10,7 +10,7 @@ from typing import Literal, Self
 import pydantic
 from pydantic.fields import FieldInfo
 
-from ir.ratio import board_tiles
+from ir.board_arrays import board_array
 from quant.methods import METHODS, method
 from quant.models import MODELS
 
@@ -176,10 +176,10 @@ class TrainConfig(pydantic.BaseModel):
             values.setdefault("tokenizer", given["pretrained"])
         name = values.get("method", cls.model_fields["method"].default)
         if "board" in values:
-            board_ratio, tile_rows = board_tiles(values["board"])
-            values.setdefault("tile_rows", tile_rows)
+            array = board_array(values["board"])
+            values.setdefault("tile_rows", array.rows)
             if name == "rmsmp":
-                values.setdefault("ratio", str(board_ratio))
+                values.setdefault("ratio", str(array.ratio))
         if name == FLOAT32:
             if "ratio" in given:
                 raise ValueError("method float32 has no schemes: leave ratio out")

@@ -17,7 +17,7 @@ from gateware.build import configure
 from gateware.compiler.program import compile_graph
 from gateware.config import SIZES, AccelConfig
 from gateware.outline import outline, resnet18
-from ir import ratio as quant_ratio
+from ir import board_arrays
 from ir.cli import UserError
 from ir.ratio import Ratio
 from quant.export import export
@@ -162,17 +162,17 @@ def test_memory_slower_than_the_ports_is_seen() -> None:
 
 @pytest.fixture
 def arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A table of answers of its own."""
-    path = tmp_path / "boards.json"
-    path.write_text("{}")
-    monkeypatch.setattr(quant_ratio, "BOARD_ARRAYS", path)
-    monkeypatch.setattr(presets, "BOARD_ARRAYS", path)
+    """A machine of its own, whose installation has no answers and cannot be written."""
+    shipped = tmp_path / "installed"
+    shipped.mkdir(mode=0o555)
+    monkeypatch.setattr(board_arrays, "SHIPPED", shipped)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
-    return path
+    return tmp_path / "data" / "rmsmp" / "arrays"
 
 
 def test_command_prints_draws_and_keeps(arrays: Path, capsys) -> None:
-    residual_graph(1, channels=32, tile_rows=32).save(arrays.with_name("g.safetensors"))
+    residual_graph(1, channels=32, tile_rows=32).save("g.safetensors")
     options = [
         "--board",
         "zedboard",
@@ -189,17 +189,19 @@ def test_command_prints_draws_and_keeps(arrays: Path, capsys) -> None:
     said = capsys.readouterr().out
     assert "| answer |" in said and "the paper's is 60:35:5" in said
     assert Path("build/ratio-zedboard.png").stat().st_size > 10_000
-    entry = json.loads(arrays.read_text())["zedboard"]
+    entry = json.loads((arrays / "zedboard.json").read_text())
+    assert not list(board_arrays.SHIPPED.iterdir())
     assert set(entry["sizes"]) == set(SIZES)
     assert ratio.main([*options, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)["answer"]
     assert answer["ratio"] == entry["ratio"]
 
+    kept = board_arrays.board_array("zedboard")
     board, plain = boards.get("zedboard"), {"rows": None, "clock_hz": None}
     config = configure(board, None, ratio="auto", **plain)
     assert ":".join(map(str, config.lanes)) == answer["lanes"]
     assert config.weight_depth == answer["weight_depth"]
-    assert config.lanes == Ratio.lanes(*quant_ratio.board_tiles("zedboard"))
+    assert config.lanes == kept.ratio.lanes(kept.rows)
     assert configure(board, None, ratio="auto", **plain, slot_depth=256).slot_depth == 256
     with pytest.raises(UserError, match=r"no answer for .*ZC706.*has for zedboard"):
         configure(ZC706, None, ratio="auto", **plain)
@@ -227,12 +229,12 @@ def test_named_ratios() -> None:
     assert presets.paper(boards.get("ulx3s_85f")) == Ratio(65, 30, 5)
 
 
-@pytest.mark.parametrize("name", quant_ratio.board_arrays())
+@pytest.mark.parametrize("name", sorted(board_arrays.board_files()))
 def test_kept_answers_fit_their_boards(name: str) -> None:
     board = boards.get(name)
     config = configure(board, None, ratio="auto", rows=None, clock_hz=None)
     used = dataclasses.asdict(estimate.resources(config))
     most = search.limits(board)
     assert all(used[cell] <= limit for cell, limit in most.items())
-    given, rows = quant_ratio.board_tiles(name)
-    assert given.lanes(rows) == config.lanes == given.rows(rows, rows)
+    kept = board_arrays.board_array(name)
+    assert kept.ratio.lanes(kept.rows) == config.lanes == kept.ratio.rows(kept.rows, kept.rows)

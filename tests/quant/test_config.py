@@ -3,7 +3,8 @@
 
 import pytest
 
-from ir import ratio
+from ir import board_arrays
+from ir.board_arrays import BoardArray
 from ir.ratio import Ratio
 from quant.config import PRESETS, TrainConfig, read_settings
 from quant.methods import METHODS
@@ -37,9 +38,10 @@ def test_given_ratio_replaces_that_of_the_method() -> None:
         TrainConfig.resolve(method="fixed4", ratio="60:35:5")
 
 
-def test_board_decides_rows_and_ratio(monkeypatch) -> None:
-    arrays = {"zc706": {"ratio": "62:33:5", "rows": 64, "sizes": {}}}
-    monkeypatch.setattr(ratio, "board_arrays", lambda: arrays)
+def test_board_decides_rows_and_ratio(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(board_arrays, "SHIPPED", tmp_path / "none")
+    monkeypatch.setattr(board_arrays, "user_folder", lambda: tmp_path)
+    BoardArray(Ratio(62, 33, 5), 64, {}).save(tmp_path, "zc706")
     config = TrainConfig.resolve(board="zc706")
     assert (config.ratio, config.tile_rows) == ("62:33:5", 64)
     assert Ratio.parse(config.ratio).rows(128, config.tile_rows) == (80, 42, 6)
@@ -51,6 +53,9 @@ def test_board_decides_rows_and_ratio(monkeypatch) -> None:
     assert TrainConfig.resolve(board="zc706", method="float32").ratio is None
     with pytest.raises(ValueError, match="no array is known for board 'zc7o6', only for zc706"):
         TrainConfig.resolve(board="zc7o6")
+    (tmp_path / "zedboard.json").write_text("{")
+    with pytest.raises(ValueError, match="zedboard.json holds no array of a board"):
+        TrainConfig.resolve(board="zedboard")
 
 
 def test_float32_is_not_quantised() -> None:
