@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ir import cli
 from quant import data, models
-from quant.sensitivity import row_scores
+from quant.assignment.sensitivity import row_scores
 
 FEW = 3  #: iterations that the full number is held against
 SHARE = 0.05  #: rows of a layer that get Fixed8, at least one

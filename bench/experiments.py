@@ -73,7 +73,7 @@ class Run:
 
     @property
     def settings(self) -> dict[str, object]:
-        """Settings of :class:`quant.config.TrainConfig` that are the same on every machine."""
+        """Settings of :class:`~quant.training.config.TrainConfig` that no machine changes."""
         return {key: value for key, value in self._chosen().items() if key not in PLACES}
 
     @property

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from ir import cli
 from quant import models
-from quant.assign import assign
-from quant.layers import keep_scales_sane, quantised_layers
-from quant.methods import METHODS, method
-from quant.prepare import calibrate, prepare
+from quant.assignment.assign import assign
+from quant.assignment.methods import METHODS, method
+from quant.lowering.prepare import calibrate, prepare
+from quant.nn.layers import keep_scales_sane, quantised_layers
 
 TILE_ROWS = 64
 CLASSES = 10

@@ -21,12 +21,12 @@ from torch import Tensor, fx, nn
 from ir import cli
 from ir.graph import GraphError, IntGraph
 from ir.ratio import Ratio
-from quant import inference
-from quant.export import export
-from quant.layers import keep_scales_sane, quantised_layers
+from quant.lowering import verify
+from quant.lowering.export import export
+from quant.lowering.fusion import ExportError, align_scales
+from quant.lowering.prepare import calibrate, prepare
 from quant.models import MODELS, build
-from quant.prepare import calibrate, prepare
-from quant.stages import ExportError, align_scales
+from quant.nn.layers import keep_scales_sane, quantised_layers
 
 NETWORKS = ("resnet18", "resnet50", "mobilenet_v2")
 RATIO = Ratio.parse("65:30:5")
@@ -123,7 +123,7 @@ def measure(
     started = time.monotonic()
     graph = export(model, warm[:2], name=name, ratio=ratio, tile_rows=tile_rows)
     exported = time.monotonic()
-    logits = inference.verify(graph, pixels, BATCH)
+    logits = verify.verify(graph, pixels, BATCH)
     verified = time.monotonic()
     if save is not None:
         folder = save / name
@@ -203,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
             )
             cli.say(f"{name}: {args.images} images equal")
-        except (inference.Mismatch, ExportError, GraphError) as error:
+        except (verify.Mismatch, ExportError, GraphError) as error:
             cli.say(f"error: {name}: {error}")
         except ValueError as error:
             raise cli.UserError(str(error)) from error

@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ir.graph import IntGraph
-from quant import inference
-from quant.assign import assign
-from quant.export import export
-from quant.layers import keep_scales_sane
-from quant.methods import method
-from quant.prepare import calibrate, prepare
-from quant.sensitivity import row_scores
-from quant.stages import align_scales
+from quant.assignment.assign import assign
+from quant.assignment.methods import method
+from quant.assignment.sensitivity import row_scores
+from quant.lowering import verify
+from quant.lowering.export import export
+from quant.lowering.fusion import align_scales
+from quant.lowering.prepare import calibrate, prepare
+from quant.nn.layers import keep_scales_sane
 
 TILE_ROWS = 16  # of the hardware; a tile carries 10 rows in PoT-4, 5 in Fixed-4, 1 in Fixed-8
 
@@ -57,7 +57,7 @@ def main() -> IntGraph:
 
     align_scales(model.eval())  # to what the integers can express
     graph = export(model, x, name="own", ratio=chosen.ratio, tile_rows=TILE_ROWS)
-    logits = inference.verify(graph, images.numpy())  # torch's integers = the golden model's
+    logits = verify.verify(graph, images.numpy())  # torch's integers = the golden model's
     with torch.no_grad():
         agree = np.mean(logits.argmax(1) == model(x).argmax(1).numpy())
     print(

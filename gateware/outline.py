@@ -151,7 +151,8 @@ class _Builder:
 
 
 def resnet18(size: int = 224, classes: int = 1000) -> IntGraph:
-    """ResNet-18 as :func:`quant.export.export` gives it, without weights: 8-bit image, shortcuts of
+    """ResNet-18 as :func:`quant.lowering.export.export` gives it, without weights: 8-bit image,
+    shortcuts of
     8 bits, a wide classifier. ``size`` is in pixels."""
     build = _Builder((3, size, size))
     x = build.max_pool("maxpool", build.conv("conv1", "input", "relu", 64, 7, 2))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Array of each board: ratio, rows and sizes that training and hardware share.
 
-The repository ships one JSON file a board in ``boards/arrays/``. ``python -m gateware.ratio --keep``
-writes the answer of a search of the user's own to :func:`user_folder`, which is read first.
+The repository ships one JSON file a board in ``boards/arrays/``. The answer of a user's own search,
+``python -m gateware.ratio --keep``, goes to :func:`user_folder`, which is read first.
 """
 
 import dataclasses

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ir.graph import IntGraph
-    from quant.runs import RunFolder
+    from quant.training.runs import RunFolder
 
 
 def parser() -> cli.Parser:
@@ -47,9 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.integer_samples is not None and options.integer_samples < 1:
         raise cli.UserError("--integer-samples must be at least 1")
     from ir.graph import GraphError
-    from quant import plots
-    from quant.inference import Mismatch
-    from quant.runs import RunFolder
+    from quant.lowering.verify import Mismatch
+    from quant.training import plots
+    from quant.training.runs import RunFolder
 
     run = RunFolder.open(options.run)
     try:
@@ -79,10 +79,10 @@ def evaluate(
     tokenizer: str | None = None,
 ) -> dict[str, object]:
     """What ``run`` achieves, measured again from its files."""
-    from quant import pipeline, qat
-    from quant.config import FLOAT32, PRESETS, check_model_reads
-    from quant.progress import Progress
-    from quant.runs import has_graph
+    from quant.training import loop, pipeline
+    from quant.training.config import FLOAT32, PRESETS, check_model_reads
+    from quant.training.progress import Progress
+    from quant.training.runs import has_graph
 
     config = run.config()
     if dataset_name in PRESETS:
@@ -101,7 +101,7 @@ def evaluate(
         )
     pipeline.setup_torch(config)
     model = with_weights(pipeline.build(config, dataset), run, "float.pt", dataset.name)
-    accuracy = {"float": qat.accuracy(model, dataset.test)}
+    accuracy = {"float": loop.accuracy(model, dataset.test)}
     result = {
         "run": str(run.path),
         "dataset": dataset.name,
@@ -119,7 +119,7 @@ def evaluate(
         pipeline.quantisable(model, config, dataset), run, "quantised.pt", dataset.name
     )
     if graph is None:
-        accuracy["quantised"] = qat.accuracy(model, dataset.test)
+        accuracy["quantised"] = loop.accuracy(model, dataset.test)
         return result
     with Progress() as progress:
         measured, agreement, logits = pipeline.check(
@@ -144,7 +144,7 @@ def read_graph(run: "RunFolder") -> "IntGraph":
 
 def with_weights(model: "nn.Module", run: "RunFolder", name: str, dataset: str) -> "nn.Module":
     """``model`` with what the run learned, in memory as in training: float32 sums depend on it."""
-    from quant import pipeline
+    from quant.training import pipeline
 
     try:
         model.load_state_dict(run.load_state(name)["model"])

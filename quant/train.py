@@ -20,12 +20,12 @@ import pydantic
 from pydantic.fields import FieldInfo
 
 from ir import cli
-from quant.config import PRESET, PRESETS, TrainConfig, read_settings
+from quant.training.config import PRESET, PRESETS, TrainConfig, read_settings
 
 if typing.TYPE_CHECKING:
     from quant.data import Dataset
-    from quant.distributed import Processes
-    from quant.runs import RunFolder
+    from quant.training.distributed import Processes
+    from quant.training.runs import RunFolder
 
 #: Settings that may differ where a run goes on: they change speed and output, not what is computed.
 FREE = ("device", "threads", "tensorboard", "plots")
@@ -108,9 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         raise cli.UserError(str(error)) from error
     # From here on torch is needed, which takes seconds to import.
-    from quant import pipeline
-    from quant.distributed import Processes
-    from quant.runs import RunFolder
+    from quant.training import pipeline
+    from quant.training.distributed import Processes
+    from quant.training.runs import RunFolder
 
     device = pipeline.choose_device(given.get("device", "auto"))
     processes = Processes(device)
@@ -143,12 +143,12 @@ def session(
 ) -> int:
     """Train, tell the result, or what went wrong; gives the exit code."""
     from ir.graph import GraphError
-    from quant import pipeline
-    from quant.capture import UnsupportedLayer
-    from quant.inference import Mismatch
-    from quant.progress import Progress
-    from quant.qat import Diverged
-    from quant.stages import ExportError
+    from quant.capture.writer import UnsupportedLayer
+    from quant.lowering.fusion import ExportError
+    from quant.lowering.verify import Mismatch
+    from quant.training import pipeline
+    from quant.training.loop import Diverged
+    from quant.training.progress import Progress
 
     with Progress(verbosity) as progress:
         try:

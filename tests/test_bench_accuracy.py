@@ -16,7 +16,7 @@ import pytest
 from bench import accuracy, experiments, statistics, tables
 from bench.experiments import FLOAT, Row, Run, Table
 from ir import cli
-from quant.config import TrainConfig
+from quant.training.config import TrainConfig
 
 TABLE = Table(
     "small",

@@ -3,7 +3,7 @@
 
 from bench import bert
 from bench.experiments import FLOAT
-from quant.config import TrainConfig
+from quant.training.config import TrainConfig
 
 
 def test_rows_start_from_the_float_network_on_the_same_data() -> None:

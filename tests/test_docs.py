@@ -9,9 +9,9 @@ import pytest
 
 from docs import generate
 from quant import evaluate, train
-from quant.config import FLOAT32, PRESETS
-from quant.methods import METHODS
+from quant.assignment.methods import METHODS
 from quant.models import MODELS
+from quant.training.config import FLOAT32, PRESETS
 
 DOCS = Path(generate.__file__).parent
 

@@ -20,7 +20,7 @@ from gateware.outline import outline, resnet18
 from ir import board_arrays
 from ir.cli import UserError
 from ir.ratio import Ratio
-from quant.export import export
+from quant.lowering.export import export
 from quant.models import resnet
 from tests.helpers.graphs import residual_graph
 

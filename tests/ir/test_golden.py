@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ir import golden, numerics
 from ir.graph import AvgPool, Conv, Flatten, Host, IntGraph, Linear, MaxPool
-from quant import inference
+from quant.lowering import verify
 from tests.helpers.graphs import (
     INPUT,
     GraphBuilder,
@@ -250,7 +250,7 @@ def test_sequence_tensors_are_lively(seed):
 def test_torch_and_golden_model_agree_on_a_graph_with_host_nodes(seed, batch):
     graph = sequence_graph(seed)
     inputs = random_tokens(graph, np.random.default_rng(seed), 32)
-    logits = inference.verify(graph, inputs, batch=batch, host=sequence_host)
+    logits = verify.verify(graph, inputs, batch=batch, host=sequence_host)
     assert np.array_equal(logits, golden.logits(graph, inputs, sequence_host))
     assert logits.shape == (32, 3) and len(np.unique(logits)) > 3
 
@@ -268,7 +268,7 @@ def test_host_reads_real_values_and_gives_codes():
         return {"host0": given[INPUT] * np.float32(1.125)}  # -3.375, 0, 4.5, 13.5 steps
 
     assert golden.run(build.build(), image, host)["host0"].tolist() == [[[[0, 3, 8, 15]]]]
-    ours = inference.run(build.build(), torch.from_numpy(image), host)
+    ours = verify.run(build.build(), torch.from_numpy(image), host)
     assert ours["host0"].tolist() == [[[[0, 3, 8, 15]]]]
 
 
@@ -308,8 +308,8 @@ def test_mismatch_is_found_behind_a_host_node(seed):
             answer["host3"] = -answer["host3"]
         return answer
 
-    with pytest.raises(inference.Mismatch, match=r"tensor 'host3' at \(0, "):
-        inference.verify(graph, inputs, host=host)
+    with pytest.raises(verify.Mismatch, match=r"tensor 'host3' at \(0, "):
+        verify.verify(graph, inputs, host=host)
 
 
 def test_logits_are_the_output_per_image(seed):

@@ -12,7 +12,9 @@ import torch
 
 from ir import cli, golden
 from ir.graph import IntGraph
-from quant import data, evaluate, inference, pipeline, train
+from quant import data, evaluate, train
+from quant.lowering import verify
+from quant.training import pipeline
 
 
 @pytest.fixture(scope="module")
@@ -198,13 +200,13 @@ def test_fewer_integer_samples(trained, capsys) -> None:
 
 
 def test_large_networks_are_compared_in_small_batches(trained, monkeypatch, capsys) -> None:
-    sizes, verify = [], inference.verify
+    sizes, whole = [], verify.verify
 
     def counted(graph, images: np.ndarray, host: object) -> np.ndarray:
         sizes.append(len(images))
-        return verify(graph, images, host=host)
+        return whole(graph, images, host=host)
 
-    monkeypatch.setattr(inference, "verify", counted)
+    monkeypatch.setattr(verify, "verify", counted)
     values = sum(
         math.prod(spec.shape)
         for spec in IntGraph.load(trained / "graph.safetensors").header.tensors

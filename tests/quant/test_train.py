@@ -19,12 +19,14 @@ from ir import cli, golden, numerics
 from ir.graph import IntGraph
 from ir.numerics import Scheme
 from ir.ratio import Ratio
-from quant import fitting, inference, pipeline, train
-from quant.config import TrainConfig
+from quant import train
 from quant.data import ArraySplit, Dataset
+from quant.lowering import verify
 from quant.models.weights import IMAGENET_STD
-from quant.progress import Progress
-from quant.runs import RunFolder
+from quant.training import pipeline, session
+from quant.training.config import TrainConfig
+from quant.training.progress import Progress
+from quant.training.runs import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = [
@@ -283,9 +285,9 @@ def test_method_without_hardware(method, tmp_path, capsys) -> None:
 
 def test_every_other_choice_at_once(tmp_path, monkeypatch, capsys) -> None:
     """A network from a checkpoint, 8-bit ends, other scores, bfloat16, AdamW."""
-    asked, original = [], fitting.row_scores
+    asked, original = [], session.row_scores
     monkeypatch.setattr(
-        fitting,
+        session,
         "row_scores",
         lambda kind, *given, **options: asked.append(kind) or original(kind, *given, **options),
     )
@@ -390,9 +392,9 @@ def test_divergence_is_one_line_and_the_checkpoint_stays(tmp_path, capsys) -> No
 
 def test_difference_between_integer_models_is_an_error(tmp_path, monkeypatch, capsys) -> None:
     def differs(*_: object, **__: object) -> None:
-        raise inference.Mismatch("tensor 'x' at (0,)")
+        raise verify.Mismatch("tensor 'x' at (0,)")
 
-    monkeypatch.setattr(inference, "verify", differs)
+    monkeypatch.setattr(verify, "verify", differs)
     argv = [*SHORT, "--float-epochs", "0", "--epochs", "0", "--out", str(tmp_path), "-q"]
     assert cli.run(train.main, argv) == 1
     assert capsys.readouterr().err == "error: tensor 'x' at (0,)\n"

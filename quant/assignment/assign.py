@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which row gets which scheme (RMSMP, Algorithm 1)."""
+
+import torch
+from torch import Tensor, fx, nn
+
+from ir.numerics import Scheme
+from quant.assignment.methods import Method
+from quant.nn.layers import quantised_layers
+from quant.nn.quantizers import SCHEMES
+
+
+def variance(weight: Tensor) -> Tensor:
+    """Variance of each row of ``weight`` (O, ...), float64 on the CPU."""
+    return _moments(weight)[0]
+
+
+def kurtosis(weight: Tensor) -> Tensor:
+    """Fourth standardised moment of each row, float64 on the CPU: 3 for normally distributed
+    weights, more with heavy tails."""
+    second, fourth = _moments(weight)
+    return fourth / second.square().clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def _moments(weight: Tensor) -> tuple[Tensor, Tensor]:
+    rows = weight.detach().flatten(1).double()
+    squares = (rows - rows.mean(1, keepdim=True)).square_()
+    return squares.mean(1).cpu(), squares.square_().mean(1).cpu()
+
+
+def _split_key(weight: Tensor, split: str, generator: torch.Generator | None) -> Tensor:
+    """A number per row; those with the lower ones get the scheme of the first share."""
+    match split:
+        case "variance":  # the paper's rule
+            return variance(weight)
+        case "kurtosis":  # PoT, dense at zero and coarse at the ends, fits heavy tails
+            return -kurtosis(weight)
+        case "random":
+            return torch.rand(len(weight), generator=generator, dtype=torch.float64)
+    raise ValueError(f"split must be variance, kurtosis or random, not {split!r}")
+
+
+def assign_rows(
+    weight: Tensor,
+    score: Tensor,
+    counts: tuple[int, int, int],
+    *,
+    base: int = Scheme.POT4,
+    split: str = "variance",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Schemes (uint8) of a layer's rows, exactly ``counts`` of ``base``, Fixed4 and Fixed8.
+
+    The rows with the largest ``score`` get Fixed8; ``split`` decides between the other two. Rows
+    that are equal are served in order.
+    """
+    of_base, _, fixed8 = counts
+    scheme = torch.full((len(weight),), int(Scheme.FIXED4), dtype=torch.uint8)
+    sensitive = torch.argsort(score.cpu(), descending=True, stable=True)[:fixed8]
+    key = _split_key(weight, split, generator)
+    key[sensitive] = torch.inf
+    scheme[torch.argsort(key, stable=True)[:of_base]] = int(base)
+    scheme[sensitive] = int(Scheme.FIXED8)
+    return scheme
+
+
+def assign(
+    model: nn.Module,
+    method: Method,
+    tile_rows: int,
+    scores: dict[str, Tensor],
+    *,
+    split: str = "variance",
+    first_last: str = "same",
+    generator: torch.Generator | None = None,
+) -> tuple[int, int]:
+    """Give every layer's rows their schemes; returns (rows that changed, rows).
+
+    Parameters
+    ----------
+    model : as :func:`quant.lowering.prepare.prepare` gives it
+    tile_rows : rows of the accelerator's array, by which the counts per layer follow from the ratio
+    scores : by layer, the sensitivity of each row; larger means Fixed8
+    split : "variance" as in the paper, or its rivals "kurtosis" and "random"
+    first_last : "w8a8" makes every row of the first and the last layer Fixed8
+    generator : of the random split, on the CPU; with the same state all rows keep their schemes
+    """
+    if first_last not in ("same", "w8a8"):
+        raise ValueError(f"first_last must be 'same' or 'w8a8', not {first_last!r}")
+    layers = quantised_layers(model)
+    order = _by_execution(model, list(layers))
+    wide = {order[0], order[-1]} if first_last == "w8a8" and order else ()
+    changed = total = 0
+    for name, layer in layers.items():
+        rows = len(layer.weight)
+        counts = (0, 0, rows) if name in wide else method.ratio.rows(rows, tile_rows)
+        changed += layer.assign(
+            assign_rows(
+                layer.weight,
+                scores[name],
+                counts,
+                base=method.base,
+                split=split,
+                generator=generator,
+            )
+        )
+        total += rows
+    return changed, total
+
+
+def _by_execution(model: nn.Module, names: list[str]) -> list[str]:
+    """The layers in the order of their use, which a graph knows; else as they were defined."""
+    if isinstance(model, fx.GraphModule):
+        return [node.target for node in model.graph.nodes if node.target in names]
+    return names
+
+
+def scheme_table(model: nn.Module, scores: dict[str, Tensor]) -> list[dict[str, object]]:
+    """One record per row: layer, row, scheme, score, variance, kurtosis, alpha."""
+    table = []
+    for name, layer in quantised_layers(model).items():
+        columns = {
+            "score": scores[name],
+            "variance": variance(layer.weight),
+            "kurtosis": kurtosis(layer.weight),
+            "alpha": layer.alpha.detach(),
+        }
+        numbers = zip(*(column.tolist() for column in columns.values()), strict=True)
+        for row, (scheme, values) in enumerate(zip(layer.scheme.tolist(), numbers, strict=True)):
+            table.append(
+                {"layer": name, "row": row, "scheme": SCHEMES[scheme]}
+                | dict(zip(columns, values, strict=True))
+            )
+    return table

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How each operation of ATen becomes a standard module; :mod:`quant.capture.trace` drives it.
+
+A rewrite gets the :class:`~quant.capture.writer.GraphWriter` and a node of the exported program and
+adds to the flat graph. It raises ValueError with the reason why it cannot, or gives None where the
+operation is to be kept as it is, if the caller allows that."""
+
+import operator
+from collections.abc import Callable
+
+import torch
+from torch import fx, nn
+
+from quant.capture.writer import GraphWriter, operation, path_of
+
+
+def _pair(value: object) -> tuple[int, int]:
+    both = list(value) if isinstance(value, list | tuple) else [value]
+    if any(not isinstance(v, int) for v in both):
+        raise ValueError("its sizes must be constants")
+    return (both[0], both[-1])
+
+
+def _bound(node: fx.Node, defaults: dict[str, object]) -> dict[str, object]:
+    """Arguments of an ATen call by name."""
+    names = [a.name for a in node.target._schema.arguments]
+    return defaults | dict(zip(names, node.args, strict=False)) | node.kwargs
+
+
+def _convolution(w: GraphWriter, node: fx.Node) -> fx.Node:
+    a = _bound(node, {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1})
+    weight, bias = w.tensor(a["weight"]), w.tensor(a["bias"])
+    kernel, stride = tuple(weight.shape[2:]), _pair(a["stride"])
+    if _pair(a["dilation"]) != (1, 1):
+        raise ValueError("dilation must be 1")
+    padding = a["padding"]
+    if padding == "same":
+        if stride != (1, 1) or not all(k % 2 for k in kernel):
+            raise ValueError("padding 'same' needs an odd kernel and stride 1")
+        padding = [k // 2 for k in kernel]
+    elif padding == "valid":
+        padding = 0
+    conv = nn.Conv2d(
+        weight.shape[1] * a["groups"],
+        weight.shape[0],
+        kernel,
+        stride,
+        _pair(padding),
+        groups=a["groups"],
+        bias=bias is not None,
+        device="meta",
+    )
+    conv.weight, conv.bias = weight, bias
+    return w.module_call(w.owner(a["weight"]), conv, a["input"])
+
+
+def _linear(w: GraphWriter, node: fx.Node) -> fx.Node | None:
+    a = _bound(node, {"bias": None})
+    weight, bias = w.tensor(a["weight"]), w.tensor(a["bias"])
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    linear.weight, linear.bias = weight, bias
+    return w.module_call(w.owner(a["weight"]), linear, a["input"])
+
+
+def _batch_norm(w: GraphWriter, node: fx.Node) -> fx.Node:
+    a = _bound(node, {})
+    if a["running_mean"] is None or a["weight"] is None:
+        raise ValueError("running statistics and gamma are needed")
+    kind = nn.BatchNorm2d if node.meta["val"].dim() == 4 else nn.BatchNorm1d
+    norm = kind(len(w.tensor(a["weight"])), a["eps"], a["momentum"])
+    norm.weight, norm.bias = w.tensor(a["weight"]), w.tensor(a["bias"])
+    norm.running_mean, norm.running_var = w.tensor(a["running_mean"]), w.tensor(a["running_var"])
+    name = w.owner(a["weight"])
+    counter = w.state.get(f"{name}.num_batches_tracked")
+    if counter is not None:
+        norm.num_batches_tracked = counter
+    return w.module_call(name, norm, a["input"])
+
+
+def _relu(w: GraphWriter, node: fx.Node) -> fx.Node:
+    return w.module_call(w.free_name(node), nn.ReLU(), node.args[0])
+
+
+def _clamp(w: GraphWriter, node: fx.Node) -> fx.Node:
+    a = _bound(node, {"min_val": -1.0, "max_val": 1.0, "min": None, "max": None})
+    if operation(node) == "relu6":
+        low, high = 0, 6
+    elif "hardtanh" in operation(node):
+        low, high = a["min_val"], a["max_val"]
+    else:
+        low, high = a["min"], a["max"]
+    if low != 0:
+        raise ValueError("it must clamp at 0 from below, as ReLU6 does")
+    module = nn.ReLU() if high is None else nn.Hardtanh(0.0, float(high))
+    return w.module_call(w.free_name(node), module, node.args[0])
+
+
+def _add(w: GraphWriter, node: fx.Node) -> fx.Node | None:
+    a = _bound(node, {"alpha": 1})
+    terms = [a["self"], a["other"]]
+    shapes = [t.meta["val"].shape if isinstance(t, fx.Node) else None for t in terms]
+    if any(t not in w.nodes for t in terms) or shapes[0] != shapes[1] or a["alpha"] != 1:
+        if w.keep_unknown:
+            return None
+        raise ValueError("both operands must be activations of one shape")
+    return w.graph.call_function(operator.add, tuple(w.nodes[t] for t in terms))
+
+
+def _max_pool(w: GraphWriter, node: fx.Node) -> fx.Node:
+    a = _bound(node, {"stride": [], "padding": 0, "dilation": 1, "ceil_mode": False})
+    kernel = _pair(a["kernel_size"])
+    if _pair(a["dilation"]) != (1, 1) or a["ceil_mode"]:
+        raise ValueError("dilation must be 1 and ceil_mode off")
+    pool = nn.MaxPool2d(kernel, _pair(a["stride"] or kernel), _pair(a["padding"]))
+    return w.module_call(w.free_name(node), pool, a["self"])
+
+
+def _avg_pool(w: GraphWriter, node: fx.Node) -> fx.Node:
+    a = _bound(node, {"stride": [], "padding": 0, "ceil_mode": False, "divisor_override": None})
+    kernel = _pair(a["kernel_size"])
+    if _pair(a["padding"]) != (0, 0) or a["ceil_mode"] or a["divisor_override"] is not None:
+        raise ValueError("padding must be 0, ceil_mode off and the divisor the window")
+    pool = nn.AvgPool2d(kernel, _pair(a["stride"] or kernel))
+    return w.module_call(w.free_name(node), pool, a["self"])
+
+
+def _adaptive_avg_pool(w: GraphWriter, node: fx.Node) -> fx.Node:
+    source, size = node.args[0].meta["val"].shape[2:], _pair(node.args[1])
+    if any(s % o for s, o in zip(source, size, strict=True)):
+        raise ValueError(f"{tuple(source)} pixels do not divide into {size} windows")
+    kernel = tuple(int(s) // o for s, o in zip(source, size, strict=True))
+    return w.module_call(w.free_name(node), nn.AvgPool2d(kernel, kernel), node.args[0])
+
+
+def _mean(w: GraphWriter, node: fx.Node) -> fx.Node | None:
+    a = _bound(node, {"keepdim": False})
+    source = node.args[0].meta["val"].shape
+    if len(source) != 4 or sorted(d % 4 for d in a["dim"] or ()) != [2, 3]:
+        if w.keep_unknown:
+            return None
+        raise ValueError("it must be taken over height and width")
+    kernel = (int(source[2]), int(source[3]))
+    pooled = w.module_call(w.free_name(node), nn.AvgPool2d(kernel, kernel), node.args[0])
+    if a["keepdim"]:
+        return pooled
+    pooled.meta |= {"shape": (source[0], source[1], 1, 1), "path": path_of(node)}
+    return _flatten_call(w, node, pooled)
+
+
+def _flatten(w: GraphWriter, node: fx.Node) -> fx.Node | None:
+    """flatten, view, reshape or squeeze that leaves (batch, everything else)."""
+    before, after = (n.meta["val"].shape for n in (node.args[0], node))
+    if before == after:
+        return w.nodes[node.args[0]]
+    if len(before) == 4 and len(after) == 2 and before[0] == after[0]:
+        return _flatten_call(w, node, w.nodes[node.args[0]])
+    if w.keep_unknown:
+        return None
+    raise ValueError(
+        f"it makes {_sizes(after)} of {_sizes(before)}; only (batch, values) can be "
+        f"made of (batch, channels, height, width)"
+    )
+
+
+def _sizes(shape: torch.Size) -> str:
+    return str(("batch", *shape[1:])).replace("'", "")
+
+
+def _flatten_call(w: GraphWriter, node: fx.Node, source: fx.Node) -> fx.Node:
+    name = w.free_name(node)
+    w.used.add(name)
+    at, _, leaf = name.rpartition(".")
+    setattr(w.container(at), leaf, nn.Flatten())
+    return w.graph.call_module(name, (source,))
+
+
+def _dropout(w: GraphWriter, node: fx.Node) -> fx.Node:
+    return w.module_call(w.free_name(node), nn.Dropout(node.args[1]), node.args[0])
+
+
+def _pad(w: GraphWriter, node: fx.Node) -> fx.Node | None:
+    a = _bound(node, {"mode": "constant", "value": 0.0})
+    amounts = list(a["pad"])
+    if (
+        a["mode"] != "constant"
+        or a["value"] not in (None, 0)
+        or len(amounts) != 4
+        or any(not isinstance(p, int) or p < 0 for p in amounts)
+    ):
+        if w.keep_unknown:
+            return None
+        raise ValueError("only zeros can be added, above, below, left and right")
+    return w.module_call(w.free_name(node), nn.ZeroPad2d(tuple(amounts)), node.args[0])
+
+
+REWRITES: dict[str, Callable[[GraphWriter, fx.Node], fx.Node | None]] = {
+    "conv2d": _convolution,
+    "linear": _linear,
+    "batch_norm": _batch_norm,
+    "relu": _relu,
+    "relu_": _relu,
+    "hardtanh": _clamp,
+    "hardtanh_": _clamp,
+    "relu6": _clamp,
+    "clamp": _clamp,
+    "clamp_": _clamp,
+    "clamp_min": _clamp,
+    "clamp_min_": _clamp,
+    "add": _add,
+    "add_": _add,
+    "max_pool2d": _max_pool,
+    "avg_pool2d": _avg_pool,
+    "adaptive_avg_pool2d": _adaptive_avg_pool,
+    "mean": _mean,
+    "flatten": _flatten,
+    "view": _flatten,
+    "reshape": _flatten,
+    "squeeze": _flatten,
+    "squeeze_": _flatten,
+    "_unsafe_view": _flatten,
+    "dropout": _dropout,
+    "dropout_": _dropout,
+    "feature_dropout": _dropout,
+    "pad": _pad,
+    "constant_pad_nd": _pad,
+}

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From any module to a flat graph of standard modules, by :func:`torch.export.export`.
+
+ATen has many ways to write one layer: methods, functions and modules, in place or not, ``view`` or
+``flatten``. Here each becomes one of the modules of :data:`SUPPORTED`, under the name that its
+parameters had in the user's model, so that a checkpoint of that model fits the flat one as well.
+"""
+
+import contextlib
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, fx, nn
+
+from quant.capture.rewrites import REWRITES
+from quant.capture.writer import (
+    GraphWriter,
+    UnsupportedLayer,
+    class_of,
+    operation,
+    path_of,
+)
+
+#: Operations without effect on values, or only on bookkeeping.
+IDENTITIES = {
+    "contiguous",
+    "clone",
+    "alias",
+    "detach",
+    "detach_",
+    "to",
+    "_to_copy",
+    "lift_fresh_copy",
+}
+#: Leaves no value that a layer reads.
+CHECKS = {"_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size"}
+
+
+def capture(
+    model: nn.Module, example: Tensor | tuple[Tensor, ...], *, keep_unknown: bool = False
+) -> fx.GraphModule:
+    """A flat graph of ``model`` that computes the same, for any batch size.
+
+    Parameters
+    ----------
+    model : stays as it is; the result has copies of its parameters
+    example : its inputs, batch first; all other sizes become fixed
+    keep_unknown : keep other operations as calls of ATen instead of refusing them
+
+    Each node has its shape, batch first, in ``node.meta["shape"]``, and its place in the model in
+    ``node.meta["path"]``. Raises :class:`UnsupportedLayer`.
+    """
+    training, model = model.training, copy.deepcopy(model).eval()
+    inputs = example if isinstance(example, tuple) else (example,)
+    # A batch of one would be taken for a constant.
+    inputs = tuple(x if len(x) > 1 else x.repeat(2, *[1] * (x.dim() - 1)) for x in inputs)
+    batch = torch.export.Dim.DYNAMIC
+    with warnings.catch_warnings(), quiet_logs():
+        warnings.simplefilter("ignore")  # about internals of torch and of the user's model
+        try:
+            program = torch.export.export(
+                model, inputs, strict=False, dynamic_shapes=tuple({0: batch} for _ in inputs)
+            )
+        except (RuntimeError, TypeError, ValueError, torch._dynamo.exc.TorchDynamoException) as e:
+            reason = str(e).strip().partition("\n")[0]
+            if "Constraints violated" in reason:
+                reason = "the batch size is part of a shape: use flatten(1) or x.size(0)"
+            raise UnsupportedLayer(
+                "", type(model).__name__, f"torch.export cannot follow it ({reason})"
+            ) from e
+    return Rewriter(program, keep_unknown).run().train(training)
+
+
+@contextlib.contextmanager
+def quiet_logs() -> Iterator[None]:
+    """Without what torch logs, tracebacks among it, before it raises the same."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+class Rewriter(GraphWriter):
+    """Walk over an exported program that writes the flat graph."""
+
+    def run(self) -> fx.GraphModule:
+        for node in self.program.graph.nodes:
+            if node.op == "output":
+                self._output(node)
+            elif node.op == "placeholder":
+                if node.name not in self.stored:
+                    self.nodes[node] = self.note(self.graph.placeholder(node.name), node)
+            else:
+                self._call(node)
+        self.graph.eliminate_dead_code()
+        self.graph.lint()
+        self.module.recompile()
+        return self.module
+
+    def _output(self, node: fx.Node) -> None:
+        results = [r for r in node.args[0] if isinstance(r, fx.Node)]
+        if len(results) != 1:
+            raise UnsupportedLayer("", "the model", f"it returns {len(results)} tensors, not one")
+        self.graph.output(self.nodes[results[0]])
+
+    def _call(self, node: fx.Node) -> None:
+        name = operation(node)
+        if name in CHECKS or (name == "sym_size" and not self.keep_unknown):
+            return  # sizes that only a view reads, which becomes a flatten
+        if name in IDENTITIES and not self._changes_type(node):
+            self.nodes[node] = self.nodes[node.args[0]]
+            return
+        with self._refusing(node):
+            rewrite = REWRITES.get(name)
+            result = rewrite(self, node) if rewrite else None
+            if result is None:
+                result = self._keep(node)
+        self.nodes[node] = self.note(result, node)
+
+    @staticmethod
+    def _changes_type(node: fx.Node) -> bool:
+        values = node.meta.get("val"), node.args[0].meta.get("val")
+        return any(not isinstance(v, Tensor) for v in values) or values[0].dtype != values[1].dtype
+
+    @contextlib.contextmanager
+    def _refusing(self, node: fx.Node) -> Iterator[None]:
+        """ValueErrors inside are the reason why ``node`` cannot be had."""
+        try:
+            yield
+        except ValueError as error:
+            raise UnsupportedLayer(
+                path_of(node), operation(node), str(error), class_of(node)
+            ) from error
+
+    def _keep(self, node: fx.Node) -> fx.Node:
+        """The node as it is; parameters that it reads are fetched by name."""
+        if not self.keep_unknown:
+            raise ValueError("")
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.value)
+        return self.graph.call_function(node.target, args, kwargs)

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a trained model to the integer graph.
+
+Real values on both sides of a layer (``x = s_in * a`` for the input, ``y = s_out * (q - z)`` for
+the output, ``w = alpha * k / d`` for the weights of a row) turn ``gamma * (conv - mean) / sigma +
+beta`` into ``q = M/2^S * acc + B/2^S`` with ``M/2^S = |gamma| / sigma * alpha / d * s_in / s_out``.
+The sign of gamma moves into the weight values, which are symmetric in all three schemes. An input
+with a zero point z adds ``-z * sum(w)`` to every accumulator, which moves into B.
+"""
+
+import math
+
+import torch
+from torch import Tensor, fx, nn
+
+from ir import numerics
+from ir.graph import (
+    AvgPool,
+    Conv,
+    Flatten,
+    Header,
+    IntGraph,
+    LayerArrays,
+    Linear,
+    MaxPool,
+    Node,
+    Residual,
+    TensorSpec,
+)
+from ir.numerics import Scheme
+from ir.ratio import Ratio
+from quant.capture.writer import UnsupportedLayer, module_of
+from quant.lowering.fusion import ExportError, Stage, fit, stages
+from quant.lowering.hybrid import HostLowering
+from quant.lowering.partition import is_hosted
+from quant.nn.activations import QuantAvgPool
+from quant.nn.layers import QuantConv2d
+
+LOGITS = "logits"
+
+
+def export(
+    model: fx.GraphModule,
+    example: Tensor | tuple[Tensor, ...],
+    *,
+    name: str,
+    ratio: Ratio,
+    tile_rows: int,
+    class_names: tuple[str, ...] = (),
+    provenance: dict[str, str] | None = None,
+) -> IntGraph:
+    """The integer graph of a model made by :func:`quant.lowering.prepare.prepare` and trained.
+
+    ``example`` is a batch of its inputs, of which only the shape counts. Values are read as they
+    are: :func:`quant.lowering.fusion.align_scales` comes before. Raises
+    :class:`~quant.lowering.fusion.ExportError` for a value that does not fit and
+    :class:`~quant.capture.writer.UnsupportedLayer` for a place where the accelerator cannot compute
+    what torch did."""
+    lowering = HostLowering(model) if is_hosted(model) else Lowering(model, example.shape[1:])
+    lowering.run()
+    header = Header(
+        name=name,
+        tensors=tuple(lowering.tensors),
+        nodes=tuple(lowering.nodes),
+        input=None if lowering.host_inputs else lowering.tensors[0].name,
+        host_inputs=lowering.host_inputs,
+        output=lowering.tensors[-1].name,
+        ratio=str(ratio),
+        tile_rows=tile_rows,
+        class_names=class_names,
+        logit_scale=lowering.tensors[-1].scale,
+        provenance=provenance or {},
+    )
+    return IntGraph(header, lowering.layers)
+
+
+class Lowering:
+    """Collects tensors, nodes and arrays, in the order of the flat graph."""
+
+    host_inputs = ()
+
+    def __init__(self, model: fx.GraphModule, input_shape: tuple[int, ...]) -> None:
+        self.model = model
+        self.input_shape = (*input_shape, 1, 1)[:3]
+        self.tensors: list[TensorSpec] = []
+        self.nodes: list[Node] = []
+        self.layers: dict[str, LayerArrays] = {}
+        self.specs: dict[fx.Node, TensorSpec] = {}  # of the codes that a node gives
+        self.pads: dict[fx.Node, tuple[int, int, int, int]] = {}  # that await a layer
+
+    def run(self) -> None:
+        found = stages(self.model)
+        for node in self.model.graph.nodes:
+            if node.op == "placeholder":
+                self.specs[node] = self._tensor("input", self.input_shape, 8, numerics.IMAGE_SCALE)
+            elif node in found:
+                self.specs[node] = self._stage(found[node])
+            elif node.op == "call_module" and node.args[0] in self.specs:
+                self._module(node, module_of(node))
+            elif node.op == "output" and self.specs[node.args[0]] is not self.tensors[-1]:
+                raise UnsupportedLayer(LOGITS, "the output", "a later layer's result is unused")
+
+    def _module(self, node: fx.Node, module: nn.Module) -> None:
+        source, name = node.args[0], node.target
+        if isinstance(module, nn.ZeroPad2d):
+            left, right, top, bottom = module.padding
+            before = self.pads.get(source, (0, 0, 0, 0))
+            self.pads[node] = tuple(map(sum, zip(before, (top, bottom, left, right), strict=True)))
+            self.specs[node] = self.specs[source]
+        elif isinstance(module, nn.MaxPool2d):
+            self.specs[node] = self._max_pool(name, module, source)
+        elif isinstance(module, QuantAvgPool):
+            self.specs[node] = self._avg_pool(name, module, source)
+        elif isinstance(module, nn.Flatten):
+            self.specs[node] = self._flatten(name, source)
+        elif isinstance(module, nn.Dropout):
+            self.specs[node] = self.specs[source]
+
+    def _tensor(
+        self, name: str, shape: tuple[int, int, int], bits: int, scale: float, zero_point: int = 0
+    ) -> TensorSpec:
+        self.tensors.append(
+            TensorSpec(name=name, shape=shape, bits=bits, scale=scale, zero_point=zero_point)
+        )
+        return self.tensors[-1]
+
+    def _padding(self, source: fx.Node, own: int | tuple[int, int]) -> tuple[int, int, int, int]:
+        top, left = own if isinstance(own, tuple) else (own, own)
+        return tuple(
+            map(sum, zip(self.pads.get(source, (0, 0, 0, 0)), (top, top, left, left), strict=True))
+        )
+
+    def _stage(self, stage: Stage) -> TensorSpec:
+        """Layer, batch-norm, an addition if there is one, and a quantiser; or logits."""
+        layer, source = stage.layer, self.specs[stage.source]
+        node = {"name": stage.name, "input": source.name}
+        if isinstance(layer, QuantConv2d):
+            padding = self._padding(stage.source, layer.padding)
+            shape = (
+                layer.out_channels,
+                *_windows(source.shape, layer.kernel_size, layer.stride, padding),
+            )
+            kind, node = (
+                Conv,
+                node
+                | {
+                    "kernel": layer.kernel_size,
+                    "stride": layer.stride,
+                    "padding": padding,
+                    "groups": layer.groups,
+                },
+            )
+        else:
+            kind, shape = Linear, (layer.out_features, 1, 1)
+        if stage.quantiser is None:
+            spec = self._wide(stage, source, shape)
+            self.nodes.append(kind(output=spec.name, wide=True, **node))
+            return spec
+        spec, residual = self._quantised(stage, source, shape)
+        self.nodes.append(
+            kind(
+                output=spec.name, low=0, high=numerics.act_max(spec.bits), residual=residual, **node
+            )
+        )
+        return spec
+
+    def _quantised(
+        self, stage: Stage, source: TensorSpec, shape: tuple[int, int, int]
+    ) -> tuple[TensorSpec, Residual | None]:
+        quantiser = stage.quantiser
+        spec = self._tensor(
+            stage.result.target, shape, quantiser.bits, quantiser.scale.item(), quantiser.zero_point
+        )
+        residual, constant = None, spec.zero_point
+        if stage.residual is not None:
+            operand = self.specs[stage.residual]
+            n = fit(stage.name, numerics.encode_residual, operand.scale / spec.scale)
+            residual = Residual(tensor=operand.name, n=n)
+            constant -= operand.zero_point * n / (1 << numerics.SHIFT_MIN)
+        values, factor, offset = _affine(stage, source, spec.scale)
+        rows = [
+            fit(stage.name, numerics.encode_row, f, o + constant)
+            for f, o in zip(factor, offset, strict=True)
+        ]
+        self._arrays(stage, values, rows)
+        return spec, residual
+
+    def _wide(self, stage: Stage, source: TensorSpec, shape: tuple[int, int, int]) -> TensorSpec:
+        """All rows with one shift, so that logits compare."""
+        values, factor, offset = _affine(stage, source, 1.0)
+        _, shift = fit(stage.name, numerics.encode_multiplier, max(factor))
+        rows = [
+            (numerics.round_scaled(f, shift), numerics.round_scaled(o, shift), shift)
+            for f, o in zip(factor, offset, strict=True)
+        ]
+        self._arrays(stage, values, rows)
+        return self._tensor(LOGITS, shape, 8, math.ldexp(1, -shift))
+
+    def _arrays(self, stage: Stage, values: Tensor, rows: list[tuple[int, int, int]]) -> None:
+        scheme = stage.layer.scheme.cpu().numpy()
+        if scheme.max() > max(Scheme):
+            raise ExportError(
+                f"layer {stage.name!r} has rows of a scheme that is for training only"
+            )
+        self.layers[stage.name] = LayerArrays(
+            values.cpu().numpy(), scheme, *zip(*rows, strict=True)
+        )
+
+    def _max_pool(self, name: str, pool: nn.MaxPool2d, source: fx.Node) -> TensorSpec:
+        spec = self.specs[source]
+        if source in self.pads and spec.zero_point:
+            raise UnsupportedLayer(name, "zero padding before a max pool", "its input is signed")
+        padding = self._padding(source, pool.padding)
+        kernel, stride = _both(pool.kernel_size), _both(pool.stride)
+        shape = (spec.shape[0], *_windows(spec.shape, kernel, stride, padding))
+        self.nodes.append(
+            MaxPool(
+                name=name,
+                input=spec.name,
+                output=name,
+                kernel=kernel,
+                stride=stride,
+                padding=padding,
+            )
+        )
+        return self._tensor(name, shape, spec.bits, spec.scale, spec.zero_point)
+
+    def _avg_pool(self, name: str, pool: QuantAvgPool, source: fx.Node) -> TensorSpec:
+        if source in self.pads:
+            raise UnsupportedLayer(name, "zero padding before an average pool")
+        spec, kernel, stride = self.specs[source], _both(pool.kernel_size), _both(pool.stride)
+        shape = (spec.shape[0], *_windows(spec.shape, kernel, stride, (0, 0, 0, 0)))
+        m, b, s = numerics.encode_mean(pool.steps, kernel[0] * kernel[1])
+        self.nodes.append(
+            AvgPool(
+                name=name,
+                input=spec.name,
+                output=name,
+                kernel=kernel,
+                stride=stride,
+                multiplier=m,
+                bias=b,
+                shift=s,
+                high=min(
+                    pool.steps * numerics.act_max(pool.source.bits), numerics.act_max(pool.bits)
+                ),
+            )
+        )
+        return self._tensor(name, shape, pool.bits, pool.scale.item(), pool.zero_point)
+
+    def _flatten(self, name: str, source: fx.Node) -> TensorSpec:
+        if source in self.pads:
+            raise UnsupportedLayer(name, "zero padding before flatten")
+        spec = self.specs[source]
+        if len(source.meta.get("shape", ())) == 2:
+            return spec
+        self.nodes.append(Flatten(name=name, input=spec.name, output=name))
+        return self._tensor(
+            name, (math.prod(spec.shape), 1, 1), spec.bits, spec.scale, spec.zero_point
+        )
+
+
+def _both(value: int | tuple[int, int]) -> tuple[int, int]:
+    return value if isinstance(value, tuple) else (value, value)
+
+
+def _windows(
+    shape: tuple[int, int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+) -> tuple[int, int]:
+    return tuple(
+        (shape[1 + i] + padding[2 * i] + padding[2 * i + 1] - kernel[i]) // stride[i] + 1
+        for i in (0, 1)
+    )
+
+
+def _affine(
+    stage: Stage, source: TensorSpec, target_scale: float
+) -> tuple[Tensor, list[float], list[float]]:
+    """Weight values with the sign of gamma; positive factor and offset of each row in steps of the
+    output."""
+    steps = stage.steps(source.scale, target_scale)
+    values = stage.layer.to_int()
+    sign = torch.where(steps < 0, -1, 1).view(-1, *[1] * (values.dim() - 1))
+    values, factor = values * sign, steps.abs()
+    offset = stage.affine[1] / target_scale
+    if source.zero_point:
+        offset = offset - factor * source.zero_point * values.flatten(1).sum(1)
+    return values, factor.tolist(), offset.tolist()

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks of which only the linear layers are quantised; the rest stays float, on the host.
+
+A transformer has its weight rows in linear layers. Between them stand attention (two products of
+activations and a softmax), GELU, LayerNorm and embeddings, which have no rows to share among
+schemes and which the tile engine does not compute. They run in float32 on the host, in *segments*:
+segment k holds every operation that needs the results of at most k linear layers, one after the
+other. What a linear layer reads crosses the border as codes of a quantiser; what it gives crosses
+back as wide sums. Values that a later segment reads again, such as the attention mask and the
+residual stream, stay on the host and are not rounded.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from ir.nodes import Host
+from quant.capture.writer import UnsupportedLayer, module_of, operation
+from quant.nn.activations import ActQuantiser
+from quant.nn.offloaded import BorderLinear
+
+_MARK = "has operations for the host"
+
+
+def is_hosted(model: nn.Module) -> bool:
+    """Whether ``model`` was prepared with float operations for the host."""
+    return isinstance(model, fx.GraphModule) and model.meta.get(_MARK, False)
+
+
+def quantise_linears(model: fx.GraphModule, act_bits: int, wide_ends: bool) -> None:
+    """Give every linear layer of a captured graph quantised weights and a quantiser in front.
+
+    Layers that read one tensor share its quantiser, which is signed and has ``act_bits``, or 8 for
+    the first and the last layer with ``wide_ends``. Raises
+    :class:`~quant.capture.writer.UnsupportedLayer` for an operation in place, and unless the result
+    comes from a linear layer."""
+    linears = [node for node in model.graph.nodes if isinstance(module_of(node), nn.Linear)]
+    result = model.graph.output_node().args[0]
+    if result not in linears:
+        raise UnsupportedLayer(
+            "the output",
+            operation(result),
+            "with operations on the host a linear layer must come last",
+        )
+    for node in model.graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
+            raise UnsupportedLayer(node.meta["path"], operation(node), "it works in place")
+    quantised: dict[fx.Node, fx.Node] = {}
+    for node in linears:
+        source = node.args[0]
+        if source not in quantised:
+            name = f"{node.target}_input"
+            model.add_submodule(name, ActQuantiser(act_bits, signed=True))
+            with model.graph.inserting_before(node):
+                quantised[source] = model.graph.call_module(name, (source,))
+            quantised[source].meta |= source.meta
+        node.args = (quantised[source],)
+        path, _, leaf = node.target.rpartition(".")
+        setattr(
+            model.get_submodule(path),
+            leaf,
+            BorderLinear.between(
+                module_of(node), node.target, module_of(quantised[source]), last=node is result
+            ),
+        )
+    if wide_ends:
+        for quantiser in {module_of(node.args[0]) for node in (linears[0], linears[-1])}:
+            quantiser.widen()
+    model.meta[_MARK] = True
+    model.graph.lint()
+    model.recompile()
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """One host node, and what it means in nodes of the model's graph.
+
+    inputs : what it reads: linear layers, values of earlier segments, inputs of the model
+    outputs : quantisers, of whose arguments it gives the real values
+    keeps : values of its own that later segments read
+    body : maps ``inputs`` to the arguments of ``outputs``, then ``keeps``
+    linears : linear layers that read ``outputs``
+    """
+
+    node: Host
+    inputs: tuple[fx.Node, ...]
+    outputs: tuple[fx.Node, ...]
+    keeps: tuple[fx.Node, ...]
+    body: fx.GraphModule
+    linears: tuple[fx.Node, ...]
+
+
+def segments(model: fx.GraphModule) -> list[Segment]:
+    """The segments of a hosted model in execution order, as many as its longest row of layers."""
+    place = _places(model.graph)
+    kept: dict[fx.Node, str] = {}
+    found = []
+    for index in range(max(place.values())):
+        own = [n for n in place if place[n] == index and not _is_given(n)]
+        outputs = tuple(n for n in own if isinstance(module_of(n), ActQuantiser))
+        operations = [n for n in own if n not in outputs]
+        needed = {value for n in own for value in _values(n)}
+        inputs = tuple(n for n in place if n in needed and n not in operations)
+        keeps = tuple(n for n in operations if any(place[reader] > index for reader in _readers(n)))
+        name = f"host{index}"
+        kept |= {n: f"{name}.{n.name}" for n in keeps}
+        node = Host(
+            name=name,
+            inputs=tuple(_name(n, kept) for n in inputs),
+            outputs=tuple(n.target for n in outputs),
+            keeps=tuple(kept[n] for n in keeps),
+            ops=tuple(dict.fromkeys(filter(None, map(_kind, operations)))),
+        )
+        body = _body(model, inputs, operations, [*(n.args[0] for n in outputs), *keeps])
+        linears = tuple(n for n in place if _is_linear(n) and n.args[0] in outputs)
+        found.append(Segment(node, inputs, outputs, keeps, body, linears))
+    return found
+
+
+class HostRunner:
+    """The callback that computes the host nodes of a hosted model's integer graph.
+
+    It holds a copy of the model as it is now, on the CPU and in evaluation; see
+    :data:`ir.golden.HostCallback`.
+    """
+
+    def __init__(self, model: fx.GraphModule) -> None:
+        self._segments = {s.node.name: s for s in segments(copy.deepcopy(model).cpu().eval())}
+
+    @torch.inference_mode()
+    def __call__(self, node: Host, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        segment = self._segments.get(node.name)
+        if segment is None or segment.node != node:
+            raise ValueError(f"host node {node.name!r} belongs to the graph of another model")
+        values = [
+            _from_border(given[name], source) if _is_linear(source) else torch.tensor(given[name])
+            for name, source in zip(node.inputs, segment.inputs, strict=True)
+        ]
+        results = iter(segment.body(*values))
+        answer = {name: _to_border(next(results)) for name in node.outputs}
+        return answer | {name: next(results).numpy() for name in node.keeps}
+
+
+def border_shape(node: fx.Node) -> tuple[int, int, int]:
+    """Shape (C, T, 1) or (C, 1, 1) of the tensor of a linear layer or a quantiser."""
+    *positions, channels = (int(size) for size in node.meta["shape"][1:])
+    if len(positions) > 2:
+        raise UnsupportedLayer(node.target, "linear", f"it reads {len(positions) + 2} dimensions")
+    return (channels, *positions, *[1] * (2 - len(positions)))
+
+
+def _from_border(array: np.ndarray, node: fx.Node) -> Tensor:
+    """(N, C, T, 1) to (N, T, C), or what ``node`` has instead of T."""
+    return torch.tensor(array).movedim(1, -1).reshape(-1, *node.meta["shape"][1:])
+
+
+def _to_border(value: Tensor) -> np.ndarray:
+    array = value.movedim(-1, 1)
+    return array.reshape(*array.shape, *[1] * (4 - array.dim())).numpy()
+
+
+def _is_linear(node: fx.Node) -> bool:
+    return isinstance(module_of(node), BorderLinear)
+
+
+def _is_given(node: fx.Node) -> bool:
+    """Whether ``node`` reaches the host from outside."""
+    return _is_linear(node) or node.op == "placeholder"
+
+
+def _is_size(node: fx.Node) -> bool:
+    """Whether ``node`` is a number made of the batch size, which every segment finds for itself."""
+    return (
+        node.op == "call_function"
+        and "shape" not in node.meta
+        and bool(node.all_input_nodes)
+        and (operation(node) == "sym_size" or all(map(_is_size, node.all_input_nodes)))
+    )
+
+
+def _values(node: fx.Node) -> Iterable[fx.Node]:
+    """Arguments that are computed."""
+    return (n for n in node.all_input_nodes if n.op != "get_attr" and not _is_size(n))
+
+
+def _readers(node: fx.Node) -> Iterable[fx.Node]:
+    return (user for user in node.users if user.op != "output" and not _is_size(user))
+
+
+def _places(graph: fx.Graph) -> dict[fx.Node, int]:
+    """Number of the segment from which each computed value is there."""
+    place: dict[fx.Node, int] = {}
+    for node in graph.nodes:
+        if node.op not in ("get_attr", "output") and not _is_size(node):
+            place[node] = max((place[n] for n in _values(node)), default=0) + _is_linear(node)
+    return place
+
+
+def _name(node: fx.Node, kept: dict[fx.Node, str]) -> str:
+    return node.target if _is_linear(node) else kept.get(node, node.name)
+
+
+def _kind(node: fx.Node) -> str | None:
+    module = module_of(node)
+    if isinstance(module, nn.Dropout):
+        return None
+    return operation(node) if module is None else type(module).__name__.lower()
+
+
+def _body(
+    model: fx.GraphModule,
+    inputs: tuple[fx.Node, ...],
+    operations: list[fx.Node],
+    results: list[fx.Node],
+) -> fx.GraphModule:
+    """A module of ``operations`` alone, which makes its constants on the CPU."""
+    graph = fx.Graph()
+    copies = {n: graph.placeholder(n.name) for n in inputs}
+    sized = next(filter(_is_given, inputs), None)
+
+    def fetch(node: fx.Node) -> fx.Node:
+        if node not in copies:
+            if operation(node) == "sym_size":
+                copies[node] = graph.call_function(node.target, (copies[sized], 0))
+            else:  # a parameter, or a number made of the batch size
+                copies[node] = graph.node_copy(node, fetch)
+        return copies[node]
+
+    def on_cpu(value: object) -> object:
+        return torch.device("cpu") if isinstance(value, torch.device) else value
+
+    for node in operations:
+        copies[node] = new = graph.node_copy(node, fetch)
+        new.args, new.kwargs = fx.node.map_aggregate((new.args, new.kwargs), on_cpu)
+    graph.output(tuple(fetch(n) for n in results))
+    return fx.GraphModule(model, graph)

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a float model to one that is trained for the accelerator.
+
+In the flat graph of :mod:`quant.capture.trace` every value is one of two kinds. *Codes* lie on the
+grid of an unsigned integer: the image, what a quantiser gives, and what pools, padding and flatten
+make of it. A *sum* is what a layer accumulates, with batch-norm and at most one residual operand;
+it exists only until a quantiser takes it, or leaves as logits. Layers read codes and make sums, so
+where a sum is read as codes, a quantiser goes in between: a ReLU becomes one, elsewhere a signed
+one is inserted."""
+
+import operator
+
+import torch
+from torch import Tensor, fx, nn
+
+from ir import numerics
+from quant.capture.trace import capture
+from quant.capture.writer import UnsupportedLayer, module_of
+from quant.lowering.partition import quantise_linears
+from quant.nn.activations import ActQuantiser, QuantAvgPool
+from quant.nn.layers import QuantConv2d, QuantLinear
+
+LAYERS = (nn.Conv2d, nn.Linear)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+#: Modules whose output has the codes of their input.
+KEEPS_CODES = (nn.MaxPool2d, nn.ZeroPad2d, nn.Flatten, nn.Dropout)
+SHORTCUT_BITS = 8  #: of a sum that only an addition reads
+POOLED_BITS = 8  #: of a global average
+
+
+def prepare(
+    model: nn.Module,
+    example: Tensor | tuple[Tensor, ...],
+    *,
+    act_bits: int = 4,
+    first_last: str = "same",
+    host: bool = False,
+) -> fx.GraphModule:
+    """A flat copy of ``model`` with quantising layers; the model itself stays as it is.
+
+    Parameters
+    ----------
+    model : a network of :data:`quant.capture.writer.SUPPORTED`, for images with values in 0..1
+    example : a batch of inputs; all sizes but the batch's become fixed
+    act_bits : 4 or 8, of the activations that layers read
+    first_last : "w8a8" gives the last layer 8-bit activations; the first one reads 8-bit images
+        always
+    host : quantise the linear layers alone, and leave everything else to the host, see
+        :mod:`quant.lowering.partition`; then any operations, inputs of any kind, and 8 bits for the
+        first layer with "w8a8", too
+
+    Weights are Fixed8 until :func:`quant.assignment.assign.assign`, clips arbitrary until
+    :func:`calibrate`. Parameters keep their names. Raises
+    :class:`~quant.capture.writer.UnsupportedLayer`."""
+    if first_last not in ("same", "w8a8"):
+        raise ValueError(f"first_last must be 'same' or 'w8a8', not {first_last!r}")
+    graph_module = capture(model, example, keep_unknown=host)
+    if host:
+        quantise_linears(graph_module, act_bits, wide_ends=first_last == "w8a8")
+    else:
+        _Preparer(graph_module, act_bits).run()
+        if first_last == "w8a8":
+            _widen_last(graph_module)
+    device = next(model.parameters()).device
+    return graph_module.to(device).train(model.training)
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, *inputs: Tensor) -> None:
+    """Set clip and zero point of every activation quantiser by the activations of ``inputs``."""
+    quantisers = [m for m in model.modules() if isinstance(m, ActQuantiser)]
+    layers = [m for m in model.modules() if isinstance(m, QuantConv2d | QuantLinear)]
+    training = model.training
+    model.eval()
+    for module in quantisers:
+        module.observe = True
+    for module in layers:
+        module.quantise = False
+    model(*inputs)
+    for module in quantisers:
+        module.observe = False
+    for module in layers:
+        module.quantise = True
+    model.train(training)
+
+
+def is_add(node: fx.Node) -> bool:
+    return node.op == "call_function" and node.target is operator.add
+
+
+def codes_source(node: fx.Node) -> fx.Node:
+    """The node that decides the grid of ``node``'s codes: quantiser, average pool or image."""
+    while isinstance(module_of(node), KEEPS_CODES):
+        node = node.args[0]
+    return node
+
+
+class _Preparer:
+    """Turns the sums of a flat float graph into codes where they are read as such."""
+
+    def __init__(self, module: fx.GraphModule, act_bits: int) -> None:
+        self.module, self.graph, self.act_bits = module, module.graph, act_bits
+        self.sums: dict[fx.Node, bool] = {}  # and whether one has a residual operand already
+
+    def run(self) -> None:
+        self._relu_before_pool()
+        for node in list(self.graph.nodes):
+            try:
+                self._visit(node)
+            except ValueError as error:
+                raise UnsupportedLayer(_name(node), _kind(node), str(error)) from error
+        self.graph.lint()
+        self.module.recompile()
+
+    def _relu_before_pool(self) -> None:
+        """``relu(max_pool(x))`` is ``max_pool(relu(x))``, which takes a quantiser."""
+        for node in list(self.graph.nodes):
+            source = node.args[0] if node.args else None
+            if (
+                isinstance(module_of(node), nn.ReLU | nn.Hardtanh)
+                and len(source.users) == 1
+                and isinstance(module_of(source), nn.MaxPool2d)
+            ):
+                node.replace_all_uses_with(source)
+                node.args = source.args
+                node.meta["shape"] = source.args[0].meta["shape"]
+                source.args = (node,)
+                source.prepend(node)
+
+    def _visit(self, node: fx.Node) -> None:
+        module = module_of(node)
+        if is_add(node):
+            self._addition(node)
+        elif node.op == "output":
+            if self.sums.get(node.args[0]):
+                self._codes(node.args[0])
+        elif isinstance(module, LAYERS):
+            self._codes(node.args[0])
+            kind = QuantConv2d if isinstance(module, nn.Conv2d) else QuantLinear
+            self._replace(node, kind.from_float(module))
+            self.sums[node] = False
+        elif isinstance(module, NORMS):
+            source = node.args[0]
+            if not isinstance(module_of(source), LAYERS) or len(source.users) > 1:
+                raise ValueError("it must follow a layer whose output nothing else reads")
+            self.sums[node] = False
+        elif isinstance(module, nn.ReLU | nn.Hardtanh):
+            self._relu(node, getattr(module, "max_val", None))
+        elif isinstance(module, nn.AvgPool2d):
+            self._average(node, module)
+        elif isinstance(module, KEEPS_CODES):
+            self._codes(node.args[0])
+
+    def _relu(self, node: fx.Node, limit: float | None) -> None:
+        source = node.args[0]
+        if source in self.sums and len(source.users) == 1:
+            self._replace(node, ActQuantiser(self.act_bits, limit=limit))
+            return
+        self._codes(source)
+        grid = module_of(codes_source(node.args[0]))
+        if limit is not None or (grid is not None and grid.zero_point):
+            raise ValueError("something else reads its input, too")
+        node.replace_all_uses_with(node.args[0])  # codes without sign already
+        self.graph.erase_node(node)
+
+    def _average(self, node: fx.Node, pool: nn.AvgPool2d) -> None:
+        self._codes(node.args[0])
+        source = module_of(codes_source(node.args[0]))
+        if source is None:
+            raise ValueError("an average of the image itself has no layer to read it")
+        single = tuple(node.meta["shape"][2:]) == (1, 1)
+        self._replace(
+            node,
+            QuantAvgPool(
+                source,
+                pool.kernel_size,
+                pool.stride,
+                POOLED_BITS if single else source.bits,
+                _most_codes(node),
+            ),
+        )
+
+    def _addition(self, node: fx.Node) -> None:
+        """One operand is accumulated, the other added in the requantisation."""
+        if node.args[0] is node.args[1]:
+            raise ValueError("it adds a tensor to itself")
+        order = {n: i for i, n in enumerate(self.graph.nodes)}
+        free = [a for a in set(node.args) if self.sums.get(a) is False and len(a.users) == 1]
+        if not free:
+            raise ValueError("one operand must be the output of a layer that nothing else reads")
+        kept = max(free, key=order.__getitem__)
+        for operand in node.args:
+            if operand is not kept:
+                self._codes(operand)
+        other = node.args[1] if node.args[0] is kept else node.args[0]
+        node.args = (kept, other)
+        self.sums[node] = True
+
+    def _codes(self, node: fx.Node) -> None:
+        """Quantise ``node`` for all its readers, where it is a sum."""
+        if node not in self.sums:
+            return
+        bits = self.act_bits if _feeds_layer(node) else SHORTCUT_BITS
+        stem = f"{node.target if node.op == 'call_module' else self._place(node)}_quant"
+        name, count = stem, 1
+        while _has_submodule(self.module, name):
+            count += 1
+            name = f"{stem}{count}"
+        self.module.add_submodule(name, ActQuantiser(bits, signed=True))
+        with self.graph.inserting_after(node):
+            quantiser = self.graph.call_module(name, (node,))
+        quantiser.meta |= node.meta
+        node.replace_all_uses_with(quantiser, lambda user: user is not quantiser)
+
+    @staticmethod
+    def _place(node: fx.Node) -> str:
+        return ".".join(filter(None, (node.meta.get("path"), "add")))
+
+    def _replace(self, node: fx.Node, module: nn.Module) -> None:
+        path, _, leaf = node.target.rpartition(".")
+        setattr(self.module.get_submodule(path), leaf, module)
+
+
+def _name(node: fx.Node) -> str:
+    return node.target if node.op == "call_module" else node.meta.get("path", "")
+
+
+def _kind(node: fx.Node) -> str:
+    module = module_of(node)
+    return type(module).__name__ if module is not None else getattr(node.target, "__name__", "add")
+
+
+def _has_submodule(module: nn.Module, name: str) -> bool:
+    return any(n == name for n, _ in module.named_modules())
+
+
+def _feeds_layer(node: fx.Node) -> bool:
+    """Whether a layer multiplies with ``node``, directly or behind pools and the like."""
+    return any(
+        isinstance(module_of(user), LAYERS)
+        or (isinstance(module_of(user), (*KEEPS_CODES, nn.AvgPool2d)) and _feeds_layer(user))
+        for user in node.users
+    )
+
+
+def _most_codes(node: fx.Node) -> int:
+    """The largest code with which no layer that reads ``node`` can leave its accumulator."""
+    most = numerics.act_max(8)
+    for user in node.users:
+        module = module_of(user)
+        if isinstance(module, LAYERS):
+            worst = module.weight[0].numel() * numerics.Scheme.FIXED8.denominator
+            most = min(most, ((1 << numerics.ACC_BITS - 1) - 1) // worst)
+        elif isinstance(module, KEEPS_CODES):
+            most = min(most, _most_codes(user))
+    return most
+
+
+def _widen_last(module: fx.GraphModule) -> None:
+    last = [n for n in module.graph.nodes if isinstance(module_of(n), LAYERS)][-1]
+    source = module_of(codes_source(last.args[0]))
+    if source is not None:  # the image has 8 bits already
+        source.widen()

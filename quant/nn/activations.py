@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Modules that put activations on the grid of an unsigned integer."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ir import numerics
+from quant.nn import quantizers
+
+#: Scales are kept at or above this.
+MIN_SCALE = 1e-6
+
+
+class ActQuantiser(nn.Module):
+    """Puts a tensor on the grid of an unsigned integer with a learned clip.
+
+    Parameters
+    ----------
+    bits : 4 or 8
+    signed : values of both signs, stored with a zero point. Otherwise negative values become 0,
+        which makes the module a ReLU.
+    limit : largest value that comes out, as of a ReLU6; None for no limit
+
+    ``quantise`` switches rounding and clip; off, it is a ReLU, a clamp or nothing. ``observe``
+    makes the next forward set clip and zero point from the data and pass it unquantised.
+    """
+
+    def __init__(self, bits: int, signed: bool = False, limit: float | None = None) -> None:
+        super().__init__()
+        self.bits, self.signed, self.limit = bits, signed, limit
+        self.quantise, self.observe = True, False
+        self.zero_point = 1 << (bits - 1) if signed else 0
+        self.clip = nn.Parameter(torch.tensor(1.0))  #: real value of the largest code
+
+    def extra_repr(self) -> str:
+        limit = "" if self.limit is None else f", limit={self.limit:g}"
+        return f"bits={self.bits}, zero_point={self.zero_point}{limit}"
+
+    def widen(self) -> None:
+        """Use 8 bits from now on; calibrate afterwards."""
+        self.bits = 8
+        self.zero_point = 128 if self.signed else 0
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.zero_point)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.zero_point = int(state)
+
+    @property
+    def low(self) -> int:
+        """Smallest code less the zero point."""
+        return -self.zero_point
+
+    @property
+    def high(self) -> int:
+        """Largest code less the zero point."""
+        return numerics.act_max(self.bits) - self.zero_point
+
+    @property
+    def scale(self) -> Tensor:
+        """Step of the grid, float32."""
+        return self.clip / self.high
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.observe:
+            self._observe(x)
+        if self.observe or not self.quantise:
+            x = x if self.signed else F.relu(x)
+            return x if self.limit is None else x.clamp_max(self.limit)
+        return quantizers.fake_quantise_act(x, self.clip, self.low, self.high)
+
+    def _observe(self, x: Tensor) -> None:
+        if self.signed:
+            self.zero_point = _best_zero_point(x, self.bits)
+        self.clip.data.copy_(quantizers.best_clip(x, self.low, self.high, MIN_SCALE))
+        self.keep_sane()
+
+    @torch.no_grad()
+    def keep_sane(self) -> None:
+        """Undo steps of the optimiser that left the useful range of ``clip``."""
+        self.clip.clamp_(MIN_SCALE, self.limit)
+
+    def to_int(self, x: Tensor) -> Tensor:
+        """The stored integers, int64."""
+        steps = quantizers.act_to_steps(x, self.scale, self.low, self.high)
+        return steps.to(torch.int64) + self.zero_point
+
+
+@torch.no_grad()
+def _best_zero_point(x: Tensor, bits: int) -> int:
+    """The one of 15 zero points with the least squared error: GELU's output is lopsided."""
+    x = quantizers.sample(x, 10_000)
+    best, least = 0, torch.inf
+    for zero_point in range(1 << bits - 4, 1 << bits, 1 << bits - 4):
+        low, high = -zero_point, numerics.act_max(bits) - zero_point
+        clip = quantizers.best_clip(x, low, high, MIN_SCALE)
+        error = quantizers.fake_quantise_act(x, clip, low, high).sub_(x).square_().mean().item()
+        if error < least:
+            best, least = zero_point, error
+    return best
+
+
+class QuantAvgPool(nn.AvgPool2d):
+    """Average as an unsigned integer: the sum of the input's codes where it fits, else its most.
+
+    A window of ``n`` codes of ``source`` has ``n`` times as fine a mean. ``bits`` decides how much
+    of that is kept: 8 for a pool in front of a classifier, the source's own bits to stay on the
+    source's grid.
+
+    Parameters
+    ----------
+    source : the :class:`ActQuantiser` or :class:`QuantAvgPool` whose codes it reads
+    kernel : rows and columns of the window; stride as in :class:`torch.nn.AvgPool2d`
+    bits : 4 or 8, of the output
+    most : largest code of the output, where that is less than the bits allow: 2,048 channels of 8
+        bits would overflow the accumulator of the classifier behind them
+    """
+
+    def __init__(
+        self,
+        source: "ActQuantiser | QuantAvgPool",
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        bits: int,
+        most: int = numerics.act_max(8),
+    ) -> None:
+        super().__init__(kernel, stride)
+        self._source = [source]  # in a list: it is no child of this module
+        self.bits, self.most = bits, most
+
+    @property
+    def source(self) -> "ActQuantiser | QuantAvgPool":
+        return self._source[0]
+
+    @property
+    def steps(self) -> int:
+        """Codes of the output per code of the input."""
+        area = self.kernel_size[0] * self.kernel_size[1]
+        most = min(self.most, numerics.act_max(self.bits))
+        return max(1, min(area, most // numerics.act_max(self.source.bits)))
+
+    def widen(self) -> None:
+        """Use 8 bits from now on."""
+        self.bits = 8
+
+    @property
+    def zero_point(self) -> int:
+        return self.source.zero_point * self.steps
+
+    @property
+    def quantise(self) -> bool:
+        return self.source.quantise
+
+    @property
+    def observe(self) -> bool:
+        return self.source.observe
+
+    @property
+    def scale(self) -> Tensor:
+        """Step of the output, float32."""
+        return self.source.scale / self.steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = super().forward(x)
+        if self.observe or not self.quantise:
+            return mean
+        # In codes, where sums are exact: half of a step is common in a mean of few of them.
+        codes = torch.round(x.detach() / self.source.scale.detach())
+        area = self.kernel_size[0] * self.kernel_size[1]
+        total = F.avg_pool2d(codes, self.kernel_size, self.stride, divisor_override=1)
+        quantised = torch.floor(total * self.steps / area + 0.5) * self.scale.detach()
+        return mean + (quantised - mean).detach()  # the clamp never acts on a mean

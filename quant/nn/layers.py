@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Modules of a network that is trained for the accelerator."""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ir.numerics import Scheme
+from quant.nn import quantizers
+from quant.nn.activations import MIN_SCALE, ActQuantiser
+from quant.nn.apot import APOT4
+
+
+class RowQuantised:
+    """Mixin of a layer whose weight rows each have an ``alpha`` and a scheme.
+
+    Schemes are numbers of :class:`ir.numerics.Scheme`, or :data:`quant.nn.apot.APOT4`.
+    ``quantise`` switches the fake quantisation; off, the layer computes with its float weights.
+    """
+
+    @classmethod
+    def from_float(cls, layer: nn.Module) -> Self:
+        """A copy of a float layer; all rows are Fixed8 until they are assigned a scheme."""
+        quantised = copy.deepcopy(layer)
+        quantised.__class__ = cls  # same parameters and hyperparameters
+        quantised.quantise = True
+        scheme = torch.full(
+            (len(layer.weight),), int(Scheme.FIXED8), dtype=torch.uint8, device=layer.weight.device
+        )
+        quantised.register_buffer("scheme", scheme)
+        quantised.alpha = nn.Parameter(quantizers.best_alpha(layer.weight, scheme, MIN_SCALE))
+        return quantised
+
+    @torch.no_grad()
+    def assign(self, scheme: Tensor) -> int:
+        """Give the rows their schemes; returns how many changed. Those get a new ``alpha``."""
+        changed = (scheme.to(self.scheme) != self.scheme).nonzero()[:, 0]
+        self.scheme.copy_(scheme)
+        if len(changed):
+            fresh = quantizers.best_alpha(self.weight[changed], self.scheme[changed], MIN_SCALE)
+            self.alpha[changed] = fresh.to(self.alpha)
+        return len(changed)
+
+    @property
+    def effective_weight(self) -> Tensor:
+        """The weight that forward uses."""
+        if not self.quantise:
+            return self.weight
+        return quantizers.fake_quantise_weight(self.weight, self.alpha, self.scheme)
+
+    def to_int(self) -> Tensor:
+        """Weight values, int64, in the shape of ``weight``."""
+        return quantizers.weight_to_int(self.weight.detach(), self.alpha.detach(), self.scheme)
+
+
+class QuantConv2d(RowQuantised, nn.Conv2d):
+    """Convolution with row-wise quantised weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.effective_weight, self.bias)
+
+
+class QuantLinear(RowQuantised, nn.Linear):
+    """Fully connected layer with row-wise quantised weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.effective_weight, self.bias)
+
+
+def quantised_layers(model: nn.Module) -> dict[str, QuantConv2d | QuantLinear]:
+    """Layers with row-wise quantised weights by name, in order of definition."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, RowQuantised)}
+
+
+def training_only(model: nn.Module) -> list[str]:
+    """Names of the layers with rows of APoT-4, for which the accelerator has no lanes."""
+    return [
+        name
+        for name, layer in quantised_layers(model).items()
+        if bool((layer.scheme == APOT4).any())
+    ]
+
+
+@torch.no_grad()
+def keep_scales_sane(model: nn.Module) -> None:
+    """Undo steps of the optimiser that would make a scale negative or useless.
+
+    ``alpha`` stays between 1/16 and twice the row's largest weight. Outside, nearly all weights are
+    clipped or become zero, and the gradient shows no way back.
+    """
+    for module in model.modules():
+        if isinstance(module, RowQuantised):
+            dims = tuple(range(1, module.weight.dim()))  # faster than abs, which makes a copy
+            peak = torch.maximum(module.weight.amax(dims), -module.weight.amin(dims))
+            module.alpha.clamp_(peak / 16, 2 * peak).clamp_(min=MIN_SCALE)
+        elif isinstance(module, ActQuantiser):
+            module.keep_sane()
+
+
+@contextlib.contextmanager
+def float_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluate ``model`` with its float weights, unrounded activations and fixed batch-norm."""
+    modules = [m for m in model.modules() if isinstance(m, RowQuantised | ActQuantiser)]
+    before, training = [m.quantise for m in modules], model.training
+    for module in modules:
+        module.quantise = False
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, state in zip(modules, before, strict=True):
+            module.quantise = state
+        model.train(training)

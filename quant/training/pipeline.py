@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A training run from data set to verified integer graph: the steps, in order."""
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ir import golden
+from ir.cli import UserError
+from ir.graph import Host, IntGraph
+from ir.numerics import Scheme
+from ir.ratio import Ratio
+from quant import data, models
+from quant.data.splits import Inputs
+from quant.lowering import verify
+from quant.lowering.export import export
+from quant.lowering.fusion import align_scales
+from quant.lowering.partition import HostRunner, is_hosted
+from quant.lowering.prepare import calibrate, prepare
+from quant.models import bert, weights
+from quant.nn.layers import quantised_layers
+from quant.nn.quantizers import SCHEMES
+from quant.training import loop, plots
+from quant.training.config import FLOAT32, TrainConfig, is_hugging_face
+from quant.training.distributed import Processes
+from quant.training.progress import Progress
+from quant.training.runs import RunFolder, has_graph
+from quant.training.session import Training
+
+VECTORS = 1000  #: most test samples in vectors.npz
+CALIBRATION = 1 << 25  #: most input values that clips are calibrated on
+CALIBRATION_TEXTS = 128  #: and most texts, of which each token becomes thousands of values
+POINTWISE_CHANNELS = 8  #: fewest inputs of a pointwise convolution with a stride, channels last
+COMPILES = "2.12"  #: first torch whose compiled gradients are those of the quantisers
+CHECKED = 250  #: most samples that the integer models compute at once
+CHECKED_BYTES = 1 << 30  #: for every tensor of those samples, in both models
+BORDER_TEXTS = 4  #: texts in vectors.npz with all that layers read
+
+
+def train(
+    config: TrainConfig,
+    dataset: data.Dataset,
+    run: RunFolder,
+    progress: Progress,
+    processes: Processes | None = None,
+) -> dict[str, object] | None:
+    """Do everything ``config`` says, write it into ``run`` and give the content of result.json;
+    None in all but the first of several processes."""
+    processes = processes or Processes(config.device)
+    setup_torch(config)
+    there = on_device(dataset, config, processes)
+    model = placed(start(config, dataset, run, progress), processes)
+    if processes.first and not run.resuming:
+        run.begin(config)
+    progress.note(f"training on {config.device}, run folder {run.path}")
+    training = Training(config, there, run, progress, processes)
+    if not training.quantised_already:
+        training.fit(model, "float", config.float_epochs, config.float_lr)
+        training.keep(float_accuracy=training.test_accuracy(model))
+        training.save("float.pt", model)
+    if config.method != FLOAT32:
+        model = placed(quantisable(model.cpu(), config, dataset), processes)
+        if not training.quantised_already:
+            calibrate(model, *in_tuple(sample(config, there)))
+            processes.equalise(model)
+        training.fit(model, "quantised", config.epochs, config.lr)
+        if has_graph(config):
+            align_scales(model)
+        training.save("quantised.pt", model)
+    training.close()
+    if not processes.first:
+        return None
+    result = finish(model.eval().cpu(), config, dataset, run, progress, training.record)
+    result["seconds"] = round(training.elapsed, 1)
+    if config.plots:
+        plots.draw(run)
+    run.finish(result)
+    return result
+
+
+def finish(
+    model: nn.Module,
+    config: TrainConfig,
+    dataset: data.Dataset,
+    run: RunFolder,
+    progress: Progress,
+    record: dict[str, object],
+) -> dict[str, object]:
+    """Export and compare what can be exported; gives most of result.json."""
+    result = {
+        "run": str(run.final_path),
+        "dataset": dataset.name,
+        "model": config.model,
+        "method": config.method,
+        "ratio": config.ratio,
+        "tile_rows": config.tile_rows,
+        "seed": config.seed,
+        "images": len(dataset.test),
+        "digest": None,
+        "accuracy": {"float": record["float_accuracy"]},
+    }
+    if config.method == FLOAT32:
+        return result
+    schemes = Scheme if has_graph(config) else SCHEMES
+    result["rows"] = {
+        name: [int((layer.scheme == s).sum()) for s in schemes]
+        for name, layer in quantised_layers(model).items()
+    }
+    result["reassignments"] = record["reassignments"]
+    if not has_graph(config):
+        progress.note(f"{config.method}: APoT-4 rows are for training only, no integer graph")
+        result["accuracy"]["quantised"] = loop.accuracy(model, dataset.test)
+        return result
+    graph = export_run(model, config, dataset)
+    graph.save(run / "graph.safetensors")
+    measured, agreement, logits = check(model, graph, dataset, config.integer_samples, progress)
+    result["accuracy"] |= measured
+    result |= {"digest": graph.digest, "agreement": agreement, "integer_images": len(logits)}
+    save_vectors(
+        run,
+        dataset,
+        graph,
+        logits,
+        result["accuracy"],
+        HostRunner(model) if is_hosted(model) else None,
+    )
+    return result
+
+
+def choose_device(wanted: str) -> str:
+    """ "cpu" or "cuda": what ``wanted``, which may also be "auto", means here."""
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise UserError("device cuda: torch finds no CUDA device here")
+    return "cuda" if wanted != "cpu" and available else "cpu"
+
+
+def setup_torch(config: TrainConfig) -> None:
+    """Raises UserError for a version of torch that does not compile as it should."""
+    if config.compile and torch.torch_version.TorchVersion(torch.__version__) < COMPILES:
+        raise UserError(
+            f"torch {torch.__version__} compiles to wrong gradients of the quantisers: "
+            f"leave --compile out, or install torch {COMPILES} or newer"
+        )
+    torch.manual_seed(config.seed)
+    torch.backends.cudnn.deterministic = True  # or a resumed run would be another one
+    if config.threads:
+        torch.set_num_threads(config.threads)
+
+
+def load_data(
+    config: TrainConfig, name: str | None = None, directory: str | None = None
+) -> data.Dataset:
+    """The data set of ``config``, or another one with its options."""
+    return data.load(
+        name or config.dataset,
+        directory or config.data,
+        size=config.size,
+        tokenizer=config.tokenizer,
+        max_length=config.max_length,
+    ).subset(config.subset)
+
+
+def on_device(dataset: data.Dataset, config: TrainConfig, processes: Processes) -> data.Dataset:
+    """``dataset`` for training; refuses batches that are too large or cannot be shared."""
+    processes.part(config.batch_size)
+    if len(dataset.train) < config.batch_size:
+        raise UserError(
+            f"batch_size {config.batch_size} is more than the {len(dataset.train)} training samples"
+        )
+    return dataclasses.replace(
+        dataset, train=dataset.train.to(processes.device), test=dataset.test.to(processes.device)
+    )
+
+
+def placed(model: nn.Module, processes: Processes) -> nn.Module:
+    return model.to(processes.device, memory_format=memory_format(model, processes.device.type))
+
+
+def memory_format(model: nn.Module, device: str) -> torch.memory_format:
+    """How ``model`` is laid out on ``device`` ("cpu" or "cuda"): channels last, where that works.
+
+    On CPUs torch 2.13 writes beyond the gradient of a pointwise convolution with a stride and fewer
+    than 8 channels when channels come last, and the process dies.
+    """
+    dies = device == "cpu" and any(
+        isinstance(m, nn.Conv2d)
+        and m.in_channels // m.groups < POINTWISE_CHANNELS
+        and m.kernel_size == (1, 1)
+        and m.stride != (1, 1)
+        for m in model.modules()
+    )
+    return torch.contiguous_format if dies else torch.channels_last
+
+
+def build(config: TrainConfig, dataset: data.Dataset) -> nn.Module:
+    """The float network for samples of ``dataset``, with random weights."""
+    try:
+        return models.build(
+            config.model,
+            shape=dataset.shape,
+            classes=len(dataset.class_names),
+            width=config.width,
+            stem=config.stem,
+            source=config.tokenizer,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def quantisable(model: nn.Module, config: TrainConfig, dataset: data.Dataset) -> nn.Module:
+    """``model``, on the CPU, with quantising layers."""
+    example = dataset.test.batch(torch.arange(2))[0]
+    return prepare(
+        model,
+        example,
+        act_bits=config.act_bits,
+        first_last=config.first_last,
+        host=models.MODELS[config.model].reads == "texts",
+    )
+
+
+def start(
+    config: TrainConfig, dataset: data.Dataset, run: RunFolder, progress: Progress
+) -> nn.Module:
+    """The float network that training begins with; its weights do not matter where ``run`` has
+    a checkpoint."""
+    model = build(config, dataset)
+    if config.pretrained and not run.resuming:
+        other = isinstance(model, bert.BertClassifier) and is_hugging_face(config.pretrained)
+        load = bert.load_weights if other else models.load_pretrained
+        for name in load(model, config.pretrained):
+            progress.note(f"{name} starts at random: {config.pretrained} has none that fits")
+        if config.normalised:
+            try:
+                weights.fold_normalisation(model, weights.IMAGENET_MEAN, weights.IMAGENET_STD)
+            except ValueError as error:
+                raise UserError(f"normalised: {error}") from error
+    return model
+
+
+def sample(config: TrainConfig, dataset: data.Dataset) -> Inputs:
+    """The training samples that clips are calibrated on."""
+    most = max(64, CALIBRATION // math.prod(dataset.shape))
+    if models.MODELS[config.model].reads == "texts":
+        most = CALIBRATION_TEXTS
+    count = min(config.hessian_images, most)
+    return dataset.train.batch(torch.arange(min(count, len(dataset.train))))[0]
+
+
+def in_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
+    return inputs if isinstance(inputs, tuple) else (inputs,)
+
+
+def export_run(model: nn.Module, config: TrainConfig, dataset: data.Dataset) -> IntGraph:
+    """The integer graph of a trained model, with where it comes from. No times: the digest of two
+    equal runs is equal."""
+    provenance = {
+        "dataset": dataset.name,
+        "model": config.model,
+        "method": config.method,
+        "seed": str(config.seed),
+        "float_epochs": str(config.float_epochs),
+        "epochs": str(config.epochs),
+        "torch": torch.__version__,
+    }
+    return export(
+        model,
+        dataset.test.batch(torch.arange(2))[0],
+        name=f"{config.model}-{dataset.name}",
+        ratio=Ratio.parse(config.ratio),
+        tile_rows=config.tile_rows,
+        class_names=dataset.class_names,
+        provenance=provenance,
+    )
+
+
+def integers(inputs: Inputs) -> np.ndarray | tuple[np.ndarray, ...]:
+    """A batch as the accelerator reads it: pixels uint8, or tokens."""
+    if isinstance(inputs, tuple):
+        return tuple(i.cpu().numpy() for i in inputs)
+    return (inputs * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def check(
+    model: nn.Module, graph: IntGraph, dataset: data.Dataset, most: int | None, progress: Progress
+) -> tuple[dict[str, float], float, np.ndarray]:
+    """Compare fake quantisation, torch's integers and the golden model on the test set.
+
+    Returns accuracies (that of fake quantisation of all samples, that of integers of the first
+    ``most``, or all), the share of those samples on which both decide alike, and the integer
+    logits. Raises :class:`~quant.lowering.verify.Mismatch` when integers differ.
+    """
+    some = torch.arange(len(dataset.test))[:most]
+    progress.compared(0, len(some))
+    predicted = loop.predict(model, dataset.test).numpy()
+    host = HostRunner(model) if is_hosted(model) else None
+    size = 2 * sum(8 * math.prod(tensor.shape) for tensor in graph.header.tensors)
+    parts = []
+    for part in some.split(min(CHECKED, max(1, CHECKED_BYTES // size))):
+        parts.append(verify.verify(graph, integers(dataset.test.batch(part)[0]), host=host))
+        progress.compared(int(part[-1]) + 1, len(some))
+    logits = np.concatenate(parts)
+    decided, labels = logits.argmax(1), dataset.test.labels
+    accuracies = {
+        "quantised": float((predicted == labels).mean()),
+        "integer": float((decided == labels[: len(some)]).mean()),
+    }
+    return accuracies, float((predicted[: len(some)] == decided).mean()), logits
+
+
+def save_vectors(
+    run: RunFolder,
+    dataset: data.Dataset,
+    graph: IntGraph,
+    logits: np.ndarray,
+    accuracies: dict[str, float],
+    host: golden.HostCallback | None,
+) -> None:
+    """The first test samples with their logits, for the simulation of the accelerator. With a
+    ``host`` also what crosses the border to the accelerator in the first of them."""
+    some = torch.arange(min(VECTORS, len(logits)))
+    inputs = integers(dataset.test.batch(some)[0])
+    named = (
+        dict(zip(graph.header.host_inputs, inputs, strict=True))
+        if isinstance(inputs, tuple)
+        else {"images": inputs}
+    )
+    if host is not None:
+        tensors = golden.run(graph, tuple(array[:BORDER_TEXTS] for array in inputs), host)
+        named |= {
+            f"codes.{name}": tensors[name].astype(np.uint8)
+            for node in graph.nodes
+            if isinstance(node, Host)
+            for name in node.outputs
+        }
+    run.save_vectors(named, dataset.test.labels[: len(some)], logits[: len(some)], accuracies)

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of one training run."""
+
+import contextlib
+import csv
+import fcntl
+import io
+import json
+import os
+import pathlib
+import pickle
+import shutil
+from collections.abc import Iterable, Iterator
+from typing import Self
+
+import numpy as np
+import torch
+
+from ir.cli import UserError
+from ir.numerics import Scheme
+from quant.assignment.methods import method
+from quant.training.config import FLOAT32, TrainConfig
+
+LATEST = "latest"
+PARTIAL = ".partial"  #: end of the name of what is not complete
+CHECKPOINT = "checkpoint.pt"
+LONGEST = 200  #: bytes of a run's name; file systems take 255 with the ends we add
+
+ALWAYS = ("config.json", "metrics.csv", "metrics.jsonl", "float.pt", "result.json")
+QUANTISED = ("quantised.pt", "schemes.csv")
+INTEGER = ("graph.safetensors", "vectors.npz")
+FOLDERS = ("tensorboard", "plots")
+
+
+class RunFolder:
+    """``<out>/<name>/`` with everything a run writes.
+
+    config.json      resolved settings
+    metrics.csv      one line per epoch; the same as JSON in metrics.jsonl
+    float.pt         the network before quantisation
+    quantised.pt     the network after it
+    schemes.csv      one line per weight row
+    graph.safetensors  the integer graph, all that the hardware side reads
+    vectors.npz      test samples with the logits that every implementation must reproduce
+    result.json      accuracies, digest, row counts; written last
+    tensorboard/, plots/  what was asked for of them
+
+    While it is trained the folder is called ``<name>.partial`` and has checkpoint.pt, everything
+    that training needs to go on after the last complete epoch. A float32 run ends with float.pt,
+    one with APoT rows has no graph.
+    """
+
+    FILES = (*ALWAYS[:-1], *QUANTISED, *INTEGER, ALWAYS[-1])
+
+    def __init__(self, path: pathlib.Path, resuming: bool = False) -> None:
+        self.path = path
+        self.resuming = resuming  #: there is a checkpoint to go on from
+        self._claim: int | None = None  #: the locked folder
+
+    def __truediv__(self, name: str) -> pathlib.Path:
+        return self.path / name
+
+    @classmethod
+    def plan(cls, out: str, name: str) -> Self:
+        """A run that is not begun yet; nothing is written."""
+        if (
+            name in ("", ".", "..", LATEST)
+            or "/" in name
+            or name.endswith(PARTIAL)
+            or len(os.fsencode(name)) > LONGEST
+        ):
+            raise UserError(f"{name!r} cannot name a run")
+        return cls(pathlib.Path(out) / f"{name}{PARTIAL}")
+
+    def begin(self, config: TrainConfig) -> None:
+        """Make ``<name>.partial``, which :meth:`finish` moves: a former run stays until then."""
+        final, link = self.final_path, self.final_path.with_name(LATEST)
+        if final.exists() and not final.is_dir():
+            raise UserError(f"{final} is a file: move it away, or give the run another --name")
+        if link.exists() and not link.is_symlink():
+            raise UserError(f"{link} is no link to the newest run: move it away")
+        with self.writing():
+            if self.path.exists():
+                self.claim()
+                shutil.rmtree(self.path)
+                self.release()
+            self.path.mkdir(parents=True)
+            self.claim()
+        self.replace("config.json", config.dump().encode())
+
+    def claim(self) -> None:
+        """Keep other processes from this run, until :meth:`release` or the end of this one."""
+        if self._claim is not None:
+            return
+        with self.writing():
+            folder = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(folder)
+            raise UserError(
+                f"another process trains {self.final_path}: wait for it, or give this "
+                "run another --name"
+            ) from None
+        except OSError:
+            pass  # some network file systems cannot lock a folder
+        self._claim = folder
+
+    def release(self) -> None:
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
+
+    @property
+    def claimed(self) -> bool:
+        """Whether this process may write to the folder, which therefore exists."""
+        return self._claim is not None
+
+    @classmethod
+    def reopen(cls, out: str, which: str) -> Self:
+        """The run ``which``, a folder or a name in ``out``, to go on with; the part that awaits
+        completion, if there is one."""
+        found = pathlib.Path(which)
+        if not found.is_dir() and not found.with_name(f"{found.name}{PARTIAL}").is_dir():
+            found = pathlib.Path(out) / which
+        found = found.resolve() if found.is_symlink() or found.name in ("", "..") else found
+        if found.name:  # that of / is empty
+            partial = found.with_name(f"{found.name.removesuffix(PARTIAL)}{PARTIAL}")
+            for path in (partial, found):
+                if (path / "config.json").is_file():
+                    return cls(path, (path / CHECKPOINT).is_file())
+        raise UserError(f"no run {which}, neither here nor in {out}")
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """A folder that cannot be written, or a full disk, is a :class:`UserError`."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror}") from error
+
+    @property
+    def final_path(self) -> pathlib.Path:
+        """Where the run lies when it is finished."""
+        return self.path.with_name(self.path.name.removesuffix(PARTIAL))
+
+    @property
+    def finished(self) -> bool:
+        """Whether all is done, but perhaps for the move to its final place."""
+        return (self / "result.json").is_file()
+
+    @classmethod
+    def open(cls, path: str) -> Self:
+        """An existing run; raises :class:`UserError` when it was not completed."""
+        run = cls(pathlib.Path(path))
+        if not run.path.is_dir():
+            raise UserError(f"no run at {path}; python -m quant.train makes one")
+        needed = ALWAYS
+        if (run / "config.json").is_file():
+            needed = files_of(run.config())
+        missing = [file for file in needed if not (run / file).is_file()]
+        if missing:
+            raise UserError(
+                f"{path} is not a complete run: {missing[0]} is missing; "
+                "python -m quant.train makes one"
+            )
+        return run
+
+    def config(self) -> TrainConfig:
+        try:
+            return TrainConfig.load(self / "config.json")
+        except ValueError as error:
+            raise UserError(f"{self / 'config.json'}: {error}") from error
+
+    def result(self) -> dict[str, object]:
+        try:
+            content = json.loads((self / "result.json").read_text())
+        except ValueError as error:
+            raise UserError(f"{self / 'result.json'} is damaged: {error}") from error
+        if not isinstance(content, dict):
+            raise UserError(f"{self / 'result.json'} is damaged: it holds no result by name")
+        return content
+
+    def replace(self, name: str, content: bytes | memoryview) -> None:
+        """Write a file; it has the old content until the new one is on the disk."""
+        partial = self / f"{name}{PARTIAL}"
+        with self.writing():
+            try:
+                with partial.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
+            partial.replace(self / name)
+            folder = os.open(self.path, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # the new name
+            finally:
+                os.close(folder)
+
+    def append(self, name: str, text: str) -> None:
+        with self.writing(), (self / name).open("a") as file:
+            file.write(text)
+
+    def keep_lines(self, name: str, count: int) -> None:
+        """Remove all but the first ``count`` lines of a file that may be missing."""
+        if (self / name).exists():
+            lines = (self / name).read_bytes().splitlines(keepends=True)
+            self.replace(name, b"".join(lines[:count]))
+
+    def save_state(self, name: str, **content: object) -> None:
+        """Write a checkpoint; the old one stays until the new one is complete."""
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        self.replace(name, buffer.getbuffer())
+
+    def load_state(self, name: str) -> dict[str, object]:
+        """What :meth:`save_state` wrote; ``model`` is always in it."""
+        try:
+            content = torch.load(self / name, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            # torch tells at length how to read other files, which are none of ours.
+            reason = error.strerror if isinstance(error, PermissionError) else "it is damaged"
+            raise UserError(f"{self / name} cannot be read: {reason}") from error
+        if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+            raise UserError(f"{self / name} cannot be read: it holds no network")
+        return content
+
+    def save_schemes(self, table: Iterable[dict[str, object]]) -> None:
+        table, text = list(table), io.StringIO()
+        writer = csv.DictWriter(text, table[0])
+        writer.writeheader()
+        writer.writerows(table)
+        self.replace("schemes.csv", text.getvalue().encode())
+
+    def save_vectors(
+        self,
+        inputs: dict[str, np.ndarray],
+        labels: np.ndarray,
+        logits: np.ndarray,
+        accuracies: dict[str, float],
+    ) -> None:
+        """``inputs`` are ``images`` uint8, or those of the host by the graph's names and what
+        layers read as ``codes.<tensor>``; ``labels`` and ``logits`` int64, ``accuracy_<kind>``
+        float64."""
+        with self.writing():
+            np.savez_compressed(
+                self / "vectors.npz",
+                **inputs,
+                labels=labels,
+                logits=logits,
+                **{f"accuracy_{kind}": a for kind, a in accuracies.items()},
+            )
+
+    def finish(self, result: dict[str, object]) -> None:
+        """Write the result and move the folder to its place."""
+        self.replace("result.json", f"{json.dumps(result, indent=2)}\n".encode())
+        self.settle()
+
+    def settle(self) -> None:
+        """Move a finished run to its place and point ``latest`` beside it there. Can be repeated
+        when it was interrupted."""
+        final = self.final_path
+        link, old = final.parent / LATEST, final.parent / f".{final.name}.old"
+        pointer = final.parent / f".{LATEST}.{os.getpid()}"
+        with self.writing():
+            if self.path != final:
+                (self / CHECKPOINT).unlink(missing_ok=True)
+                if final.exists():
+                    for entry in final.iterdir():
+                        if entry.name not in (*self.FILES, *FOLDERS):
+                            entry.replace(self / entry.name)  # what others put there stays
+                    shutil.rmtree(old, ignore_errors=True)
+                    final.rename(old)
+                self.path.rename(final)
+                self.path = final
+                shutil.rmtree(old, ignore_errors=True)
+            pointer.unlink(missing_ok=True)
+            pointer.symlink_to(final.name)
+            pointer.replace(link)
+
+
+def has_graph(config: TrainConfig) -> bool:
+    """Whether the run ends with an integer graph: APoT rows have no hardware."""
+    return config.method != FLOAT32 and method(config.method, config.ratio).base == Scheme.POT4
+
+
+def files_of(config: TrainConfig) -> tuple[str, ...]:
+    """The files that a complete run with these settings has."""
+    kinds = (
+        ALWAYS,
+        () if config.method == FLOAT32 else QUANTISED,
+        INTEGER if has_graph(config) else (),
+    )
+    return tuple(file for kind in kinds for file in kind)

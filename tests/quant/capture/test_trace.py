@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Any module becomes a flat graph of standard modules that computes the same."""
+
+import logging
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quant.capture.trace import capture
+from quant.capture.writer import UnsupportedLayer
+
+
+class Functional(nn.Module):
+    """The same operations in the many ways that people write them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.ModuleDict(
+            {
+                "a": nn.Conv2d(2, 4, 3, padding="same"),
+                "b": nn.Conv2d(4, 4, 3, padding="valid", groups=2),
+            }
+        )
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 3)
+        self.act = nn.ReLU(inplace=True)  # one module, called three times
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm(self.body["a"](x)))
+        y = F.pad(x, (1, 1, 0, 2))
+        y = self.act(self.body["b"](y)).clone().contiguous()
+        y = F.relu6(F.max_pool2d(y, 2, stride=1))
+        y = self.act(F.avg_pool2d(y, (2, 3)))
+        y = F.dropout(y.mean((-1, -2)), 0.3, self.training)
+        return self.head(y.view(y.size(0), -1).detach())
+
+
+def test_captured_module_computes_the_same(seed) -> None:
+    torch.manual_seed(seed)
+    model = Functional().eval()
+    nn.init.normal_(model.norm.running_mean)
+    captured = capture(model, torch.rand(1, 2, 6, 7))
+    for batch in (1, 2, 5):
+        x = torch.rand(batch, 2, 6, 7)
+        assert torch.equal(captured(x), model(x))
+
+
+def test_names_stay_and_the_model_is_left_alone(seed) -> None:
+    torch.manual_seed(seed)
+    model = Functional()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    captured = capture(model, torch.rand(2, 2, 6, 7))
+    assert captured.training and model.training
+    assert set(captured.state_dict()) == set(before)
+    captured.load_state_dict(before)  # a checkpoint of the model fits
+    with torch.no_grad():
+        for value in captured.state_dict().values():
+            value.fill_(7)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_every_call_of_a_shared_activation_is_its_own(seed) -> None:
+    captured = capture(Functional(), torch.rand(2, 2, 6, 7))
+    names = {n for n, m in captured.named_modules() if isinstance(m, nn.ReLU | nn.Hardtanh)}
+    assert len(names) == 4 and "act" in names
+
+
+def test_nodes_know_shape_and_place() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Sequential(nn.ReLU()))
+    nodes = {n.target: n for n in capture(model, torch.rand(2, 1, 5, 6)).graph.nodes}
+    assert tuple(nodes["0"].meta["shape"][1:]) == (3, 3, 4)
+    assert nodes["1.0"].meta["path"] == "1.0"
+
+
+class Concat(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(1, 2, 1), nn.Conv2d(1, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.left(x), self.right(x)], 1)
+
+
+class Branches(nn.Module):
+    """Control flow that depends on values, which no graph holds."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.conv(x))
+
+
+class Pair(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x + x
+
+
+class Reshaped(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(len(x), -1)
+
+
+class Scaled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1
+
+
+def net(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Sequential(nn.Conv2d(1, 4, 3)), *layers)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (net(nn.Sigmoid()), r"'1' of class Sigmoid: sigmoid is not supported; supported are conv"),
+        (net(nn.PixelShuffle(2)), "'1' .*pixel_shuffle"),
+        (net(nn.ConvTranspose2d(4, 1, 3)), "'1' .*conv_transpose2d"),
+        (net(nn.GroupNorm(2, 4)), "'1' .*group_norm"),
+        (net(nn.Conv2d(4, 1, 3, dilation=2)), "'1' .*conv2d .*dilation must be 1"),
+        (net(nn.Conv2d(4, 1, 3, padding=1, padding_mode="reflect")), "'1' .*pad .*only zeros"),
+        (net(nn.Conv2d(4, 1, 2, padding="same")), "'1' .*conv2d .*padding 'same'"),
+        (net(nn.BatchNorm2d(4, affine=False)), "'1' .*batch_norm .*gamma are needed"),
+        (net(nn.MaxPool2d(2, ceil_mode=True)), "'1' .*max_pool2d .*ceil_mode"),
+        (net(nn.AvgPool2d(3, padding=1)), "'1' .*avg_pool2d .*padding must be 0"),
+        (
+            net(nn.AdaptiveAvgPool2d(4)),
+            r"'1' .*adaptive_avg_pool2d .*\(6, 6\) windows|do not divide",
+        ),
+        (net(nn.Hardtanh()), "'1' .*hardtanh .*clamp at 0"),
+        (net(nn.Flatten(2)), "'1' .*flatten .*only"),
+        (net(nn.Unflatten(1, (2, 2))), "'1' .*"),
+        (Concat(), "cat is not supported"),
+        (Twice(), "'conv' .*conv2d .*same weights"),
+        (Pair(), "returns 2 tensors"),
+        (Scaled(), "add .*both operands"),
+        (Branches(), "Branches is not supported: torch.export cannot follow"),
+        (
+            nn.Linear(8, 2),
+            "layer '.model.' of class Linear: linear .*the model's own: give them to a",
+        ),
+        (nn.LSTM(8, 2), "LSTM"),
+        (Reshaped(), r"part of a shape: use flatten\(1\)"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused_by_name(model, message) -> None:
+    x = torch.rand(2, 1, 8, 8) if not isinstance(model, nn.LSTM) else torch.rand(2, 4, 8)
+    with pytest.raises(UnsupportedLayer, match=message) as error:
+        capture(model, x)
+    assert "\n" not in str(error.value)
+
+
+def test_torch_adds_no_traceback_of_its_own(caplog) -> None:
+    """It logs the place in its own files where shapes do not fit."""
+    with pytest.raises(UnsupportedLayer, match="cannot follow it"):
+        capture(net(nn.Flatten(), nn.Linear(3, 1)), torch.rand(2, 1, 8, 8))
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

@@ -1,0 +1,391 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lowering: folded batch-norm, encoded rows, and integers that equal the golden model."""
+
+import dataclasses
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ir import golden, numerics
+from ir.graph import Conv, IntGraph
+from ir.numerics import Scheme
+from ir.ratio import Ratio
+from quant.capture.writer import UnsupportedLayer
+from quant.lowering import rounding, verify
+from quant.lowering.export import export
+from quant.lowering.fusion import (
+    ExportError,
+    align_scales,
+    fold_batch_norm,
+    scale_of,
+    stages,
+)
+from quant.lowering.prepare import calibrate, prepare
+from quant.models import build
+from quant.nn.activations import ActQuantiser, QuantAvgPool
+from quant.nn.layers import quantised_layers
+from tests.helpers.graphs import random_graph, random_images, residual_graph
+
+RATIO = Ratio.parse("50:30:20")
+
+
+def random_model(seed: int, shape: tuple[int, int, int] = (1, 8, 8)) -> nn.Module:
+    """A prepared network with random batch-norm, gammas of both signs and one of zero."""
+    torch.manual_seed(seed)
+    model = build("tiny", shape=shape, classes=5, width=6)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, -1, 2)
+            nn.init.uniform_(module.bias, -0.5, 1)
+            nn.init.uniform_(module.running_mean, -0.3, 0.3)
+            nn.init.uniform_(module.running_var, 0.2, 2)
+            module.weight.data[0] = 0
+    prepared = prepare(model.eval(), torch.rand(2, *shape))
+    calibrate(prepared, torch.rand(64, *shape))
+    for layer in quantised_layers(prepared).values():
+        counts = torch.tensor(RATIO.rows(len(layer.weight), 8))
+        layer.assign(torch.repeat_interleave(torch.arange(3), counts).to(torch.uint8))
+    align_scales(prepared)
+    return prepared.eval()
+
+
+def lower(model: nn.Module, shape=(1, 8, 8)) -> IntGraph:
+    return export(model, torch.rand(1, *shape), name="test", ratio=RATIO, tile_rows=8)
+
+
+def test_integers_equal_the_golden_model_and_follow_fake_quantisation(seed) -> None:
+    model = random_model(seed)
+    graph = lower(model)
+    images = np.random.default_rng(seed).integers(256, size=(300, 1, 8, 8), dtype=np.uint8)
+    logits = verify.verify(graph, images, batch=128)
+    np.testing.assert_array_equal(logits, golden.logits(graph, images))
+    tensors, compared = golden.run(graph, images), []
+
+    def compare(name: str, quantiser: ActQuantiser, x: torch.Tensor) -> None:
+        """No code differs: no sum is at a tie after align_scales."""
+        np.testing.assert_array_equal(quantiser.to_int(x).numpy(), tensors[name], name)
+        compared.append(name)
+
+    for name, module in model.named_modules():
+        if isinstance(module, ActQuantiser):
+            module.register_forward_pre_hook(
+                lambda quantiser, given, name=name: compare(name, quantiser, *given)
+            )
+    with torch.no_grad():
+        fake = model(torch.from_numpy(images) / 255).double().numpy()
+    assert len(compared) == 9
+    np.testing.assert_allclose(logits * graph.header.logit_scale, fake, atol=1e-3 * fake.std())
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 7), (1, 5, 12)])
+def test_other_image_sizes(seed, shape) -> None:
+    model = random_model(seed, shape)
+    images = np.random.default_rng(seed).integers(256, size=(20, *shape), dtype=np.uint8)
+    assert verify.verify(lower(model, shape), images).shape == (20, 5)
+
+
+def test_every_tensor_is_that_of_the_network(seed) -> None:
+    """Integers after the stem are the fake-quantised values, and scales match."""
+    model = random_model(seed)
+    graph = lower(model)
+    images = np.random.default_rng(seed).integers(256, size=(50, 1, 8, 8), dtype=np.uint8)
+    tensors = golden.run(graph, images)
+    seen = {}
+    for name, module in model.named_modules():
+        if isinstance(module, ActQuantiser | QuantAvgPool):
+            module.register_forward_hook(
+                lambda _m, _i, out, name=name: seen.__setitem__(name, out.detach().numpy())
+            )
+    with torch.no_grad():
+        model(torch.from_numpy(images) / 255)
+    assert len(seen) == 10
+    for name, fake in seen.items():
+        spec = graph.tensor(name)
+        real = (tensors[name] - spec.zero_point) * spec.scale
+        assert (np.abs(real - fake) < spec.scale / 2).mean() > 0.9995, name
+
+
+def test_batch_norm_folds_exactly(seed) -> None:
+    """The stem in exact fractions, with both signs of gamma, against M, B and S."""
+    model = random_model(seed)
+    graph = lower(model)
+    layer, spec = graph.layers["conv1"], graph.tensor("relu")
+    bn, conv = model.bn1, model.conv1
+    assert (bn.weight < 0).any() and (bn.weight > 0).any()
+    for row in range(6):
+        gamma = bn.weight[row].item() / math.sqrt(bn.running_var[row].item() + bn.eps)
+        values = numerics.quantise_weights(
+            conv.weight[row].detach().numpy(),
+            np.float32(conv.alpha[row].item()),
+            Scheme(int(conv.scheme[row])),
+        )
+        np.testing.assert_array_equal(layer.values[row], -values if gamma < 0 else values)
+        denominator = Scheme(int(conv.scheme[row])).denominator
+        factor = abs(gamma) * conv.alpha[row].item() / denominator / 255 / spec.scale
+        offset = (bn.bias[row].item() - gamma * bn.running_mean[row].item()) / spec.scale
+        m, b, s = (int(v[row]) for v in (layer.multiplier, layer.bias, layer.shift))
+        assert m / 2**s == pytest.approx(factor, rel=2**-16)
+        assert b / 2**s == pytest.approx(offset + 0.5, abs=1e-9 + 2**-s)
+
+
+def test_fold_is_batch_norm(seed) -> None:
+    torch.manual_seed(seed)
+    bn = nn.BatchNorm2d(4).double().eval()
+    for tensor in (bn.weight, bn.bias, bn.running_mean):
+        nn.init.normal_(tensor)
+    x = torch.randn(3, 4, 2, 2, dtype=torch.float64)
+    gamma, beta = fold_batch_norm(bn)
+    folded = x * gamma[:, None, None] + beta[:, None, None]
+    torch.testing.assert_close(folded, bn(x), rtol=1e-12, atol=1e-12)
+
+
+def test_shortcut_operands_are_exact_after_snapping(seed) -> None:
+    graph = lower(random_model(seed))
+    residuals = [
+        (node.residual, node.output)
+        for node in graph.nodes
+        if isinstance(node, Conv) and node.residual
+    ]
+    assert len(residuals) == 3
+    for residual, output in residuals:
+        ratio = graph.tensor(residual.tensor).scale / graph.tensor(output).scale
+        assert residual.n / 2**14 == pytest.approx(ratio, rel=3e-7)  # float32
+
+
+def test_shortcut_that_is_too_fine_is_coarsened(seed) -> None:
+    model = random_model(seed)
+    shortcut = model.get_submodule("layer2.0.downsample.1_quant")
+    with torch.no_grad():
+        shortcut.clip.mul_(1e-3)
+    with pytest.raises(ExportError, match=r"'layer2.0.downsample.0'.*too large"):
+        lower(model)
+    assert align_scales(model) == 0
+    layer = lower(model).layers["layer2.0.downsample.0"]
+    assert 3.9 < (layer.multiplier / 2.0**layer.shift).max() < 4
+
+
+def test_row_with_dead_inputs_is_tamed(seed) -> None:
+    """A tiny variance makes a multiplier that M cannot express; gamma gives in, the mean stays."""
+    model = random_model(seed)
+    norm = model.layer1.get_submodule("0").bn1
+    norm.running_var[2] = 0
+    with torch.no_grad():
+        norm.weight[2] = 100.0
+    before = norm(norm.running_mean.view(1, -1, 1, 1))
+    with pytest.raises(ExportError, match=r"'layer1.0.conv1'.*too large"):
+        lower(model)
+    assert align_scales(model) == 1
+    half = model.get_submodule("layer1.0.relu1").scale.item() / 2  # where no sum lies between
+    torch.testing.assert_close(norm(norm.running_mean.view(1, -1, 1, 1)), before, atol=half, rtol=0)
+    layer = lower(model).layers["layer1.0.conv1"]
+    assert 3.9 < layer.multiplier[2] / 2.0 ** layer.shift[2] < 4
+
+
+def test_multipliers_are_exact_after_alignment(seed) -> None:
+    """What fake quantisation multiplies with is M / 2^S, within float32."""
+    model = random_model(seed)
+    graph = lower(model)
+    for stage in stages(model).values():
+        if stage.quantiser is None:
+            continue
+        layer = graph.layers[stage.name]
+        steps = stage.steps(scale_of(stage.source), stage.quantiser.scale.item()).abs().numpy()
+        np.testing.assert_allclose(layer.multiplier / 2.0**layer.shift, steps, rtol=5e-7)
+
+
+def test_offsets_are_centred_after_alignment(seed) -> None:
+    graph = lower(random_model(seed))
+    for name in ("conv1", "layer1.0.conv1", "layer2.0.conv1"):  # unsigned, without an operand
+        layer = graph.layers[name]
+        for m, b, s in zip(
+            layer.multiplier.tolist(), layer.bias.tolist(), layer.shift.tolist(), strict=True
+        ):
+            assert abs(rounding.centred_bias(m, b, s, (0, 15)) - b) <= 2**s * 1e-5
+
+
+def test_training_only_scheme_is_refused(seed) -> None:
+    model = random_model(seed)
+    model.fc.scheme[0] = 3
+    with pytest.raises(ExportError, match="'fc' has rows of a scheme that is for training only"):
+        lower(model)
+
+
+def test_classifier_rows_share_a_shift(seed) -> None:
+    layer = lower(random_model(seed)).layers["fc"]
+    assert len(set(layer.shift)) == 1
+    assert 1 << 15 <= layer.multiplier.max() < 1 << 16
+
+
+@pytest.mark.parametrize("factor", [0.0, 2.0**-60, 2.0**-31, 3e-9, 0.001, 1 / 3, 3.9999])
+@pytest.mark.parametrize("offset", [0.0, -7.25, 15.3, 3000.0, -1e6])
+def test_encoded_row_is_near_and_fits(factor, offset) -> None:
+    m, b, s = numerics.encode_row(factor, offset)
+    assert 0 <= m < 1 << 16 and abs(b) < 1 << 46
+    assert numerics.SHIFT_MIN <= s <= numerics.SHIFT_MAX
+    assert abs(Fraction(b, 2**s) - Fraction(offset) - Fraction(1, 2)) <= Fraction(1, 2**s)
+    assert abs(Fraction(m, 2**s) - Fraction(factor)) <= Fraction(1, 2 ** (s + 1))
+    if factor >= 2.0**-24 and abs(offset) < 16:
+        assert m >> 15 == 1  # normalised
+
+
+@pytest.mark.parametrize(
+    ("area", "bits"), [(area, bits) for area in range(1, 65) for bits in (4, 8)] + [(196, 4)]
+)
+def test_encoded_mean_is_exact(area, bits) -> None:
+    steps = min(area, 255 // (2**bits - 1))
+    m, b, s = numerics.encode_mean(steps, area)
+    assert 0 < m < 1 << 16
+    total = np.arange((2**bits - 1) * area + 1)
+    np.testing.assert_array_equal(total * m + b >> s, (2 * total * steps + area) // (2 * area))
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(4.5, 0.0), (0.5, 1e10), (math.nan, 0.0)])
+def test_row_that_does_not_fit_is_refused(factor, offset) -> None:
+    with pytest.raises(ValueError, match=r"multiplier|bias"):
+        numerics.encode_row(factor, offset)
+
+
+def test_scale_that_does_not_fit_names_the_layer(seed) -> None:
+    model = random_model(seed)
+    with torch.no_grad():
+        model.relu.clip.fill_(1e-6)
+    with pytest.raises(ExportError, match="'conv1'"):
+        lower(model)
+
+
+def padded(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(
+        nn.ZeroPad2d((1, 0, 1, 0)), nn.Conv2d(2, 4, 3, stride=2), nn.ReLU6(), *layers
+    )
+
+
+@pytest.mark.parametrize(
+    ("layers", "nodes"),
+    [
+        (
+            [
+                nn.Conv2d(4, 4, 3, padding=1, groups=4),
+                nn.BatchNorm2d(4),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(),
+                nn.Linear(4, 3),
+            ],
+            "conv conv avg_pool flatten linear",
+        ),
+        (
+            [nn.ZeroPad2d((0, 1, 0, 1)), nn.MaxPool2d(2), nn.Dropout(0.5), nn.Conv2d(4, 3, 1)],
+            "conv max_pool conv",
+        ),
+        (
+            [
+                nn.AvgPool2d(2),
+                nn.Flatten(),
+                nn.Linear(16, 5),
+                nn.BatchNorm1d(5),
+                nn.ReLU(),
+                nn.Linear(5, 2, bias=False),
+            ],
+            "conv avg_pool flatten linear linear",
+        ),
+        (
+            [nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 4), nn.Flatten(), nn.Linear(2, 2)],
+            "conv conv conv flatten linear",
+        ),
+        ([nn.AvgPool2d(4), nn.Flatten()], "conv avg_pool flatten"),
+    ],
+)
+def test_other_networks(seed, layers, nodes) -> None:
+    """Padding on some sides, depthwise, signed tensors, pools, batch-norm of a linear layer."""
+    torch.manual_seed(seed)
+    model = prepare(padded(*layers).eval(), torch.rand(2, 2, 8, 8))
+    calibrate(model, torch.rand(32, 2, 8, 8))
+    align_scales(model)
+    graph = lower(model, (2, 8, 8))
+    assert " ".join(n.op for n in graph.nodes) == nodes
+    images = np.random.default_rng(seed).integers(256, size=(32, 2, 8, 8), dtype=np.uint8)
+    logits = verify.verify(graph, images)
+    with torch.no_grad():
+        fake = model(torch.from_numpy(images) / 255).double().flatten(1).numpy()
+    np.testing.assert_allclose(logits * graph.header.logit_scale, fake, atol=1e-3 * fake.std())
+
+
+def test_padding_of_a_signed_tensor_before_a_pool_is_refused(seed) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ZeroPad2d(1), nn.MaxPool2d(2), nn.Conv2d(2, 1, 1))
+    with pytest.raises(UnsupportedLayer, match="signed"):
+        lower(prepare(model, torch.rand(2, 1, 8, 8)))
+
+
+@pytest.mark.parametrize("offset", range(20))
+def test_random_graphs(seed, offset) -> None:
+    """Groups, zero points, pools and padding that no network of ours has."""
+    rng = np.random.default_rng([seed, offset])
+    graph = random_graph(rng)
+    verify.verify(graph, random_images(graph, rng, 10), batch=4)
+
+
+def test_residual_graph(seed) -> None:
+    graph = residual_graph(seed)
+    verify.verify(graph, random_images(graph, np.random.default_rng(seed), 10))
+
+
+def test_difference_is_reported_with_its_place(seed, monkeypatch) -> None:
+    graph = lower(random_model(seed))
+    images = np.random.default_rng(seed).integers(256, size=(6, 1, 8, 8))
+    original = golden.run
+
+    def off_by_one(graph, images, host=None):
+        tensors = original(graph, images)
+        if len(images) == 2:  # the last batch
+            tensors["layer1.0.relu2"][1, 2, 3, 4] += 1
+        return tensors
+
+    monkeypatch.setattr(golden, "run", off_by_one)
+    with pytest.raises(verify.Mismatch, match=r"'layer1.0.relu2' at \(5, 2, 3, 4\).*1 values"):
+        verify.verify(graph, images, batch=4)
+
+
+def test_wrong_shape_is_a_difference(seed, monkeypatch) -> None:
+    graph = lower(random_model(seed))
+    original = golden.run
+    monkeypatch.setattr(
+        golden,
+        "run",
+        lambda g, x, _host=None: (
+            original(g, x) | {"fc": np.zeros((1, 1))} | {"logits": np.zeros((len(x), 5), np.int64)}
+        ),
+    )
+    monkeypatch.setattr(
+        verify,
+        "run",
+        lambda g, x, _host=None: (
+            {k: torch.from_numpy(v) for k, v in original(g, x.numpy()).items()}
+            | {"fc": torch.zeros(1)}
+        ),
+    )
+    with pytest.raises(verify.Mismatch, match="computes"):
+        verify.verify(graph, np.zeros((1, 1, 8, 8), np.int64))
+
+
+def test_graph_survives_its_file(tmp_path, seed) -> None:
+    graph = lower(random_model(seed))
+    graph.save(tmp_path / "g.safetensors")
+    loaded = IntGraph.load(tmp_path / "g.safetensors")
+    assert loaded.digest == graph.digest
+    assert dataclasses.asdict(loaded)["header"] == dataclasses.asdict(graph)["header"]
+
+
+def test_classifier_of_many_channels_fits_its_accumulator(seed) -> None:
+    """The pool in front of it gives few enough codes, even for the worst weights there are."""
+    net = nn.Sequential(nn.Conv2d(1, 2048, 5), nn.ReLU(), nn.AvgPool2d(4), nn.Conv2d(2048, 2, 1))
+    model = prepare(net.eval(), torch.rand(2, 1, 8, 8))
+    with torch.no_grad():
+        model.get_submodule("3").weight.fill_(1)
+        model.get_submodule("3").alpha.fill_(1)
+    graph = lower(model)
+    assert (graph.layers["3"].values == 127).all()
+    assert graph.nodes[1].high == 2 * 15 and 2048 * 127 * 30 < 1 << 23 < 2048 * 127 * 45
+    verify.verify(graph, np.full((1, 1, 8, 8), 255))

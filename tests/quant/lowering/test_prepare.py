@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where quantisers go, and that a prepared network without them is the float one."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quant.capture.writer import UnsupportedLayer
+from quant.lowering.prepare import calibrate, prepare
+from quant.models import build
+from quant.nn import layers
+from quant.nn.activations import ActQuantiser, QuantAvgPool
+from quant.nn.layers import QuantConv2d, QuantLinear
+
+X = torch.rand(2, 1, 8, 8)
+
+
+@pytest.fixture
+def model(seed) -> nn.Module:
+    torch.manual_seed(seed)
+    return build("tiny", shape=(1, 8, 8), classes=10, width=4).eval()
+
+
+def quantisers(model: nn.Module) -> dict[str, ActQuantiser]:
+    return {n: m for n, m in model.named_modules() if isinstance(m, ActQuantiser)}
+
+
+def test_layers_are_swapped_and_the_model_is_left_alone(model) -> None:
+    before = copy.deepcopy(model.state_dict())
+    prepared = prepare(model, X)
+    kinds = [type(m) for m in prepared.modules()]
+    assert kinds.count(QuantConv2d) == 9 and kinds.count(QuantLinear) == 1
+    assert kinds.count(ActQuantiser) == 9 and kinds.count(QuantAvgPool) == 1
+    assert nn.ReLU not in kinds and nn.Conv2d not in kinds
+    assert set(before) <= set(prepared.state_dict())
+    with torch.no_grad():
+        for parameter in prepared.parameters():
+            parameter.zero_()
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_quantisers_off_is_the_float_model(model) -> None:
+    prepared, x = prepare(model, X), torch.rand(3, 1, 8, 8)
+    prepared.train()
+    with layers.float_mode(prepared):
+        assert not prepared.training
+        assert torch.equal(prepared(x), model(x))
+    assert prepared.training
+    assert not torch.equal(prepared.eval()(x), model(x))
+
+
+def test_shortcuts_have_8_bits_and_the_rest_4(model) -> None:
+    found = quantisers(prepare(model, X))
+    shortcuts = {n: q for n, q in found.items() if n.endswith("_quant")}
+    assert set(shortcuts) == {f"layer{i}.0.downsample.1_quant" for i in (2, 3)}
+    assert all(q.signed and q.bits == 8 for q in shortcuts.values())
+    assert all(not q.signed and q.bits == 4 for n, q in found.items() if n not in shortcuts)
+
+
+def test_activation_bits(model) -> None:
+    assert {q.bits for q in quantisers(prepare(model, X, act_bits=8)).values()} == {8}
+
+
+def test_w8a8_widens_what_the_last_layer_reads(seed) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 8), nn.ReLU(), nn.Flatten(), nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)
+    )
+    found = quantisers(prepare(net, X, first_last="w8a8"))
+    assert [found[n].bits for n in ("1", "4")] == [4, 8]
+    assert [q.bits for q in quantisers(prepare(net, X)).values()] == [4, 4]
+    with pytest.raises(ValueError, match="first_last must be"):
+        prepare(net, X, first_last="w8a4")
+
+
+class Bottleneck(nn.Module):
+    """A linear bottleneck with its addition, as in MobileNet-v2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4))
+        self.expand, self.project = nn.Conv2d(4, 8, 1), nn.Conv2d(8, 4, 1)
+        self.norm = nn.BatchNorm2d(4)
+        self.last = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = x + self.norm(self.project(F.relu6(self.expand(x))))
+        return self.last(x)
+
+
+def test_linear_bottlenecks_are_signed_4_bit(seed) -> None:
+    prepared = prepare(Bottleneck(), X)
+    found = quantisers(prepared)
+    assert {n: (q.bits, q.signed, q.limit) for n, q in found.items()} == {
+        "first.1_quant": (4, True, None),
+        "relu6": (4, False, 6.0),
+        "add_quant": (4, True, None),
+    }
+    calibrate(prepared, torch.rand(8, 1, 8, 8))
+    assert all(0 < q.zero_point < 15 for q in found.values() if q.signed)
+    assert max(q.clip.item() for q in found.values() if q.limit) <= 6
+
+
+def test_relu6_stays_within_6(seed) -> None:
+    act = ActQuantiser(4, limit=6.0)
+    act.quantise = False
+    assert act(torch.tensor([-1.0, 5.0, 9.0])).tolist() == [0, 5, 6]
+    act.clip.data.fill_(9)
+    act.keep_sane()
+    assert act.clip.item() == 6
+
+
+def test_pool_before_relu_is_swapped(seed) -> None:
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(27, 2)
+    ).eval()
+    prepared, x = prepare(net, X), torch.rand(3, 1, 8, 8)
+    assert len(quantisers(prepared)) == 1
+    with layers.float_mode(prepared):
+        assert torch.equal(prepared(x), net(x))
+
+
+class Adds(nn.Module):
+    """``how(x, conv(x))``, with a ReLU and a classifier behind it."""
+
+    def __init__(self, how) -> None:
+        super().__init__()
+        self.how, self.conv, self.other = how, nn.Conv2d(1, 3, 1), nn.Conv2d(1, 3, 1)
+        self.fc = nn.Linear(3 * 64, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.how(self.conv(x), self.other(x))).flatten(1))
+
+
+def test_the_later_of_two_sums_is_accumulated(seed) -> None:
+    assert set(quantisers(prepare(Adds(lambda a, b: a + b), X))) == {"conv_quant", "relu"}
+    assert set(quantisers(prepare(Adds(lambda a, b: b + a), X))) == {"conv_quant", "relu"}
+
+
+def test_three_terms_take_two_requantisations(seed) -> None:
+    class Three(Adds):
+        def __init__(self) -> None:
+            super().__init__(None)
+            self.third = nn.Conv2d(1, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x) + self.other(x) + self.third(x)
+            return self.fc(F.relu(x).flatten(1))
+
+    found = quantisers(prepare(Three(), X))
+    assert {n: q.bits for n, q in found.items()} == {"conv_quant": 8, "add_quant": 8, "relu": 4}
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (lambda a, _b: a + a, "adds a tensor to itself"),
+        (lambda a, b: F.relu(a) + F.relu(b), "one operand must be the output of a layer"),
+        (lambda a, b: F.relu(a + b) + a, "something else reads|one operand must"),
+    ],
+)
+def test_additions_that_no_layer_can_do(how, message) -> None:
+    with pytest.raises(UnsupportedLayer, match=message):
+        prepare(Adds(how), X)
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 2, 1)), "'0': BatchNorm2d .*must follow"),
+        (nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(1, 2, 1)), "'0': AvgPool2d .*image itself"),
+    ],
+)
+def test_layers_in_places_where_they_cannot_be_had(net, message) -> None:
+    with pytest.raises(UnsupportedLayer, match=message):
+        prepare(net, X)
+
+
+def test_calibration_sets_every_clip_and_turns_quantisers_on(model) -> None:
+    prepared = prepare(model, X)
+    calibrate(prepared, torch.rand(64, 1, 8, 8))
+    assert 1.0 not in [q.clip.item() for q in quantisers(prepared).values()]
+    assert all(m.quantise for m in prepared.modules() if hasattr(m, "quantise"))
+    out = prepared.relu(torch.randn(1, 4, 8, 8))
+    steps = out / prepared.relu.scale
+    assert torch.allclose(steps, steps.round(), atol=1e-4) and steps.max() <= 15.001
+
+
+def test_lopsided_tensors_get_a_lopsided_zero_point(seed) -> None:
+    torch.manual_seed(seed)
+    act = ActQuantiser(4, signed=True)
+    act.observe = True
+    act(F.gelu(torch.randn(50_000)))
+    assert 1 <= act.zero_point <= 3
+    act(torch.randn(50_000))
+    assert 7 <= act.zero_point <= 8
+
+
+def test_zero_points_are_part_of_the_state(seed) -> None:
+    a, b = ActQuantiser(4, signed=True), ActQuantiser(4, signed=True)
+    a.zero_point = 3
+    b.load_state_dict(a.state_dict())
+    assert (b.zero_point, b.low, b.high) == (3, -3, 12)
+
+
+@pytest.mark.parametrize(("channels", "steps"), [(64, 16), (512, 8), (2048, 2)])
+def test_pooled_codes_fit_the_accumulator_behind_them(channels, steps) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(1, channels, 5),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(channels, 2),
+    )
+    pool = next(m for m in prepare(net, X).modules() if isinstance(m, QuantAvgPool))
+    assert pool.steps == steps and 127 * channels * 15 * steps < 1 << 23
