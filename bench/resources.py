@@ -6,9 +6,8 @@ python -m bench.resources                  engines and their twins, K = 8, 16, 3
 python -m bench.resources --k 16 --json
 python -m bench.resources --arrays         the full-size arrays of both chips; many minutes
 
-Yosys' synth_xilinx with the same script for all (gateware/yosys.py), not placed. A LUT with two
-outputs counts as one. Twins (bench/twins.py) are what the accelerator does not use.
-"""
+Yosys' synth_xilinx with the same script for all (gateware/flow/yosys.py), not placed. A LUT with
+two outputs counts as one. Twins (bench/twins.py) are what the accelerator does not use."""
 
 import concurrent.futures
 import dataclasses
@@ -22,14 +21,14 @@ from amaranth.lib import wiring
 
 import boards
 from bench.twins import TWINS
-from gateware import yosys
-from gateware.array import GemmArray
-from gateware.config import AccelConfig
+from gateware.arch.config import AccelConfig
+from gateware.flow import yosys
 from gateware.pe.base import RowEngine
 from gateware.pe.fixed4 import Fixed4DspEngine, Fixed4LutEngine, Fixed4PairEngine
 from gateware.pe.fixed8 import Fixed8Engine
 from gateware.pe.pot4 import Pot4Engine
-from gateware.series7 import Series7, to_verilog
+from gateware.pe.series7 import Series7, to_verilog
+from gateware.rtl.array import GemmArray
 from ir import cli
 
 ENGINES = (Pot4Engine, Fixed4PairEngine, Fixed4DspEngine, Fixed4LutEngine, Fixed8Engine)

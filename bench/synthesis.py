@@ -18,10 +18,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import boards
-from gateware import estimate
-from gateware.config import AccelConfig
-from gateware.target import TARGETS
-from gateware.verilog import MODULE, accelerator_verilog
+from gateware.arch.config import AccelConfig
+from gateware.flow.target import TARGETS
+from gateware.flow.verilog import MODULE, accelerator_verilog
+from gateware.model import estimate
 from ir import cli
 from ir.ratio import Ratio
 

@@ -6,13 +6,12 @@ python -m bench.table6 --search            find the arrays again, by cycles and 
 python -m bench.table6 --measure           synthesise those that were not yet; hours
 
 Each method has a fast array of its ratio that the chip holds: of those two that could take the
-fewest cycles (gateware/search.py) the one that does. LUTs and DSPs are those of the synthesised
-accelerator (Yosys, not placed) where it was, else estimated; cycles are estimated
-(gateware/timeline.py). Speed is given at the paper's 100 MHz, which nothing was routed for on these
-chips here, and at the clock that there is evidence for: what nextpnr routed a whole accelerator at,
-on another chip, an ECP5. Figures of ours and of the paper are of different tools: theirs are
-Vivado's.
-"""
+fewest cycles (gateware/explore/search.py) the one that does. LUTs and DSPs are those of the
+synthesised accelerator (Yosys, not placed) where it was, else estimated; cycles are estimated
+(gateware/model/timeline.py). Speed is given at the paper's 100 MHz, which nothing was routed for on
+these chips here, and at the clock that there is evidence for: what nextpnr routed a whole
+accelerator at, on another chip, an ECP5. Figures of ours and of the paper are of different tools:
+theirs are Vivado's."""
 
 import csv
 import dataclasses
@@ -24,10 +23,12 @@ from pathlib import Path
 
 import boards
 from bench import synthesis
-from gateware import estimate, ratio, search
+from gateware import ratio
+from gateware.arch.config import AccelConfig
 from gateware.build import configure
-from gateware.config import AccelConfig
-from gateware.outline import resnet18
+from gateware.explore import search
+from gateware.explore.shapes import resnet18
+from gateware.model import estimate
 from ir import cli
 from ir.board_arrays import board_array
 from ir.ratio import Ratio

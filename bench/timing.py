@@ -24,11 +24,11 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from bench.resources import ENGINES
-from gateware import trellis
-from gateware.array import GemmArray
-from gateware.config import AccelConfig
+from gateware.arch.config import AccelConfig
+from gateware.flow import trellis
 from gateware.pe.base import RowEngine
-from gateware.series7 import to_verilog
+from gateware.pe.series7 import to_verilog
+from gateware.rtl.array import GemmArray
 from ir import cli
 
 K, PIXELS = 16, 2  #: of the engines

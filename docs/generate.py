@@ -10,7 +10,7 @@ import pathlib
 
 import numpy as np
 
-from gateware import regs
+from gateware.arch import registers
 from ir import numerics
 from ir.numerics import Scheme
 
@@ -230,11 +230,11 @@ Examples, with `low = 0` and `high = {m.NIBBLE_MAX}`:
 
 def registers_page() -> str:
     """docs/registers.md."""
-    codes = table(["code", "name"], [[code.value, code.name] for code in regs.ErrorCode])
-    size = 1 << regs.WINDOW_BITS
+    codes = table(["code", "name"], [[code.value, code.name] for code in registers.ErrorCode])
+    size = 1 << registers.WINDOW_BITS
     return (
         f"{NOTE}\n# Registers\n\nA window of {size} bytes on AXI4-Lite, 32-bit words.\n\n"
-        f"{regs.register_table_markdown()}\n## Error codes\n\n{codes}"
+        f"{registers.register_table_markdown()}\n## Error codes\n\n{codes}"
     )
 
 

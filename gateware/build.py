@@ -25,14 +25,16 @@ import numpy as np
 
 import boards
 from boards.board import Board
-from gateware import handover, presets, report_page
-from gateware.compiler.hosted import Compiled, compile_all
+from gateware.arch.config import SIZES, AccelConfig
+from gateware.arch.results import DoesNotFit, ToolError
+from gateware.compiler.hybrid import Compiled, compile_all
 from gateware.compiler.operations import CompileError
-from gateware.config import SIZES, AccelConfig
-from gateware.report import check_fit, markdown, report
-from gateware.reports import DoesNotFit, ToolError
-from gateware.target import TARGETS, driver_bytes
-from gateware.verilog import MODULE, accelerator_verilog
+from gateware.explore import presets
+from gateware.flow import manifest
+from gateware.flow.target import TARGETS, driver_bytes
+from gateware.flow.verilog import MODULE, accelerator_verilog
+from gateware.report import page
+from gateware.report.summary import check_fit, markdown, report
 from ir import cli
 from ir.cli import UserError
 from ir.graph import GraphError, IntGraph
@@ -176,7 +178,7 @@ def build(
         _fresh(partial)
         _write(board, config, compiled, partial)
         for one in compiled:
-            handover.write_golden(partial / one.folder, one.graph, images.get(one.tensor))
+            manifest.write_golden(partial / one.folder, one.graph, images.get(one.tensor))
         _write_report(report(board, config, graph, compiled, None), partial)
         # The former build stays until this one is complete.
         if folder.exists():
@@ -250,7 +252,7 @@ def golden_images(path: Path, graph: IntGraph) -> dict[str, np.ndarray]:
 def _write_report(result: dict, folder: Path) -> None:
     (folder / "report.json").write_text(json.dumps(result, indent=1) + "\n")
     (folder / "report.md").write_text(markdown(result))
-    report_page.write(folder)
+    page.write(folder)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ python -m gateware.ratio --board zedboard --graph runs/digits/graph.safetensors
 
 Prints the arrays that no other beats in cycles, LUTs, 8-bit rows and PoT-4 rows, the answer marked,
 and draws them. ``gateware.build --ratio auto`` and ``quant.train --board`` take the answers that
-``--keep`` wrote. Resources and cycles are estimated (gateware/estimate.py).
+``--keep`` wrote. Resources and cycles are estimated (gateware/model/estimate.py).
 """
 
 import json
@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 
 import boards
 from boards.board import Board
-from gateware.outline import resnet18
-from gateware.presets import keep, paper
-from gateware.search import PIXELS, ROWS, SHARES, Found, Point, explore
+from gateware.explore.presets import keep, paper
+from gateware.explore.search import PIXELS, ROWS, SHARES, Found, Point, explore
+from gateware.explore.shapes import resnet18
 from ir import cli
 from ir.graph import GraphError, IntGraph
 from ir.ratio import Ratio

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from gateware.array import engine_modules
+from gateware.arch.config import AccelConfig
 from gateware.compiler.program import Program
-from gateware.config import AccelConfig
-from gateware.series7 import Series7
-from gateware.timeline import Timeline
-from gateware.verilog import accelerator_verilog
+from gateware.flow.verilog import accelerator_verilog
+from gateware.model.timeline import Timeline
+from gateware.pe.series7 import Series7
+from gateware.rtl.array import engine_modules
 from ir import cli, golden
 from ir.graph import IntGraph
 from sim import window as waveform

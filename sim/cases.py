@@ -8,9 +8,9 @@ from typing import Self
 
 import numpy as np
 
-from gateware import estimate
+from gateware.arch.config import AccelConfig
 from gateware.compiler.program import Program, compile_graph
-from gateware.config import AccelConfig
+from gateware.model import estimate
 from ir.graph import IntGraph
 from sim.accelerator import compare, simulate
 

@@ -7,7 +7,7 @@ from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from gateware.axi import Axi3Signature
+from gateware.rtl.axi import Axi3Signature
 
 #: What goes to ``extra_verilog`` of the harness. Its head documents the plusargs.
 DDR_VERILOG = Path(__file__).parent / "models" / "ddr_axi3.v"

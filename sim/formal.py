@@ -19,7 +19,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from gateware.pe.base import SUM_BITS, RowEngine, WordControl, act_layout, delay
-from gateware.series7 import Series7, to_verilog
+from gateware.pe.series7 import Series7, to_verilog
 from ir.numerics import ACC_BITS, ACT_BITS
 from sim.separate import add_product, field_bits, known, product, use_fields, use_separate_slices
 from sim.smt import check

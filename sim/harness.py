@@ -19,7 +19,7 @@ from pathlib import Path
 from amaranth.lib import wiring
 from cocotb_tools.runner import get_runner
 
-from gateware.series7 import to_verilog
+from gateware.pe.series7 import to_verilog
 from sim.compilers import BuildFailed, built_once, compile_icarus, verilate
 from sim.simulators import ICARUS, Simulator, SimulatorNotFound, find_simulator
 
@@ -37,7 +37,7 @@ __all__ = [
     "to_verilog",
 ]
 
-#: Verilog of the primitives that text for :class:`~gateware.series7.Series7` instantiates.
+#: Verilog of the primitives that text for :class:`~gateware.pe.series7.Series7` instantiates.
 SERIES7_MODELS = Path(__file__).parent / "models" / "series7.v"
 BUILD_ROOT = Path(__file__).resolve().parents[1] / "build" / "sim"
 TIMESCALE = ("1ns", "1ps")

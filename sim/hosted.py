@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gateware.compiler.hosted import LAYERS, layer_graph
+from gateware.compiler.hybrid import LAYERS, layer_graph
 from gateware.compiler.program import Program
-from gateware.timeline import Timeline
+from gateware.model.timeline import Timeline
 from ir import golden
 from ir.cli import UserError
 from ir.graph import Host, IntGraph

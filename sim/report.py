@@ -5,8 +5,8 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
+from gateware.arch.registers import COUNTERS
 from gateware.compiler.program import Program
-from gateware.regs import COUNTERS
 from ir.graph import IntGraph
 
 STALLS = tuple(name for name in COUNTERS if name.startswith("stall_"))

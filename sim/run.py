@@ -22,12 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
+from gateware.arch.config import AccelConfig
 from gateware.build import golden_images
-from gateware.compiler.hosted import is_hosted
+from gateware.compiler.hybrid import is_hosted
 from gateware.compiler.operations import CompileError
 from gateware.compiler.program import Program, compile_graph
-from gateware.config import AccelConfig
-from gateware.timeline import READ_LATENCY, Timeline
+from gateware.model.timeline import READ_LATENCY, Timeline
 from ir import cli
 from ir.cli import UserError
 from ir.graph import GraphError, IntGraph

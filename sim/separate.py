@@ -20,7 +20,7 @@ from gateware.pe.base import RowEngine, delay
 from gateware.pe.dsp48 import P_BITS, DspMac, Head
 from gateware.pe.fixed4 import Fixed4LutEngine, Fixed4PairEngine
 from gateware.pe.pot4 import Pot4Engine
-from gateware.series7 import Series7, module_text, to_verilog
+from gateware.pe.series7 import Series7, module_text, to_verilog
 from ir.numerics import ACT_BITS, NIBBLE_MAX, weight_values
 from sim.smt import ProofFailed, check, run_tool
 

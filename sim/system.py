@@ -9,19 +9,20 @@ from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from gateware.axi import AxiLiteSignature
-from gateware.config import AccelConfig
-from gateware.regs import WINDOW_BITS
-from gateware.top import hp_ports
-from gateware.verilog import AcceleratorBox
+from gateware.arch.config import AccelConfig
+from gateware.arch.registers import WINDOW_BITS
+from gateware.flow.verilog import AcceleratorBox
+from gateware.rtl.axi import AxiLiteSignature
+from gateware.rtl.top import hp_ports
 from sim.ddr import Ddr, DdrBudget
 
 
 class System(wiring.Component):
     """Accelerator and memory. The host side is the register port and the interrupt.
 
-    Both are Verilog beside this design: the text of :func:`gateware.verilog.accelerator_verilog`,
-    the very file that goes into the bitstream, and :data:`sim.ddr.DDR_VERILOG`.
+    Both are Verilog beside this design: the text of
+    :func:`gateware.flow.verilog.accelerator_verilog`, the very file that goes into the bitstream,
+    and :data:`sim.ddr.DDR_VERILOG`.
 
     Parameters
     ----------

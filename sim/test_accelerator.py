@@ -6,10 +6,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from gateware import isa
+from gateware.arch import isa
+from gateware.arch.config import AccelConfig
 from gateware.compiler.lower import lower
 from gateware.compiler.program import Program, compile_graph
-from gateware.config import AccelConfig
 from ir.ratio import Ratio
 from sim.accelerator import Mismatch, compare, simulate
 from sim.cases import Case, CaseMaker, check_layers, check_logits

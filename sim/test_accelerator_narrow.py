@@ -5,10 +5,10 @@ channels on two 32-bit ports, half the requantisers, one copy of the activations
 import numpy as np
 import pytest
 
+from gateware.arch.config import AccelConfig
 from gateware.compiler.lower import lower
 from gateware.compiler.operations import Spill
 from gateware.compiler.program import compile_graph
-from gateware.config import AccelConfig
 from ir.ratio import Ratio
 from sim.accelerator import compare, simulate
 from sim.cases import CaseMaker, check_layers, check_logits

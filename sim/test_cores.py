@@ -5,9 +5,9 @@ from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from gateware.array import GemmArray
-from gateware.config import AccelConfig
-from gateware.requant import RequantInput, RequantLane
+from gateware.arch.config import AccelConfig
+from gateware.rtl.array import GemmArray
+from gateware.rtl.requant import RequantInput, RequantLane
 from ir.numerics import BIAS_BITS
 from sim.harness import build_and_test, find_simulator
 

@@ -12,8 +12,8 @@ from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from gateware.axi import Axi3Signature
-from gateware.dma import DmaPort
+from gateware.rtl.axi import Axi3Signature
+from gateware.rtl.dma import DmaPort
 from sim.ddr import DDR_VERILOG, Ddr
 from sim.harness import BenchFailed, build, run_bench
 

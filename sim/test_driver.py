@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import boards
-from gateware import handover
-from gateware.compiler.hosted import compile_all
-from gateware.config import AccelConfig
+from gateware.arch.config import AccelConfig
+from gateware.compiler.hybrid import compile_all
+from gateware.flow import manifest
+from gateware.flow.verilog import accelerator_verilog
 from gateware.soc import zynq7
-from gateware.verilog import accelerator_verilog
 from ir.ratio import Ratio
 from sim.cases import CaseMaker
 from sim.harness import build_and_test
@@ -29,8 +29,8 @@ def package(case: CaseMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
     case = case(CONFIG, "65:30:5")
     board = boards.get("pynq_z2")
     case.program(batch=2).save(folder)
-    handover.write_golden(folder, case.graph, case.images)
-    handover.write_accelerator(
+    manifest.write_golden(folder, case.graph, case.images)
+    manifest.write_accelerator(
         folder, board, CONFIG, connection=zynq7.connection(board, CONFIG.ports), bitstream="top.bit"
     )
     return folder
@@ -43,8 +43,8 @@ def layers(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for one in compile_all(sequence_graph(1, length=8), CONFIG):
         (folder / one.folder).mkdir(parents=True)
         one.program.save(folder / one.folder)
-        handover.write_golden(folder / one.folder, one.graph, None)
-    shutil.copy(package / handover.ACCELERATOR, folder)
+        manifest.write_golden(folder / one.folder, one.graph, None)
+    shutil.copy(package / manifest.ACCELERATOR, folder)
     return folder
 
 

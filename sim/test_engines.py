@@ -10,7 +10,7 @@ from gateware.pe.base import RowEngine
 from gateware.pe.fixed4 import Fixed4DspEngine, Fixed4LutEngine, Fixed4PairEngine
 from gateware.pe.fixed8 import Fixed8Engine
 from gateware.pe.pot4 import Pot4Engine
-from gateware.series7 import Series7, to_verilog
+from gateware.pe.series7 import Series7, to_verilog
 from sim.harness import SERIES7_MODELS, build_and_test, find_simulator
 
 ENGINES = (Pot4Engine, Fixed4PairEngine, Fixed4DspEngine, Fixed4LutEngine, Fixed8Engine)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from gateware.array import GemmArray
-from gateware.config import AccelConfig
+from gateware.arch.config import AccelConfig
 from gateware.pe import broadcast
 from gateware.pe.broadcast import MAX_FANOUT
-from gateware.series7 import Series7, to_verilog
+from gateware.pe.series7 import Series7, to_verilog
+from gateware.rtl.array import GemmArray
 from sim.smt import run_tool
 
 # Down to single bits, but without merging or copying anything: a pin of a gate is a pin of the LUT
@@ -81,7 +81,7 @@ def test_no_net_feeds_more_pins_than_promised(name: str, tmp_path: Path) -> None
 
 def test_a_net_to_every_row_is_found(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(broadcast.Broadcast.__init__, "__kwdefaults__", {"fanout": 1000})
-    monkeypatch.setattr("gateware.array.BROADCAST_FANOUT", 1000)
-    monkeypatch.setattr("gateware.array.broadcast_nodes", lambda sinks: [1])
+    monkeypatch.setattr("gateware.rtl.array.BROADCAST_FANOUT", 1000)
+    monkeypatch.setattr("gateware.rtl.array.broadcast_nodes", lambda sinks: [1])
     config = AccelConfig(pot4_rows=40, fixed4_rows=0, fixed8_rows=0, bus_bits=32, requant_lanes=1)
     assert max(fanouts(config, tmp_path).values()) > MAX_FANOUT

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from gateware import build
-from gateware.compiler.hosted import LAYERS
+from gateware.arch.isa import Opcode
+from gateware.compiler.hybrid import LAYERS
 from gateware.compiler.program import IMAGE, Program
-from gateware.isa import Opcode
 from ir import cli, golden
 from sim import run
 from tests.helpers.graphs import random_tokens, sequence_graph, sequence_host

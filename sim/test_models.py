@@ -11,7 +11,7 @@ import pytest
 from amaranth.lib import wiring
 
 from gateware.pe.dsp48 import DspAccumulator, DspMac, Head
-from gateware.series7 import Series7, to_verilog
+from gateware.pe.series7 import Series7, to_verilog
 from sim.harness import SERIES7_MODELS
 from sim.smt import ProofFailed, check
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from gateware.arch.registers import COUNTERS
 from gateware.compiler.program import compile_graph
-from gateware.regs import COUNTERS
 from sim import picture
-from tests.gateware.test_plan import LARGE
+from tests.gateware.compiler.test_plan import LARGE
 from tests.helpers.graphs import residual_graph
 
 

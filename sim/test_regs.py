@@ -5,9 +5,10 @@ from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from gateware.axi import Axi3Signature, Axi3ToLite, AxiLiteSignature
-from gateware.config import AccelConfig
-from gateware.regs import COUNT_LAYOUT, WINDOW_BITS, RegisterFile
+from gateware.arch.config import AccelConfig
+from gateware.arch.registers import WINDOW_BITS
+from gateware.rtl.axi import Axi3Signature, Axi3ToLite, AxiLiteSignature
+from gateware.rtl.register_file import COUNT_LAYOUT, RegisterFile
 from sim.harness import build_and_test
 
 CONFIG = AccelConfig(pot4_rows=5, fixed4_rows=2, fixed8_rows=1)

@@ -5,9 +5,9 @@ import dataclasses
 
 import numpy as np
 
+from gateware.arch.config import AccelConfig
+from gateware.arch.registers import COUNTERS
 from gateware.compiler.program import Segment, compile_graph
-from gateware.config import AccelConfig
-from gateware.regs import COUNTERS
 from ir.ratio import Ratio
 from sim.report import STALLS, layer_rows, macs, table
 from tests.helpers.graphs import INPUT, GraphBuilder

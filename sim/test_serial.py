@@ -4,10 +4,10 @@
 from pathlib import Path
 
 import boards
-from gateware import handover
-from gateware.config import AccelConfig
+from gateware.arch.config import AccelConfig
+from gateware.flow import manifest
+from gateware.flow.verilog import AcceleratorBox, accelerator_verilog
 from gateware.soc.ecp5 import BUS_BITS, SerialSystem, connection
-from gateware.verilog import AcceleratorBox, accelerator_verilog
 from ir.ratio import Ratio
 from sim.cases import CaseMaker
 from sim.harness import build_and_test
@@ -22,10 +22,10 @@ DIVISOR = 4  #: the fastest line, for a short simulation
 def test_driver_over_a_serial_line(case: CaseMaker, tmp_path: Path, seed: int) -> None:
     case = case(CONFIG, "65:30:5")
     case.program().save(tmp_path)
-    handover.write_golden(tmp_path, case.graph, case.images)
+    manifest.write_golden(tmp_path, case.graph, case.images)
     reached = connection(MEMORY_BYTES, CONFIG.clock_hz)
     reached["silence_seconds"] = 2 * SILENCE_CYCLES / CONFIG.clock_hz
-    handover.write_accelerator(
+    manifest.write_accelerator(
         tmp_path, boards.get("ulx3s_85f"), CONFIG, connection=reached, bitstream="top.bit"
     )
     system = SerialSystem(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gateware import isa
+from gateware.arch import isa
 from gateware.compiler.program import Program, compile_graph
 from ir.graph import IntGraph
 from sim import window

@@ -7,11 +7,11 @@ called, and the bench ends the run behind it.
 
 from collections.abc import Sequence
 
-from gateware import isa
+from gateware.arch import isa
+from gateware.arch.isa import Opcode
 from gateware.compiler.lower import lower
 from gateware.compiler.program import Program
-from gateware.emulator import Emulator
-from gateware.isa import Opcode
+from gateware.model.emulator import Emulator
 from ir.graph import IntGraph
 
 MARGIN = 300  #: cycles before and after

@@ -7,7 +7,7 @@ import numpy as np
 from amaranth import *
 from amaranth.lib import wiring
 
-from gateware.config import AccelConfig
+from gateware.arch.config import AccelConfig
 from gateware.pe.base import SUM_BITS, RowEngine, Word, WordControl
 from gateware.pe.lanes import row_engines
 from ir.numerics import ACT_BITS, NIBBLE_MAX, Scheme, weight_values

@@ -5,18 +5,18 @@ from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
-from gateware.axi import Axi3Signature, Axi3ToLite
-from gateware.config import AccelConfig
+from gateware.arch.config import AccelConfig
+from gateware.flow.verilog import AcceleratorBox
+from gateware.rtl.axi import Axi3Signature, Axi3ToLite
+from gateware.rtl.top import accelerator_signature
 from gateware.soc.zynq7 import GP_BASE
-from gateware.top import accelerator_signature
-from gateware.verilog import AcceleratorBox
 
 
 class ZynqLogic(wiring.Component):
     """Bridge and accelerator as :class:`gateware.soc.zynq7.Zynq7Top` joins them.
 
     The accelerator is Verilog beside this design: the text of
-    :func:`gateware.verilog.accelerator_verilog`.
+    :func:`gateware.flow.verilog.accelerator_verilog`.
 
     Parameters
     ----------

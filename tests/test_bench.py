@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from bench import synthesis, train_step
-from gateware.config import AccelConfig
+from gateware.arch.config import AccelConfig
 from ir.cli import UserError
 
 

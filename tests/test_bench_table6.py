@@ -8,9 +8,10 @@ import pytest
 
 import boards
 from bench import table6
-from gateware import estimate, search
-from gateware.config import AccelConfig
-from gateware.outline import resnet18
+from gateware.arch.config import AccelConfig
+from gateware.explore import search
+from gateware.explore.shapes import resnet18
+from gateware.model import estimate
 from ir.cli import UserError
 from ir.ratio import Ratio
 

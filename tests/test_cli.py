@@ -236,7 +236,7 @@ def test_help_names_every_default() -> None:
 )
 def test_result_that_nobody_can_read(shell: str, told: str, tmp_path: Path) -> None:
     program = (
-        "import sys, time; from quant import cli; time.sleep(0.2); "
+        "import sys, time; from ir import cli; time.sleep(0.2); "
         "main = lambda argv: cli.give('result') or cli.say() or 0; sys.exit(cli.run(main))"
     )
     done = subprocess.run(

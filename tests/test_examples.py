@@ -4,9 +4,9 @@
 import numpy as np
 
 from examples import own_model
+from gateware.arch.config import AccelConfig
 from gateware.compiler.program import compile_graph
-from gateware.config import AccelConfig
-from gateware.emulator import Emulator
+from gateware.model.emulator import Emulator
 from ir import golden
 from ir.ratio import Ratio
 

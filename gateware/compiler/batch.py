@@ -10,9 +10,9 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 
+from gateware.arch.config import AccelConfig
+from gateware.compiler.layout import Placement
 from gateware.compiler.operations import Gemm, Operation, Pool
-from gateware.compiler.place import Placement
-from gateware.config import AccelConfig
 
 _OF = " of image "
 

@@ -4,19 +4,18 @@
 import itertools
 from collections.abc import Iterable, Sequence
 
-from gateware import isa
-from gateware.compiler.image import Image
+from gateware.arch import isa
+from gateware.arch.config import AccelConfig
+from gateware.arch.isa import Base, Opcode
+from gateware.compiler.dependencies import Region
+from gateware.compiler.layout import MAX_GROUPS, Placement, Strip
 from gateware.compiler.operations import CompileError, Gemm, Pool
-from gateware.compiler.order import Region
 from gateware.compiler.pack import Result, pack_slot, pack_weights
-from gateware.compiler.place import MAX_GROUPS, Placement, Strip
 from gateware.compiler.plan import Plan, input_rows
+from gateware.compiler.program_image import Image
 from gateware.compiler.schedule import schedule_slots, split_rows
-from gateware.config import AccelConfig
-from gateware.isa import Base, Opcode
 from gateware.pe.base import RowEngine
 from gateware.pe.lanes import row_engines
-from gateware.transfer import WIDE_BITS
 from ir.numerics import BIAS_BITS
 
 _WRAP = 1 << isa.ADDRESS_BITS
@@ -204,7 +203,7 @@ def store_wide(image: Image, region: Region, offset: int) -> None:
         opcode=Opcode.STORE_WIDE,
         base=Base.OUTPUT,
         offset=offset,
-        beats=region.words * WIDE_BITS // image.config.bus_bits,
+        beats=region.words * isa.WIDE_BITS // image.config.bus_bits,
         destination=region.first,
     )
 

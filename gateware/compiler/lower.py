@@ -4,13 +4,12 @@
 import dataclasses
 import math
 
+from gateware.arch.config import AccelConfig
+from gateware.arch.isa import SIZE_BITS
+from gateware.compiler.layout import MAX_GROUPS, Placement
 from gateware.compiler.operations import CompileError, Gemm, Pool, operands
-from gateware.compiler.patches import Patches, identity, rewrite
-from gateware.compiler.place import MAX_GROUPS, Placement
 from gateware.compiler.plan import Plan, make_plan
-from gateware.config import AccelConfig
-from gateware.isa import SIZE_BITS
-from gateware.window import Window
+from gateware.compiler.space_to_depth import Patches, identity, rewrite
 from ir.graph import AvgPool, Conv, Flatten, Host, IntGraph, Linear, MaxPool, Node
 from ir.numerics import ACT_BITS, SHIFT_MIN, act_max
 
@@ -164,10 +163,9 @@ def _check(forms: dict[str, Placement], operation: Gemm | Pool, config: AccelCon
             f"has kernel {operation.kernel}, stride {operation.stride}, padding "
             f"{operation.padding}; the largest are 255, 15 and 31"
         )
-    if operation.stride[1] > Window.max_stride(config) and target.width > 1:
+    if operation.stride[1] > config.max_stride and target.width > 1:
         refuse(
-            f"has a horizontal stride of {operation.stride[1]}, the largest is "
-            f"{Window.max_stride(config)}"
+            f"has a horizontal stride of {operation.stride[1]}, the largest is {config.max_stride}"
         )
     if operation.wide and config.rows * target.wide_pitch > config.wide_depth:
         refuse(

@@ -5,8 +5,8 @@ import dataclasses
 
 import numpy as np
 
-from gateware.config import AccelConfig
-from gateware.isa import slot_beats, slot_bits
+from gateware.arch.config import AccelConfig
+from gateware.arch.isa import slot_beats, slot_bits
 from gateware.pe.lanes import row_engines
 from ir.numerics import BIAS_BITS
 
@@ -38,7 +38,7 @@ def code_widths(config: AccelConfig) -> np.ndarray:
 
 
 def pack_weights(values: np.ndarray, lanes: list[int], config: AccelConfig) -> bytes:
-    """Weight words of one row tile, in the order of :class:`~gateware.sequence.TileLoop`.
+    """Weight words of one row tile, in the order of :class:`~gateware.rtl.sequence.TileLoop`.
 
     ``values`` is (rows, channels, kernel_y, kernel_x); ``lanes[i]`` is the row in lane i or -1. A
     word holds k channels of one kernel position for every lane, as the lane's engine encodes them;

@@ -6,7 +6,9 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from gateware.arch.config import AccelConfig
 from gateware.compiler.batch import instance, repeat, together
+from gateware.compiler.layout import DoesNotFit, Life, Placement, allocate
 from gateware.compiler.operations import (
     CompileError,
     Gemm,
@@ -16,8 +18,6 @@ from gateware.compiler.operations import (
     Spill,
     operands,
 )
-from gateware.compiler.place import DoesNotFit, Life, Placement, allocate
-from gateware.config import AccelConfig
 from ir.graph import IntGraph
 
 

@@ -11,7 +11,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from gateware.arch import isa
+from gateware.arch.config import AccelConfig
+from gateware.arch.registers import config_digest
 from gateware.compiler.batch import base_name, instance, together
+from gateware.compiler.dependencies import Region
 from gateware.compiler.emit import (
     Tile,
     cuts,
@@ -22,17 +26,13 @@ from gateware.compiler.emit import (
     tiles,
     wide_rows,
 )
-from gateware.compiler.image import ALIGN, Image
+from gateware.compiler.layout import Placement, Strip
 from gateware.compiler.lower import lower
 from gateware.compiler.operations import CompileError, Gemm, Pool, Reload, Spill
-from gateware.compiler.order import Region
-from gateware.compiler.patches import Patches
-from gateware.compiler.place import Placement, Strip
 from gateware.compiler.plan import input_rows
+from gateware.compiler.program_image import ALIGN, Image
 from gateware.compiler.source import Source
-from gateware.config import AccelConfig
-from gateware.regs import config_digest
-from gateware.transfer import WIDE_BITS
+from gateware.compiler.space_to_depth import Patches
 from ir.graph import IntGraph
 
 MANIFEST = "program.json"
@@ -67,7 +67,7 @@ class Output:
     def size(self) -> int:
         """Bytes."""
         if self.wide:
-            return self.entries(self.place.channels) * self.parts * WIDE_BITS // 8
+            return self.entries(self.place.channels) * self.parts * isa.WIDE_BITS // 8
         return self.place.beats * self.place.k // 2
 
     def entries(self, channels: int) -> int:
@@ -162,7 +162,7 @@ class Program:
             "output_bytes": self.output_size,
             "batch": self.batch,
             "output_stride": self.output_stride,
-            "wide_bytes": WIDE_BITS // 8,
+            "wide_bytes": isa.WIDE_BITS // 8,
         }
         (folder / IMAGE).write_bytes(self.image)
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
@@ -386,7 +386,7 @@ class _Compiler:
                             region,
                         )
                         store_wide(self.image, region, ends[index])
-                        ends[index] += region.words * WIDE_BITS // 8
+                        ends[index] += region.words * isa.WIDE_BITS // 8
         name = base_name(run[0].target)
         self.outputs[name] = dataclasses.replace(self.outputs[name], tiles=tuple(made))
 

@@ -8,7 +8,7 @@ meet. Koenig's theorem says that as many colours as the largest degree suffice.
 import dataclasses
 from collections.abc import Sequence
 
-from gateware.config import AccelConfig
+from gateware.arch.config import AccelConfig
 from ir.numerics import Scheme
 
 

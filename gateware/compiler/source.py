@@ -5,10 +5,10 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from gateware.compiler.emit import load_rows
-from gateware.compiler.image import Image
+from gateware.compiler.layout import Placement, Strip
 from gateware.compiler.operations import Gemm
-from gateware.compiler.place import Placement, Strip
 from gateware.compiler.plan import input_rows
+from gateware.compiler.program_image import Image
 
 LOAD_STRIPS = 16  #: parts that a large input is loaded in, so that the first layer begins early
 LARGE_INPUT = 2048  #: bus beats

@@ -9,7 +9,7 @@ from amaranth.lib import data
 
 from gateware.pe.base import RowEngine
 from gateware.pe.dsp48 import DspMac, Head
-from gateware.series7 import SharedModule
+from gateware.pe.series7 import SharedModule
 from ir.numerics import ACT_BITS
 
 LANE_SHIFT = 20  #: distance of the two pixels inside the 48-bit sum

@@ -7,7 +7,7 @@ from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from gateware.series7 import is_series7
+from gateware.pe.series7 import is_series7
 
 A_BITS, B_BITS, P_BITS = 25, 18, 48  #: signed operands of the multiplier, and the sum
 

@@ -4,7 +4,7 @@
 import dataclasses
 from collections.abc import Iterator
 
-from gateware.config import AccelConfig, Fixed4Style
+from gateware.arch.config import AccelConfig, Fixed4Style
 from gateware.pe.base import RowEngine
 from gateware.pe.fixed4 import Fixed4DspEngine, Fixed4LutEngine, Fixed4PairEngine
 from gateware.pe.fixed8 import Fixed8Engine

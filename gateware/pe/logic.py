@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from amaranth import *
 
-from gateware.series7 import is_series7
+from gateware.pe.series7 import is_series7
 
 Bit = TypeVar("Bit", int, Value)
 

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out, connect
 from amaranth.vendor import LatticeECP5Platform
 
 from boards.board import Board
-from gateware.reports import DoesNotFit
+from gateware.arch.results import DoesNotFit
 from gateware.soc.memory import BlockMemory
 from gateware.soc.serial import REGISTER_BASE, SerialBridge
 from gateware.soc.uart import UartReceiver, UartTransmitter

@@ -5,7 +5,7 @@ from amaranth import *
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from gateware.axi import Axi3Signature, Resp
+from gateware.rtl.axi import Axi3Signature, Resp
 
 
 def access_layout(data_bits: int) -> data.StructLayout:

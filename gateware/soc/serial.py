@@ -14,7 +14,7 @@ from amaranth import *
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from gateware.axi import AxiLiteSignature, Resp
+from gateware.rtl.axi import AxiLiteSignature, Resp
 from gateware.soc.memory import access_layout
 
 REGISTER_BASE = 0x4000_0000

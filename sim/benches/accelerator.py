@@ -13,7 +13,7 @@ from cocotb.triggers import ClockCycles, First, RisingEdge, Timer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gateware.regs import COUNTERS, REGISTERS, ErrorCode
+from gateware.arch.registers import COUNTERS, REGISTERS, ErrorCode
 
 OFFSETS = {register.name: register.offset for register in REGISTERS}
 CLOCK_NS = 10

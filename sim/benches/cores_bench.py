@@ -11,10 +11,10 @@ import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge
 
-from gateware.array import GemmArray
 from gateware.pe.base import Word
-from gateware.pool import PoolMode
-from gateware.requant import RequantInput, RequantLane
+from gateware.rtl.array import GemmArray
+from gateware.rtl.pool import PoolMode
+from gateware.rtl.requant import RequantInput, RequantLane
 from ir.numerics import NIBBLE_MAX, SHIFT_MAX, SHIFT_MIN, Scheme, weight_values
 from sim.test_cores import CONFIG
 from sim.words import (

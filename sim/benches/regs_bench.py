@@ -7,7 +7,8 @@ import cocotb
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
 
-from gateware.regs import COUNT_LAYOUT, COUNTERS, ID_VALUE, REGISTERS, ErrorCode
+from gateware.arch.registers import COUNTERS, ID_VALUE, REGISTERS, ErrorCode
+from gateware.rtl.register_file import COUNT_LAYOUT
 from sim.axi3 import (
     PAUSES,
     AxiLiteBus,

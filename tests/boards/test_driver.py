@@ -20,12 +20,12 @@ from boards.driver.hardware import Arena
 from boards.driver.package import Package
 from boards.driver.registers import Registers
 from boards.driver.tensors import gather, input_codes, pack, unpack
-from gateware import handover
-from gateware.compiler.patches import Axis, Patches, identity
-from gateware.compiler.place import Placement
+from gateware.arch.config import AccelConfig
+from gateware.arch.registers import REGISTERS, VERSION_MAJOR, register_manifest
+from gateware.compiler.layout import Placement
 from gateware.compiler.program import Output, Program
-from gateware.config import AccelConfig
-from gateware.regs import REGISTERS, VERSION_MAJOR, register_manifest
+from gateware.compiler.space_to_depth import Axis, Patches, identity
+from gateware.flow import manifest
 from gateware.soc import zynq7
 from ir.ratio import Ratio
 
@@ -104,7 +104,7 @@ def test_wide_results_are_read_as_the_compiler_does(
     place = Placement(channels=10, height=height, width=width, bits=8, zero_point=0, k=16, banks=4)
     output = Output("logits", 0, rows, place, ((3, 1, 0, 9), (2, 4, 5), (8, 6, 7)))
     stored = np.random.default_rng(seed).integers(-1 << 40, 1 << 40, output.size // 8)
-    manifest = json.loads(json.dumps(dataclasses.asdict(output))) | {"wide_bytes": 8}
+    described = json.loads(json.dumps(dataclasses.asdict(output))) | {"wide_bytes": 8}
     read = output.read(stored.astype("<i8").tobytes() + bytes(48))
     # Channel 1 is the second of the first tile; its rows of pixels come with those of the tile.
     pitch, tile = place.wide_pitch, 4 * rows * place.wide_pitch
@@ -114,7 +114,7 @@ def test_wide_results_are_read_as_the_compiler_does(
             (height - 1) // rows * tile + rows * pitch + (height - 1) % rows * pitch + width - 1
         ]
     )
-    got = unpack(np.frombuffer(stored.astype("<i8").tobytes() + bytes(48), np.uint8), manifest)
+    got = unpack(np.frombuffer(stored.astype("<i8").tobytes() + bytes(48), np.uint8), described)
     np.testing.assert_array_equal(got, read.reshape(-1))
 
 
@@ -142,8 +142,8 @@ def test_images_become_codes() -> None:
 def test_patches_are_gathered_as_the_compiler_does(x: Axis, seed: int) -> None:
     patches = Patches((3, 6, 5), Axis(3, 2, -1, 3), x, 9)
     codes = np.random.default_rng(seed).integers(0, 256, patches.shape)
-    manifest = json.loads(json.dumps(dataclasses.asdict(patches)))
-    np.testing.assert_array_equal(gather(codes, manifest), patches.gather(codes))
+    described = json.loads(json.dumps(dataclasses.asdict(patches)))
+    np.testing.assert_array_equal(gather(codes, described), patches.gather(codes))
 
 
 # Registers.
@@ -165,7 +165,7 @@ class FakeHardware(driver.Hardware):
 
 
 def test_registers_are_those_of_the_accelerator() -> None:
-    """By name and field, at the offsets of gateware.regs; counters from CYCLES on."""
+    """By name and field, at the offsets of gateware.arch.registers; counters from CYCLES on."""
     hardware = FakeHardware()
     registers = Registers(hardware, json.loads(json.dumps(register_manifest())))
     offsets = {register.name: register.offset for register in REGISTERS}
@@ -179,10 +179,10 @@ def test_registers_are_those_of_the_accelerator() -> None:
 
 
 def test_another_register_map_is_refused() -> None:
-    manifest = register_manifest()
-    manifest["version"] = [VERSION_MAJOR + 1, 0]
+    described = register_manifest()
+    described["version"] = [VERSION_MAJOR + 1, 0]
     with pytest.raises(driver.WrongPackage, match="take the driver of the same release"):
-        Registers(FakeHardware(), manifest)
+        Registers(FakeHardware(), described)
 
 
 # Packages.
@@ -206,7 +206,7 @@ def package(tmp_path: Path) -> Path:
         0.25,
         80,
     ).save(tmp_path)
-    handover.write_accelerator(
+    manifest.write_accelerator(
         tmp_path,
         boards.get("pynq_z2"),
         CONFIG,

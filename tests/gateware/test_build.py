@@ -7,8 +7,8 @@ import pytest
 
 import boards
 from boards.board import Board
-from gateware import estimate
 from gateware.build import configure
+from gateware.model import estimate
 from ir.cli import UserError
 
 

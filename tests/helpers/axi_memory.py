@@ -4,7 +4,7 @@
 import random
 from collections import deque
 
-from gateware.axi import BOUNDARY, BURST_BEATS, Burst, Resp
+from gateware.rtl.axi import BOUNDARY, BURST_BEATS, Burst, Resp
 
 
 def split(address: int, beats: int, width: int) -> list[tuple[int, int]]:

@@ -3,12 +3,12 @@
 
 import numpy as np
 
-from gateware import isa
+from gateware.arch import isa
+from gateware.arch.config import AccelConfig
+from gateware.arch.isa import Opcode
 from gateware.compiler.operations import CompileError
 from gateware.compiler.program import Program, compile_graph
-from gateware.config import AccelConfig
-from gateware.emulator import Emulator
-from gateware.isa import Opcode
+from gateware.model.emulator import Emulator
 from ir import golden
 from ir.graph import IntGraph
 from tests.helpers.graphs import random_graph, random_images

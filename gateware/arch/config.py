@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One frozen description of an accelerator, from which every width and depth follows."""
+
+import dataclasses
+import enum
+import json
+
+from ir.numerics import ACT_BITS, Scheme
+from ir.ratio import Ratio
+
+
+def _is_power_of_two(value: int) -> bool:
+    return value > 0 and value & (value - 1) == 0
+
+
+class Fixed4Style(enum.StrEnum):
+    """What Fixed-4 rows are made of, which trades LUTs for DSP48E1."""
+
+    PAIRS = "pairs"  #: two rows share DSP48E1 that do four MACs each; an odd row takes LUTs
+    DSP = "dsp"  #: two MACs per DSP48E1 and no LUTs; sums of 20 bits at most
+
+
+#: Default sizes beside the rows: what the command line offers and a small network needs.
+SIZES = {
+    "pixels": 2,
+    "requant_lanes": 8,
+    "ports": 1,
+    "act_depth": 1024,
+    "act_copies": 2,
+    "weight_depth": 512,
+    "slot_depth": 64,
+    "wide_depth": 64,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AccelConfig:
+    """Sizes of one accelerator.
+
+    The array multiplies ``rows x k x pixels`` activation nibbles per cycle. An activation word
+    holds ``k`` channels of one pixel and is one bus beat, so ``k = bus_bits / 4``.
+
+    Parameters
+    ----------
+    pot4_rows, fixed4_rows, fixed8_rows : int
+        Lanes of each scheme in one row tile (lane order: POT4, FIXED4, FIXED8).
+    pixels : int
+        Output pixels per cycle, along x; even, because one DSP serves two pixels; a power of two.
+    requant_lanes : int
+        Requantisers that drain a finished tile; divides both ``rows`` and ``k``.
+    bus_bits : int
+        Width of a memory port: 64 (or 32).
+    ports : int
+        Memory ports, 1, 2 or 4. Weights and slots are read through all of them at once; the other
+        traffic goes through the first.
+    act_depth : int
+        Words per bank of the activation buffer, which has ``2 * pixels`` banks.
+    act_copies : int
+        Copies of the activation buffer. With 2, the drain reads residual operands from a copy of
+        their own while it writes. With 1, which takes half the block RAMs, it does the two in turn
+        and takes twice as long for everything.
+    weight_depth : int
+        Words of the weight buffer, a multiple of 512 to use whole block RAMs; one word holds ``k``
+        weights of every row lane.
+    slot_depth : int
+        Drain slots that the slot buffer holds.
+    wide_depth : int
+        Wide results (logits) that are kept until they are stored; at least one for each row lane.
+        With twice as many as a row tile gives, none waits for those before.
+    fixed4_style : Fixed4Style
+        Engines of the Fixed-4 rows, see :mod:`gateware.pe.lanes`.
+    clock_hz : int
+        Clock asked for.
+    """
+
+    pot4_rows: int
+    fixed4_rows: int
+    fixed8_rows: int
+    pixels: int = SIZES["pixels"]
+    requant_lanes: int = SIZES["requant_lanes"]
+    bus_bits: int = 64
+    ports: int = SIZES["ports"]
+    act_depth: int = SIZES["act_depth"]
+    act_copies: int = SIZES["act_copies"]
+    weight_depth: int = SIZES["weight_depth"]
+    slot_depth: int = SIZES["slot_depth"]
+    wide_depth: int = SIZES["wide_depth"]
+    fixed4_style: Fixed4Style = Fixed4Style.PAIRS
+    clock_hz: int = 100_000_000
+
+    def __post_init__(self) -> None:
+        if min(self.lanes) < 0 or self.rows == 0:
+            raise ValueError(f"row lanes must not be negative and not all zero, got {self.lanes}")
+        if self.bus_bits not in (32, 64):
+            raise ValueError(f"bus_bits must be 32 or 64, not {self.bus_bits}")
+        if self.ports not in (1, 2, 4):
+            raise ValueError(f"ports must be 1, 2 or 4, not {self.ports}")
+        if self.act_copies not in (1, 2):
+            raise ValueError(f"act_copies must be 1 or 2, not {self.act_copies}")
+        if not _is_power_of_two(self.pixels) or self.pixels < 2:
+            raise ValueError(f"pixels must be a power of two and at least 2, not {self.pixels}")
+        if self.requant_lanes < 1 or self.rows % self.requant_lanes or self.k % self.requant_lanes:
+            raise ValueError(
+                f"requant_lanes must divide the {self.rows} rows and the {self.k} channels of a "
+                f"word, not {self.requant_lanes}"
+            )
+        if not 1 <= self.weight_depth <= 1 << 15:
+            raise ValueError(f"weight_depth must be in 1..32768, not {self.weight_depth}")
+        for field in ("act_depth", "slot_depth", "wide_depth"):
+            if not _is_power_of_two(getattr(self, field)):
+                raise ValueError(f"{field} must be a power of two, not {getattr(self, field)}")
+        if self.slot_depth < self.rows:
+            raise ValueError(
+                f"slot_depth must be at least the {self.rows} rows, not {self.slot_depth}"
+            )
+        if self.wide_depth < self.rows:
+            raise ValueError(
+                f"wide_depth must be at least the {self.rows} rows, not {self.wide_depth}"
+            )
+        # From JSON it comes as text. Raises ValueError with the name that is not one.
+        object.__setattr__(self, "fixed4_style", Fixed4Style(self.fixed4_style))
+        if self.clock_hz <= 0:
+            raise ValueError(f"clock_hz must be positive, not {self.clock_hz}")
+
+    @classmethod
+    def from_ratio(cls, ratio: Ratio, rows: int, **sizes: int) -> "AccelConfig":
+        """The array of ``rows`` lanes split by ``ratio``, by the function that training uses."""
+        pot4, fixed4, fixed8 = ratio.lanes(rows)
+        return cls(pot4_rows=pot4, fixed4_rows=fixed4, fixed8_rows=fixed8, **sizes)
+
+    @property
+    def lanes(self) -> tuple[int, int, int]:
+        return (self.pot4_rows, self.fixed4_rows, self.fixed8_rows)
+
+    @property
+    def rows(self) -> int:
+        """Row lanes of a tile."""
+        return sum(self.lanes)
+
+    @property
+    def k(self) -> int:
+        """Input channels per activation word."""
+        return self.bus_bits // ACT_BITS
+
+    @property
+    def banks(self) -> int:
+        """Banks of the activation buffer; pixel x lies in bank ``x % banks``."""
+        return 2 * self.pixels
+
+    @property
+    def max_stride(self) -> int:
+        """Largest horizontal stride at which the pixel lanes never meet in a bank."""
+        return max(1, (self.banks - 1) // (self.pixels - 1))
+
+    @property
+    def drain_turn(self) -> int:
+        """Cycles from a step of the drain to the next."""
+        return 3 - self.act_copies
+
+    @property
+    def macs_per_cycle(self) -> int:
+        return self.rows * self.k * self.pixels
+
+    @property
+    def lane_schemes(self) -> tuple[Scheme, ...]:
+        """Scheme of each row lane."""
+        return tuple(s for s, n in zip(Scheme, self.lanes, strict=True) for _ in range(n))
+
+    @property
+    def weight_bits(self) -> int:
+        """Weight bits that all lanes consume per cycle."""
+        return sum(self.k * scheme.bits for scheme in self.lane_schemes)
+
+    @property
+    def weight_beats(self) -> int:
+        """Bus beats of one stored word of the weight buffer, the same number for every port."""
+        return self.whole_beats(self.weight_bits)
+
+    def whole_beats(self, bits: int) -> int:
+        """Bus beats that hold ``bits``, a multiple of the ports."""
+        return -(-bits // (self.bus_bits * self.ports)) * self.ports
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "AccelConfig":
+        return cls(**json.loads(text))

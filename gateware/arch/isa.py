@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Descriptors and drain slots: the one owner of every bit that compiler and accelerator exchange.
+
+A program is a list of 512-bit descriptors in memory. Loads, executes and stores go to a queue
+each. A queue works in order, beside the other two; a descriptor begins when as many descriptors of
+every queue are complete as its ``wait_loads``, ``wait_executes`` and ``wait_stores`` say, counted
+from the start of the run. An execute may begin while the one before is still being drained, unless
+it waits for it. Fields are unsigned; addresses of the activation buffer are word addresses within a
+bank and wrap at 16 bits, those of the weight and slot buffers wrap at the end of the buffer.
+"""
+
+import enum
+import functools
+from collections.abc import Mapping, Sequence
+
+from amaranth.hdl import unsigned
+from amaranth.lib import data
+from amaranth.utils import ceil_log2
+
+from gateware.arch.config import AccelConfig
+from ir import numerics
+
+VERSION = 2  #: changes when a program means something else
+DESCRIPTOR_BITS = 512
+DESCRIPTOR_BYTES = DESCRIPTOR_BITS // 8
+ADDRESS_BITS = 16  #: of the activation, weight and slot buffers
+SIZE_BITS = 10  #: of heights and widths
+BEATS_BITS = 20  #: of transfer lengths
+WIDE_BITS = 64  #: of one wide result in memory, sign-extended
+COUNT_BITS = 16  #: of waits; counts are compared modulo 2^16, less than half of it apart
+FETCH_GROUP = 4  #: descriptors that are fetched together
+FETCH_AHEAD = 16  #: descriptors that may be fetched beyond END, and are then ignored
+
+
+class Opcode(enum.IntEnum):
+    """What a descriptor does."""
+
+    END = 1  #: when all before is complete, finish the run and raise the interrupt
+    LOAD_WEIGHTS = 2  #: memory -> weight buffer
+    LOAD_SLOTS = 3  #: memory -> slot buffer
+    LOAD_TENSOR = 4  #: memory -> activation buffer
+    STORE_TENSOR = 5  #: activation buffer -> memory
+    STORE_WIDE = 6  #: wide results -> memory, one 64-bit integer each
+    EXECUTE = 7  #: one row tile over all output pixels
+
+
+#: The queues, and what goes to each.
+QUEUES = {
+    "loads": (Opcode.LOAD_WEIGHTS, Opcode.LOAD_SLOTS, Opcode.LOAD_TENSOR),
+    "executes": (Opcode.EXECUTE,),
+    "stores": (Opcode.STORE_TENSOR, Opcode.STORE_WIDE),
+}
+
+
+class Base(enum.IntEnum):
+    """Base register that a memory offset counts from."""
+
+    PROGRAM = 0
+    INPUT = 1
+    OUTPUT = 2
+
+
+#: What every descriptor begins with.
+_HEADER = {
+    "opcode": 8,
+    "wait_loads": COUNT_BITS,  #: LOAD_* descriptors that must be complete
+    "wait_executes": COUNT_BITS,  #: EXECUTE descriptors, every result of theirs written
+    "wait_stores": COUNT_BITS,  #: STORE_* descriptors, answered by the memory
+}
+
+_TRANSFER = {
+    **_HEADER,
+    "base": 8,  #: a Base
+    "offset": 32,  #: bytes from the base register, a multiple of the bus width
+    "beats": BEATS_BITS,  #: bus beats to move
+}
+
+#: LOAD_WEIGHTS, LOAD_SLOTS: ``beats`` of every port into whole buffer words from word
+#: ``destination`` on. The ports' parts follow one another in memory; port p brings the beats p,
+#: p + ports, p + 2 * ports... of each word.
+#: STORE_WIDE: entries of the wide buffer from number ``destination`` on, 64 bits each.
+TRANSFER = data.StructLayout({**_TRANSFER, "destination": ADDRESS_BITS})
+
+#: LOAD_TENSOR, STORE_TENSOR: memory order is y, x, group (channels last, hi plane first).
+TENSOR = data.StructLayout(
+    {
+        **_TRANSFER,
+        "address": ADDRESS_BITS,  #: of group 0, row 0
+        "height": SIZE_BITS,
+        "width": SIZE_BITS,
+        "groups": 8,  #: words per pixel, all planes together
+        "group_pitch": ADDRESS_BITS,  #: words from one group to the next, height * row_pitch
+        "row_pitch": ADDRESS_BITS,  #: words from one row to the next
+    }
+)
+
+#: EXECUTE: for each output row, each ``pixels`` output columns: for plane, ky, kx, group: one word.
+EXECUTE = data.StructLayout(
+    {
+        **_HEADER,
+        "pool": 1,  #: the pool engine's lanes are drained, not the rows'
+        "pool_sum": 1,  #: pool by sum instead of maximum
+        "wide": 1,  #: results go to the wide buffer as t
+        "out_planes": 1,  #: output planes - 1: 0 for a 4-bit tensor, 1 for 8 bits
+        "residual": 1,  #: add a residual operand
+        "residual_planes": 1,  #: residual planes - 1
+        "planes": 1,  #: input planes - 1
+        "reserved": 1,
+        "first_row": ADDRESS_BITS,  #: input address of group 0, row -pad_top
+        "height": SIZE_BITS,
+        "width": SIZE_BITS,
+        "groups": 8,  #: input words per pixel and plane
+        "group_pitch": ADDRESS_BITS,
+        "row_pitch": ADDRESS_BITS,
+        "row_step": ADDRESS_BITS,  #: row_pitch * stride_y
+        "plane_pitch": ADDRESS_BITS,  #: words from the hi plane to the lo plane
+        "kernel_y": 8,
+        "kernel_x": 8,
+        "stride_y": 4,
+        "stride_x": 4,
+        "pad_top": 5,
+        "pad_left": 5,
+        "pad_value": 8,  #: code outside the image, hi nibble for the hi plane
+        "out_height": SIZE_BITS,
+        "out_width": SIZE_BITS,
+        "out_address": ADDRESS_BITS,
+        "out_row_pitch": ADDRESS_BITS,
+        "out_plane_pitch": ADDRESS_BITS,
+        "residual_address": ADDRESS_BITS,
+        "residual_plane_pitch": ADDRESS_BITS,
+        "residual_n": numerics.RESIDUAL_BITS,
+        "low": 8,
+        "high": 8,
+        "weight_address": ADDRESS_BITS,
+        "slot_address": ADDRESS_BITS,
+        "slots": ADDRESS_BITS,
+    }
+)
+
+
+@functools.cache
+def slot_layout(config: AccelConfig) -> data.StructLayout:
+    """One drain slot: what every requantiser lane takes and where every nibble column puts it.
+
+    Lane ``q`` requantises engine lane ``row * requant_lanes + q`` (rows first, then pool lanes);
+    ``column`` says which nibble column brings its residual operand. Column ``j`` writes the result
+    of lane ``lane`` at ``offset`` words from the pixel. Wide results leave lane by lane: that of
+    lane ``q`` goes to the entry of the wide buffer that is ``columns[q].offset``, and the pixel's
+    number (its word, then its bank), from the one at ``out_address``.
+    """
+    lanes, k = config.requant_lanes, config.k
+    lane = data.StructLayout(
+        {
+            "row": ceil_log2((config.rows + k) // lanes),
+            "column": ceil_log2(k),
+            "multiplier": numerics.MULTIPLIER_BITS,
+            "bias": numerics.BIAS_BITS,
+            "shift": unsigned(numerics.SHIFT_MAX.bit_length()),
+        }
+    )
+    column = data.StructLayout(
+        {
+            "enable": 1,
+            "lane": ceil_log2(lanes),
+            "offset": ADDRESS_BITS,
+        }
+    )
+    return data.StructLayout(
+        {
+            "lanes": data.ArrayLayout(lane, lanes),
+            "columns": data.ArrayLayout(column, k),
+        }
+    )
+
+
+@functools.cache
+def _places(config: AccelConfig) -> dict[str, dict[str, tuple[int, int, int]]]:
+    """Offset and width of each field of a slot's first lane and column, and the way to the next."""
+    layout = slot_layout(config)
+    return {
+        part: {
+            name: (layout[part].offset + field.offset, field.width, element.size)
+            for name, field in element
+        }
+        for part, element in (
+            (part, layout[part].shape.elem_shape) for part in ("lanes", "columns")
+        )
+    }
+
+
+def slot_bits(config: AccelConfig, **parts: Sequence[Mapping[str, int]]) -> int:
+    """The bits of a slot from the fields of its ``lanes`` and ``columns``.
+
+    From integers at once: a large network has hundreds of slots of a hundred fields, and Amaranth
+    would make an object of each.
+    """
+    value = 0
+    for part, entries in parts.items():
+        places = _places(config)[part]
+        for index, entry in enumerate(entries):
+            for name, given in entry.items():
+                offset, width, step = places[name]
+                value |= (int(given) & (1 << width) - 1) << offset + index * step
+    return value
+
+
+def slot_beats(config: AccelConfig) -> int:
+    """Bus beats of one stored slot, the same number for every port."""
+    return config.whole_beats(slot_layout(config).size)
+
+
+def pack(layout: data.StructLayout, **fields: int) -> int:
+    """The bits of a descriptor; every field must be named and in range, else ValueError."""
+    missing = {name for name, _ in layout} ^ set(fields)
+    if missing:
+        raise ValueError(f"descriptor fields {sorted(missing)} are missing or unknown")
+    for name, field in layout:
+        if not 0 <= fields[name] < 1 << field.width:
+            raise ValueError(
+                f"descriptor field {name} = {fields[name]} does not fit {field.width} bits"
+            )
+    return layout.const({name: int(value) for name, value in fields.items()}).as_value().value
+
+
+def unpack(layout: data.StructLayout, bits: int) -> dict[str, int]:
+    """Inverse of :func:`pack`."""
+    return {name: bits >> field.offset & (1 << field.width) - 1 for name, field in layout}

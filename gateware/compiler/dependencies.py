@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each descriptor waits for: who wrote and who read every word that it touches."""
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+
+from gateware.arch import isa
+from gateware.arch.config import AccelConfig
+
+_MEMORY_WORDS = 1 << 20  #: more than a run spills
+_FARTHEST = 1 << isa.COUNT_BITS - 2  #: how far behind a wait may be
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+    """Words ``first`` to ``first + words`` of a buffer, which begins anew at its end.
+
+    Buffer ``memory`` are the bus words from OUTPUT_BASE on.
+    """
+
+    buffer: str
+    first: int
+    words: int
+
+
+class Order:
+    """Counts the descriptors of every queue and finds their waits.
+
+    Loads, executes and stores overlap, so a descriptor waits for those of other queues that wrote
+    what it reads, or read or wrote what it writes. Within a queue order is enough, but for an
+    EXECUTE that reads what another one wrote, because its words may enter the array before those
+    results are written.
+
+    Parameters
+    ----------
+    config : AccelConfig
+    """
+
+    def __init__(self, config: AccelConfig) -> None:
+        depths = {
+            "memory": _MEMORY_WORDS,
+            "act": config.act_depth,
+            "weights": config.weight_depth,
+            "slots": config.slot_depth,
+            "wide": config.wide_depth,
+        }
+        self._written, self._read = (
+            {
+                buffer: {queue: np.zeros(depth, np.int64) for queue in isa.QUEUES}
+                for buffer, depth in depths.items()
+            }
+            for _ in range(2)
+        )
+        self._depths = depths
+        self._counts = dict.fromkeys(isa.QUEUES, 0)
+
+    def add(
+        self, queue: str, *, reads: Iterable[Region] = (), writes: Iterable[Region] = ()
+    ) -> dict[str, int]:
+        """The wait fields of the next descriptor of ``queue``, which from now on counts."""
+        reads = [(region.buffer, self._words(region)) for region in reads]
+        writes = [(region.buffer, self._words(region)) for region in writes]
+        waits = dict.fromkeys(isa.QUEUES, 0)
+        for other in isa.QUEUES:
+            found = []
+            if other != queue or queue == "executes":
+                found += [self._written[buffer][other][words] for buffer, words in reads]
+            if other != queue:
+                found += [
+                    past[buffer][other][words]
+                    for past in (self._written, self._read)
+                    for buffer, words in writes
+                ]
+            # Not far behind, because counts are compared modulo 2^16.
+            waits[other] = max((int(counts.max(initial=0)) for counts in found), default=0)
+            waits[other] = max(waits[other], self._counts[other] - _FARTHEST)
+        self._counts[queue] += 1
+        for past, regions in ((self._read, reads), (self._written, writes)):
+            for buffer, words in regions:
+                past[buffer][queue][words] = self._counts[queue]
+        return {f"wait_{name}": count % (1 << isa.COUNT_BITS) for name, count in waits.items()}
+
+    def users(self, region: Region) -> np.ndarray:
+        """For each word, how many executes must be complete before it may be written."""
+        words = self._words(region)
+        return np.maximum(
+            self._read[region.buffer]["executes"][words],
+            self._written[region.buffer]["executes"][words],
+        )
+
+    def _words(self, region: Region) -> np.ndarray:
+        return (region.first + np.arange(region.words)) % self._depths[region.buffer]
+
+
+class Ring:
+    """Places in a buffer, one after the other and from its end on to its beginning.
+
+    Parameters
+    ----------
+    buffer : str
+    depth : int
+        Words.
+    """
+
+    def __init__(self, buffer: str, depth: int) -> None:
+        self._buffer, self._depth, self._next = buffer, depth, 0
+
+    def take(self, words: int) -> Region:
+        """The next ``words``."""
+        region = Region(self._buffer, self._next, words)
+        self._next = (self._next + words) % self._depth
+        return region
+
+
+def pieces(users: np.ndarray, least: int) -> list[int]:
+    """Where to cut a load so that its first words need not wait for the last; sizes in words.
+
+    ``users`` is what :meth:`Order.users` says. No piece but the last has fewer than ``least``
+    words.
+    """
+    cuts = [0]
+    for at in (np.flatnonzero(np.diff(users)) + 1).tolist():
+        if at - cuts[-1] >= least and len(users) - at >= least:
+            cuts.append(at)
+    return np.diff([*cuts, len(users)]).tolist()

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where tensors lie: in the activation buffer, whole or some rows at a time, and in memory."""
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+
+from gateware.arch.config import AccelConfig
+from gateware.arch.isa import ADDRESS_BITS
+from gateware.compiler.dependencies import Region
+from ir.numerics import ACT_BITS, act_max
+
+MAX_GROUPS = 255  #: words per pixel that a descriptor can count
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where a tensor lies in the activation buffer: planes of groups of rows of columns."""
+
+    channels: int
+    height: int
+    width: int
+    bits: int
+    zero_point: int
+    k: int
+    banks: int
+    address: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (self.channels, self.height, self.width)
+
+    @property
+    def planes(self) -> int:
+        return self.bits // ACT_BITS
+
+    @property
+    def groups(self) -> int:
+        """Words per pixel and plane."""
+        return -(-self.channels // self.k)
+
+    @property
+    def row_pitch(self) -> int:
+        return -(-self.width // self.banks)
+
+    @property
+    def group_pitch(self) -> int:
+        return self.height * self.row_pitch
+
+    @property
+    def plane_pitch(self) -> int:
+        return self.groups * self.group_pitch
+
+    @property
+    def words(self) -> int:
+        """Words that it takes in every bank."""
+        return self.planes * self.plane_pitch
+
+    @property
+    def wide_pitch(self) -> int:
+        """Entries of the wide buffer that a row of a channel takes, where results are wide."""
+        return 1 if (self.height, self.width) == (1, 1) else self.row_pitch * self.banks
+
+    @property
+    def beats(self) -> int:
+        """Bus beats that it takes in memory."""
+        return self.height * self.width * self.planes * self.groups
+
+    def pack(self, tensor: np.ndarray) -> bytes:
+        """Integers (C, H, W) to memory order y, x, plane (hi first), channel; two to a byte."""
+        nibbles = np.zeros((self.height, self.width, self.planes, self.groups * self.k), np.uint8)
+        for plane in range(self.planes):
+            part = tensor >> ACT_BITS * (self.planes - 1 - plane) & act_max(ACT_BITS)
+            nibbles[:, :, plane, : self.channels] = part.transpose(1, 2, 0)
+        flat = nibbles.reshape(-1)
+        return (flat[0::2] | flat[1::2] << 4).tobytes()
+
+    def unpack(self, stored: bytes) -> np.ndarray:
+        """Inverse of :meth:`pack`, int64."""
+        packed = np.frombuffer(stored, np.uint8)
+        flat = np.stack([packed & 15, packed >> 4], -1)
+        flat = flat.reshape(self.height, self.width, self.planes, -1)
+        parts = flat[:, :, :, : self.channels].astype(np.int64)
+        value = parts[:, :, 0] if self.planes == 1 else parts[:, :, 0] << ACT_BITS | parts[:, :, 1]
+        return value.transpose(2, 0, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Strip:
+    """Rows of a tensor that lie in the buffer.
+
+    place : of the rows that are there; its height is their number
+    top : the tensor's row that is the first of them
+    height : rows of the whole tensor
+    """
+
+    place: Placement
+    top: int
+    height: int
+
+    @classmethod
+    def whole(cls, place: Placement) -> "Strip":
+        return cls(place, 0, place.height)
+
+    def row(self, y: int) -> int:
+        """Address of the tensor's row ``y`` in its first group."""
+        return self.place.address + (y - self.top) * self.place.row_pitch
+
+    def regions(self, first: int, last: int) -> list[Region]:
+        """What rows ``first`` to ``last`` (exclusive) of the tensor take, group by group."""
+        place = self.place
+        if last - first == place.height:
+            return [Region("act", place.address, place.words)]
+        rows = (last - first) * place.row_pitch
+        return [
+            Region("act", self.row(first) + group * place.group_pitch, rows)
+            for group in range(place.groups * place.planes)
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Life:
+    """A tensor that needs a place from step ``born`` to step ``dies``, both inclusive.
+
+    over : a tensor of the same shape that dies when this one is born, and of which each word is
+        read before this one's is written: it may lie there
+    """
+
+    name: str
+    place: Placement
+    born: int
+    dies: int
+    over: str | None = None
+    copies: int = 1  #: places of this form, one after the other
+
+    @property
+    def words(self) -> int:
+        return self.copies * self.place.words
+
+
+class DoesNotFit(ValueError):
+    """Tensors that are needed together are larger than the activation buffer."""
+
+    def __init__(self, life: Life, used: int) -> None:
+        super().__init__(life.name)
+        self.life, self.used = life, used
+
+
+def allocate(lives: Iterable[Life], config: AccelConfig) -> dict[str, Placement]:
+    """A place for each tensor, first fit in the order given. Raises DoesNotFit."""
+    depth = min(config.act_depth, 1 << ADDRESS_BITS)
+    placed: list[tuple[Life, Placement]] = []
+    for life in lives:
+        beside = sorted(
+            (
+                (other, place.address, place.address + other.words)
+                for other, place in placed
+                if other.born <= life.dies and life.born <= other.dies
+            ),
+            key=lambda taken: taken[1],
+        )
+        address = _over(life, beside, depth)
+        if address is None:
+            address = 0
+            for _, begin, end in beside:
+                if address + life.words <= begin:
+                    break
+                address = max(address, end)
+        if address + life.words > depth:
+            raise DoesNotFit(life, sum(other.words for other, *_ in beside))
+        placed.append((life, dataclasses.replace(life.place, address=address)))
+    return {life.name: place for life, place in placed}
+
+
+def _over(life: Life, beside: list[tuple[Life, int, int]], depth: int) -> int | None:
+    """The address of the tensor that this one may lie over, if nothing else is there."""
+    address = next((begin for other, begin, _ in beside if other.name == life.over), None)
+    if (
+        address is None
+        or address + life.words > depth
+        or any(
+            begin < address + life.words and address < end
+            for other, begin, end in beside
+            if other.name != life.over
+        )
+    ):
+        return None
+    return address

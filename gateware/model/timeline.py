@@ -1,0 +1,172 @@
+# amaranth: UnusedElaboratable=no
+# SPDX-License-Identifier: Apache-2.0
+"""When each descriptor of a program begins and ends: the accelerator's queues as arithmetic.
+
+A model of :mod:`gateware.rtl.control`, :mod:`gateware.rtl.fetch`, :mod:`gateware.rtl.transfer` and
+:mod:`gateware.rtl.sequence` descriptor by descriptor, not cycle by cycle, with a memory of constant
+latency. ``sim/test_accelerator.py`` holds it against RTL simulation.
+"""
+
+import dataclasses
+import math
+
+from gateware.arch import isa
+from gateware.arch.config import AccelConfig
+from gateware.arch.isa import DESCRIPTOR_BITS, FETCH_AHEAD, FETCH_GROUP, QUEUES, Opcode
+from gateware.rtl.array import GemmArray
+from gateware.rtl.control import QUEUE_DEPTH
+from gateware.rtl.drain import Drain
+from gateware.rtl.transfer import LOADS_IN_FLIGHT
+from gateware.rtl.window import Window
+
+READ_LATENCY = 40  #: cycles from a read address to its first beat, as the DDR model has it
+WRITE_LATENCY = 20  #: cycles from the last beat written to the response, likewise
+_COMMAND_CYCLES = 3  #: from a DMA command to its address on the bus, and from data to use
+_HANDOVER_CYCLES = 3  #: between the words of two executes
+_STORE_CYCLES = 6  #: from a store's begin to its first beat, and from the answer to its end
+_END_CYCLES = 4  #: from the last completion to the end of the run
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """When a descriptor began and when it was complete, in cycles from the start of the run.
+
+    reason : for an EXECUTE what it waited for last: a queue's name, or ``""``
+    """
+
+    begin: int
+    end: int
+    reason: str = ""
+
+
+class Timeline:
+    """Spans of the descriptors of a program, in its order.
+
+    Parameters
+    ----------
+    config : AccelConfig
+    image : bytes
+        Of the program.
+    beats_per_cycle : float
+        What the memory gives to all ports together; by default a beat to each.
+    read_latency : int
+        Cycles from a read address to its first beat.
+    """
+
+    def __init__(
+        self,
+        config: AccelConfig,
+        image: bytes,
+        beats_per_cycle: float | None = None,
+        read_latency: int = READ_LATENCY,
+    ) -> None:
+        self._config = config
+        self._rate = min(config.ports, beats_per_cycle or config.ports)
+        self._latency = read_latency + _COMMAND_CYCLES
+        array = GemmArray.latency_for(config)
+        self._settle = Window.latency + array + Drain.latency + 2
+        self._ends: dict[str, list[int]] = {queue: [0] for queue in QUEUES}
+        self._begins: dict[str, list[int]] = {queue: [] for queue in QUEUES}
+        self._dispatched: list[int] = []
+        self._groups: list[float] = []  # when the data of each group of descriptors begins
+        # When all data ordered so far has come: on the first port, and on the others.
+        self._first_port = self._other_ports = 0.0
+        self._last_word = self._last_drain = 0
+        self.spans: list[Span] = []
+        for index in range(len(image) // isa.DESCRIPTOR_BYTES):
+            start = index * isa.DESCRIPTOR_BYTES
+            word = int.from_bytes(image[start : start + isa.DESCRIPTOR_BYTES], "little")
+            opcode = Opcode(word & 0xFF)
+            if opcode is Opcode.END:
+                break
+            self.spans.append(self._descriptor(index, opcode, word))
+
+    @property
+    def cycles(self) -> int:
+        """Of the whole run."""
+        return max(span.end for span in self.spans) + _END_CYCLES
+
+    def _order_fetches(self) -> None:
+        """Order the groups of descriptors that there is room for, in front of loads to come."""
+        beats = DESCRIPTOR_BITS // self._config.bus_bits
+        while True:
+            # A group is ordered when there is room for it: some descriptors before have left.
+            opener = (len(self._groups) + 1) * FETCH_GROUP - (FETCH_AHEAD - 2) - 1
+            if opener >= len(self._dispatched):
+                return
+            ordered = self._dispatched[opener] if opener >= 0 else 0
+            first = max(ordered + self._latency, self._first_port)
+            self._groups.append(first)
+            self._first_port = first + beats * FETCH_GROUP
+
+    def _fetch(self, index: int) -> float:
+        """When descriptor ``index`` can be dispatched."""
+        beats = DESCRIPTOR_BITS // self._config.bus_bits
+        return self._groups[index // FETCH_GROUP] + beats * (index % FETCH_GROUP + 1)
+
+    def _descriptor(self, index: int, opcode: Opcode, word: int) -> Span:
+        self._order_fetches()
+        queue = next(name for name, opcodes in QUEUES.items() if opcode in opcodes)
+        begins, ends = self._begins[queue], self._ends[queue]
+        room = begins[-QUEUE_DEPTH] if len(begins) >= QUEUE_DEPTH else 0
+        at = math.ceil(
+            max(self._fetch(index), room, self._dispatched[-1] + 1 if self._dispatched else 0)
+        )
+        self._dispatched.append(at)
+        layout = isa.EXECUTE if queue == "executes" else isa.TRANSFER
+        fields = isa.unpack(layout, word)
+        ready = {other: self._completion(other, fields[f"wait_{other}"]) for other in QUEUES}
+        reason = max(ready, key=ready.get)
+        if ready[reason] <= at + 1:
+            reason = ""
+        released = max(at + 1, *ready.values())
+        model = {"loads": self._load, "executes": self._execute, "stores": self._store}[queue]
+        begin, end = model(released, fields, opcode)
+        begins.append(begin)
+        ends.append(max(end, ends[-1]))
+        return Span(begin, ends[-1], reason if begin == released else "")
+
+    def _completion(self, queue: str, count: int) -> int:
+        ends = self._ends[queue]
+        behind = (len(ends) - 1 - count) % (1 << isa.COUNT_BITS)
+        return ends[len(ends) - 1 - behind]
+
+    def _load(self, released: int, fields: dict[str, int], opcode: Opcode) -> tuple[int, int]:
+        begins, ends = self._begins["loads"], self._ends["loads"]
+        begin = max(released, begins[-1] + 1 if begins else 0)
+        if len(ends) > LOADS_IN_FLIGHT + 1:
+            begin = max(begin, ends[-LOADS_IN_FLIGHT - 1])
+        whole = opcode is not Opcode.LOAD_TENSOR
+        # Ports that share less than a beat each take longer for theirs.
+        share = min(1.0, self._rate / (self._config.ports if whole else 1))
+        cycles, arrival = fields["beats"] / share, begin + self._latency
+        self._first_port = end = max(arrival, self._first_port + 1) + cycles
+        if whole:
+            self._other_ports = max(arrival, self._other_ports + 1) + cycles
+            end = max(end, self._other_ports)
+        return begin, math.ceil(end) + 1
+
+    def _execute(self, released: int, f: dict[str, int], opcode: Opcode) -> tuple[int, int]:
+        config = self._config
+        row_groups = math.ceil(f["out_width"] / config.pixels)
+        words = f["kernel_y"] * f["kernel_x"] * f["groups"] * (f["planes"] + 1)
+        phases = (
+            config.requant_lanes
+            if f["wide"]
+            else 2
+            if f["out_planes"] or (f["residual"] and f["residual_planes"])
+            else 1
+        )
+        phases *= 1 if f["wide"] else config.drain_turn
+        full = f["slots"] * phases * config.pixels
+        partial = f["slots"] * phases * (f["out_width"] - (row_groups - 1) * config.pixels)
+        row = (row_groups - 1) * max(words, full)  # from a row's first last word to its last
+        begin = max(released, self._last_word + _HANDOVER_CYCLES)
+        first = max(begin + words, self._last_word + self._last_drain)
+        self._last_word = first + row + (f["out_height"] - 1) * (row + max(words, partial))
+        self._last_drain = partial
+        return begin, self._last_word + partial + self._settle
+
+    def _store(self, released: int, fields: dict[str, int], opcode: Opcode) -> tuple[int, int]:
+        begin = max(released, self._ends["stores"][-1])
+        return begin, begin + fields["beats"] + WRITE_LATENCY + _STORE_CYCLES

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A network layer by layer, for reports: shapes, schemes, work, and what limits it."""
+
+from boards.board import Board
+from gateware.arch.config import AccelConfig
+from ir.graph import Host, IntGraph, Node
+from ir.numerics import Scheme
+
+
+def layers(graph: IntGraph, config: AccelConfig, cycles: dict[str, int]) -> list[dict]:
+    """One JSON-able entry per node on the accelerator, in order.
+
+    Each has ``name``, ``op``, ``input``, ``output``, ``residual`` (a tensor or None), ``shape``
+    (channels, height, width of the output), ``bits`` of the output, ``schemes`` (the number of
+    each row, or None without weights), ``weight_bytes``, ``macs``, ``cycles`` of one image, and
+    ``utilisation`` of the array while these pass, 0..1. ``cycles`` are by the name of the layer.
+    """
+    result = []
+    for node in graph.nodes:
+        if isinstance(node, Host):
+            continue
+        spec = graph.tensor(node.output)
+        arrays = graph.layers.get(node.name)
+        macs = 0
+        if arrays is not None:
+            macs = arrays.rows.size * spec.shape[1] * spec.shape[2]
+        taken = cycles.get(node.name, 0)
+        result.append(
+            {
+                "name": node.name,
+                "op": _describe(node),
+                "input": node.input,
+                "output": node.output,
+                "residual": _residual(node),
+                "shape": list(spec.shape),
+                "bits": spec.bits,
+                "schemes": None if arrays is None else arrays.scheme.tolist(),
+                "weight_bytes": 0
+                if arrays is None
+                else sum(arrays.rows.shape[1] * Scheme(scheme).bits for scheme in arrays.scheme)
+                // 8,
+                "macs": macs,
+                "cycles": taken,
+                "utilisation": macs / (taken * config.macs_per_cycle) if taken else 0.0,
+            }
+        )
+    return result
+
+
+def bus_bytes_per_cycle(board: Board, config: AccelConfig) -> float:
+    """What the accelerator's port can move in a cycle, no more than the memory behind it gives."""
+    port = config.bus_bits / 8
+    if not board.memory.hp_ports:
+        return port  # block RAM
+    return min(port, board.memory.peak_bytes_per_second / config.clock_hz)
+
+
+def _describe(node: Node) -> str:
+    kernel = getattr(node, "kernel", None)
+    if kernel is None:
+        return node.op
+    stride = f", stride {node.stride[0]}" if max(node.stride) > 1 else ""
+    groups = f", {node.groups} groups" if getattr(node, "groups", 1) > 1 else ""
+    return f"{node.op.replace('_', ' ')} {kernel[0]}x{kernel[1]}{stride}{groups}"
+
+
+def _residual(node: Node) -> str | None:
+    residual = getattr(node, "residual", None)
+    return residual.tensor if residual else None

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report of a build as one HTML page that needs no network.
+
+python -m gateware.report.page build/zc706     writes build/zc706/report.html from its report.json
+
+``gateware.build`` writes the page, too. Where the folder has ``simulation.json``, which is what
+``python -m sim.run BUILD --json`` prints, cycles are those measured there, and stalls are shown.
+"""
+
+import itertools
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+
+import boards
+from ir import cli
+from ir.cli import UserError
+
+PAGE = "report.html"
+SIMULATION = "simulation.json"
+TEMPLATE = Path(__file__).with_name("page.html")
+SCHEMES = ("pot4", "fixed4", "fixed8")
+TITLES = dict(zip(SCHEMES, ("PoT-4", "Fixed-4", "Fixed-8"), strict=True))
+LANES_PER_LINE = 32
+#: Counters that the page explains, by the name of their register.
+STALLS = {
+    "ARRAY_CYCLES": "array at work",
+    "STALL_DRAIN": "array waits for the drain",
+    "STALL_LOAD": "loads and stores, array idle",
+}
+
+
+def page(report: dict, simulation: dict | None = None) -> str:
+    """The page for what :func:`gateware.report.summary.report` returned.
+
+    ``simulation`` is the document of ``sim.run --json`` for the same build.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    program, lanes = report.get("program"), report["lanes"]
+    layers = program["layers"] if program else []
+    how = program["cycles"]["how"] if program else "estimated"
+    return environment.get_template(TEMPLATE.name).render(
+        title=f"Accelerator for {report['title']}",
+        part=report["part"],
+        clock=f"{report['clock_hz'] / 1e6:g}",
+        config_digest=report["config_digest"],
+        program=program,
+        tiles=_tiles(report, simulation),
+        k=report["config"]["bus_bits"] // 4,
+        pixels=report["config"]["pixels"],
+        macs_per_cycle=report["macs_per_cycle"],
+        lanes=_lanes(lanes),
+        array_width=18 * min(LANES_PER_LINE, sum(lanes.values())),
+        array_height=18 * math.ceil(sum(lanes.values()) / LANES_PER_LINE),
+        resources=[_resource(name, row) for name, row in report["resources"].items()],
+        modules=[
+            {
+                "name": module["name"],
+                "instances": module["instances"],
+                "used": [f"{module[name]:,}" for name in report["resources"]],
+            }
+            for module in report["modules"]
+        ],
+        timing=_timing(report),
+        timing_how="measured" if report["routed_hz"] else None,
+        layers=[_layer(layer, layers) for layer in layers],
+        cycles_how=how,
+        graph=_graph(layers) if layers else None,
+        roofline=_roofline(report, layers) if layers else None,
+        stalls=_stalls(simulation) if simulation else None,
+    )
+
+
+def _tiles(report: dict, simulation: dict | None) -> list[dict]:
+    tiles = [{"label": "MACs per cycle", "value": report["macs_per_cycle"], "how": None}]
+    if "program" not in report:
+        return tiles
+    program, clock = report["program"], report["clock_hz"]
+    cycles, how = program["cycles"]["total"], program["cycles"]["how"]
+    if simulation:
+        cycles, how = simulation["cycles_per_image"], "measured"
+    macs = sum(layer["macs"] for layer in program["layers"])
+    seconds, batch = cycles / clock, program["batch"]
+    whole, each = (
+        ("a sequence, without the host", "a sequence")
+        if program["hosted"]
+        else ((f"{batch} images", "an image, its share") if batch > 1 else ("an image", "an image"))
+    )
+    return [
+        {"label": f"latency of {whole}", "value": f"{1e3 * seconds * batch:.3g} ms", "how": how},
+        {"label": f"cycles of {each}", "value": f"{cycles:,}", "how": how},
+        {"label": "throughput", "value": f"{2e-9 * macs / seconds:.1f} GOP/s", "how": how},
+        {"label": f"work of {each.split(',')[0]}", "value": f"{_short(macs)} MACs", "how": None},
+        {
+            "label": "use of the array",
+            "value": f"{100 * macs / (cycles * report['macs_per_cycle']):.1f} %",
+            "how": how,
+        },
+        *tiles,
+    ]
+
+
+def _lanes(lanes: dict[str, int]) -> list[dict]:
+    schemes = [name for name, count in lanes.items() for _ in range(count)]
+    return [
+        {"scheme": scheme, "x": 18 * (index % LANES_PER_LINE), "y": 18 * (index // LANES_PER_LINE)}
+        for index, scheme in enumerate(schemes)
+    ]
+
+
+def _resource(name: str, row: dict) -> dict:
+    share = row["used"] / row["limit"]
+    return {
+        "name": name.upper(),
+        "used": f"{row['used']:,}",
+        "limit": f"{row['limit']:,}",
+        "share": share,
+        "percent": f"{100 * share:.1f}",
+        "width": f"{min(100, 100 * share):.1f}",
+        "how": row["how"],
+    }
+
+
+def _timing(report: dict) -> str:
+    if not report["routed_hz"]:
+        return f"The clock of {report['clock_hz'] / 1e6:g} MHz is asked for; nothing was routed."
+    return (
+        f"Routed for up to {report['routed_hz'] / 1e6:.2f} MHz; {report['clock_hz'] / 1e6:g} "
+        f"MHz asked for."
+    )
+
+
+def _runs(schemes: list[int] | None) -> list[dict]:
+    """Neighbouring rows of one scheme as one."""
+    runs, start = [], 0
+    for scheme, rows in itertools.groupby(schemes or []):
+        length = len(list(rows))
+        runs.append({"scheme": SCHEMES[scheme], "start": start, "length": length})
+        start += length
+    return runs
+
+
+def _layer(layer: dict, layers: list[dict]) -> dict:
+    schemes = layer["schemes"] or []
+    most = max(other["cycles"] for other in layers)
+    return {
+        "name": layer["name"],
+        "op": layer["op"],
+        "shape": layer["shape"],
+        "runs": _runs(schemes),
+        "rows": max(1, len(schemes)),
+        "scheme_counts": ", ".join(
+            f"{schemes.count(number)} {TITLES[name]}" for number, name in enumerate(SCHEMES)
+        ),
+        "macs": f"{layer['macs']:,}" if layer["macs"] else "",
+        "weights": f"{layer['weight_bytes']:,} B" if layer["weight_bytes"] else "",
+        "cycles": f"{layer['cycles']:,}" if layer["cycles"] else "",
+        "width": f"{100 * layer['cycles'] / most:.1f}" if most else "0",
+        "utilisation": f"{100 * layer['utilisation']:.1f} %" if layer["macs"] else "",
+    }
+
+
+def _graph(layers: list[dict]) -> dict:
+    """Nodes from top to bottom; edges that skip some of them go round on the right."""
+    width, step, left = 300, 44, 10
+    place = {layers[0]["input"]: 0}
+    nodes = [{"name": "input", "shape": "", "x": left, "y": 6, "w": width, "runs": []}]
+    edges = []
+    for index, layer in enumerate(layers, 1):
+        y, counts = 6 + step * index, [0] * len(SCHEMES)
+        for scheme in layer["schemes"] or []:
+            counts[scheme] += 1
+        x, runs = float(left), []
+        for name, count in zip(SCHEMES, counts, strict=True):
+            if count:
+                share = width * count / sum(counts)
+                runs.append({"scheme": name, "x": round(x, 1), "w": round(share, 1)})
+                x += share
+        nodes.append(
+            {
+                "name": layer["name"],
+                "shape": "x".join(map(str, layer["shape"])),
+                "x": left,
+                "y": y,
+                "w": width,
+                "runs": runs,
+            }
+        )
+        for tensor, residual in ((layer["input"], False), (layer["residual"], True)):
+            if tensor in place:
+                edges.append(
+                    {"path": _edge(place[tensor], index, left, width, step), "residual": residual}
+                )
+        place[layer["output"]] = index
+    return {
+        "nodes": nodes,
+        "edges": edges,
+        "width": left + width + 70,
+        "height": 6 + step * len(nodes),
+    }
+
+
+def _edge(source: int, target: int, left: int, width: int, step: int) -> str:
+    if target == source + 1:
+        x = left + width // 2
+        return f"M{x} {6 + step * source + 28} V{6 + step * target}"
+    right, bulge = left + width, min(60, 14 + 8 * (target - source))
+    start, end = 6 + step * source + 14, 6 + step * target + 10
+    return f"M{right} {start} C{right + bulge} {start} {right + bulge} {end} {right} {end}"
+
+
+def _roofline(report: dict, layers: list[dict]) -> dict:
+    """Layers with weights over MACs per byte and MACs per cycle, both logarithmic."""
+    peak, bandwidth = report["macs_per_cycle"], report["bus_bytes_per_cycle"]
+    points = [
+        (layer["name"], layer["macs"] / layer["weight_bytes"], layer["macs"] / layer["cycles"])
+        for layer in layers
+        if layer["weight_bytes"] and layer["cycles"]
+    ]
+    ridge = peak / bandwidth
+    xs = [x for _, x, _ in points] + [ridge]
+    x0, x1 = math.floor(math.log2(min(xs))) - 1, math.ceil(math.log2(max(xs))) + 1
+    ys = [y for _, _, y in points] + [peak]
+    y0, y1 = math.floor(math.log2(min(ys))), math.ceil(math.log2(max(ys)))
+
+    def at_x(value: float) -> float:
+        return round(50 + 390 * (math.log2(value) - x0) / (x1 - x0), 1)
+
+    def at_y(value: float) -> float:
+        return round(280 - 260 * (math.log2(value) - y0) / max(1, y1 - y0), 1)
+
+    corner = max(2.0**x0, 2.0**y0 / bandwidth)
+    roof = [(corner, corner * bandwidth), (ridge, peak), (2.0**x1, peak)]
+    return {
+        "x_ticks": [{"at": at_x(2.0**e), "label": f"{2.0**e:g}"} for e in range(x0, x1 + 1)],
+        "y_ticks": [{"at": at_y(2.0**e), "label": f"{2.0**e:g}"} for e in range(y0, y1 + 1)],
+        "roof": " ".join(f"{at_x(x)},{at_y(y)}" for x, y in roof),
+        "points": [
+            {
+                "name": f"{name}: {x:.1f} MACs per byte, {y:.1f} per cycle",
+                "x": at_x(x),
+                "y": at_y(y),
+            }
+            for name, x, y in points
+        ],
+        "bytes": f"{bandwidth:g}",
+    }
+
+
+def _stalls(simulation: dict) -> list[dict]:
+    counters = simulation["counters"]
+    total = round(sum(counters["CYCLES"]) / len(counters["CYCLES"]))
+    means = {name: round(sum(values) / len(values)) for name, values in counters.items()}
+    rows = [(title, means[name]) for name, title in STALLS.items() if name in means]
+    rows.append(("everything else", total - sum(cycles for _, cycles in rows)))
+    return [
+        {"name": name, "cycles": f"{cycles:,}", "percent": f"{100 * cycles / total:.1f}"}
+        for name, cycles in rows
+    ]
+
+
+def _short(value: int) -> str:
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.3g} {name}"
+    return str(value)
+
+
+def write(folder: Path) -> Path:
+    """Write the page of a build folder; returns its path. Raises UserError."""
+    try:
+        report = json.loads((folder / "report.json").read_text())
+        boards.get(report["board"])
+        simulation = folder / SIMULATION
+        measured = json.loads(simulation.read_text()) if simulation.is_file() else None
+        (folder / PAGE).write_text(page(report, measured))
+    except OSError as error:
+        raise UserError(
+            f"no report in {folder} ({error.strerror}): run python -m gateware.build first"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"report.json or {SIMULATION} in {folder} is damaged ({error}); make it again"
+        ) from error
+    return folder / PAGE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    p = cli.Parser(prog="python -m gateware.report.page", description=__doc__)
+    p.add_argument("build", type=Path, metavar="BUILD", help="folder that gateware.build wrote")
+    cli.give(str(write(p.parse_args(argv).build)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was built, in one dictionary, and that dictionary as text."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from boards.board import Board
+from gateware.arch.config import AccelConfig
+from gateware.arch.registers import config_digest
+from gateware.arch.results import DoesNotFit, Reports
+from gateware.compiler.hybrid import Compiled, is_hosted
+from gateware.flow.target import TARGETS
+from gateware.model import estimate
+from gateware.report.layers import bus_bytes_per_cycle, layers
+from ir.graph import IntGraph
+
+
+def check_fit(board: Board, used: Mapping[str, float], how: str = "estimated") -> None:
+    """Raises :class:`DoesNotFit` naming each resource that is short, the need and the limit."""
+    short = [
+        f"{used[name]:.10g} {name.upper()} ({how}), {board.title} has {limit:.10g}"
+        for name, limit in board.device.limits.items()
+        if used[name] > limit
+    ]
+    if short:
+        raise DoesNotFit(
+            f"the accelerator needs {'; '.join(short)}; use fewer --rows or "
+            "--pixels, smaller buffers, or another board"
+        )
+
+
+def report(
+    board: Board,
+    config: AccelConfig,
+    graph: IntGraph | None,
+    compiled: Sequence[Compiled],
+    measured: Reports | None,
+) -> dict:
+    """The build as a JSON-able dictionary; each figure says if it is estimated or measured."""
+    if measured is None:
+        used, how = TARGETS[board.device.family].resources(config), "estimated"
+    else:
+        used, how = measured.resources, "measured"
+    routed_hz = None
+    if measured is not None and measured.slack_ns is not None:
+        routed_hz = round(measured.routed_hz(config.clock_hz))
+    result = {
+        "board": board.name,
+        "title": board.title,
+        "part": board.device.part,
+        "clock_hz": config.clock_hz,
+        "config": dataclasses.asdict(config),
+        "config_digest": f"{config_digest(config):08x}",
+        "lanes": dict(zip(("pot4", "fixed4", "fixed8"), config.lanes, strict=True)),
+        "macs_per_cycle": config.macs_per_cycle,
+        "bus_bytes_per_cycle": bus_bytes_per_cycle(board, config),
+        "resources": {
+            name: {"used": used[name], "limit": limit, "how": how}
+            for name, limit in board.device.limits.items()
+        },
+        "modules": list(measured.modules) if measured else [],
+        "slack_ns": measured.slack_ns if measured else None,
+        "routed_hz": routed_hz,
+    }
+    if compiled:
+        cycles = _cycles(compiled)
+        result["program"] = {
+            "graph": graph.header.name,
+            "graph_digest": graph.digest,
+            "hosted": is_hosted(graph),
+            "bytes": sum(len(one.program.image) for one in compiled),
+            "batch": compiled[0].program.batch,
+            "cycles": {"total": sum(cycles.values()), "layers": cycles, "how": "estimated"},
+            "layers": layers(graph, config, cycles),
+        }
+    return result
+
+
+def _cycles(compiled: Sequence[Compiled]) -> dict[str, int]:
+    """Cycles of each layer; of a layer that has its own program, all of it."""
+    if not compiled[0].folder.parts:
+        return estimate.cycles(compiled[0].program)
+    return {one.name: sum(estimate.cycles(one.program).values()) for one in compiled}
+
+
+def markdown(result: dict) -> str:
+    """The report as Markdown."""
+    lanes, config = result["lanes"], result["config"]
+    lines = [
+        f"# Accelerator for {result['board']} ({result['part']})",
+        "",
+        f"Array: {sum(lanes.values())} rows (PoT-4 {lanes['pot4']}, Fixed-4 {lanes['fixed4']}, "
+        f"Fixed-8 {lanes['fixed8']}) x {config['bus_bits'] // 4} channels x {config['pixels']} "
+        f"pixels = "
+        f"{result['macs_per_cycle']} MACs per cycle, clock {result['clock_hz'] / 1e6:g} MHz. "
+        f"Configuration {result['config_digest']}.",
+        "",
+        "| resource | used | of | share | |",
+        "|---|---:|---:|---:|---|",
+    ]
+    lines += [
+        f"| {name.upper()} | {row['used']} | {row['limit']} | "
+        f"{100 * row['used'] / row['limit']:.1f} % | "
+        f"{row['how']} |"
+        for name, row in result["resources"].items()
+    ]
+    if result["modules"]:
+        names = list(result["resources"])
+        lines += [
+            "",
+            "By module (measured), each with all its instances:",
+            "",
+            f"| module | instances | {' | '.join(name.upper() for name in names)} |",
+            "|---|---:|" + "---:|" * len(names),
+        ]
+        lines += [
+            f"| {module['name']} | {module['instances']} | "
+            f"{' | '.join(f'{module[name]:g}' for name in names)} |"
+            for module in result["modules"]
+        ]
+    if result["slack_ns"] is not None:
+        lines += [
+            "",
+            f"Routed for up to {result['routed_hz'] / 1e6:.2f} MHz, worst slack "
+            f"{result['slack_ns']:.3f} ns (measured).",
+        ]
+    if "program" in result:
+        program = result["program"]
+        lines += [
+            "",
+            f"Network {program['graph']}, graph {program['graph_digest'][:16]}, "
+            f"{program['bytes']} bytes. "
+            + (
+                "A program for each layer; cycles do not include what the host computes between "
+                "them."
+                if program["hosted"]
+                else f"{program['batch']} image(s) in a run; cycles are an image's share."
+            ),
+            "",
+            f"| layer | cycles ({program['cycles']['how']}) |",
+            "|---|---:|",
+        ]
+        lines += [f"| {layer} | {count} |" for layer, count in program["cycles"]["layers"].items()]
+        total = program["cycles"]["total"]
+        lines += [
+            f"| total | {total} |",
+            "",
+            f"{1e3 * total / result['clock_hz']:.3f} ms per image at "
+            f"{result['clock_hz'] / 1e6:g} MHz "
+            f"({program['cycles']['how']}).",
+        ]
+    return "\n".join(lines) + "\n"

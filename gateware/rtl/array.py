@@ -1,0 +1,215 @@
+# amaranth: UnusedElaboratable=no
+# SPDX-License-Identifier: Apache-2.0
+"""The array: row engines of three schemes and the pool lanes, all fed by one stream of words."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from amaranth import *
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from gateware.arch.config import AccelConfig
+from gateware.pe.base import (
+    SUM_BITS,
+    Resources,
+    RowEngine,
+    Word,
+    WordControl,
+    act_layout,
+    delay,
+    delay_resources,
+)
+from gateware.pe.broadcast import BROADCAST_FANOUT, Broadcast, broadcast_nodes
+from gateware.pe.lanes import row_engines
+from gateware.pe.series7 import SharedModule
+from gateware.rtl.pool import PoolEngine, PoolMode
+from ir.numerics import ACT_BITS
+
+
+@dataclasses.dataclass(frozen=True)
+class _Path:
+    """The engines that share one broadcast, because they take the same words at the same time."""
+
+    engine: type[RowEngine]
+    lanes: tuple[int, ...]  #: first lane of each
+    k: int
+
+    @property
+    def broadcast_latency(self) -> int:
+        return len(broadcast_nodes(len(self.lanes)))
+
+    @property
+    def latency(self) -> int:
+        return self.broadcast_latency + self.engine.latency_for(self.k)
+
+
+def _paths(config: AccelConfig) -> list[_Path]:
+    placed = list(row_engines(config))
+    return [
+        _Path(engine, tuple(p.lane for p in placed if p.engine is engine), config.k)
+        for engine in dict.fromkeys(p.engine for p in placed)
+    ]
+
+
+def _module_name(path: _Path, config: AccelConfig) -> str:
+    return f"{path.engine.__name__.lower()}_k{config.k}_p{config.pixels}"
+
+
+def engine_modules(config: AccelConfig) -> set[str]:
+    """Names of the Verilog modules of the engines, where the text has modules for them."""
+    return {_module_name(path, config) for path in _paths(config)}
+
+
+class GemmArray(wiring.Component):
+    """All row engines and the pool lanes, aligned to one latency.
+
+    Each word goes to every lane; which sums are of use is the reader's business. Activations travel
+    through registered broadcast trees with a fan-out of ``BROADCAST_FANOUT`` engines, one tree for
+    each kind of engine, which also brings each channel as late as that kind asks for. Lanes with a
+    shorter latency get their inputs later, in shift registers, so that all sums change in the same
+    cycle.
+
+    Parameters
+    ----------
+    config : AccelConfig
+        Sizes and row lanes.
+
+    Members
+    -------
+    act : In(act_layout(k, pixels))
+        ``act[pixel][channel]``.
+    weights : In(unsigned(config.weight_bits))
+        What the engines of :mod:`gateware.pe.lanes` encode, in lane order, lane 0 and channel 0
+        in the low bits, together with ``act``.
+    control : In(WordControl)
+    pool_mode : In(PoolMode)
+        Of this word.
+    sums : Out(ArrayLayout(ArrayLayout(signed(SUM_BITS), pixels), rows + k))
+        ``sums[lane][pixel]``: the row lanes, raw as in :class:`~gateware.pe.base.RowEngine`, then
+        one pool lane per channel.
+
+    Attributes
+    ----------
+    latency : int
+        Cycles from ``control.last`` until its sums are at ``sums``. They stay until those of the
+        next ``last`` take their place, as many cycles later as that one came later.
+    """
+
+    def __init__(self, config: AccelConfig) -> None:
+        self.config = config
+        self.latency = self.latency_for(config)
+        super().__init__(
+            {
+                "act": In(act_layout(config.k, config.pixels)),
+                "weights": In(unsigned(config.weight_bits)),
+                "control": In(WordControl()),
+                "pool_mode": In(PoolMode),
+                "sums": Out(
+                    data.ArrayLayout(
+                        data.ArrayLayout(signed(SUM_BITS), config.pixels), config.rows + config.k
+                    )
+                ),
+            }
+        )
+
+    @classmethod
+    def latency_for(cls, config: AccelConfig) -> int:
+        """``latency`` of an array of this configuration."""
+        return max(
+            PoolEngine.latency_for(k=config.k, pixels=config.pixels),
+            *(path.latency for path in _paths(config)),
+        )
+
+    def model(
+        self, values: Sequence[np.ndarray], words: Sequence[Word], pool_mode: PoolMode
+    ) -> np.ndarray:
+        """``sums`` after each word, int64 (words, rows + k, pixels), from power-up on.
+
+        ``values`` holds an int (words, k) array of weight values per row lane.
+        """
+        rows = [
+            placed.engine.model(values[lane], words)
+            for placed in row_engines(self.config)
+            for lane in placed.lanes
+        ]
+        return np.concatenate([np.stack(rows, axis=1), PoolEngine.model(pool_mode, words)], axis=1)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+
+        weights, offset = [], 0
+        for scheme in config.lane_schemes:
+            weights.append(self.weights[offset : offset + config.k * scheme.bits])
+            offset += config.k * scheme.bits
+
+        word_layout = data.StructLayout({"act": self.act.shape(), "control": WordControl()})
+        for path in _paths(config):
+            name, wait = path.engine.__name__.lower(), self.latency - path.latency
+            broadcast = Broadcast(word_layout, sinks=len(path.lanes))
+            m.submodules[f"{name}_broadcast"] = broadcast
+            for p in range(config.pixels):
+                for c in range(config.k):
+                    m.d.comb += broadcast.i.act[p][c].eq(
+                        delay(
+                            m,
+                            self.act[p][c],
+                            wait + path.engine.skew(c),
+                            name=f"{name}_act_{p}_{c}",
+                        )
+                    )
+            m.d.comb += broadcast.i.control.eq(delay(m, self.control, wait, name=f"{name}_control"))
+
+            for sink, first in enumerate(path.lanes):
+                engine = path.engine(k=config.k, pixels=config.pixels)
+                shared = SharedModule(engine, _module_name(path, config))
+                m.submodules[f"row_{first}"] = shared
+                word = broadcast.o[sink // BROADCAST_FANOUT]
+                lanes = range(first, first + engine.rows)
+                m.d.comb += [
+                    shared.act.eq(word.act),
+                    shared.control.eq(word.control),
+                    shared.weights.eq(
+                        delay(
+                            m,
+                            Cat(weights[lane] for lane in lanes),
+                            wait + path.broadcast_latency,
+                            name=f"weights_{first}",
+                        )
+                    ),
+                    *(self.sums[lane].eq(shared.sums[i]) for i, lane in enumerate(lanes)),
+                ]
+
+        m.submodules.pool = pool = PoolEngine(k=config.k, pixels=config.pixels)
+        wait = self.latency - pool.latency
+        m.d.comb += [
+            pool.act.eq(delay(m, self.act, wait + pool.skew, name="pool_act")),
+            pool.control.eq(delay(m, self.control, wait, name="pool_control")),
+            pool.mode.eq(delay(m, self.pool_mode, wait, name="pool_mode")),
+        ]
+        m.d.comb += [self.sums[config.rows + c].eq(pool.sums[c]) for c in range(config.k)]
+        return m
+
+    @classmethod
+    def resources(cls, config: AccelConfig) -> Resources:
+        """An estimate: the engines, the pool lanes, and the delays and copies of their inputs."""
+        latency = cls.latency_for(config)
+        word_bits = config.pixels * config.k * ACT_BITS
+        total = PoolEngine.resources(k=config.k, pixels=config.pixels)
+        size = {"k": config.k, "pixels": config.pixels}
+        wait = latency - PoolEngine.latency_for(**size)
+        total += delay_resources(word_bits, wait + PoolEngine.skew_for(**size))
+        total += delay_resources(5, wait)
+        for path in _paths(config):
+            wait = latency - path.latency
+            for c in range(config.k):
+                total += delay_resources(config.pixels * ACT_BITS, wait + path.engine.skew(c))
+            copies = sum(broadcast_nodes(len(path.lanes)))
+            total += Resources(ff=(word_bits + 4) * copies) + delay_resources(4, wait)
+            bits = path.engine.rows * config.k * path.engine.scheme.bits
+            for _ in path.lanes:
+                total += path.engine.resources(k=config.k, pixels=config.pixels)
+                total += delay_resources(bits, wait + path.broadcast_latency)
+        return total

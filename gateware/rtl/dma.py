@@ -1,0 +1,433 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Moves runs of beats between streams and memory over one AXI3 port of a Zynq-7000.
+
+A command names an address and a number of beats. It is cut into INCR bursts that end at a multiple
+of 16 beats or at the end of the command, so none is longer than AXI3 allows and none crosses a
+4 KiB boundary. Several bursts are in flight at once; all carry id 0: they are answered in order.
+
+A command with zero beats completes at once and leaves no trace. A command whose address is not a
+multiple of the bus width is dropped with a pulse on ``error``: no access is made and no data moves.
+"""
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from gateware.rtl.axi import BURST_BEATS, Axi3Signature, Burst, Resp
+
+BEATS_BITS = 20  #: width of a command's beat count: up to 8 MiB at 64 bits
+
+# Normal memory, bufferable: what the memory controller behind an HP port expects.
+_CACHE = 0b0011
+
+
+def command_layout(addr_bits: int = 32) -> data.StructLayout:
+    """A run of ``beats`` bus words from byte ``address``, which is aligned to the bus width."""
+    return data.StructLayout({"address": addr_bits, "beats": BEATS_BITS})
+
+
+def _burst_layout(addr_bits: int) -> data.StructLayout:
+    return data.StructLayout({"address": addr_bits, "length": 4})
+
+
+class BurstSplitter(wiring.Component):
+    """Cuts commands into bursts.
+
+    One burst per cycle, also from one command to the next. The burst appears in the cycle after the
+    command was accepted.
+
+    Parameters
+    ----------
+    addr_bits, data_bits : int
+        Widths of the bus.
+
+    Members
+    -------
+    command : In(stream of command_layout)
+        What to move.
+    burst : Out(stream of {address, length})
+        ``length`` is the number of beats less one, as on the bus.
+    flush : In(1)
+        Drop the command in hand and every one offered.
+    active : Out(1)
+        A command is in hand.
+    rejected : Out(1)
+        Pulse: the command just accepted was misaligned.
+    """
+
+    def __init__(self, addr_bits: int, data_bits: int) -> None:
+        self._bytes = data_bits // 8
+        super().__init__(
+            {
+                "command": In(stream.Signature(command_layout(addr_bits))),
+                "burst": Out(stream.Signature(_burst_layout(addr_bits))),
+                "flush": In(1),
+                "active": Out(1),
+                "rejected": Out(1),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        offset_bits = (self._bytes - 1).bit_length()
+        address = Signal.like(self.command.p.address)
+        beats = Signal(BEATS_BITS)
+
+        to_boundary = Signal(5)
+        length = Signal(5)
+        last = Signal()
+        m.d.comb += [
+            to_boundary.eq(BURST_BEATS - address[offset_bits:][:4]),
+            last.eq(beats <= to_boundary),
+            length.eq(Mux(last, beats, to_boundary)),
+            self.burst.p.address.eq(address),
+            self.burst.p.length.eq(length - 1),
+            self.burst.valid.eq(self.active),
+            self.command.ready.eq(~self.active | (last & self.burst.ready) | self.flush),
+        ]
+
+        with m.If(self.active & self.burst.ready):
+            m.d.sync += [
+                address.eq(address + (length << offset_bits)),
+                beats.eq(beats - length),
+                self.active.eq(~last),
+            ]
+        with m.If(self.flush):
+            m.d.sync += self.active.eq(0)
+        with m.Elif(self.command.valid & self.command.ready):
+            aligned = self.command.p.address[:offset_bits] == 0
+            m.d.comb += self.rejected.eq(~aligned)
+            m.d.sync += [
+                address.eq(self.command.p.address),
+                beats.eq(self.command.p.beats),
+                self.active.eq(aligned & (self.command.p.beats != 0)),
+            ]
+        return m
+
+
+def _check(max_outstanding: int) -> None:
+    if not isinstance(max_outstanding, int) or not 1 <= max_outstanding <= 16:
+        raise ValueError(f"max_outstanding must be an integer in 1..16, not {max_outstanding!r}")
+
+
+class _Dma(wiring.Component):
+    """What both directions share: commands, splitter, the count of bursts in flight, flushing."""
+
+    def __init__(
+        self,
+        addr_bits: int,
+        data_bits: int,
+        id_bits: int,
+        max_outstanding: int,
+        data_member: wiring.Member,
+    ) -> None:
+        _check(max_outstanding)
+        self._max_outstanding = max_outstanding
+        self._addr_bits = addr_bits
+        self._data_bits = data_bits
+        super().__init__(
+            {
+                "command": In(stream.Signature(command_layout(addr_bits))),
+                "data": data_member,
+                "axi": Out(Axi3Signature(addr_bits, data_bits, id_bits)),
+                "flush": In(1),
+                "idle": Out(1),
+                "error": Out(1),
+                "beat": Out(1),
+            }
+        )
+
+    def _address_channel(
+        self, m: Module, channel: str, retire: Value
+    ) -> tuple[BurstSplitter, Signal, Signal]:
+        """Drives AR or AW from the commands, through a register that no flush can retract.
+
+        Bursts count as outstanding from the moment they enter that register, one cycle before the
+        bus sees them, until ``retire``. Returns the splitter, a pulse for each burst that enters
+        the register, and whether a flush is going on.
+        """
+
+        def port(name: str) -> Signal:
+            return getattr(self.axi, f"{channel}{name}")
+
+        m.submodules.splitter = splitter = BurstSplitter(self._addr_bits, self._data_bits)
+        connect(m, flipped(self.command), splitter.command)
+
+        outstanding = Signal(range(self._max_outstanding + 1))
+        flushing = Signal()
+        swallow = Signal()
+        taken = Signal()
+        quiet = ~splitter.active & (outstanding == 0)
+        m.d.comb += [
+            splitter.flush.eq(swallow),
+            splitter.burst.ready.eq(
+                (~port("valid") | port("ready")) & ~swallow & (outstanding != self._max_outstanding)
+            ),
+            taken.eq(splitter.burst.valid & splitter.burst.ready),
+            swallow.eq(self.flush | flushing),
+            self.idle.eq(quiet & ~flushing),
+            port("size").eq((self._data_bits // 8).bit_length() - 1),
+            port("burst").eq(Burst.INCR),
+            port("cache").eq(_CACHE),
+        ]
+        m.d.sync += [
+            flushing.eq(swallow & ~quiet),
+            outstanding.eq(outstanding + taken - retire),
+        ]
+        with m.If(port("ready")):
+            m.d.sync += port("valid").eq(0)
+        with m.If(taken):
+            m.d.sync += [
+                port("valid").eq(1),
+                port("addr").eq(splitter.burst.p.address),
+                port("len").eq(splitter.burst.p.length),
+            ]
+        return splitter, taken, swallow
+
+
+class ReadDma(_Dma):
+    """Reads memory into a stream.
+
+    Long commands go at one beat per cycle when the memory takes at most
+    ``16 * (max_outstanding - 1) - 2`` cycles from AR to R. The bus beat is the stream beat, without
+    a register between.
+
+    Parameters
+    ----------
+    addr_bits, data_bits, id_bits : int
+        Widths of the bus.
+    max_outstanding : int
+        Bursts in flight, 1 to 16.
+
+    Members
+    -------
+    command : In(stream of command_layout)
+        What to read.
+    data : Out(stream of unsigned(data_bits))
+        The beats, those with an error response included.
+    axi : Out(Axi3Signature)
+        The bus; the write channels stay idle.
+    flush : In(1)
+        Abandon everything: commands and beats on offer are swallowed from this cycle until
+        ``idle``. One cycle is enough; held, it keeps swallowing.
+    idle : Out(1)
+        No command in hand, nothing outstanding, no flush going on. Falls in the cycle after a
+        command was accepted.
+    error : Out(1)
+        Pulse: a response other than OKAY, or a misaligned command.
+    beat : Out(1)
+        Pulse for each beat that came over the bus.
+
+    Raises
+    ------
+    ValueError
+        For a width or ``max_outstanding`` out of range.
+    """
+
+    def __init__(
+        self, addr_bits: int = 32, data_bits: int = 64, id_bits: int = 6, max_outstanding: int = 8
+    ) -> None:
+        super().__init__(
+            addr_bits,
+            data_bits,
+            id_bits,
+            max_outstanding,
+            Out(stream.Signature(unsigned(data_bits))),
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        axi = self.axi
+        retire = Signal()
+        splitter, _, swallow = self._address_channel(m, "ar", retire)
+        m.d.comb += [
+            self.data.payload.eq(axi.rdata),
+            self.data.valid.eq(axi.rvalid & ~swallow),
+            axi.rready.eq(self.data.ready | swallow),
+            self.beat.eq(axi.rvalid & axi.rready),
+            retire.eq(self.beat & axi.rlast),
+            self.error.eq((self.beat & (axi.rresp != Resp.OKAY)) | splitter.rejected),
+        ]
+        return m
+
+
+class WriteDma(_Dma):
+    """Writes a stream to memory.
+
+    Long commands go at one beat per cycle when the memory takes at most
+    ``16 * (max_outstanding - 1) - 2`` cycles from the last W to B. Data never waits for the address
+    to be accepted.
+
+    Parameters
+    ----------
+    addr_bits, data_bits, id_bits : int
+        Widths of the bus.
+    max_outstanding : int
+        Bursts in flight, 1 to 16.
+
+    Members
+    -------
+    command : In(stream of command_layout)
+        What to write.
+    data : In(stream of unsigned(data_bits))
+        The beats.
+    axi : Out(Axi3Signature)
+        The bus; the read channels stay idle.
+    flush : In(1)
+        Abandon everything: commands and beats on offer are swallowed from this cycle until
+        ``idle``, and beats owed to announced bursts are sent with ``wstrb`` zero. One cycle is
+        enough; held, it keeps swallowing.
+    idle : Out(1)
+        No command in hand, the last response arrived, no flush going on. Falls in the cycle after a
+        command was accepted.
+    error : Out(1)
+        Pulse: a response other than OKAY, or a misaligned command.
+    beat : Out(1)
+        Pulse for each beat that went over the bus.
+
+    Raises
+    ------
+    ValueError
+        For a width or ``max_outstanding`` out of range.
+    """
+
+    def __init__(
+        self, addr_bits: int = 32, data_bits: int = 64, id_bits: int = 6, max_outstanding: int = 8
+    ) -> None:
+        super().__init__(
+            addr_bits,
+            data_bits,
+            id_bits,
+            max_outstanding,
+            In(stream.Signature(unsigned(data_bits))),
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        axi = self.axi
+        retire = Signal()
+        splitter, taken, swallow = self._address_channel(m, "aw", retire)
+
+        # Lengths of the bursts whose data is still owed; as deep as there can be bursts.
+        m.submodules.owed = owed = SyncFIFO(width=4, depth=self._max_outstanding)
+        position = Signal(4)
+        last = Signal()
+        free = Signal()
+        load = Signal()
+        m.d.comb += [
+            owed.w_data.eq(splitter.burst.p.length),
+            owed.w_en.eq(taken),
+            last.eq(position == owed.r_data),
+            free.eq((~axi.wvalid | axi.wready) & owed.r_rdy),
+            load.eq(free & (self.data.valid | swallow)),
+            owed.r_en.eq(load & last),
+            self.data.ready.eq(free | swallow),
+            axi.bready.eq(1),
+            retire.eq(axi.bvalid),
+            self.beat.eq(axi.wvalid & axi.wready),
+            self.error.eq((axi.bvalid & (axi.bresp != Resp.OKAY)) | splitter.rejected),
+        ]
+        with m.If(axi.wready):
+            m.d.sync += axi.wvalid.eq(0)
+        with m.If(load):
+            m.d.sync += [
+                axi.wvalid.eq(1),
+                axi.wdata.eq(self.data.payload),
+                axi.wstrb.eq(Mux(swallow, 0, ~0)),
+                axi.wlast.eq(last),
+                position.eq(Mux(last, 0, position + 1)),
+            ]
+        return m
+
+
+class DmaPort(wiring.Component):
+    """A :class:`ReadDma` and a :class:`WriteDma` on the two halves of one AXI3 port.
+
+    Reads and writes are not ordered against each other: wait for ``write_idle`` before reading what
+    was written.
+
+    Parameters
+    ----------
+    addr_bits, data_bits, id_bits : int
+        Widths of the bus.
+    max_outstanding : int
+        Bursts in flight of each direction, 1 to 16.
+
+    Members
+    -------
+    axi : Out(Axi3Signature)
+        The port.
+    read_command, write_command : In(stream of command_layout)
+        What to move.
+    read_data : Out(stream of unsigned(data_bits))
+        Beats from memory.
+    write_data : In(stream of unsigned(data_bits))
+        Beats to memory.
+    flush : In(1)
+        Abandon everything in both directions, see :class:`ReadDma` and :class:`WriteDma`.
+    read_idle, write_idle, idle : Out(1)
+        Nothing left to do; ``idle`` is both.
+    read_error, write_error, error : Out(1)
+        Pulse: a response other than OKAY, or a misaligned command; ``error`` is either.
+    read_beats, write_beats : Out(1)
+        Pulse for each beat over the bus.
+
+    Raises
+    ------
+    ValueError
+        For a width or ``max_outstanding`` out of range.
+    """
+
+    def __init__(
+        self, addr_bits: int = 32, data_bits: int = 64, id_bits: int = 6, max_outstanding: int = 8
+    ) -> None:
+        _check(max_outstanding)
+        self._parameters = (addr_bits, data_bits, id_bits, max_outstanding)
+        command = stream.Signature(command_layout(addr_bits))
+        beats = stream.Signature(unsigned(data_bits))
+        super().__init__(
+            {
+                "axi": Out(Axi3Signature(addr_bits, data_bits, id_bits)),
+                "read_command": In(command),
+                "read_data": Out(beats),
+                "write_command": In(command),
+                "write_data": In(beats),
+                "flush": In(1),
+                "idle": Out(1),
+                "read_idle": Out(1),
+                "write_idle": Out(1),
+                "error": Out(1),
+                "read_error": Out(1),
+                "write_error": Out(1),
+                "read_beats": Out(1),
+                "write_beats": Out(1),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.read = read = ReadDma(*self._parameters)
+        m.submodules.write = write = WriteDma(*self._parameters)
+
+        connect(m, flipped(self.read_command), read.command)
+        connect(m, read.data, flipped(self.read_data))
+        connect(m, flipped(self.write_command), write.command)
+        connect(m, flipped(self.write_data), write.data)
+        for name, member in self.axi.signature.members.items():
+            half = read if name.startswith(("ar", "r")) else write
+            inner, outer = getattr(half.axi, name), getattr(self.axi, name)
+            m.d.comb += outer.eq(inner) if member.flow == Out else inner.eq(outer)
+        m.d.comb += [
+            read.flush.eq(self.flush),
+            write.flush.eq(self.flush),
+            self.read_idle.eq(read.idle),
+            self.write_idle.eq(write.idle),
+            self.idle.eq(read.idle & write.idle),
+            self.read_error.eq(read.error),
+            self.write_error.eq(write.error),
+            self.error.eq(read.error | write.error),
+            self.read_beats.eq(read.beat),
+            self.write_beats.eq(write.beat),
+        ]
+        return m

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that works on EXECUTE descriptors: loop, window, array, drain."""
+
+from amaranth import *
+from amaranth.lib import data, stream
+from amaranth.lib.wiring import Component, In, Out
+from amaranth.utils import ceil_log2
+
+from gateware.arch import isa
+from gateware.arch.config import AccelConfig
+from gateware.pe.base import delay
+from gateware.rtl.array import GemmArray
+from gateware.rtl.drain import Drain
+from gateware.rtl.pool import PoolMode
+from gateware.rtl.sequence import TileLoop
+from gateware.rtl.window import Window
+from ir.numerics import ACT_BITS, BIAS_BITS
+
+
+class TileEngine(Component):
+    """Computes row tiles, each over all output pixels, one after the other.
+
+    The loop begins the next while the sums of the one before are on their way or drained.
+
+    Parameters
+    ----------
+    config : AccelConfig
+
+    Members
+    -------
+    execute : In(stream of isa.EXECUTE)
+    completed : Out(1)
+        Pulse for each: every result is written.
+    issued, stalled : Out(1)
+        A word enters the array; the array waits for the drain.
+    read_address, read_data, gather_bank, gather_address, gather_data, gathering, write_enable,
+    write_bank, write_address, write_data
+        To :class:`~gateware.rtl.buffers.ActBuffer`.
+    weight_address : Out(16), weights : In(weight_bits)
+    slot_address : Out(16), slot : In(isa.slot_layout)
+        To the :class:`~gateware.rtl.buffers.BeatBuffer` of weights and of slots.
+    wide_enable : Out(1), wide_address : Out(16), wide_data : Out(signed(48))
+        To the wide buffer.
+    """
+
+    def __init__(self, config: AccelConfig) -> None:
+        self._config = config
+        word = data.ArrayLayout(unsigned(ACT_BITS), config.k)
+        address = unsigned(ceil_log2(config.act_depth))
+        bank = ceil_log2(config.banks)
+        super().__init__(
+            {
+                "execute": In(stream.Signature(isa.EXECUTE)),
+                "completed": Out(1),
+                "issued": Out(1),
+                "stalled": Out(1),
+                "read_address": Out(data.ArrayLayout(address, config.banks)),
+                "read_data": In(data.ArrayLayout(word, config.banks)),
+                "gather_bank": Out(bank),
+                "gather_address": Out(data.ArrayLayout(address, config.k)),
+                "gather_data": In(word),
+                "gathering": Out(1),
+                "write_enable": Out(config.k),
+                "write_bank": Out(bank),
+                "write_address": Out(data.ArrayLayout(address, config.k)),
+                "write_data": Out(word),
+                "weight_address": Out(isa.ADDRESS_BITS),
+                "weights": In(config.weight_bits),
+                "slot_address": Out(isa.ADDRESS_BITS),
+                "slot": In(isa.slot_layout(config)),
+                "wide_enable": Out(1),
+                "wide_address": Out(isa.ADDRESS_BITS),
+                "wide_data": Out(signed(BIAS_BITS)),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config = self._config
+        m.submodules.loop = loop = TileLoop(config)
+        m.submodules.window = window = Window(config)
+        m.submodules.array = array = GemmArray(config)
+        m.submodules.drain = drain = Drain(config)
+
+        for name in ("read_address", "weight_address"):
+            m.d.comb += getattr(self, name).eq(getattr(window, name))
+        for name in (
+            "gather_bank",
+            "gather_address",
+            "gathering",
+            "completed",
+            "write_enable",
+            "write_bank",
+            "write_address",
+            "write_data",
+            "slot_address",
+            "wide_enable",
+            "wide_address",
+            "wide_data",
+        ):
+            m.d.comb += getattr(self, name).eq(getattr(drain, name))
+        # A new descriptor is taken in one cycle and the loop started in the next.
+        current, begun = Signal(isa.EXECUTE), Signal()
+        m.d.comb += [
+            self.execute.ready.eq(loop.done & ~begun),
+            loop.execute.eq(current),
+            loop.start.eq(begun),
+            window.request.eq(loop.request),
+            window.stride_x.eq(current.stride_x),
+            window.width.eq(current.width),
+            window.read_data.eq(self.read_data),
+            array.act.eq(window.act),
+            array.control.eq(window.control),
+            array.weights.eq(delay(m, self.weights, 1, name="weights")),
+            array.pool_mode.eq(
+                Mux(
+                    delay(m, current.pool_sum, window.latency, name="pool_sum"),
+                    PoolMode.SUM,
+                    PoolMode.MAX,
+                )
+            ),
+            drain.sums.eq(array.sums),
+            drain.gather_data.eq(self.gather_data),
+            drain.slot.eq(self.slot),
+            self.issued.eq(loop.request.control.valid),
+            self.stalled.eq(loop.stalled),
+        ]
+
+        # The drain fetches its first slot two cycles before the sums are there.
+        sums_after = window.latency + array.latency
+        m.d.comb += [
+            drain.job.eq(delay(m, loop.job, sums_after - 2, name="job")),
+            drain.job_valid.eq(
+                delay(m, loop.job_valid, sums_after - 2, name="job_valid", reset_less=False)
+            ),
+        ]
+
+        m.d.sync += begun.eq(self.execute.valid & self.execute.ready)
+        with m.If(self.execute.ready):
+            m.d.sync += current.eq(self.execute.payload)
+        return m

@@ -1,0 +1,102 @@
+# amaranth: UnusedElaboratable=no
+# SPDX-License-Identifier: Apache-2.0
+"""Block RAM of which a design has many."""
+
+from amaranth import *
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from gateware.pe.series7 import SharedModule
+
+
+class Ram(wiring.Component):
+    """Words that are read at one place or two and written at one, each cycle.
+
+    A 7-series block RAM has two ports, so that a second place to read takes a copy of the words,
+    unless it is the place of the write.
+
+    Parameters
+    ----------
+    width, depth : int
+    side : bool
+        Whether there is a second place to read.
+    copied : bool
+        Whether the second place has an address of its own; if not, it is ``write_address``.
+    distributed : bool
+        Made of LUTs, for few words; else the tools choose.
+
+    Members
+    -------
+    read_address : In(ceil_log2(depth)), read_data : Out(width)
+        One cycle after the address; the old word where it is written in the same cycle.
+    side_address : In(ceil_log2(depth))
+        With ``copied``.
+    side_data : Out(width)
+        With ``side``; likewise.
+    write_enable : In(1), write_address : In(ceil_log2(depth)), write_data : In(width)
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        depth: int,
+        side: bool = False,
+        copied: bool = False,
+        distributed: bool = False,
+    ) -> None:
+        self._width, self._depth, self._side, self._copied = width, depth, side, copied
+        self._attributes = {"ram_style": "distributed"} if distributed else {}
+        address = ceil_log2(depth)
+        super().__init__(
+            {
+                "read_address": In(address),
+                "read_data": Out(width),
+                **({"side_address": In(address)} if copied else {}),
+                **({"side_data": Out(width)} if side else {}),
+                "write_enable": In(1),
+                "write_address": In(address),
+                "write_data": In(width),
+            }
+        )
+
+    @classmethod
+    def shared(
+        cls,
+        *,
+        width: int,
+        depth: int,
+        side: bool = False,
+        copied: bool = False,
+        distributed: bool = False,
+    ) -> SharedModule:
+        """One of many: text for 7-series has its module once."""
+        name = (
+            f"ram_{depth}x{width}{'_copied' if copied else '_side' if side else ''}"
+            f"{'_distributed' if distributed else ''}"
+        )
+        return SharedModule(
+            cls(width=width, depth=depth, side=side, copied=copied, distributed=distributed), name
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.words = words = memory.Memory(
+            shape=unsigned(self._width), depth=self._depth, init=[], attrs=self._attributes
+        )
+        read, write = words.read_port(), words.write_port()
+        m.d.comb += [
+            read.addr.eq(self.read_address),
+            self.read_data.eq(read.data),
+            write.addr.eq(self.write_address),
+            write.data.eq(self.write_data),
+            write.en.eq(self.write_enable),
+        ]
+        if self._side:
+            side = words.read_port()
+            m.d.comb += [
+                side.addr.eq(self.side_address if self._copied else self.write_address),
+                self.side_data.eq(side.data),
+            ]
+        return m

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Registers of the host, with counters, watchdog and interrupt, as RTL."""
+
+from amaranth import *
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from gateware.arch.config import AccelConfig
+from gateware.arch.registers import (
+    COUNTERS,
+    DESCRIPTOR_INDEX_BITS,
+    ID_VALUE,
+    REGISTERS,
+    VERSION_MAJOR,
+    VERSION_MINOR,
+    WINDOW_BITS,
+    config_digest,
+)
+from gateware.rtl.axi import AxiLiteSignature, Resp
+
+#: What each entry of COUNTERS grows by in a cycle.
+COUNT_LAYOUT = data.StructLayout(dict.fromkeys(COUNTERS, 1) | {"read_beats": 3})
+
+
+class RegisterFile(wiring.Component):
+    """The registers, the counters, the watchdog and the interrupt of an accelerator.
+
+    A write takes effect in the cycle after its address and data were accepted together; pulses that
+    follow from it come in that cycle. A read answers in the cycle after its address.
+
+    Parameters
+    ----------
+    config : AccelConfig
+        What SHAPE and CONFIG_DIGEST describe.
+
+    Members
+    -------
+    axil : In(AxiLiteSignature(12, 32))
+        From the host.
+    start, abort : Out(1)
+        Pulses. ``start`` comes only while not busy; ``abort`` always, with or without a run.
+    program_base, input_base, output_base : Out(32)
+        What the host wrote, live.
+    watchdog_limit : Out(32)
+        What the host wrote, live.
+    watchdog : Out(1)
+        High from the cycle after CYCLES reached the limit, until the run ends.
+    irq : Out(1)
+        Level: an enabled bit of IRQ_STATUS is set.
+    busy : In(1)
+        A run is going on; high from the cycle after ``start`` at the latest. CYCLES counts this.
+    done, failed : In(1)
+        Pulses at the end of a run, one of them.
+    error_code : In(8)
+        An ErrorCode, sampled with ``failed``.
+    descriptor_index : In(16)
+        The descriptor in execution, followed while busy and no error.
+    count : In(COUNT_LAYOUT)
+        Advance these counters.
+
+    Raises
+    ------
+    ValueError
+        When the array's shape does not fit the SHAPE register.
+    """
+
+    def __init__(self, config: AccelConfig) -> None:
+        if config.rows >= 1 << 16 or config.pixels >= 1 << 8:
+            raise ValueError(f"{config.rows} rows and {config.pixels} pixels do not fit SHAPE")
+        self._config = config
+        super().__init__(
+            {
+                "axil": In(AxiLiteSignature(WINDOW_BITS, 32)),
+                "start": Out(1),
+                "abort": Out(1),
+                "program_base": Out(32),
+                "input_base": Out(32),
+                "output_base": Out(32),
+                "watchdog_limit": Out(32),
+                "watchdog": Out(1),
+                "irq": Out(1),
+                "busy": In(1),
+                "done": In(1),
+                "failed": In(1),
+                "error_code": In(8),
+                "descriptor_index": In(DESCRIPTOR_INDEX_BITS),
+                "count": In(COUNT_LAYOUT),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config = self._config
+        status = {"done": Signal(), "error": Signal(), "error_code": Signal(8)}
+        irq_enable = Signal()
+        irq_status = Signal()
+        failing_index = Signal(DESCRIPTOR_INDEX_BITS)
+        counters = {name: Signal(32, name=f"count_{name}") for name in ("cycles", *COUNTERS)}
+
+        # What each register reads: the word, or its fields. Those that the host writes are signals.
+        contents = {
+            "ID": ID_VALUE,
+            "VERSION": {"minor": VERSION_MINOR, "major": VERSION_MAJOR},
+            "CONTROL": {"start": 0, "abort": 0},
+            "STATUS": {"busy": self.busy | self.start} | status,
+            "PROGRAM_BASE": self.program_base,
+            "INPUT_BASE": self.input_base,
+            "OUTPUT_BASE": self.output_base,
+            "WATCHDOG": self.watchdog_limit,
+            "IRQ_ENABLE": {"finished": irq_enable},
+            "IRQ_STATUS": {"finished": irq_status},
+            "ERROR_DESCRIPTOR": {"index": failing_index},
+            "SHAPE": {"rows": config.rows, "k": config.k, "pixels": config.pixels},
+            "CONFIG_DIGEST": config_digest(config),
+        } | {name.upper(): counter for name, counter in counters.items()}
+
+        self._elaborate_read(m, contents)
+        write = self._elaborate_write(m, contents)
+
+        finished = self.done | self.failed
+        control = write["CONTROL"]
+        start = control[0] & ~control[1] & ~self.busy & ~self.start
+        m.d.sync += [
+            self.start.eq(start),
+            self.abort.eq(control[1]),
+            irq_status.eq((irq_status & ~write["IRQ_STATUS"][0]) | finished),
+        ]
+        m.d.comb += self.irq.eq(irq_status & irq_enable)
+
+        with m.If(self.done):
+            m.d.sync += status["done"].eq(1)
+        with m.If(self.failed):
+            m.d.sync += [status["error"].eq(1), status["error_code"].eq(self.error_code)]
+        with m.If(self.busy & ~status["error"]):
+            m.d.sync += failing_index.eq(self.descriptor_index)
+        for name, counter in counters.items():
+            m.d.sync += counter.eq(counter + (self.busy if name == "cycles" else self.count[name]))
+        with m.If(start):
+            m.d.sync += [signal.eq(0) for signal in [*status.values(), *counters.values()]]
+
+        m.d.sync += self.watchdog.eq(
+            self.busy & (self.watchdog_limit != 0) & (counters["cycles"] >= self.watchdog_limit)
+        )
+        return m
+
+    def _elaborate_read(self, m: Module, contents: dict) -> None:
+        axil = self.axil
+        m.d.comb += axil.arready.eq(~axil.rvalid | axil.rready)
+        with m.If(axil.rready):
+            m.d.sync += axil.rvalid.eq(0)
+        with m.If(axil.arvalid & axil.arready):
+            m.d.sync += [axil.rvalid.eq(1), axil.rdata.eq(0), axil.rresp.eq(Resp.SLVERR)]
+            with m.Switch(axil.araddr[2:]):
+                for register in REGISTERS:
+                    with m.Case(register.offset // 4):
+                        m.d.sync += axil.rresp.eq(Resp.OKAY)
+                        content = contents[register.name]
+                        if not register.fields:
+                            m.d.sync += axil.rdata.eq(content)
+                        for field in register.fields:
+                            m.d.sync += axil.rdata[field.lsb :][: field.width].eq(
+                                content[field.name]
+                            )
+
+    def _elaborate_write(self, m: Module, contents: dict) -> dict[str, Signal]:
+        """Stores what is writable. Returns the ones written to registers that act on ones."""
+        axil = self.axil
+        accept = Signal()
+        m.d.comb += [
+            accept.eq(axil.awvalid & axil.wvalid & (~axil.bvalid | axil.bready)),
+            axil.awready.eq(accept),
+            axil.wready.eq(accept),
+        ]
+        mask = Cat(bit.replicate(8) for bit in axil.wstrb)
+        ones = {
+            register.name: Signal(32, name=f"write_{register.name.lower()}")
+            for register in REGISTERS
+            if register.access in ("WO", "RW1C")
+        }
+        with m.If(axil.bready):
+            m.d.sync += axil.bvalid.eq(0)
+        with m.If(accept):
+            m.d.sync += [axil.bvalid.eq(1), axil.bresp.eq(Resp.SLVERR)]
+            with m.Switch(axil.awaddr[2:]):
+                for register in REGISTERS:
+                    if register.access == "RO":
+                        continue
+                    with m.Case(register.offset // 4):
+                        m.d.sync += axil.bresp.eq(Resp.OKAY)
+                        if register.name in ones:
+                            m.d.comb += ones[register.name].eq(axil.wdata & mask)
+                            continue
+                        content = contents[register.name]
+                        parts = (
+                            [(content, 0)]
+                            if not register.fields
+                            else [(content[field.name], field.lsb) for field in register.fields]
+                        )
+                        for stored, lsb in parts:
+                            m.d.sync += stored.eq(
+                                ((axil.wdata & mask) >> lsb) | (stored & ~(mask >> lsb))
+                            )
+        return ones

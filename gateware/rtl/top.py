@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The accelerator: registers, sequencer, bus ports, buffers and the tile engine."""
+
+from amaranth import *
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from gateware.arch import isa
+from gateware.arch.config import AccelConfig
+from gateware.arch.registers import WINDOW_BITS
+from gateware.rtl.axi import Axi3Signature, AxiLiteSignature
+from gateware.rtl.buffers import ActBuffer, BeatBuffer
+from gateware.rtl.control import Sequencer
+from gateware.rtl.dma import DmaPort, ReadDma
+from gateware.rtl.engine import TileEngine
+from gateware.rtl.fetch import Fetcher, ReadShare
+from gateware.rtl.register_file import RegisterFile
+from gateware.rtl.transfer import Loader, Storer
+from ir.numerics import BIAS_BITS
+
+ID_BITS = 6  #: AXI identifiers of a Zynq-7000 HP port
+
+
+def hp_ports(config: AccelConfig) -> list[str]:
+    """Names of the memory ports."""
+    return [f"hp{p}" for p in range(config.ports)]
+
+
+def accelerator_signature(config: AccelConfig) -> wiring.Signature:
+    """The ports of an accelerator: registers, memory, interrupt."""
+    memory_port = Out(Axi3Signature(32, config.bus_bits, ID_BITS))
+    return wiring.Signature(
+        {
+            "axil": In(AxiLiteSignature(WINDOW_BITS, 32)),
+            **dict.fromkeys(hp_ports(config), memory_port),
+            "irq": Out(1),
+        }
+    )
+
+
+class Accelerator(wiring.Component):
+    """A whole accelerator. The host writes the registers of :mod:`gateware.arch.registers`;
+    programs of
+    :mod:`gateware.arch.isa` descriptors are fetched from memory and executed.
+
+    Parameters
+    ----------
+    config : AccelConfig
+
+    Members
+    -------
+    axil : In(AxiLiteSignature(12, 32))
+        Registers.
+    hp0, hp1... : Out(Axi3Signature(32, bus_bits, 6))
+        Memory, as many as the configuration has ports. All but the first only read.
+    irq : Out(1)
+        High while an enabled interrupt is pending.
+    """
+
+    def __init__(self, config: AccelConfig) -> None:
+        self.config = config
+        super().__init__(accelerator_signature(config))
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        config = self.config
+        m.submodules.regs = regs = RegisterFile(config)
+        m.submodules.sequencer = sequencer = Sequencer(config)
+        m.submodules.act = act = ActBuffer(config)
+        m.submodules.weights = weights = BeatBuffer(
+            beats=config.weight_beats,
+            bus_bits=config.bus_bits,
+            depth=config.weight_depth,
+            ports=config.ports,
+        )
+        m.submodules.slots = slots = BeatBuffer(
+            beats=isa.slot_beats(config),
+            bus_bits=config.bus_bits,
+            depth=config.slot_depth,
+            ports=config.ports,
+            distributed=True,
+        )
+        m.submodules.wide = wide = memory.Memory(
+            shape=signed(BIAS_BITS), depth=config.wide_depth, init=[]
+        )
+        loader, storer, engine = Loader(config), Storer(config), TileEngine(config)
+        fetcher, share = Fetcher(config), ReadShare(config.bus_bits)
+        reset = ResetInserter(sequencer.reset_units)
+        m.submodules.loader = reset(loader)
+        m.submodules.storer = reset(storer)
+        m.submodules.engine = reset(engine)
+        m.submodules.fetcher = reset(fetcher)
+        m.submodules.share = reset(share)
+
+        # Host and run control.
+        connect(m, flipped(self.axil), regs.axil)
+        m.d.comb += [
+            self.irq.eq(regs.irq),
+            sequencer.start.eq(regs.start),
+            sequencer.abort.eq(regs.abort),
+            sequencer.watchdog.eq(regs.watchdog),
+            sequencer.program_base.eq(regs.program_base),
+            sequencer.input_base.eq(regs.input_base),
+            sequencer.output_base.eq(regs.output_base),
+            regs.busy.eq(sequencer.busy),
+            regs.done.eq(sequencer.finished),
+            regs.failed.eq(sequencer.failed),
+            regs.error_code.eq(sequencer.error_code),
+            regs.descriptor_index.eq(sequencer.descriptor_index),
+            regs.count.array_cycles.eq(engine.issued),
+            regs.count.stall_drain.eq(engine.stalled),
+            *(
+                regs.count[f"stall_{cause}"].eq(sequencer.cause[cause])
+                for cause in ("load", "execute", "store", "fetch")
+            ),
+            regs.count.descriptors.eq(sequencer.dispatched),
+        ]
+
+        # Units of a descriptor.
+        connect(m, fetcher.descriptor, sequencer.descriptor)
+        connect(m, sequencer.load, loader.job)
+        connect(m, sequencer.store, storer.job)
+        connect(m, sequencer.execute, engine.execute)
+        m.d.comb += [
+            fetcher.address.eq(regs.program_base),
+            fetcher.start.eq(sequencer.fetch_start),
+            fetcher.halt.eq(sequencer.fetch_halt),
+            sequencer.fetch_owns.eq(~share.owner),
+            sequencer.array_idle.eq(~engine.issued & ~engine.stalled),
+            sequencer.load_completed.eq(loader.completed),
+            sequencer.store_completed.eq(storer.completed),
+            sequencer.execute_completed.eq(engine.completed),
+        ]
+
+        self._connect_bus(m, sequencer, regs, fetcher, share, loader, storer)
+        self._connect_buffers(m, act, weights, slots, wide, loader, storer, engine)
+        return m
+
+    def _connect_bus(
+        self,
+        m: Module,
+        sequencer: Sequencer,
+        regs: RegisterFile,
+        fetcher: Fetcher,
+        share: ReadShare,
+        loader: Loader,
+        storer: Storer,
+    ) -> None:
+        """The first port fetches, loads and stores; the others load."""
+        config = self.config
+        sizes = {"data_bits": config.bus_bits, "id_bits": ID_BITS}
+        m.submodules.dma_0 = first = DmaPort(**sizes)
+        connect(m, first.axi, flipped(self.hp0))
+        connect(m, fetcher.command, share.commands[0])
+        connect(m, loader.commands[0], share.commands[1])
+        connect(m, share.data[0], fetcher.beats)
+        connect(m, share.data[1], loader.beats[0])
+        connect(m, share.command, first.read_command)
+        connect(m, first.read_data, share.beats)
+        connect(m, storer.command, first.write_command)
+        connect(m, storer.beats, first.write_data)
+        m.d.comb += [
+            first.flush.eq(sequencer.flush),
+            storer.write_idle.eq(first.write_idle),
+            sequencer.write_error.eq(first.write_error),
+            regs.count.write_beats.eq(first.write_beats),
+        ]
+
+        others = []
+        for p, name in enumerate(hp_ports(config)):
+            if p == 0:
+                continue
+            m.submodules[f"dma_{p}"] = dma = ReadDma(**sizes)
+            connect(m, dma.axi, flipped(getattr(self, name)))
+            connect(m, loader.commands[p], dma.command)
+            connect(m, dma.data, loader.beats[p])
+            m.d.comb += dma.flush.eq(sequencer.flush)
+            others.append(dma)
+        m.d.comb += [
+            sequencer.bus_idle.eq(Cat(first.idle, *(dma.idle for dma in others)).all()),
+            sequencer.read_error.eq(Cat(first.read_error, *(dma.error for dma in others)).any()),
+            regs.count.read_beats.eq(sum((dma.beat for dma in others), first.read_beats)),
+        ]
+
+    def _connect_buffers(
+        self,
+        m: Module,
+        act: ActBuffer,
+        weights: BeatBuffer,
+        slots: BeatBuffer,
+        wide: memory.Memory,
+        loader: Loader,
+        storer: Storer,
+        engine: TileEngine,
+    ) -> None:
+        """The engine is never made to wait; loads and stores take the ports that it leaves."""
+        config = self.config
+        writes_there = (
+            engine.write_enable.any() & (engine.write_bank == storer.gather_bank)
+            if config.act_copies == 1
+            else 0
+        )
+        m.d.comb += [
+            act.read_address.eq(engine.read_address),
+            engine.read_data.eq(act.read_data),
+            act.gather_bank.eq(Mux(engine.gathering, engine.gather_bank, storer.gather_bank)),
+            engine.gather_data.eq(act.gather_data),
+            storer.gather_data.eq(act.gather_data),
+            act.gather_enable.eq(engine.gathering | storer.gathering),
+            storer.gather_ready.eq(~(engine.gathering | writes_there)),
+            act.write_bank.eq(engine.write_bank),
+            act.write_enable.eq(engine.write_enable),
+            act.write_address.eq(engine.write_address),
+            act.write_data.eq(engine.write_data),
+            act.load_valid.eq(loader.act_valid),
+            loader.act_ready.eq(act.load_ready),
+            act.load_bank.eq(loader.act_bank),
+            act.load_address.eq(loader.act_address),
+            act.load_data.eq(loader.act_data),
+        ]
+        for column in range(config.k):
+            m.d.comb += act.gather_address[column].eq(
+                Mux(engine.gathering, engine.gather_address[column], storer.gather_address)
+            )
+
+        for buffer, fills, address, source in (
+            (weights, loader.weights, engine.weight_address, engine.weights),
+            (slots, loader.slots, engine.slot_address, engine.slot),
+        ):
+            for fill, port in zip(fills, buffer.fill, strict=True):
+                connect(m, fill, port)
+            m.d.comb += [
+                buffer.read_address.eq(address),
+                Value.cast(source).eq(buffer.read_data),
+            ]
+        wide_read, wide_write = wide.read_port(), wide.write_port()
+        m.d.comb += [
+            wide_read.addr.eq(storer.wide_address),
+            storer.wide_data.eq(wide_read.data),
+            wide_write.addr.eq(engine.wide_address),
+            wide_write.data.eq(engine.wide_data),
+            wide_write.en.eq(engine.wide_enable),
+        ]

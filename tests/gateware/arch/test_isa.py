@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Descriptors and slots: every field survives, nothing is truncated in silence."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateware.arch import isa
+from gateware.arch.config import AccelConfig
+from gateware.compiler.pack import Result, pack_slot
+from gateware.model import emulator
+from ir.numerics import BIAS_BITS
+from tests.helpers.units import TINY, fields
+
+LAYOUTS = {"TRANSFER": isa.TRANSFER, "TENSOR": isa.TENSOR, "EXECUTE": isa.EXECUTE}
+WIDTHS = [
+    (layout, name, field.width) for layout, fields_ in LAYOUTS.items() for name, field in fields_
+]
+
+CONFIGS = [
+    TINY,
+    AccelConfig(pot4_rows=1, fixed4_rows=0, fixed8_rows=0, requant_lanes=1, bus_bits=32),
+    AccelConfig(pot4_rows=10, fixed4_rows=5, fixed8_rows=1, pixels=4, requant_lanes=4),
+    AccelConfig(pot4_rows=42, fixed4_rows=19, fixed8_rows=3, pixels=8, requant_lanes=16),
+    AccelConfig(pot4_rows=3, fixed4_rows=2, fixed8_rows=1, requant_lanes=2),
+]
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_fits_a_descriptor(name):
+    assert LAYOUTS[name].size <= isa.DESCRIPTOR_BITS
+
+
+def test_all_layouts_begin_alike():
+    # The sequencer reads the header of every descriptor through TENSOR, and the buffers'
+    # destination through TRANSFER.
+    shared = ("opcode", "base", "offset", "beats")
+    assert [isa.TENSOR[n].offset for n in shared] == [isa.TRANSFER[n].offset for n in shared]
+    assert isa.EXECUTE["opcode"].offset == isa.TENSOR["opcode"].offset == 0
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_round_trip(name, data):
+    layout = LAYOUTS[name]
+    edge = {
+        field: st.one_of(
+            st.sampled_from([0, (1 << f.width) - 1]), st.integers(0, (1 << f.width) - 1)
+        )
+        for field, f in layout
+    }
+    values = data.draw(st.fixed_dictionaries(edge))
+    bits = isa.pack(layout, **values)
+    assert isa.unpack(layout, bits) == values
+    assert bits.bit_length() <= layout.size
+    # What the hardware's view of the same bits says.
+    constant = layout.from_bits(bits)
+    assert {field: int(constant[field]) for field, _ in layout} == values
+
+
+@pytest.mark.parametrize(("name", "field", "width"), WIDTHS)
+def test_out_of_range(name, field, width):
+    good = fields(LAYOUTS[name])
+    for value in (1 << width, -1):
+        with pytest.raises(ValueError, match=rf"field {field} = {value} does not fit {width} bits"):
+            isa.pack(LAYOUTS[name], **good | {field: value})
+    assert isa.unpack(
+        LAYOUTS[name], isa.pack(LAYOUTS[name], **good | {field: (1 << width) - 1})
+    ) == good | {field: (1 << width) - 1}
+
+
+def test_missing_and_unknown_fields():
+    good = fields(isa.TRANSFER, opcode=1)
+    with pytest.raises(ValueError, match=r"\['beats'\] are missing or unknown"):
+        isa.pack(isa.TRANSFER, **{k: v for k, v in good.items() if k != "beats"})
+    with pytest.raises(ValueError, match=r"\['colour'\] are missing or unknown"):
+        isa.pack(isa.TRANSFER, **good, colour=1)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_slots_read_the_same_in_hardware_and_emulator(config, seed):
+    rng = random.Random(seed)
+    layout, size = isa.slot_layout(config), isa.slot_beats(config) * config.bus_bits // 8
+    for _ in range(5):
+        bits = rng.getrandbits(layout.size)
+        slot = emulator._unpack_slot(bits.to_bytes(size, "little"), config)
+        constant = layout.from_bits(bits)
+        for part, count in (("lanes", config.requant_lanes), ("columns", config.k)):
+            assert len(slot[part]) == count
+            for i, entry in enumerate(slot[part]):
+                view = {name: int(constant[part][i][name]) for name in entry}
+                if part == "lanes":
+                    view["bias"] -= view["bias"] >> BIAS_BITS - 1 << BIAS_BITS
+                assert entry == view
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_packed_slots(config, seed):
+    rng = random.Random(seed)
+    q = config.requant_lanes
+    columns = rng.sample(range(config.k), q)
+    results = [
+        Result(
+            rng.randrange((config.rows + config.k) // q) * q + lane,
+            columns[lane],
+            rng.randrange(1 << 16),
+            rng.randrange(1 << 16),
+            rng.randrange(-1 << 47, 1 << 47),
+            rng.randrange(14, 46),
+        )
+        for lane in range(q)
+    ]
+    stored = pack_slot(results, config)
+    assert len(stored) * 8 == isa.slot_beats(config) * config.bus_bits
+    slot = emulator._unpack_slot(stored, config)
+    for lane, result in enumerate(results):
+        assert slot["lanes"][lane] == {
+            "row": result.lane // q,
+            "column": result.column,
+            "multiplier": result.multiplier,
+            "bias": result.bias,
+            "shift": result.shift,
+        }
+        assert slot["columns"][result.column] == {
+            "enable": 1,
+            "lane": lane,
+            "offset": result.offset,
+        }
+    assert sum(column["enable"] for column in slot["columns"]) == q

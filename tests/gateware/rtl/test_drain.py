@@ -1,0 +1,321 @@
+# amaranth: UnusedElaboratable=no
+# SPDX-License-Identifier: Apache-2.0
+"""The drain against the numeric contract: every nibble once, in its cycle, at its place."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from gateware.arch.config import AccelConfig
+from gateware.arch.isa import ADDRESS_BITS
+from gateware.compiler.pack import Result, pack_slot
+from gateware.pe.base import SUM_BITS
+from gateware.rtl.drain import Drain
+from gateware.rtl.sequence import DrainJob
+from ir import numerics
+from sim import pysim
+from sim.words import pack
+from tests.helpers.units import TINY, WIDER, fields
+
+ONE_LANE = AccelConfig(
+    pot4_rows=1,
+    fixed4_rows=1,
+    fixed8_rows=1,
+    requant_lanes=1,
+    bus_bits=32,
+    act_depth=16,
+    slot_depth=8,
+)
+DRAIN_EXECUTE = dict(DrainJob(TINY))["execute"].shape
+CONFIGS = {
+    "P2": TINY,
+    "P4": WIDER,
+    "one requantiser": ONE_LANE,
+    "one copy": dataclasses.replace(WIDER, act_copies=1),
+}
+
+
+class Bench:
+    """Drives a :class:`Drain` with the slots, sums and residual operands that it asks for.
+
+    Sums that a job no longer needs are replaced by noise at once.
+    """
+
+    def __init__(
+        self, config: AccelConfig, seed: int, *, slots: int, wide: bool = False, bits: int = 4
+    ) -> None:
+        self.config, self.rng = config, np.random.default_rng(seed)
+        self.noise = np.random.default_rng([seed, 1])
+        self.bits, self.wide = bits, wide
+        self.records = [self._slot() for _ in range(slots)]
+        self.memory = self.rng.integers(0, 16, (config.banks, config.act_depth, config.k))
+        self.low, self.high = (2, 14) if bits == 4 else (3, 250)
+        self.execute = {
+            "out_address": 5,
+            "out_plane_pitch": 7,
+            "residual_address": 11,
+            "residual_n": 9000,
+            "residual_plane_pitch": 3,
+            "slot_address": 2,
+            "slots": slots,
+            "low": self.low,
+            "high": self.high,
+            "wide": int(wide),
+            "out_planes": int(bits == 8),
+        }
+        self.writes: list[tuple[int, int, int, int, int]] = []  # cycle, bank, address, column, data
+        self.wides: list[tuple[int, int, int]] = []  # cycle, address, data
+        self.completed: list[int] = []  # cycles
+        self.gathered: set[int] = set()  # cycles
+
+    def fields(self, valid: bool) -> dict[str, int]:
+        """What comes with a job of the drain: fields of its EXECUTE, or of any other."""
+        if valid:
+            return fields(DRAIN_EXECUTE, **self.execute)
+        return {name: int(self.noise.integers(1 << field.width)) for name, field in DRAIN_EXECUTE}
+
+    def _slot(self) -> list[Result]:
+        config, rng = self.config, self.rng
+        count = int(rng.integers(1, config.requant_lanes + 1))
+        results = []
+        lanes = rng.permutation(config.requant_lanes)[:count]
+        for lane, column in zip(lanes, rng.permutation(config.k), strict=False):
+            row = int(rng.integers((config.rows + config.k) // config.requant_lanes))
+            shift = 28 - self.bits + int(rng.integers(3))
+            multiplier = int(rng.integers(1 << 15, 1 << 16))
+            bias = int(rng.integers(0, numerics.act_max(self.bits))) << shift
+            results.append(
+                Result(
+                    row * config.requant_lanes + int(lane),
+                    int(column),
+                    int(rng.integers(1 << 16)),
+                    multiplier,
+                    bias,
+                    shift,
+                )
+            )
+        return results
+
+    def sums(self) -> np.ndarray:
+        """Sums (lanes, pixels) whose products are about as large as the biases, some larger."""
+        shape = (self.config.rows + self.config.k, self.config.pixels)
+        large = self.rng.integers(-(1 << 24), 1 << 24, shape)
+        return np.where(self.rng.random(shape) < 0.1, large, large >> 12)
+
+    @property
+    def phases(self) -> int:
+        if self.wide:
+            return self.config.requant_lanes
+        return (
+            2
+            if self.execute["out_planes"]
+            or (self.execute.get("residual") and self.execute.get("residual_planes"))
+            else 1
+        )
+
+    @property
+    def turn(self) -> int:
+        """Cycles that the drain takes where it takes one with two copies of the activations."""
+        return 1 if self.wide else 3 - self.config.act_copies
+
+    def begin(self, arrival: int) -> int:
+        """When a job that arrives in this cycle can begin."""
+        return arrival if self.turn == 1 else arrival + (arrival + 1) % 2
+
+    @property
+    def spacing(self) -> int:
+        return len(self.records) * self.config.pixels * self.phases * self.turn
+
+    def run(self, jobs: list[tuple[int, dict[str, int], np.ndarray]]) -> None:
+        """``jobs`` are (cycle, fields of DrainJob, sums)."""
+        config, dut = self.config, Drain(self.config)
+        at = {cycle: job for cycle, job, _ in jobs}
+        length = jobs[-1][0] + self.spacing + dut.latency + 4
+        address_bits = (config.act_depth - 1).bit_length()
+        stored = [0] * self.execute["slot_address"] + [
+            int.from_bytes(pack_slot(results, config, self.wide), "little")
+            for results in self.records
+        ]
+        valid, noise = {}, {"pixel": 0xABC, "bank": 1, "count": 1, "final": 1}
+        for cycle, job, sums in jobs:
+            valid |= dict.fromkeys(
+                range(
+                    cycle + 2,
+                    cycle + 2 + self.turn * len(self.records) * self.phases * job["count"],
+                ),
+                sums,
+            )
+
+        async def bench(ctx) -> None:
+            for cycle in range(length):
+                ctx.set(dut.job_valid, cycle in at)
+                ctx.set(dut.job, at.get(cycle, noise) | {"execute": self.fields(cycle in at)})
+                sums = valid[cycle] if cycle in valid else self.sums()
+                ctx.set(dut.sums.as_value(), pack(sums.reshape(-1), SUM_BITS))
+                self._collect(ctx, dut, cycle, address_bits)
+                if ctx.get(dut.completed):
+                    self.completed.append(cycle)
+                if ctx.get(dut.gathering):
+                    self.gathered.add(cycle)
+                slot, bank = ctx.get(dut.slot_address), ctx.get(dut.gather_bank)
+                gather = ctx.get(dut.gather_address.as_value())
+                await ctx.tick()
+                ctx.set(dut.slot.as_value(), stored[slot % len(stored)])
+                nibbles = [
+                    self.memory[bank, gather >> j * address_bits & config.act_depth - 1, j]
+                    for j in range(config.k)
+                ]
+                ctx.set(dut.gather_data.as_value(), pack(nibbles, 4))
+
+        pysim.run(dut, bench, cycles=length + 1)
+
+    def _collect(self, ctx, dut: Drain, cycle: int, address_bits: int) -> None:
+        enable, bank = ctx.get(dut.write_enable), ctx.get(dut.write_bank)
+        for j in (j for j in range(self.config.k) if enable >> j & 1):
+            address = ctx.get(dut.write_address.as_value()) >> j * address_bits
+            nibble = ctx.get(dut.write_data.as_value()) >> 4 * j & 15
+            self.writes.append((cycle, bank, address & self.config.act_depth - 1, j, nibble))
+        if ctx.get(dut.wide_enable):
+            self.wides.append((cycle, ctx.get(dut.wide_address), ctx.get(dut.wide_data)))
+
+    def expected(self, jobs: list) -> tuple[list, list]:
+        """Writes and wide writes, from :mod:`ir.numerics`."""
+        writes, wides, config, f = [], [], self.config, self.execute
+        for arrival, job, sums in jobs:
+            steps = itertools.product(range(job["count"]), self.records)
+            for step, (pixel, results) in enumerate(steps):
+                first = self.begin(arrival) + Drain.latency + self.turn * step * self.phases
+                cycle = first + self.turn * (self.phases - 1)
+                bank = (job["bank"] + pixel) % config.banks
+                for result in results:
+                    acc = int(sums[result.lane, pixel])
+                    constants = (acc, result.multiplier, result.bias, result.shift)
+                    if self.wide:
+                        lane = result.lane % config.requant_lanes
+                        entry = (
+                            f["out_address"] + result.offset + job["pixel"] * config.banks + bank
+                        )
+                        wides.append(
+                            (
+                                first + self.turn * lane,
+                                entry % (1 << ADDRESS_BITS),
+                                int(numerics.accumulate(*constants)),
+                            )
+                        )
+                        continue
+                    residual = self._residual(bank, job["pixel"] + result.offset, result.column)
+                    y = int(
+                        numerics.requantise(
+                            *constants, self.low, self.high, residual, f["residual_n"]
+                        )
+                    )
+                    address = f["out_address"] + job["pixel"] + result.offset
+                    for plane in range(self.bits // 4):
+                        nibble = y >> 4 if self.bits == 8 and plane == 0 else y & 15
+                        place = (address + plane * f["out_plane_pitch"]) % config.act_depth
+                        writes.append(
+                            (cycle + self.turn * plane, bank, place, result.column, nibble)
+                        )
+        return sorted(writes), sorted(wides)
+
+    def _residual(self, bank: int, offset: int, column: int) -> int:
+        f = self.execute
+        if not f.get("residual"):
+            return 0
+        address = f["residual_address"] + offset
+        depth = self.config.act_depth
+        first = int(self.memory[bank, address % depth, column])
+        if not f.get("residual_planes"):
+            return first
+        second = self.memory[bank, (address + f["residual_plane_pitch"]) % depth, column]
+        return first << 4 | int(second)
+
+
+def make_jobs(bench: Bench, count: int, gap: int) -> list:
+    """Jobs with ``gap`` cycles more than the least between them; the second is not full."""
+    config, jobs = bench.config, []
+    for i in range(count):
+        bank = config.pixels * int(bench.rng.integers(2))
+        pixels = int(bench.rng.integers(1, config.pixels)) if i == 1 else config.pixels
+        jobs.append(
+            (
+                3 + i * (bench.spacing + gap),
+                {
+                    "pixel": int(bench.rng.integers(1 << 16)),
+                    "bank": bank,
+                    "count": pixels,
+                    "final": int(i == count - 1 or bool(bench.noise.integers(2))),
+                },
+                bench.sums(),
+            )
+        )
+    return jobs
+
+
+def hold(bench: Bench, jobs: list) -> None:
+    bench.run(jobs)
+    writes, wides = bench.expected(jobs)
+    assert sorted(bench.writes) == writes
+    assert bench.wides == wides
+    # An EXECUTE is complete when its last results can be read.
+    last = [
+        bench.begin(arrival)
+        + bench.turn * (job["count"] * len(bench.records) * bench.phases - 1)
+        + Drain.latency
+        + 1
+        + bench.config.drain_turn
+        for arrival, job, _ in jobs
+        if job["final"]
+    ]
+    assert bench.completed == last and last
+    steps = sum(job["count"] * len(bench.records) * bench.phases for _, job, _ in jobs)
+    assert len(bench.gathered) == (steps if bench.execute.get("residual") else 0)
+    if bench.turn == 2:
+        assert not bench.gathered & {cycle for cycle, *_ in bench.writes}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("residual_bits", [None, 4, 8])
+def test_results(name, bits, residual_bits, seed):
+    bench = Bench(CONFIGS[name], seed, slots=4, bits=bits)
+    # A tensor without a residual may say anything about one.
+    bench.execute |= {
+        "residual": int(residual_bits is not None),
+        "residual_planes": int(residual_bits != 4),
+    }
+    jobs = make_jobs(bench, 5, gap=0)
+    hold(bench, jobs)
+    nibbles = {data for *_, data in bench.writes}
+    assert len(nibbles) > 1, "the results no longer vary"
+
+
+@pytest.mark.parametrize("name", ["P2", "one copy"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_one_slot_and_gaps(name, bits, seed):
+    for gap in (0, 1, 2, 3):
+        bench = Bench(CONFIGS[name], seed, slots=1, bits=bits)
+        hold(bench, make_jobs(bench, 6, gap))
+
+
+def test_residual_decides(seed):
+    # The same sums with and without the residual operand differ, and so do its planes.
+    seen = []
+    for execute in ({}, {"residual": 1}, {"residual": 1, "residual_planes": 1}):
+        bench = Bench(TINY, seed, slots=3, bits=8)
+        bench.execute |= execute
+        hold(bench, make_jobs(bench, 4, gap=0))
+        seen.append([data for *_, data in bench.writes])
+    assert seen[0] != seen[1] != seen[2] != seen[0]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_wide_results(name, seed):
+    bench = Bench(CONFIGS[name], seed, slots=5, wide=True)
+    jobs = make_jobs(bench, 3, gap=0)
+    hold(bench, jobs)
+    results = sum(job["count"] for _, job, _ in jobs) * sum(map(len, bench.records))
+    assert len(bench.wides) == results >= 15 and not bench.writes
+    assert len({data for _, _, data in bench.wides}) == results
