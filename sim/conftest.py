@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sim.cases import Case, CaseMaker
-from sim.compilers import built_once
-from sim.harness import BUILD_ROOT
+from sim.backend.compilers import built_once
+from sim.backend.harness import BUILD_ROOT
+from sim.verify.cases import Case, CaseMaker
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 def trained() -> Callable[[str, int], Path]:
     """``trained(ratio, tile_rows)``: folder of a network trained on the digits for a few epochs.
 
-    Made once per state of quant/, and shared by all test processes.
+    Made once per state of ir/ and quant/, and shared by all test processes.
     """
-    sources = sorted((ROOT / "quant").rglob("*.py"))
+    sources = sorted(file for top in ("ir", "quant") for file in (ROOT / top).rglob("*.py"))
     state = hashlib.blake2s(
         b"".join(file.read_bytes() for file in sources), digest_size=8
     ).hexdigest()

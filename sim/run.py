@@ -31,11 +31,11 @@ from gateware.model.timeline import READ_LATENCY, Timeline
 from ir import cli
 from ir.cli import UserError
 from ir.graph import GraphError, IntGraph
-from sim import hosted, picture, window
-from sim.accelerator import Mismatch, Simulation, compare, first_difference, simulate, trace
-from sim.harness import BenchFailed, BuildFailed, SimulatorNotFound, find_simulator
-from sim.report import LayerRow, layer_rows, table
-from sim.simulators import VERILATOR
+from sim.backend.harness import BenchFailed, BuildFailed, SimulatorNotFound, find_simulator
+from sim.backend.simulators import VERILATOR
+from sim.verify import hybrid, plot, waveform
+from sim.verify.accelerator import Mismatch, Simulation, compare, first_difference, simulate, trace
+from sim.verify.report import LayerRow, layer_rows, table
 
 BUILD = Path("build/zc706")
 GRAPH = Path("runs/latest/graph.safetensors")
@@ -191,8 +191,8 @@ def _trace(
 ) -> None:
     """The waveform around the first wrong value, in ``build``/waves.vcd."""
     number = mismatch.image // program.batch
-    descriptor = window.producer(program, graph, mismatch.layer, mismatch.channel, mismatch.y)
-    cycles = window.cycles(
+    descriptor = waveform.producer(program, graph, mismatch.layer, mismatch.channel, mismatch.y)
+    cycles = waveform.cycles(
         simulation.samples[number], descriptor, simulation.counters[number]["CYCLES"]
     )
     first = number * program.batch
@@ -217,9 +217,7 @@ def _keep(build: Path, program: Program, outcome: Outcome, text: str) -> None:
         f"{outcome.estimated}).\n\n{text}\n",
     )
     try:
-        picture.draw(
-            program, simulation.samples[0], simulation.counters[0], build / "simulation.png"
-        )
+        plot.draw(program, simulation.samples[0], simulation.counters[0], build / "simulation.png")
     except OSError as error:
         raise UserError(f"cannot write the report to {build}: {error.strerror}") from error
     cli.say(f"wrote {build / 'simulation.png'}")
@@ -367,7 +365,7 @@ def _layers(args: argparse.Namespace, graph: IntGraph) -> int:
     bus_bytes = config.bus_bits // 8
     start = time.monotonic()
     cli.say(f"simulating layers on {args.build / 'accelerator.v'}; {BUILDING}")
-    runs = hosted.verify(
+    runs = hybrid.verify(
         args.build,
         graph,
         golden_images(args.graph, graph),
@@ -379,7 +377,7 @@ def _layers(args: argparse.Namespace, graph: IntGraph) -> int:
         plusargs=ddr(bus_bytes, args.ddr_bytes, args.read_latency),
     )
     wrong = [run for run in runs if run.mismatch]
-    text = hosted.table(runs, config.macs_per_cycle)
+    text = hybrid.table(runs, config.macs_per_cycle)
     if args.report:
         _write(args.build / "simulation.md", f"{text}\n")
     if args.json:

@@ -11,9 +11,9 @@ from gateware.arch.config import AccelConfig
 from gateware.compiler.lower import lower
 from gateware.compiler.program import Program, compile_graph
 from ir.ratio import Ratio
-from sim.accelerator import Mismatch, compare, simulate
-from sim.cases import Case, CaseMaker, check_layers, check_logits
-from sim.harness import BenchFailed
+from sim.backend.harness import BenchFailed
+from sim.verify.accelerator import Mismatch, compare, simulate
+from sim.verify.cases import Case, CaseMaker, check_layers, check_logits
 from tests.helpers.graphs import INPUT, GraphBuilder, random_images
 
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)

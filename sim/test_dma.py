@@ -14,8 +14,8 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from gateware.rtl.axi import Axi3Signature
 from gateware.rtl.dma import DmaPort
-from sim.ddr import DDR_VERILOG, Ddr
-from sim.harness import BenchFailed, build, run_bench
+from sim.backend.harness import BenchFailed, build, run_bench
+from sim.world.ddr import DDR_VERILOG, Ddr
 
 BENCH = "sim.benches.dma_bench"
 DDR_BEATS = 2048

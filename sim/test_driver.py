@@ -13,10 +13,10 @@ from gateware.flow import manifest
 from gateware.flow.verilog import accelerator_verilog
 from gateware.soc import zynq7
 from ir.ratio import Ratio
-from sim.cases import CaseMaker
-from sim.harness import build_and_test
-from sim.simulators import VERILATOR, find_simulator
-from sim.zynq import ZynqLogic
+from sim.backend.harness import build_and_test
+from sim.backend.simulators import VERILATOR, find_simulator
+from sim.verify.cases import CaseMaker
+from sim.world.zynq import ZynqLogic
 from tests.helpers.graphs import sequence_graph
 
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)

@@ -2,51 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The row engines as Verilog with 7-series primitives, one small and one of 16 channels each."""
 
-from amaranth import *
-from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
-
-from gateware.pe.base import RowEngine
-from gateware.pe.fixed4 import Fixed4DspEngine, Fixed4LutEngine, Fixed4PairEngine
-from gateware.pe.fixed8 import Fixed8Engine
-from gateware.pe.pot4 import Pot4Engine
 from gateware.pe.series7 import Series7, to_verilog
-from sim.harness import SERIES7_MODELS, build_and_test, find_simulator
-
-ENGINES = (Pot4Engine, Fixed4PairEngine, Fixed4DspEngine, Fixed4LutEngine, Fixed8Engine)
-#: Channels and pixels: one for every product, one for sums.
-SIZES = ((1, 2), (16, 2))
-
-
-def port(engine: RowEngine, name: str) -> str:
-    """Port of :class:`Engines` that is member ``name`` of ``engine``."""
-    return f"{type(engine).__name__.lower()}_{engine.k}_{name}"
-
-
-def engines() -> list[RowEngine]:
-    return [engine(k=k, pixels=pixels) for engine in ENGINES for k, pixels in SIZES]
-
-
-class Engines(wiring.Component):
-    """All engines side by side, every port a plain vector."""
-
-    def __init__(self) -> None:
-        self._engines = engines()
-        members = {}
-        for engine in self._engines:
-            for name in ("act", "weights", "control", "sums"):
-                width = Value.cast(getattr(engine, name)).shape().width
-                members[port(engine, name)] = (Out if name == "sums" else In)(width)
-        super().__init__(members)
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        for engine in self._engines:
-            m.submodules[port(engine, "engine")] = engine
-            for name in ("act", "weights", "control"):
-                m.d.comb += Value.cast(getattr(engine, name)).eq(getattr(self, port(engine, name)))
-            m.d.comb += getattr(self, port(engine, "sums")).eq(Value.cast(engine.sums))
-        return m
+from sim.backend.harness import SERIES7_MODELS, build_and_test, find_simulator
+from sim.benches.engines_design import Engines
 
 
 def test_engines() -> None:

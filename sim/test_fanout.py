@@ -13,7 +13,7 @@ from gateware.pe import broadcast
 from gateware.pe.broadcast import MAX_FANOUT
 from gateware.pe.series7 import Series7, to_verilog
 from gateware.rtl.array import GemmArray
-from sim.smt import run_tool
+from sim.formal.smt import run_tool
 
 # Down to single bits, but without merging or copying anything: a pin of a gate is a pin of the LUT
 # that it ends up in, and nearly always the other way round.

@@ -15,9 +15,9 @@ from gateware.pe.dsp48 import DspMac, Head
 from gateware.pe.fixed4 import Fixed4DspEngine, Fixed4LutEngine, Fixed4PairEngine
 from gateware.pe.fixed8 import Fixed8Engine
 from gateware.pe.pot4 import Pot4Engine
-from sim.formal import Slices, prove
-from sim.separate import prove_product, prove_slice
-from sim.smt import ProofFailed
+from sim.formal.engines import Slices, prove
+from sim.formal.reference_slice import prove_product, prove_slice
+from sim.formal.smt import ProofFailed
 
 PACKED = (Fixed4PairEngine, Fixed4DspEngine, Fixed8Engine)
 

@@ -9,8 +9,8 @@ from amaranth import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from sim import harness, simulators
-from sim.compilers import BuildFailed, built_once
+from sim.backend import harness, simulators
+from sim.backend.compilers import BuildFailed, built_once
 
 BENCH = "sim.benches.counter"
 

@@ -12,8 +12,8 @@ from amaranth.lib import wiring
 
 from gateware.pe.dsp48 import DspAccumulator, DspMac, Head
 from gateware.pe.series7 import Series7, to_verilog
-from sim.harness import SERIES7_MODELS
-from sim.smt import ProofFailed, check
+from sim.backend.harness import SERIES7_MODELS
+from sim.formal.smt import ProofFailed, check
 
 MODELS = SERIES7_MODELS.read_text()
 _COMBINATIONAL = """

@@ -9,7 +9,7 @@ from gateware.arch.config import AccelConfig
 from gateware.arch.registers import WINDOW_BITS
 from gateware.rtl.axi import Axi3Signature, Axi3ToLite, AxiLiteSignature
 from gateware.rtl.register_file import COUNT_LAYOUT, RegisterFile
-from sim.harness import build_and_test
+from sim.backend.harness import build_and_test
 
 CONFIG = AccelConfig(pot4_rows=5, fixed4_rows=2, fixed8_rows=1)
 

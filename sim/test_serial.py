@@ -9,9 +9,9 @@ from gateware.flow import manifest
 from gateware.flow.verilog import AcceleratorBox, accelerator_verilog
 from gateware.soc.ecp5 import BUS_BITS, SerialSystem, connection
 from ir.ratio import Ratio
-from sim.cases import CaseMaker
-from sim.harness import build_and_test
-from sim.simulators import VERILATOR, find_simulator
+from sim.backend.harness import build_and_test
+from sim.backend.simulators import VERILATOR, find_simulator
+from sim.verify.cases import CaseMaker
 
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16, bus_bits=BUS_BITS, clock_hz=50_000_000)
 MEMORY_BYTES = 1 << 16

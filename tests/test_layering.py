@@ -172,7 +172,7 @@ def test_no_circle_between_packages() -> None:
             "from ir.numerics import Scheme\nfrom quant import ratio\nimport boards",
             set(),
         ),
-        ("gateware", "import sim.harness", {"sim.harness"}),
+        ("gateware", "import sim.backend.harness", {"sim.backend.harness"}),
         ("gateware", "import quant", {"quant"}),
         ("sim", "from quant.nn.layers import Conv", {"quant.nn.layers.Conv"}),
         ("sim", "import numpy, gateware.rtl.axi", set()),

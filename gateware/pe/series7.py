@@ -13,7 +13,7 @@ class Series7:
     """Platform argument of ``elaborate`` for text that a 7-series device is made from.
 
     Such text instantiates LUT6, LUT6_2, CARRY4 and DSP48E1. Amaranth's own simulator cannot run
-    it, a Verilog simulator needs ``sim/models/series7.v``. Without this platform the same
+    it, a Verilog simulator needs ``sim/backend/series7.v``. Without this platform the same
     components are portable, and do the same in every cycle.
 
     Attributes

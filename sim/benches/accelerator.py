@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs programs on images on :class:`sim.system.System`; a host in a few register accesses."""
+"""Host of :class:`sim.world.system.System` in a few register accesses: runs programs on images."""
 
 import contextlib
 import json

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bench of the array and the requantiser as Verilog, against their models.
 
-The same words as in Amaranth's simulator, see :mod:`sim.words`. The seed is cocotb's.
+The same words as in Amaranth's simulator, see :mod:`sim.benches.stimulus`. The seed is cocotb's.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from gateware.rtl.array import GemmArray
 from gateware.rtl.pool import PoolMode
 from gateware.rtl.requant import RequantInput, RequantLane
 from ir.numerics import NIBBLE_MAX, SHIFT_MAX, SHIFT_MIN, Scheme, weight_values
-from sim.test_cores import CONFIG
-from sim.words import (
+from sim.benches.cores_design import CONFIG
+from sim.benches.stimulus import (
     act_bits,
     array_weight_bits,
     assert_sums,

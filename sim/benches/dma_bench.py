@@ -9,7 +9,7 @@ import cocotb
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, RisingEdge
 
-from sim.axi3 import PAUSES, axi3_ram, pause_generator, pause_ram
+from sim.world.axi3 import PAUSES, axi3_ram, pause_generator, pause_ram
 
 WIDTH = 8  # bytes of the bus
 SIZE = 1 << 16  # bytes of the memory in the bench

@@ -11,8 +11,8 @@ from cocotb.triggers import FallingEdge
 from gateware.pe.base import RowEngine, Word
 from gateware.pe.fixed4 import Fixed4DspEngine
 from ir.numerics import NIBBLE_MAX, weight_values
-from sim.test_engines import engines, port
-from sim.words import (
+from sim.benches.engines_design import engines, port
+from sim.benches.stimulus import (
     act_bits,
     assert_sums,
     control_bits,

@@ -9,7 +9,7 @@ from cocotb.triggers import ClockCycles, FallingEdge, RisingEdge
 
 from gateware.arch.registers import COUNTERS, ID_VALUE, REGISTERS, ErrorCode
 from gateware.rtl.register_file import COUNT_LAYOUT
-from sim.axi3 import (
+from sim.world.axi3 import (
     PAUSES,
     AxiLiteBus,
     AxiLiteMaster,

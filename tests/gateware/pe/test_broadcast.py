@@ -6,7 +6,7 @@ import pytest
 from amaranth.lib import data
 
 from gateware.pe.broadcast import Broadcast
-from sim.words import simulate
+from sim.benches.stimulus import simulate
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from gateware.pe.fixed4 import Fixed4DspEngine, Fixed4LutEngine, Fixed4PairEngin
 from gateware.pe.fixed8 import Fixed8Engine
 from gateware.pe.pot4 import Pot4Engine
 from ir.numerics import NIBBLE_MAX, encode_weights, weight_values
-from sim.words import (
+from sim.benches.stimulus import (
     act_bits,
     assert_sums,
     control_bits,

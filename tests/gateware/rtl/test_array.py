@@ -8,7 +8,7 @@ import pytest
 from gateware.arch.config import AccelConfig
 from gateware.rtl.array import GemmArray
 from gateware.rtl.pool import PoolMode
-from sim.words import (
+from sim.benches.stimulus import (
     act_bits,
     array_weight_bits,
     assert_sums,

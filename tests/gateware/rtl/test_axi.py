@@ -11,7 +11,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from gateware.rtl.axi import Axi3Signature, Axi3ToLite, AxiLiteSignature, Burst, Resp
-from sim import pysim
+from sim.backend import pysim
 
 BASE = 0x4000_0000
 

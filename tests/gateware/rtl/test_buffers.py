@@ -9,8 +9,8 @@ import pytest
 
 from gateware.arch.config import AccelConfig
 from gateware.rtl.buffers import ActBuffer, BeatBuffer
-from sim import pysim
-from sim.words import pack
+from sim.backend import pysim
+from sim.benches.stimulus import pack
 from tests.helpers.units import TINY
 
 SHALLOW = AccelConfig(

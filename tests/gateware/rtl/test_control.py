@@ -11,7 +11,7 @@ from gateware.arch import isa
 from gateware.arch.isa import Base, Opcode
 from gateware.arch.registers import ErrorCode
 from gateware.rtl.control import Sequencer
-from sim import pysim
+from sim.backend import pysim
 from tests.helpers.units import TINY, descriptor
 
 BASES = {Base.PROGRAM: 0x1000_0000, Base.INPUT: 0x2000_0000, Base.OUTPUT: 0x3000_0000}

@@ -9,7 +9,7 @@ import pytest
 
 from gateware.rtl.axi import BOUNDARY
 from gateware.rtl.dma import BurstSplitter, DmaPort, ReadDma, WriteDma
-from sim import pysim
+from sim.backend import pysim
 from tests.helpers.axi_memory import (
     Memory,
     collector,

@@ -15,8 +15,8 @@ from gateware.pe.base import SUM_BITS
 from gateware.rtl.drain import Drain
 from gateware.rtl.sequence import DrainJob
 from ir import numerics
-from sim import pysim
-from sim.words import pack
+from sim.backend import pysim
+from sim.benches.stimulus import pack
 from tests.helpers.units import TINY, WIDER, fields
 
 ONE_LANE = AccelConfig(

@@ -9,7 +9,7 @@ import pytest
 
 from gateware.arch import isa
 from gateware.rtl.fetch import Fetcher, ReadShare
-from sim import pysim
+from sim.backend import pysim
 from tests.helpers.units import TINY
 
 BEATS = isa.DESCRIPTOR_BITS // TINY.bus_bits

@@ -9,7 +9,7 @@ import pytest
 
 from gateware.pe.base import Word
 from gateware.rtl.pool import PoolEngine, PoolMode
-from sim.words import act_bits, assert_sums, control_bits, idle, random_words, simulate
+from sim.benches.stimulus import act_bits, assert_sums, control_bits, idle, random_words, simulate
 
 
 def run(engine: PoolEngine, mode: PoolMode, words: Sequence[Word]) -> np.ndarray:

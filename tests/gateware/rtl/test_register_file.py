@@ -8,7 +8,7 @@ from gateware.arch.config import AccelConfig
 from gateware.arch.registers import COUNTERS, REGISTERS, ErrorCode, config_digest
 from gateware.rtl.axi import Resp
 from gateware.rtl.register_file import RegisterFile
-from sim import pysim
+from sim.backend import pysim
 
 CONFIG = AccelConfig(pot4_rows=5, fixed4_rows=2, fixed8_rows=1, pixels=4)
 OFFSET = {register.name: register.offset for register in REGISTERS}

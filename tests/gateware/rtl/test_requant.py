@@ -9,7 +9,7 @@ import pytest
 
 from gateware.rtl.requant import RequantInput, RequantLane
 from ir.numerics import SHIFT_MAX, SHIFT_MIN, accumulate
-from sim.words import simulate
+from sim.benches.stimulus import simulate
 
 FIELDS = tuple(RequantInput().members)
 

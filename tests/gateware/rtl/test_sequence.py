@@ -11,7 +11,7 @@ import pytest
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.rtl.sequence import DRAIN_FIELDS, TileLoop
-from sim import pysim
+from sim.backend import pysim
 from tests.helpers.units import TINY, WIDER, fields
 
 WRAP = 1 << isa.ADDRESS_BITS

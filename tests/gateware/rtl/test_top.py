@@ -14,7 +14,7 @@ from gateware.arch.registers import COUNTERS, REGISTERS, ErrorCode
 from gateware.compiler.program import Program, compile_graph
 from gateware.rtl.top import Accelerator, hp_ports
 from ir import golden
-from sim import pysim
+from sim.backend import pysim
 from tests.gateware.rtl.test_dma import Memory
 from tests.helpers.graphs import INPUT, GraphBuilder, random_images
 from tests.helpers.units import TINY

@@ -13,7 +13,7 @@ from gateware.arch.isa import Opcode
 from gateware.compiler.emit import transfer_fields
 from gateware.compiler.layout import Placement, Strip
 from gateware.rtl.transfer import LOADS_IN_FLIGHT, Loader, Storer, TransferJob
-from sim import pysim
+from sim.backend import pysim
 from tests.helpers.units import TINY, WIDER, act_memory, descriptor
 
 BUS64 = AccelConfig(pot4_rows=2, fixed4_rows=1, fixed8_rows=1, requant_lanes=2, act_depth=64)

@@ -8,8 +8,8 @@ import pytest
 from gateware.arch.config import AccelConfig
 from gateware.rtl.sequence import WordRequest
 from gateware.rtl.window import Window
-from sim import pysim
-from sim.words import pack
+from sim.backend import pysim
+from sim.benches.stimulus import pack
 from tests.helpers.units import TINY, WIDER
 
 EIGHT = AccelConfig(

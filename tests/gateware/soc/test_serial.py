@@ -17,7 +17,7 @@ from gateware.soc.ecp5 import Ecp5Top, Pll, SerialSystem
 from gateware.soc.memory import BlockMemory
 from gateware.soc.serial import REGISTER_BASE, SerialBridge
 from gateware.soc.uart import UartReceiver, UartTransmitter
-from sim import pysim
+from sim.backend import pysim
 
 AXI = Axi3Signature(32, 32, 6)
 

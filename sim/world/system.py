@@ -14,7 +14,7 @@ from gateware.arch.registers import WINDOW_BITS
 from gateware.flow.verilog import AcceleratorBox
 from gateware.rtl.axi import AxiLiteSignature
 from gateware.rtl.top import hp_ports
-from sim.ddr import Ddr, DdrBudget
+from sim.world.ddr import Ddr, DdrBudget
 
 
 class System(wiring.Component):
@@ -22,7 +22,7 @@ class System(wiring.Component):
 
     Both are Verilog beside this design: the text of
     :func:`gateware.flow.verilog.accelerator_verilog`, the very file that goes into the bitstream,
-    and :data:`sim.ddr.DDR_VERILOG`.
+    and :data:`sim.world.ddr.DDR_VERILOG`.
 
     Parameters
     ----------
@@ -30,14 +30,14 @@ class System(wiring.Component):
     ddr_beats : int
         Size of the memory in bus words; it starts at address 0.
     traced : bool
-        With the module ``trace_window`` of :mod:`sim.window`.
+        With the module ``trace_window`` of :mod:`sim.verify.waveform`.
 
     Members
     -------
     axil : In(AxiLiteSignature(12, 32))
     irq : Out(1)
     violation : Out(3)
-        A bus rule that the accelerator broke, see :class:`sim.ddr.Ddr`.
+        A bus rule that the accelerator broke, see :class:`sim.world.ddr.Ddr`.
     """
 
     def __init__(self, config: AccelConfig, ddr_beats: int, *, traced: bool = False) -> None:

@@ -28,11 +28,11 @@ from gateware.pe.series7 import Series7
 from gateware.rtl.array import engine_modules
 from ir import cli, golden
 from ir.graph import IntGraph
-from sim import window as waveform
-from sim.ddr import DDR_VERILOG
-from sim.harness import BUILD_ROOT, SERIES7_MODELS, BenchFailed, build, run_bench
-from sim.simulators import VERILATOR, Simulator, find_simulator
-from sim.system import System
+from sim.backend.harness import BUILD_ROOT, SERIES7_MODELS, BenchFailed, build, run_bench
+from sim.backend.simulators import VERILATOR, Simulator, find_simulator
+from sim.verify import waveform as waveform
+from sim.world.ddr import DDR_VERILOG
+from sim.world.system import System
 
 PAGE = 4096  #: bytes; regions start at a multiple
 MIN_DDR_BEATS = 1 << 16

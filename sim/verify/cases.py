@@ -12,7 +12,7 @@ from gateware.arch.config import AccelConfig
 from gateware.compiler.program import Program, compile_graph
 from gateware.model import estimate
 from ir.graph import IntGraph
-from sim.accelerator import compare, simulate
+from sim.verify.accelerator import compare, simulate
 
 IMAGES = 100
 

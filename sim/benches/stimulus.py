@@ -11,7 +11,7 @@ from gateware.arch.config import AccelConfig
 from gateware.pe.base import SUM_BITS, RowEngine, Word, WordControl
 from gateware.pe.lanes import row_engines
 from ir.numerics import ACT_BITS, NIBBLE_MAX, Scheme, weight_values
-from sim import pysim
+from sim.backend import pysim
 
 
 def pack(values: Iterable[int], bits: int) -> int:

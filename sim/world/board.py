@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hardware that a driver sees in simulation: bus models around :class:`sim.zynq.ZynqLogic`.
+"""The hardware that a driver sees in simulation: bus models around
+:class:`sim.world.zynq.ZynqLogic`.
 
 The driver is ordinary blocking code. It runs in a thread of its own (``cocotb.task.bridge``) and
 waits there while the simulation goes on (``cocotb.task.resume``).
@@ -15,7 +16,7 @@ from cocotb.utils import get_sim_time
 
 from boards.driver import Buffer, Hardware, NoHardware
 from boards.driver.hardware import Arena
-from sim.axi3 import AxiMaster, AxiResp, AxiSlave, axi3_bus, pause_generator
+from sim.world.axi3 import AxiMaster, AxiResp, AxiSlave, axi3_bus, pause_generator
 
 CLOCK_NS = 10
 POLL_NS = 2000
@@ -73,7 +74,7 @@ class SimulatedBoard(Hardware):
 
     Parameters
     ----------
-    dut : handle of a :class:`sim.zynq.ZynqLogic`
+    dut : handle of a :class:`sim.world.zynq.ZynqLogic`
     base : int
         Address of the registers.
     interrupts : bool
@@ -92,7 +93,7 @@ class SimulatedBoard(Hardware):
         self.meanwhile = lambda: None
 
     async def start(self, pauses: str = "none", seed: int = 1) -> None:
-        """Clock and reset; ``pauses`` of the memory's channels as in :mod:`sim.axi3`."""
+        """Clock and reset; ``pauses`` of the memory's channels as in :mod:`sim.world.axi3`."""
         channels = (
             self._slave.write_if.aw_channel,
             self._slave.write_if.w_channel,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The DDR model of ``sim/models/ddr_axi3.v`` as an Amaranth component."""
+"""The DDR model of ``sim/world/ddr_axi3.v`` as an Amaranth component."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from gateware.rtl.axi import Axi3Signature
 
 #: What goes to ``extra_verilog`` of the harness. Its head documents the plusargs.
-DDR_VERILOG = Path(__file__).parent / "models" / "ddr_axi3.v"
+DDR_VERILOG = Path(__file__).with_name("ddr_axi3.v")
 
 
 class Ddr(wiring.Component):

@@ -3,8 +3,8 @@
 
 Built designs live under ``build/sim/<toplevel>-<simulator>-<hash>``, where the hash covers the
 Verilog and every option, so an unchanged design is built once and shared by all tests and all test
-processes. Finding simulators is :mod:`sim.simulators`, compiling for them :mod:`sim.compilers`.
-"""
+processes. Finding simulators is :mod:`sim.backend.simulators`, compiling for them
+:mod:`sim.backend.compilers`."""
 
 import hashlib
 import json
@@ -20,8 +20,8 @@ from amaranth.lib import wiring
 from cocotb_tools.runner import get_runner
 
 from gateware.pe.series7 import to_verilog
-from sim.compilers import BuildFailed, built_once, compile_icarus, verilate
-from sim.simulators import ICARUS, Simulator, SimulatorNotFound, find_simulator
+from sim.backend.compilers import BuildFailed, built_once, compile_icarus, verilate
+from sim.backend.simulators import ICARUS, Simulator, SimulatorNotFound, find_simulator
 
 __all__ = [
     "BUILD_ROOT",
@@ -38,8 +38,8 @@ __all__ = [
 ]
 
 #: Verilog of the primitives that text for :class:`~gateware.pe.series7.Series7` instantiates.
-SERIES7_MODELS = Path(__file__).parent / "models" / "series7.v"
-BUILD_ROOT = Path(__file__).resolve().parents[1] / "build" / "sim"
+SERIES7_MODELS = Path(__file__).with_name("series7.v")
+BUILD_ROOT = Path(__file__).resolve().parents[2] / "build" / "sim"
 TIMESCALE = ("1ns", "1ps")
 LOG_TAIL = 40  #: lines of a failed bench's log that are shown
 
@@ -79,9 +79,9 @@ def build(
         so that a bench sees the ports of the top module only. Icarus ignores it.
     modules_apart : iterable of str
         Modules that the design has many times, if it has them: compiled once, see
-        :mod:`sim.apart`; waves do not show what is in them. Icarus ignores it.
+        :mod:`sim.backend.hierarchical`; waves do not show what is in them. Icarus ignores it.
     simulator : Simulator, optional
-        Default :func:`~sim.simulators.find_simulator`.
+        Default :func:`~sim.backend.simulators.find_simulator`.
 
     Raises
     ------

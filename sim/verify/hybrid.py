@@ -19,8 +19,8 @@ from gateware.model.timeline import Timeline
 from ir import golden
 from ir.cli import UserError
 from ir.graph import Host, IntGraph
-from sim.accelerator import Mismatch, first_difference, simulate_all
-from sim.report import macs
+from sim.verify.accelerator import Mismatch, first_difference, simulate_all
+from sim.verify.report import macs
 
 
 @dataclasses.dataclass(frozen=True)

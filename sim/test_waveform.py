@@ -10,8 +10,8 @@ import pytest
 from gateware.arch import isa
 from gateware.compiler.program import Program, compile_graph
 from ir.graph import IntGraph
-from sim import window
-from sim.accelerator import compare, simulate, trace
+from sim.verify import waveform
+from sim.verify.accelerator import compare, simulate, trace
 from tests.helpers.graphs import INPUT, GraphBuilder, random_images
 from tests.helpers.units import TINY
 
@@ -43,7 +43,7 @@ def test_producer(layer: str) -> None:
     graph = network()
     program = compile_graph(graph, CONFIG)
     channels = graph.tensor(layer).shape[0]
-    found = [window.producer(program, graph, layer, channel, 0) for channel in range(channels)]
+    found = [waveform.producer(program, graph, layer, channel, 0) for channel in range(channels)]
     own = [
         index
         for segment in program.segments
@@ -57,9 +57,9 @@ def test_producer(layer: str) -> None:
 
 def test_cycles() -> None:
     samples = [{"CYCLES": 1000 * i, "ERROR_DESCRIPTOR": i // 2} for i in range(1, 10)]
-    assert window.cycles(samples, 2, 20000) == (3000 - window.MARGIN, 6000 + window.MARGIN)
-    assert window.cycles(samples, 0, 20000) == (0, 2000 + window.MARGIN)
-    assert window.cycles(samples, 4, 20000)[1] == 20000 + window.MARGIN
+    assert waveform.cycles(samples, 2, 20000) == (3000 - waveform.MARGIN, 6000 + waveform.MARGIN)
+    assert waveform.cycles(samples, 0, 20000) == (0, 2000 + waveform.MARGIN)
+    assert waveform.cycles(samples, 4, 20000)[1] == 20000 + waveform.MARGIN
 
 
 def test_waveform(tmp_path: Path, seed: int) -> None:
@@ -69,9 +69,9 @@ def test_waveform(tmp_path: Path, seed: int) -> None:
     result = simulate(program, images, stall=32, seed=seed)
     mismatch = compare(graph, images, result.outputs)
     assert mismatch is not None and mismatch.layer == "conv1"
-    descriptor = window.producer(program, graph, mismatch.layer, mismatch.channel, mismatch.y)
+    descriptor = waveform.producer(program, graph, mismatch.layer, mismatch.channel, mismatch.y)
     end = result.counters[0]["CYCLES"]
-    first, last = window.cycles(result.samples[0], descriptor, end)
+    first, last = waveform.cycles(result.samples[0], descriptor, end)
     assert last - first < end
     file = tmp_path / "waves.vcd"
     trace(program, images, None, (first, last), file, stall=32, seed=seed)

@@ -3,13 +3,12 @@
 """Proofs about row engines: for all inputs, over a bounded number of cycles after power-up.
 
 The engine is what goes into a device, with 7-series primitives. Yosys turns engine and contract
-into one transition system, an SMT solver looks for inputs that tell them apart (sim/smt.py).
+into one transition system, an SMT solver looks for inputs that tell them apart (sim/formal/smt.py).
 
 No solver ends on the multipliers of many slices and what is done with their sums at once. So an
-engine on DSP48E1 is proved in two steps. sim/separate.py proves that one slice does what a slice
-with separate products and sums does, whatever sums come in; :func:`prove` puts that one in the
-place of every slice of a cascade.
-"""
+engine on DSP48E1 is proved in two steps. sim/formal/reference_slice.py proves that one slice does
+what a slice with separate products and sums does, whatever sums come in; :func:`prove` puts that
+one in the place of every slice of a cascade."""
 
 import enum
 from pathlib import Path
@@ -21,8 +20,15 @@ from amaranth.lib.wiring import In, Out
 from gateware.pe.base import SUM_BITS, RowEngine, WordControl, act_layout, delay
 from gateware.pe.series7 import Series7, to_verilog
 from ir.numerics import ACC_BITS, ACT_BITS
-from sim.separate import add_product, field_bits, known, product, use_fields, use_separate_slices
-from sim.smt import check
+from sim.formal.reference_slice import (
+    add_product,
+    field_bits,
+    known,
+    product,
+    use_fields,
+    use_separate_slices,
+)
+from sim.formal.smt import check
 
 TOP = "miter"
 _DOT = WordControl().const({"valid": 1, "first": 1, "last": 1}).as_value().value
@@ -192,7 +198,7 @@ class Slices(enum.Enum):
 
     REAL = enum.auto()  #: what they are in a device
     FIELDS = enum.auto()  #: the same with a multiplication for each field
-    SEPARATE = enum.auto()  #: :class:`~sim.separate.SeparateMac`
+    SEPARATE = enum.auto()  #: :class:`~sim.formal.reference_slice.SeparateMac`
 
 
 def prove(

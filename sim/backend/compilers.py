@@ -22,8 +22,8 @@ from pathlib import Path
 
 import cocotb_tools.config
 
-from sim import apart
-from sim.simulators import Simulator, cxx
+from sim.backend import hierarchical
+from sim.backend.simulators import Simulator, cxx
 
 JOBS = max(1, min(4, os.cpu_count() or 1))
 RUNTIME_FLAGS = ("-Os",)  #: the library that all designs share; Verilator's own choice
@@ -132,11 +132,11 @@ def verilate(
     """Write the program ``folder/<toplevel>``, a simulation that cocotb drives. Raises BuildFailed.
 
     ``cache`` is where the compiled runtime and modules apart are shared; the other parameters are
-    those of :func:`sim.harness.build`.
+    those of :func:`sim.backend.harness.build`.
     """
     sources = list(sources)
     libraries = []
-    texts, modules = apart.split([source.read_text() for source in sources], modules_apart)
+    texts, modules = hierarchical.split([source.read_text() for source in sources], modules_apart)
     if modules:
         for source, text in zip(sources, texts, strict=True):
             source.write_text(text)
@@ -219,7 +219,7 @@ def verilate(
         file.unlink()
 
 
-def _library(simulator: Simulator, module: apart.Module, waves: bool, cache: Path) -> Path:
+def _library(simulator: Simulator, module: hierarchical.Module, waves: bool, cache: Path) -> Path:
     """Folder with the objects and the wrapper of a module that is compiled alone."""
 
     def make(folder: Path) -> None:
@@ -251,7 +251,7 @@ def _library(simulator: Simulator, module: apart.Module, waves: bool, cache: Pat
         flags = _compile_flags(
             simulator, json.loads((folder / f"V{module.name}.json").read_text()), folder
         )
-        library = apart.plan(folder, module.name)
+        library = hierarchical.plan(folder, module.name)
         _compile(
             [
                 *((file, LIBRARY_FLAGS) for file in library.fast),

@@ -22,7 +22,7 @@ from gateware.pe.fixed4 import Fixed4LutEngine, Fixed4PairEngine
 from gateware.pe.pot4 import Pot4Engine
 from gateware.pe.series7 import Series7, module_text, to_verilog
 from ir.numerics import ACT_BITS, NIBBLE_MAX, weight_values
-from sim.smt import ProofFailed, check, run_tool
+from sim.formal.smt import ProofFailed, check, run_tool
 
 PIXEL_SHIFT, ROW_SHIFT = 20, 10  #: distances inside the sum, written anew
 LONGEST = {1: 275, 2: 8}  #: slices of a cascade, by rows
@@ -288,7 +288,8 @@ endmodule
 
 
 def use_fields(kind: type[RowEngine], folder: Path) -> str:
-    """Commands for :func:`~sim.smt.check` that make a multiplication for each field out of every
+    """Commands for :func:`~sim.formal.smt.check` that make a multiplication for each field out of
+    every
     multiplier of a slice, which is what :func:`prove_product` proves them to be."""
     total = " + ".join(f"(e{row}{pixel} <<< {position})" for row, pixel, position in fields(kind))
     (folder / "fields.v").write_text(_FIELDS.format(high=kind.scheme.bits - 1, total=total))

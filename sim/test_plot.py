@@ -8,7 +8,7 @@ from PIL import Image
 
 from gateware.arch.registers import COUNTERS
 from gateware.compiler.program import compile_graph
-from sim import picture
+from sim.verify import plot
 from tests.gateware.compiler.test_plan import LARGE
 from tests.helpers.graphs import residual_graph
 
@@ -29,7 +29,7 @@ def samples(program, count: int, cycles: int) -> list[dict[str, int]]:
 
 def test_layers_follow_one_another() -> None:
     program = compile_graph(residual_graph(1), LARGE)
-    found = picture.layers(program, samples(program, 50, 5000), 5000)
+    found = plot.layers(program, samples(program, 50, 5000), 5000)
     assert next(layer for layer, *_ in found) == program.segments[0].layer
     assert found[0][1] == 0 and found[-1][2] == 5000
     assert all(a[2] == b[1] for a, b in itertools.pairwise(found))
@@ -39,9 +39,9 @@ def test_layers_follow_one_another() -> None:
 def test_picture(tmp_path: Path) -> None:
     program = compile_graph(residual_graph(1), LARGE)
     run = samples(program, 50, 5000)
-    picture.draw(program, run[:-1], run[-1], tmp_path / "run.png")
+    plot.draw(program, run[:-1], run[-1], tmp_path / "run.png")
     with Image.open(tmp_path / "run.png") as image:
         assert image.size == (1440, 600)
         colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
-    work = tuple(int(picture.COLOURS[0][i : i + 2], 16) for i in (1, 3, 5))
+    work = tuple(int(plot.COLOURS[0][i : i + 2], 16) for i in (1, 3, 5))
     assert work in colours

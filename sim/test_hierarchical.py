@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Modules that are compiled alone: found in the text, and the same simulation with them."""
 
-from sim import apart, harness
-from sim.simulators import VERILATOR, find_simulator
+from sim.backend import harness, hierarchical
+from sim.backend.simulators import VERILATOR, find_simulator
 
 TOP = """
 module top(input clk, input rst, input [3:0] step, output [3:0] count);
@@ -29,7 +29,7 @@ endmodule
 
 def test_split() -> None:
     """A module goes with what it instantiates; the rest stays where it was."""
-    rest, modules = apart.split([TOP, ADDER], ["adder", "missing"])
+    rest, modules = hierarchical.split([TOP, ADDER], ["adder", "missing"])
     assert [module.name for module in modules] == ["adder"]
     assert modules[0].text.count("endmodule") == 2 and "unused" not in modules[0].text
     assert rest[0] == TOP
@@ -38,14 +38,14 @@ def test_split() -> None:
 
 def test_digest_is_of_all_that_matters() -> None:
     def digest(text: str) -> str:
-        return apart.split([TOP, text], ["adder"])[1][0].digest
+        return hierarchical.split([TOP, text], ["adder"])[1][0].digest
 
     assert digest(ADDER) == digest(ADDER.replace("unused", "idle"))
     assert digest(ADDER) != digest(ADDER.replace("4'd1", "4'd2"))
 
 
 def test_nothing_apart() -> None:
-    assert apart.split([TOP, ADDER], []) == ([TOP, ADDER], [])
+    assert hierarchical.split([TOP, ADDER], []) == ([TOP, ADDER], [])
 
 
 def test_simulation() -> None:
@@ -63,7 +63,7 @@ def test_simulation() -> None:
             simulator=simulator,
         )
         harness.run_bench(
-            built, toplevel="top", test_module="sim.benches.apart_bench", simulator=simulator
+            built, toplevel="top", test_module="sim.benches.hierarchical_bench", simulator=simulator
         )
 
     run(TOP)
