@@ -5,8 +5,10 @@ import difflib
 
 from boards.arty_z7 import ARTY_Z7
 from boards.board import Board, Device, MemorySystem
-from boards.lattice import ECPIX5_85, ULX3S_85F
-from boards.pynq import PYNQ_Z1, PYNQ_Z2
+from boards.ecpix5_85 import ECPIX5_85
+from boards.pynq_z1 import PYNQ_Z1
+from boards.pynq_z2 import PYNQ_Z2
+from boards.ulx3s_85f import ULX3S_85F
 from boards.zc706 import ZC706
 from boards.zedboard import ZEDBOARD
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Digilent PYNQ-Z1 and TUL PYNQ-Z2, both XC7Z020-CLG400-1 with the same clock, lights and keys.
+"""What PYNQ-Z1 and PYNQ-Z2 share: an XC7Z020-CLG400-1 with the same clock, lights and keys.
 
 Pins as in the makers' constraint files ``PYNQ-Z1_C.xdc`` and ``PYNQ-Z2 v1.0.xdc``.
 """
@@ -15,8 +15,6 @@ from amaranth_boards.resources import (
 
 from boards.board import Board
 from boards.xilinx import xc7z020, zynq7_memory
-
-__all__ = ["PYNQ_Z1", "PYNQ_Z2", "PynqPlatform"]
 
 LVCMOS33 = Attrs(IOSTANDARD="LVCMOS33")
 
@@ -39,7 +37,8 @@ class PynqPlatform(XilinxPlatform):
     connectors = ()
 
 
-def _pynq(name: str, title: str, manual: str) -> Board:
+def pynq(name: str, title: str, manual: str) -> Board:
+    """Board called ``name``; ``manual`` is the document that states its memory."""
     return Board(
         name=name,
         title=title,
@@ -55,7 +54,3 @@ def _pynq(name: str, title: str, manual: str) -> Board:
         ps_clock_hz=50_000_000,
         platform=PynqPlatform,
     )
-
-
-PYNQ_Z1 = _pynq("pynq_z1", "Digilent PYNQ-Z1", "PYNQ-Z1 reference manual")
-PYNQ_Z2 = _pynq("pynq_z2", "TUL PYNQ-Z2", "PYNQ-Z2 reference manual v1.0")
