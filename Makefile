@@ -3,13 +3,14 @@
 #
 #   make demo                          train, build and verify a small network
 #   make demo DATASET=fashion-mnist    the same on another data set
-#   make test                          lint and every test
-#   make lint, make venv, make clean
+#   make quick                         lint, types and the fast tests
+#   make test                          lint, types, pages and every test
+#   make docs                          the pages as a site, build/site
+#   make lint, make clean
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed
 
 # Handed to the demo when given.
 DEMO_ARGS := $(if $(DATASET),--dataset $(DATASET))
@@ -18,30 +19,40 @@ DEMO_ARGS := $(if $(DATASET),--dataset $(DATASET))
 # tests of one file stay on one of them, because they share a slow build.
 TEST_ARGS ?=
 WORKERS   ?= 2
-
-.PHONY: demo test lint venv clean
-.DEFAULT_GOAL := demo
-
-demo: venv
-	$(BIN)/python -m examples.demo $(DEMO_ARGS)
-
-test: lint
-	$(BIN)/python -m pytest tests sim -n $(WORKERS) --dist loadfile $(TEST_ARGS)
-
-lint: venv
-	$(BIN)/ruff check .
-
-venv: $(STAMP)
+PYTEST    := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # PyPI's PyTorch brings CUDA along, gigabytes of it; a build without it comes with
-#   make venv PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+#   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_ARGS ?=
 
-$(STAMP): pyproject.toml constraints.txt
+.PHONY: demo quick test lint docs clean
+.DEFAULT_GOAL := demo
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m examples.demo $(DEMO_ARGS)
+
+quick: lint
+	$(PYTEST) tests -m "not slow" $(TEST_ARGS)
+
+test: lint docs
+	$(PYTEST) tests sim $(TEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict --quiet
+
+# One environment: .demo holds what the demo needs, .dev all that the tests need.
+$(VENV)/.demo: EXTRAS := train,sim
+$(VENV)/.dev: EXTRAS := dev
+$(VENV)/.demo $(VENV)/.dev: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --editable . -c constraints.txt $(PIP_ARGS)
-	touch $@
+	$(BIN)/python -m pip install --editable ".[$(EXTRAS)]" -c constraints.txt $(PIP_ARGS)
+	touch $(if $(filter dev,$(EXTRAS)),$(VENV)/.demo) $@
 
 clean:
 	rm -rf build runs .ruff_cache .pytest_cache .hypothesis

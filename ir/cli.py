@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Manners shared by the command lines of this package; imports nothing heavy."""
+"""Manners shared by all command lines; imports nothing heavy."""
 
 import argparse
+import importlib
 import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from types import ModuleType
+from typing import ClassVar, NoReturn
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -17,13 +19,52 @@ class UserError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are :class:`UserError`."""
+    """Argument parser whose errors are :class:`UserError`.
 
-    def __init__(self, **options: object) -> None:
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+    Parameters
+    ----------
+    prog : command as the user types it, such as ``python -m gateware.build``
+    description, epilog : texts of ``--help``, printed as they are
+    add_help : whether there is ``--help``
+    """
+
+    #: What the user typed instead of a ``prog``; the door fills it: ``rmsmp build``.
+    aliases: ClassVar[dict[str, str]] = {}
+
+    def __init__(
+        self,
+        *,
+        prog: str,
+        description: str | None = None,
+        epilog: str | None = None,
+        add_help: bool = True,
+    ) -> None:
+        super().__init__(
+            prog=self.aliases.get(prog, prog),
+            description=description,
+            epilog=epilog,
+            add_help=add_help,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see --help)")
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Module of a package that only the optional dependencies ``extra`` bring.
+
+    Raises :class:`UserError` that says what to install.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise  # a package that is there, and broken
+        raise UserError(
+            f"this needs {module.partition('.')[0]}, which is not installed: "
+            f"pip install 'rmsmp[{extra}]'"
+        ) from error
 
 
 def say(text: str = "") -> None:

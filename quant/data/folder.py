@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ir.cli import require
 from quant.data.splits import EVERYTHING, DatasetError, Split, labels_of
 
 SCALE = (0.08, 1.0)  #: share of the image's area that a random crop takes
@@ -69,7 +70,7 @@ class FolderSplit(Split):
     def decode(self, path: str, drawn: Sequence[float] | None) -> np.ndarray:
         """One image, uint8 (3, size, size): for training with its random numbers 0..1, else for
         evaluation."""
-        from PIL import Image
+        Image = require("PIL.Image", extra="train")
 
         try:
             with Image.open(path) as file:
@@ -88,7 +89,7 @@ class FolderSplit(Split):
 
 def centre(image, size: int):
     """Centre of a Pillow image after its shorter side was resized to 8/7 of ``size``."""
-    from PIL import Image
+    Image = require("PIL.Image", extra="train")
 
     short = round(size * 8 / 7)
     width, height = (short * side // min(image.size) for side in image.size)

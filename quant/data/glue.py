@@ -80,7 +80,7 @@ def from_hub(task: Task, split: str) -> list[dict]:
         return datasets.load_dataset(HUB, task.name, split=split).to_list()
     except ImportError as error:
         raise DatasetError(
-            f"the package datasets is missing: pip install datasets; or {task.remedy}"
+            f"the package datasets is missing: pip install 'rmsmp[text]'; or {task.remedy}"
         ) from error
     except (OSError, ValueError, RuntimeError) as error:
         raise DatasetError(f"no {task.name} from the hub ({error}): {task.remedy}") from error
@@ -102,7 +102,7 @@ def read(path: pathlib.Path) -> list[dict]:
     try:
         return READERS[path.suffix](path)
     except ImportError as error:
-        raise DatasetError("reading .parquet needs a package: pip install pyarrow") from error
+        raise DatasetError("reading .parquet needs pyarrow: pip install 'rmsmp[text]'") from error
     except (OSError, ValueError, csv.Error) as error:
         raise DatasetError(f"{path} cannot be read, get it again: {error}") from error
 

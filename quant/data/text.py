@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ir.cli import require
 from quant.data.splits import EVERYTHING, DatasetError, Split, labels_of
 
 CHUNK = 10_000  #: sentences tokenised at once; the tokenizer's own results are large
@@ -74,12 +75,9 @@ def tokeniser(name: str | None, max_length: int) -> Tokenise:
         )
     if max_length < 8:
         raise DatasetError(f"texts of {max_length} tokens say nothing: give at least 8")
+    transformers = require("transformers", extra="text")
     try:
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except ImportError as error:
-        raise DatasetError("texts need a package: pip install transformers") from error
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise DatasetError(

@@ -10,7 +10,7 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from ir.cli import UserError
+from ir.cli import UserError, require
 
 
 class BertClassifier(nn.Module):
@@ -85,8 +85,7 @@ def _load(source: str, classes: int) -> tuple[BertClassifier, list[str]]:
 
 
 def _config(source: str, classes: int) -> object:
-    import transformers
-
+    transformers = require("transformers", extra="text")
     folder = pathlib.Path(source)
     if folder.exists() and not (folder / "config.json").is_file():
         raise UserError(f"{source} is not a folder with a model: it has no config.json")
@@ -101,10 +100,7 @@ def _config(source: str, classes: int) -> object:
 @contextlib.contextmanager
 def _loading(source: str) -> Iterator[types.ModuleType]:
     """The package transformers, silent; its failures are one-line errors."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise UserError("BERT needs transformers: pip install transformers") from error
+    transformers = require("transformers", extra="text")
     try:
         with _quiet(transformers.utils.logging):
             yield transformers

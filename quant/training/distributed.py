@@ -6,14 +6,14 @@ drawn as a whole and cut into parts, batch-norm has the statistics of the whole 
 are means over it. Decisions that are not gradients (clips, schemes) are those of the first process.
 """
 
+import os
 from typing import TypeVar
 
-import accelerate
 import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from ir.cli import UserError
+from ir.cli import UserError, require
 
 Value = TypeVar("Value")
 
@@ -25,10 +25,13 @@ class Processes:
     """
 
     def __init__(self, device: str = "cpu") -> None:
-        self._accelerator = accelerate.Accelerator(cpu=device == "cpu", mixed_precision="no")
-        self.device = self._accelerator.device
-        self.count = self._accelerator.num_processes
-        self.index = self._accelerator.process_index
+        self.device, self.count, self.index = torch.device(device), 1, 0
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # what both launchers set
+            accelerate = require("accelerate", extra="distributed")
+            self._accelerator = accelerate.Accelerator(cpu=device == "cpu", mixed_precision="no")
+            self.device = self._accelerator.device
+            self.count = self._accelerator.num_processes
+            self.index = self._accelerator.process_index
 
     @property
     def first(self) -> bool:
@@ -38,7 +41,7 @@ class Processes:
     @property
     def announces(self) -> bool:
         """Whether this is the one of its machine that tells errors."""
-        return self._accelerator.is_local_main_process
+        return self.count == 1 or self._accelerator.is_local_main_process
 
     def part(self, batch_size: int) -> slice:
         """This process's part of a batch; raises :class:`UserError` when parts are not equal."""

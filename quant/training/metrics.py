@@ -7,6 +7,7 @@ import json
 import threading
 from typing import TYPE_CHECKING
 
+from ir.cli import require
 from quant.nn.activations import ActQuantiser
 from quant.nn.layers import quantised_layers
 from quant.training.runs import RunFolder
@@ -44,6 +45,7 @@ class Metrics:
         run.keep_lines("metrics.jsonl", keep)
         self._writer = None
         if tensorboard:
+            require("tensorboard", extra="tensorboard")
             from torch.utils.tensorboard import SummaryWriter
 
             _leave_writer_errors_to_caller()

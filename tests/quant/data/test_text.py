@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from ir.cli import UserError
 from quant import data
 from quant.data import glue, movies
 from tests.helpers.texts import ID, save_movies, save_tokenizer
@@ -260,11 +261,11 @@ def test_hub_gives_train_and_mismatched(tokenizer, monkeypatch) -> None:
 def test_missing_packages_are_named(tokenizer, monkeypatch, tmp_path) -> None:
     for package in ("datasets", "pyarrow", "transformers"):
         monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(data.DatasetError, match="pip install transformers"):
+    with pytest.raises(UserError, match=r"transformers.*pip install 'rmsmp\[text\]'"):
         data.load("sst2", tokenizer=tokenizer)
-    with pytest.raises(data.DatasetError, match="pip install datasets"):
+    with pytest.raises(data.DatasetError, match=r"datasets is missing: pip install 'rmsmp\[te"):
         glue.from_hub(glue.SST2, "train")
-    with pytest.raises(data.DatasetError, match="pip install pyarrow"):
+    with pytest.raises(data.DatasetError, match=r"pyarrow: pip install 'rmsmp\[text\]'"):
         glue.read(tmp_path / "train.parquet")
 
 

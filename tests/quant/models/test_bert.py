@@ -142,7 +142,7 @@ def test_load_refuses_what_it_cannot_find(folder, tmp_path, monkeypatch):
 
 def test_load_says_what_to_install(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match="BERT needs transformers: pip install transformers"):
+    with pytest.raises(UserError, match=r"needs transformers.*: pip install 'rmsmp\[text\]'"):
         bert.load(str(folder), 2)
 
 

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Console command ``rmsmp``: one sub-command for each of the project's modules.
+
+    rmsmp train       quant.train           train, quantise, export
+    rmsmp evaluate    quant.evaluate        measure a run again
+    rmsmp build       gateware.build        accelerator for a board
+    rmsmp explore     gateware.ratio        array and ratio for a board
+    rmsmp sim         sim.run               proof on the generated Verilog
+    rmsmp report      gateware.report.page  page of a build
+
+Options are those of ``python -m MODULE``. Completion for bash, zsh or tcsh:
+``eval "$(rmsmp --print-completion bash)"``.
+"""
+
+import argparse
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import shtab
+
+from ir import cli
+from rmsmp import __version__
+
+#: Module of each sub-command, and what it does in a few words.
+COMMANDS = {
+    "train": ("quant.train", "train, quantise and export a network"),
+    "evaluate": ("quant.evaluate", "measure a finished run again"),
+    "build": ("gateware.build", "accelerator for a board"),
+    "explore": ("gateware.ratio", "array and ratio that suit a board"),
+    "sim": ("sim.run", "simulate a build, compare with PyTorch's integers"),
+    "report": ("gateware.report.page", "write the page of a build again"),
+}
+#: Extra that brings what a module imports, beyond the plain installation.
+EXTRAS = {"quant": "train", "sim": "sim"}
+SHELLS = tuple(shtab.SUPPORTED_SHELLS)
+
+
+def parser() -> cli.Parser:
+    """Parser of the options before the sub-command."""
+    lines = "\n".join(f"  {name:10} {text}" for name, (_, text) in COMMANDS.items())
+    p = cli.Parser(
+        prog="rmsmp",
+        description="4-bit neural networks on small FPGAs: train, build, prove.",
+        epilog=f"commands:\n{lines}\n\nrmsmp COMMAND --help lists the options of one.",
+    )
+    p.add_argument("--version", action="version", version=f"rmsmp {__version__}")
+    p.add_argument(
+        "--print-completion", choices=SHELLS, metavar="SHELL", help=f"one of {', '.join(SHELLS)}"
+    )
+    p.add_argument("command", nargs="?", choices=COMMANDS, metavar="COMMAND", help="see below")
+    p.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return p
+
+
+def module(command: str) -> ModuleType:
+    """Module behind a sub-command. Raises UserError where its dependencies are not installed."""
+    name = COMMANDS[command][0]
+    cli.Parser.aliases[f"python -m {name}"] = f"rmsmp {command}"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get(name.partition(".")[0])
+        if extra is None or error.name is None:
+            raise
+        raise cli.UserError(
+            f"rmsmp {command} needs {error.name}, which is not installed: "
+            f"pip install 'rmsmp[{extra}]'"
+        ) from error
+
+
+def completion(shell: str) -> str:
+    """Script that completes commands, options, choices and files in ``shell``."""
+    whole = argparse.ArgumentParser(prog="rmsmp")
+    whole.add_argument("--version", action="store_true")
+    commands = whole.add_subparsers()
+    for command, (_, text) in COMMANDS.items():
+        own = module(command).parser()
+        for action in own._actions:
+            if action.type is Path or action.metavar in ("DIR", "FILE", "PATH", "RUN", "BUILD"):
+                action.complete = shtab.FILE
+        commands.add_parser(command, help=text, parents=[own], add_help=False)
+    return shtab.complete(whole, shell)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    p = parser()
+    args = p.parse_args(argv)
+    if args.print_completion:
+        cli.give(completion(args.print_completion))
+        return 0
+    if args.command is None:
+        p.print_help()
+        return cli.EXIT_USER_ERROR
+    return module(args.command).main(args.arguments)
+
+
+def start() -> int:
+    """Entry point of the console command."""
+    return cli.run(main)
