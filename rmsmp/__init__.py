@@ -1,4 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The door: 4-bit networks with row-wise mixed schemes, from PyTorch to a proven accelerator."""
+"""Door of the project: a PyTorch model to a proven accelerator in a dozen lines.
+
+    import rmsmp
+
+    model = rmsmp.quantise(net, images, board="zedboard")
+    rmsmp.train(model, images, labels, epochs=2)        # or any loop of yours
+    rmsmp.evaluate(model, test_images, test_labels)
+    rmsmp.export(model, "own.safetensors", images=test_images)
+    build = rmsmp.build("own.safetensors", board="zedboard")
+    result = rmsmp.simulate(build, images=10)
+
+Nothing heavy is imported before it is used: ``import rmsmp`` takes milliseconds.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rmsmp.hardware import Build, Simulation, build, simulate
+    from rmsmp.network import evaluate, export, quantise, train
 
 __version__ = "0.2.0"
+__all__ = ["Build", "Simulation", "build", "evaluate", "export", "quantise", "simulate", "train"]
+
+#: Module of each public name.
+_HOMES = {
+    **dict.fromkeys(("evaluate", "export", "quantise", "train"), "rmsmp.network"),
+    **dict.fromkeys(("Build", "Simulation", "build", "simulate"), "rmsmp.hardware"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rmsmp' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
