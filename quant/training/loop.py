@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from quant.data import Split
 from quant.data.splits import Inputs
 from quant.nn.activations import ActQuantiser
-from quant.nn.layers import keep_scales_sane
 from quant.training.distributed import Processes
 
 DIVERGED = 3  #: times the loss of guessing, ln(classes): training has lost its way
@@ -155,7 +154,6 @@ class Trainer:
         loss.backward()
         self.optimiser.step()
         self.step += 1
-        keep_scales_sane(self.model)
         return mean, share, logits.shape[1]
 
     def _batches(self, parts: tuple[Tensor, ...]) -> Iterator[tuple[Inputs, Tensor]]:

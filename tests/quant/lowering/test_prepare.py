@@ -109,7 +109,7 @@ def test_relu6_stays_within_6(seed) -> None:
     act.quantise = False
     assert act(torch.tensor([-1.0, 5.0, 9.0])).tolist() == [0, 5, 6]
     act.clip.data.fill_(9)
-    act.keep_sane()
+    act.clamp_scales_()
     assert act.clip.item() == 6
 
 
