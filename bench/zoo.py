@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from ir import cli
+from ir.arrays import ExportError
 from ir.graph import GraphError, IntGraph
 from ir.ratio import Ratio
 from quant.lowering import verify
+from quant.lowering.align import align_scales
 from quant.lowering.export import export
-from quant.lowering.fusion import ExportError, align_scales
 from quant.lowering.prepare import calibrate, prepare
 from quant.models import MODELS, build
 from quant.nn.layers import quantised_layers

@@ -270,7 +270,7 @@ def test_batch_norm_settles_on_the_data(data, model, monkeypatch) -> None:
     model.conv1.register_forward_hook(lambda _m, _i, out: seen.append(out.detach()))
     before = copy.deepcopy(model.fc.state_dict())
     norm.running_mean.fill_(100.0)
-    assert loop.settle_batch_norm(model, plain)
+    assert loop.reestimate_batch_norm(model, plain)
     assert [len(x) for x in seen] == [8, 8]
     expected = torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0)
     variance = torch.stack([x.var((0, 2, 3)) for x in seen]).mean(0)
@@ -284,15 +284,15 @@ def test_statistics_that_fit_better_stay(data, model, monkeypatch) -> None:
     losses = iter([1.0, 1.0])
     monkeypatch.setattr(loop, "_mean_loss", lambda *_: next(losses))
     before = copy.deepcopy(model.state_dict())
-    assert not loop.settle_batch_norm(model, data)
+    assert not loop.reestimate_batch_norm(model, data)
     after = model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-def test_networks_without_batch_norm_have_nothing_to_settle(data) -> None:
+def test_networks_without_batch_norm_have_nothing_to_reestimate(data) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     model.register_forward_hook(lambda *_: pytest.fail("the network was run"))
-    assert not loop.settle_batch_norm(model, data)
+    assert not loop.reestimate_batch_norm(model, data)
 
 
 def test_mean_loss_is_that_of_the_named_samples_as_they_are(data, model) -> None:
