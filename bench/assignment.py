@@ -39,7 +39,7 @@ def overlap(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
     return both / sum(len(sensitive(score)) for score in first.values())
 
 
-def settle(model: nn.Module, images: Tensor) -> None:
+def warm_statistics(model: nn.Module, images: Tensor) -> None:
     """Give batch-norm the statistics of random weights on these images."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -84,7 +84,7 @@ def prepare(args: object) -> tuple[nn.Module, Tensor, Tensor]:
     if args.weights:
         models.load_pretrained(model, args.weights)
     else:
-        settle(model, images[:128])
+        warm_statistics(model, images[:128])
     return model.eval(), *images.split(args.images)
 
 

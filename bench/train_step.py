@@ -25,7 +25,7 @@ from quant import models
 from quant.assignment.assign import assign
 from quant.assignment.methods import METHODS, method
 from quant.lowering.prepare import calibrate, prepare
-from quant.nn.layers import keep_scales_sane, quantised_layers
+from quant.nn.layers import quantised_layers
 
 TILE_ROWS = 64
 CLASSES = 10
@@ -98,7 +98,6 @@ def step_of(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], No
         optimiser.zero_grad()
         F.cross_entropy(model(images), labels).backward()
         optimiser.step()
-        keep_scales_sane(model)  # nothing to do for the other two
 
     return step
 

@@ -19,14 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from ir import cli
+from ir.arrays import ExportError
 from ir.graph import GraphError, IntGraph
 from ir.ratio import Ratio
 from quant.lowering import verify
+from quant.lowering.align import align_scales
 from quant.lowering.export import export
-from quant.lowering.fusion import ExportError, align_scales
 from quant.lowering.prepare import calibrate, prepare
 from quant.models import MODELS, build
-from quant.nn.layers import keep_scales_sane, quantised_layers
+from quant.nn.layers import quantised_layers
 
 NETWORKS = ("resnet18", "resnet50", "mobilenet_v2")
 RATIO = Ratio.parse("65:30:5")
@@ -73,7 +74,6 @@ def quantised(
         optimiser.zero_grad()
         F.cross_entropy(prepared(images), labels).backward()
         optimiser.step()
-        keep_scales_sane(prepared)
     align_scales(prepared)
     return prepared.eval()
 

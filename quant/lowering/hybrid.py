@@ -15,12 +15,11 @@ from torch import fx
 from ir import numerics
 from ir.arrays import ExportError
 from ir.graph import Conv, LayerArrays, Linear, Node, TensorSpec
-from ir.numerics import Scheme
 from quant.capture.writer import module_of
-from quant.lowering.partition import border_shape, segments
+from quant.lowering.partition import offloaded_shape, segments
 
 
-class HostLowering:
+class HybridLowering:
     """Collects tensors, nodes and arrays of a hosted model; the last tensor is the result."""
 
     def __init__(self, model: fx.GraphModule) -> None:
@@ -41,7 +40,7 @@ class HostLowering:
                 quantiser = module_of(node)
                 specs[node] = TensorSpec(
                     name=node.target,
-                    shape=border_shape(node),
+                    shape=offloaded_shape(node),
                     bits=quantiser.bits,
                     scale=quantiser.scale.item(),
                     zero_point=quantiser.zero_point,
@@ -51,7 +50,7 @@ class HostLowering:
                 self._linear(node, specs[node.args[0]])
 
     def _linear(self, node: fx.Node, source: TensorSpec) -> None:
-        name, shape = node.target, border_shape(node)
+        name, shape = node.target, offloaded_shape(node)
         arrays = self.layers[name] = self._arrays(node, source)
         if shape[1:] == (1, 1):
             self.nodes.append(Linear(name=name, input=source.name, output=name, wide=True))
@@ -68,16 +67,12 @@ class HostLowering:
     def _arrays(self, node: fx.Node, source: TensorSpec) -> LayerArrays:
         layer = module_of(node)
         scheme, values = layer.scheme.cpu().numpy(), layer.to_int().cpu().numpy()
-        if scheme.max() > max(Scheme):
-            raise ExportError(
-                f"layer {node.target!r} has rows of a scheme that is for training only"
-            )
         multiplier, bias, shift = layer.requantisation()
         bias -= multiplier * source.zero_point * values.sum(1)
         if np.abs(bias).max() >= numerics.BIAS_LIMIT:
             raise ExportError(
                 f"layer {node.target!r} has a bias that does not fit {numerics.BIAS_BITS} bits"
             )
-        if border_shape(node)[1:] != (1, 1):
+        if offloaded_shape(node)[1:] != (1, 1):
             values = values[:, :, None, None]
         return LayerArrays(values, scheme, multiplier, bias, shift)

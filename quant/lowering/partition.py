@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks of which only the linear layers are quantised; the rest stays float, on the host.
+"""Partition of a network: linear layers are offloaded, the rest stays float, on the host.
 
 A transformer has its weight rows in linear layers. Between them stand attention (two products of
 activations and a softmax), GELU, LayerNorm and embeddings, which have no rows to share among
 schemes and which the tile engine does not compute. They run in float32 on the host, in *segments*:
 segment k holds every operation that needs the results of at most k linear layers, one after the
-other. What a linear layer reads crosses the border as codes of a quantiser; what it gives crosses
-back as wide sums. Values that a later segment reads again, such as the attention mask and the
-residual stream, stay on the host and are not rounded.
+other. A linear layer is given codes of a quantiser and gives raw sums back. Values that a later
+segment reads again, such as the attention mask and the residual stream, stay on the host and are
+not rounded.
 """
 
 import copy
@@ -21,14 +21,14 @@ from torch import Tensor, fx, nn
 from ir.nodes import Host
 from quant.capture.writer import UnsupportedLayer, module_of, operation
 from quant.nn.activations import ActQuantiser
-from quant.nn.offloaded import BorderLinear
+from quant.nn.offloaded import OffloadedLinear
 
-_MARK = "has operations for the host"
+_HYBRID = "hybrid"
 
 
-def is_hosted(model: nn.Module) -> bool:
+def is_hybrid(model: nn.Module) -> bool:
     """Whether ``model`` was prepared with float operations for the host."""
-    return isinstance(model, fx.GraphModule) and model.meta.get(_MARK, False)
+    return isinstance(model, fx.GraphModule) and model.meta.get(_HYBRID, False)
 
 
 def quantise_linears(model: fx.GraphModule, act_bits: int, wide_ends: bool) -> None:
@@ -63,14 +63,14 @@ def quantise_linears(model: fx.GraphModule, act_bits: int, wide_ends: bool) -> N
         setattr(
             model.get_submodule(path),
             leaf,
-            BorderLinear.between(
+            OffloadedLinear.from_linear(
                 module_of(node), node.target, module_of(quantised[source]), last=node is result
             ),
         )
     if wide_ends:
         for quantiser in {module_of(node.args[0]) for node in (linears[0], linears[-1])}:
             quantiser.widen()
-    model.meta[_MARK] = True
+    model.meta[_HYBRID] = True
     model.graph.lint()
     model.recompile()
 
@@ -95,7 +95,7 @@ class Segment:
 
 
 def segments(model: fx.GraphModule) -> list[Segment]:
-    """The segments of a hosted model in execution order, as many as its longest row of layers."""
+    """The segments of a hybrid model in execution order, as many as its longest row of layers."""
     place = _places(model.graph)
     kept: dict[fx.Node, str] = {}
     found = []
@@ -122,7 +122,7 @@ def segments(model: fx.GraphModule) -> list[Segment]:
 
 
 class HostRunner:
-    """The callback that computes the host nodes of a hosted model's integer graph.
+    """The callback that computes the host nodes of a hybrid model's integer graph.
 
     It holds a copy of the model as it is now, on the CPU and in evaluation; see
     :data:`ir.golden.HostCallback`.
@@ -137,15 +137,15 @@ class HostRunner:
         if segment is None or segment.node != node:
             raise ValueError(f"host node {node.name!r} belongs to the graph of another model")
         values = [
-            _from_border(given[name], source) if _is_linear(source) else torch.tensor(given[name])
+            _to_torch(given[name], source) if _is_linear(source) else torch.tensor(given[name])
             for name, source in zip(node.inputs, segment.inputs, strict=True)
         ]
         results = iter(segment.body(*values))
-        answer = {name: _to_border(next(results)) for name in node.outputs}
+        answer = {name: _from_torch(next(results)) for name in node.outputs}
         return answer | {name: next(results).numpy() for name in node.keeps}
 
 
-def border_shape(node: fx.Node) -> tuple[int, int, int]:
+def offloaded_shape(node: fx.Node) -> tuple[int, int, int]:
     """Shape (C, T, 1) or (C, 1, 1) of the tensor of a linear layer or a quantiser."""
     *positions, channels = (int(size) for size in node.meta["shape"][1:])
     if len(positions) > 2:
@@ -153,18 +153,18 @@ def border_shape(node: fx.Node) -> tuple[int, int, int]:
     return (channels, *positions, *[1] * (2 - len(positions)))
 
 
-def _from_border(array: np.ndarray, node: fx.Node) -> Tensor:
+def _to_torch(array: np.ndarray, node: fx.Node) -> Tensor:
     """(N, C, T, 1) to (N, T, C), or what ``node`` has instead of T."""
     return torch.tensor(array).movedim(1, -1).reshape(-1, *node.meta["shape"][1:])
 
 
-def _to_border(value: Tensor) -> np.ndarray:
+def _from_torch(value: Tensor) -> np.ndarray:
     array = value.movedim(-1, 1)
     return array.reshape(*array.shape, *[1] * (4 - array.dim())).numpy()
 
 
 def _is_linear(node: fx.Node) -> bool:
-    return isinstance(module_of(node), BorderLinear)
+    return isinstance(module_of(node), OffloadedLinear)
 
 
 def _is_given(node: fx.Node) -> bool:

@@ -54,6 +54,8 @@ def prepare(
     :class:`~quant.capture.writer.UnsupportedLayer`."""
     if first_last not in ("same", "w8a8"):
         raise ValueError(f"first_last must be 'same' or 'w8a8', not {first_last!r}")
+    if act_bits not in (4, 8):
+        raise ValueError(f"act_bits must be 4 or 8, not {act_bits!r}")
     graph_module = capture(model, example, keep_unknown=host)
     if host:
         quantise_linears(graph_module, act_bits, wide_ends=first_last == "w8a8")
@@ -67,7 +69,9 @@ def prepare(
 
 @torch.no_grad()
 def calibrate(model: nn.Module, *inputs: Tensor) -> None:
-    """Set clip and zero point of every activation quantiser by the activations of ``inputs``."""
+    """Set all scales: clip and zero point of every activation quantiser by the activations of
+    ``inputs``, ``alpha`` of every row by its weights and scheme, which may have changed since
+    :func:`prepare`, as by a checkpoint that was loaded."""
     quantisers = [m for m in model.modules() if isinstance(m, ActQuantiser)]
     layers = [m for m in model.modules() if isinstance(m, QuantConv2d | QuantLinear)]
     training = model.training
@@ -75,6 +79,7 @@ def calibrate(model: nn.Module, *inputs: Tensor) -> None:
     for module in quantisers:
         module.observe = True
     for module in layers:
+        module.refresh_alpha()
         module.quantise = False
     model(*inputs)
     for module in quantisers:

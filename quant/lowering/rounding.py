@@ -5,10 +5,10 @@ import numpy as np
 
 from ir import numerics
 
-MOST_SUMS = 1 << 22  #: of a row that are looked at; with more the gaps are as fine as float32
+MAX_SUMS = 1 << 22  #: of a row that are looked at; with more the gaps are as fine as float32
 
 
-def centred_bias(
+def centre_rounding_margin(
     multiplier: int,
     bias: int,
     shift: int,
@@ -33,7 +33,7 @@ def centred_bias(
     r = np.arange(residuals[0], residuals[1] + 1)[:, None]
     added = numerics.accumulate(0, multiplier, bias, shift, r, n)
     count = -(-((high + 1 - low) << shift) // multiplier) if multiplier else 1
-    if count * len(added) > MOST_SUMS:
+    if count * len(added) > MAX_SUMS:
         return bias
     first = -((added - (low << shift)) // multiplier) if multiplier else 0 * added
     sums = numerics.accumulate(first + np.arange(count), multiplier, bias, shift, r, n)

@@ -7,12 +7,10 @@ from torch import Tensor, nn
 
 from ir import numerics
 from quant.nn import quantizers
-
-#: Scales are kept at or above this.
-MIN_SCALE = 1e-6
+from quant.nn.scales import MIN_SCALE, ClampedScales
 
 
-class ActQuantiser(nn.Module):
+class ActQuantiser(ClampedScales):
     """Puts a tensor on the grid of an unsigned integer with a learned clip.
 
     Parameters
@@ -75,11 +73,11 @@ class ActQuantiser(nn.Module):
         if self.signed:
             self.zero_point = _best_zero_point(x, self.bits)
         self.clip.data.copy_(quantizers.best_clip(x, self.low, self.high, MIN_SCALE))
-        self.keep_sane()
+        self.clamp_scales_()
 
     @torch.no_grad()
-    def keep_sane(self) -> None:
-        """Undo steps of the optimiser that left the useful range of ``clip``."""
+    def clamp_scales_(self) -> None:
+        """Keep ``clip`` between MIN_SCALE and ``limit``."""
         self.clip.clamp_(MIN_SCALE, self.limit)
 
     def to_int(self, x: Tensor) -> Tensor:

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from ir.numerics import Scheme
 from quant.nn import quantizers
-from quant.nn.activations import MIN_SCALE, ActQuantiser
+from quant.nn.activations import ActQuantiser
 from quant.nn.apot import APOT4
+from quant.nn.scales import MIN_SCALE, ClampedScales
 
 
-class RowQuantised:
+class RowQuantised(ClampedScales):
     """Mixin of a layer whose weight rows each have an ``alpha`` and a scheme.
 
     Schemes are numbers of :class:`ir.numerics.Scheme`, or :data:`quant.nn.apot.APOT4`.
@@ -26,8 +27,8 @@ class RowQuantised:
     @classmethod
     def from_float(cls, layer: nn.Module) -> Self:
         """A copy of a float layer; all rows are Fixed8 until they are assigned a scheme."""
-        quantised = copy.deepcopy(layer)
-        quantised.__class__ = cls  # same parameters and hyperparameters
+        quantised = cls.__new__(cls)  # same parameters and hyperparameters
+        quantised.__dict__ = copy.deepcopy(layer.__dict__, {id(layer): quantised})
         quantised.quantise = True
         scheme = torch.full(
             (len(layer.weight),), int(Scheme.FIXED8), dtype=torch.uint8, device=layer.weight.device
@@ -45,6 +46,21 @@ class RowQuantised:
             fresh = quantizers.best_alpha(self.weight[changed], self.scheme[changed], MIN_SCALE)
             self.alpha[changed] = fresh.to(self.alpha)
         return len(changed)
+
+    @torch.no_grad()
+    def refresh_alpha(self) -> None:
+        """Set every row's ``alpha`` from its weights and its scheme, as for a new layer."""
+        self.alpha.copy_(quantizers.best_alpha(self.weight, self.scheme, MIN_SCALE))
+
+    @torch.no_grad()
+    def clamp_scales_(self) -> None:
+        """Keep ``alpha`` between 1/16 and twice the row's largest weight.
+
+        Outside, nearly all weights are clipped or become zero.
+        """
+        dims = tuple(range(1, self.weight.dim()))  # faster than abs, which makes a copy
+        peak = torch.maximum(self.weight.amax(dims), -self.weight.amin(dims))
+        self.alpha.clamp_(peak / 16, 2 * peak).clamp_(min=MIN_SCALE)
 
     @property
     def effective_weight(self) -> Tensor:
@@ -84,22 +100,6 @@ def training_only(model: nn.Module) -> list[str]:
         for name, layer in quantised_layers(model).items()
         if bool((layer.scheme == APOT4).any())
     ]
-
-
-@torch.no_grad()
-def keep_scales_sane(model: nn.Module) -> None:
-    """Undo steps of the optimiser that would make a scale negative or useless.
-
-    ``alpha`` stays between 1/16 and twice the row's largest weight. Outside, nearly all weights are
-    clipped or become zero, and the gradient shows no way back.
-    """
-    for module in model.modules():
-        if isinstance(module, RowQuantised):
-            dims = tuple(range(1, module.weight.dim()))  # faster than abs, which makes a copy
-            peak = torch.maximum(module.weight.amax(dims), -module.weight.amin(dims))
-            module.alpha.clamp_(peak / 16, 2 * peak).clamp_(min=MIN_SCALE)
-        elif isinstance(module, ActQuantiser):
-            module.keep_sane()
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ class Requantisation(NamedTuple):
     shift: np.ndarray
 
 
-class BorderLinear(QuantLinear):
+class OffloadedLinear(QuantLinear):
     """A linear layer of a network whose other operations stay on the host.
 
     In training it is a :class:`~quant.nn.layers.QuantLinear`. In evaluation it gives what the host
@@ -37,14 +37,14 @@ class BorderLinear(QuantLinear):
     """
 
     @classmethod
-    def between(cls, layer: nn.Linear, name: str, source: ActQuantiser, last: bool) -> Self:
+    def from_linear(cls, layer: nn.Linear, name: str, source: ActQuantiser, last: bool) -> Self:
         """A copy of a float ``layer`` that reads the codes of ``source``; the rows of the ``last``
         one share one S, as a graph's output must."""
-        border = cls.from_float(layer)
-        border.name = name
-        border._source = [source]  # in a list: it is no child of this module
-        border.last = last
-        return border
+        offloaded = cls.from_float(layer)
+        offloaded.name = name
+        offloaded._source = [source]  # in a list: it is no child of this module
+        offloaded.last = last
+        return offloaded
 
     @property
     def source(self) -> ActQuantiser:
@@ -96,11 +96,3 @@ class BorderLinear(QuantLinear):
                 ),
             )
         )
-
-    @torch.no_grad()
-    def align(self) -> None:
-        """Move each ``alpha`` to where its M is exact, by up to 2^-16 outside the last layer, so
-        that what was trained is nearest to what the accelerator computes."""
-        m, _, s = self.requantisation()
-        exact = torch.from_numpy(np.ldexp(m, -s)).to(self.alpha.device)
-        self.alpha.mul_(torch.where(exact > 0, exact / self.factors(), 1))

@@ -16,14 +16,13 @@ from torch import Tensor, nn
 from quant.data import Split
 from quant.data.splits import Inputs
 from quant.nn.activations import ActQuantiser
-from quant.nn.layers import keep_scales_sane
 from quant.training.distributed import Processes
 
 DIVERGED = 3  #: times the loss of guessing, ln(classes): training has lost its way
 PATIENCE = 100  #: batches in a row with such a loss that are waited for
 EXPLODED = 100  #: growth of an activation's clip within one epoch that means the same
 EVALUATED = 500  #: samples evaluated at once
-SETTLED = 10_000  #: most training samples that final statistics of batch-norm are made of
+REESTIMATED = 10_000  #: most training samples that final statistics of batch-norm are made of
 
 
 class Diverged(ArithmeticError):
@@ -155,7 +154,6 @@ class Trainer:
         loss.backward()
         self.optimiser.step()
         self.step += 1
-        keep_scales_sane(self.model)
         return mean, share, logits.shape[1]
 
     def _batches(self, parts: tuple[Tensor, ...]) -> Iterator[tuple[Inputs, Tensor]]:
@@ -215,7 +213,7 @@ def _check_finite(model: nn.Module, before: dict[str, float]) -> None:
 
 
 @torch.no_grad()
-def settle_batch_norm(
+def reestimate_batch_norm(
     model: nn.Module, data: Split, processes: Processes | None = None, seed: int = 0
 ) -> bool:
     """Give batch-norm the statistics of training samples under the final weights, where that lowers
@@ -230,7 +228,7 @@ def settle_batch_norm(
     if not norms or batch < 2:
         return False
     generator = torch.Generator().manual_seed(seed)
-    indices = torch.randperm(len(data), generator=generator)[:SETTLED]
+    indices = torch.randperm(len(data), generator=generator)[:REESTIMATED]
     before = [(m.momentum, copy.deepcopy(m.state_dict())) for m in norms]
     loss = _mean_loss(model, data, indices)
     with evaluating(model):

@@ -16,9 +16,9 @@ from ir.ratio import Ratio
 from quant import data, models
 from quant.data.splits import Inputs
 from quant.lowering import verify
+from quant.lowering.align import align_scales
 from quant.lowering.export import export
-from quant.lowering.fusion import align_scales
-from quant.lowering.partition import HostRunner, is_hosted
+from quant.lowering.partition import HostRunner, is_hybrid
 from quant.lowering.prepare import calibrate, prepare
 from quant.models import bert, weights
 from quant.nn.layers import quantised_layers
@@ -37,7 +37,7 @@ POINTWISE_CHANNELS = 8  #: fewest inputs of a pointwise convolution with a strid
 COMPILES = "2.12"  #: first torch whose compiled gradients are those of the quantisers
 CHECKED = 250  #: most samples that the integer models compute at once
 CHECKED_BYTES = 1 << 30  #: for every tensor of those samples, in both models
-BORDER_TEXTS = 4  #: texts in vectors.npz with all that layers read
+OFFLOADED_TEXTS = 4  #: texts in vectors.npz with all that layers read
 
 
 def train(
@@ -125,7 +125,7 @@ def finish(
         graph,
         logits,
         result["accuracy"],
-        HostRunner(model) if is_hosted(model) else None,
+        HostRunner(model) if is_hybrid(model) else None,
     )
     return result
 
@@ -297,7 +297,7 @@ def check(
     some = torch.arange(len(dataset.test))[:most]
     progress.compared(0, len(some))
     predicted = loop.predict(model, dataset.test).numpy()
-    host = HostRunner(model) if is_hosted(model) else None
+    host = HostRunner(model) if is_hybrid(model) else None
     size = 2 * sum(8 * math.prod(tensor.shape) for tensor in graph.header.tensors)
     parts = []
     for part in some.split(min(CHECKED, max(1, CHECKED_BYTES // size))):
@@ -330,7 +330,7 @@ def save_vectors(
         else {"images": inputs}
     )
     if host is not None:
-        tensors = golden.run(graph, tuple(array[:BORDER_TEXTS] for array in inputs), host)
+        tensors = golden.run(graph, tuple(array[:OFFLOADED_TEXTS] for array in inputs), host)
         named |= {
             f"codes.{name}": tensors[name].astype(np.uint8)
             for node in graph.nodes

@@ -23,7 +23,7 @@ from quant.training.runs import RunFolder
 
 DPI = 150
 EXAMPLES = 3  #: rows drawn of each scheme
-MOST_ROWS = 2048  #: of a layer that are drawn one by one
+MAX_ROWS = 2048  #: of a layer that are drawn one by one
 #: By scheme: name, colour (told apart by colour-blind people, too) and weight values.
 SCHEMES = {
     "POT4": ("PoT-4", "#0072b2", lambda: weight_values(Scheme.POT4)),
@@ -93,8 +93,8 @@ def scheme_map(table: Sequence[dict[str, str]]) -> Figure:
     colours = ListedColormap([SCHEMES[s][1] for s in used])
     for y, rows in enumerate(layers.values()):
         codes = np.array([used.index(s) for s in rows])
-        if len(codes) > MOST_ROWS:
-            codes = codes[np.linspace(0, len(codes) - 1, MOST_ROWS).astype(int)]
+        if len(codes) > MAX_ROWS:
+            codes = codes[np.linspace(0, len(codes) - 1, MAX_ROWS).astype(int)]
         axes.imshow(
             codes[None],
             cmap=colours,

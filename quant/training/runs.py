@@ -257,9 +257,9 @@ class RunFolder:
     def finish(self, result: dict[str, object]) -> None:
         """Write the result and move the folder to its place."""
         self.replace("result.json", f"{json.dumps(result, indent=2)}\n".encode())
-        self.settle()
+        self.publish()
 
-    def settle(self) -> None:
+    def publish(self) -> None:
         """Move a finished run to its place and point ``latest`` beside it there. Can be repeated
         when it was interrupted."""
         final = self.final_path

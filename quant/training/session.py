@@ -104,7 +104,7 @@ class Training:
                     f"{RATES[stage]} than {lr:g}"
                 ) from error
             if epoch + 1 == epochs:
-                loop.settle_batch_norm(model, self.data.train, self.processes, config.seed)
+                loop.reestimate_batch_norm(model, self.data.train, self.processes, config.seed)
             self._write(model, trainer, stage, epoch + 1, result, change)
         if stage == "quantised" and not epochs:
             self.reassign(model, 0)

@@ -29,7 +29,7 @@ from ir.numerics import Scheme
 from ir.ratio import Ratio
 
 INPUT = "image"
-MOST_REAL = 3.5  #: largest multiplier used; numerics.encode_multiplier takes less than 4
+MAX_REAL = 3.5  #: largest multiplier used; numerics.encode_multiplier takes less than 4
 
 
 def random_images(graph: IntGraph, rng: np.random.Generator, count: int = 1) -> np.ndarray:
@@ -165,7 +165,7 @@ class GraphBuilder:
         name = self._tensor("avg_pool", shape, bits)
         top_in, top_out = (numerics.act_max(self.tensors[t].bits) for t in (source, name))
         real = top_out / (kernel[0] * kernel[1] * top_in)
-        multiplier, shift = numerics.encode_multiplier(min(real, MOST_REAL))
+        multiplier, shift = numerics.encode_multiplier(min(real, MAX_REAL))
         self.nodes.append(
             AvgPool(
                 name=name,
@@ -254,7 +254,7 @@ class GraphBuilder:
         node = None
         if residual is not None:
             top = numerics.act_max(self.tensors[residual].bits)
-            real = min(self.rng.uniform(0.1, 0.9) * high / top, MOST_REAL)
+            real = min(self.rng.uniform(0.1, 0.9) * high / top, MAX_REAL)
             node = Residual(tensor=residual, n=numerics.encode_residual(real))
             centre -= real * top / 2
         counts = self.ratio.rows(shape[0], self.tile_rows)
@@ -297,7 +297,7 @@ def _requantisation(
     multiplier, bias, shift = [], [], []
     for row in rows:
         deviation = max(float(np.sqrt((row**2).sum() / 12)) * top, 1.0)
-        real = min(spread / deviation * rng.uniform(0.5, 1.5), MOST_REAL)
+        real = min(spread / deviation * rng.uniform(0.5, 1.5), MAX_REAL)
         m, s = numerics.encode_multiplier(real)
         mean = int(row.sum()) * top // 2
         multiplier.append(m)

@@ -109,7 +109,7 @@ def test_relu6_stays_within_6(seed) -> None:
     act.quantise = False
     assert act(torch.tensor([-1.0, 5.0, 9.0])).tolist() == [0, 5, 6]
     act.clip.data.fill_(9)
-    act.keep_sane()
+    act.clamp_scales_()
     assert act.clip.item() == 6
 
 
@@ -188,6 +188,24 @@ def test_calibration_sets_every_clip_and_turns_quantisers_on(model) -> None:
     out = prepared.relu(torch.randn(1, 4, 8, 8))
     steps = out / prepared.relu.scale
     assert torch.allclose(steps, steps.round(), atol=1e-4) and steps.max() <= 15.001
+
+
+def test_calibration_follows_a_checkpoint_loaded_after_prepare(model) -> None:
+    """Scales are those of the weights that are there, whatever :func:`prepare` saw."""
+    x, other = torch.rand(64, 1, 8, 8), build("tiny", shape=(1, 8, 8), classes=10, width=4).eval()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(10)
+    late, expected = prepare(other, X), prepare(model, X)
+    scheme = torch.tensor([0, 1, 2, 1], dtype=torch.uint8)
+    for prepared in (late, expected):
+        prepared.conv1.assign(scheme)
+    late.load_state_dict(model.state_dict(), strict=False)
+    for prepared in (late, expected):
+        calibrate(prepared, x)
+    assert torch.equal(late.conv1.scheme, scheme)
+    for name, value in expected.state_dict().items():
+        assert torch.equal(late.state_dict()[name], value), name
 
 
 def test_lopsided_tensors_get_a_lopsided_zero_point(seed) -> None:

@@ -47,7 +47,11 @@ def sums(row: dict[str, object]) -> np.ndarray:
 @settings(deadline=None, max_examples=300)
 @given(row=rows())
 def test_outputs_stay_and_no_sum_is_nearer_to_a_tie(row) -> None:
-    moved, s, (low, high) = rounding.centred_bias(**row) - row["bias"], row["shift"], row["outputs"]
+    moved, s, (low, high) = (
+        rounding.centre_rounding_margin(**row) - row["bias"],
+        row["shift"],
+        row["outputs"],
+    )
     assert abs(moved) <= 1 << s - 1
     before = sums(row)
     after = before + moved
@@ -64,7 +68,7 @@ def test_sum_at_a_tie_is_moved_away() -> None:
     m, s = 36218, 19
     b = (2 << s) - 5 * m
     assert b + 5 * m == 2 << s  # a tie that 2^-24 turns over
-    moved = rounding.centred_bias(m, b, s, (0, 15))
+    moved = rounding.centre_rounding_margin(m, b, s, (0, 15))
     sums = np.arange(-100, 400) * m + moved
     inside = sums[(sums >= 0) & (sums < 16 << s)]
     rest = inside & ((1 << s) - 1)
@@ -74,12 +78,12 @@ def test_sum_at_a_tie_is_moved_away() -> None:
 
 def test_more_sums_than_are_looked_at(monkeypatch) -> None:
     row = numerics.encode_row(0.01, 0.3)
-    monkeypatch.setattr(rounding, "MOST_SUMS", 1000)
-    assert rounding.centred_bias(*row, (0, 15)) == row[1]
-    assert rounding.centred_bias(*row, (0, 7)) != row[1]
+    monkeypatch.setattr(rounding, "MAX_SUMS", 1000)
+    assert rounding.centre_rounding_margin(*row, (0, 15)) == row[1]
+    assert rounding.centre_rounding_margin(*row, (0, 7)) != row[1]
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.2, -0.4])
 def test_dead_row_lies_between_two_codes(offset) -> None:
     m, b, s = numerics.encode_row(0.0, offset)
-    assert rounding.centred_bias(m, b, s, (0, 15)) == 1 << s - 1
+    assert rounding.centre_rounding_margin(m, b, s, (0, 15)) == 1 << s - 1

@@ -15,8 +15,8 @@ from ir.graph import Host
 from ir.numerics import Scheme
 from ir.ratio import Ratio
 from quant.lowering import partition, verify
+from quant.lowering.align import align_scales
 from quant.lowering.export import export
-from quant.lowering.fusion import align_scales
 from quant.lowering.prepare import calibrate, prepare
 from quant.models import bert, build
 from quant.nn.layers import quantised_layers

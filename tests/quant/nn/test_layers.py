@@ -12,6 +12,7 @@ from quant.models import build
 from quant.nn import layers, quantizers
 from quant.nn.apot import APOT4
 from quant.nn.layers import QuantConv2d, QuantLinear, quantised_layers, training_only
+from quant.nn.scales import MIN_SCALE, clamp_scales_
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_float_mode_ends_with_an_exception(prepared) -> None:
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_scales_are_kept_sane(prepared, memory_format) -> None:
+def test_scales_are_clamped(prepared, memory_format) -> None:
     prepared.to(memory_format=memory_format)
     layer = prepared.conv1
     with torch.no_grad():
@@ -98,11 +99,11 @@ def test_scales_are_kept_sane(prepared, memory_format) -> None:
         layer.weight[2, 0, 0, 0] = -0.4
         prepared.fc.alpha.fill_(100)
         prepared.relu.clip.fill_(0)
-    layers.keep_scales_sane(prepared)
+    clamp_scales_(prepared)
     peak = layer.weight.flatten(1).abs().amax(1)
     assert torch.equal(
         layer.alpha,
-        torch.stack([peak[0] / 16, 2 * peak[1], torch.tensor(0.3), torch.tensor(layers.MIN_SCALE)]),
+        torch.stack([peak[0] / 16, 2 * peak[1], torch.tensor(0.3), torch.tensor(MIN_SCALE)]),
     )
     assert torch.equal(prepared.fc.alpha, 2 * prepared.fc.weight.abs().amax(1))
     assert prepared.relu.clip > 0

@@ -80,7 +80,7 @@ def test_map_has_the_colour_of_every_row() -> None:
 
 def test_map_of_many_rows_is_thinned() -> None:
     table = [{"layer": "a", "scheme": "FIXED4" if i % 2 else "POT4"} for i in range(9000)]
-    assert plots.scheme_map(table).axes[0].images[0].get_array().shape == (1, plots.MOST_ROWS)
+    assert plots.scheme_map(table).axes[0].images[0].get_array().shape == (1, plots.MAX_ROWS)
 
 
 def test_weights_with_the_levels_of_their_scheme(seed) -> None:

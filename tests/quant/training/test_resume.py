@@ -98,7 +98,7 @@ def stop_before(monkeypatch, owner: object, name: str, calls: int) -> None:
         (session.Training, "reassign", 1, 5),  # before schemes are assigned again
         (session.Training, "_write", 5, 5),  # after it
         (pipeline, "export_run", 0, 7),  # all epochs done
-        (runs.RunFolder, "settle", 0, None),  # all done but the move
+        (runs.RunFolder, "publish", 0, None),  # all done but the move
     ],
 )
 def test_stopped_anywhere_it_ends_the_same(

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The usual way from a float network to a quantised one, in one call."""
+
+from torch import Tensor, fx, nn
+
+from quant.assignment.assign import assign
+from quant.assignment.methods import method as find_method
+from quant.assignment.sensitivity import row_scores
+from quant.lowering.prepare import calibrate, prepare
+
+CALIBRATION_IMAGES = 256  #: at most, of those given
+SENSITIVITY_IMAGES = 64  #: at most, of those given, whose Hessian is measured
+
+
+def quantise(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    ratio: str | None = None,
+    tile_rows: int = 16,
+    method: str = "rmsmp",
+    act_bits: int = 4,
+    first_last: str = "same",
+) -> fx.GraphModule:
+    """Quantised copy of a float network: prepared, calibrated and its rows assigned schemes.
+
+    Hessian eigenvalues choose the Fixed-8 rows, weight variance splits the others (RMSMP, Algorithm
+    1). No labels are needed.
+
+    Parameters
+    ----------
+    model : classifier with logits (N, classes), trained or not; stays as it is
+    images : float (N, C, H, W) in 0..1; the first CALIBRATION_IMAGES set the clips of activations,
+        the first SENSITIVITY_IMAGES the sensitivities of rows
+    ratio : PoT-4 : Fixed-4 : Fixed-8 in percent, such as ``"65:30:5"``; None for the method's own
+    tile_rows : row lanes of the accelerator's array
+    method : a name of :data:`quant.assignment.methods.METHODS`
+    act_bits : 4 or 8, of the activations that layers read
+    first_last : "same", or "w8a8" for 8 bits in the first and the last layer
+
+    Raises :class:`~quant.capture.writer.UnsupportedLayer` for an operation that the accelerator
+    does not compute, and ValueError for options or images that make no sense.
+    """
+    chosen = find_method(method, ratio)
+    quantised = prepare(model, images[:2], act_bits=act_bits, first_last=first_last)
+    calibrate(quantised, images[:CALIBRATION_IMAGES])
+    kind = "hessian" if chosen.ratio.fixed8 else "random"  # which nothing reads
+    scores = row_scores(kind, quantised, images[:SENSITIVITY_IMAGES])
+    assign(quantised, chosen, tile_rows, scores, first_last=first_last)
+    return quantised
