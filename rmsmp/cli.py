@@ -79,7 +79,7 @@ def completion(shell: str) -> str:
         own = module(command).parser()
         for action in own._actions:
             if action.type is Path or action.metavar in ("DIR", "FILE", "PATH", "RUN", "BUILD"):
-                action.complete = shtab.FILE
+                vars(action)["complete"] = shtab.FILE  # what shtab looks for
         commands.add_parser(command, help=text, parents=[own], add_help=False)
     return shtab.complete(whole, shell)
 

@@ -13,21 +13,16 @@ from torch import Tensor, fx, nn
 from ir.board_arrays import board_array
 from ir.graph import IntGraph
 from ir.ratio import Ratio
-from quant.assignment.assign import assign
 from quant.assignment.methods import method as find_method
-from quant.assignment.sensitivity import row_scores
 from quant.data.splits import EVERYTHING, Split, labels_of
 from quant.lowering import export as lowering
+from quant.lowering import quantise as flow
 from quant.lowering import verify
-from quant.lowering.fusion import align_scales
-from quant.lowering.prepare import calibrate, prepare
 from quant.training import loop
 from quant.training.progress import Progress
 
 TILE_ROWS = 16  #: of an array that no board was named for
 MIX = "mix"  #: place of ratio and rows of a tile in a model's ``meta``
-CALIBRATION_IMAGES = 256  #: at most, of those given
-SENSITIVITY_IMAGES = 64  #: at most, of those given, whose Hessian is measured
 
 
 def quantise(
@@ -76,13 +71,17 @@ def quantise(
     array = board_array(board) if board else None
     if ratio is None and array and method == "rmsmp":
         ratio = str(array.ratio)
-    chosen = find_method(method, ratio)
     rows = tile_rows or (array.rows if array else TILE_ROWS)
-    quantised = prepare(model, images[:2], act_bits=act_bits, first_last=first_last)
-    calibrate(quantised, images[:CALIBRATION_IMAGES])
-    scores = row_scores("hessian", quantised, images[:SENSITIVITY_IMAGES])
-    assign(quantised, chosen, rows, scores, first_last=first_last)
-    quantised.meta[MIX] = (str(chosen.ratio), rows)
+    quantised = flow.quantise(
+        model,
+        images,
+        ratio=ratio,
+        tile_rows=rows,
+        method=method,
+        act_bits=act_bits,
+        first_last=first_last,
+    )
+    quantised.meta[MIX] = (str(find_method(method, ratio).ratio), rows)
     return quantised
 
 
@@ -142,13 +141,13 @@ def train(
             progress.note(
                 f"epoch {epoch + 1}/{epochs}: loss {last.loss:.4f}, accuracy {last.accuracy:.2%}"
             )
-    loop.settle_batch_norm(model, data, seed=seed)
+    loop.reestimate_batch_norm(model, data, seed=seed)
     model.eval()
     return results
 
 
 def evaluate(model: nn.Module, images: Tensor, labels: Tensor | Sequence[int]) -> float:
-    """Share of ``images`` (N, C, H, W) that ``model`` classifies right, 0..1, in evaluation mode."""
+    """Share of ``images`` (N, C, H, W) that ``model`` classifies right, 0..1; in evaluation."""
     return loop.accuracy(model, _Samples(images, labels))
 
 
@@ -187,7 +186,7 @@ def export(
     ratio, tile_rows = model.meta[MIX]
     path = Path(path)
     example = torch.zeros(1, *_input_shape(model))
-    align_scales(model.eval())
+    model.eval()
     graph = lowering.export(
         model,
         example,

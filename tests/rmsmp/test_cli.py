@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The console command: sub-commands are the modules, with the same options."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import rmsmp
+from ir import cli
+from rmsmp import cli as console
+
+NAMES = sorted(console.COMMANDS)
+
+
+@pytest.fixture(autouse=True)
+def _own_aliases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli.Parser, "aliases", {})
+
+
+@pytest.mark.parametrize("command", NAMES)
+def test_options_are_those_of_the_module(command: str, capsys: pytest.CaptureFixture) -> None:
+    name, _ = console.COMMANDS[command]
+    own = importlib.import_module(name).parser()
+    assert own.prog == f"python -m {name}"
+    with pytest.raises(SystemExit) as stop:
+        cli.run(console.main, [command, "--help"])
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: rmsmp {command} ")
+    for action in own._actions:
+        for option in action.option_strings:
+            assert option in said
+
+
+@pytest.mark.parametrize("command", NAMES)
+def test_a_mistake_is_one_line(command: str, capsys: pytest.CaptureFixture) -> None:
+    assert cli.run(console.main, [command, "--nonsense"]) == cli.EXIT_USER_ERROR
+    said = capsys.readouterr()
+    assert not said.out
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1
+
+
+def test_unknown_command_lists_the_known(capsys: pytest.CaptureFixture) -> None:
+    assert cli.run(console.main, ["buld"]) == cli.EXIT_USER_ERROR
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and all(name in said for name in NAMES)
+
+
+def test_without_a_command_it_helps(capsys: pytest.CaptureFixture) -> None:
+    assert cli.run(console.main, []) == cli.EXIT_USER_ERROR
+    said = capsys.readouterr().out
+    assert all(f"\n  {name} " in said for name in NAMES)
+
+
+def test_version(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        console.main(["--version"])
+    assert capsys.readouterr().out == f"rmsmp {rmsmp.__version__}\n"
+
+
+def test_bash_completes(tmp_path, capsys: pytest.CaptureFixture) -> None:
+    """Commands, options and choices, by the shell itself."""
+    assert cli.run(console.main, ["--print-completion", "bash"]) == 0
+    script = tmp_path / "rmsmp.bash"
+    script.write_text(capsys.readouterr().out)
+
+    def offered(*words: str) -> list[str]:
+        line = " ".join(f"'{word}'" for word in words)
+        program = (
+            f"source {script}; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _shtab_rmsmp; "
+            'printf "%s\\n" "${COMPREPLY[@]}"'
+        )
+        return subprocess.run(
+            ["bash", "-c", program], capture_output=True, text=True, check=True
+        ).stdout.split()
+
+    assert sorted(offered("rmsmp", ""))[: len(NAMES)] == NAMES
+    assert "--graph" in offered("rmsmp", "build", "--gr")
+    assert "layers" in offered("rmsmp", "sim", "--check", "la")
+
+
+def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [name for name in sys.modules if name.startswith("sim")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "cocotb_tools.runner", None)
+    monkeypatch.setitem(sys.modules, "cocotb_tools", None)
+    with pytest.raises(cli.UserError, match=r"rmsmp sim needs cocotb_tools.*'rmsmp\[sim\]'"):
+        console.module("sim")
