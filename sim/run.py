@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 
 from gateware.arch.config import AccelConfig
-from gateware.build import golden_images
 from gateware.compiler.hybrid import is_hosted
 from gateware.compiler.operations import CompileError
 from gateware.compiler.program import Program, compile_graph
@@ -31,6 +30,7 @@ from gateware.model.timeline import READ_LATENCY, Timeline
 from ir import cli
 from ir.cli import UserError
 from ir.graph import GraphError, IntGraph
+from ir.vectors import Vectors, VectorsError, beside, find
 from sim.backend.harness import BenchFailed, BuildFailed, SimulatorNotFound, find_simulator
 from sim.backend.simulators import VERILATOR
 from sim.verify import hybrid, plot, waveform
@@ -39,7 +39,6 @@ from sim.verify.report import LayerRow, layer_rows, table
 
 BUILD = Path("build/zc706")
 GRAPH = Path("runs/latest/graph.safetensors")
-VECTORS = "vectors.npz"
 WAVES = "waves.vcd"
 BUILDING = "building the simulation takes a minute to half an hour, once per accelerator"
 
@@ -76,19 +75,6 @@ class Outcome:
         }
 
 
-def load_vectors(graph_path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Integer test images and PyTorch's integer logits from beside the graph. Raises UserError."""
-    path = graph_path.parent / VECTORS
-    try:
-        with np.load(path) as vectors:
-            images, logits = vectors["images"][:count], vectors["logits"][:count]
-    except FileNotFoundError as error:
-        raise UserError(f"no test images at {path}; python -m quant.train writes them") from error
-    except (ValueError, KeyError, OSError, EOFError) as error:
-        raise UserError(f"{path} is damaged ({error}); run python -m quant.train again") from error
-    return images, logits
-
-
 def ddr(bus_bytes: int, shared_bytes: int | None, read_latency: int) -> list[str]:
     """Plusargs of the DDR model; ``shared_bytes`` is what it moves per cycle, if limited."""
     plusargs = [f"+ddr_read_latency={read_latency}"]
@@ -122,7 +108,12 @@ def verify(
             f"{build} was built for graph {program.graph_digest[:16]}, {graph_path} is "
             f"{graph.digest[:16]}; run python -m gateware.build --graph {graph_path}"
         )
-    tensors, logits = load_vectors(graph_path, images)
+    vectors = find(graph_path, graph)
+    if vectors is None:
+        raise UserError(
+            f"no test images at {beside(graph_path)}; python -m quant.train writes them"
+        )
+    tensors, logits = vectors.images[:images], vectors.logits[:images]
     if layers:
         program = compile_graph(graph, program.config, dump=True, batch=program.batch)
     start = time.monotonic()
@@ -316,7 +307,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         find_simulator(prefer=VERILATOR)
         graph = IntGraph.load(args.graph)
         return (_layers if is_hosted(graph) else _network)(args, graph)
-    except (GraphError, CompileError, SimulatorNotFound) as error:
+    except (GraphError, VectorsError, CompileError, SimulatorNotFound) as error:
         raise UserError(str(error)) from error
     except (BenchFailed, BuildFailed) as error:
         cli.say(f"error: {error}")
@@ -365,10 +356,11 @@ def _layers(args: argparse.Namespace, graph: IntGraph) -> int:
     bus_bytes = config.bus_bits // 8
     start = time.monotonic()
     cli.say(f"simulating layers on {args.build / 'accelerator.v'}; {BUILDING}")
+    vectors: Vectors | None = find(args.graph, graph)
     runs = hybrid.verify(
         args.build,
         graph,
-        golden_images(args.graph, graph),
+        vectors.read(graph) if vectors else {},
         args.images,
         beats_per_cycle=None if args.ddr_bytes is None else args.ddr_bytes / bus_bytes,
         read_latency=args.read_latency,
