@@ -10,6 +10,7 @@ from gateware import build as builder
 from gateware.arch.config import AccelConfig
 from ir.board_arrays import board_array, board_files
 from ir.graph import IntGraph
+from ir.vectors import find
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +88,7 @@ def build(
         config,
         network,
         folder,
-        images=builder.golden_images(path, network),
+        vectors=find(path, network),
         batch=batch,
         bitstream=bitstream,
         quiet=quiet,

@@ -13,7 +13,8 @@ from gateware.compiler.program import Program, compile_graph
 from gateware.model import estimate
 from ir.graph import IntGraph
 from ir.vectors import Vectors, beside
-from sim.verify.accelerator import compare, simulate
+from sim.verify.difference import compare
+from sim.verify.simulation import simulate
 
 IMAGES = 100
 
