@@ -22,6 +22,7 @@ from ir import cli
 from ir.arrays import ExportError
 from ir.graph import GraphError, IntGraph
 from ir.ratio import Ratio
+from ir.vectors import Vectors, beside
 from quant.lowering import verify
 from quant.lowering.align import align_scales
 from quant.lowering.export import export
@@ -129,7 +130,7 @@ def measure(
         folder = save / name
         folder.mkdir(parents=True, exist_ok=True)
         graph.save(folder / "graph.safetensors")
-        np.savez_compressed(folder / "vectors.npz", images=pixels, logits=logits)
+        Vectors.of(graph, pixels, logits).save(beside(folder / "graph.safetensors"))
     with torch.no_grad():
         fake = torch.cat(
             [

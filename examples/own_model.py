@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ir.graph import IntGraph
+from ir.vectors import Vectors, beside
 from quant.assignment.assign import assign
 from quant.assignment.methods import method
 from quant.assignment.sensitivity import row_scores
@@ -35,7 +36,7 @@ class Network(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def main() -> IntGraph:
+def main() -> tuple[IntGraph, Vectors]:
     torch.manual_seed(1)
     images, labels = torch.randint(256, (256, 3, 16, 16)), torch.randint(4, (256,))
     x = images / 255  # what networks read lies in 0..1
@@ -60,8 +61,14 @@ def main() -> IntGraph:
         f"{len(graph.nodes)} nodes, digest {graph.digest}, integers decide as the trained "
         f"network on {agree:.1%} of {len(x)} images"
     )
-    return graph
+    return graph, Vectors.of(graph, images.numpy(), logits)
 
 
 if __name__ == "__main__":
-    main().save("own.safetensors")  # python -m gateware.build --graph reads it
+    graph, vectors = main()
+    graph.save("own.safetensors")
+    vectors.save(beside("own.safetensors"))  # inputs and logits of the simulation
+    print(
+        "python -m gateware.build --board zedboard --graph own.safetensors\n"
+        "python -m sim.run build/zedboard"
+    )

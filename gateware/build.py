@@ -6,22 +6,19 @@ python -m gateware.build --board zc706 --graph FILE       for that network
 python -m gateware.build --board zc706 --synth yosys      count its cells, without Vivado
 
 Writes build/<board>/: accelerator.v (what is simulated and synthesised), program.bin and
-program.json (for the driver and the simulation), accelerator.json, golden.npz and rmsmp.dts (for
-the driver), vivado/ (a complete project; trellis/ for ECP5 boards), and the report as report.json,
-report.md and report.html, one page that needs no network. Without Vivado on the PATH it stops after
-the project; with Vivado it makes the bitstream and reads its reports. Bitstreams of ECP5 boards are
-made by open tools, which takes minutes.
+program.json (for the driver and the simulation), graph.safetensors and vectors.npz (copies of the
+network and of the first test vectors beside it, for the simulation), accelerator.json, golden.npz
+and rmsmp.dts (for the driver), vivado/ (a complete project; trellis/ for ECP5 boards), and the
+report as report.json, report.md and report.html, one page that needs no network. Without Vivado on
+the PATH it stops after the project; with Vivado it makes the bitstream and reads its reports.
+Bitstreams of ECP5 boards are made by open tools, which takes minutes.
 """
 
 import json
 import shutil
 import sys
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
-
-import numpy as np
 
 import boards
 from boards.board import Board
@@ -39,10 +36,11 @@ from ir import cli
 from ir.cli import UserError
 from ir.graph import GraphError, IntGraph
 from ir.ratio import Ratio
+from ir.vectors import Vectors, VectorsError, beside, find
 
 LATEST = Path("runs/latest/graph.safetensors")
-VECTORS = "vectors.npz"  #: test images that training leaves beside a graph
-CODES = "codes."  #: in it, before the name of a tensor that a layer reads
+GRAPH = "graph.safetensors"  #: copy of the network in a build folder
+VECTORS = 100  #: most test vectors that are copied to beside it
 
 
 def parser() -> cli.Parser:
@@ -153,7 +151,7 @@ def build(
     graph: IntGraph | None,
     folder: Path,
     *,
-    images: Mapping[str, np.ndarray] = MappingProxyType({}),
+    vectors: Vectors | None = None,
     batch: int = 1,
     bitstream: bool = True,
     synth: bool = False,
@@ -162,8 +160,8 @@ def build(
     """Write the build folder; returns the report. Raises UserError.
 
     With ``synth`` the accelerator is synthesised to count its cells, and there is no bitstream.
-    ``images``, integers (N, C, H, W) by the tensor that they are values of, become the golden ones
-    of the driver's self-test. The program runs ``batch`` images together.
+    The first of ``vectors``, which are those of ``graph``, become the golden ones of the driver's
+    self-test and the images of a simulation. The program runs ``batch`` images together.
     """
     say = (lambda text: None) if quiet else cli.say
     partial = folder.with_name(f"{folder.name}.partial")
@@ -177,8 +175,13 @@ def build(
         )
         _fresh(partial)
         _write(board, config, compiled, partial)
+        images = vectors.read(graph) if graph and vectors else {}
         for one in compiled:
             manifest.write_golden(partial / one.folder, one.graph, images.get(one.tensor))
+        if graph is not None:
+            graph.save(partial / GRAPH)
+        if vectors is not None:
+            vectors.head(VECTORS).save(beside(partial / GRAPH))
         _write_report(report(board, config, graph, compiled, None), partial)
         # The former build stays until this one is complete.
         if folder.exists():
@@ -207,7 +210,7 @@ def build(
             )
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
-    except (CompileError, DoesNotFit, ToolError) as error:
+    except (CompileError, DoesNotFit, GraphError, ToolError) as error:
         raise UserError(str(error)) from error
     return json.loads((folder / "report.json").read_text())
 
@@ -230,25 +233,6 @@ def _write(board: Board, config: AccelConfig, compiled: Sequence[Compiled], fold
     TARGETS[board.device.family].write(board, config, memory, text, folder)
 
 
-def golden_images(path: Path, graph: IntGraph) -> dict[str, np.ndarray]:
-    """By tensor, what training left beside the graph at ``path``: test images, or the codes that
-    layers between the host's operations read. Raises UserError if it is damaged."""
-    path = path.parent / VECTORS
-    if not path.is_file():
-        return {}
-    try:
-        with np.load(path) as vectors:
-            if "images" in vectors:
-                return {graph.header.input: vectors["images"]}
-            return {
-                name.removeprefix(CODES): vectors[name]
-                for name in vectors
-                if name.startswith(CODES)
-            }
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged ({error}); run python -m quant.train again") from error
-
-
 def _write_report(result: dict, folder: Path) -> None:
     (folder / "report.json").write_text(json.dumps(result, indent=1) + "\n")
     (folder / "report.md").write_text(markdown(result))
@@ -263,7 +247,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         board = boards.get(args.board)
         path = args.graph or (LATEST if LATEST.exists() else None)
         graph = IntGraph.load(path) if path else None
-    except (boards.UnknownBoard, GraphError) as error:
+        vectors = find(path, graph) if path and graph else None
+    except (boards.UnknownBoard, GraphError, VectorsError) as error:
         raise UserError(str(error)) from error
     config = configure(
         board,
@@ -278,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config,
         graph,
         args.out / board.name,
-        images=golden_images(path, graph) if path else {},
+        vectors=vectors,
         batch=args.batch,
         bitstream=not args.project_only,
         synth=args.synth is not None,

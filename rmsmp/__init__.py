@@ -17,16 +17,16 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rmsmp.hardware import Build, Simulation, build, simulate
+    from rmsmp.hardware import Build, build, simulate
     from rmsmp.network import evaluate, export, quantise, train
 
 __version__ = "0.2.0"
-__all__ = ["Build", "Simulation", "build", "evaluate", "export", "quantise", "simulate", "train"]
+__all__ = ["Build", "build", "evaluate", "export", "quantise", "simulate", "train"]
 
 #: Module of each public name.
 _HOMES = {
     **dict.fromkeys(("evaluate", "export", "quantise", "train"), "rmsmp.network"),
-    **dict.fromkeys(("Build", "Simulation", "build", "simulate"), "rmsmp.hardware"),
+    **dict.fromkeys(("Build", "build", "simulate"), "rmsmp.hardware"),
 }
 
 

@@ -4,12 +4,19 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import boards
 from gateware import build as builder
 from gateware.arch.config import AccelConfig
 from ir.board_arrays import board_array, board_files
 from ir.graph import IntGraph
+from ir.vectors import find
+from rmsmp.cli import module
+
+if TYPE_CHECKING:
+    from sim.verify.hybrid import HybridResult
+    from sim.verify.network import NetworkResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,12 +94,53 @@ def build(
         config,
         network,
         folder,
-        images=builder.golden_images(path, network),
+        vectors=find(path, network),
         batch=batch,
         bitstream=bitstream,
         quiet=quiet,
     )
     return Build(folder, config, report)
+
+
+def simulate(
+    build: Build | str | os.PathLike[str],
+    *,
+    images: int = 10,
+    check: str | None = None,
+    stall: int = 0,
+    seed: int = 1,
+    ddr_bytes: int | None = None,
+    quiet: bool = False,
+) -> "NetworkResult | HybridResult":
+    """Proof of a build: its Verilog in a simulator, against PyTorch's integers, bit for bit.
+
+    The result has ``images`` that were simulated, how many of them are ``equal``, ``cycles`` per
+    image, and the first of the ``differences``. Compiling the simulator's model takes a minute or
+    more, once for each accelerator.
+
+    Parameters
+    ----------
+    build : Build or path
+        What :func:`build` gave, or a folder of ``python -m gateware.build``.
+    images : int
+        Images at most, of the test vectors that the build carries.
+    check : str, optional
+        ``"layers"`` compares every layer's output, not the logits alone.
+    stall : int
+        Chance out of 256 that a channel of the bus pauses in a cycle; ``seed`` is that of pauses.
+    ddr_bytes : int, optional
+        Bytes per cycle of the memory, both directions together (default: what the ports take).
+
+    Raises
+    ------
+    ir.cli.UserError
+        In one line, for what cannot be simulated.
+    """
+    run = module("sim")  # names the extra where no simulator is installed
+    from sim.verify.conditions import Conditions
+
+    conditions = Conditions(stall=stall, seed=seed, ddr_bytes=ddr_bytes)
+    return run.verify(Path(build), images=images, check=check, conditions=conditions, quiet=quiet)
 
 
 def _is_for_array_of(graph: IntGraph, board: str) -> bool:

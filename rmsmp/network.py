@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from ir.board_arrays import board_array
 from ir.graph import IntGraph
 from ir.ratio import Ratio
+from ir.vectors import Vectors, beside
 from quant.assignment.methods import method as find_method
 from quant.data.splits import EVERYTHING, Split, labels_of
 from quant.lowering import export as lowering
@@ -196,9 +197,11 @@ def export(
         class_names=tuple(class_names),
     )
     graph.save(path)
+    beside(path).unlink(missing_ok=True)  # of the graph that was there before
     if images is not None:
         pixels = images.mul(255).round().to(torch.int64).cpu().numpy()
-        verify.verify(graph, pixels)
+        logits = verify.verify(graph, pixels)
+        Vectors.of(graph, pixels.astype(np.uint8), logits).save(beside(path))
     return graph
 
 

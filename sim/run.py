@@ -1,234 +1,117 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Simulate a built accelerator on test images and compare with the reference, integer for integer.
+"""Simulate a built accelerator and compare with the reference, integer for integer.
 
-python -m sim.run                        build/zc706 and runs/latest, 100 images
+python -m sim.run                        build/zc706, 100 images
 python -m sim.run build/zedboard --check layers --stall 64
 python -m sim.run build/zc706 --images 1 --report --ddr-bytes 16   where the cycles went
 
-Of a network that the host has a part in, each layer is simulated on N inputs: what it read in
-training's last check, or random ones where that was not kept.
+The inputs are the test vectors beside the network's graph, else those that the build carries, else
+the golden images of the driver or random codes. Of a hybrid network each layer is simulated on N
+inputs: what it read in training's last check, or random ones where that was not kept.
 
 The Verilog is the build's accelerator.v, the file that also goes into the bitstream; the program
 is the build's program.bin. Exit code 1 when anything differs.
 """
 
 import argparse
-import dataclasses
 import json
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from gateware.arch.config import AccelConfig
-from gateware.build import golden_images
 from gateware.compiler.hybrid import is_hosted
 from gateware.compiler.operations import CompileError
-from gateware.compiler.program import Program, compile_graph
-from gateware.model.timeline import READ_LATENCY, Timeline
+from gateware.model.timeline import READ_LATENCY
 from ir import cli
 from ir.cli import UserError
-from ir.graph import GraphError, IntGraph
+from ir.graph import GraphError
+from ir.vectors import VectorsError
 from sim.backend.harness import BenchFailed, BuildFailed, SimulatorNotFound, find_simulator
 from sim.backend.simulators import VERILATOR
-from sim.verify import hybrid, plot, waveform
-from sim.verify.accelerator import Mismatch, Simulation, compare, first_difference, simulate, trace
-from sim.verify.report import LayerRow, layer_rows, table
+from sim.verify import hybrid, network
+from sim.verify.conditions import Conditions
+from sim.verify.hybrid import HybridResult
+from sim.verify.inputs import choose, choose_codes, load_graph
+from sim.verify.network import NetworkResult
 
 BUILD = Path("build/zc706")
-GRAPH = Path("runs/latest/graph.safetensors")
-VECTORS = "vectors.npz"
+IMAGES = 100
 WAVES = "waves.vcd"
+REPORT = "simulation.md"
+CHECKS = ("logits", "layers")
 BUILDING = "building the simulation takes a minute to half an hour, once per accelerator"
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """Result of a comparison.
-
-    equal : images whose checked tensors all equal the reference
-    estimated : cycles per image that the timeline predicts, without pauses of the bus
-    layers : where the cycles of the first run went
-    """
-
-    images: int
-    equal: int
-    mismatch: Mismatch | None
-    simulation: Simulation
-    estimated: int
-    layers: list[LayerRow]
-    seconds: float
-
-    def document(self) -> dict:
-        """For ``--json``."""
-        counters = self.simulation.counters
-        return {
-            "images": self.images,
-            "equal": self.equal,
-            "cycles_per_image": self.simulation.cycles,
-            "cycles_estimated": self.estimated,
-            "layers": [dataclasses.asdict(row) for row in self.layers],
-            "counters": {name: [c[name] for c in counters] for name in counters[0]},
-            "mismatch": dataclasses.asdict(self.mismatch) if self.mismatch else None,
-            "seconds": round(self.seconds, 1),
-        }
-
-
-def load_vectors(graph_path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Integer test images and PyTorch's integer logits from beside the graph. Raises UserError."""
-    path = graph_path.parent / VECTORS
-    try:
-        with np.load(path) as vectors:
-            images, logits = vectors["images"][:count], vectors["logits"][:count]
-    except FileNotFoundError as error:
-        raise UserError(f"no test images at {path}; python -m quant.train writes them") from error
-    except (ValueError, KeyError, OSError, EOFError) as error:
-        raise UserError(f"{path} is damaged ({error}); run python -m quant.train again") from error
-    return images, logits
-
-
-def ddr(bus_bytes: int, shared_bytes: int | None, read_latency: int) -> list[str]:
-    """Plusargs of the DDR model; ``shared_bytes`` is what it moves per cycle, if limited."""
-    plusargs = [f"+ddr_read_latency={read_latency}"]
-    if shared_bytes is not None:
-        plusargs += [f"+ddr_shared_beats={shared_bytes}", f"+ddr_shared_cycles={bus_bytes}"]
-    return plusargs
 
 
 def verify(
     build: Path,
-    graph: IntGraph,
-    graph_path: Path,
+    graph_path: Path | None = None,
     *,
-    images: int,
-    layers: bool,
-    stall: int,
-    seed: int,
-    ddr_bytes: int | None = None,
-    read_latency: int = READ_LATENCY,
+    images: int = IMAGES,
+    check: str | None = None,
     waves: bool = False,
-) -> Outcome:
-    """Simulate and compare. Raises UserError, CompileError, BenchFailed.
+    conditions: Conditions | None = None,
+    quiet: bool = False,
+) -> NetworkResult | HybridResult:
+    """Simulate what ``gateware.build`` wrote into ``build`` and compare with the reference.
 
-    ``waves`` keeps a waveform of the cycles in which the first wrong value was made.
-    ``ddr_bytes`` is what the memory moves per cycle for all ports and both directions together, by
-    default a beat per port and direction.
+    Parameters
+    ----------
+    graph_path : Path, optional
+        File of the network (default: the copy in ``build``).
+    images : int
+        Inputs at most.
+    check : str, optional
+        ``logits`` (the default) or ``layers``: every layer's output, which is what is always
+        compared of a hybrid network.
+    waves : bool
+        Where something differs, simulate again for a waveform in ``build``.
+
+    Raises
+    ------
+    UserError
+        For a build of another network, and for options that do not go with the network.
+    GraphError, VectorsError, CompileError, SimulatorNotFound
+        For files that are missing or damaged, or no simulator; in one line.
+    BenchFailed, BuildFailed
+        For a simulation that cannot be built, or in which a run does not end well.
     """
-    program = Program.load(build)
-    if program.graph_digest != graph.digest:
-        raise UserError(
-            f"{build} was built for graph {program.graph_digest[:16]}, {graph_path} is "
-            f"{graph.digest[:16]}; run python -m gateware.build --graph {graph_path}"
-        )
-    tensors, logits = load_vectors(graph_path, images)
-    if layers:
-        program = compile_graph(graph, program.config, dump=True, batch=program.batch)
-    start = time.monotonic()
-    cli.say(f"simulating {len(tensors)} images on {build / 'accelerator.v'}; {BUILDING}")
-    bus_bytes = program.config.bus_bits // 8
-    plusargs = ddr(bus_bytes, ddr_bytes, read_latency)
-    simulation = simulate(
-        program,
-        tensors,
-        build / "accelerator.v",
-        stall=stall,
-        seed=seed,
-        plusargs=plusargs,
+    say = (lambda text: None) if quiet else cli.say
+    conditions = conditions or Conditions()
+    find_simulator(prefer=VERILATOR)
+    graph, path = load_graph(build, graph_path)
+    target = build / WAVES if waves else None
+    if is_hosted(graph):
+        if check == "logits":
+            raise UserError(
+                f"the logits of {path} are computed by the host, which is not simulated: leave "
+                "--check logits out, and its layers are compared"
+            )
+        codes = choose_codes(build, graph, path, images, conditions.seed)
+        say(f"simulating layers on {build / network.VERILOG}, inputs: {codes.origin}; {BUILDING}")
+        return hybrid.verify(build, graph, codes, conditions, waves=target)
+    program = network.load_program(build, graph, path)
+    inputs = choose(build, graph, path, images, conditions.seed)
+    say(
+        f"simulating {len(inputs.images)} images of {inputs.origin} on "
+        f"{build / network.VERILOG}; {BUILDING}"
     )
-    outputs = [output[graph.header.output] for output in simulation.outputs]
-    wrong = [
-        i for i, output in enumerate(outputs) if not np.array_equal(output.reshape(-1), logits[i])
-    ]
-    mismatch = None
-    if layers:
-        mismatch = compare(graph, tensors, simulation.outputs)
-    if mismatch is None and wrong:
-        expected = logits[wrong[0]].reshape(outputs[wrong[0]].shape)
-        mismatch = first_difference(wrong[0], graph.nodes[-1].name, expected, outputs[wrong[0]])
-    if mismatch and waves:
-        _trace(
-            build,
-            program,
-            graph,
-            tensors,
-            mismatch,
-            simulation,
-            stall=stall,
-            seed=seed,
-            plusargs=plusargs,
-        )
-    estimated = (
-        Timeline(
-            program.config,
-            program.image,
-            beats_per_cycle=None if ddr_bytes is None else ddr_bytes / bus_bytes,
-            read_latency=read_latency,
-        ).cycles
-        / program.batch
-    )
-    rows = layer_rows(program, graph, simulation.samples[0], simulation.counters[0])
-    return Outcome(
-        len(tensors),
-        len(tensors) - len(wrong),
-        mismatch,
-        simulation,
-        round(estimated),
-        rows,
-        time.monotonic() - start,
+    return network.verify(
+        build, graph, program, inputs, conditions, layers=check == "layers", waves=target
     )
 
 
-def _trace(
-    build: Path,
-    program: Program,
-    graph: IntGraph,
-    tensors: np.ndarray,
-    mismatch: Mismatch,
-    simulation: Simulation,
-    **options: object,
-) -> None:
-    """The waveform around the first wrong value, in ``build``/waves.vcd."""
-    number = mismatch.image // program.batch
-    descriptor = waveform.producer(program, graph, mismatch.layer, mismatch.channel, mismatch.y)
-    cycles = waveform.cycles(
-        simulation.samples[number], descriptor, simulation.counters[number]["CYCLES"]
-    )
-    first = number * program.batch
-    cli.say(f"simulating again, for a waveform of cycles {cycles[0]} to {cycles[1]}")
-    trace(
-        program,
-        tensors[first : first + program.batch],
-        build / "accelerator.v",
-        cycles,
-        build / WAVES,
-        **options,
-    )
-    cli.say(f"wrote {build / WAVES}: descriptor {descriptor} is at work")
+def keep_report(result: NetworkResult | HybridResult, build: Path) -> None:
+    """Write the report beside the build: a table, of a whole network also a plot.
 
-
-def _keep(build: Path, program: Program, outcome: Outcome, text: str) -> None:
-    """The report beside the build: a table and a picture. Raises UserError."""
-    simulation = outcome.simulation
-    _write(
-        build / "simulation.md",
-        f"{simulation.cycles} cycles per image (measured; estimated "
-        f"{outcome.estimated}).\n\n{text}\n",
-    )
+    Raises UserError.
+    """
     try:
-        plot.draw(program, simulation.samples[0], simulation.counters[0], build / "simulation.png")
+        (build / REPORT).write_text(result.report())
+        cli.say(f"wrote {build / REPORT}")
+        if isinstance(result, NetworkResult):
+            result.draw(build)
     except OSError as error:
         raise UserError(f"cannot write the report to {build}: {error.strerror}") from error
-    cli.say(f"wrote {build / 'simulation.png'}")
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-    cli.say(f"wrote {path}")
 
 
 def parser() -> cli.Parser:
@@ -241,159 +124,111 @@ def parser() -> cli.Parser:
         metavar="BUILD",
         help="folder that gateware.build wrote (default: %(default)s)",
     )
-    p.add_argument(
+    g = p.add_argument_group("inputs and comparison")
+    g.add_argument(
         "--graph",
         type=Path,
-        default=GRAPH,
         metavar="FILE",
-        help="the network, with its vectors.npz beside it (default: %(default)s)",
+        help="the network, perhaps with test vectors beside it (default: the copy in BUILD)",
     )
-    p.add_argument(
-        "--images", type=_positive, default=100, metavar="N", help="(default: %(default)s)"
+    g.add_argument(
+        "--images",
+        type=_at_least(1),
+        default=IMAGES,
+        metavar="N",
+        help="at most (default: %(default)s)",
     )
-    p.add_argument(
+    g.add_argument(
         "--check",
-        choices=("logits", "layers"),
-        default="logits",
-        help="compare the logits only, or every layer's output (default: %(default)s)",
+        choices=CHECKS,
+        help="compare the logits only, or every layer's output (default: logits; of a hybrid "
+        "network layers)",
     )
-    p.add_argument(
-        "--report",
-        action="store_true",
-        help="print a table of layers: cycles, use, waits, bytes; keep it, and a picture of the "
-        "run, beside the build",
-    )
-    p.add_argument(
+    g = p.add_argument_group("memory")
+    g.add_argument(
         "--ddr-bytes",
-        type=_positive,
+        type=_at_least(1),
         metavar="N",
         help="bytes per cycle of the memory, all ports and both directions together (default: "
         "what the ports can take)",
     )
-    p.add_argument(
+    g.add_argument(
         "--read-latency",
-        type=_latency,
+        type=_at_least(2),
         default=READ_LATENCY,
         metavar="N",
         help="cycles from a read address to its data (default: %(default)s)",
     )
-    p.add_argument(
+    g.add_argument(
         "--stall",
         type=int,
         default=0,
         metavar="N",
         help="chance out of 256 that a bus channel pauses in a cycle (default: %(default)s)",
     )
-    p.add_argument(
-        "--seed", type=int, default=1, metavar="N", help="of the stalls (default: %(default)s)"
+    g.add_argument(
+        "--seed",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of the stalls and of random inputs (default: %(default)s)",
     )
-    p.add_argument(
+    g = p.add_argument_group("output")
+    g.add_argument(
+        "--report",
+        action="store_true",
+        help="print a table of layers: cycles, use, waits, bytes; keep it, and a plot of the "
+        "run, beside the build",
+    )
+    g.add_argument(
         "--waves",
         action="store_true",
         help=f"on a mismatch, simulate again and write the waveform around it to BUILD/{WAVES}",
     )
-    p.add_argument("--json", action="store_true", help="print one JSON document")
+    g.add_argument("--json", action="store_true", help="print one JSON document")
     return p
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
-    return value
+def _at_least(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, not {text}")
+        return value
 
-
-def _latency(text: str) -> int:
-    value = int(text)
-    if value < 2:
-        raise argparse.ArgumentTypeError(f"must be at least 2, not {text}")
-    return value
+    parse.__name__ = "int"  # in argparse's message about text that is no number
+    return parse
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        find_simulator(prefer=VERILATOR)
-        graph = IntGraph.load(args.graph)
-        return (_layers if is_hosted(graph) else _network)(args, graph)
-    except (GraphError, CompileError, SimulatorNotFound) as error:
+        result = verify(
+            args.build,
+            args.graph,
+            images=args.images,
+            check=args.check,
+            waves=args.waves,
+            conditions=Conditions(
+                stall=args.stall,
+                seed=args.seed,
+                ddr_bytes=args.ddr_bytes,
+                read_latency=args.read_latency,
+            ),
+        )
+    except (GraphError, VectorsError, CompileError, SimulatorNotFound) as error:
         raise UserError(str(error)) from error
     except (BenchFailed, BuildFailed) as error:
         cli.say(f"error: {error}")
         return 1
-
-
-def _network(args: argparse.Namespace, graph: IntGraph) -> int:
-    outcome = verify(
-        args.build,
-        graph,
-        args.graph,
-        images=args.images,
-        layers=args.check == "layers",
-        stall=args.stall,
-        seed=args.seed,
-        ddr_bytes=args.ddr_bytes,
-        read_latency=args.read_latency,
-        waves=args.waves,
-    )
     if args.report:
-        program = Program.load(args.build)
-        text = table(outcome.layers, program.config.macs_per_cycle)
-        _keep(args.build, program, outcome, text)
-    if args.json:
-        cli.give(json.dumps(outcome.document()))
-    else:
-        cli.give(
-            f"{outcome.equal} of {outcome.images} images: RTL logits equal to PyTorch's integers; "
-            f"{outcome.simulation.cycles} cycles per image (measured; estimated "
-            f"{outcome.estimated}), seed {args.seed}, "
-            f"stall {args.stall}/256, {outcome.seconds:.1f} s"
-        )
-        if args.report:
-            cli.give(text)
-    if outcome.mismatch:
-        cli.say(f"error: mismatch: {outcome.mismatch}")
-    return 1 if outcome.mismatch else 0
-
-
-def _layers(args: argparse.Namespace, graph: IntGraph) -> int:
-    """The layers of a network that the host has a part in."""
-    try:
-        config = AccelConfig.from_json((args.build / "config.json").read_text())
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"no build in {args.build}: run python -m gateware.build first") from error
-    bus_bytes = config.bus_bits // 8
-    start = time.monotonic()
-    cli.say(f"simulating layers on {args.build / 'accelerator.v'}; {BUILDING}")
-    runs = hybrid.verify(
-        args.build,
-        graph,
-        golden_images(args.graph, graph),
-        args.images,
-        beats_per_cycle=None if args.ddr_bytes is None else args.ddr_bytes / bus_bytes,
-        read_latency=args.read_latency,
-        stall=args.stall,
-        seed=args.seed,
-        plusargs=ddr(bus_bytes, args.ddr_bytes, args.read_latency),
-    )
-    wrong = [run for run in runs if run.mismatch]
-    text = hybrid.table(runs, config.macs_per_cycle)
-    if args.report:
-        _write(args.build / "simulation.md", f"{text}\n")
-    if args.json:
-        cli.give(json.dumps({"layers": [dataclasses.asdict(run) for run in runs]}))
-    else:
-        cli.give(
-            f"{len(runs) - len(wrong)} of {len(runs)} layers, {runs[0].inputs} inputs each: RTL "
-            f"results equal to PyTorch's integers; {sum(run.cycles for run in runs)} cycles for "
-            f"all layers of an input (measured; estimated {sum(run.estimated for run in runs)}), "
-            f"seed {args.seed}, stall {args.stall}/256, {time.monotonic() - start:.1f} s"
-        )
-        if args.report:
-            cli.give(text)
-    for run in wrong:
-        cli.say(f"error: mismatch: {run.mismatch}")
-    return 1 if wrong else 0
+        keep_report(result, args.build)
+    cli.give(json.dumps(result.document()) if args.json else result.summary())
+    if args.report and not args.json:
+        cli.give(result.table())
+    for difference in result.differences:
+        cli.say(f"error: mismatch: {difference}")
+    return 1 if result.differences else 0
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from gateware.compiler.lower import lower
 from gateware.compiler.program import Program, compile_graph
 from ir.ratio import Ratio
 from sim.backend.harness import BenchFailed
-from sim.verify.accelerator import Mismatch, compare, simulate
 from sim.verify.cases import Case, CaseMaker, check_layers, check_logits
+from sim.verify.difference import Difference, compare
+from sim.verify.simulation import simulate
 from tests.helpers.graphs import INPUT, GraphBuilder, random_images
 
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)
@@ -76,7 +77,9 @@ def _flip(program: Program, opcode: isa.Opcode, bit: int) -> Program:
     return dataclasses.replace(program, image=bytes(image))
 
 
-def _first_mismatch(case: Case, program: Program, seed: int, **options: object) -> Mismatch | None:
+def _first_mismatch(
+    case: Case, program: Program, seed: int, **options: object
+) -> Difference | None:
     images = case.images[:2]
     return compare(case.graph, images, simulate(program, images, seed=seed, **options).outputs)
 

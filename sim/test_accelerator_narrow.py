@@ -10,8 +10,9 @@ from gateware.compiler.lower import lower
 from gateware.compiler.operations import Spill
 from gateware.compiler.program import compile_graph
 from ir.ratio import Ratio
-from sim.verify.accelerator import compare, simulate
 from sim.verify.cases import CaseMaker, check_layers, check_logits
+from sim.verify.difference import compare
+from sim.verify.simulation import simulate
 from tests.helpers.graphs import random_images, residual_block
 
 CONFIG = AccelConfig.from_ratio(

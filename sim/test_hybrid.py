@@ -12,6 +12,7 @@ from gateware.arch.isa import Opcode
 from gateware.compiler.hybrid import LAYERS
 from gateware.compiler.program import IMAGE, Program
 from ir import cli, golden
+from ir.vectors import Vectors, beside
 from sim import run
 from tests.helpers.graphs import random_tokens, sequence_graph, sequence_host
 from tests.helpers.units import descriptors
@@ -25,17 +26,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("hosted")
     graph, path = sequence_graph(3, length=12), folder / "graph.safetensors"
     graph.save(path)
-    tensors = golden.run(
-        graph, random_tokens(graph, np.random.default_rng(3), TOKENS), sequence_host
-    )
-    np.savez(
-        folder / "vectors.npz",
-        **{
-            f"codes.{name}": tensors[name]
-            for node in graph.nodes
-            for name in getattr(node, "outputs", ())
-        },
-    )
+    tokens = random_tokens(graph, np.random.default_rng(3), TOKENS)
+    tensors = golden.run(graph, tokens, sequence_host)
+    codes = {name: tensors[name] for node in graph.nodes for name in getattr(node, "outputs", ())}
+    logits = golden.logits(graph, tokens, sequence_host)
+    Vectors.of(graph, tokens, logits, codes=codes).save(beside(path))
     assert (
         cli.run(
             build.main,
@@ -110,7 +105,7 @@ def test_another_build_is_refused_in_a_line(built, tmp_path, capsys):
     sequence_graph(4, length=12).save(other)
     for argv, words in (
         ([str(folder), "--graph", str(other)], "was built for another network"),
-        ([str(tmp_path), "--graph", str(path)], "no build in"),
+        ([str(tmp_path), "--graph", str(path)], "no program in"),
     ):
         assert cli.run(run.main, argv) == 2
         assert words in capsys.readouterr().err

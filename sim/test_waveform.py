@@ -11,7 +11,8 @@ from gateware.arch import isa
 from gateware.compiler.program import Program, compile_graph
 from ir.graph import IntGraph
 from sim.verify import waveform
-from sim.verify.accelerator import compare, simulate, trace
+from sim.verify.difference import compare
+from sim.verify.simulation import simulate, trace
 from tests.helpers.graphs import INPUT, GraphBuilder, random_images
 from tests.helpers.units import TINY
 

@@ -12,7 +12,8 @@ from ir.ratio import Ratio
 
 
 def test_own_model_is_exported_and_runs_on_the_accelerator(capsys) -> None:
-    graph = own_model.main()
+    graph, vectors = own_model.main()
+    np.testing.assert_array_equal(vectors.logits, golden.logits(graph, vectors.images))
     assert "integers decide as the trained network on" in capsys.readouterr().out
     assert [n.op for n in graph.nodes] == [
         "conv",

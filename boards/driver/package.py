@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files that ``gateware.build`` wrote: what is in the FPGA, and the network for it."""
 
+import hashlib
 import json
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -14,6 +17,18 @@ ACCELERATOR = "accelerator.json"
 PROGRAM = "program.json"
 IMAGE = "program.bin"
 GOLDEN = "golden.npz"
+#: What zipfile and numpy raise for a damaged file.
+DAMAGE = (
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    TypeError,
+    OSError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 LAYERS = "layers"  #: folder of a program for each layer, where the host computes the rest
 
 
@@ -33,7 +48,7 @@ class Package:
     image : bytes
         What the accelerator executes: :data:`IMAGE`.
 
-    Raises WrongPackage for files that are missing, damaged or of different builds.
+    Raises WrongPackage for files that are missing, damaged or of different builds or networks.
     """
 
     def __init__(self, folder: Path, layer: Optional[str] = None) -> None:
@@ -51,6 +66,11 @@ class Package:
                     "{} has {} bytes instead of {}; copy it again".format(
                         self.folder / IMAGE, len(self.image), self.program["image_bytes"]
                     )
+                )
+            if hashlib.blake2s(self.image).hexdigest() != self.program["image_digest"]:
+                raise WrongPackage(
+                    f"{self.folder / IMAGE} is not the program of {PROGRAM}: it is damaged or "
+                    "belongs to another network; copy the whole build folder"
                 )
             if self.program["config_digest"] != self.accelerator["config_digest"]:
                 raise WrongPackage(
@@ -70,6 +90,7 @@ class Package:
             self.output_stride = self.program["output_stride"]  # type: int
             self.class_names = list(self.program["class_names"])
             self.name = self.program["name"]
+            self.graph_digest = self.program["graph_digest"]  # type: str
             self._segments = self.program["segments"]
         except (KeyError, TypeError, IndexError) as error:
             raise WrongPackage(
@@ -90,14 +111,23 @@ class Package:
         return "end"
 
     def golden(self) -> Dict[str, np.ndarray]:
-        """``images`` (N, C, H, W) of codes and the ``logits`` (N, classes) that they must give."""
+        """``images`` (N, C, H, W) of codes and the ``logits`` (N, classes) that they must give.
+
+        Raises WrongPackage for a file that is missing, damaged or of another network.
+        """
+        path = self.folder / GOLDEN
         try:
-            with np.load(str(self.folder / GOLDEN)) as stored:
-                return {"images": stored["images"], "logits": stored["logits"]}
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            with path.open("rb") as file, np.load(file) as stored:
+                golden = {name: stored[name] for name in ("images", "logits", "graph_digest")}
+        except DAMAGE as error:
+            raise WrongPackage(f"cannot read {path} ({error}); build it again") from error
+        digest = str(golden.pop("graph_digest"))
+        if digest != self.graph_digest:
             raise WrongPackage(
-                f"cannot read {self.folder / GOLDEN} ({error}); build it again"
-            ) from error
+                f"{path} belongs to another network ({digest[:16]}) than {PROGRAM} "
+                f"({self.graph_digest[:16]}); copy the whole build folder"
+            )
+        return golden
 
     def bitstream(self) -> Path:
         """The bitstream: where the tools left it, or beside the other files."""

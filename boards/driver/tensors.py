@@ -13,7 +13,7 @@ def input_codes(image: np.ndarray, tensor: Dict[str, Any]) -> np.ndarray:
 
     An array of integers holds codes already; one of floats holds the values that training saw
     (pixels in 0..1), which are divided by the scale and rounded. Raises ValueError for another
-    shape or codes out of range.
+    shape, and for values or codes out of range.
     """
     place = tensor["place"]
     shape = tuple(tensor["patches"]["shape"])
@@ -35,7 +35,14 @@ def input_codes(image: np.ndarray, tensor: Dict[str, Any]) -> np.ndarray:
     if not np.issubdtype(image.dtype, np.floating) or not np.isfinite(image).all():
         raise ValueError(f"an image must hold finite numbers, not {image.dtype}")
     codes = np.floor(image.astype(np.float64) / tensor["scale"] + 0.5) + place["zero_point"]
-    return np.clip(codes, 0, top).astype(np.int64)
+    if codes.min() < 0 or codes.max() > top:
+        low, high = (tensor["scale"] * (code - place["zero_point"]) for code in (0, top))
+        raise ValueError(
+            f"float values of an image must be in {low:g}..{high:g}, as training saw them, not "
+            f"{image.min():g}..{image.max():g}; pixels of 8 bits are divided by 255, or given as "
+            "integers"
+        )
+    return codes.astype(np.int64)
 
 
 def gather(codes: np.ndarray, patches: Dict[str, Any]) -> np.ndarray:

@@ -3,6 +3,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import pathlib
@@ -158,6 +159,7 @@ class Program:
             "segments": [dataclasses.asdict(segment) for segment in self.segments],
             "class_names": self.class_names,
             "image_bytes": len(self.image),
+            "image_digest": hashlib.blake2s(self.image).hexdigest(),
             "input_scale": self.input_scale,
             "output_bytes": self.output_size,
             "batch": self.batch,
@@ -178,7 +180,7 @@ class Program:
             ) from error
         try:
             manifest = json.loads(text)
-            size = manifest["image_bytes"]
+            size, digest = manifest["image_bytes"], manifest["image_digest"]
             program = cls(
                 manifest["name"],
                 image,
@@ -210,6 +212,11 @@ class Program:
         if len(image) != size:
             raise CompileError(
                 f"{folder / IMAGE} has {len(image)} bytes instead of {size}; build it again"
+            )
+        if hashlib.blake2s(image).hexdigest() != digest:
+            raise CompileError(
+                f"{folder / IMAGE} is not the program of {MANIFEST}: it was damaged or belongs to "
+                f"another network; build it again"
             )
         return program
 

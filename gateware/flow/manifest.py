@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the driver of a board is told: the accelerator that was built, and golden logits.
 
-``boards/driver`` imports nothing of ours; these files are all that it knows.
+``boards/driver`` imports nothing of ours; these files are all that it knows. All files of a network
+carry the digest of its graph, so that those of two networks are not used together.
 """
 
 import json
@@ -14,6 +15,7 @@ from gateware.arch.config import AccelConfig
 from gateware.arch.registers import config_digest, register_manifest
 from ir import golden
 from ir.graph import IntGraph
+from ir.vectors import Vectors
 
 ACCELERATOR = "accelerator.json"
 GOLDEN = "golden.npz"
@@ -44,11 +46,12 @@ def write_accelerator(
 
 def write_golden(folder: Path, graph: IntGraph, images: np.ndarray | None) -> None:
     """Write ``golden.npz``: the first of the integer ``images`` (N, C, H, W), or random ones where
-    there are none, and the logits that the golden model computes from them."""
+    there are none, and the logits that the golden model computes from them, as
+    :class:`ir.vectors.Vectors`."""
     spec = graph.tensor(graph.header.input)
     if images is None:
         rng = np.random.default_rng(GOLDEN_SEED)
         images = rng.integers(0, 1 << spec.bits, (GOLDEN_IMAGES, *spec.shape))
     images = np.asarray(images[:GOLDEN_IMAGES], np.int64).reshape(-1, *spec.shape)
     logits = golden.run(graph, images)[graph.header.output].reshape(len(images), -1)
-    np.savez_compressed(folder / GOLDEN, images=images, logits=logits)
+    Vectors.of(graph, images, logits).save(folder / GOLDEN)

@@ -13,6 +13,7 @@ from ir.cli import UserError
 from ir.graph import Host, IntGraph
 from ir.numerics import Scheme
 from ir.ratio import Ratio
+from ir.vectors import Vectors
 from quant import data, models
 from quant.data.splits import Inputs
 from quant.lowering import verify
@@ -324,17 +325,22 @@ def save_vectors(
     ``host`` also what crosses the border to the accelerator in the first of them."""
     some = torch.arange(min(VECTORS, len(logits)))
     inputs = integers(dataset.test.batch(some)[0])
-    named = (
-        dict(zip(graph.header.host_inputs, inputs, strict=True))
-        if isinstance(inputs, tuple)
-        else {"images": inputs}
-    )
+    codes = {}
     if host is not None:
         tensors = golden.run(graph, tuple(array[:OFFLOADED_TEXTS] for array in inputs), host)
-        named |= {
-            f"codes.{name}": tensors[name].astype(np.uint8)
+        codes = {
+            name: tensors[name].astype(np.uint8)
             for node in graph.nodes
             if isinstance(node, Host)
             for name in node.outputs
         }
-    run.save_vectors(named, dataset.test.labels[: len(some)], logits[: len(some)], accuracies)
+    run.save_vectors(
+        Vectors.of(
+            graph,
+            inputs,
+            logits[: len(some)],
+            labels=dataset.test.labels[: len(some)],
+            codes=codes,
+            accuracies=accuracies,
+        )
+    )

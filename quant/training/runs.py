@@ -13,11 +13,11 @@ import shutil
 from collections.abc import Iterable, Iterator
 from typing import Self
 
-import numpy as np
 import torch
 
 from ir.cli import UserError
 from ir.numerics import Scheme
+from ir.vectors import Vectors
 from quant.assignment.methods import method
 from quant.training.config import FLOAT32, TrainConfig
 
@@ -235,24 +235,9 @@ class RunFolder:
         writer.writerows(table)
         self.replace("schemes.csv", text.getvalue().encode())
 
-    def save_vectors(
-        self,
-        inputs: dict[str, np.ndarray],
-        labels: np.ndarray,
-        logits: np.ndarray,
-        accuracies: dict[str, float],
-    ) -> None:
-        """``inputs`` are ``images`` uint8, or those of the host by the graph's names and what
-        layers read as ``codes.<tensor>``; ``labels`` and ``logits`` int64, ``accuracy_<kind>``
-        float64."""
+    def save_vectors(self, vectors: Vectors) -> None:
         with self.writing():
-            np.savez_compressed(
-                self / "vectors.npz",
-                **inputs,
-                labels=labels,
-                logits=logits,
-                **{f"accuracy_{kind}": a for kind, a in accuracies.items()},
-            )
+            vectors.save(self / "vectors.npz")
 
     def finish(self, result: dict[str, object]) -> None:
         """Write the result and move the folder to its place."""

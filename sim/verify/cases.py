@@ -12,7 +12,9 @@ from gateware.arch.config import AccelConfig
 from gateware.compiler.program import Program, compile_graph
 from gateware.model import estimate
 from ir.graph import IntGraph
-from sim.verify.accelerator import compare, simulate
+from ir.vectors import Vectors, beside
+from sim.verify.difference import compare
+from sim.verify.simulation import simulate
 
 IMAGES = 100
 
@@ -37,9 +39,10 @@ class Case:
     @classmethod
     def load(cls, config: AccelConfig, run: Path) -> Self:
         """The network of a training run, for ``config``."""
-        with np.load(run / "vectors.npz") as vectors:
-            images, logits = vectors["images"], vectors["logits"]
-        return cls(config, IntGraph.load(run / "graph.safetensors"), images, logits)
+        path = run / "graph.safetensors"
+        graph = IntGraph.load(path)
+        vectors = Vectors.load(beside(path), graph)
+        return cls(config, graph, vectors.images, vectors.logits)
 
     def program(self, dump: bool = False, batch: int = 1) -> Program:
         return compile_graph(self.graph, self.config, dump=dump, batch=batch)

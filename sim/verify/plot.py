@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from gateware.compiler.program import Program
-from sim.verify.report import STALLS, owners
+from sim.verify.breakdown import STALLS, owners
 
 #: Colours of what the array does, from work to waits.
 COLOURS = ("#2a7f62", "#d9a441", "#c0504d", "#7b6fa6", "#5b9bd5", "#999999")

@@ -1,44 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds when a wrong value was made, and keeps the waveform of those cycles alone.
-
-A waveform of a whole run is too large to look at. Verilator begins one where ``$dumpvars`` is
-called, and the bench ends the run behind it.
-"""
+"""Waveform of the cycles in which a wrong value was made."""
 
 from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
 
 from gateware.arch import isa
 from gateware.arch.isa import Opcode
 from gateware.compiler.lower import lower
 from gateware.compiler.program import Program
 from gateware.model.emulator import Emulator
+from ir import cli
 from ir.graph import IntGraph
+from sim.verify.conditions import Conditions
+from sim.verify.difference import Difference
+from sim.verify.simulation import Simulation, trace
 
 MARGIN = 300  #: cycles before and after
-FILE = "window.vcd"
 
-#: Verilog of the module that begins the waveform.
-VERILOG = f"""
-module trace_window (input clk);
-    integer from, now;
-    initial begin
-        from = -1;
-        now = 0;
-        if ($value$plusargs("trace_from=%d", from)) ;
-    end
-    always @(posedge clk) begin
-        now <= now + 1;
-        if (now == from) begin
-            $dumpfile("{FILE}");
-            $dumpvars;
-        end
-    end
-endmodule
-"""
+
+def record(
+    program: Program,
+    graph: IntGraph,
+    images: np.ndarray,
+    verilog: Path,
+    difference: Difference,
+    simulation: Simulation,
+    conditions: Conditions,
+    target: Path,
+) -> None:
+    """Simulate again the run of ``images`` that gave ``difference``, and write the waveform of the
+    cycles around it to ``target``."""
+    number = difference.image // program.batch
+    descriptor = producer(program, graph, difference.layer, difference.channel, difference.y)
+    first, last = cycles(
+        simulation.samples[number], descriptor, simulation.counters[number]["CYCLES"]
+    )
+    cli.say(f"simulating again, for a waveform of cycles {first} to {last}")
+    run = slice(number * program.batch, (number + 1) * program.batch)
+    trace(
+        program, images[run], verilog, (first, last), target, **conditions.options(program.config)
+    )
+    cli.say(f"wrote {target}: descriptor {descriptor} is at work")
 
 
 def producer(program: Program, graph: IntGraph, layer: str, channel: int, y: int) -> int:
-    """The descriptor whose EXECUTE makes row ``y`` of a channel of the layer's output.
+    """Number of the descriptor whose EXECUTE makes row ``y`` of a channel of the layer's output.
 
     Of a layer that is made in strips, the last that may have made it.
     """
@@ -58,7 +66,7 @@ def producer(program: Program, graph: IntGraph, layer: str, channel: int, y: int
     }
     tiles = next((o.tiles for o in program.outputs if o.name == output), ())
     if tiles:
-        executes = [index for index in sorted(mine) if _opcode(program, index) is Opcode.EXECUTE]
+        executes = [index for index in sorted(mine) if _opcode(program, index) == Opcode.EXECUTE]
         tile = next(number for number, rows in enumerate(tiles) if channel in rows)
         return executes[tile * len(executes) // len(tiles)]
     emulator, found, rows = Emulator(config), None, 0
@@ -97,7 +105,7 @@ def _channels(emulator: Emulator, f: dict[str, int], group_pitch: int, address: 
 
 
 def cycles(samples: Sequence[dict[str, int]], descriptor: int, end: int) -> tuple[int, int]:
-    """From which cycle to which ``descriptor`` may have been at work, with a margin.
+    """First and last cycle in which ``descriptor`` may have been at work, with a margin.
 
     ``samples`` are registers at some moments of a run of ``end`` cycles.
     """

@@ -16,6 +16,27 @@ from gateware.rtl.axi import AxiLiteSignature
 from gateware.rtl.top import hp_ports
 from sim.world.ddr import Ddr, DdrBudget
 
+WAVEFORM_FILE = "waveform.vcd"
+
+#: Verilog of the module that begins a waveform: Verilator writes one from ``$dumpvars`` on.
+WAVEFORM_TRIGGER = f"""
+module waveform_trigger (input clk);
+    integer from, now;
+    initial begin
+        from = -1;
+        now = 0;
+        if ($value$plusargs("waveform_from=%d", from)) ;
+    end
+    always @(posedge clk) begin
+        now <= now + 1;
+        if (now == from) begin
+            $dumpfile("{WAVEFORM_FILE}");
+            $dumpvars;
+        end
+    end
+endmodule
+"""
+
 
 class System(wiring.Component):
     """Accelerator and memory. The host side is the register port and the interrupt.
@@ -30,7 +51,7 @@ class System(wiring.Component):
     ddr_beats : int
         Size of the memory in bus words; it starts at address 0.
     traced : bool
-        With the module ``trace_window`` of :mod:`sim.verify.waveform`.
+        With the module of :data:`WAVEFORM_TRIGGER`.
 
     Members
     -------
@@ -54,7 +75,7 @@ class System(wiring.Component):
         m = Module()
         m.submodules.accelerator = accelerator = AcceleratorBox(self._config)
         if self._traced:
-            m.submodules.trace = Instance("trace_window", i_clk=ClockSignal())
+            m.submodules.trace = Instance("waveform_trigger", i_clk=ClockSignal())
         m.submodules.budget = budget = DdrBudget(self._config.ports)
         connect(m, flipped(self.axil), accelerator.axil)
         violations = []

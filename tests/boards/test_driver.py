@@ -125,13 +125,15 @@ def test_images_become_codes() -> None:
         [[0, 1], [2, 255]]
     ]
     # Floats are divided by the scale and rounded half up.
-    assert input_codes(np.array([[[0.0, 0.25], [-1.0, 1e9]]]), tensor).tolist() == [
+    assert input_codes(np.array([[[0.0, 0.25], [-1.0, 126.2]]]), tensor).tolist() == [
         [[3, 4], [1, 255]]
     ]
     for wrong, message in (
         (np.zeros((2, 3), int), r"\(channels, height, width\) = \(1, 2, 2\), not \(2, 3\)"),
         (np.full((1, 2, 2), 256), r"codes of an image must be in 0..255, not 256..256"),
         (np.full((1, 2, 2), np.nan), "must hold finite numbers"),
+        (np.full((1, 2, 2), -2.0), r"must be in -1\.5\.\.126, .*, not -2\.\.-2; pixels of 8 bits"),
+        (np.full((1, 2, 2), 126.3), r"must be in -1\.5\.\.126, .*, not 126\.3\.\.126\.3; pixels"),
         (np.full((1, 2, 2), "x"), "must hold finite numbers"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -188,6 +190,15 @@ def test_another_register_map_is_refused() -> None:
 # Packages.
 
 
+def golden(folder: Path, graph_digest: str) -> None:
+    np.savez(
+        folder / "golden.npz",
+        images=np.zeros((2, 1, 4, 4), int),
+        logits=np.zeros((2, 10), int),
+        graph_digest=np.array(graph_digest),
+    )
+
+
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
     """A package of a program that does nothing."""
@@ -213,9 +224,7 @@ def package(tmp_path: Path) -> Path:
         connection=zynq7.connection(boards.get("pynq_z2"), 2),
         bitstream="vivado/top.bit",
     )
-    np.savez(
-        tmp_path / "golden.npz", images=np.zeros((2, 1, 4, 4), int), logits=np.zeros((2, 10), int)
-    )
+    golden(tmp_path, "0" * 64)
     return tmp_path
 
 
@@ -253,7 +262,12 @@ def test_damaged_packages_give_one_line(package: Path) -> None:
 
     before = change("program.bin", bytes(60))
     refused("program.bin has 60 bytes instead of 64; copy it again")
+    change("program.bin", bytes(63) + b"1")
+    refused("program.bin is not the program of program.json: .* copy the whole build folder")
     change("program.bin", before)
+    golden(package, "1" * 64)
+    refused(rf"golden.npz belongs to another network \({'1' * 16}\) than program.json \({'0' * 16}")
+    golden(package, "0" * 64)
     before = change("program.json", b"{")
     refused("program.json is damaged")
     change("program.json", b"{}")
@@ -266,6 +280,8 @@ def test_damaged_packages_give_one_line(package: Path) -> None:
     change("program.json", before)
     change("golden.npz", b"PK")
     refused("golden.npz")
+    np.savez(package / "golden.npz", images=np.zeros((2, 1, 4, 4)), logits=np.zeros((2, 10)))
+    refused("golden.npz .*graph_digest.*; build it again")
     (package / "accelerator.json").unlink()
     refused("accelerator.json: No such file")
 

@@ -1,15 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the build refuses before it generates anything."""
+"""What the build refuses before it generates anything, and what a build folder carries."""
 
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import boards
 from boards.board import Board
+from boards.driver import Package, WrongPackage
+from gateware import build
 from gateware.build import configure
+from gateware.compiler.operations import CompileError
+from gateware.compiler.program import Program
 from gateware.model import estimate
+from ir import cli, golden
 from ir.cli import UserError
+from ir.graph import IntGraph
+from ir.vectors import Vectors, beside
+from tests.helpers.graphs import random_images, residual_graph
 
 
 def test_more_ports_than_the_board_has() -> None:
@@ -66,3 +76,70 @@ def test_refusal_names_all_that_is_short() -> None:
             ports=4,
             weight_depth=2048,
         )
+
+
+def network(folder: Path, seed: int, count: int = 120) -> tuple[Path, IntGraph]:
+    """A graph file with ``count`` test vectors beside it."""
+    graph, path = residual_graph(seed, channels=4, size=4), folder / "own.safetensors"
+    images = random_images(graph, np.random.default_rng(seed), count)
+    folder.mkdir(exist_ok=True)
+    graph.save(path)
+    Vectors.of(graph, images, golden.logits(graph, images)).save(beside(path))
+    return path, graph
+
+
+def built(path: Path, folder: Path, *options: str) -> int:
+    argv = ["--board", "zedboard", "--graph", str(path), "--out", str(folder), "-q", *options]
+    return cli.run(build.main, [*argv, "--project-only"])
+
+
+@pytest.fixture
+def no_verilog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds without the part that takes seconds."""
+    monkeypatch.setattr(build, "accelerator_verilog", lambda *args: "")
+
+
+@pytest.mark.usefixtures("no_verilog")
+def test_build_folder_carries_network_and_vectors(tmp_path: Path, seed: int) -> None:
+    path, graph = network(tmp_path / "run", seed)
+    assert built(path, tmp_path) == 0
+    folder = tmp_path / "zedboard"
+    assert IntGraph.load(folder / "graph.safetensors").digest == graph.digest
+    vectors = Vectors.load(folder / "vectors.npz", graph)
+    original = Vectors.load(beside(path), graph)
+    assert len(vectors) == build.VECTORS
+    np.testing.assert_array_equal(vectors.images, original.images[: build.VECTORS])
+    package = Package(folder)
+    assert package.graph_digest == graph.digest
+    np.testing.assert_array_equal(package.golden()["images"], original.images[:8])
+    np.testing.assert_array_equal(package.golden()["logits"], original.logits[:8])
+
+
+@pytest.mark.usefixtures("no_verilog")
+def test_files_of_two_networks_are_not_used_together(tmp_path: Path, seed: int, capsys) -> None:
+    """Each file of a build folder that belongs to the network, taken from another one."""
+    folders = []
+    for number in (0, 1):
+        path, _ = network(tmp_path / f"run{number}", seed + number, count=10)
+        assert built(path, tmp_path / f"build{number}") == 0
+        folders.append(tmp_path / f"build{number}" / "zedboard")
+    one, other = folders
+    for name in ("program.bin", "program.json", "golden.npz"):
+        mine = (one / name).read_bytes()
+        (one / name).write_bytes((other / name).read_bytes())
+        with pytest.raises(WrongPackage, match="copy the whole build folder") as refused:
+            Package(one).golden()
+        assert name in str(refused.value) and "\n" not in str(refused.value)
+        if name != "golden.npz":
+            with pytest.raises(CompileError, match=r"^.*program\.bin .*build it again$"):
+                Program.load(one)
+        (one / name).write_bytes(mine)
+    assert len(Package(one).golden()["images"]) == 8
+    # Vectors of another training beside a graph stop the build.
+    beside(tmp_path / "run0/own.safetensors").write_bytes(
+        beside(tmp_path / "run1/own.safetensors").read_bytes()
+    )
+    capsys.readouterr()
+    assert built(tmp_path / "run0/own.safetensors", tmp_path) == 2
+    said = capsys.readouterr().err
+    assert "own.vectors.npz belongs to another network" in said and said.count("\n") == 1

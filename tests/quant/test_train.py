@@ -19,6 +19,7 @@ from ir import cli, golden, numerics
 from ir.graph import IntGraph
 from ir.numerics import Scheme
 from ir.ratio import Ratio
+from ir.vectors import Vectors
 from quant import train
 from quant.data import ArraySplit, Dataset
 from quant.lowering import verify
@@ -148,6 +149,7 @@ def test_scales_are_those_that_the_hardware_has(run) -> None:
 def test_vectors_are_those_of_the_graph(run) -> None:
     path, result = run
     graph, vectors = IntGraph.load(path / "graph.safetensors"), np.load(path / "vectors.npz")
+    assert vectors["graph_digest"] == graph.digest
     assert vectors["images"].shape == (360, 1, 8, 8) and vectors["images"].dtype == np.uint8
     assert vectors["logits"].dtype == vectors["labels"].dtype == np.int64
     np.testing.assert_array_equal(vectors["logits"], golden.logits(graph, vectors["images"]))
@@ -431,7 +433,9 @@ def test_former_run_stays_until_the_new_one_is_complete(tmp_path) -> None:
         lambda run: run.save_state("checkpoint.pt", x=torch.zeros(9)),
         lambda run: run.append("metrics.csv", "1"),
         lambda run: run.save_schemes([{"row": 1}]),
-        lambda run: run.save_vectors({}, *[np.zeros(1)] * 2, {}),
+        lambda run: run.save_vectors(
+            Vectors(graph_digest="0", inputs={"images": np.zeros(1)}, logits=np.zeros(1))
+        ),
         lambda run: run.finish({}),
     ],
 )

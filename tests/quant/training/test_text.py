@@ -11,6 +11,7 @@ import torch
 
 from ir import cli, golden
 from ir.graph import IntGraph
+from ir.vectors import Vectors
 from quant import evaluate, train
 from quant.lowering.partition import HostRunner
 from quant.training import pipeline
@@ -109,6 +110,7 @@ def test_golden_model_and_trained_host_give_the_vectors(run) -> None:
     evaluate.with_weights(model, RunFolder.open(str(run)), "quantised.pt", "movies")
     given = tuple(vectors[name] for name in graph.header.host_inputs)
     assert len(given) == 3 and len(given[0]) == 20
+    assert len(Vectors.load(run / "vectors.npz", graph)) == 20
     logits = golden.logits(graph, given, HostRunner(model))
     assert np.array_equal(logits, vectors["logits"])
     with torch.no_grad():

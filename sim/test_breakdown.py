@@ -9,7 +9,7 @@ from gateware.arch.config import AccelConfig
 from gateware.arch.registers import COUNTERS
 from gateware.compiler.program import Segment, compile_graph
 from ir.ratio import Ratio
-from sim.verify.report import STALLS, layer_rows, macs, table
+from sim.verify.breakdown import STALLS, layer_rows, macs, table
 from tests.helpers.graphs import INPUT, GraphBuilder
 
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)

@@ -22,7 +22,7 @@ LINE_SECONDS = 30
 COUNTER_NAMES = ("CYCLES", *(counter.upper() for counter in COUNTERS))
 
 
-class Host:
+class RegisterPort:
     """Register accesses over AXI4-Lite, one at a time."""
 
     def __init__(self, dut) -> None:
@@ -56,7 +56,7 @@ class Host:
                 return
 
 
-async def start(dut) -> Host:
+async def start(dut) -> RegisterPort:
     """Clock, reset, and the registers that every run shares."""
     for name in (
         "awaddr",
@@ -77,14 +77,14 @@ async def start(dut) -> Host:
     await ClockCycles(dut.clk, 4)
     dut.rst.value = 0
     await ClockCycles(dut.clk, 2)
-    host = Host(dut)
+    host = RegisterPort(dut)
     await host.write("IRQ_ENABLE", 1)
     return host
 
 
 async def run(
     dut,
-    host: Host,
+    host: RegisterPort,
     job: dict[str, int],
     *,
     abort_after: int | None = None,
@@ -115,7 +115,7 @@ async def run(
     return status
 
 
-async def where(host: Host) -> str:
+async def where(host: RegisterPort) -> str:
     return f"at descriptor {await host.read('ERROR_DESCRIPTOR')}"
 
 
@@ -123,7 +123,9 @@ def error_of(status: int) -> ErrorCode:
     return ErrorCode(status >> 8 & 0xFF)
 
 
-async def collect(dut, host: Host, job: dict[str, int], bus_bytes: int, result: dict) -> None:
+async def collect(
+    dut, host: RegisterPort, job: dict[str, int], bus_bytes: int, result: dict
+) -> None:
     result["counters"].append({name: await host.read(name) for name in COUNTER_NAMES})
     result["memory"].append(_dump(dut, job["output"], job["size"], bus_bytes))
 
@@ -193,7 +195,7 @@ async def run_images(dut) -> None:
 
 
 @cocotb.test()
-async def run_window(dut) -> None:
+async def run_until(dut) -> None:
     """The first run as far as cycle ``end``; the waveform is Verilator's."""
     job = json.loads(Path(os.environ["ACCELERATOR_JOB"]).read_text())
     host = await start(dut)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs compiled programs on the generated Verilog of a whole accelerator, and compares.
+"""Simulation of compiled programs on the generated Verilog of a whole accelerator.
 
 The simulated memory holds the program, all input tensors and all output regions; the bench
-(:mod:`sim.benches.accelerator`) starts one run per image and hands back the memory and the
+(:mod:`sim.benches.accelerator_bench`) starts one run per image and hands back the memory and the
 counters.
 """
 
@@ -26,13 +26,11 @@ from gateware.flow.verilog import accelerator_verilog
 from gateware.model.timeline import Timeline
 from gateware.pe.series7 import Series7
 from gateware.rtl.array import engine_modules
-from ir import cli, golden
-from ir.graph import IntGraph
+from ir import cli
 from sim.backend.harness import BUILD_ROOT, SERIES7_MODELS, BenchFailed, build, run_bench
 from sim.backend.simulators import VERILATOR, Simulator, find_simulator
-from sim.verify import waveform as waveform
 from sim.world.ddr import DDR_VERILOG
-from sim.world.system import System
+from sim.world.system import WAVEFORM_FILE, WAVEFORM_TRIGGER, System
 
 PAGE = 4096  #: bytes; regions start at a multiple
 MIN_DDR_BEATS = 1 << 16
@@ -44,28 +42,8 @@ Task = tuple[Program, np.ndarray]  #: a program, and integer images (N, C, H, W)
 
 
 @dataclasses.dataclass(frozen=True)
-class Mismatch:
-    """The first difference between simulation and reference."""
-
-    image: int
-    layer: str
-    channel: int
-    y: int
-    x: int
-    expected: int
-    got: int
-
-    def __str__(self) -> str:
-        return (
-            f"image {self.image}, layer {self.layer!r}, pixel y={self.y} x={self.x}, channel "
-            f"{self.channel}: "
-            f"expected {self.expected}, got {self.got}"
-        )
-
-
-@dataclasses.dataclass(frozen=True)
 class Simulation:
-    """What the accelerator did.
+    """Outputs and counters of an accelerator.
 
     outputs : for each image, tensors (C, H, W) by name
     counters : for each run, the accelerator's counters by register name
@@ -109,8 +87,9 @@ def simulate_all(
     ``verilog`` is the accelerator's file or text; by default it is generated from the programs'
     configuration for a 7-series device.
     ``stall`` is the probability out of 256 that each bus channel pauses in a cycle; ``plusargs``
-    are those of the DDR model; ``testcase`` is a test of :mod:`sim.benches.accelerator`. Raises
-    BenchFailed when a run ends with an error, never ends, or breaks a bus rule.
+    are those of the DDR model; ``testcase`` is a test of :mod:`sim.benches.accelerator_bench`.
+
+    Raises BenchFailed when a run ends with an error, never ends, or breaks a bus rule.
     """
     system = _System(tasks, verilog, simulator, build_root)
     data, folder = system.run(testcase, stall, seed, plusargs)
@@ -139,7 +118,7 @@ def trace(
     program: Program,
     images: np.ndarray,
     verilog: Path | str | None,
-    window: tuple[int, int],
+    cycles: tuple[int, int],
     target: Path,
     *,
     stall: int = 0,
@@ -147,14 +126,15 @@ def trace(
     plusargs: Iterable[str] = (),
     build_root: Path = BUILD_ROOT,
 ) -> None:
-    """Simulate one run again, and write the waveform of cycles ``window`` of it to ``target``.
+    """Simulate one run again, and write the waveform of ``cycles`` (first, last) to ``target``.
 
-    Other parameters are those of :func:`simulate`, which found the cycles.
+    A waveform of a whole run is too large to look at. Other parameters are those of
+    :func:`simulate`, whose counters say which cycles matter.
     """
     system = _System([(program, images)], verilog, None, build_root, traced=True)
-    plusargs = [*plusargs, f"+trace_from={window[0]}"]
-    _, folder = system.run("run_window", stall, seed, plusargs, {"end": window[1]})
-    shutil.move(folder / waveform.FILE, target)
+    plusargs = [*plusargs, f"+waveform_from={cycles[0]}"]
+    _, folder = system.run("run_until", stall, seed, plusargs, {"end": cycles[1]})
+    shutil.move(folder / WAVEFORM_FILE, target)
     shutil.rmtree(folder)
 
 
@@ -186,7 +166,7 @@ class _System:
                 verilog,
                 DDR_VERILOG,
                 SERIES7_MODELS,
-                *([waveform.VERILOG] if traced else []),
+                *([WAVEFORM_TRIGGER] if traced else []),
             ],
             optimise=True,
             modules_apart=engine_modules(config),
@@ -203,7 +183,7 @@ class _System:
         plusargs: Iterable[str],
         more: dict[str, int] | None = None,
     ) -> tuple[dict, Path]:
-        """What the bench left, and the folder that it ran in."""
+        """Result of the bench, and the folder that it ran in."""
         with tempfile.TemporaryDirectory() as folder:
             contents, job, result = (
                 Path(folder) / name for name in ("memory.hex", "job.json", "result.json")
@@ -227,7 +207,7 @@ class _System:
                 results = run_bench(
                     self._built,
                     toplevel=TOPLEVEL,
-                    test_module="sim.benches.accelerator",
+                    test_module="sim.benches.accelerator_bench",
                     testcase=testcase,
                     simulator=self._simulator,
                     plusargs=[
@@ -247,30 +227,6 @@ class _System:
 @functools.cache
 def _generated(config: AccelConfig) -> str:
     return accelerator_verilog(config, Series7())
-
-
-def compare(
-    graph: IntGraph, images: np.ndarray, outputs: list[dict[str, np.ndarray]]
-) -> Mismatch | None:
-    """The first difference from the golden model, in the graph's order, or None."""
-    reference = golden.run(graph, images)
-    for image, tensors in enumerate(outputs):
-        for node in graph.nodes:
-            if node.output not in tensors:
-                continue
-            got = tensors[node.output]
-            expected = reference[node.output][image].reshape(got.shape)
-            if not np.array_equal(got, expected):
-                return first_difference(image, node.name, expected, got)
-    return None
-
-
-def first_difference(image: int, layer: str, expected: np.ndarray, got: np.ndarray) -> Mismatch:
-    """Where two unequal tensors (C, H, W) first differ."""
-    channel, y, x = (int(i[0]) for i in np.nonzero(got != expected))
-    return Mismatch(
-        image, layer, channel, y, x, int(expected[channel, y, x]), int(got[channel, y, x])
-    )
 
 
 @contextlib.contextmanager

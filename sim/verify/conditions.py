@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Conditions of a simulation: the memory beside the accelerator, pauses of its bus, the seed."""
+
+import dataclasses
+from typing import TypedDict
+
+from gateware.arch.config import AccelConfig
+from gateware.compiler.program import Program
+from gateware.model.timeline import READ_LATENCY, Timeline
+
+
+class Options(TypedDict):
+    """Keyword arguments that the simulations of :mod:`sim.verify.simulation` share."""
+
+    stall: int
+    seed: int
+    plusargs: list[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """Memory system and random pauses of a simulation.
+
+    Parameters
+    ----------
+    stall : int
+        Probability, out of 256, that a bus channel pauses in a cycle.
+    seed : int
+        Of the pauses, and of random inputs.
+    ddr_bytes : int, optional
+        Bytes per cycle of the memory, all ports and both directions together; by default a beat
+        per port and direction.
+    read_latency : int
+        Cycles from a read address to its data, at least 2.
+    """
+
+    stall: int = 0
+    seed: int = 1
+    ddr_bytes: int | None = None
+    read_latency: int = READ_LATENCY
+
+    def options(self, config: AccelConfig) -> Options:
+        """Options of a simulation of ``config``; the plusargs are those of the DDR model."""
+        plusargs = [f"+ddr_read_latency={self.read_latency}"]
+        if self.ddr_bytes is not None:
+            plusargs += [
+                f"+ddr_shared_beats={self.ddr_bytes}",
+                f"+ddr_shared_cycles={config.bus_bits // 8}",
+            ]
+        return {"stall": self.stall, "seed": self.seed, "plusargs": plusargs}
+
+    def estimate(self, program: Program) -> int:
+        """Cycles of a run that the timeline predicts, without pauses of the bus."""
+        bus_bytes = program.config.bus_bits // 8
+        return Timeline(
+            program.config,
+            program.image,
+            None if self.ddr_bytes is None else self.ddr_bytes / bus_bytes,
+            self.read_latency,
+        ).cycles
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}, stall {self.stall}/256"
