@@ -16,12 +16,13 @@ Nothing heavy is imported before it is used: ``import rmsmp`` takes milliseconds
 import importlib
 from typing import TYPE_CHECKING
 
+from rmsmp.version import __version__
+
 if TYPE_CHECKING:
     from rmsmp.hardware import Build, build, simulate
     from rmsmp.network import evaluate, export, quantise, train
 
-__version__ = "0.2.0"
-__all__ = ["Build", "build", "evaluate", "export", "quantise", "simulate", "train"]
+__all__ = ["Build", "__version__", "build", "evaluate", "export", "quantise", "simulate", "train"]
 
 #: Module of each public name.
 _HOMES = {

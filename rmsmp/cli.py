@@ -21,7 +21,7 @@ from types import ModuleType
 import shtab
 
 from ir import cli
-from rmsmp import __version__
+from rmsmp.version import __version__
 
 #: Module of each sub-command, and what it does in a few words.
 COMMANDS = {

@@ -33,11 +33,11 @@ def test_import_is_light_and_fast() -> None:
 
 
 def test_every_public_name_is_there() -> None:
-    for name in rmsmp.__all__:
+    for name in rmsmp._HOMES:
         value = getattr(rmsmp, name)
         assert callable(value) and value.__doc__, name
         assert value.__module__.startswith("rmsmp.")
-    assert set(rmsmp.__all__) <= set(dir(rmsmp))
+    assert set(rmsmp.__all__) == {*rmsmp._HOMES, "__version__"} <= set(dir(rmsmp))
     with pytest.raises(AttributeError, match="'rmsmp' has no attribute 'quantize'"):
         rmsmp.__getattr__("quantize")
 
