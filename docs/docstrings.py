@@ -36,8 +36,10 @@ def entry(line: str, text: list[str]) -> list[str]:
         names, kind = f"`{line.strip()}`", ""
     body = [part.strip() for part in text]
     head = f"- {names}" + (f": {kind}" if kind else "")
-    return [head + ("." if kind.endswith("`") and body else ":" if body and not kind else ""),
-            *(f"    {part}" for part in body)]
+    return [
+        head + ("." if kind.endswith("`") and body else ":" if body and not kind else ""),
+        *(f"    {part}" for part in body),
+    ]
 
 
 def markdown(text: str) -> str:

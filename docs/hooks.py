@@ -71,8 +71,11 @@ def folders() -> dict[str, list[str]]:
 def reference_page(folder: str, modules: list[str]) -> str:
     """Markdown of the page of a folder; mkdocstrings fills it in."""
     own = [f"::: {folder}\n    options:\n      show_root_heading: false\n"] * (folder in modules)
-    others = [f"## {name}\n\n::: {name}\n    options:\n      show_root_heading: false\n"
-              for name in modules if name != folder]
+    others = [
+        f"## {name}\n\n::: {name}\n    options:\n      show_root_heading: false\n"
+        for name in modules
+        if name != folder
+    ]
     return "\n".join([f"# {folder}\n", *own, *others])
 
 
