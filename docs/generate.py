@@ -10,6 +10,7 @@ import pathlib
 
 import numpy as np
 
+from docs.flow import svg
 from gateware.arch import registers
 from ir import numerics
 from ir.numerics import Scheme
@@ -239,8 +240,8 @@ def registers_page() -> str:
 
 
 def pages() -> dict[str, str]:
-    """File name and text of every generated page."""
-    return {"numerics.md": numerics_page(), "registers.md": registers_page()}
+    """File name and text of every generated page and picture."""
+    return {"numerics.md": numerics_page(), "registers.md": registers_page(), "flow.svg": svg()}
 
 
 def main() -> None:
