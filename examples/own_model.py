@@ -1,24 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network of your own: prepare, assign, train, export, compare; some seconds on random images.
+"""A network of your own: quantise, train with your own loop, export, build for a board, prove.
 
-python -m examples.own_model
+python -m examples.own_model                  files go to build/own
+python -m examples.own_model --no-simulation  stops before the simulator, which compiles a minute
 """
 
-import numpy as np
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ir.graph import IntGraph
-from ir.vectors import Vectors, beside
-from quant.assignment.assign import assign
-from quant.assignment.methods import method
-from quant.assignment.sensitivity import row_scores
-from quant.lowering import verify
-from quant.lowering.export import export
-from quant.lowering.prepare import calibrate, prepare
+import rmsmp
+from ir import cli
 
-TILE_ROWS = 16  # of the hardware; a tile carries 10 rows in PoT-4, 5 in Fixed-4, 1 in Fixed-8
+CLASSES = 4
+FOLDER = Path("build/own")
 
 
 class Network(nn.Module):
@@ -28,7 +27,7 @@ class Network(nn.Module):
         super().__init__()
         self.stem, self.norm = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16)
         self.body = nn.Conv2d(16, 16, 3, padding=1)
-        self.head = nn.Linear(16, 4)
+        self.head = nn.Linear(16, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.max_pool2d(F.relu(self.norm(self.stem(x))), 2)
@@ -36,39 +35,60 @@ class Network(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def main() -> tuple[IntGraph, Vectors]:
+def pictures(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Coloured noise, float (count, 3, 16, 16) in 0..1, and its classes: brightness, in steps."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(CLASSES, (count,), generator=generator)
+    pixels = torch.randint(128, (count, 3, 16, 16), generator=generator)
+    return (pixels + 32 * labels[:, None, None, None]) / 255, labels
+
+
+def fit(model: nn.Module, images: Tensor, labels: Tensor, epochs: int) -> None:
+    """An ordinary training loop: nothing in it knows of quantisation."""
+    optimiser = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    model.train()
+    for _ in range(epochs):
+        for batch in torch.randperm(len(images)).split(32):
+            optimiser.zero_grad()
+            F.cross_entropy(model(images[batch]), labels[batch]).backward()
+            optimiser.step()
+    model.eval()
+
+
+def parser() -> cli.Parser:
+    p = cli.Parser(prog="python -m examples.own_model", description=__doc__)
+    p.add_argument("--no-simulation", action="store_true", help="stop before the simulation")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
     torch.manual_seed(1)
-    images, labels = torch.randint(256, (256, 3, 16, 16)), torch.randint(4, (256,))
-    x = images / 255  # what networks read lies in 0..1
+    images, labels = pictures(512, seed=1)
+    test_images, test_labels = pictures(100, seed=2)
+    FOLDER.mkdir(parents=True, exist_ok=True)
 
-    model = prepare(Network(), x[:2])  # quantisers everywhere; names stay
-    calibrate(model, x)  # clips of the activations
-    chosen = method("rmsmp")  # 65:30:5
-    assign(model, chosen, TILE_ROWS, row_scores("hessian", model, x))
+    network = Network()
+    fit(network, images, labels, epochs=12)
+    model = rmsmp.quantise(network, images, ratio="65:30:5", tile_rows=16)
+    fit(model, images, labels, epochs=4)
+    for name, trained in (("float", network), ("quantised", model)):
+        cli.give(f"{name}: {rmsmp.evaluate(trained, test_images, test_labels):.1%} right")
 
-    optimiser = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
-    for batch in torch.arange(256).split(32):
-        loss = F.cross_entropy(model(x[batch]), labels[batch])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()  # keeps the scales in their range, too
+    file = FOLDER / "own.safetensors"
+    graph = rmsmp.export(model, file, images=test_images, labels=test_labels)
+    cli.give(f"{file}: {len(graph.nodes)} nodes, digest {graph.digest}")
 
-    graph = export(model.eval(), x, name="own", ratio=chosen.ratio, tile_rows=TILE_ROWS)
-    logits = verify.verify(graph, images.numpy())  # torch's integers = the golden model's
-    with torch.no_grad():
-        agree = np.mean(logits.argmax(1) == model(x).argmax(1).numpy())
-    print(
-        f"{len(graph.nodes)} nodes, digest {graph.digest}, integers decide as the trained "
-        f"network on {agree:.1%} of {len(x)} images"
-    )
-    return graph, Vectors.of(graph, images.numpy(), logits)
+    build = rmsmp.build(file, board="zedboard", out=FOLDER)
+    if args.no_simulation:
+        return 0
+    result = rmsmp.simulate(build, images=10)
+    if result.equal < result.images:
+        cli.say(f"error: {result.differences[0]}")
+        return 1
+    cli.give(f"{result.images} images, {result.cycles} cycles each: logits equal")
+    return 0
 
 
 if __name__ == "__main__":
-    graph, vectors = main()
-    graph.save("own.safetensors")
-    vectors.save(beside("own.safetensors"))  # inputs and logits of the simulation
-    print(
-        "python -m gateware.build --board zedboard --graph own.safetensors\n"
-        "python -m sim.run build/zedboard"
-    )
+    sys.exit(cli.run(main))

@@ -157,6 +157,7 @@ def export(
     path: str | os.PathLike[str],
     *,
     images: Tensor | None = None,
+    labels: Tensor | Sequence[int] | None = None,
     name: str | None = None,
     class_names: Sequence[str] = (),
 ) -> IntGraph:
@@ -172,6 +173,8 @@ def export(
         As :func:`quantise` made it, trained or not.
     images : Tensor, optional
         Test images, float (N, C, H, W) with values in 0..1; rounded to 8-bit pixels.
+    labels : Tensor or sequence of int, optional
+        Their classes, for the build's report and the driver.
     name : str, optional
         Of the network (default: the file's).
 
@@ -201,7 +204,8 @@ def export(
     if images is not None:
         pixels = images.mul(255).round().to(torch.int64).cpu().numpy()
         logits = verify.verify(graph, pixels)
-        Vectors.of(graph, pixels.astype(np.uint8), logits).save(beside(path))
+        right = None if labels is None else np.asarray(labels, np.int64)
+        Vectors.of(graph, pixels.astype(np.uint8), logits, labels=right).save(beside(path))
     return graph
 
 

@@ -1,31 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """The examples that documentation points at do what it says."""
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from examples import own_model
-from gateware.arch.config import AccelConfig
-from gateware.compiler.program import compile_graph
+from gateware.compiler.program import Program
 from gateware.model.emulator import Emulator
-from ir import golden
-from ir.ratio import Ratio
+from ir.graph import IntGraph
+from ir.vectors import Vectors, beside
 
 
-def test_own_model_is_exported_and_runs_on_the_accelerator(capsys) -> None:
-    graph, vectors = own_model.main()
-    np.testing.assert_array_equal(vectors.logits, golden.logits(graph, vectors.images))
-    assert "integers decide as the trained network on" in capsys.readouterr().out
-    assert [n.op for n in graph.nodes] == [
-        "conv",
-        "max_pool",
-        "conv",
-        "avg_pool",
-        "flatten",
-        "linear",
-    ]
-    config = AccelConfig.from_ratio(Ratio.parse(graph.header.ratio), graph.header.tile_rows)
-    program = compile_graph(graph, config)
-    image = np.random.default_rng(1).integers(256, size=(3, 16, 16))
-    memory = Emulator(config).run(program.image, program.pack(image), program.output_size)
-    logits = program.outputs[0].read(memory)
-    np.testing.assert_array_equal(logits.reshape(-1), golden.logits(graph, image[None])[0])
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
+    monkeypatch.chdir(folder)
+    assert own_model.main(options) == 0
+
+
+def test_own_model_is_built_and_runs_on_the_emulator(tmp_path, monkeypatch, capsys) -> None:
+    run(tmp_path, monkeypatch, "--no-simulation")
+    said = capsys.readouterr().out
+    assert "quantised: " in said and "logits equal" not in said
+    graph = IntGraph.load(own_model.FOLDER / "own.safetensors")
+    ops = [node.op for node in graph.nodes]
+    assert ops == ["conv", "max_pool", "conv", "avg_pool", "flatten", "linear"]
+    vectors = Vectors.load(beside(own_model.FOLDER / "own.safetensors"), graph)
+    assert np.mean(vectors.logits.argmax(1) == vectors.labels) > 0.8
+    program = Program.load(own_model.FOLDER / "zedboard")
+    memory = Emulator(program.config).run(
+        program.image, program.pack(vectors.images[0]), program.output_size
+    )
+    logits = program.read(memory)[0][graph.header.output]
+    np.testing.assert_array_equal(logits.reshape(-1), vectors.logits[0])
+
+
+@pytest.mark.slow
+def test_own_model_ends_with_equal_logits(tmp_path, monkeypatch, capsys) -> None:
+    run(tmp_path, monkeypatch)
+    assert capsys.readouterr().out.endswith(": logits equal\n")
