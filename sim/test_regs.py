@@ -7,7 +7,8 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from gateware.arch.config import AccelConfig
 from gateware.arch.registers import WINDOW_BITS
-from gateware.rtl.axi import Axi3Signature, Axi3ToLite, AxiLiteSignature
+from gateware.rtl.axi import Axi3Signature, AxiLiteSignature
+from gateware.rtl.axi_bridge import Axi3ToLite
 from gateware.rtl.register_file import COUNT_LAYOUT, RegisterFile
 from sim.backend.harness import build_and_test
 

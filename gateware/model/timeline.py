@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """When each descriptor of a program begins and ends: the accelerator's queues as arithmetic.
 
-A model of :mod:`gateware.rtl.control`, :mod:`gateware.rtl.fetch`, :mod:`gateware.rtl.transfer` and
-:mod:`gateware.rtl.sequence` descriptor by descriptor, not cycle by cycle, with a memory of constant
-latency. ``sim/test_accelerator.py`` holds it against RTL simulation.
+A model of :mod:`gateware.rtl.control`, :mod:`gateware.rtl.fetch`, :mod:`gateware.rtl.loader`,
+:mod:`gateware.rtl.storer` and :mod:`gateware.rtl.sequence` descriptor by descriptor, not cycle by
+cycle, with a memory of constant latency. ``sim/test_accelerator.py`` holds it against RTL
+simulation.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from gateware.arch.isa import DESCRIPTOR_BITS, FETCH_AHEAD, FETCH_GROUP, QUEUES,
 from gateware.rtl.array import GemmArray
 from gateware.rtl.control import QUEUE_DEPTH
 from gateware.rtl.drain import Drain
-from gateware.rtl.transfer import LOADS_IN_FLIGHT
+from gateware.rtl.loader import LOADS_IN_FLIGHT
 from gateware.rtl.window import Window
 
 READ_LATENCY = 40  #: cycles from a read address to its first beat, as the DDR model has it

@@ -32,7 +32,7 @@ class Burst(enum.IntEnum):
     WRAP = 2
 
 
-def _check_width(name: str, value: int, low: int, high: int) -> None:
+def check_width(name: str, value: int, low: int, high: int) -> None:
     if not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f"{name} must be an integer in {low}..{high}, not {value!r}")
 
@@ -67,7 +67,7 @@ class AxiLiteSignature(wiring.Signature):
     """
 
     def __init__(self, addr_bits: int, data_bits: int) -> None:
-        _check_width("addr_bits", addr_bits, 1, 64)
+        check_width("addr_bits", addr_bits, 1, 64)
         if data_bits not in (32, 64):
             raise ValueError(f"data_bits must be 32 or 64, not {data_bits!r}")
         self.addr_bits = addr_bits
@@ -140,8 +140,8 @@ class Axi3Signature(wiring.Signature):
     """
 
     def __init__(self, addr_bits: int, data_bits: int, id_bits: int) -> None:
-        _check_width("addr_bits", addr_bits, 12, 64)
-        _check_width("id_bits", id_bits, 1, 16)
+        check_width("addr_bits", addr_bits, 12, 64)
+        check_width("id_bits", id_bits, 1, 16)
         if data_bits not in (32, 64):
             raise ValueError(f"data_bits must be 32 or 64, not {data_bits!r}")
         self.addr_bits = addr_bits
@@ -197,172 +197,3 @@ class Axi3Signature(wiring.Signature):
 
     def __repr__(self) -> str:
         return f"Axi3Signature({self.addr_bits}, {self.data_bits}, {self.id_bits})"
-
-
-class Axi3ToLite(wiring.Component):
-    """Lets the GP0 master of a Zynq-7000 (AXI3, 32 bits) reach an AXI4-Lite slave.
-
-    One access at a time, reads and writes in turn when both wait. A burst is split into single
-    accesses, beat by beat (the processor emits bursts for wide loads from device memory), and a
-    write burst answers with the first response that is not OKAY. Beats outside the window
-    ``base .. base + 2**addr_bits`` are answered DECERR and never reach the slave. The length is
-    taken from the address channel, ``wlast`` and ``wid`` are not looked at.
-
-    Parameters
-    ----------
-    addr_bits : int
-        Address width of the slave.
-    base : int
-        Where the window lies in the processor's address space; a multiple of its size.
-
-    Members
-    -------
-    axi3 : In(Axi3Signature(32, 32, 12))
-        From the processor. Ids are reflected.
-    lite : Out(AxiLiteSignature(addr_bits, 32))
-        To the slave.
-
-    Raises
-    ------
-    ValueError
-        For an address width out of range or a base that is not aligned to the window.
-    """
-
-    def __init__(self, addr_bits: int = 12, base: int = 0x4000_0000) -> None:
-        _check_width("addr_bits", addr_bits, 3, 32)
-        _check_width("base", base, 0, (1 << 32) - 1)
-        if base % (1 << addr_bits):
-            raise ValueError(f"base must be a multiple of {1 << addr_bits:#x}, not {base:#x}")
-        self._addr_bits = addr_bits
-        self._base = base
-        super().__init__(
-            {
-                "axi3": In(Axi3Signature(32, 32, 12)),
-                "lite": Out(AxiLiteSignature(addr_bits, 32)),
-            }
-        )
-
-    def elaborate(self, platform) -> Module:
-        m = Module()
-        axi3, lite = self.axi3, self.lite
-
-        id_ = Signal(12)
-        address = Signal(32)
-        beats_left = Signal(4)
-        size = Signal(3)
-        prot = Signal(3)
-        moving = Signal(32)  # address bits that change within the burst
-        resp = Signal(2)
-        data = Signal(32)
-        strobe = Signal(4)
-        write_next = Signal()
-        address_done = Signal()
-        data_done = Signal()
-
-        def latch(channel: str) -> list:
-            length, width = getattr(axi3, f"{channel}len"), getattr(axi3, f"{channel}size")
-            burst = getattr(axi3, f"{channel}burst")
-            wrap = ((length + 1) << width) - 1
-            return [
-                id_.eq(getattr(axi3, f"{channel}id")),
-                address.eq(getattr(axi3, f"{channel}addr")),
-                beats_left.eq(length),
-                size.eq(width),
-                prot.eq(getattr(axi3, f"{channel}prot")),
-                moving.eq(Mux(burst == Burst.FIXED, 0, Mux(burst == Burst.WRAP, wrap, ~0))),
-                resp.eq(Resp.OKAY),
-                address_done.eq(0),
-                data_done.eq(0),
-            ]
-
-        next_address = (address & ~moving) | ((address + (1 << size)) & moving)
-        inside = address[self._addr_bits :] == self._base >> self._addr_bits
-        last = beats_left == 0
-
-        m.d.comb += [
-            axi3.rid.eq(id_),
-            axi3.rdata.eq(data),
-            axi3.rresp.eq(resp),
-            axi3.rlast.eq(last),
-            axi3.bid.eq(id_),
-            axi3.bresp.eq(resp),
-            lite.araddr.eq(address),
-            lite.arprot.eq(prot),
-            lite.awaddr.eq(address),
-            lite.awprot.eq(prot),
-            lite.wdata.eq(data),
-            lite.wstrb.eq(strobe),
-        ]
-
-        with m.FSM():
-            with m.State("Idle"):
-                with m.If(axi3.arvalid & ~(axi3.awvalid & write_next)):
-                    m.d.comb += axi3.arready.eq(1)
-                    m.d.sync += [*latch("ar"), write_next.eq(1)]
-                    m.next = "Read-Address"
-                with m.Elif(axi3.awvalid):
-                    m.d.comb += axi3.awready.eq(1)
-                    m.d.sync += [*latch("aw"), write_next.eq(0)]
-                    m.next = "Write-Data"
-
-            with m.State("Read-Address"):
-                with m.If(~inside):
-                    m.d.sync += [data.eq(0), resp.eq(Resp.DECERR)]
-                    m.next = "Read-Beat"
-                with m.Else():
-                    m.d.comb += lite.arvalid.eq(1)
-                    with m.If(lite.arready):
-                        m.next = "Read-Data"
-            with m.State("Read-Data"):
-                m.d.comb += lite.rready.eq(1)
-                with m.If(lite.rvalid):
-                    m.d.sync += [data.eq(lite.rdata), resp.eq(lite.rresp)]
-                    m.next = "Read-Beat"
-            with m.State("Read-Beat"):
-                m.d.comb += axi3.rvalid.eq(1)
-                with m.If(axi3.rready):
-                    m.d.sync += [address.eq(next_address), beats_left.eq(beats_left - 1)]
-                    m.next = "Read-Address"
-                    with m.If(last):
-                        m.next = "Idle"
-
-            with m.State("Write-Data"):
-                m.d.comb += axi3.wready.eq(1)
-                with m.If(axi3.wvalid):
-                    m.d.sync += [data.eq(axi3.wdata), strobe.eq(axi3.wstrb)]
-                    m.next = "Write-Access"
-            with m.State("Write-Access"):
-                with m.If(~inside):
-                    with m.If(resp == Resp.OKAY):
-                        m.d.sync += resp.eq(Resp.DECERR)
-                    m.next = "Write-Next"
-                with m.Else():
-                    m.d.comb += [lite.awvalid.eq(~address_done), lite.wvalid.eq(~data_done)]
-                    with m.If(lite.awready):
-                        m.d.sync += address_done.eq(1)
-                    with m.If(lite.wready):
-                        m.d.sync += data_done.eq(1)
-                    with m.If((address_done | lite.awready) & (data_done | lite.wready)):
-                        m.next = "Write-Response"
-            with m.State("Write-Response"):
-                m.d.comb += lite.bready.eq(1)
-                with m.If(lite.bvalid):
-                    with m.If(resp == Resp.OKAY):
-                        m.d.sync += resp.eq(lite.bresp)
-                    m.next = "Write-Next"
-            with m.State("Write-Next"):
-                m.d.sync += [
-                    address.eq(next_address),
-                    beats_left.eq(beats_left - 1),
-                    address_done.eq(0),
-                    data_done.eq(0),
-                ]
-                m.next = "Write-Data"
-                with m.If(last):
-                    m.next = "Write-Done"
-            with m.State("Write-Done"):
-                m.d.comb += axi3.bvalid.eq(1)
-                with m.If(axi3.bready):
-                    m.next = "Idle"
-
-        return m

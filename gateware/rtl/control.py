@@ -12,7 +12,7 @@ from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.arch.isa import QUEUES, Base, Opcode
 from gateware.arch.registers import DESCRIPTOR_INDEX_BITS, ErrorCode
-from gateware.rtl.transfer import TransferJob
+from gateware.rtl.payloads import TransferJob
 
 QUEUE_DEPTH = 32  #: descriptors that wait in each queue; what one column of LUT RAM holds
 

@@ -1,95 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fetches descriptors ahead of their turn, and shares the port that it reads them through."""
+"""Fetcher of descriptors ahead of their turn."""
 
 from amaranth import *
 from amaranth.lib import stream
-from amaranth.lib.fifo import SyncFIFO, SyncFIFOBuffered
+from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import Component, In, Out
 
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
-from gateware.rtl.dma import BEATS_BITS, command_layout
-
-
-class ReadShare(Component):
-    """Lets two clients read through one :class:`~gateware.rtl.dma.ReadDma`.
-
-    Commands are taken one at a time, the first client's before the second's; beats go back to the
-    client whose command they answer, in order.
-
-    Parameters
-    ----------
-    data_bits : int
-        Width of the bus.
-    depth : int
-        Commands whose beats are still to come.
-
-    Members
-    -------
-    commands : In(stream of command_layout).array(2)
-    data : Out(stream of unsigned(data_bits)).array(2)
-        A client must take its beats, or the other one waits.
-    command : Out(stream of command_layout), beats : In(stream of unsigned(data_bits))
-        To and from the :class:`~gateware.rtl.dma.ReadDma`.
-    owner : Out(1)
-        The client whose beats come next.
-    """
-
-    def __init__(self, data_bits: int, depth: int = 8) -> None:
-        self._depth = depth
-        command, beats = stream.Signature(command_layout()), stream.Signature(unsigned(data_bits))
-        super().__init__(
-            {
-                "commands": In(command).array(2),
-                "data": Out(beats).array(2),
-                "command": Out(command),
-                "beats": In(beats),
-                "owner": Out(1),
-            }
-        )
-
-    def elaborate(self, platform) -> Module:
-        m = Module()
-        m.submodules.order = order = SyncFIFO(width=1 + BEATS_BITS, depth=self._depth)
-        # A command on offer may not change before it is taken, so the choice is kept.
-        chosen, waiting = Signal(), Signal()
-        choice = Mux(waiting, chosen, ~self.commands[0].valid)
-        offered = Signal()
-        m.d.comb += offered.eq(Mux(choice, self.commands[1].valid, self.commands[0].valid))
-        taken = offered & order.w_rdy & self.command.ready
-        beats = Signal(BEATS_BITS)
-        m.d.comb += [
-            self.command.valid.eq(offered & order.w_rdy),
-            self.command.payload.eq(
-                Mux(
-                    choice, self.commands[1].payload.as_value(), self.commands[0].payload.as_value()
-                )
-            ),
-            beats.eq(self.command.p.beats),
-            order.w_data.eq(Cat(choice, beats)),
-            order.w_en.eq(taken & (beats != 0)),
-        ]
-        m.d.sync += [chosen.eq(choice), waiting.eq(offered & ~taken)]
-        for index, command in enumerate(self.commands):
-            m.d.comb += command.ready.eq((choice == index) & order.w_rdy & self.command.ready)
-
-        position = Signal(BEATS_BITS)
-        ready = Mux(self.owner, self.data[1].ready, self.data[0].ready)
-        m.d.comb += [
-            self.owner.eq(order.r_data[0]),
-            self.beats.ready.eq(order.r_rdy & ready),
-        ]
-        for index, beat in enumerate(self.data):
-            m.d.comb += [
-                beat.payload.eq(self.beats.payload),
-                beat.valid.eq(self.beats.valid & order.r_rdy & (self.owner == index)),
-            ]
-        with m.If(self.beats.valid & self.beats.ready):
-            m.d.sync += position.eq(position + 1)
-            with m.If(position == order.r_data[1:] - 1):
-                m.d.comb += order.r_en.eq(1)
-                m.d.sync += position.eq(0)
-        return m
+from gateware.rtl.bursts import command_layout
 
 
 class Fetcher(Component):

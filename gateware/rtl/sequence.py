@@ -1,89 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loop nest of one EXECUTE descriptor: which word enters the array in each cycle."""
+"""Loop nest of one EXECUTE descriptor: the word that enters the array in each cycle."""
+
+import dataclasses
 
 from amaranth import *
-from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import ceil_log2
 
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
-from gateware.pe.base import WordControl
+from gateware.rtl.payloads import DRAIN_FIELDS, DrainJob, WordRequest
 from ir.numerics import ACT_BITS
 
 
-class WordRequest(data.StructLayout):
-    """One word of every pixel lane, by address.
+@dataclasses.dataclass(frozen=True)
+class _Loops:
+    """Loop counters, innermost first, and the addresses that go with them."""
 
-    control : WordControl
-    row_address : activation buffer address of (plane, group, row), column quotient 0
-    row_inside : the row lies in the image; otherwise the pad value is read
-    x : signed column of pixel lane 0
-    pad : nibble outside the image
-    weight_address : word of the weight buffer
-    """
-
-    def __init__(self) -> None:
-        super().__init__(
-            {
-                "control": WordControl(),
-                "row_address": isa.ADDRESS_BITS,
-                "row_inside": 1,
-                "x": signed(isa.SIZE_BITS + 2),
-                "pad": ACT_BITS,
-                "weight_address": isa.ADDRESS_BITS,
-            }
-        )
+    group: Signal
+    group_offset: Signal
+    kernel_x: Signal
+    kernel_y: Signal
+    kernel_offset: Signal
+    plane: Signal
+    out_x: Signal
+    in_x: Signal
+    out_y: Signal
+    in_y: Signal
+    row_base: Signal
+    out_row: Signal
+    weight: Signal
+    running: Signal
 
 
-#: Fields of EXECUTE that the drain needs.
-DRAIN_FIELDS = (
-    "wide",
-    "out_planes",
-    "residual",
-    "residual_planes",
-    "out_address",
-    "out_plane_pitch",
-    "residual_address",
-    "residual_plane_pitch",
-    "residual_n",
-    "low",
-    "high",
-    "slot_address",
-    "slots",
-)
+@dataclasses.dataclass(frozen=True)
+class _Bounds:
+    """Where in the loops the current word is."""
 
-
-class DrainJob(data.StructLayout):
-    """The pixels whose sums are complete.
-
-    pixel : words from the output tensor's first word to this pixel's, in its bank
-    bank : bank of the first pixel
-    count : how many of the pixel lanes lie inside the output
-    final : the last pixels of an EXECUTE
-    execute : what the drain must know of it, named as there
-    """
-
-    def __init__(self, config: AccelConfig) -> None:
-        fields = dict(isa.EXECUTE)
-        super().__init__(
-            {
-                "pixel": isa.ADDRESS_BITS,
-                "bank": ceil_log2(config.banks),
-                "count": range(config.pixels + 1),
-                "final": 1,
-                "execute": data.StructLayout({name: fields[name].shape for name in DRAIN_FIELDS}),
-            }
-        )
+    last_group: Value
+    last_kernel_x: Value
+    last_kernel_y: Value
+    last_word: Value  # of a pixel group
+    last_x: Value
+    last_y: Value
+    first_of_plane: Value
 
 
 class TileLoop(Component):
-    """Walks output rows, pixel groups, planes, kernel rows, kernel columns and channel groups.
+    """Loop over output rows, pixel groups, planes, kernel rows, kernel columns, channel groups.
 
-    One word per cycle. The last word of a pixel group waits until the drain of the group before has
-    room: two groups' last words lie at least one drain apart, so a sum is read before it is
-    replaced, also from one EXECUTE to the next. Every address is kept by increments; there is no
-    multiplier.
+    The last word of a pixel group waits until the drain of the group before has room: two groups'
+    last words lie at least one drain apart, so a sum is read before it is replaced, also from one
+    EXECUTE to the next. Every address is kept by increments; there is no multiplier.
 
     Parameters
     ----------
@@ -102,6 +70,10 @@ class TileLoop(Component):
         Waiting for the drain.
     done : Out(1)
         Every word is issued; low from the cycle after ``start``.
+
+    Latency: the first word comes in the cycle after ``start``.
+
+    Throughput: one word per cycle, unless ``stalled``.
     """
 
     def __init__(self, config: AccelConfig) -> None:
@@ -118,13 +90,34 @@ class TileLoop(Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
-        pixels, banks = self._config.pixels, self._config.banks
-        d, request = self.execute, self.request
-        position = signed(isa.SIZE_BITS + 2)
+        loops = self._loops()
+        at = self._bounds(loops)
+        drain_cycles, spacing = self._count_drain(m)
+        step = Signal()
+        m.d.comb += [
+            self.stalled.eq(loops.running & at.last_word & (spacing != 0)),
+            step.eq(loops.running & ~self.stalled),
+            self.done.eq(~loops.running),
+        ]
+        self._request_word(m, loops, at, step)
+        self._offer_job(m, loops, at, step)
+        with m.If(self.start):
+            self._begin(m, loops)
+        with m.Elif(step):
+            self._advance_in_group(m, loops, at)
+            with m.If(at.last_word):
+                # The last low nibble of 8 bits is written a turn late, where the next EXECUTE may
+                # have a result to write.
+                late = (self.job.final & self.execute.out_planes) << self._config.drain_turn - 1
+                m.d.sync += [loops.plane.eq(0), spacing.eq(drain_cycles - 1 + late)]
+                self._advance_pixels(m, loops, at)
+        return m
 
-        # Loop counters, innermost first, and the addresses that go with them.
+    @staticmethod
+    def _loops() -> _Loops:
+        position = signed(isa.SIZE_BITS + 2)
         group, group_offset = Signal(8), Signal(isa.ADDRESS_BITS)
         kernel_x = Signal(8)
         kernel_y, kernel_offset = Signal(8), Signal(isa.ADDRESS_BITS)
@@ -134,110 +127,151 @@ class TileLoop(Component):
         row_base, out_row = Signal(isa.ADDRESS_BITS), Signal(isa.ADDRESS_BITS)
         weight = Signal(isa.ADDRESS_BITS)
         running = Signal()
+        return _Loops(
+            group=group,
+            group_offset=group_offset,
+            kernel_x=kernel_x,
+            kernel_y=kernel_y,
+            kernel_offset=kernel_offset,
+            plane=plane,
+            out_x=out_x,
+            in_x=in_x,
+            out_y=out_y,
+            in_y=in_y,
+            row_base=row_base,
+            out_row=out_row,
+            weight=weight,
+            running=running,
+        )
 
-        last_group = group == d.groups - 1
-        last_kernel_x = last_group & (kernel_x == d.kernel_x - 1)
-        last_kernel_y = last_kernel_x & (kernel_y == d.kernel_y - 1)
-        last_word = last_kernel_y & (plane == d.planes)
-        last_x = out_x + pixels >= d.out_width
-        last_y = out_y == d.out_height - 1
-        first_of_plane = (group == 0) & (kernel_x == 0) & (kernel_y == 0)
+    def _bounds(self, loops: _Loops) -> _Bounds:
+        d = self.execute
+        last_group = loops.group == d.groups - 1
+        last_kernel_x = last_group & (loops.kernel_x == d.kernel_x - 1)
+        last_kernel_y = last_kernel_x & (loops.kernel_y == d.kernel_y - 1)
+        return _Bounds(
+            last_group=last_group,
+            last_kernel_x=last_kernel_x,
+            last_kernel_y=last_kernel_y,
+            last_word=last_kernel_y & (loops.plane == d.planes),
+            last_x=loops.out_x + self._config.pixels >= d.out_width,
+            last_y=loops.out_y == d.out_height - 1,
+            first_of_plane=(loops.group == 0) & (loops.kernel_x == 0) & (loops.kernel_y == 0),
+        )
 
-        # Cycles until the sums of the last pixel group have been read.
+    def _count_drain(self, m: Module) -> tuple[Signal, Signal]:
+        """Cycles that the drain of the current pixel group takes, and those until the sums of the
+        group before have been read."""
+        config, d = self._config, self.execute
         two_phases = d.out_planes | (d.residual & d.residual_planes)
-        each = Mux(d.wide, d.slots * self._config.requant_lanes, d.slots << two_phases)
-        drain_cycles = Signal(isa.ADDRESS_BITS + 2 + ceil_log2(pixels))
+        each = Mux(d.wide, d.slots * config.requant_lanes, d.slots << two_phases)
+        drain_cycles = Signal(isa.ADDRESS_BITS + 2 + ceil_log2(config.pixels))
         spacing = Signal.like(drain_cycles)
-        # With one copy of the activations the drain works every second cycle, but on wide results.
-        turns = self._config.drain_turn - 1
+        # With one copy of the activations the drain works every second cycle, but on raw outputs.
+        turns = config.drain_turn - 1
         m.d.comb += drain_cycles.eq((each * self.job.count) << Mux(d.wide, 0, turns))
         with m.If(spacing != 0):
             m.d.sync += spacing.eq(spacing - 1)
+        return drain_cycles, spacing
 
-        y = Signal(position)
-        step = Signal()
+    def _request_word(self, m: Module, loops: _Loops, at: _Bounds, step: Signal) -> None:
+        """Addresses and control of the current word, combinational."""
+        d, request, plane = self.execute, self.request, loops.plane
+        y = Signal(signed(isa.SIZE_BITS + 2))
         m.d.comb += [
-            self.stalled.eq(running & last_word & (spacing != 0)),
-            step.eq(running & ~self.stalled),
-            self.done.eq(~running),
-            y.eq(in_y + kernel_y),
+            y.eq(loops.in_y + loops.kernel_y),
             request.control.valid.eq(step),
-            request.control.first.eq(first_of_plane & (plane == 0)),
-            request.control.shift.eq(first_of_plane & (plane == 1)),
-            request.control.last.eq(last_word),
+            request.control.first.eq(at.first_of_plane & (plane == 0)),
+            request.control.shift.eq(at.first_of_plane & (plane == 1)),
+            request.control.last.eq(at.last_word),
             request.row_address.eq(
-                row_base + Mux(plane, d.plane_pitch, 0) + kernel_offset + group_offset
+                loops.row_base
+                + Mux(plane, d.plane_pitch, 0)
+                + loops.kernel_offset
+                + loops.group_offset
             ),
             request.row_inside.eq((y >= 0) & (y < d.height)),
-            request.x.eq(in_x + kernel_x),
+            request.x.eq(loops.in_x + loops.kernel_x),
             request.pad.eq(
                 Mux(d.planes & (plane == 0), d.pad_value[ACT_BITS:], d.pad_value[:ACT_BITS])
             ),
-            request.weight_address.eq(weight),
-            self.job_valid.eq(step & last_word),
-            self.job.pixel.eq(out_row + (out_x >> ceil_log2(banks))),
-            self.job.bank.eq(out_x),
-            self.job.count.eq(Mux(last_x, d.out_width - out_x, pixels)),
-            self.job.final.eq(last_x & last_y),
-            *(self.job.execute[name].eq(d[name]) for name in DRAIN_FIELDS),
+            request.weight_address.eq(loops.weight),
         ]
 
-        with m.If(self.start):
+    def _offer_job(self, m: Module, loops: _Loops, at: _Bounds, step: Signal) -> None:
+        """What the drain does with the sums of the current pixel group, combinational."""
+        d, job, pixels = self.execute, self.job, self._config.pixels
+        m.d.comb += [
+            self.job_valid.eq(step & at.last_word),
+            job.pixel.eq(loops.out_row + (loops.out_x >> ceil_log2(self._config.banks))),
+            job.bank.eq(loops.out_x),
+            job.count.eq(Mux(at.last_x, d.out_width - loops.out_x, pixels)),
+            job.final.eq(at.last_x & at.last_y),
+            *(job.execute[name].eq(d[name]) for name in DRAIN_FIELDS),
+        ]
+
+    def _begin(self, m: Module, loops: _Loops) -> None:
+        d = self.execute
+        m.d.sync += [
+            loops.running.eq(1),
+            loops.group.eq(0),
+            loops.group_offset.eq(0),
+            loops.kernel_x.eq(0),
+            loops.kernel_y.eq(0),
+            loops.kernel_offset.eq(0),
+            loops.plane.eq(0),
+            loops.weight.eq(d.weight_address),
+            loops.out_x.eq(0),
+            loops.in_x.eq(-d.pad_left),
+            loops.out_y.eq(0),
+            loops.in_y.eq(-d.pad_top),
+            loops.row_base.eq(d.first_row),
+            loops.out_row.eq(0),
+        ]
+
+    def _advance_in_group(self, m: Module, loops: _Loops, at: _Bounds) -> None:
+        """To the next word of a pixel group: channel group, kernel column, kernel row, plane."""
+        d, weight = self.execute, loops.weight
+        m.d.sync += [
+            loops.group.eq(loops.group + 1),
+            loops.group_offset.eq(loops.group_offset + d.group_pitch),
+            weight.eq(Mux(weight == self._config.weight_depth - 1, 0, weight + 1)),
+        ]
+        with m.If(at.last_group):
             m.d.sync += [
-                running.eq(1),
-                group.eq(0),
-                group_offset.eq(0),
-                kernel_x.eq(0),
-                kernel_y.eq(0),
-                kernel_offset.eq(0),
-                plane.eq(0),
+                loops.group.eq(0),
+                loops.group_offset.eq(0),
+                loops.kernel_x.eq(loops.kernel_x + 1),
+            ]
+        with m.If(at.last_kernel_x):
+            m.d.sync += [
+                loops.kernel_x.eq(0),
+                loops.kernel_y.eq(loops.kernel_y + 1),
+                loops.kernel_offset.eq(loops.kernel_offset + d.row_pitch),
+            ]
+        with m.If(at.last_kernel_y):
+            m.d.sync += [
+                loops.kernel_y.eq(0),
+                loops.kernel_offset.eq(0),
+                loops.plane.eq(1),
                 weight.eq(d.weight_address),
-                out_x.eq(0),
-                in_x.eq(-d.pad_left),
-                out_y.eq(0),
-                in_y.eq(-d.pad_top),
-                row_base.eq(d.first_row),
-                out_row.eq(0),
             ]
-        with m.Elif(step):
+
+    def _advance_pixels(self, m: Module, loops: _Loops, at: _Bounds) -> None:
+        """To the next pixel group, the next output row, or the end."""
+        d, pixels = self.execute, self._config.pixels
+        m.d.sync += [
+            loops.out_x.eq(loops.out_x + pixels),
+            loops.in_x.eq(loops.in_x + (d.stride_x << ceil_log2(pixels))),
+        ]
+        with m.If(at.last_x):
             m.d.sync += [
-                group.eq(group + 1),
-                group_offset.eq(group_offset + d.group_pitch),
-                weight.eq(Mux(weight == self._config.weight_depth - 1, 0, weight + 1)),
+                loops.out_x.eq(0),
+                loops.in_x.eq(-d.pad_left),
+                loops.out_y.eq(loops.out_y + 1),
+                loops.in_y.eq(loops.in_y + d.stride_y),
+                loops.row_base.eq(loops.row_base + d.row_step),
+                loops.out_row.eq(loops.out_row + d.out_row_pitch),
             ]
-            with m.If(last_group):
-                m.d.sync += [group.eq(0), group_offset.eq(0), kernel_x.eq(kernel_x + 1)]
-            with m.If(last_kernel_x):
-                m.d.sync += [
-                    kernel_x.eq(0),
-                    kernel_y.eq(kernel_y + 1),
-                    kernel_offset.eq(kernel_offset + d.row_pitch),
-                ]
-            with m.If(last_kernel_y):
-                m.d.sync += [
-                    kernel_y.eq(0),
-                    kernel_offset.eq(0),
-                    plane.eq(1),
-                    weight.eq(d.weight_address),
-                ]
-            with m.If(last_word):
-                # The last low nibble of 8 bits is written a turn late, where the next EXECUTE may
-                # have a result to write.
-                m.d.sync += [
-                    plane.eq(0),
-                    spacing.eq(drain_cycles - 1 + ((self.job.final & d.out_planes) << turns)),
-                    out_x.eq(out_x + pixels),
-                    in_x.eq(in_x + (d.stride_x << ceil_log2(pixels))),
-                ]
-                with m.If(last_x):
-                    m.d.sync += [
-                        out_x.eq(0),
-                        in_x.eq(-d.pad_left),
-                        out_y.eq(out_y + 1),
-                        in_y.eq(in_y + d.stride_y),
-                        row_base.eq(row_base + d.row_step),
-                        out_row.eq(out_row + d.out_row_pitch),
-                    ]
-                    with m.If(last_y):
-                        m.d.sync += running.eq(0)
-        return m
+            with m.If(at.last_y):
+                m.d.sync += loops.running.eq(0)

@@ -13,9 +13,11 @@ from gateware.rtl.buffers import ActBuffer, BeatBuffer
 from gateware.rtl.control import Sequencer
 from gateware.rtl.dma import DmaPort, ReadDma
 from gateware.rtl.engine import TileEngine
-from gateware.rtl.fetch import Fetcher, ReadShare
+from gateware.rtl.fetch import Fetcher
+from gateware.rtl.loader import Loader
+from gateware.rtl.read_share import ReadShare
 from gateware.rtl.register_file import RegisterFile
-from gateware.rtl.transfer import Loader, Storer
+from gateware.rtl.storer import Storer
 from ir.numerics import BIAS_BITS
 
 ID_BITS = 6  #: AXI identifiers of a Zynq-7000 HP port

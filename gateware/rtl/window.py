@@ -9,7 +9,7 @@ from amaranth.utils import ceil_log2
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.pe.base import WordControl, act_layout, delay
-from gateware.rtl.sequence import WordRequest
+from gateware.rtl.payloads import WordRequest
 
 
 class Window(Component):

@@ -6,7 +6,7 @@ from amaranth.lib import cdc, wiring
 from amaranth.vendor import XilinxPlatform
 
 from boards.board import Board
-from gateware.rtl.axi import Axi3ToLite
+from gateware.rtl.axi_bridge import Axi3ToLite
 
 HP_PORTS = ("hp0", "hp1", "hp2", "hp3")
 HP_DATA_BITS = 64

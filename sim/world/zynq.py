@@ -7,7 +7,8 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from gateware.arch.config import AccelConfig
 from gateware.flow.verilog import AcceleratorBox
-from gateware.rtl.axi import Axi3Signature, Axi3ToLite
+from gateware.rtl.axi import Axi3Signature
+from gateware.rtl.axi_bridge import Axi3ToLite
 from gateware.rtl.top import accelerator_signature
 from gateware.soc.zynq7 import GP_BASE
 

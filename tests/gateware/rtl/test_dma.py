@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from gateware.rtl.axi import BOUNDARY
-from gateware.rtl.dma import BurstSplitter, DmaPort, ReadDma, WriteDma
+from gateware.rtl.dma import DmaPort, ReadDma, WriteDma
 from sim.backend import pysim
 from tests.helpers.axi_memory import (
     Memory,
@@ -21,33 +21,6 @@ from tests.helpers.axi_memory import (
     send,
     split,
 )
-
-
-@pytest.mark.parametrize("data_bits", [32, 64])
-def test_splitter_gives_a_burst_per_cycle(data_bits: int, seed: int) -> None:
-    rng, width = random.Random(seed), data_bits // 8
-    commands = random_commands(rng, width, 30)
-    expected = [burst for command in commands for burst in split(*command, width)]
-    dut = BurstSplitter(32, data_bits)
-    got: list[tuple[int, int]] = []
-    cycles: list[int] = []
-
-    async def collect(ctx) -> None:
-        ctx.set(dut.burst.ready, 1)
-        burst = dut.burst.p
-        async for _, _, valid, address, length in ctx.tick().sample(
-            dut.burst.valid, burst.address, burst.length
-        ):
-            cycles.append(valid)
-            if valid:
-                got.append((address, length + 1))
-            if len(got) == len(expected):
-                return
-
-    pysim.run(dut, commander(dut.command, commands), collect, cycles=1000)
-    assert got == expected
-    assert cycles == [0] + [1] * len(expected)
-    assert max(address for address, _ in got) > BOUNDARY
 
 
 @pytest.mark.parametrize("data_bits", [32, 64])

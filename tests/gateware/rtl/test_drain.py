@@ -13,7 +13,7 @@ from gateware.arch.isa import ADDRESS_BITS
 from gateware.compiler.pack import Result, pack_slot
 from gateware.pe.base import SUM_BITS
 from gateware.rtl.drain import Drain
-from gateware.rtl.sequence import DrainJob
+from gateware.rtl.payloads import DrainJob
 from ir import numerics
 from sim.backend import pysim
 from sim.benches.stimulus import pack

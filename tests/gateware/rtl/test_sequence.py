@@ -10,7 +10,8 @@ import pytest
 
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
-from gateware.rtl.sequence import DRAIN_FIELDS, TileLoop
+from gateware.rtl.payloads import DRAIN_FIELDS
+from gateware.rtl.sequence import TileLoop
 from sim.backend import pysim
 from tests.helpers.units import TINY, WIDER, fields
 

@@ -12,7 +12,9 @@ from gateware.arch.config import AccelConfig
 from gateware.arch.isa import Opcode
 from gateware.compiler.emit import transfer_fields
 from gateware.compiler.layout import Placement, Strip
-from gateware.rtl.transfer import LOADS_IN_FLIGHT, Loader, Storer, TransferJob
+from gateware.rtl.loader import LOADS_IN_FLIGHT, Loader
+from gateware.rtl.payloads import TransferJob
+from gateware.rtl.storer import Storer
 from sim.backend import pysim
 from tests.helpers.units import TINY, WIDER, act_memory, descriptor
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gateware.arch.config import AccelConfig
-from gateware.rtl.sequence import WordRequest
+from gateware.rtl.payloads import WordRequest
 from gateware.rtl.window import Window
 from sim.backend import pysim
 from sim.benches.stimulus import pack

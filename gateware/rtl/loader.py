@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moves data between the bus streams and the on-chip buffers, as LOAD_* and STORE_* ask."""
+"""Loader of weights, slots and tensors from memory into the on-chip buffers: LOAD_* descriptors."""
 
 from amaranth import *
 from amaranth.lib import data, stream
@@ -10,69 +10,11 @@ from amaranth.utils import ceil_log2
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.rtl.buffers import FillPort
-from gateware.rtl.dma import command_layout
-from ir.numerics import BIAS_BITS
+from gateware.rtl.bursts import command_layout
+from gateware.rtl.payloads import TransferJob
+from gateware.rtl.tensor_walk import TensorWalk
 
-STORE_AHEAD = 4  #: words of a store that are read before the bus takes them
 LOADS_IN_FLIGHT = 4  #: loads whose data is on its way, beside the one that arrives
-
-
-class TransferJob(data.StructLayout):
-    """A LOAD_* or STORE_* that may begin, and where in memory it is.
-
-    tensor : the descriptor; what TRANSFER calls ``destination`` is ``address`` here
-    address : of its first byte
-    """
-
-    def __init__(self) -> None:
-        super().__init__({"tensor": isa.TENSOR, "address": 32})
-
-
-class TensorWalk(Component):
-    """Buffer place of each word of a tensor in memory order: y, x, group.
-
-    Members
-    -------
-    tensor : In(isa.TENSOR)
-    start : In(1)
-    step : In(1)
-        Go on to the next word.
-    address : Out(16), bank : Out(ceil_log2(banks))
-        Of the current word.
-    """
-
-    def __init__(self, config: AccelConfig) -> None:
-        self._bank_bits = ceil_log2(config.banks)
-        super().__init__(
-            {
-                "tensor": In(isa.TENSOR),
-                "start": In(1),
-                "step": In(1),
-                "address": Out(isa.ADDRESS_BITS),
-                "bank": Out(self._bank_bits),
-            }
-        )
-
-    def elaborate(self, platform) -> Module:
-        m = Module()
-        group, group_offset = Signal(8), Signal(isa.ADDRESS_BITS)
-        x, row = Signal(isa.SIZE_BITS), Signal(isa.ADDRESS_BITS)
-        m.d.comb += [
-            self.address.eq(row + group_offset + (x >> self._bank_bits)),
-            self.bank.eq(x),
-        ]
-        with m.If(self.start):
-            m.d.sync += [group.eq(0), group_offset.eq(0), x.eq(0), row.eq(self.tensor.address)]
-        with m.Elif(self.step):
-            m.d.sync += [
-                group.eq(group + 1),
-                group_offset.eq(group_offset + self.tensor.group_pitch),
-            ]
-            with m.If(group == self.tensor.groups - 1):
-                m.d.sync += [group.eq(0), group_offset.eq(0), x.eq(x + 1)]
-                with m.If(x == self.tensor.width - 1):
-                    m.d.sync += [x.eq(0), row.eq(row + self.tensor.row_pitch)]
-        return m
 
 
 class Receiver(Component):
@@ -258,104 +200,4 @@ class Loader(Component):
                         for name in ("act_valid", "act_address", "act_bank", "act_data")
                     ),
                 ]
-        return m
-
-
-class Storer(Component):
-    """Writes what STORE_* jobs name to memory, a beat per cycle at most, job by job.
-
-    Parameters
-    ----------
-    config : AccelConfig
-
-    Members
-    -------
-    job : In(stream of TransferJob)
-        Taken when it is complete.
-    command : Out(stream of command_layout)
-    beats : Out(stream of bus words)
-    write_idle : In(1)
-        The memory has answered everything.
-    gathering : Out(1), gather_ready : In(1)
-        A word is wanted; ``gather_bank`` and ``gather_address`` reach the activation buffer in
-        this cycle.
-    gather_address : Out(16), gather_bank : Out, gather_data : In(bus_bits)
-        Activation buffer; data one cycle after the address.
-    wide_address : Out(16), wide_data : In(signed(48))
-        Wide buffer; data one cycle after the address.
-    completed : Out(1)
-        Pulse for each job.
-    """
-
-    def __init__(self, config: AccelConfig) -> None:
-        self._config = config
-        super().__init__(
-            {
-                "job": In(stream.Signature(TransferJob())),
-                "command": Out(stream.Signature(command_layout())),
-                "beats": Out(stream.Signature(unsigned(config.bus_bits))),
-                "write_idle": In(1),
-                "gathering": Out(1),
-                "gather_ready": In(1),
-                "gather_address": Out(isa.ADDRESS_BITS),
-                "gather_bank": Out(ceil_log2(config.banks)),
-                "gather_data": In(config.bus_bits),
-                "wide_address": Out(isa.ADDRESS_BITS),
-                "wide_data": In(signed(BIAS_BITS)),
-                "completed": Out(1),
-            }
-        )
-
-    def elaborate(self, platform) -> Module:
-        m = Module()
-        bus_bits = self._config.bus_bits
-        tensor = self.job.p.tensor
-        wide = tensor.opcode == isa.Opcode.STORE_WIDE
-        left, index = Signal(isa.BEATS_BITS), Signal(isa.BEATS_BITS)
-        m.submodules.walk = walk = TensorWalk(self._config)
-        m.submodules.fifo = fifo = SyncFIFO(width=bus_bits, depth=STORE_AHEAD)
-
-        # A word whose address is given comes in the next cycle; then it must find room.
-        asking, arriving = Signal(), Signal()
-        parts_bits = ceil_log2(isa.WIDE_BITS // bus_bits)
-        part = Signal(max(1, parts_bits))
-        extended = Signal(signed(isa.WIDE_BITS))
-        m.d.sync += [arriving.eq(asking), part.eq(index[:parts_bits])]
-        m.d.comb += [
-            walk.tensor.eq(tensor),
-            walk.step.eq(asking),
-            self.command.p.address.eq(self.job.p.address),
-            self.command.p.beats.eq(tensor.beats),
-            self.gather_address.eq(walk.address),
-            self.gather_bank.eq(walk.bank),
-            self.wide_address.eq(tensor.address + (index >> parts_bits)),
-            extended.eq(self.wide_data),
-            fifo.w_en.eq(arriving),
-            fifo.w_data.eq(
-                Mux(wide, extended.as_unsigned().word_select(part, bus_bits), self.gather_data)
-            ),
-            self.beats.valid.eq(fifo.r_rdy),
-            self.beats.payload.eq(fifo.r_data),
-            fifo.r_en.eq(self.beats.ready),
-        ]
-        with m.FSM():
-            with m.State("Command"):
-                m.d.comb += [self.command.valid.eq(self.job.valid), walk.start.eq(1)]
-                m.d.sync += [left.eq(tensor.beats), index.eq(0)]
-                with m.If(self.job.valid & self.command.ready):
-                    m.next = "Words"
-            with m.State("Words"):
-                wanted = (left != 0) & (fifo.level + arriving < STORE_AHEAD)
-                m.d.comb += [
-                    self.gathering.eq(wanted & ~wide),
-                    asking.eq(wanted & (self.gather_ready | wide)),
-                ]
-                with m.If(asking):
-                    m.d.sync += [left.eq(left - 1), index.eq(index + 1)]
-                with m.If((left == 0) & ~arriving & (fifo.level == 0)):
-                    m.next = "Answer"
-            with m.State("Answer"):
-                with m.If(self.write_idle):
-                    m.d.comb += [self.job.ready.eq(1), self.completed.eq(1)]
-                    m.next = "Command"
         return m

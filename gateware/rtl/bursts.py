@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands that move runs of beats, and the AXI3 bursts that they are cut into."""
+
+from amaranth import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from gateware.rtl.axi import BURST_BEATS
+
+BEATS_BITS = 20  #: width of a command's beat count: up to 8 MiB at 64 bits
+
+
+def command_layout(addr_bits: int = 32) -> data.StructLayout:
+    """A run of ``beats`` bus words from byte ``address``, which is aligned to the bus width."""
+    return data.StructLayout({"address": addr_bits, "beats": BEATS_BITS})
+
+
+def _burst_layout(addr_bits: int) -> data.StructLayout:
+    return data.StructLayout({"address": addr_bits, "length": 4})
+
+
+class BurstSplitter(wiring.Component):
+    """Cuts commands into bursts.
+
+    One burst per cycle, also from one command to the next. The burst appears in the cycle after the
+    command was accepted.
+
+    Parameters
+    ----------
+    addr_bits, data_bits : int
+        Widths of the bus.
+
+    Members
+    -------
+    command : In(stream of command_layout)
+        What to move.
+    burst : Out(stream of {address, length})
+        ``length`` is the number of beats less one, as on the bus.
+    flush : In(1)
+        Drop the command in hand and every one offered.
+    active : Out(1)
+        A command is in hand.
+    rejected : Out(1)
+        Pulse: the command just accepted was misaligned.
+    """
+
+    def __init__(self, addr_bits: int, data_bits: int) -> None:
+        self._bytes = data_bits // 8
+        super().__init__(
+            {
+                "command": In(stream.Signature(command_layout(addr_bits))),
+                "burst": Out(stream.Signature(_burst_layout(addr_bits))),
+                "flush": In(1),
+                "active": Out(1),
+                "rejected": Out(1),
+            }
+        )
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        offset_bits = (self._bytes - 1).bit_length()
+        address = Signal.like(self.command.p.address)
+        beats = Signal(BEATS_BITS)
+
+        to_boundary = Signal(5)
+        length = Signal(5)
+        last = Signal()
+        m.d.comb += [
+            to_boundary.eq(BURST_BEATS - address[offset_bits:][:4]),
+            last.eq(beats <= to_boundary),
+            length.eq(Mux(last, beats, to_boundary)),
+            self.burst.p.address.eq(address),
+            self.burst.p.length.eq(length - 1),
+            self.burst.valid.eq(self.active),
+            self.command.ready.eq(~self.active | (last & self.burst.ready) | self.flush),
+        ]
+
+        with m.If(self.active & self.burst.ready):
+            m.d.sync += [
+                address.eq(address + (length << offset_bits)),
+                beats.eq(beats - length),
+                self.active.eq(~last),
+            ]
+        with m.If(self.flush):
+            m.d.sync += self.active.eq(0)
+        with m.Elif(self.command.valid & self.command.ready):
+            aligned = self.command.p.address[:offset_bits] == 0
+            m.d.comb += self.rejected.eq(~aligned)
+            m.d.sync += [
+                address.eq(self.command.p.address),
+                beats.eq(self.command.p.beats),
+                self.active.eq(aligned & (self.command.p.beats != 0)),
+            ]
+        return m
