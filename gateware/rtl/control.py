@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sequencer: hands descriptors to three queues, releases them in time, ends the run."""
+"""Sequencer of a run: three queues of descriptors, their release in time, the end of the run."""
 
 import dataclasses
 
@@ -30,21 +30,45 @@ class Cause(data.StructLayout):
 
 
 @dataclasses.dataclass(frozen=True)
+class _Source:
+    """What goes into one queue, and where it leaves."""
+
+    name: str
+    out: stream.Interface
+    completed: Signal
+    payload: Value
+    dispatch: Signal  # the descriptor at hand enters
+
+
+@dataclasses.dataclass(frozen=True)
 class _Queue:
     """One queue: what leaves it, and its counts."""
 
-    payload: data.View
+    dispatch: Signal
     valid: Signal  # there is a descriptor
-    released: Signal  # and it may begin
-    waits: dict[str, Value]
+    waits: dict[str, Value]  # it waits for descriptors of that queue
     index: Value  # of the oldest that is not complete
     room: Value
     idle: Value
 
 
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """State of a run."""
+
+    header: data.View  # of the descriptor that comes next
+    index: Signal  # its number
+    ending: Signal  # END was met
+    stop: Signal  # the run cannot go on
+    reason: Signal  # why it ends
+    failing: Signal  # the descriptor that it is about
+    done: dict[str, Signal]  # complete descriptors of each queue, modulo 2^16
+    queues: dict[str, _Queue]
+
+
 class Sequencer(Component):
-    """Runs a program: loads, executes and stores go to a queue each and leave it in order, each
-    when what it waits for is complete.
+    """Sequencer of a program: loads, executes and stores go to a queue each and leave it in order,
+    each when what it waits for is complete.
 
     A bus error, an unknown opcode, the watchdog or the host's abort ends the run: the bus is
     flushed (nothing is left in flight), the queues and units are reset, and ``failed`` reports why.
@@ -120,13 +144,53 @@ class Sequencer(Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
+        run = self._set_up_run(m)
+        m.d.comb += self.descriptor_index.eq(self._oldest(run))
+        self._classify(m, run)
+        m.d.comb += self.busy.eq(1)
+        with m.FSM():
+            with m.State("Idle"):
+                self._await_start(m, run)
+            with m.State("Run"):
+                self._dispatch(m, run)
+            with m.State("Flush"):
+                self._flush(m, run)
+        return m
+
+    def _set_up_run(self, m: Module) -> _Run:
+        """Registers of a run and its queues."""
         header = data.View(isa.TENSOR, self.descriptor.payload[: isa.TENSOR.size])
-        index = Signal(DESCRIPTOR_INDEX_BITS)  # of the descriptor that comes next
+        index = Signal(DESCRIPTOR_INDEX_BITS)
         stop, reason, failing = Signal(), Signal(ErrorCode), Signal(DESCRIPTOR_INDEX_BITS)
         m.d.comb += stop.eq(self.abort | self.watchdog | self.read_error | self.write_error)
+        job = self._transfer_job(m, header)
+        dispatch = {name: Signal(name=f"dispatch_{name}") for name in QUEUES}
+        done = {name: Signal(isa.COUNT_BITS, name=f"{name}_done") for name in QUEUES}
+        execute = self.descriptor.payload[: isa.EXECUTE.size]
+        sources = (
+            _Source("loads", self.load, self.load_completed, job, dispatch["loads"]),
+            _Source(
+                "executes", self.execute, self.execute_completed, execute, dispatch["executes"]
+            ),
+            _Source("stores", self.store, self.store_completed, job, dispatch["stores"]),
+        )
+        queues = {source.name: self._queue(m, source, index, done) for source in sources}
+        ending = Signal()
+        return _Run(
+            header=header,
+            index=index,
+            ending=ending,
+            stop=stop,
+            reason=reason,
+            failing=failing,
+            done=done,
+            queues=queues,
+        )
 
+    def _transfer_job(self, m: Module, header: data.View) -> Value:
+        """The descriptor as a TransferJob, combinational."""
         address = Signal(32)
         with m.Switch(header.base):
             with m.Case(Base.INPUT):
@@ -137,103 +201,15 @@ class Sequencer(Component):
                 m.d.comb += address.eq(self.program_base + header.offset)
         job = Signal(TransferJob())
         m.d.comb += [job.tensor.eq(header), job.address.eq(address)]
+        return Value.cast(job)
 
-        reset = ResetInserter(self.reset_units)
-        dispatch = {name: Signal(name=f"dispatch_{name}") for name in QUEUES}
-        ports = {
-            "loads": (self.load, self.load_completed, job),
-            "executes": (
-                self.execute,
-                self.execute_completed,
-                self.descriptor.payload[: isa.EXECUTE.size],
-            ),
-            "stores": (self.store, self.store_completed, job),
-        }
-        done = {name: Signal(isa.COUNT_BITS, name=f"{name}_done") for name in QUEUES}
-        queues = {
-            name: self._queue(m, reset, name, *ports[name], dispatch[name], index, done)
-            for name in QUEUES
-        }
-        idle = Cat(queue.idle for queue in queues.values()).all()
-
-        oldest = Mux(
-            queues["executes"].idle,
-            Mux(
-                queues["loads"].idle,
-                Mux(queues["stores"].idle, index, queues["stores"].index),
-                queues["loads"].index,
-            ),
-            queues["executes"].index,
-        )
-        m.d.comb += self.descriptor_index.eq(oldest)
-
-        ending = Signal()
-        self._classify(m, queues, ending)
-        m.d.comb += self.busy.eq(1)
-        with m.FSM():
-            with m.State("Idle"):
-                m.d.comb += [self.busy.eq(0), self.cause.eq(0)]
-                m.d.sync += ending.eq(0)
-                with m.If(self.start):
-                    m.d.comb += self.fetch_start.eq(1)
-                    m.d.sync += [index.eq(0), *(count.eq(0) for count in done.values())]
-                    m.next = "Run"
-
-            with m.State("Run"):
-                with m.If(ending):
-                    m.d.comb += self.fetch_halt.eq(1)
-                    with m.If(idle):
-                        m.d.sync += reason.eq(ErrorCode.NONE)
-                        m.next = "Flush"
-                with m.Elif(self.descriptor.valid):
-                    with m.Switch(header.opcode):
-                        for name, opcodes in QUEUES.items():
-                            with m.Case(*opcodes):
-                                m.d.comb += dispatch[name].eq(queues[name].room)
-                        with m.Case(Opcode.END):
-                            m.d.comb += self.dispatched.eq(1)
-                            m.d.sync += ending.eq(1)
-                        with m.Default():
-                            m.d.sync += [reason.eq(ErrorCode.BAD_DESCRIPTOR), failing.eq(index)]
-                            m.next = "Flush"
-                with m.If(Cat(dispatch.values()).any()):
-                    m.d.comb += [self.descriptor.ready.eq(1), self.dispatched.eq(1)]
-                    m.d.sync += index.eq(index + 1)
-                # The last assignment to the next state wins.
-                with m.If(stop):
-                    self._blame(m, reason, failing, queues, index)
-                    m.next = "Flush"
-
-            with m.State("Flush"):
-                # Also after a good end: what was fetched beyond it is still on its way.
-                m.d.comb += [self.flush.eq(1), self.reset_units.eq(1), self.fetch_halt.eq(1)]
-                with m.If(self.bus_idle):
-                    m.d.comb += [
-                        self.finished.eq(reason == ErrorCode.NONE),
-                        self.failed.eq(reason != ErrorCode.NONE),
-                        self.error_code.eq(reason),
-                    ]
-                    m.next = "Idle"
-                with m.If(reason != ErrorCode.NONE):
-                    m.d.comb += self.descriptor_index.eq(failing)
-        return m
-
-    def _queue(
-        self,
-        m: Module,
-        reset: ResetInserter,
-        name: str,
-        out: stream.Interface,
-        completed: Signal,
-        given: Value,
-        dispatch: Signal,
-        index: Signal,
-        done: dict[str, Signal],
-    ) -> _Queue:
-        """A queue before ``out``, which leaves when its waits are over."""
-        payload = Value.cast(given)
+    def _queue(self, m: Module, source: _Source, index: Signal, done: dict[str, Signal]) -> _Queue:
+        """A queue before ``source.out``, which leaves when its waits are over: at the earliest in
+        the cycle after it was dispatched."""
+        name, payload = source.name, source.payload
         waits_bits = isa.COUNT_BITS * len(QUEUES)
         header = self.descriptor.payload[8 : 8 + waits_bits]
+        reset = ResetInserter(self.reset_units)
         m.submodules[f"{name}_queue"] = fifo = reset(
             SyncFIFO(width=len(payload) + waits_bits, depth=QUEUE_DEPTH)
         )
@@ -242,44 +218,64 @@ class Sequencer(Component):
         )
         m.d.comb += [
             fifo.w_data.eq(Cat(payload, header)),
-            fifo.w_en.eq(dispatch),
+            fifo.w_en.eq(source.dispatch),
             indices.w_data.eq(index),
-            indices.w_en.eq(dispatch),
-            indices.r_en.eq(completed),
+            indices.w_en.eq(source.dispatch),
+            indices.r_en.eq(source.completed),
         ]
-        with m.If(completed):
-            m.d.sync += done[name].eq(done[name] + 1)
-        unfinished = Signal(range(2 * QUEUE_DEPTH + 1), name=f"{name}_unfinished")
-        m.d.sync += unfinished.eq(unfinished + dispatch - completed)
+        unfinished = self._count(m, source, done[name])
+        waits = self._waits(m, name, fifo.r_data[len(payload) :], done)
+        released = Signal(name=f"{name}_released")
+        m.d.comb += [
+            released.eq(fifo.r_rdy & ~Cat(waits.values()).any()),
+            source.out.valid.eq(released),
+            Value.cast(source.out.payload).eq(fifo.r_data[: len(payload)]),
+            fifo.r_en.eq(released & source.out.ready),
+        ]
+        return _Queue(
+            dispatch=source.dispatch,
+            valid=fifo.r_rdy,
+            waits=waits,
+            index=indices.r_data,
+            room=fifo.w_rdy & indices.w_rdy,
+            idle=unfinished == 0,
+        )
+
+    def _count(self, m: Module, source: _Source, done: Signal) -> Signal:
+        """Descriptors dispatched and not complete; ``done`` counts those that are."""
+        with m.If(source.completed):
+            m.d.sync += done.eq(done + 1)
+        unfinished = Signal(range(2 * QUEUE_DEPTH + 1), name=f"{source.name}_unfinished")
+        m.d.sync += unfinished.eq(unfinished + source.dispatch - source.completed)
         with m.If(self.reset_units):
             m.d.sync += unfinished.eq(0)
+        return unfinished
 
+    @staticmethod
+    def _waits(m: Module, name: str, wanted: Value, done: dict[str, Signal]) -> dict[str, Value]:
+        """For each queue whether fewer of its descriptors are complete than ``wanted`` says."""
         waits = {}
         for at, other in enumerate(QUEUES):
-            want = fifo.r_data[len(payload) + at * isa.COUNT_BITS :][: isa.COUNT_BITS]
+            want = wanted[at * isa.COUNT_BITS :][: isa.COUNT_BITS]
             missing = Signal(signed(isa.COUNT_BITS), name=f"{name}_miss_{other}")
             waiting = Signal(name=f"{name}_wait_{other}")
             m.d.comb += [missing.eq(done[other] - want), waiting.eq(missing < 0)]
             waits[other] = waiting
-        released = Signal(name=f"{name}_released")
-        m.d.comb += [
-            released.eq(fifo.r_rdy & ~Cat(waits.values()).any()),
-            out.valid.eq(released),
-            Value.cast(out.payload).eq(fifo.r_data[: len(payload)]),
-            fifo.r_en.eq(released & out.ready),
-        ]
-        return _Queue(
-            out.payload,
-            fifo.r_rdy,
-            released,
-            waits,
-            indices.r_data,
-            fifo.w_rdy & indices.w_rdy,
-            unfinished == 0,
+        return waits
+
+    @staticmethod
+    def _oldest(run: _Run) -> Value:
+        """Number of the oldest EXECUTE that is not complete, else load, store, or the next one."""
+        loads, executes, stores = (run.queues[name] for name in ("loads", "executes", "stores"))
+        return Mux(
+            executes.idle,
+            Mux(loads.idle, Mux(stores.idle, run.index, stores.index), loads.index),
+            executes.index,
         )
 
-    def _classify(self, m: Module, queues: dict[str, _Queue], ending: Signal) -> None:
-        executes, cause = queues["executes"], self.cause
+    def _classify(self, m: Module, run: _Run) -> None:
+        """Why no word enters the array, combinational."""
+        executes, cause = run.queues["executes"], self.cause
         with m.If(self.array_idle):
             with m.If(executes.valid):
                 with m.If(executes.waits["loads"]):
@@ -288,30 +284,82 @@ class Sequencer(Component):
                     m.d.comb += cause.store.eq(1)
                 with m.Else():  # for results of an earlier one, or it is just beginning
                     m.d.comb += cause.execute.eq(1)
-            with m.Elif(~ending):
+            with m.Elif(~run.ending):
                 m.d.comb += cause.fetch.eq(1)
             with m.Elif(~executes.idle):
                 m.d.comb += cause.execute.eq(1)
-            with m.Elif(~queues["loads"].idle):
+            with m.Elif(~run.queues["loads"].idle):
                 m.d.comb += cause.load.eq(1)
             with m.Else():
                 m.d.comb += cause.store.eq(1)
 
-    def _blame(
-        self, m: Module, reason: Signal, failing: Signal, queues: dict[str, _Queue], index: Signal
-    ) -> None:
+    def _await_start(self, m: Module, run: _Run) -> None:
+        """State Idle."""
+        m.d.comb += [self.busy.eq(0), self.cause.eq(0)]
+        m.d.sync += run.ending.eq(0)
+        with m.If(self.start):
+            m.d.comb += self.fetch_start.eq(1)
+            m.d.sync += [run.index.eq(0), *(count.eq(0) for count in run.done.values())]
+            m.next = "Run"
+
+    def _dispatch(self, m: Module, run: _Run) -> None:
+        """State Run: a descriptor per cycle to its queue, until END, an error or the host."""
+        queues = run.queues
+        with m.If(run.ending):
+            m.d.comb += self.fetch_halt.eq(1)
+            with m.If(Cat(queue.idle for queue in queues.values()).all()):
+                m.d.sync += run.reason.eq(ErrorCode.NONE)
+                m.next = "Flush"
+        with m.Elif(self.descriptor.valid):
+            with m.Switch(run.header.opcode):
+                for name, opcodes in QUEUES.items():
+                    with m.Case(*opcodes):
+                        m.d.comb += queues[name].dispatch.eq(queues[name].room)
+                with m.Case(Opcode.END):
+                    m.d.comb += self.dispatched.eq(1)
+                    m.d.sync += run.ending.eq(1)
+                with m.Default():
+                    m.d.sync += [
+                        run.reason.eq(ErrorCode.BAD_DESCRIPTOR),
+                        run.failing.eq(run.index),
+                    ]
+                    m.next = "Flush"
+        with m.If(Cat(queue.dispatch for queue in queues.values()).any()):
+            m.d.comb += [self.descriptor.ready.eq(1), self.dispatched.eq(1)]
+            m.d.sync += run.index.eq(run.index + 1)
+        # The last assignment to the next state wins.
+        with m.If(run.stop):
+            self._blame(m, run)
+            m.next = "Flush"
+
+    def _blame(self, m: Module, run: _Run) -> None:
         """Why a run stops, and which descriptor it is about."""
-        m.d.sync += failing.eq(self.descriptor_index)
+        loads, stores = run.queues["loads"], run.queues["stores"]
+        m.d.sync += run.failing.eq(self.descriptor_index)
         with m.If(self.abort):
-            m.d.sync += reason.eq(ErrorCode.ABORTED)
+            m.d.sync += run.reason.eq(ErrorCode.ABORTED)
         with m.Elif(self.watchdog):
-            m.d.sync += reason.eq(ErrorCode.WATCHDOG)
+            m.d.sync += run.reason.eq(ErrorCode.WATCHDOG)
         with m.Elif(self.read_error):
             m.d.sync += [
-                reason.eq(ErrorCode.READ_ERROR),
-                failing.eq(
-                    Mux(self.fetch_owns | queues["loads"].idle, index, queues["loads"].index)
-                ),
+                run.reason.eq(ErrorCode.READ_ERROR),
+                run.failing.eq(Mux(self.fetch_owns | loads.idle, run.index, loads.index)),
             ]
         with m.Else():
-            m.d.sync += [reason.eq(ErrorCode.WRITE_ERROR), failing.eq(queues["stores"].index)]
+            m.d.sync += [run.reason.eq(ErrorCode.WRITE_ERROR), run.failing.eq(stores.index)]
+
+    def _flush(self, m: Module, run: _Run) -> None:
+        """State Flush, until nothing is in flight.
+
+        Also after a good end: what was fetched beyond it is still on its way.
+        """
+        m.d.comb += [self.flush.eq(1), self.reset_units.eq(1), self.fetch_halt.eq(1)]
+        with m.If(self.bus_idle):
+            m.d.comb += [
+                self.finished.eq(run.reason == ErrorCode.NONE),
+                self.failed.eq(run.reason != ErrorCode.NONE),
+                self.error_code.eq(run.reason),
+            ]
+            m.next = "Idle"
+        with m.If(run.reason != ErrorCode.NONE):
+            m.d.comb += self.descriptor_index.eq(run.failing)

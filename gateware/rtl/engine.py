@@ -16,6 +16,23 @@ from gateware.rtl.sequence import TileLoop
 from gateware.rtl.window import Window
 from ir.numerics import ACT_BITS, BIAS_BITS
 
+#: Ports to the buffers that are the window's, and those that are the drain's.
+_WINDOW_PORTS = ("read_address", "weight_address")
+_DRAIN_PORTS = (
+    "gather_bank",
+    "gather_address",
+    "gathering",
+    "completed",
+    "write_enable",
+    "write_bank",
+    "write_address",
+    "write_data",
+    "slot_address",
+    "wide_enable",
+    "wide_address",
+    "wide_data",
+)
+
 
 class TileEngine(Component):
     """Computes row tiles, each over all output pixels, one after the other.
@@ -74,68 +91,63 @@ class TileEngine(Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self._config
         m.submodules.loop = loop = TileLoop(config)
         m.submodules.window = window = Window(config)
         m.submodules.array = array = GemmArray(config)
         m.submodules.drain = drain = Drain(config)
-
-        for name in ("read_address", "weight_address"):
-            m.d.comb += getattr(self, name).eq(getattr(window, name))
-        for name in (
-            "gather_bank",
-            "gather_address",
-            "gathering",
-            "completed",
-            "write_enable",
-            "write_bank",
-            "write_address",
-            "write_data",
-            "slot_address",
-            "wide_enable",
-            "wide_address",
-            "wide_data",
-        ):
-            m.d.comb += getattr(self, name).eq(getattr(drain, name))
-        # A new descriptor is taken in one cycle and the loop started in the next.
+        self._connect_buffers(m, window, drain)
         current, begun = Signal(isa.EXECUTE), Signal()
         m.d.comb += [
             self.execute.ready.eq(loop.done & ~begun),
             loop.execute.eq(current),
             loop.start.eq(begun),
+        ]
+        self._connect_pipeline(m, current, loop, window, array, drain)
+        # A new descriptor is taken in one cycle and the loop started in the next.
+        m.d.sync += begun.eq(self.execute.valid & self.execute.ready)
+        with m.If(self.execute.ready):
+            m.d.sync += current.eq(self.execute.payload)
+        return m
+
+    def _connect_buffers(self, m: Module, window: Window, drain: Drain) -> None:
+        for unit, names in ((window, _WINDOW_PORTS), (drain, _DRAIN_PORTS)):
+            for name in names:
+                m.d.comb += getattr(self, name).eq(getattr(unit, name))
+
+    def _connect_pipeline(
+        self,
+        m: Module,
+        current: data.View,
+        loop: TileLoop,
+        window: Window,
+        array: GemmArray,
+        drain: Drain,
+    ) -> None:
+        """Loop, window, array, drain; sums come ``window.latency + array.latency`` cycles after the
+        request of their last word."""
+        weights = delay(m, self.weights, 1, name="weights")
+        pool_sum = delay(m, current.pool_sum, window.latency, name="pool_sum")
+        m.d.comb += [
             window.request.eq(loop.request),
             window.stride_x.eq(current.stride_x),
             window.width.eq(current.width),
             window.read_data.eq(self.read_data),
             array.act.eq(window.act),
             array.control.eq(window.control),
-            array.weights.eq(delay(m, self.weights, 1, name="weights")),
-            array.pool_mode.eq(
-                Mux(
-                    delay(m, current.pool_sum, window.latency, name="pool_sum"),
-                    PoolMode.SUM,
-                    PoolMode.MAX,
-                )
-            ),
+            array.weights.eq(weights),
+            array.pool_mode.eq(Mux(pool_sum, PoolMode.SUM, PoolMode.MAX)),
             drain.sums.eq(array.sums),
             drain.gather_data.eq(self.gather_data),
             drain.slot.eq(self.slot),
             self.issued.eq(loop.request.control.valid),
             self.stalled.eq(loop.stalled),
         ]
-
         # The drain fetches its first slot two cycles before the sums are there.
-        sums_after = window.latency + array.latency
+        wait = window.latency + array.latency - 2
         m.d.comb += [
-            drain.job.eq(delay(m, loop.job, sums_after - 2, name="job")),
-            drain.job_valid.eq(
-                delay(m, loop.job_valid, sums_after - 2, name="job_valid", reset_less=False)
-            ),
+            drain.job.eq(delay(m, loop.job, wait, name="job")),
+            drain.job_valid.eq(delay(m, loop.job_valid, wait, name="job_valid", reset_less=False)),
         ]
-
-        m.d.sync += begun.eq(self.execute.valid & self.execute.ready)
-        with m.If(self.execute.ready):
-            m.d.sync += current.eq(self.execute.payload)
-        return m

@@ -96,9 +96,18 @@ class RequantLane(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        i = self.i
+        t = self._multiply_add(m)
+        residual_product = self._multiply_residual(m)
+        shifted = self._shift(m, t, residual_product)
+        m.d.comb += [
+            self.y.eq(self._clamp(m, shifted)),
+            self.wide.eq(delay(m, t, self.latency - 3, name="wide")),
+        ]
+        return m
 
-        # Operands, product, sum: the three register stages of a DSP48E1.
+    def _multiply_add(self, m: Module) -> Signal:
+        """``t``, three cycles after ``i``: operands, product, sum, the registers of a DSP48E1."""
+        i = self.i
         acc = delay(m, i.acc, 1, name="acc")
         multiplier = delay(m, i.multiplier, 1, name="multiplier")
         product = Signal(signed(SUM_BITS + MULTIPLIER_BITS), reset_less=True)
@@ -107,8 +116,11 @@ class RequantLane(wiring.Component):
             product.eq(acc * multiplier),
             t.eq(product + delay(m, i.bias, 2, name="bias")),
         ]
+        return t
 
-        # r*n: the bits of r, added pair by pair.
+    def _multiply_residual(self, m: Module) -> Value:
+        """``r*n``, five cycles after ``i``: the bits of r, added pair by pair."""
+        i = self.i
         residual, n = delay(m, i.residual, 1, name="residual"), delay(m, i.n, 1, name="n")
         terms = [Mux(residual[b], n, 0) << b for b in range(8)]
         while len(terms) > 1:
@@ -118,23 +130,29 @@ class RequantLane(wiring.Component):
                 for j in range(len(pairs))
             ]
             m.d.sync += [total.eq(a + b) for total, (a, b) in zip(terms, pairs, strict=True)]
-        residual_product = delay(m, terms[0], 1, name="residual_product")
+        return delay(m, terms[0], 1, name="residual_product")
 
-        # Shift by S - 14 in 0..31: by multiples of eight, then by the rest.
+    def _shift(self, m: Module, t: Signal, residual_product: Value) -> Signal:
+        """``t`` shifted by S - 14 in 0..31, by multiples of eight, then by the rest; with the
+        residual product by 14 more. Six cycles after ``i``."""
         distance = Signal(range(SHIFT_MAX - SHIFT_MIN + 1), reset_less=True)
-        m.d.sync += distance.eq(i.shift - SHIFT_MIN)
+        m.d.sync += distance.eq(self.i.shift - SHIFT_MIN)
         coarse = Signal(signed(BIAS_BITS), reset_less=True)
         fine = Signal(signed(BIAS_BITS), reset_less=True)
         m.d.sync += [
             coarse.eq(t >> (delay(m, distance[3:], 2, name="distance_coarse") << 3)),
             fine.eq(coarse >> delay(m, distance[:3], 3, name="distance_fine")),
         ]
-
         shifted = Signal(signed(BIAS_BITS + 1 - SHIFT_MIN), reset_less=True)
         m.d.sync += shifted.eq((fine + residual_product) >> SHIFT_MIN)
+        return shifted
 
-        # Clamp: what eight bits cannot hold is known one stage before the comparisons are used.
-        low, high = delay(m, i.low, 6, name="low"), delay(m, i.high, 6, name="high")
+    def _clamp(self, m: Module, shifted: Signal) -> Signal:
+        """``y``, eight cycles after ``i``.
+
+        What eight bits cannot hold is known one stage before the comparisons are used.
+        """
+        low, high = delay(m, self.i.low, 6, name="low"), delay(m, self.i.high, 6, name="high")
         below = Signal(reset_less=True)
         above = Signal(reset_less=True)
         inside = Signal(8, reset_less=True)
@@ -153,8 +171,4 @@ class RequantLane(wiring.Component):
                 Mux(above, delay(m, high, 1, name="high_clamp"), inside),
             )
         )
-        m.d.comb += [
-            self.y.eq(y),
-            self.wide.eq(delay(m, t, self.latency - 3, name="wide")),
-        ]
-        return m
+        return y

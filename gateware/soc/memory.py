@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Block RAM as the memory of an accelerator, shared with whoever fills and reads it."""
 
+import dataclasses
+
 from amaranth import *
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -11,6 +13,24 @@ from gateware.rtl.axi import Axi3Signature, Resp
 def access_layout(data_bits: int) -> data.StructLayout:
     """One access of the host: ``data`` is written to word ``index``, or word ``index`` is read."""
     return data.StructLayout({"write": 1, "index": 32, "data": data_bits})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """The read burst in hand."""
+
+    index: Signal  # word that comes next
+    left: Signal  # beats
+    issue: Signal  # a beat is read in this cycle
+
+
+@dataclasses.dataclass(frozen=True)
+class _Write:
+    """The write burst in hand."""
+
+    index: Signal  # word that comes next
+    inside: Value  # the memory
+    beat: Signal  # a beat comes in this cycle
 
 
 class BlockMemory(wiring.Component):
@@ -53,18 +73,34 @@ class BlockMemory(wiring.Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
-        axi, lanes = self.axi, self._data_bits // 8
-        offset_bits = (lanes - 1).bit_length()
-        index_bits = (self._words - 1).bit_length()
         m.submodules.memory = store = memory.Memory(
             shape=self._data_bits, depth=self._words, init=[]
         )
         read, write = store.read_port(), store.write_port(granularity=8)
+        reading = self._read_burst(m)
+        writing = self._write_burst(m)
+        free, host_read = self._word_port(m, reading, writing, read)
+        self._share_memory(m, reading, writing, free, host_read, read, write)
+        return m
 
-        # Reads: `en` moves a word to the output of the RAM, which is where it waits for `ready`.
-        read_index = Signal(32 - offset_bits)
+    @property
+    def _offset_bits(self) -> int:
+        """Address bits within a word."""
+        return (self._data_bits // 8 - 1).bit_length()
+
+    def _outside(self, index: Signal) -> Value:
+        """Bits of a word's number that are zero inside the memory."""
+        return index[(self._words - 1).bit_length() :]
+
+    def _read_burst(self, m: Module) -> _Read:
+        """Read channels, a beat per cycle, the first two cycles after its address.
+
+        ``en`` moves a word to the output of the RAM, which is where it waits for ``rready``.
+        """
+        axi = self.axi
+        read_index = Signal(32 - self._offset_bits)
         read_left = Signal(5)
         issue = Signal()
         m.d.comb += [
@@ -75,7 +111,7 @@ class BlockMemory(wiring.Component):
             m.d.sync += axi.rvalid.eq(0)
         with m.If(axi.arvalid & axi.arready):
             m.d.sync += [
-                read_index.eq(axi.araddr[offset_bits:]),
+                read_index.eq(axi.araddr[self._offset_bits :]),
                 read_left.eq(axi.arlen + 1),
                 axi.rid.eq(axi.arid),
             ]
@@ -85,13 +121,16 @@ class BlockMemory(wiring.Component):
                 read_left.eq(read_left - 1),
                 axi.rvalid.eq(1),
                 axi.rlast.eq(read_left == 1),
-                axi.rresp.eq(Mux(read_index[index_bits:] == 0, Resp.OKAY, Resp.DECERR)),
+                axi.rresp.eq(Mux(self._outside(read_index) == 0, Resp.OKAY, Resp.DECERR)),
             ]
+        return _Read(read_index, read_left, issue)
 
-        # Writes.
-        write_index = Signal(32 - offset_bits)
+    def _write_burst(self, m: Module) -> _Write:
+        """Write channels, a beat per cycle from the cycle after the address."""
+        axi = self.axi
+        write_index = Signal(32 - self._offset_bits)
         writing = Signal()
-        inside = write_index[index_bits:] == 0
+        inside = self._outside(write_index) == 0
         beat = Signal()
         m.d.comb += [
             axi.awready.eq(~writing & ~axi.bvalid),
@@ -102,7 +141,7 @@ class BlockMemory(wiring.Component):
             m.d.sync += axi.bvalid.eq(0)
         with m.If(axi.awvalid & axi.awready):
             m.d.sync += [
-                write_index.eq(axi.awaddr[offset_bits:]),
+                write_index.eq(axi.awaddr[self._offset_bits :]),
                 axi.bid.eq(axi.awid),
                 axi.bresp.eq(Resp.OKAY),
                 writing.eq(1),
@@ -113,14 +152,24 @@ class BlockMemory(wiring.Component):
                 m.d.sync += axi.bresp.eq(Resp.DECERR)
             with m.If(axi.wlast):
                 m.d.sync += [writing.eq(0), axi.bvalid.eq(1)]
+        return _Write(write_index, inside, beat)
 
-        # The word port, when neither address of the RAM is in use and no word waits at its output.
-        access, answer = self.access, self.answer
+    def _word_port(
+        self, m: Module, reading: _Read, writing: _Write, read: memory.ReadPort
+    ) -> tuple[Signal, Signal]:
+        """The word port, when neither address of the RAM is in use and no word waits at its output;
+        an answer two cycles after its access. Returns whether it is so, and whether a read begins.
+        """
+        axi, access, answer = self.axi, self.access, self.answer
         fetched = Signal()
         free = Signal()
         m.d.comb += [
             free.eq(
-                ~fetched & (~answer.valid | answer.ready) & ~beat & (read_left == 0) & ~axi.rvalid
+                ~fetched
+                & (~answer.valid | answer.ready)
+                & ~writing.beat
+                & (reading.left == 0)
+                & ~axi.rvalid
             ),
             access.ready.eq(free),
         ]
@@ -131,20 +180,33 @@ class BlockMemory(wiring.Component):
         m.d.sync += fetched.eq(access.valid & free)
         with m.If(fetched):
             m.d.sync += [answer.valid.eq(1), answer.payload.eq(read.data)]
+        return free, host_read
 
+    def _share_memory(
+        self,
+        m: Module,
+        reading: _Read,
+        writing: _Write,
+        free: Signal,
+        host_read: Signal,
+        read: memory.ReadPort,
+        write: memory.WritePort,
+    ) -> None:
+        """Addresses, data and enables of the RAM, combinational."""
+        axi, access = self.axi, self.access
+        host_write = access.valid & free & access.p.write
         m.d.comb += [
-            read.en.eq(issue | host_read),
+            read.en.eq(reading.issue | host_read),
             # Not by `issue`: `rready` comes late, and this net goes to every block RAM.
-            read.addr.eq(Mux(read_left != 0, read_index, access.p.index)),
+            read.addr.eq(Mux(reading.left != 0, reading.index, access.p.index)),
             axi.rdata.eq(read.data),
-            write.addr.eq(Mux(beat, write_index, access.p.index)),
-            write.data.eq(Mux(beat, axi.wdata, access.p.data)),
+            write.addr.eq(Mux(writing.beat, writing.index, access.p.index)),
+            write.data.eq(Mux(writing.beat, axi.wdata, access.p.data)),
             write.en.eq(
                 Mux(
-                    beat & inside,
+                    writing.beat & writing.inside,
                     axi.wstrb,
-                    (access.valid & free & access.p.write).replicate(lanes),
+                    host_write.replicate(self._data_bits // 8),
                 )
             ),
         ]
-        return m
