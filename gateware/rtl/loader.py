@@ -16,6 +16,9 @@ from gateware.rtl.tensor_walk import TensorWalk
 
 LOADS_IN_FLIGHT = 4  #: loads whose data is on its way, beside the one that arrives
 
+#: What a port that loads no tensors must know of a job.
+_FILL = data.StructLayout({"opcode": 8, "beats": isa.BEATS_BITS, "address": isa.ADDRESS_BITS})
+
 
 class Receiver(Component):
     """Takes the beats of one port into the buffers that the port's jobs name, in order.
@@ -140,64 +143,73 @@ class Loader(Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self._config
-        bytes_bits = ceil_log2(config.bus_bits // 8)
-        job = self.job.payload
-        is_tensor = job.tensor.opcode == isa.Opcode.LOAD_TENSOR
-
         # Each port takes the job when it can; the job goes when all have.
         sent = Signal(config.ports)
         sending = Signal(config.ports)
         m.d.comb += self.job.ready.eq((sent | sending).all())
         m.d.sync += sent.eq(Mux(self.job.ready, 0, sent | sending))
 
-        fields = {"opcode": 8, "beats": isa.BEATS_BITS, "address": isa.ADDRESS_BITS}
+        # Jobs that each port has done and another has not.
         ahead = [Signal(range(2 * LOADS_IN_FLIGHT), name=f"ahead_{p}") for p in range(config.ports)]
         m.d.comb += self.completed.eq(Cat(count != 0 for count in ahead).all())
         for p in range(config.ports):
             m.submodules[f"receiver_{p}"] = receiver = Receiver(config)
-            layout = isa.TENSOR if p == 0 else data.StructLayout(fields)
-            m.submodules[f"queue_{p}"] = queue = SyncFIFO(width=layout.size, depth=LOADS_IN_FLIGHT)
-            command = self.commands[p]
-            waiting = self.job.valid & ~sent[p]
-            # Other ports have no part in a tensor, but take the job to keep the order.
-            beats = job.tensor.beats if p == 0 else Mux(is_tensor, 0, job.tensor.beats)
-            entry, oldest = Signal(layout, name=f"entry_{p}"), data.View(layout, queue.r_data)
-            m.d.comb += [
-                command.valid.eq(waiting & queue.w_rdy),
-                command.p.address.eq(job.address + ((job.tensor.beats * p) << bytes_bits)),
-                command.p.beats.eq(beats),
-                sending[p].eq(command.valid & command.ready),
-                *(
-                    entry[name].eq(beats if name == "beats" else job.tensor[name])
-                    for name, _ in layout
-                ),
-                queue.w_data.eq(entry),
-                queue.w_en.eq(sending[p]),
-                receiver.job.valid.eq(queue.r_rdy),
-                *(receiver.job.p[name].eq(oldest[name]) for name, _ in layout),
-                queue.r_en.eq(receiver.job.ready),
-            ]
-            for name in ("weights", "slots"):
-                fill, inner = getattr(self, name)[p], getattr(receiver, name)
-                m.d.comb += [
-                    getattr(fill, part).eq(getattr(inner, part))
-                    for part in ("start", "address", "enable", "data")
-                ]
-            m.d.comb += [
-                receiver.beats.payload.eq(self.beats[p].payload),
-                receiver.beats.valid.eq(self.beats[p].valid),
-                self.beats[p].ready.eq(receiver.beats.ready),
-            ]
+            self._order_reads(m, p, sent[p], sending[p], receiver)
+            self._connect_receiver(m, p, receiver)
             m.d.sync += ahead[p].eq(ahead[p] + receiver.completed - self.completed)
             if p == 0:
-                m.d.comb += [
-                    receiver.act_ready.eq(self.act_ready),
-                    *(
-                        getattr(self, name).eq(getattr(receiver, name))
-                        for name in ("act_valid", "act_address", "act_bank", "act_data")
-                    ),
-                ]
+                self._connect_activations(m, receiver)
         return m
+
+    def _order_reads(
+        self, m: Module, p: int, sent: Value, sending: Value, receiver: Receiver
+    ) -> None:
+        """Port p's part of the job: a command to memory, and the job to the receiver's queue, where
+        it comes out in the next cycle at the earliest."""
+        layout = isa.TENSOR if p == 0 else _FILL
+        m.submodules[f"queue_{p}"] = queue = SyncFIFO(width=layout.size, depth=LOADS_IN_FLIGHT)
+        job, command = self.job.payload, self.commands[p]
+        is_tensor = job.tensor.opcode == isa.Opcode.LOAD_TENSOR
+        waiting = self.job.valid & ~sent
+        # Other ports have no part in a tensor, but take the job to keep the order.
+        beats = job.tensor.beats if p == 0 else Mux(is_tensor, 0, job.tensor.beats)
+        bytes_bits = ceil_log2(self._config.bus_bits // 8)
+        entry, oldest = Signal(layout, name=f"entry_{p}"), data.View(layout, queue.r_data)
+        m.d.comb += [
+            command.valid.eq(waiting & queue.w_rdy),
+            command.p.address.eq(job.address + ((job.tensor.beats * p) << bytes_bits)),
+            command.p.beats.eq(beats),
+            sending.eq(command.valid & command.ready),
+            *(entry[name].eq(beats if name == "beats" else job.tensor[name]) for name, _ in layout),
+            queue.w_data.eq(entry),
+            queue.w_en.eq(sending),
+            receiver.job.valid.eq(queue.r_rdy),
+            *(receiver.job.p[name].eq(oldest[name]) for name, _ in layout),
+            queue.r_en.eq(receiver.job.ready),
+        ]
+
+    def _connect_receiver(self, m: Module, p: int, receiver: Receiver) -> None:
+        """Beats of port p to its receiver, and on to the buffers of weights and slots."""
+        for name in ("weights", "slots"):
+            fill, inner = getattr(self, name)[p], getattr(receiver, name)
+            m.d.comb += [
+                getattr(fill, part).eq(getattr(inner, part))
+                for part in ("start", "address", "enable", "data")
+            ]
+        m.d.comb += [
+            receiver.beats.payload.eq(self.beats[p].payload),
+            receiver.beats.valid.eq(self.beats[p].valid),
+            self.beats[p].ready.eq(receiver.beats.ready),
+        ]
+
+    def _connect_activations(self, m: Module, receiver: Receiver) -> None:
+        m.d.comb += [
+            receiver.act_ready.eq(self.act_ready),
+            *(
+                getattr(self, name).eq(getattr(receiver, name))
+                for name in ("act_valid", "act_address", "act_bank", "act_data")
+            ),
+        ]

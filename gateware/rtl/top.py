@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The accelerator: registers, sequencer, bus ports, buffers and the tile engine."""
+"""Top of the accelerator: registers, sequencer, bus ports, buffers and the tile engine."""
+
+import dataclasses
 
 from amaranth import *
 from amaranth.lib import memory, wiring
@@ -29,7 +31,7 @@ def hp_ports(config: AccelConfig) -> list[str]:
 
 
 def accelerator_signature(config: AccelConfig) -> wiring.Signature:
-    """The ports of an accelerator: registers, memory, interrupt."""
+    """Ports of an accelerator: registers, memory, interrupt."""
     memory_port = Out(Axi3Signature(32, config.bus_bits, ID_BITS))
     return wiring.Signature(
         {
@@ -40,10 +42,26 @@ def accelerator_signature(config: AccelConfig) -> wiring.Signature:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Units:
+    """Units of an accelerator."""
+
+    regs: RegisterFile
+    sequencer: Sequencer
+    act: ActBuffer
+    weights: BeatBuffer
+    slots: BeatBuffer
+    wide: memory.Memory
+    loader: Loader
+    storer: Storer
+    engine: TileEngine
+    fetcher: Fetcher
+    share: ReadShare
+
+
 class Accelerator(wiring.Component):
-    """A whole accelerator. The host writes the registers of :mod:`gateware.arch.registers`;
-    programs of
-    :mod:`gateware.arch.isa` descriptors are fetched from memory and executed.
+    """A whole accelerator: the host writes the registers of :mod:`gateware.arch.registers`,
+    programs of :mod:`gateware.arch.isa` descriptors are fetched from memory and executed.
 
     Parameters
     ----------
@@ -57,14 +75,33 @@ class Accelerator(wiring.Component):
         Memory, as many as the configuration has ports. All but the first only read.
     irq : Out(1)
         High while an enabled interrupt is pending.
+
+    Latency in cycles: :mod:`gateware.model.timeline` estimates that of a program.
+
+    Raises
+    ------
+    ValueError
+        On elaboration for an array whose shape the registers cannot name.
     """
 
     def __init__(self, config: AccelConfig) -> None:
         self.config = config
         super().__init__(accelerator_signature(config))
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
+        units = self._units(m)
+        self._connect_host(m, units)
+        self._connect_queues(m, units)
+        first = self._connect_first_port(m, units)
+        self._connect_other_ports(m, units, first)
+        self._connect_activations(m, units)
+        self._connect_constants(m, units)
+        self._connect_raw_outputs(m, units)
+        return m
+
+    def _units(self, m: Module) -> _Units:
+        """All units; the sequencer resets those that work for it between two runs."""
         config = self.config
         m.submodules.regs = regs = RegisterFile(config)
         m.submodules.sequencer = sequencer = Sequencer(config)
@@ -93,8 +130,23 @@ class Accelerator(wiring.Component):
         m.submodules.engine = reset(engine)
         m.submodules.fetcher = reset(fetcher)
         m.submodules.share = reset(share)
+        return _Units(
+            regs=regs,
+            sequencer=sequencer,
+            act=act,
+            weights=weights,
+            slots=slots,
+            wide=wide,
+            loader=loader,
+            storer=storer,
+            engine=engine,
+            fetcher=fetcher,
+            share=share,
+        )
 
-        # Host and run control.
+    def _connect_host(self, m: Module, units: _Units) -> None:
+        """Registers, run control and counters."""
+        regs, sequencer, engine = units.regs, units.sequencer, units.engine
         connect(m, flipped(self.axil), regs.axil)
         m.d.comb += [
             self.irq.eq(regs.irq),
@@ -118,61 +170,57 @@ class Accelerator(wiring.Component):
             regs.count.descriptors.eq(sequencer.dispatched),
         ]
 
-        # Units of a descriptor.
+    def _connect_queues(self, m: Module, units: _Units) -> None:
+        """Descriptors from the fetcher to the units that carry them out."""
+        sequencer, fetcher, engine = units.sequencer, units.fetcher, units.engine
         connect(m, fetcher.descriptor, sequencer.descriptor)
-        connect(m, sequencer.load, loader.job)
-        connect(m, sequencer.store, storer.job)
+        connect(m, sequencer.load, units.loader.job)
+        connect(m, sequencer.store, units.storer.job)
         connect(m, sequencer.execute, engine.execute)
         m.d.comb += [
-            fetcher.address.eq(regs.program_base),
+            fetcher.address.eq(units.regs.program_base),
             fetcher.start.eq(sequencer.fetch_start),
             fetcher.halt.eq(sequencer.fetch_halt),
-            sequencer.fetch_owns.eq(~share.owner),
+            sequencer.fetch_owns.eq(~units.share.owner),
             sequencer.array_idle.eq(~engine.issued & ~engine.stalled),
-            sequencer.load_completed.eq(loader.completed),
-            sequencer.store_completed.eq(storer.completed),
+            sequencer.load_completed.eq(units.loader.completed),
+            sequencer.store_completed.eq(units.storer.completed),
             sequencer.execute_completed.eq(engine.completed),
         ]
 
-        self._connect_bus(m, sequencer, regs, fetcher, share, loader, storer)
-        self._connect_buffers(m, act, weights, slots, wide, loader, storer, engine)
-        return m
+    @property
+    def _bus_sizes(self) -> dict[str, int]:
+        return {"data_bits": self.config.bus_bits, "id_bits": ID_BITS}
 
-    def _connect_bus(
-        self,
-        m: Module,
-        sequencer: Sequencer,
-        regs: RegisterFile,
-        fetcher: Fetcher,
-        share: ReadShare,
-        loader: Loader,
-        storer: Storer,
-    ) -> None:
-        """The first port fetches, loads and stores; the others load."""
-        config = self.config
-        sizes = {"data_bits": config.bus_bits, "id_bits": ID_BITS}
-        m.submodules.dma_0 = first = DmaPort(**sizes)
+    def _connect_first_port(self, m: Module, units: _Units) -> DmaPort:
+        """The first port fetches, loads and stores."""
+        loader, storer, share = units.loader, units.storer, units.share
+        m.submodules.dma_0 = first = DmaPort(**self._bus_sizes)
         connect(m, first.axi, flipped(self.hp0))
-        connect(m, fetcher.command, share.commands[0])
+        connect(m, units.fetcher.command, share.commands[0])
         connect(m, loader.commands[0], share.commands[1])
-        connect(m, share.data[0], fetcher.beats)
+        connect(m, share.data[0], units.fetcher.beats)
         connect(m, share.data[1], loader.beats[0])
         connect(m, share.command, first.read_command)
         connect(m, first.read_data, share.beats)
         connect(m, storer.command, first.write_command)
         connect(m, storer.beats, first.write_data)
         m.d.comb += [
-            first.flush.eq(sequencer.flush),
+            first.flush.eq(units.sequencer.flush),
             storer.write_idle.eq(first.write_idle),
-            sequencer.write_error.eq(first.write_error),
-            regs.count.write_beats.eq(first.write_beats),
+            units.sequencer.write_error.eq(first.write_error),
+            units.regs.count.write_beats.eq(first.write_beats),
         ]
+        return first
 
+    def _connect_other_ports(self, m: Module, units: _Units, first: DmaPort) -> None:
+        """The other ports load; all of them together are idle, or have an error."""
+        sequencer, loader = units.sequencer, units.loader
         others = []
-        for p, name in enumerate(hp_ports(config)):
+        for p, name in enumerate(hp_ports(self.config)):
             if p == 0:
                 continue
-            m.submodules[f"dma_{p}"] = dma = ReadDma(**sizes)
+            m.submodules[f"dma_{p}"] = dma = ReadDma(**self._bus_sizes)
             connect(m, dma.axi, flipped(getattr(self, name)))
             connect(m, loader.commands[p], dma.command)
             connect(m, dma.data, loader.beats[p])
@@ -181,22 +229,13 @@ class Accelerator(wiring.Component):
         m.d.comb += [
             sequencer.bus_idle.eq(Cat(first.idle, *(dma.idle for dma in others)).all()),
             sequencer.read_error.eq(Cat(first.read_error, *(dma.error for dma in others)).any()),
-            regs.count.read_beats.eq(sum((dma.beat for dma in others), first.read_beats)),
+            units.regs.count.read_beats.eq(sum((dma.beat for dma in others), first.read_beats)),
         ]
 
-    def _connect_buffers(
-        self,
-        m: Module,
-        act: ActBuffer,
-        weights: BeatBuffer,
-        slots: BeatBuffer,
-        wide: memory.Memory,
-        loader: Loader,
-        storer: Storer,
-        engine: TileEngine,
-    ) -> None:
+    def _connect_activations(self, m: Module, units: _Units) -> None:
         """The engine is never made to wait; loads and stores take the ports that it leaves."""
         config = self.config
+        act, loader, storer, engine = units.act, units.loader, units.storer, units.engine
         writes_there = (
             engine.write_enable.any() & (engine.write_bank == storer.gather_bank)
             if config.act_copies == 1
@@ -225,9 +264,12 @@ class Accelerator(wiring.Component):
                 Mux(engine.gathering, engine.gather_address[column], storer.gather_address)
             )
 
+    def _connect_constants(self, m: Module, units: _Units) -> None:
+        """Weights and slots, from the loader to the engine."""
+        loader, engine = units.loader, units.engine
         for buffer, fills, address, source in (
-            (weights, loader.weights, engine.weight_address, engine.weights),
-            (slots, loader.slots, engine.slot_address, engine.slot),
+            (units.weights, loader.weights, engine.weight_address, engine.weights),
+            (units.slots, loader.slots, engine.slot_address, engine.slot),
         ):
             for fill, port in zip(fills, buffer.fill, strict=True):
                 connect(m, fill, port)
@@ -235,11 +277,14 @@ class Accelerator(wiring.Component):
                 buffer.read_address.eq(address),
                 Value.cast(source).eq(buffer.read_data),
             ]
-        wide_read, wide_write = wide.read_port(), wide.write_port()
+
+    def _connect_raw_outputs(self, m: Module, units: _Units) -> None:
+        """Raw outputs, from the engine to the storer."""
+        wide_read, wide_write = units.wide.read_port(), units.wide.write_port()
         m.d.comb += [
-            wide_read.addr.eq(storer.wide_address),
-            storer.wide_data.eq(wide_read.data),
-            wide_write.addr.eq(engine.wide_address),
-            wide_write.data.eq(engine.wide_data),
-            wide_write.en.eq(engine.wide_enable),
+            wide_read.addr.eq(units.storer.wide_address),
+            units.storer.wide_data.eq(wide_read.data),
+            wide_write.addr.eq(units.engine.wide_address),
+            wide_write.data.eq(units.engine.wide_data),
+            wide_write.en.eq(units.engine.wide_enable),
         ]
