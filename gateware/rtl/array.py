@@ -1,6 +1,6 @@
 # amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
-"""The array: row engines of three schemes and the pool lanes, all fed by one stream of words."""
+"""Array: row engines of three schemes and the pool lanes, all fed by one stream of words."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ def engine_modules(config: AccelConfig) -> set[str]:
 
 
 class GemmArray(wiring.Component):
-    """All row engines and the pool lanes, aligned to one latency.
+    """Array of all row engines and the pool lanes, aligned to one latency.
 
     Each word goes to every lane; which sums are of use is the reader's business. Activations travel
     through registered broadcast trees with a fan-out of ``BROADCAST_FANOUT`` engines, one tree for
@@ -95,6 +95,8 @@ class GemmArray(wiring.Component):
     latency : int
         Cycles from ``control.last`` until its sums are at ``sums``. They stay until those of the
         next ``last`` take their place, as many cycles later as that one came later.
+
+    Throughput: one word per cycle, ``rows * k * pixels`` products.
     """
 
     def __init__(self, config: AccelConfig) -> None:
@@ -116,7 +118,7 @@ class GemmArray(wiring.Component):
 
     @classmethod
     def latency_for(cls, config: AccelConfig) -> int:
-        """``latency`` of an array of this configuration."""
+        """Latency of an array of this configuration, in cycles."""
         return max(
             PoolEngine.latency_for(k=config.k, pixels=config.pixels),
             *(path.latency for path in _paths(config)),
@@ -138,50 +140,51 @@ class GemmArray(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config = self.config
-
-        weights, offset = [], 0
-        for scheme in config.lane_schemes:
-            weights.append(self.weights[offset : offset + config.k * scheme.bits])
-            offset += config.k * scheme.bits
-
-        word_layout = data.StructLayout({"act": self.act.shape(), "control": WordControl()})
-        for path in _paths(config):
-            name, wait = path.engine.__name__.lower(), self.latency - path.latency
-            broadcast = Broadcast(word_layout, sinks=len(path.lanes))
-            m.submodules[f"{name}_broadcast"] = broadcast
-            for p in range(config.pixels):
-                for c in range(config.k):
-                    m.d.comb += broadcast.i.act[p][c].eq(
-                        delay(
-                            m,
-                            self.act[p][c],
-                            wait + path.engine.skew(c),
-                            name=f"{name}_act_{p}_{c}",
-                        )
-                    )
-            m.d.comb += broadcast.i.control.eq(delay(m, self.control, wait, name=f"{name}_control"))
-
-            for sink, first in enumerate(path.lanes):
-                engine = path.engine(k=config.k, pixels=config.pixels)
-                shared = SharedModule(engine, _module_name(path, config))
-                m.submodules[f"row_{first}"] = shared
+        for path in _paths(self.config):
+            broadcast = self._broadcast(m, path)
+            for sink, lane in enumerate(path.lanes):
                 word = broadcast.o[sink // BROADCAST_FANOUT]
-                lanes = range(first, first + engine.rows)
-                m.d.comb += [
-                    shared.act.eq(word.act),
-                    shared.control.eq(word.control),
-                    shared.weights.eq(
-                        delay(
-                            m,
-                            Cat(weights[lane] for lane in lanes),
-                            wait + path.broadcast_latency,
-                            name=f"weights_{first}",
-                        )
-                    ),
-                    *(self.sums[lane].eq(shared.sums[i]) for i, lane in enumerate(lanes)),
-                ]
+                self._connect_engine(m, path, word, lane)
+        self._connect_pool(m)
+        return m
 
+    def _broadcast(self, m: Module, path: _Path) -> Broadcast:
+        """The tree of a path. Its words enter ``latency - path.latency`` cycles late, each channel
+        as much later as the engine asks."""
+        name, wait = path.engine.__name__.lower(), self.latency - path.latency
+        layout = data.StructLayout({"act": self.act.shape(), "control": WordControl()})
+        broadcast = Broadcast(layout, sinks=len(path.lanes))
+        m.submodules[f"{name}_broadcast"] = broadcast
+        for p in range(self.config.pixels):
+            for c in range(self.config.k):
+                cycles = wait + path.engine.skew(c)
+                late = delay(m, self.act[p][c], cycles, name=f"{name}_act_{p}_{c}")
+                m.d.comb += broadcast.i.act[p][c].eq(late)
+        m.d.comb += broadcast.i.control.eq(delay(m, self.control, wait, name=f"{name}_control"))
+        return broadcast
+
+    def _connect_engine(self, m: Module, path: _Path, word: data.View, first: int) -> None:
+        """The engine of the lanes from ``first`` on; its weights come together with ``word``."""
+        config = self.config
+        engine = path.engine(k=config.k, pixels=config.pixels)
+        shared = SharedModule(engine, _module_name(path, config))
+        m.submodules[f"row_{first}"] = shared
+        lanes = range(first, first + engine.rows)
+        bits = config.k * engine.scheme.bits
+        # All lanes before and these have a word of `k` codes each.
+        start = sum(config.k * scheme.bits for scheme in config.lane_schemes[:first])
+        weights = Cat(self.weights[start + i * bits :][:bits] for i in range(engine.rows))
+        cycles = self.latency - path.latency + path.broadcast_latency
+        m.d.comb += [
+            shared.act.eq(word.act),
+            shared.control.eq(word.control),
+            shared.weights.eq(delay(m, weights, cycles, name=f"weights_{first}")),
+            *(self.sums[lane].eq(shared.sums[i]) for i, lane in enumerate(lanes)),
+        ]
+
+    def _connect_pool(self, m: Module) -> None:
+        """The pool lanes, behind those of the rows."""
+        config = self.config
         m.submodules.pool = pool = PoolEngine(k=config.k, pixels=config.pixels)
         wait = self.latency - pool.latency
         m.d.comb += [
@@ -190,11 +193,10 @@ class GemmArray(wiring.Component):
             pool.mode.eq(delay(m, self.pool_mode, wait, name="pool_mode")),
         ]
         m.d.comb += [self.sums[config.rows + c].eq(pool.sums[c]) for c in range(config.k)]
-        return m
 
     @classmethod
     def resources(cls, config: AccelConfig) -> Resources:
-        """An estimate: the engines, the pool lanes, and the delays and copies of their inputs."""
+        """Estimate: the engines, the pool lanes, and the delays and copies of their inputs."""
         latency = cls.latency_for(config)
         word_bits = config.pixels * config.k * ACT_BITS
         total = PoolEngine.resources(k=config.k, pixels=config.pixels)

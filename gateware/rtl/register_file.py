@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registers of the host, with counters, watchdog and interrupt, as RTL."""
+"""Register file of the host, with counters, watchdog and interrupt."""
+
+import dataclasses
 
 from amaranth import *
+from amaranth.hdl import ValueLike
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -22,8 +25,22 @@ from gateware.rtl.axi import AxiLiteSignature, Resp
 COUNT_LAYOUT = data.StructLayout(dict.fromkeys(COUNTERS, 1) | {"read_beats": 3})
 
 
+_Content = ValueLike | dict[str, ValueLike]
+
+
+@dataclasses.dataclass(frozen=True)
+class _State:
+    """Registers behind the map."""
+
+    status: dict[str, Signal]
+    irq_enable: Signal
+    irq_status: Signal
+    failing_index: Signal
+    counters: dict[str, Signal]
+
+
 class RegisterFile(wiring.Component):
-    """The registers, the counters, the watchdog and the interrupt of an accelerator.
+    """Registers, counters, watchdog and interrupt of an accelerator.
 
     A write takes effect in the cycle after its address and data were accepted together; pulses that
     follow from it come in that cycle. A read answers in the cycle after its address.
@@ -88,62 +105,77 @@ class RegisterFile(wiring.Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
-        config = self._config
+        state = self._state()
+        contents = self._contents(state)
+        self._elaborate_read(m, contents)
+        written = self._elaborate_write(m, contents)
+        start = self._command(m, state, written)
+        self._follow_run(m, state, start)
+        return m
+
+    @staticmethod
+    def _state() -> _State:
         status = {"done": Signal(), "error": Signal(), "error_code": Signal(8)}
         irq_enable = Signal()
         irq_status = Signal()
         failing_index = Signal(DESCRIPTOR_INDEX_BITS)
         counters = {name: Signal(32, name=f"count_{name}") for name in ("cycles", *COUNTERS)}
+        return _State(status, irq_enable, irq_status, failing_index, counters)
 
-        # What each register reads: the word, or its fields. Those that the host writes are signals.
-        contents = {
+    def _contents(self, state: _State) -> dict[str, _Content]:
+        """What each register reads: the word, or its fields. Those that the host writes are
+        signals."""
+        config = self._config
+        return {
             "ID": ID_VALUE,
             "VERSION": {"minor": VERSION_MINOR, "major": VERSION_MAJOR},
             "CONTROL": {"start": 0, "abort": 0},
-            "STATUS": {"busy": self.busy | self.start} | status,
+            "STATUS": {"busy": self.busy | self.start} | state.status,
             "PROGRAM_BASE": self.program_base,
             "INPUT_BASE": self.input_base,
             "OUTPUT_BASE": self.output_base,
             "WATCHDOG": self.watchdog_limit,
-            "IRQ_ENABLE": {"finished": irq_enable},
-            "IRQ_STATUS": {"finished": irq_status},
-            "ERROR_DESCRIPTOR": {"index": failing_index},
+            "IRQ_ENABLE": {"finished": state.irq_enable},
+            "IRQ_STATUS": {"finished": state.irq_status},
+            "ERROR_DESCRIPTOR": {"index": state.failing_index},
             "SHAPE": {"rows": config.rows, "k": config.k, "pixels": config.pixels},
             "CONFIG_DIGEST": config_digest(config),
-        } | {name.upper(): counter for name, counter in counters.items()}
+        } | {name.upper(): counter for name, counter in state.counters.items()}
 
-        self._elaborate_read(m, contents)
-        write = self._elaborate_write(m, contents)
-
+    def _command(self, m: Module, state: _State, written: dict[str, Signal]) -> Value:
+        """CONTROL and the interrupt; whether a run is started, a cycle before ``self.start``."""
         finished = self.done | self.failed
-        control = write["CONTROL"]
+        control = written["CONTROL"]
         start = control[0] & ~control[1] & ~self.busy & ~self.start
         m.d.sync += [
             self.start.eq(start),
             self.abort.eq(control[1]),
-            irq_status.eq((irq_status & ~write["IRQ_STATUS"][0]) | finished),
+            state.irq_status.eq((state.irq_status & ~written["IRQ_STATUS"][0]) | finished),
         ]
-        m.d.comb += self.irq.eq(irq_status & irq_enable)
+        m.d.comb += self.irq.eq(state.irq_status & state.irq_enable)
+        return start
 
+    def _follow_run(self, m: Module, state: _State, start: Value) -> None:
+        """Status, counters and watchdog of a run."""
+        status, counters = state.status, state.counters
         with m.If(self.done):
             m.d.sync += status["done"].eq(1)
         with m.If(self.failed):
             m.d.sync += [status["error"].eq(1), status["error_code"].eq(self.error_code)]
         with m.If(self.busy & ~status["error"]):
-            m.d.sync += failing_index.eq(self.descriptor_index)
+            m.d.sync += state.failing_index.eq(self.descriptor_index)
         for name, counter in counters.items():
             m.d.sync += counter.eq(counter + (self.busy if name == "cycles" else self.count[name]))
         with m.If(start):
             m.d.sync += [signal.eq(0) for signal in [*status.values(), *counters.values()]]
-
         m.d.sync += self.watchdog.eq(
             self.busy & (self.watchdog_limit != 0) & (counters["cycles"] >= self.watchdog_limit)
         )
-        return m
 
-    def _elaborate_read(self, m: Module, contents: dict) -> None:
+    def _elaborate_read(self, m: Module, contents: dict[str, _Content]) -> None:
+        """Read channels: the answer comes in the cycle after the address."""
         axil = self.axil
         m.d.comb += axil.arready.eq(~axil.rvalid | axil.rready)
         with m.If(axil.rready):
@@ -162,8 +194,8 @@ class RegisterFile(wiring.Component):
                                 content[field.name]
                             )
 
-    def _elaborate_write(self, m: Module, contents: dict) -> dict[str, Signal]:
-        """Stores what is writable. Returns the ones written to registers that act on ones."""
+    def _elaborate_write(self, m: Module, contents: dict[str, _Content]) -> dict[str, Signal]:
+        """Write channels; returns the ones written to registers that act on ones, combinational."""
         axil = self.axil
         accept = Signal()
         m.d.comb += [
