@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AXI signatures as the Zynq-7000 speaks them, and the bridge from GP0 to AXI4-Lite.
+"""AXI signatures as the Zynq-7000 speaks them.
 
 The members carry the plain AXI names, so a port called ``hp0`` becomes ``hp0__awaddr`` and so on in
 Verilog. All signatures are seen from the master.
@@ -25,7 +25,7 @@ class Resp(enum.IntEnum):
 
 
 class Burst(enum.IntEnum):
-    """How the address moves within a burst."""
+    """Kinds of bursts: how the address moves within one."""
 
     FIXED = 0
     INCR = 1
@@ -33,12 +33,13 @@ class Burst(enum.IntEnum):
 
 
 def check_width(name: str, value: int, low: int, high: int) -> None:
+    """Raises ValueError for a ``value`` outside ``low..high``; the message says ``name``."""
     if not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f"{name} must be an integer in {low}..{high}, not {value!r}")
 
 
 class AxiLiteSignature(wiring.Signature):
-    """AXI4-Lite, seen from the master.
+    """Signature of AXI4-Lite, seen from the master.
 
     Parameters
     ----------
@@ -107,7 +108,7 @@ class AxiLiteSignature(wiring.Signature):
 
 
 class Axi3Signature(wiring.Signature):
-    """AXI3 as on the ports of a Zynq-7000, seen from the master.
+    """Signature of AXI3 as on the ports of a Zynq-7000, seen from the master.
 
     Differs from AXI4 by a 4-bit length (bursts of at most 16 beats), a 2-bit lock and ``wid``.
 

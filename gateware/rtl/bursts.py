@@ -20,10 +20,9 @@ def _burst_layout(addr_bits: int) -> data.StructLayout:
 
 
 class BurstSplitter(wiring.Component):
-    """Cuts commands into bursts.
+    """Splitter of commands into INCR bursts that AXI3 allows.
 
-    One burst per cycle, also from one command to the next. The burst appears in the cycle after the
-    command was accepted.
+    A burst ends at a multiple of 16 beats or at the end of the command.
 
     Parameters
     ----------
@@ -42,9 +41,13 @@ class BurstSplitter(wiring.Component):
         A command is in hand.
     rejected : Out(1)
         Pulse: the command just accepted was misaligned.
+
+    Latency: the burst comes in the cycle after the command was accepted.
+
+    Throughput: one burst per cycle, also from one command to the next.
     """
 
-    def __init__(self, addr_bits: int, data_bits: int) -> None:
+    def __init__(self, *, addr_bits: int, data_bits: int) -> None:
         self._bytes = data_bits // 8
         super().__init__(
             {

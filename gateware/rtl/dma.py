@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moves runs of beats between streams and memory over one AXI3 port of a Zynq-7000.
+"""DMA engines: runs of beats between streams and memory over one AXI3 port of a Zynq-7000.
 
 A command names an address and a number of beats. It is cut into INCR bursts that end at a multiple
 of 16 beats or at the end of the command, so none is longer than AXI3 allows and none crosses a
@@ -27,10 +27,11 @@ def _check(max_outstanding: int) -> None:
 
 
 class _Dma(wiring.Component):
-    """What both directions share: commands, splitter, the count of bursts in flight, flushing."""
+    """DMA engine of one direction: commands, splitter, count of bursts in flight, flushing."""
 
     def __init__(
         self,
+        *,
         addr_bits: int,
         data_bits: int,
         id_bits: int,
@@ -56,7 +57,7 @@ class _Dma(wiring.Component):
     def _address_channel(
         self, m: Module, channel: str, retire: Value
     ) -> tuple[BurstSplitter, Signal, Signal]:
-        """Drives AR or AW from the commands, through a register that no flush can retract.
+        """Address channel, ``ar`` or ``aw``, from the commands: a register that no flush retracts.
 
         Bursts count as outstanding from the moment they enter that register, one cycle before the
         bus sees them, until ``retire``. Returns the splitter, a pulse for each burst that enters
@@ -66,7 +67,9 @@ class _Dma(wiring.Component):
         def port(name: str) -> Signal:
             return getattr(self.axi, f"{channel}{name}")
 
-        m.submodules.splitter = splitter = BurstSplitter(self._addr_bits, self._data_bits)
+        m.submodules.splitter = splitter = BurstSplitter(
+            addr_bits=self._addr_bits, data_bits=self._data_bits
+        )
         connect(m, flipped(self.command), splitter.command)
 
         outstanding = Signal(range(self._max_outstanding + 1))
@@ -102,11 +105,9 @@ class _Dma(wiring.Component):
 
 
 class ReadDma(_Dma):
-    """Reads memory into a stream.
+    """DMA engine from memory to a stream.
 
-    Long commands go at one beat per cycle when the memory takes at most
-    ``16 * (max_outstanding - 1) - 2`` cycles from AR to R. The bus beat is the stream beat, without
-    a register between.
+    The bus beat is the stream beat, without a register between.
 
     Parameters
     ----------
@@ -134,6 +135,11 @@ class ReadDma(_Dma):
     beat : Out(1)
         Pulse for each beat that came over the bus.
 
+    Latency: two cycles from a command to its first burst on the bus.
+
+    Throughput: long commands go at one beat per cycle when the memory takes at most
+    ``16 * (max_outstanding - 1) - 2`` cycles from AR to R.
+
     Raises
     ------
     ValueError
@@ -141,14 +147,19 @@ class ReadDma(_Dma):
     """
 
     def __init__(
-        self, addr_bits: int = 32, data_bits: int = 64, id_bits: int = 6, max_outstanding: int = 8
+        self,
+        *,
+        addr_bits: int = 32,
+        data_bits: int = 64,
+        id_bits: int = 6,
+        max_outstanding: int = 8,
     ) -> None:
         super().__init__(
-            addr_bits,
-            data_bits,
-            id_bits,
-            max_outstanding,
-            Out(stream.Signature(unsigned(data_bits))),
+            addr_bits=addr_bits,
+            data_bits=data_bits,
+            id_bits=id_bits,
+            max_outstanding=max_outstanding,
+            data_member=Out(stream.Signature(unsigned(data_bits))),
         )
 
     def elaborate(self, platform) -> Module:
@@ -168,11 +179,7 @@ class ReadDma(_Dma):
 
 
 class WriteDma(_Dma):
-    """Writes a stream to memory.
-
-    Long commands go at one beat per cycle when the memory takes at most
-    ``16 * (max_outstanding - 1) - 2`` cycles from the last W to B. Data never waits for the address
-    to be accepted.
+    """DMA engine from a stream to memory. Data never waits for the address to be accepted.
 
     Parameters
     ----------
@@ -201,6 +208,11 @@ class WriteDma(_Dma):
     beat : Out(1)
         Pulse for each beat that went over the bus.
 
+    Latency: two cycles from a command to its first burst on the bus.
+
+    Throughput: long commands go at one beat per cycle when the memory takes at most
+    ``16 * (max_outstanding - 1) - 2`` cycles from the last W to B.
+
     Raises
     ------
     ValueError
@@ -208,14 +220,19 @@ class WriteDma(_Dma):
     """
 
     def __init__(
-        self, addr_bits: int = 32, data_bits: int = 64, id_bits: int = 6, max_outstanding: int = 8
+        self,
+        *,
+        addr_bits: int = 32,
+        data_bits: int = 64,
+        id_bits: int = 6,
+        max_outstanding: int = 8,
     ) -> None:
         super().__init__(
-            addr_bits,
-            data_bits,
-            id_bits,
-            max_outstanding,
-            In(stream.Signature(unsigned(data_bits))),
+            addr_bits=addr_bits,
+            data_bits=data_bits,
+            id_bits=id_bits,
+            max_outstanding=max_outstanding,
+            data_member=In(stream.Signature(unsigned(data_bits))),
         )
 
     def elaborate(self, platform) -> Module:
@@ -257,7 +274,7 @@ class WriteDma(_Dma):
 
 
 class DmaPort(wiring.Component):
-    """A :class:`ReadDma` and a :class:`WriteDma` on the two halves of one AXI3 port.
+    """Port with a :class:`ReadDma` and a :class:`WriteDma` on its two halves.
 
     Reads and writes are not ordered against each other: wait for ``write_idle`` before reading what
     was written.
@@ -295,10 +312,20 @@ class DmaPort(wiring.Component):
     """
 
     def __init__(
-        self, addr_bits: int = 32, data_bits: int = 64, id_bits: int = 6, max_outstanding: int = 8
+        self,
+        *,
+        addr_bits: int = 32,
+        data_bits: int = 64,
+        id_bits: int = 6,
+        max_outstanding: int = 8,
     ) -> None:
         _check(max_outstanding)
-        self._parameters = (addr_bits, data_bits, id_bits, max_outstanding)
+        self._parameters = {
+            "addr_bits": addr_bits,
+            "data_bits": data_bits,
+            "id_bits": id_bits,
+            "max_outstanding": max_outstanding,
+        }
         command = stream.Signature(command_layout(addr_bits))
         beats = stream.Signature(unsigned(data_bits))
         super().__init__(
@@ -322,8 +349,8 @@ class DmaPort(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.read = read = ReadDma(*self._parameters)
-        m.submodules.write = write = WriteDma(*self._parameters)
+        m.submodules.read = read = ReadDma(**self._parameters)
+        m.submodules.write = write = WriteDma(**self._parameters)
 
         connect(m, flipped(self.read_command), read.command)
         connect(m, read.data, flipped(self.read_data))

@@ -12,7 +12,7 @@ from gateware.rtl.bursts import command_layout
 
 
 class Fetcher(Component):
-    """Reads descriptors one after the other, ``isa.FETCH_GROUP`` at a time, until it is halted.
+    """Fetcher of descriptors, ``isa.FETCH_GROUP`` at a time and ahead, until it is halted.
 
     Parameters
     ----------
@@ -28,7 +28,8 @@ class Fetcher(Component):
     command : Out(stream of command_layout)
     beats : In(stream of bus words)
     descriptor : Out(stream of unsigned(512))
-        A descriptor takes as many cycles as it has beats.
+
+    Throughput: a descriptor takes as many cycles as it has beats.
     """
 
     def __init__(self, config: AccelConfig) -> None:
@@ -44,22 +45,33 @@ class Fetcher(Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         bus_bits = self._config.bus_bits
-        beats = isa.DESCRIPTOR_BITS // bus_bits
-        group = beats * isa.FETCH_GROUP
         # With a group in hand and groups on order, no more than FETCH_AHEAD descriptors.
-        depth = beats * (isa.FETCH_AHEAD - 2)
+        depth = isa.DESCRIPTOR_BITS // bus_bits * (isa.FETCH_AHEAD - 2)
         m.submodules.fifo = fifo = SyncFIFOBuffered(width=bus_bits, depth=depth)
         m.d.comb += [
             fifo.w_data.eq(self.beats.payload),
             fifo.w_en.eq(self.beats.valid),
             self.beats.ready.eq(fifo.w_rdy),
         ]
-
         running, address = Signal(), Signal(32)
-        room = Signal(range(depth + 1), init=depth)  # beats that are neither here nor on order
+        self._order_groups(m, fifo, running, address)
+        self._assemble(m, fifo)
+        with m.If(self.start):
+            m.d.sync += [running.eq(1), address.eq(self.address)]
+        with m.If(self.halt):
+            m.d.sync += running.eq(0)
+        return m
+
+    def _order_groups(
+        self, m: Module, fifo: SyncFIFOBuffered, running: Signal, address: Signal
+    ) -> None:
+        """Order a group whenever there is room for it."""
+        group = isa.DESCRIPTOR_BITS // self._config.bus_bits * isa.FETCH_GROUP
+        # Beats that are neither here nor on order.
+        room = Signal(range(fifo.depth + 1), init=fifo.depth)
         taken = Signal()
         m.d.comb += [
             self.command.valid.eq(running & (room >= group)),
@@ -71,6 +83,10 @@ class Fetcher(Component):
         with m.If(taken):
             m.d.sync += address.eq(address + isa.DESCRIPTOR_BYTES * isa.FETCH_GROUP)
 
+    def _assemble(self, m: Module, fifo: SyncFIFOBuffered) -> None:
+        """Shift beats into a descriptor; it is offered in the cycle after its last."""
+        bus_bits = self._config.bus_bits
+        beats = isa.DESCRIPTOR_BITS // bus_bits
         position, full = Signal(range(beats)), Signal()
         free = ~full | self.descriptor.ready
         m.d.comb += [
@@ -86,8 +102,3 @@ class Fetcher(Component):
             ]
             with m.If(position == beats - 1):
                 m.d.sync += [position.eq(0), full.eq(1)]
-        with m.If(self.start):
-            m.d.sync += [running.eq(1), address.eq(self.address)]
-        with m.If(self.halt):
-            m.d.sync += running.eq(0)
-        return m

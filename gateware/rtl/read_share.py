@@ -10,7 +10,7 @@ from gateware.rtl.bursts import BEATS_BITS, command_layout
 
 
 class ReadShare(Component):
-    """Lets two clients read through one :class:`~gateware.rtl.dma.ReadDma`.
+    """Share of one :class:`~gateware.rtl.dma.ReadDma` between two clients.
 
     Commands are taken one at a time, the first client's before the second's; beats go back to the
     client whose command they answer, in order.
@@ -31,9 +31,13 @@ class ReadShare(Component):
         To and from the :class:`~gateware.rtl.dma.ReadDma`.
     owner : Out(1)
         The client whose beats come next.
+
+    Latency: none, commands and beats pass in the cycle in which they come.
+
+    Throughput: a command and a beat per cycle.
     """
 
-    def __init__(self, data_bits: int, depth: int = 8) -> None:
+    def __init__(self, data_bits: int, *, depth: int = 8) -> None:
         self._depth = depth
         command, beats = stream.Signature(command_layout()), stream.Signature(unsigned(data_bits))
         super().__init__(
@@ -46,22 +50,27 @@ class ReadShare(Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.order = order = SyncFIFO(width=1 + BEATS_BITS, depth=self._depth)
+        self._take_commands(m, order)
+        self._return_beats(m, order)
+        return m
+
+    def _take_commands(self, m: Module, order: SyncFIFO) -> None:
+        """The first client's command before the second's, combinational; ``order`` keeps whose."""
         # A command on offer may not change before it is taken, so the choice is kept.
         chosen, waiting = Signal(), Signal()
         choice = Mux(waiting, chosen, ~self.commands[0].valid)
+        first, second = self.commands
         offered = Signal()
-        m.d.comb += offered.eq(Mux(choice, self.commands[1].valid, self.commands[0].valid))
+        m.d.comb += offered.eq(Mux(choice, second.valid, first.valid))
         taken = offered & order.w_rdy & self.command.ready
         beats = Signal(BEATS_BITS)
         m.d.comb += [
             self.command.valid.eq(offered & order.w_rdy),
             self.command.payload.eq(
-                Mux(
-                    choice, self.commands[1].payload.as_value(), self.commands[0].payload.as_value()
-                )
+                Mux(choice, second.payload.as_value(), first.payload.as_value())
             ),
             beats.eq(self.command.p.beats),
             order.w_data.eq(Cat(choice, beats)),
@@ -71,6 +80,8 @@ class ReadShare(Component):
         for index, command in enumerate(self.commands):
             m.d.comb += command.ready.eq((choice == index) & order.w_rdy & self.command.ready)
 
+    def _return_beats(self, m: Module, order: SyncFIFO) -> None:
+        """Each beat to the client of the oldest command, combinational."""
         position = Signal(BEATS_BITS)
         ready = Mux(self.owner, self.data[1].ready, self.data[0].ready)
         m.d.comb += [
@@ -87,4 +98,3 @@ class ReadShare(Component):
             with m.If(position == order.r_data[1:] - 1):
                 m.d.comb += order.r_en.eq(1)
                 m.d.sync += position.eq(0)
-        return m

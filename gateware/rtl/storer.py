@@ -18,7 +18,7 @@ STORE_AHEAD = 4  #: words of a store that are read before the bus takes them
 
 
 class Storer(Component):
-    """Writes what STORE_* jobs name to memory, a beat per cycle at most, job by job.
+    """Storer of what STORE_* jobs name to memory, job by job.
 
     Parameters
     ----------
@@ -38,9 +38,11 @@ class Storer(Component):
     gather_address : Out(16), gather_bank : Out, gather_data : In(bus_bits)
         Activation buffer; data one cycle after the address.
     wide_address : Out(16), wide_data : In(signed(48))
-        Wide buffer; data one cycle after the address.
+        Raw outputs; data one cycle after the address.
     completed : Out(1)
-        Pulse for each job.
+        Pulse for each job, when the memory has answered.
+
+    Throughput: a beat per cycle at most.
     """
 
     def __init__(self, config: AccelConfig) -> None:
@@ -62,42 +64,24 @@ class Storer(Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         bus_bits = self._config.bus_bits
-        tensor = self.job.p.tensor
-        wide = tensor.opcode == isa.Opcode.STORE_WIDE
+        wide = self.job.p.tensor.opcode == isa.Opcode.STORE_WIDE
         left, index = Signal(isa.BEATS_BITS), Signal(isa.BEATS_BITS)
         m.submodules.walk = walk = TensorWalk(self._config)
         m.submodules.fifo = fifo = SyncFIFO(width=bus_bits, depth=STORE_AHEAD)
-
         # A word whose address is given comes in the next cycle; then it must find room.
         asking, arriving = Signal(), Signal()
-        parts_bits = ceil_log2(isa.WIDE_BITS // bus_bits)
-        part = Signal(max(1, parts_bits))
-        extended = Signal(signed(isa.WIDE_BITS))
-        m.d.sync += [arriving.eq(asking), part.eq(index[:parts_bits])]
-        m.d.comb += [
-            walk.tensor.eq(tensor),
-            walk.step.eq(asking),
-            self.command.p.address.eq(self.job.p.address),
-            self.command.p.beats.eq(tensor.beats),
-            self.gather_address.eq(walk.address),
-            self.gather_bank.eq(walk.bank),
-            self.wide_address.eq(tensor.address + (index >> parts_bits)),
-            extended.eq(self.wide_data),
-            fifo.w_en.eq(arriving),
-            fifo.w_data.eq(
-                Mux(wide, extended.as_unsigned().word_select(part, bus_bits), self.gather_data)
-            ),
-            self.beats.valid.eq(fifo.r_rdy),
-            self.beats.payload.eq(fifo.r_data),
-            fifo.r_en.eq(self.beats.ready),
-        ]
+        word_bits = ceil_log2(isa.WIDE_BITS // bus_bits)  # of the number of a beat within a result
+        part = Signal(max(1, word_bits))
+        m.d.sync += [arriving.eq(asking), part.eq(index[:word_bits])]
+        self._address_words(m, walk, asking, index >> word_bits)
+        self._queue_words(m, fifo, arriving, part, wide)
         with m.FSM():
             with m.State("Command"):
                 m.d.comb += [self.command.valid.eq(self.job.valid), walk.start.eq(1)]
-                m.d.sync += [left.eq(tensor.beats), index.eq(0)]
+                m.d.sync += [left.eq(self.job.p.tensor.beats), index.eq(0)]
                 with m.If(self.job.valid & self.command.ready):
                     m.next = "Words"
             with m.State("Words"):
@@ -115,3 +99,31 @@ class Storer(Component):
                     m.d.comb += [self.job.ready.eq(1), self.completed.eq(1)]
                     m.next = "Command"
         return m
+
+    def _address_words(self, m: Module, walk: TensorWalk, asking: Signal, entry: Value) -> None:
+        """The command to memory, and places of the next word in both buffers, combinational."""
+        tensor = self.job.p.tensor
+        m.d.comb += [
+            walk.tensor.eq(tensor),
+            walk.step.eq(asking),
+            self.command.p.address.eq(self.job.p.address),
+            self.command.p.beats.eq(tensor.beats),
+            self.gather_address.eq(walk.address),
+            self.gather_bank.eq(walk.bank),
+            self.wide_address.eq(tensor.address + entry),
+        ]
+
+    def _queue_words(
+        self, m: Module, fifo: SyncFIFO, arriving: Signal, part: Signal, wide: Value
+    ) -> None:
+        """Words that arrive wait for the bus; raw outputs are sign-extended, lowest beat first."""
+        extended = Signal(signed(isa.WIDE_BITS))
+        beat = extended.as_unsigned().word_select(part, self._config.bus_bits)
+        m.d.comb += [
+            extended.eq(self.wide_data),
+            fifo.w_en.eq(arriving),
+            fifo.w_data.eq(Mux(wide, beat, self.gather_data)),
+            self.beats.valid.eq(fifo.r_rdy),
+            self.beats.payload.eq(fifo.r_data),
+            fifo.r_en.eq(self.beats.ready),
+        ]

@@ -17,7 +17,7 @@ def test_splitter_gives_a_burst_per_cycle(data_bits: int, seed: int) -> None:
     rng, width = random.Random(seed), data_bits // 8
     commands = random_commands(rng, width, 30)
     expected = [burst for command in commands for burst in split(*command, width)]
-    dut = BurstSplitter(32, data_bits)
+    dut = BurstSplitter(addr_bits=32, data_bits=data_bits)
     got: list[tuple[int, int]] = []
     cycles: list[int] = []
 
