@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every row engine of the array shares: its ports, its control word and its accumulator."""
+"""Base of every row engine of the array: ports, control word, accumulator, resources."""
 
 import abc
 import dataclasses
@@ -25,7 +25,7 @@ SUM_BITS = ACC_BITS + 1  #: signed width of every sum that leaves an engine
 
 
 class WordControl(data.StructLayout):
-    """Travels with every activation word; all of it is ignored while ``valid`` is 0.
+    """Control that travels with every activation word; ignored while ``valid`` is 0.
 
     ::
 
@@ -52,7 +52,7 @@ class WordControl(data.StructLayout):
 
 @dataclasses.dataclass(frozen=True)
 class Word:
-    """One cycle at the activation port, on the host side: ``act`` is (pixels, k) of nibbles."""
+    """Word of one cycle, on the host side: ``act`` is int (pixels, k), nibbles 0..15."""
 
     act: np.ndarray
     valid: bool = True
@@ -82,7 +82,7 @@ class Resources:
 
 
 def act_layout(k: int, pixels: int) -> data.ArrayLayout:
-    """One activation word of each pixel: ``act[pixel][channel]``."""
+    """Layout of one activation word of each pixel: ``act[pixel][channel]``."""
     return data.ArrayLayout(data.ArrayLayout(unsigned(ACT_BITS), k), pixels)
 
 
@@ -111,7 +111,7 @@ def delay(
 
 
 def delay_resources(bits: int, cycles: int) -> Resources:
-    """What :func:`delay` costs: flip-flops up to two cycles, else SRLs of up to 32 cycles each."""
+    """Cost of :func:`delay`: flip-flops up to two cycles, else SRLs of up to 32 cycles each."""
     return Resources(ff=bits * cycles) if cycles < 3 else Resources(lut=bits * -(-cycles // 32))
 
 
@@ -160,17 +160,17 @@ def accumulate(
 
 
 def control_resources(cycles: int) -> Resources:
-    """What it costs to have a control word ``cycles`` cycles later."""
+    """Cost of having a control word ``cycles`` cycles later."""
     return delay_resources(WordControl().size, cycles)
 
 
 def accumulator_resources(shape: Shape) -> Resources:
-    """What :func:`accumulate` costs, with the control bits that steer it."""
+    """Cost of :func:`accumulate`, with the control bits that steer it."""
     return Resources(lut=shape.width, ff=2 * shape.width + 1 + WordControl().size)
 
 
 def model_sums(dots: np.ndarray, words: Sequence[Word], shape: Shape) -> np.ndarray:
-    """What :func:`accumulate` shows after each word: int64, same shape as ``dots`` (words, ...)."""
+    """Model of :func:`accumulate`: int64 sums after each word, shape of ``dots`` (words, ...)."""
     modulus, offset = 1 << shape.width, (1 << shape.width - 1) if shape.signed else 0
     acc, total = np.zeros_like(dots[0]), np.zeros_like(dots[0])
     sums = np.empty_like(dots)
@@ -184,9 +184,9 @@ def model_sums(dots: np.ndarray, words: Sequence[Word], shape: Shape) -> np.ndar
 
 
 class RowEngine(wiring.Component):
-    """Computes ``rows`` rows of a tile: ``pixels`` dot products over ``k`` channels in each cycle.
+    """Engine of ``rows`` rows of a tile: ``pixels`` dot products over ``k`` channels per cycle.
 
-    One word per cycle, without a stall; see :class:`WordControl` for what happens to it.
+    See :class:`WordControl` for what happens to a word.
 
     Parameters
     ----------
@@ -215,6 +215,8 @@ class RowEngine(wiring.Component):
         Raw sums that it can hold; greater ones wrap.
     latency : int
         Cycles from ``control.last`` at the input until ``sums`` shows the sums.
+
+    Throughput: one word per cycle, without a stall.
 
     Raises
     ------
@@ -246,7 +248,7 @@ class RowEngine(wiring.Component):
     @classmethod
     @abc.abstractmethod
     def latency_for(cls, k: int) -> int:
-        """``latency`` of an engine of ``k`` channels."""
+        """Latency of an engine of ``k`` channels, in cycles."""
 
     @classmethod
     def skew(cls, channel: int) -> int:
@@ -255,7 +257,7 @@ class RowEngine(wiring.Component):
 
     @classmethod
     def encode(cls, values: np.ndarray) -> np.ndarray:
-        """What is stored of weight values (rows, ...): uint8, ``scheme.bits`` each, same shape."""
+        """Stored codes of weight values (rows, ...): uint8, ``scheme.bits`` each, same shape."""
         return encode_weights(cls.scheme, values)
 
     @classmethod
@@ -265,12 +267,12 @@ class RowEngine(wiring.Component):
 
     @classmethod
     def word_offset(cls, values: np.ndarray) -> int | np.ndarray:
-        """What the raw sum of words with weight ``values`` (..., terms) exceeds the true one by."""
+        """Excess of the raw sum of words with weight ``values`` (..., terms) over the true one."""
         return np.zeros(np.shape(values)[:-1], np.int64)
 
     @classmethod
     def offset(cls, values: np.ndarray, planes: int) -> int:
-        """What the raw sum of a row exceeds the true dot product by; does not depend on data.
+        """Excess of the raw sum of a row over the true dot product; does not depend on data.
 
         ``raw = dot + offset``, so the bias of the row is lowered by ``offset * M``. ``planes`` is 1
         for 4-bit and 2 for 8-bit activations, whose high plane counts 16 times. Raises ValueError
@@ -313,4 +315,4 @@ class RowEngine(wiring.Component):
     @classmethod
     @abc.abstractmethod
     def resources(cls, *, k: int, pixels: int) -> Resources:
-        """The 7-series form, counted; ``bench.resources`` holds it against synthesis."""
+        """Resources of the 7-series form; ``bench.resources`` holds them against synthesis."""

@@ -13,7 +13,11 @@ MAX_FANOUT = 64
 
 
 class CopyRegister(wiring.Component):
-    """``o`` is ``i`` one cycle later: one of several copies that share the sinks of a value.
+    """Register ``o`` of ``i``, one cycle later: one of several that share the sinks of a value.
+
+    Parameters
+    ----------
+    shape : Layout or Shape
 
     A module of its own, with ``keep``, so that no synthesiser merges it with its equal siblings.
     Like all registers of an array it has no reset, which would be a net to every one of them.
@@ -58,7 +62,7 @@ def broadcast_nodes(sinks: int, fanout: int = BROADCAST_FANOUT) -> list[int]:
 
 
 class Broadcast(wiring.Component):
-    """A registered tree that hands one value to many sinks.
+    """Tree of registers that hands one value to many sinks.
 
     Parameters
     ----------
@@ -78,7 +82,9 @@ class Broadcast(wiring.Component):
     Attributes
     ----------
     latency : int
-        Levels of the tree: 1 for up to 8 sinks, 2 for up to 64.
+        Cycles, the levels of the tree: 1 for up to 8 sinks, 2 for up to 64.
+
+    Throughput: one value per cycle.
 
     Raises
     ------

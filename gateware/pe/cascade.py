@@ -1,6 +1,6 @@
 # amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
-"""What the engines on DSP48E1 share: operands with two pixels, cascades, late weights."""
+"""Parts of the engines on DSP48E1: operands with two pixels, cascades, late weights."""
 
 from collections.abc import Sequence
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cascades of DSP48E1 slices: portable, or as the primitive (UG479), the same in every cycle."""
+"""DSP48E1 slices of a cascade: portable, or as the primitive (UG479), the same in every cycle."""
 
 import enum
 
@@ -13,7 +13,7 @@ A_BITS, B_BITS, P_BITS = 25, 18, 48  #: signed operands of the multiplier, and t
 
 
 class Head(enum.Enum):
-    """What a slice adds its product to."""
+    """Head of a slice's sum: what the product is added to."""
 
     PRODUCT = 0b000  #: nothing
     SUM = 0b001  #: the sum of the slice before
@@ -28,7 +28,7 @@ _Y_IS_C = 0b000_11_00
 
 
 class DspMac(wiring.Component):
-    """One slice of a cascade: ``p = pcin + (a + preadd) * b``.
+    """Slice of a cascade: ``p = pcin + (a + preadd) * b``.
 
     Parameters
     ----------
@@ -49,6 +49,8 @@ class DspMac(wiring.Component):
         The same; ``pcout`` is the dedicated wire to the next slice.
 
     Latency: :meth:`latency_for` cycles from the operands to ``p``, one from ``pcin`` or ``start``.
+
+    Throughput: one product per cycle.
     """
 
     def __init__(self, *, preadd: int | None = None, head: Head = Head.PRODUCT) -> None:
@@ -67,43 +69,49 @@ class DspMac(wiring.Component):
 
     @staticmethod
     def module_name(preadd: int | None, head: Head) -> str:
-        """Different for different parameters."""
+        """Name of the Verilog module, another one for other parameters."""
         constant = "" if preadd is None else f"_preadd_{preadd & (1 << A_BITS) - 1:x}"
         return f"dsp_mac_{head.name.lower()}{constant}"
 
     @staticmethod
     def latency_for(*, preadd: bool) -> int:
-        """Operands, pre-adder where there is one, product, sum."""
+        """Cycles for operands, pre-adder where there is one, product, sum."""
         return 4 if preadd else 3
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         if is_series7(platform):
-            preadd = self._preadd is not None
-            operands = {"i_A": _extend(self.a, 30), "i_B": self.b}
-            if preadd:
-                operands["i_D"] = Const(self._preadd, signed(A_BITS))[:]
-            if self._head is Head.SUM:
-                operands["i_PCIN"] = self.pcin
-            elif self._head is Head.START:
-                operands["i_C"] = self.start
-            m.submodules.dsp = _dsp48e1(
-                p_AREG=1,
-                p_ACASCREG=1,
-                p_BREG=1 + preadd,
-                p_BCASCREG=1 + preadd,
-                p_ADREG=int(preadd),
-                p_MREG=1,
-                p_USE_MULT="MULTIPLY",
-                p_USE_DPORT="TRUE" if preadd else "FALSE",
-                i_INMODE=Const(0b00100 if preadd else 0, 5),
-                i_OPMODE=Const(self._head.value << 4 | _X_Y_ARE_PRODUCT, 7),
-                **operands,
-                o_P=self.p,
-                o_PCOUT=self.pcout,
-            )
-            return m
+            self._elaborate_primitive(m)
+        else:
+            self._elaborate_portable(m)
+        return m
 
+    def _elaborate_primitive(self, m: Module) -> None:
+        preadd = self._preadd is not None
+        operands = {"i_A": _extend(self.a, 30), "i_B": self.b}
+        if preadd:
+            operands["i_D"] = Const(self._preadd, signed(A_BITS))[:]
+        if self._head is Head.SUM:
+            operands["i_PCIN"] = self.pcin
+        elif self._head is Head.START:
+            operands["i_C"] = self.start
+        m.submodules.dsp = _dsp48e1(
+            p_AREG=1,
+            p_ACASCREG=1,
+            p_BREG=1 + preadd,
+            p_BCASCREG=1 + preadd,
+            p_ADREG=int(preadd),
+            p_MREG=1,
+            p_USE_MULT="MULTIPLY",
+            p_USE_DPORT="TRUE" if preadd else "FALSE",
+            i_INMODE=Const(0b00100 if preadd else 0, 5),
+            i_OPMODE=Const(self._head.value << 4 | _X_Y_ARE_PRODUCT, 7),
+            **operands,
+            o_P=self.p,
+            o_PCOUT=self.pcout,
+        )
+
+    def _elaborate_portable(self, m: Module) -> None:
         a = Signal(signed(A_BITS), name="a_1", reset_less=True)
         b = Signal(signed(B_BITS), name="b_1", reset_less=True)
         m.d.sync += [a.eq(self.a), b.eq(self.b)]
@@ -117,11 +125,10 @@ class DspMac(wiring.Component):
         head = {Head.PRODUCT: 0, Head.SUM: self.pcin, Head.START: self.start}[self._head]
         m.d.sync += [product.eq(a * b), total.eq(head + product)]
         m.d.comb += [self.p.eq(total), self.pcout.eq(total)]
-        return m
 
 
 class DspAccumulator(wiring.Component):
-    """The slice behind a cascade: adds up what comes out of it, without a LUT.
+    """Slice behind a cascade that adds up what comes out of it, without a LUT.
 
     ::
 
@@ -156,34 +163,39 @@ class DspAccumulator(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         if is_series7(platform):
-            p = Signal(P_BITS)
-            mode = Mux(self.first, _PCIN, Mux(self.shift, _PCIN | _Y_IS_C, _PCIN | _X_IS_P))
-            m.submodules.dsp = _dsp48e1(
-                p_AREG=0,
-                p_ACASCREG=0,
-                p_BREG=0,
-                p_BCASCREG=0,
-                p_ADREG=0,
-                p_MREG=0,
-                p_USE_MULT="NONE",
-                p_USE_DPORT="FALSE",
-                p_OPMODEREG=1,
-                i_C=Cat(Const(0, 4), p[: P_BITS - 4]),
-                i_PCIN=self.pcin,
-                i_OPMODE=mode[:7],
-                i_CEP=self.valid,
-                o_P=p,
-            )
-            m.d.comb += self.p.eq(p)
-            return m
+            self._elaborate_primitive(m)
+        else:
+            self._elaborate_portable(m)
+        return m
 
+    def _elaborate_primitive(self, m: Module) -> None:
+        p = Signal(P_BITS)
+        mode = Mux(self.first, _PCIN, Mux(self.shift, _PCIN | _Y_IS_C, _PCIN | _X_IS_P))
+        m.submodules.dsp = _dsp48e1(
+            p_AREG=0,
+            p_ACASCREG=0,
+            p_BREG=0,
+            p_BCASCREG=0,
+            p_ADREG=0,
+            p_MREG=0,
+            p_USE_MULT="NONE",
+            p_USE_DPORT="FALSE",
+            p_OPMODEREG=1,
+            i_C=Cat(Const(0, 4), p[: P_BITS - 4]),
+            i_PCIN=self.pcin,
+            i_OPMODE=mode[:7],
+            i_CEP=self.valid,
+            o_P=p,
+        )
+        m.d.comb += self.p.eq(p)
+
+    def _elaborate_portable(self, m: Module) -> None:
         first, shift = Signal(reset_less=True), Signal(reset_less=True)
         total = Signal(signed(P_BITS), reset_less=True)
         m.d.sync += [first.eq(self.first), shift.eq(self.shift)]
         with m.If(self.valid):
             m.d.sync += total.eq(Mux(first, 0, Mux(shift, total << 4, total)) + self.pcin)
         m.d.comb += self.p.eq(total)
-        return m
 
 
 def _extend(value: Value, width: int) -> Value:
@@ -193,7 +205,7 @@ def _extend(value: Value, width: int) -> Value:
 
 
 def _dsp48e1(**chosen: object) -> Instance:
-    """A DSP48E1 with everything that ``chosen`` leaves open tied off, without further registers."""
+    """DSP48E1 with everything that ``chosen`` leaves open tied off, without further registers."""
     ports: dict[str, object] = {
         "i_CLK": ClockSignal(),
         "i_A": Const(0, 30),

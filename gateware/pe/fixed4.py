@@ -3,6 +3,7 @@
 
 import numpy as np
 from amaranth import *
+from amaranth.lib import data
 
 from gateware.pe.base import (
     Resources,
@@ -93,33 +94,10 @@ class Fixed4PairEngine(RowEngine):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        bits = self.scheme.bits
         control = steering(m, self.control, self._dot_latency(self.k), self.pixels)
-        weights = []
-        for c in range(self.k):
-            both = Cat(self.weights.word_select(row * self.k + c, bits) for row in range(2))
-            both = late(m, both, self.skew(c), f"weight_{c}")
-            weights.append(
-                Cat(
-                    both[:bits],
-                    both[bits - 1].replicate(WEIGHT_SHIFT - bits),
-                    both[bits:],
-                    both[-1].replicate(WEIGHT_SHIFT - 2 - bits),
-                )
-            )
-
-        preadd = -(CENTRE << LANE_SHIFT) - CENTRE
+        weights = self._weights(m)
         for p in range(0, self.pixels, 2):
-            acts = two_pixels(self.act, p)
-            totals = [
-                cascade(
-                    m,
-                    [(acts[c], weights[c].as_signed()) for c in channels],
-                    f"mac_{p}_{i}",
-                    preadd=preadd,
-                ).p
-                for i, channels in enumerate(self._cascades(self.k))
-            ]
+            totals = self._cascade(m, p, weights)
             for i, (row, pixel) in enumerate(FIELDS):
                 low = i * WEIGHT_SHIFT
                 dots = [
@@ -138,6 +116,31 @@ class Fixed4PairEngine(RowEngine):
                     )
                 )
         return m
+
+    def _weights(self, m: Module) -> list[Value]:
+        """Operand B for each channel, as late as its activations."""
+        bits = self.scheme.bits
+        weights = []
+        for c in range(self.k):
+            both = Cat(self.weights.word_select(row * self.k + c, bits) for row in range(2))
+            both = late(m, both, self.skew(c), f"weight_{c}")
+            operand = Cat(
+                both[:bits],
+                both[bits - 1].replicate(WEIGHT_SHIFT - bits),
+                both[bits:],
+                both[-1].replicate(WEIGHT_SHIFT - 2 - bits),
+            )
+            weights.append(operand.as_signed())
+        return weights
+
+    def _cascade(self, m: Module, p: int, weights: list[Value]) -> list[Value]:
+        """Sums of the cascades of pixels p and p + 1, four fields in each."""
+        acts = two_pixels(self.act, p)
+        preadd = -(CENTRE << LANE_SHIFT) - CENTRE
+        return [
+            cascade(m, [(acts[c], weights[c]) for c in channels], f"mac_{p}_{i}", preadd=preadd).p
+            for i, channels in enumerate(self._cascades(self.k))
+        ]
 
     @classmethod
     def resources(cls, *, k: int, pixels: int) -> Resources:
@@ -217,16 +220,11 @@ class Fixed4DspEngine(RowEngine):
         control = copies(m, mode, pairs, "control")
         for i in range(pairs):
             p = 2 * i
-            started = begin[i].first | begin[i].shift
-            shifted = begin[i].shift & ~begin[i].first
-            start = Cat(
-                Const(0, LANE_SHIFT - 1),
-                started,
-                Const(0, ACT_BITS - 1),
-                shifted.replicate(P_BITS - LANE_SHIFT - ACT_BITS + 1),
-            )
             last = cascade(
-                m, list(zip(two_pixels(self.act, p), weights, strict=True)), f"mac_{p}", start=start
+                m,
+                list(zip(two_pixels(self.act, p), weights, strict=True)),
+                f"mac_{p}",
+                start=self._start(begin[i]),
             )
             accumulator = DspAccumulator()
             m.submodules[f"accumulator_{p}"] = accumulator
@@ -237,16 +235,32 @@ class Fixed4DspEngine(RowEngine):
                 accumulator.valid.eq(control[i].valid),
             ]
             done = delay(m, control[i].valid & control[i].last, 1, name=f"done_{p}")
-            total = accumulator.p
-            for lane in range(2):
-                low = lane * LANE_SHIFT
-                held = Signal(signed(LANE_SHIFT), name=f"pixel_{p + lane}_sum", reset_less=True)
-                # The lower lane has 2^19 too much: its highest bit is the other way round.
-                top = total[low + LANE_SHIFT - 1] ^ (lane == 0)
-                with m.If(done):
-                    m.d.sync += held.eq(Cat(total[low : low + LANE_SHIFT - 1], top))
-                m.d.comb += self.sums[0][p + lane].eq(held)
+            self._hold_sums(m, p, accumulator.p, done)
         return m
+
+    @staticmethod
+    def _start(begin: data.View) -> Value:
+        """What a cascade starts with: 2^19 for the first word of a plane, less 8 * 2^20 for the
+        second plane."""
+        started = begin.first | begin.shift
+        shifted = begin.shift & ~begin.first
+        return Cat(
+            Const(0, LANE_SHIFT - 1),
+            started,
+            Const(0, ACT_BITS - 1),
+            shifted.replicate(P_BITS - LANE_SHIFT - ACT_BITS + 1),
+        )
+
+    def _hold_sums(self, m: Module, p: int, total: Value, done: Value) -> None:
+        """Sums of pixels p and p + 1 from both lanes, held until the next are ``done``."""
+        for lane in range(2):
+            low = lane * LANE_SHIFT
+            held = Signal(signed(LANE_SHIFT), name=f"pixel_{p + lane}_sum", reset_less=True)
+            # The lower lane has 2^19 too much: its highest bit is the other way round.
+            top = total[low + LANE_SHIFT - 1] ^ (lane == 0)
+            with m.If(done):
+                m.d.sync += held.eq(Cat(total[low : low + LANE_SHIFT - 1], top))
+            m.d.comb += self.sums[0][p + lane].eq(held)
 
     @classmethod
     def resources(cls, *, k: int, pixels: int) -> Resources:

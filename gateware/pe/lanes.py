@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which engines an array is made of, and which row lanes each of them serves."""
+"""Engines of an array, and the row lanes that each of them serves."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def fixed4_engines(rows: int, style: Fixed4Style) -> list[type[RowEngine]]:
 
 
 def row_engines(config: AccelConfig) -> Iterator[Placed]:
-    """The engines of all row lanes, in lane order."""
+    """Engines of all row lanes, in lane order."""
     lane = 0
     for engine in [
         *[Pot4Engine] * config.pot4_rows,

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Row engine for power-of-two weights, in LUTs."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from amaranth import *
 
@@ -12,13 +14,23 @@ from gateware.pe.base import (
     control_resources,
 )
 from gateware.pe.broadcast import copies, steering
-from gateware.pe.logic import choose, pair, single
+from gateware.pe.logic import Bit, choose, pair, single
 from gateware.pe.trees import Term, add_tree, levels, tree_resources
 from ir.numerics import ACC_BITS, ACT_BITS, NIBBLE_MAX, Scheme
 
 TERM_LIMIT = NIBBLE_MAX * Scheme.POT4.denominator  #: largest product, 960
 ZERO_CODE = 7  #: stored exponent that stands for the weight 0
 PIXELS_PER_COPY = 4  #: pixels that one copy of a weight's shift distance steers
+
+#: Bits of a term that share a LUT, and the bits of the first stage that they come from.
+_FAR_PAIRS = (
+    ((0, 1), (0, 1)),
+    ((2, 4), (0, 2, 4)),
+    ((6, 8), (0, 2, 4)),
+    ((3, 5), (1, 3)),
+    ((7, 9), (1, 3)),
+)
+_CLEARED = (7, 9)  #: bits of a term that are zero for h = 3, l = 1
 
 
 class Pot4Engine(RowEngine):
@@ -90,7 +102,7 @@ class Pot4Engine(RowEngine):
 
     @staticmethod
     def _shift_near(m: Module, platform: object, act: Value, code: Value, name: str) -> Signal:
-        """Sign, shift by 0 or 1: five bits."""
+        """Sign, shift by 0 or 1: five bits, one cycle after ``act``."""
         l, h0, h1, sign = code[0], code[1], code[2], code[3]
         a0, a1, a2, a3 = act
         bit_0, bit_1 = pair(
@@ -133,76 +145,21 @@ class Pot4Engine(RowEngine):
 
     @staticmethod
     def _shift_far(m: Module, platform: object, near: Value, exponent: Value, name: str) -> Signal:
-        """Shift by 0, 2, 4 or 6: ten bits."""
+        """Shift by 0, 2, 4 or 6: ten bits, one cycle after ``near``."""
         l, h0, h1 = exponent
-
-        def select(h0, h1, *candidates):
-            """Candidate h, 0 where it is missing."""
-            chosen = 0
-            for h, bit in enumerate(candidates):
-                if bit is not None:
-                    chosen |= bit & (h0 if h & 1 else 1 ^ h0) & (h1 if h & 2 else 1 ^ h1)
-            return chosen
-
         bits: list[Value] = [None] * TERM_LIMIT.bit_length()
-        bits[0], bits[1] = pair(
-            m,
-            platform,
-            f"far_{name}_0",
-            lambda a, b, h0, h1: select(h0, h1, a),
-            lambda a, b, h0, h1: select(h0, h1, b),
-            near[0],
-            near[1],
-            h0,
-            h1,
-        )
-        bits[2], bits[4] = pair(
-            m,
-            platform,
-            f"far_{name}_2",
-            lambda a, b, c, h0, h1: select(h0, h1, b, a),
-            lambda a, b, c, h0, h1: select(h0, h1, c, b, a),
-            near[0],
-            near[2],
-            near[4],
-            h0,
-            h1,
-        )
-        bits[6], bits[8] = pair(
-            m,
-            platform,
-            f"far_{name}_6",
-            lambda a, b, c, h0, h1: select(h0, h1, None, c, b, a),
-            lambda a, b, c, h0, h1: select(h0, h1, None, None, c, b),
-            near[0],
-            near[2],
-            near[4],
-            h0,
-            h1,
-        )
-        bits[3], bits[5] = pair(
-            m,
-            platform,
-            f"far_{name}_3",
-            lambda a, b, h0, h1: select(h0, h1, b, a),
-            lambda a, b, h0, h1: select(h0, h1, None, b, a),
-            near[1],
-            near[3],
-            h0,
-            h1,
-        )
-        bits[7], bits[9] = pair(
-            m,
-            platform,
-            f"far_{name}_7",
-            lambda a, b, l, h0, h1: select(h0, h1, None, None, b, (1 ^ l) & a),
-            lambda a, b, l, h0, h1: select(h0, h1, None, None, None, (1 ^ l) & b),
-            near[1],
-            near[3],
-            l,
-            h0,
-            h1,
-        )
+        for (low, high), sources in _FAR_PAIRS:
+            bits[low], bits[high] = pair(
+                m,
+                platform,
+                f"far_{name}_{low}",
+                _far_bit(low, sources),
+                _far_bit(high, sources),
+                *(near[source] for source in sources),
+                *([l] if low in _CLEARED else []),
+                h0,
+                h1,
+            )
         term = Signal(len(bits), name=f"term_{name}", reset_less=True)
         m.d.sync += term.eq(Cat(*bits))
         return term
@@ -214,3 +171,24 @@ class Pot4Engine(RowEngine):
         pixel = shifter * k + tree + accumulator_resources(cls.acc_shape)
         distances = Resources(ff=3 * k * -(-pixels // PIXELS_PER_COPY))
         return pixel * pixels + distances + control_resources(cls.dot_latency(k) - 1)
+
+
+def _far_bit(bit: int, sources: Sequence[int]) -> Callable[..., Bit]:
+    """Function for :func:`~gateware.pe.logic.pair` of a bit of the term, of :data:`_FAR_PAIRS`.
+
+    Its arguments are the bits ``sources`` of the first stage, l if ``bit`` is of :data:`_CLEARED`,
+    h0 and h1. Shifted by 2h, bit ``bit - 2h`` comes to ``bit``.
+    """
+
+    def function(*inputs: Bit) -> Bit:
+        *near, h0, h1 = inputs
+        chosen = 0
+        for h in range(4):
+            if bit - 2 * h in sources:
+                candidate = near[sources.index(bit - 2 * h)]
+                if h == 3 and bit in _CLEARED:
+                    candidate = (1 ^ near[-1]) & candidate
+                chosen |= candidate & (h0 if h & 1 else 1 ^ h0) & (h1 if h & 2 else 1 ^ h1)
+        return chosen
+
+    return function

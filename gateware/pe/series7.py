@@ -56,7 +56,7 @@ def instance(module: str, component: wiring.Component) -> Instance:
 
 
 class SharedModule(wiring.Component):
-    """A component that many places of a design have: for :class:`Series7` one module of Verilog.
+    """Component that many places of a design have: for :class:`Series7` one module of Verilog.
 
     Amaranth writes a module per instance. One for all keeps the text small, and what reads it,
     synthesis and simulation, does its work once.

@@ -27,7 +27,7 @@ def levels(terms: int) -> int:
 
 
 def add_tree(m: Module, platform: object, terms: Sequence[Term], name: str) -> Term:
-    """The sum of ``terms``, :func:`levels` cycles later; three terms to an adder."""
+    """Sum of ``terms``, :func:`levels` cycles later; three terms to an adder."""
     level = 0
     while len(terms) > 1:
         level += 1
@@ -39,7 +39,7 @@ def add_tree(m: Module, platform: object, terms: Sequence[Term], name: str) -> T
 
 
 def tree_resources(terms: Sequence[int]) -> tuple[Resources, int]:
-    """What :func:`add_tree` costs for terms with these limits, and the limit of their sum."""
+    """Cost of :func:`add_tree` for terms with these limits, and the limit of their sum."""
     total = Resources()
     while len(terms) > 1:
         groups = [terms[i : i + 3] for i in range(0, len(terms), 3)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""On-chip memories: activations (banked nibble columns), beat-filled wide words, wide results."""
+"""On-chip buffers: activations in banks of nibble columns, and wide words filled by beats."""
 
 from amaranth import *
 from amaranth.lib import data
@@ -12,7 +12,7 @@ from ir.numerics import ACT_BITS
 
 
 class ActBuffer(Component):
-    """Activations: ``banks`` banks of ``k`` nibble columns; pixel x lies in bank ``x % banks``.
+    """Buffer of activations: ``banks`` of ``k`` nibble columns, pixel x in bank ``x % banks``.
 
     Port ``read`` gives whole words of every bank; port ``gather`` reads one nibble per column of
     one bank, each column at its own address (residual operands, stores); port ``write`` writes
@@ -69,7 +69,7 @@ class ActBuffer(Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self._config
         gathered = Signal(data.ArrayLayout(self.gather_data.shape(), config.banks))
@@ -112,7 +112,12 @@ class ActBuffer(Component):
 
 
 class FillPort(Signature):
-    """What fills a :class:`BeatBuffer` through one bus port, seen from the one that fills.
+    """Signature that fills a :class:`BeatBuffer` from one bus port, seen from the one that fills.
+
+    Parameters
+    ----------
+    bus_bits, depth : int
+        Of the buffer.
 
     Members
     -------
@@ -135,7 +140,7 @@ class FillPort(Signature):
 
 
 class BeatBuffer(Component):
-    """Wide words that are filled bus beat by bus beat, lowest beat first.
+    """Buffer of wide words that are filled bus beat by bus beat, lowest beat first.
 
     Port p fills the beats p, p + ports, p + 2 * ports... of a word, at its own pace.
 
@@ -153,6 +158,8 @@ class BeatBuffer(Component):
     read_address : In(ceil_log2(depth))
     read_data : Out(beats * bus_bits)
         One cycle after the address.
+
+    Throughput: one beat per port and one word read per cycle.
     """
 
     def __init__(
@@ -168,7 +175,7 @@ class BeatBuffer(Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         each = self._beats // self._ports
         for p, fill in enumerate(self.fill):

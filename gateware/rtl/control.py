@@ -18,11 +18,15 @@ QUEUE_DEPTH = 32  #: descriptors that wait in each queue; what one column of LUT
 
 
 class Cause(data.StructLayout):
-    """Why no word entered the array in this cycle; at most one bit is set.
+    """Cause for which no word entered the array in this cycle; at most one bit is set.
 
-    load, execute, store : the next EXECUTE waits for descriptors of that queue; once END was met,
-        the run waits for them
-    fetch : there is no EXECUTE at hand
+    Members
+    -------
+    load, execute, store : unsigned(1)
+        The next EXECUTE waits for descriptors of that queue; once END was met, the run waits for
+        them.
+    fetch : unsigned(1)
+        There is no EXECUTE at hand.
     """
 
     def __init__(self) -> None:
@@ -105,6 +109,10 @@ class Sequencer(Component):
     load, store : Out(stream of TransferJob), execute : Out(stream of isa.EXECUTE)
     load_completed, store_completed, execute_completed : In(1)
         Pulse for each, in order.
+
+    Latency: a descriptor leaves its queue in the cycle after it was dispatched, at the earliest.
+
+    Throughput: one descriptor per cycle.
     """
 
     def __init__(self, config: AccelConfig) -> None:

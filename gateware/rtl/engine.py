@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that works on EXECUTE descriptors: loop, window, array, drain."""
+"""Tile engine, which carries out EXECUTE descriptors: loop, window, array, drain."""
 
 from amaranth import *
 from amaranth.lib import data, stream
@@ -35,7 +35,7 @@ _DRAIN_PORTS = (
 
 
 class TileEngine(Component):
-    """Computes row tiles, each over all output pixels, one after the other.
+    """Engine of row tiles, each over all output pixels, one after the other.
 
     The loop begins the next while the sums of the one before are on their way or drained.
 
@@ -57,7 +57,9 @@ class TileEngine(Component):
     slot_address : Out(16), slot : In(isa.slot_layout)
         To the :class:`~gateware.rtl.buffers.BeatBuffer` of weights and of slots.
     wide_enable : Out(1), wide_address : Out(16), wide_data : Out(signed(48))
-        To the wide buffer.
+        To the buffer of raw outputs.
+
+    Throughput: one word per cycle, unless ``stalled``.
     """
 
     def __init__(self, config: AccelConfig) -> None:

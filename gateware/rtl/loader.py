@@ -21,9 +21,7 @@ _FILL = data.StructLayout({"opcode": 8, "beats": isa.BEATS_BITS, "address": isa.
 
 
 class Receiver(Component):
-    """Takes the beats of one port into the buffers that the port's jobs name, in order.
-
-    One beat per cycle, and one cycle between two jobs.
+    """Receiver of the beats of one port, for the buffers that the port's jobs name, in order.
 
     Parameters
     ----------
@@ -41,6 +39,10 @@ class Receiver(Component):
     act_address : Out(16), act_bank : Out, act_data : Out(bus_bits)
     completed : Out(1)
         Pulse: the last beat of a job is written.
+
+    Latency: none, a beat is written in the cycle in which it comes.
+
+    Throughput: one beat per cycle, and one cycle between two jobs.
     """
 
     def __init__(self, config: AccelConfig) -> None:
@@ -101,7 +103,7 @@ class Receiver(Component):
 
 
 class Loader(Component):
-    """Asks memory for the data of LOAD_* jobs and writes it into the buffers they name.
+    """Loader of the data of LOAD_* jobs from memory into the buffers that they name.
 
     A job's reads are ordered while the data of up to ``LOADS_IN_FLIGHT`` earlier jobs is on its
     way, so that the memory's latency is not seen. Weights and slots come through all ports, tensors
@@ -121,7 +123,9 @@ class Loader(Component):
     act_valid, act_ready, act_address, act_bank, act_data
         To the activation buffer, as :class:`Receiver` has them.
     completed : Out(1)
-        Pulse for each job, in order.
+        Pulse for each job, in order, when its data is written.
+
+    Throughput: a beat per cycle and port.
     """
 
     def __init__(self, config: AccelConfig) -> None:

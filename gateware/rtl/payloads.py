@@ -12,14 +12,21 @@ from ir.numerics import ACT_BITS
 
 
 class WordRequest(data.StructLayout):
-    """One word of every pixel lane, by address.
+    """Request for one word of every pixel lane, by address.
 
+    Members
+    -------
     control : WordControl
-    row_address : activation buffer address of (plane, group, row), column quotient 0
-    row_inside : the row lies in the image; otherwise the pad value is read
-    x : signed column of pixel lane 0
-    pad : nibble outside the image
-    weight_address : word of the weight buffer
+    row_address : unsigned(16)
+        Activation buffer address of (plane, group, row), column quotient 0.
+    row_inside : unsigned(1)
+        The row lies in the image; otherwise the pad value is read.
+    x : signed(12)
+        Column of pixel lane 0.
+    pad : unsigned(4)
+        Nibble outside the image.
+    weight_address : unsigned(16)
+        Word of the weight buffer.
     """
 
     def __init__(self) -> None:
@@ -54,13 +61,24 @@ DRAIN_FIELDS = (
 
 
 class DrainJob(data.StructLayout):
-    """The pixels whose sums are complete.
+    """Job of the drain: the pixels whose sums are complete.
 
-    pixel : words from the output tensor's first word to this pixel's, in its bank
-    bank : bank of the first pixel
-    count : how many of the pixel lanes lie inside the output
-    final : the last pixels of an EXECUTE
-    execute : what the drain must know of it, named as there
+    Parameters
+    ----------
+    config : AccelConfig
+
+    Members
+    -------
+    pixel : unsigned(16)
+        Words from the output tensor's first word to the first pixel's, in its bank.
+    bank : unsigned(ceil_log2(banks))
+        Of the first pixel.
+    count : range(pixels + 1)
+        How many of the pixel lanes lie inside the output.
+    final : unsigned(1)
+        The last pixels of an EXECUTE.
+    execute : StructLayout
+        :data:`DRAIN_FIELDS` of the descriptor.
     """
 
     def __init__(self, config: AccelConfig) -> None:
@@ -77,10 +95,14 @@ class DrainJob(data.StructLayout):
 
 
 class TransferJob(data.StructLayout):
-    """A LOAD_* or STORE_* that may begin, and where in memory it is.
+    """Job of the loader or the storer: a LOAD_* or STORE_* that may begin.
 
-    tensor : the descriptor; what TRANSFER calls ``destination`` is ``address`` here
-    address : of its first byte
+    Members
+    -------
+    tensor : isa.TENSOR
+        The descriptor; what TRANSFER calls ``destination`` is ``address`` here.
+    address : unsigned(32)
+        Of its first byte in memory.
     """
 
     def __init__(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pooling beside the array: every channel on its own, with the same words and control."""
+"""Pool engine beside the array: every channel on its own, with the same words and control."""
 
 from collections.abc import Sequence
 
@@ -26,14 +26,14 @@ LANES_PER_COPY = 2  #: lanes that one copy of control and mode steers
 
 
 class PoolMode(enum.Enum, shape=1):
-    """What :class:`PoolEngine` does with the words of a sum."""
+    """Kinds of pooling of :class:`PoolEngine`."""
 
     MAX = 0  #: largest nibble; ``shift`` is ignored, so tensors are 4-bit
     SUM = 1  #: sum, of one plane or two; the requantiser divides
 
 
 class PoolEngine(wiring.Component):
-    """``k x pixels`` lanes, each the maximum or the sum of its own nibble over the words.
+    """Engine of ``k x pixels`` lanes, each the maximum or the sum of its nibble over the words.
 
     Control and mode reach the lanes through a registered tree, which is why ``act`` comes later.
 
@@ -85,12 +85,12 @@ class PoolEngine(wiring.Component):
 
     @classmethod
     def skew_for(cls, *, k: int, pixels: int) -> int:
-        """``skew`` of an engine of this size."""
+        """Skew of an engine of this size, in cycles."""
         return len(broadcast_nodes(cls._copies(k, pixels))) + 1
 
     @classmethod
     def latency_for(cls, *, k: int, pixels: int) -> int:
-        """``latency`` of an engine of this size."""
+        """Latency of an engine of this size, in cycles."""
         return cls.skew_for(k=k, pixels=pixels) + 2
 
     @property
@@ -143,7 +143,7 @@ class PoolEngine(wiring.Component):
 
     @classmethod
     def resources(cls, *, k: int, pixels: int) -> Resources:
-        """An estimate, fitted to yosys 0.70 ``synth_xilinx``."""
+        """Estimate, fitted to yosys 0.70 ``synth_xilinx``."""
         count = cls._copies(k, pixels)
         registers = count + sum(broadcast_nodes(count))
         return Resources(lut=31 * k * pixels, ff=(2 * ACC_BITS + 1) * k * pixels + 5 * registers)

@@ -11,7 +11,7 @@ from gateware.pe.series7 import SharedModule
 
 
 class Ram(wiring.Component):
-    """Words that are read at one place or two and written at one, each cycle.
+    """Memory that is read at one place or two and written at one, each cycle.
 
     A 7-series block RAM has two ports, so that a second place to read takes a copy of the words,
     unless it is the place of the write.
@@ -71,7 +71,7 @@ class Ram(wiring.Component):
         copied: bool = False,
         distributed: bool = False,
     ) -> SharedModule:
-        """One of many: text for 7-series has its module once."""
+        """Memory of which a design has many: text for 7-series has its module once."""
         name = (
             f"ram_{depth}x{width}{'_copied' if copied else '_side' if side else ''}"
             f"{'_distributed' if distributed else ''}"

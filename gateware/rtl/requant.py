@@ -19,7 +19,7 @@ from ir.numerics import (
 
 
 class RequantInput(data.StructLayout):
-    """One sum and what turns it into an activation.
+    """Input of a :class:`RequantLane`: one sum and what turns it into an activation.
 
     Members
     -------
@@ -55,7 +55,7 @@ class RequantInput(data.StructLayout):
 
 
 class RequantLane(wiring.Component):
-    """``y = clamp((acc*M + B + r*n * 2^(S-14)) >> S, low, high)``, one result per cycle.
+    """Lane of requantisation: ``y = clamp((acc*M + B + r*n * 2^(S-14)) >> S, low, high)``.
 
     One DSP48E1 (25x18 bits and the 48-bit adder) computes ``t = acc*M + B``. Because the residual
     term is a multiple of ``2^(S-14)``, it is added after a shift by ``S - 14`` and before one by
@@ -68,10 +68,12 @@ class RequantLane(wiring.Component):
     i : In(RequantInput)
     y : Out(8)
     wide : Out(signed(48))
-        ``t`` of the same input, without a residual: logits never have one.
+        ``t`` of the same input, the raw output, without a residual: logits never have one.
 
-    Latency: ``latency`` cycles from ``i`` to both outputs. Nothing is ever stalled or invalid; the
+    Latency: 8 cycles from ``i`` to both outputs. Nothing is ever stalled or invalid; the
     surrounding logic delays its valid bit by ``latency``.
+
+    Throughput: one result per cycle.
     """
 
     latency = 8
@@ -91,7 +93,7 @@ class RequantLane(wiring.Component):
 
     @classmethod
     def resources(cls) -> Resources:
-        """An estimate: what yosys 0.70 ``synth_xilinx`` makes of one lane."""
+        """Estimate: what yosys 0.70 ``synth_xilinx`` makes of one lane."""
         return Resources(lut=482, ff=385, dsp48e1=1)
 
     def elaborate(self, platform: object) -> Module:

@@ -10,7 +10,11 @@ from gateware.arch.config import AccelConfig
 
 
 class TensorWalk(Component):
-    """Buffer place of each word of a tensor in memory order: y, x, group.
+    """Walk over the words of a tensor in memory order, y, x, group: the buffer place of each.
+
+    Parameters
+    ----------
+    config : AccelConfig
 
     Members
     -------
@@ -19,7 +23,9 @@ class TensorWalk(Component):
     step : In(1)
         Go on to the next word.
     address : Out(16), bank : Out(ceil_log2(banks))
-        Of the current word.
+        Of the current word, that of the first one in the cycle after ``start``.
+
+    Throughput: one word per cycle.
     """
 
     def __init__(self, config: AccelConfig) -> None:

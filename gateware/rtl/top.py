@@ -60,7 +60,7 @@ class _Units:
 
 
 class Accelerator(wiring.Component):
-    """A whole accelerator: the host writes the registers of :mod:`gateware.arch.registers`,
+    """Accelerator as a whole: the host writes the registers of :mod:`gateware.arch.registers`,
     programs of :mod:`gateware.arch.isa` descriptors are fetched from memory and executed.
 
     Parameters

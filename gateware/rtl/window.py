@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns word requests into activation words: bank addresses, rotation to pixel lanes, padding."""
+"""Window on the activations: bank addresses, rotation to pixel lanes, padding."""
 
 from amaranth import *
 from amaranth.lib import data
@@ -13,7 +13,7 @@ from gateware.rtl.payloads import WordRequest
 
 
 class Window(Component):
-    """Reads one word per pixel lane: lane p gets column ``x + p * stride`` of the requested row.
+    """Window of one word per pixel lane: lane p gets column ``x + p * stride`` of the row.
 
     Column x lies in bank ``x % banks``; because there are twice as many banks as lanes, the lanes
     never meet in a bank at strides 1 and 2 (:attr:`~gateware.arch.config.AccelConfig.max_stride`
@@ -34,6 +34,10 @@ class Window(Component):
         To the weight buffer, whose word arrives one cycle later; it must be registered once.
     act : Out(act_layout(k, pixels)), control : Out(WordControl)
         ``latency`` cycles after the request.
+
+    Latency: 3 cycles: address, read, rotation.
+
+    Throughput: one request per cycle.
     """
 
     latency = 3
@@ -55,7 +59,7 @@ class Window(Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         config, request = self._config, self.request
         bank_bits = ceil_log2(config.banks)
