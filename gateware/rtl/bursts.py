@@ -59,7 +59,7 @@ class BurstSplitter(wiring.Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         offset_bits = (self._bytes - 1).bit_length()
         address = Signal.like(self.command.p.address)

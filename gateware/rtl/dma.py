@@ -9,6 +9,8 @@ A command with zero beats completes at once and leaves no trace. A command whose
 multiple of the bus width is dropped with a pulse on ``error``: no access is made and no data moves.
 """
 
+import dataclasses
+
 from amaranth import *
 from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFO
@@ -24,6 +26,15 @@ _CACHE = 0b0011
 def _check(max_outstanding: int) -> None:
     if not isinstance(max_outstanding, int) or not 1 <= max_outstanding <= 16:
         raise ValueError(f"max_outstanding must be an integer in 1..16, not {max_outstanding!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Issue:
+    """Bursts on their way to the bus."""
+
+    splitter: BurstSplitter
+    taken: Signal  # a burst enters the register of the address channel
+    swallow: Signal  # a flush is going on
 
 
 class _Dma(wiring.Component):
@@ -54,14 +65,11 @@ class _Dma(wiring.Component):
             }
         )
 
-    def _address_channel(
-        self, m: Module, channel: str, retire: Value
-    ) -> tuple[BurstSplitter, Signal, Signal]:
+    def _address_channel(self, m: Module, channel: str, retire: Value) -> _Issue:
         """Address channel, ``ar`` or ``aw``, from the commands: a register that no flush retracts.
 
         Bursts count as outstanding from the moment they enter that register, one cycle before the
-        bus sees them, until ``retire``. Returns the splitter, a pulse for each burst that enters
-        the register, and whether a flush is going on.
+        bus sees them, until ``retire``.
         """
 
         def port(name: str) -> Signal:
@@ -71,28 +79,23 @@ class _Dma(wiring.Component):
             addr_bits=self._addr_bits, data_bits=self._data_bits
         )
         connect(m, flipped(self.command), splitter.command)
-
         outstanding = Signal(range(self._max_outstanding + 1))
-        flushing = Signal()
         swallow = Signal()
         taken = Signal()
-        quiet = ~splitter.active & (outstanding == 0)
         m.d.comb += [
             splitter.flush.eq(swallow),
             splitter.burst.ready.eq(
                 (~port("valid") | port("ready")) & ~swallow & (outstanding != self._max_outstanding)
             ),
             taken.eq(splitter.burst.valid & splitter.burst.ready),
-            swallow.eq(self.flush | flushing),
-            self.idle.eq(quiet & ~flushing),
+        ]
+        self._flush_until_quiet(m, swallow, ~splitter.active & (outstanding == 0))
+        m.d.comb += [
             port("size").eq((self._data_bits // 8).bit_length() - 1),
             port("burst").eq(Burst.INCR),
             port("cache").eq(_CACHE),
         ]
-        m.d.sync += [
-            flushing.eq(swallow & ~quiet),
-            outstanding.eq(outstanding + taken - retire),
-        ]
+        m.d.sync += outstanding.eq(outstanding + taken - retire)
         with m.If(port("ready")):
             m.d.sync += port("valid").eq(0)
         with m.If(taken):
@@ -101,7 +104,16 @@ class _Dma(wiring.Component):
                 port("addr").eq(splitter.burst.p.address),
                 port("len").eq(splitter.burst.p.length),
             ]
-        return splitter, taken, swallow
+        return _Issue(splitter, taken, swallow)
+
+    def _flush_until_quiet(self, m: Module, swallow: Signal, quiet: Value) -> None:
+        """``swallow`` from ``flush`` on until nothing is in flight."""
+        flushing = Signal()
+        m.d.comb += [
+            swallow.eq(self.flush | flushing),
+            self.idle.eq(quiet & ~flushing),
+        ]
+        m.d.sync += flushing.eq(swallow & ~quiet)
 
 
 class ReadDma(_Dma):
@@ -162,18 +174,19 @@ class ReadDma(_Dma):
             data_member=Out(stream.Signature(unsigned(data_bits))),
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         axi = self.axi
         retire = Signal()
-        splitter, _, swallow = self._address_channel(m, "ar", retire)
+        issue = self._address_channel(m, "ar", retire)
+        swallow = issue.swallow
         m.d.comb += [
             self.data.payload.eq(axi.rdata),
             self.data.valid.eq(axi.rvalid & ~swallow),
             axi.rready.eq(self.data.ready | swallow),
             self.beat.eq(axi.rvalid & axi.rready),
             retire.eq(self.beat & axi.rlast),
-            self.error.eq((self.beat & (axi.rresp != Resp.OKAY)) | splitter.rejected),
+            self.error.eq((self.beat & (axi.rresp != Resp.OKAY)) | issue.splitter.rejected),
         ]
         return m
 
@@ -235,11 +248,12 @@ class WriteDma(_Dma):
             data_member=In(stream.Signature(unsigned(data_bits))),
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         axi = self.axi
         retire = Signal()
-        splitter, taken, swallow = self._address_channel(m, "aw", retire)
+        issue = self._address_channel(m, "aw", retire)
+        swallow = issue.swallow
 
         # Lengths of the bursts whose data is still owed; as deep as there can be bursts.
         m.submodules.owed = owed = SyncFIFO(width=4, depth=self._max_outstanding)
@@ -248,8 +262,8 @@ class WriteDma(_Dma):
         free = Signal()
         load = Signal()
         m.d.comb += [
-            owed.w_data.eq(splitter.burst.p.length),
-            owed.w_en.eq(taken),
+            owed.w_data.eq(issue.splitter.burst.p.length),
+            owed.w_en.eq(issue.taken),
             last.eq(position == owed.r_data),
             free.eq((~axi.wvalid | axi.wready) & owed.r_rdy),
             load.eq(free & (self.data.valid | swallow)),
@@ -258,7 +272,7 @@ class WriteDma(_Dma):
             axi.bready.eq(1),
             retire.eq(axi.bvalid),
             self.beat.eq(axi.wvalid & axi.wready),
-            self.error.eq((axi.bvalid & (axi.bresp != Resp.OKAY)) | splitter.rejected),
+            self.error.eq((axi.bvalid & (axi.bresp != Resp.OKAY)) | issue.splitter.rejected),
         ]
         with m.If(axi.wready):
             m.d.sync += axi.wvalid.eq(0)
@@ -347,7 +361,7 @@ class DmaPort(wiring.Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.read = read = ReadDma(**self._parameters)
         m.submodules.write = write = WriteDma(**self._parameters)

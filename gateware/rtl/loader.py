@@ -62,7 +62,7 @@ class Receiver(Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         job, tensor = Signal(isa.TENSOR), self.job.payload
         left = Signal(isa.BEATS_BITS)

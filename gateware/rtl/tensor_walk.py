@@ -40,7 +40,7 @@ class TensorWalk(Component):
             }
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         group, group_offset = Signal(8), Signal(isa.ADDRESS_BITS)
         x, row = Signal(isa.SIZE_BITS), Signal(isa.ADDRESS_BITS)

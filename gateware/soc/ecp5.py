@@ -22,7 +22,7 @@ SILENCE_CYCLES = 1 << 20
 
 
 def connection(memory_bytes: int, clock_hz: int) -> dict[str, object]:
-    """How a driver reaches an accelerator in :class:`Ecp5Top`."""
+    """Connection entry of the manifest: how a driver reaches an accelerator in :class:`Ecp5Top`."""
     return {
         "kind": "serial",
         "register_base": REGISTER_BASE,
@@ -50,7 +50,7 @@ def check_clock(board: Board, clock_hz: int) -> None:
 
 
 class SerialSystem(wiring.Component):
-    """Everything but pins and clock.
+    """System of accelerator, memory and serial bridge: everything but pins and clock.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ class SerialSystem(wiring.Component):
             {"rx": In(1, init=1), "tx": Out(1, init=1), "activity": Out(1), "irq": Out(1)}
         )
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         accelerator = self._accelerator
         memory = BlockMemory(self._memory_bytes, accelerator.hp0.signature)
@@ -153,7 +153,7 @@ class Pll:
         )
 
     def instance(self, source: Value, output: Signal, locked: Signal) -> Instance:
-        """The PLL, with its output as feedback."""
+        """Instance of the PLL, with its output as feedback."""
         return Instance(
             "EHXPLLL",
             a_ICP_CURRENT="12",
@@ -190,7 +190,7 @@ class Pll:
 
 
 class Ecp5Top(Elaboratable):
-    """:class:`SerialSystem` on the pins of a board: clock, serial line, lights where there are any.
+    """Top level, a :class:`SerialSystem` on the pins of a board: clock, line, lights if any.
 
     Owns the ``sync`` domain, which runs on a PLL and is in reset until that has locked.
 
@@ -215,7 +215,7 @@ class Ecp5Top(Elaboratable):
         self._accelerator, self._memory_bytes = accelerator, memory_bytes
         self._clock_hz = clock_hz
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         if not isinstance(platform, LatticeECP5Platform):
             raise TypeError(f"Ecp5Top needs the platform of an ECP5 board, not {platform!r}")
         m = Module()
@@ -261,7 +261,7 @@ def _light(platform: LatticeECP5Platform, index: int) -> io.PortLike | None:
 
 
 def memory_bytes(board: Board, used_ebr: int, needed: int) -> int:
-    """The smallest power of two that holds ``needed`` bytes.
+    """Smallest power of two that holds ``needed`` bytes.
 
     Raises DoesNotFit when it takes more block RAM than the accelerator's ``used_ebr`` leave.
     """

@@ -11,7 +11,7 @@ from gateware.rtl.axi import Axi3Signature, Resp
 
 
 def access_layout(data_bits: int) -> data.StructLayout:
-    """One access of the host: ``data`` is written to word ``index``, or word ``index`` is read."""
+    """Layout of an access of the host: word ``index`` is read, or ``data`` is written to it."""
     return data.StructLayout({"write": 1, "index": 32, "data": data_bits})
 
 
@@ -34,11 +34,11 @@ class _Write:
 
 
 class BlockMemory(wiring.Component):
-    """On-chip memory with an AXI3 port and a word port.
+    """Memory of block RAM with an AXI3 port and a word port.
 
-    The AXI3 port takes one read and one write burst at a time, INCR and of the full width, and
-    moves one beat per cycle. Beats outside the memory are answered DECERR. The word port gets the
-    cycles in which the other one is idle; its accesses are answered in order.
+    The AXI3 port takes one read and one write burst at a time, INCR and of the full width. Beats
+    outside the memory are answered DECERR. The word port gets the cycles in which the other one is
+    idle; its accesses are answered in order.
 
     Parameters
     ----------
@@ -53,6 +53,10 @@ class BlockMemory(wiring.Component):
     access : In(stream of access_layout(data_bits))
     answer : Out(stream of unsigned(data_bits))
         One per access: the word read, or anything for a write.
+
+    Latency: two cycles from an address to the first beat, and from an access to its answer.
+
+    Throughput: one beat read and one written per cycle; an access in two cycles.
 
     Raises
     ------

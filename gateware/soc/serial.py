@@ -67,6 +67,14 @@ class SerialBridge(wiring.Component):
         The registers.
     reset : Out(1)
         High for RESET_CYCLES when the host asks for a reset.
+
+    Throughput: that of the line; an access takes some cycles beside the bytes of its word, and as
+    many as the accelerator has the memory.
+
+    Raises
+    ------
+    ValueError
+        For a size that is not a power of two of at least 16.
     """
 
     def __init__(self, *, addr_bits: int, memory_bytes: int, silence_cycles: int = 1 << 20) -> None:

@@ -14,7 +14,7 @@ def _check(divisor: int) -> None:
 
 
 class UartReceiver(wiring.Component):
-    """Bytes from a line.
+    """Receiver of bytes from a line.
 
     Each bit is sampled in its middle. A byte whose stop bit is missing is dropped. There is no
     flow control: a byte that is not taken before the next one is complete is lost.
@@ -30,6 +30,10 @@ class UartReceiver(wiring.Component):
         The line, asynchronous; idle is high.
     o : Out(stream of unsigned(8))
 
+    Latency: a byte is offered about the middle of its stop bit.
+
+    Throughput: a byte in ten bits.
+
     Raises
     ------
     ValueError
@@ -41,7 +45,7 @@ class UartReceiver(wiring.Component):
         self._divisor = divisor
         super().__init__({"rx": In(1, init=1), "o": Out(stream.Signature(DATA_BITS))})
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         rx = Signal(init=1)
         m.submodules.sync = cdc.FFSynchronizer(self.rx, rx, init=1)
@@ -82,7 +86,7 @@ class UartReceiver(wiring.Component):
 
 
 class UartTransmitter(wiring.Component):
-    """Bytes to a line, one after the other without a gap.
+    """Transmitter of bytes to a line, one after the other without a gap.
 
     Parameters
     ----------
@@ -95,6 +99,8 @@ class UartTransmitter(wiring.Component):
     tx : Out(1)
         The line; idle is high.
 
+    Throughput: a byte in ten bits and a cycle.
+
     Raises
     ------
     ValueError
@@ -106,7 +112,7 @@ class UartTransmitter(wiring.Component):
         self._divisor = divisor
         super().__init__({"i": In(stream.Signature(DATA_BITS)), "tx": Out(1, init=1)})
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         timer = Signal(range(self._divisor))
         count = Signal(range(DATA_BITS + 3))

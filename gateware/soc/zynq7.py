@@ -49,8 +49,8 @@ _SIZE_BITS = 2
 
 
 def connection(board: Board, ports: int) -> dict[str, object]:
-    """How a driver on ``board`` reaches an accelerator with HP ports 0 to ``ports - 1`` in
-    :class:`Zynq7Top`."""
+    """Connection entry of the manifest: how a driver on ``board`` reaches an accelerator with HP
+    ports 0 to ``ports - 1`` in :class:`Zynq7Top`."""
     return {
         "kind": "zynq7",
         "register_base": GP_BASE,
@@ -88,7 +88,7 @@ def device_tree_overlay(window_bytes: int, buffer_bytes: int) -> str:
 
 
 class Zynq7Top(Elaboratable):
-    """The whole programmable logic of a Zynq-7000: processing system, bridge and accelerator.
+    """Top level of a Zynq-7000: processing system, bridge and accelerator.
 
     Owns the ``sync`` domain, which runs on FCLK0; its reset is FCLK0's, released in step with the
     clock. The processing system itself (DDR, pins, the rate of FCLK0, 64-bit mode of the HP ports)
@@ -132,7 +132,7 @@ class Zynq7Top(Elaboratable):
         self._clock_hz = clock_hz
         self._base = base
 
-    def elaborate(self, platform) -> Module:
+    def elaborate(self, platform: object) -> Module:
         if not isinstance(platform, XilinxPlatform):
             raise TypeError(f"Zynq7Top needs the platform of a Zynq-7000 board, not {platform!r}")
         m = Module()
