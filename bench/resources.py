@@ -24,7 +24,9 @@ from bench.twins import TWINS
 from gateware.arch.config import AccelConfig
 from gateware.flow import yosys
 from gateware.pe.base import RowEngine
-from gateware.pe.fixed4 import Fixed4DspEngine, Fixed4LutEngine, Fixed4PairEngine
+from gateware.pe.fixed4_dsp import Fixed4DspEngine
+from gateware.pe.fixed4_lut import Fixed4LutEngine
+from gateware.pe.fixed4_pair import Fixed4PairEngine
 from gateware.pe.fixed8 import Fixed8Engine
 from gateware.pe.pot4 import Pot4Engine
 from gateware.pe.series7 import Series7, to_verilog

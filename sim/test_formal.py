@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from gateware.pe import fixed4, pot4
+from gateware.pe import fixed4_pair, pot4
 from gateware.pe.base import RowEngine
 from gateware.pe.dsp48 import DspMac, Head
-from gateware.pe.fixed4 import Fixed4DspEngine, Fixed4LutEngine, Fixed4PairEngine
+from gateware.pe.fixed4_dsp import Fixed4DspEngine
+from gateware.pe.fixed4_lut import Fixed4LutEngine
+from gateware.pe.fixed4_pair import Fixed4PairEngine
 from gateware.pe.fixed8 import Fixed8Engine
 from gateware.pe.pot4 import Pot4Engine
 from sim.formal.engines import Slices, prove
@@ -75,16 +77,16 @@ def test_a_wrong_constant_of_the_pre_adder_is_found(tmp_path: Path) -> None:
 
 
 def test_an_engine_with_another_constant_is_found(monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(fixed4, "CENTRE", 7)
+    monkeypatch.setattr(fixed4_pair, "CENTRE", 7)
     with pytest.raises(ProofFailed, match=r"Fixed4PairEngine\(k=1\) breaks its contract in cycle"):
         prove(Fixed4PairEngine(k=1, pixels=2), words=1, any_control=False, folder=tmp_path)
 
 
 def test_a_missing_borrow_is_found(monkeypatch, tmp_path: Path) -> None:
     engine = Fixed4PairEngine(k=2, pixels=2)
-    add_fields = fixed4._add_fields
+    add_fields = fixed4_pair._add_fields
     monkeypatch.setattr(
-        fixed4,
+        fixed4_pair,
         "_add_fields",
         lambda m, fields, name: add_fields(m, [(field, None) for field, _ in fields], name),
     )

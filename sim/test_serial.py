@@ -7,7 +7,8 @@ import boards
 from gateware.arch.config import AccelConfig
 from gateware.flow import manifest
 from gateware.flow.verilog import AcceleratorBox, accelerator_verilog
-from gateware.soc.ecp5 import BUS_BITS, SerialSystem, connection
+from gateware.soc.ecp5 import connection
+from gateware.soc.serial_system import BUS_BITS, SerialSystem
 from ir.ratio import Ratio
 from sim.backend.harness import build_and_test
 from sim.backend.simulators import VERILATOR, find_simulator

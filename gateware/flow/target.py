@@ -17,6 +17,7 @@ from gateware.flow.verilog import MODULE
 from gateware.model import estimate
 from gateware.pe.series7 import Series7
 from gateware.soc import ecp5, zynq7
+from gateware.soc.serial_system import BUS_BITS
 
 PAGE = 4096  #: bytes; where a driver's buffers begin
 OVERLAY = "rmsmp.dts"
@@ -118,7 +119,7 @@ class Ecp5(Target):
 
     tools = "Yosys, nextpnr-ecp5 and ecppack"
     folder = trellis.FOLDER
-    sizes = {"bus_bits": ecp5.BUS_BITS}
+    sizes = {"bus_bits": BUS_BITS}
 
     def resources(self, config: AccelConfig) -> dict[str, int]:
         return trellis.resources(config)

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from gateware.arch.config import AccelConfig, Fixed4Style
 from gateware.pe.base import RowEngine
-from gateware.pe.fixed4 import Fixed4DspEngine, Fixed4LutEngine, Fixed4PairEngine
+from gateware.pe.fixed4_dsp import Fixed4DspEngine
+from gateware.pe.fixed4_lut import Fixed4LutEngine
+from gateware.pe.fixed4_pair import Fixed4PairEngine
 from gateware.pe.fixed8 import Fixed8Engine
 from gateware.pe.pot4 import Pot4Engine
 

@@ -9,7 +9,7 @@ from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge
 
 from gateware.pe.base import RowEngine, Word
-from gateware.pe.fixed4 import Fixed4DspEngine
+from gateware.pe.fixed4_dsp import Fixed4DspEngine
 from ir.numerics import NIBBLE_MAX, weight_values
 from sim.benches.engines_design import engines, port
 from sim.benches.stimulus import (

@@ -18,7 +18,8 @@ from amaranth.lib.wiring import In, Out
 
 from gateware.pe.base import RowEngine, delay
 from gateware.pe.dsp48 import P_BITS, DspMac, Head
-from gateware.pe.fixed4 import Fixed4LutEngine, Fixed4PairEngine
+from gateware.pe.fixed4_lut import Fixed4LutEngine
+from gateware.pe.fixed4_pair import Fixed4PairEngine
 from gateware.pe.pot4 import Pot4Engine
 from gateware.pe.series7 import Series7, module_text, to_verilog
 from ir.numerics import ACT_BITS, NIBBLE_MAX, weight_values

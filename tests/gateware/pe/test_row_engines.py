@@ -10,7 +10,9 @@ import pytest
 
 from bench.twins import TWINS
 from gateware.pe.base import RowEngine, Word
-from gateware.pe.fixed4 import Fixed4DspEngine, Fixed4LutEngine, Fixed4PairEngine
+from gateware.pe.fixed4_dsp import Fixed4DspEngine
+from gateware.pe.fixed4_lut import Fixed4LutEngine
+from gateware.pe.fixed4_pair import Fixed4PairEngine
 from gateware.pe.fixed8 import Fixed8Engine
 from gateware.pe.pot4 import Pot4Engine
 from ir.numerics import NIBBLE_MAX, encode_weights, weight_values

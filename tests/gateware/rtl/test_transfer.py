@@ -1,6 +1,9 @@
 # amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
-"""Loads and stores: tensors go where the compiler says, whatever the bus does meanwhile."""
+"""Loader and storer: tensors go where the compiler says, whatever the bus does meanwhile.
+
+One file for both, which take the same descriptors and tensors.
+"""
 
 import dataclasses
 

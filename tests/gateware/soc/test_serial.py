@@ -13,9 +13,11 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 import boards
 from gateware.rtl.axi import Axi3Signature, AxiLiteSignature, Resp
-from gateware.soc.ecp5 import Ecp5Top, Pll, SerialSystem
+from gateware.soc.ecp5 import Ecp5Top
 from gateware.soc.memory import BlockMemory
+from gateware.soc.pll import Pll
 from gateware.soc.serial import REGISTER_BASE, SerialBridge
+from gateware.soc.serial_system import SerialSystem
 from gateware.soc.uart import UartReceiver, UartTransmitter
 from sim.backend import pysim
 
