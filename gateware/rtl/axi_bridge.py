@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from gateware.rtl.axi import Axi3Signature, AxiLiteSignature, Burst, Resp, check_width
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Burst:
     """The burst in hand, and its current access."""
 

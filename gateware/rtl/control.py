@@ -33,7 +33,7 @@ class Cause(data.StructLayout):
         super().__init__({"load": 1, "execute": 1, "store": 1, "fetch": 1})
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Source:
     """What goes into one queue, and where it leaves."""
 
@@ -44,7 +44,7 @@ class _Source:
     dispatch: Signal  # the descriptor at hand enters
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Queue:
     """One queue: what leaves it, and its counts."""
 
@@ -56,7 +56,7 @@ class _Queue:
     idle: Value
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Run:
     """State of a run."""
 
@@ -177,13 +177,21 @@ class Sequencer(Component):
         dispatch = {name: Signal(name=f"dispatch_{name}") for name in QUEUES}
         done = {name: Signal(isa.COUNT_BITS, name=f"{name}_done") for name in QUEUES}
         execute = self.descriptor.payload[: isa.EXECUTE.size]
-        sources = (
-            _Source("loads", self.load, self.load_completed, job, dispatch["loads"]),
+        ports = {
+            "loads": (self.load, self.load_completed, job),
+            "executes": (self.execute, self.execute_completed, execute),
+            "stores": (self.store, self.store_completed, job),
+        }
+        sources = [
             _Source(
-                "executes", self.execute, self.execute_completed, execute, dispatch["executes"]
-            ),
-            _Source("stores", self.store, self.store_completed, job, dispatch["stores"]),
-        )
+                name=name,
+                out=out,
+                completed=completed,
+                payload=payload,
+                dispatch=dispatch[name],
+            )
+            for name, (out, completed, payload) in ports.items()
+        ]
         queues = {source.name: self._queue(m, source, index, done) for source in sources}
         ending = Signal()
         return _Run(

@@ -30,7 +30,7 @@ from gateware.rtl.requant import RequantLane
 from ir.numerics import ACT_BITS, BIAS_BITS
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Step:
     """One step of the walk, in the cycle in which the slot's address is given."""
 
@@ -43,7 +43,7 @@ class _Step:
     turn: Signal  # with one copy of the activations: operands are read, nothing is written
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Slot:
     """A step one cycle later, beside its slot."""
 
@@ -64,7 +64,7 @@ class _Requantised:
     lanes: list[RequantLane]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Results:
     """Results of a slot at the outputs of the requantisers, and where they go."""
 

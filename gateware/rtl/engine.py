@@ -107,7 +107,8 @@ class TileEngine(Component):
             loop.execute.eq(current),
             loop.start.eq(begun),
         ]
-        self._connect_pipeline(m, current, loop, window, array, drain)
+        self._connect_array(m, current, loop, window, array)
+        self._connect_drain(m, loop, array, drain, window.latency + array.latency)
         # A new descriptor is taken in one cycle and the loop started in the next.
         m.d.sync += begun.eq(self.execute.valid & self.execute.ready)
         with m.If(self.execute.ready):
@@ -119,17 +120,10 @@ class TileEngine(Component):
             for name in names:
                 m.d.comb += getattr(self, name).eq(getattr(unit, name))
 
-    def _connect_pipeline(
-        self,
-        m: Module,
-        current: data.View,
-        loop: TileLoop,
-        window: Window,
-        array: GemmArray,
-        drain: Drain,
+    def _connect_array(
+        self, m: Module, current: data.View, loop: TileLoop, window: Window, array: GemmArray
     ) -> None:
-        """Loop, window, array, drain; sums come ``window.latency + array.latency`` cycles after the
-        request of their last word."""
+        """Requests of the loop through the window into the array, ``window.latency`` later."""
         weights = delay(m, self.weights, 1, name="weights")
         pool_sum = delay(m, current.pool_sum, window.latency, name="pool_sum")
         m.d.comb += [
@@ -141,6 +135,13 @@ class TileEngine(Component):
             array.control.eq(window.control),
             array.weights.eq(weights),
             array.pool_mode.eq(Mux(pool_sum, PoolMode.SUM, PoolMode.MAX)),
+        ]
+
+    def _connect_drain(
+        self, m: Module, loop: TileLoop, array: GemmArray, drain: Drain, sums_after: int
+    ) -> None:
+        """Sums to the drain; they come ``sums_after`` cycles after the loop's job."""
+        m.d.comb += [
             drain.sums.eq(array.sums),
             drain.gather_data.eq(self.gather_data),
             drain.slot.eq(self.slot),
@@ -148,7 +149,7 @@ class TileEngine(Component):
             self.stalled.eq(loop.stalled),
         ]
         # The drain fetches its first slot two cycles before the sums are there.
-        wait = window.latency + array.latency - 2
+        wait = sums_after - 2
         m.d.comb += [
             drain.job.eq(delay(m, loop.job, wait, name="job")),
             drain.job_valid.eq(delay(m, loop.job_valid, wait, name="job_valid", reset_less=False)),

@@ -28,7 +28,7 @@ COUNT_LAYOUT = data.StructLayout(dict.fromkeys(COUNTERS, 1) | {"read_beats": 3})
 _Content = ValueLike | dict[str, ValueLike]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _State:
     """Registers behind the map."""
 
@@ -122,7 +122,13 @@ class RegisterFile(wiring.Component):
         irq_status = Signal()
         failing_index = Signal(DESCRIPTOR_INDEX_BITS)
         counters = {name: Signal(32, name=f"count_{name}") for name in ("cycles", *COUNTERS)}
-        return _State(status, irq_enable, irq_status, failing_index, counters)
+        return _State(
+            status=status,
+            irq_enable=irq_enable,
+            irq_status=irq_status,
+            failing_index=failing_index,
+            counters=counters,
+        )
 
     def _contents(self, state: _State) -> dict[str, _Content]:
         """What each register reads: the word, or its fields. Those that the host writes are

@@ -13,7 +13,7 @@ from gateware.rtl.payloads import DRAIN_FIELDS, DrainJob, WordRequest
 from ir.numerics import ACT_BITS
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Loops:
     """Loop counters, innermost first, and the addresses that go with them."""
 
@@ -33,7 +33,7 @@ class _Loops:
     running: Signal
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Bounds:
     """Where in the loops the current word is."""
 

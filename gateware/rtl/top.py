@@ -42,7 +42,7 @@ def accelerator_signature(config: AccelConfig) -> wiring.Signature:
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Units:
     """Units of an accelerator."""
 

@@ -33,6 +33,14 @@ class _Write:
     beat: Signal  # a beat comes in this cycle
 
 
+@dataclasses.dataclass(frozen=True)
+class _Host:
+    """The access at the word port."""
+
+    free: Signal  # neither address of the RAM is in use, and no word waits at its output
+    read: Signal  # a word is read in this cycle
+
+
 class BlockMemory(wiring.Component):
     """Memory of block RAM with an AXI3 port and a word port.
 
@@ -85,8 +93,9 @@ class BlockMemory(wiring.Component):
         read, write = store.read_port(), store.write_port(granularity=8)
         reading = self._read_burst(m)
         writing = self._write_burst(m)
-        free, host_read = self._word_port(m, reading, writing, read)
-        self._share_memory(m, reading, writing, free, host_read, read, write)
+        host = self._word_port(m, reading, writing, read)
+        self._drive_read_port(m, reading, host, read)
+        self._drive_write_port(m, writing, host, write)
         return m
 
     @property
@@ -160,10 +169,8 @@ class BlockMemory(wiring.Component):
 
     def _word_port(
         self, m: Module, reading: _Read, writing: _Write, read: memory.ReadPort
-    ) -> tuple[Signal, Signal]:
-        """The word port, when neither address of the RAM is in use and no word waits at its output;
-        an answer two cycles after its access. Returns whether it is so, and whether a read begins.
-        """
+    ) -> _Host:
+        """The word port; an answer two cycles after its access."""
         axi, access, answer = self.axi, self.access, self.answer
         fetched = Signal()
         free = Signal()
@@ -184,26 +191,26 @@ class BlockMemory(wiring.Component):
         m.d.sync += fetched.eq(access.valid & free)
         with m.If(fetched):
             m.d.sync += [answer.valid.eq(1), answer.payload.eq(read.data)]
-        return free, host_read
+        return _Host(free, host_read)
 
-    def _share_memory(
-        self,
-        m: Module,
-        reading: _Read,
-        writing: _Write,
-        free: Signal,
-        host_read: Signal,
-        read: memory.ReadPort,
-        write: memory.WritePort,
+    def _drive_read_port(
+        self, m: Module, reading: _Read, host: _Host, read: memory.ReadPort
     ) -> None:
-        """Addresses, data and enables of the RAM, combinational."""
-        axi, access = self.axi, self.access
-        host_write = access.valid & free & access.p.write
+        """Address and enable of the RAM's read port, combinational."""
         m.d.comb += [
-            read.en.eq(reading.issue | host_read),
+            read.en.eq(reading.issue | host.read),
             # Not by `issue`: `rready` comes late, and this net goes to every block RAM.
-            read.addr.eq(Mux(reading.left != 0, reading.index, access.p.index)),
-            axi.rdata.eq(read.data),
+            read.addr.eq(Mux(reading.left != 0, reading.index, self.access.p.index)),
+            self.axi.rdata.eq(read.data),
+        ]
+
+    def _drive_write_port(
+        self, m: Module, writing: _Write, host: _Host, write: memory.WritePort
+    ) -> None:
+        """Address, data and enables of the RAM's write port, combinational."""
+        axi, access = self.axi, self.access
+        host_write = access.valid & host.free & access.p.write
+        m.d.comb += [
             write.addr.eq(Mux(writing.beat, writing.index, access.p.index)),
             write.data.eq(Mux(writing.beat, axi.wdata, access.p.data)),
             write.en.eq(

@@ -25,7 +25,7 @@ WORD_BYTES = 4
 RESET_CYCLES = 16
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Command:
     """The command in hand, and its current word."""
 
