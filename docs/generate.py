@@ -7,6 +7,7 @@
 import argparse
 import logging
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -244,8 +245,8 @@ def pages() -> dict[str, str]:
     return {"numerics.md": numerics_page(), "registers.md": registers_page(), "flow.svg": svg()}
 
 
-def main() -> None:
-    argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__).parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__).parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name, text in pages().items():
         (HERE / name).write_text(text, encoding="utf-8")
