@@ -139,7 +139,7 @@ def width_table() -> str:
         ["B", "bias of a row", f"{numerics.BIAS_BITS}, signed", f"{-limit:,} to {limit - 1:,}"],
         [
             "acc*M + B",
-            "wide result, logits",
+            "raw output, logits",
             f"{numerics.BIAS_BITS}, signed",
             f"at most {wide:,} in magnitude, less than 2^{wide.bit_length()}",
         ],
