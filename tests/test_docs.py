@@ -2,6 +2,7 @@
 """Pages are those of the code at hand: what they name exists, what they show runs."""
 
 import argparse
+import ast
 import importlib
 import itertools
 import json
@@ -17,7 +18,7 @@ import yaml
 
 import rmsmp
 import rmsmp.cli
-from docs import flow, generate, hooks, notebooks
+from docs import flow, generate, notebooks
 from ir.cli import UserError
 from quant import evaluate, train
 from quant.assignment.methods import METHODS
@@ -182,6 +183,12 @@ def test_commands_are_found() -> None:
     assert {command.page for command in COMMANDS} >= {"digits.ipynb", "training.md", "README.md"}
 
 
+@each_page
+def test_python_of_a_page_compiles(page: Path) -> None:
+    for code in pages.blocks(page, "python"):
+        ast.parse(re.sub(r"^!(.*\\\n)*.*", "pass", code, flags=re.M))  # the shell's, in notebooks
+
+
 # Single pages.
 
 
@@ -260,16 +267,10 @@ def test_workflow_calls_the_makefile() -> None:
     assert made == {"quick", "test", "demo"} and made <= make_targets()
 
 
-# The picture and the site.
+# The picture.
 
 
 def test_picture_has_the_folders_of_the_code() -> None:
     for band in itertools.chain(*flow.BANDS):
         for folder in band.folders:
             assert flow.files(band.package, folder), f"{band.package}/{folder}"
-
-
-def test_site_lists_every_module_once() -> None:
-    listed = [name for names in hooks.folders().values() for name in names]
-    assert len(listed) == len(set(listed)) > 100
-    assert {"quant.lowering.export", "gateware.rtl.top", "rmsmp"} <= set(listed)
