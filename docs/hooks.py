@@ -58,7 +58,8 @@ def folders() -> dict[str, list[str]]:
     """Public modules of each folder that has some, by the folder's dotted name."""
     found: dict[str, list[str]] = {}
     for package in PACKAGES:
-        for file in sorted((ROOT / package).rglob("*.py")):
+        # Files of the package itself first, then folder by folder.
+        for file in sorted((ROOT / package).rglob("*.py"), key=lambda file: (file.parent, file)):
             if file.name.startswith(("test_", "conftest")) or file.name == "__main__.py":
                 continue
             parts = file.relative_to(ROOT).with_suffix("").parts
@@ -115,7 +116,7 @@ def notebook_cells(notebook: Path) -> Iterator[str]:
 
 def on_config(config: MkDocsConfig) -> None:
     """Navigation of the pages that nobody lists by hand."""
-    results = [uri for uri in elsewhere() if uri.startswith("results/")]
+    results = [{Path(uri).stem: uri} for uri in elsewhere() if uri.startswith("results/")]
     nav = config.nav or []
     fill(nav, "Measured runs", results)
     fill(nav, "Python", [{name: f"reference/{name}.md"} for name in folders()])

@@ -9,8 +9,6 @@ import pytest
 
 from docs import hooks
 
-pytest.importorskip("mkdocs", reason="the extra docs is not installed")
-
 
 @pytest.mark.parametrize(
     ("uri", "written", "expected"),
