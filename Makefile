@@ -43,7 +43,7 @@ lint: $(VENV)/.dev
 	$(BIN)/pyright
 
 docs: $(VENV)/.dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # One environment: .demo holds what the demo needs, .dev all that the tests need.
 $(VENV)/.demo: EXTRAS := train,sim

@@ -25,46 +25,36 @@ def role(match: re.Match) -> str:
     return f'<autoref optional identifier="{name}"><code>{shown}</code></autoref>'
 
 
-def entry(line: str, text: list[str]) -> list[str]:
-    """One item of a list."""
-    names, kind = ENTRY.match(line).groups()
-    names = ", ".join(f"`{name.strip('` ')}`" for name in names.split(","))
-    kind = kind or ""
-    if kind and text and CODE.match(kind):
-        kind = f"`{kind}`"
-    elif "In(" in kind or "Out(" in kind:
-        names, kind = f"`{line.strip()}`", ""
-    body = [part.strip() for part in text]
-    head = f"- {names}" + (f": {kind}" if kind else "")
-    return [
-        head + ("." if kind.endswith("`") and body else ":" if body and not kind else ""),
-        *(f"    {part}" for part in body),
-    ]
+def item(match: re.Match, text: list[str]) -> list[str]:
+    """A list item of the entry ``name : kind`` and of the lines that explain it."""
+    names, kind = match[1], match[2] or ""
+    if " : " in kind:  # several members on a line
+        head = f"- `{match[0].strip()}`"
+    else:
+        shown = ", ".join(f"`{name.strip('` ')}`" for name in names.split(","))
+        is_type = bool(text) and CODE.match(kind)
+        head = f"- {shown}" + (f": `{kind}`" if is_type else f": {kind}" if kind else "")
+    return [head, *(f"    {line.strip()}" for line in text)]
 
 
 def markdown(text: str) -> str:
     """Markdown of a docstring."""
-    text = SECTION.sub(r"**\1**\n", ROLE.sub(role, inspect.cleandoc(text)))
-    lines = text.split("\n")
+    lines = SECTION.sub(r"**\1**\n", ROLE.sub(role, inspect.cleandoc(text))).split("\n")
     result: list[str] = []
-    at = 0
-    while at < len(lines):
-        line = lines[at]
-        at += 1
-        if ENTRY.match(line):
+    while lines:
+        line = lines.pop(0)
+        if match := ENTRY.match(line):
             more: list[str] = []
-            while at < len(lines) and lines[at].startswith("    "):
-                more.append(lines[at])
-                at += 1
-            if result and result[-1] and not result[-1].startswith(("- ", "    ")):
-                result.append("")
-            result += entry(line, more)
+            while lines and lines[0].startswith("    "):
+                more.append(lines.pop(0))
+            if result and not result[-1].startswith(("- ", "    ")):
+                result.append("")  # a list begins after an empty line
+            result += item(match, more)
         elif line.endswith("::"):
-            result += [line[:-1]] if line[:-2].strip() else []
-            result.append("")
-        elif line.startswith("    ") and result and result[-1] and not result[-1].startswith(" "):
-            result += ["", line]
+            result += [f"{line[:-2]}:", ""] if line[:-2].strip() else [""]
         else:
+            if line.startswith("    ") and result and result[-1][:4].strip():
+                result.append("")  # so does code
             result.append(line)
     return "\n".join(result)
 

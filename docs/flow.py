@@ -67,7 +67,7 @@ BANDS: tuple[tuple[Band, ...], ...] = (
             "#a3436a",
             right=0.595,
         ),
-        Band("boards", "driver for the board", ("driver",), "#ebe6f5", "#6b4fa0", left=0.615),
+        Band("boards", "host side", ("driver",), "#ebe6f5", "#6b4fa0", left=0.615),
     ),
 )
 #: What one package hands to the next, between two bands.

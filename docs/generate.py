@@ -7,6 +7,7 @@
 import argparse
 import logging
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -138,7 +139,7 @@ def width_table() -> str:
         ["B", "bias of a row", f"{numerics.BIAS_BITS}, signed", f"{-limit:,} to {limit - 1:,}"],
         [
             "acc*M + B",
-            "wide result, logits",
+            "raw output, logits",
             f"{numerics.BIAS_BITS}, signed",
             f"at most {wide:,} in magnitude, less than 2^{wide.bit_length()}",
         ],
@@ -244,8 +245,8 @@ def pages() -> dict[str, str]:
     return {"numerics.md": numerics_page(), "registers.md": registers_page(), "flow.svg": svg()}
 
 
-def main() -> None:
-    argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__).parse_args()
+def main(argv: Sequence[str] | None = None) -> None:
+    argparse.ArgumentParser(prog="python -m docs.generate", description=__doc__).parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name, text in pages().items():
         (HERE / name).write_text(text, encoding="utf-8")

@@ -12,14 +12,15 @@ import posixpath
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-ROOT = Path(__file__).resolve().parents[1]
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
 
 #: Pages of the site that lie elsewhere in the repository.
 ELSEWHERE = {
@@ -57,7 +58,8 @@ def folders() -> dict[str, list[str]]:
     """Public modules of each folder that has some, by the folder's dotted name."""
     found: dict[str, list[str]] = {}
     for package in PACKAGES:
-        for file in sorted((ROOT / package).rglob("*.py")):
+        # Files of the package itself first, then folder by folder.
+        for file in sorted((ROOT / package).rglob("*.py"), key=lambda file: (file.parent, file)):
             if file.name.startswith(("test_", "conftest")) or file.name == "__main__.py":
                 continue
             parts = file.relative_to(ROOT).with_suffix("").parts
@@ -114,9 +116,10 @@ def notebook_cells(notebook: Path) -> Iterator[str]:
 
 def on_config(config: MkDocsConfig) -> None:
     """Navigation of the pages that nobody lists by hand."""
-    results = [uri for uri in elsewhere() if uri.startswith("results/")]
-    fill(config.nav, "Measured runs", results)
-    fill(config.nav, "Python", [{name: f"reference/{name}.md"} for name in folders()])
+    results = [{Path(uri).stem: uri} for uri in elsewhere() if uri.startswith("results/")]
+    nav = config.nav or []
+    fill(nav, "Measured runs", results)
+    fill(nav, "Python", [{name: f"reference/{name}.md"} for name in folders()])
 
 
 def fill(nav: list, title: str, entries: list) -> None:
@@ -145,13 +148,22 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links that lead through the repository lead through the site."""
+    return site_links(markdown, page.file.src_uri, [file.src_uri for file in files])
+
+
+def site_links(markdown: str, uri: str, known: Iterable[str]) -> str:
+    """``markdown`` of the page ``uri`` with links that lead through the site.
+
+    As written they lead through the repository. One to a file that the site has not becomes plain
+    text; one that leads nowhere stays, for MkDocs to find.
+
+    Parameters
+    ----------
+    known : addresses of all files of the site
+    """
     sources = elsewhere()
-    uri = page.file.src_uri
-    here = sources.get(uri, Path(config.docs_dir, uri)).parent
-    pages = {path: name for name, path in sources.items()}
-    for file in files:
-        pages.setdefault(Path(config.docs_dir, file.src_uri), file.src_uri)
+    here = sources.get(uri, DOCS / uri).parent
+    pages = {DOCS / name: name for name in known} | {path: name for name, path in sources.items()}
 
     def link(match: re.Match) -> str:
         target = match[3] or match[5]
@@ -162,8 +174,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if place in pages:
             new = posixpath.relpath(pages[place], posixpath.dirname(uri) or ".")
             return match[0].replace(target, f"{new}{hash_}{anchor}")
-        if place.exists() and not match[1]:  # a file of the repository, not of the site
-            return match[2]
-        return match[0]
+        is_picture = match[1] or match[4]
+        return match[2] if place.exists() and not is_picture else match[0]
 
     return LINK.sub(link, markdown)

@@ -45,6 +45,7 @@ def execute(source: Path, target: Path) -> None:
         timeout=TIMEOUT_S,
         kernel_name="python3",
         record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(ROOT)}},
     ).execute()
     notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
