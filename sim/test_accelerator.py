@@ -68,11 +68,9 @@ def test_recovers_from_errors(case: CaseMaker, seed: int) -> None:
 
 def _flip(program: Program, opcode: isa.Opcode, bit: int) -> Program:
     """``program`` with one bit flipped in the first block that ``opcode`` loads."""
-    image, at = bytearray(program.image), 0
-    while image[at] != opcode:
-        at += isa.DESCRIPTOR_BYTES
-    word = int.from_bytes(image[at : at + isa.DESCRIPTOR_BYTES], "little")
-    start = isa.unpack(isa.TRANSFER, word)["offset"]
+    image = bytearray(program.image)
+    load = next(d for d in isa.descriptors(program.image) if d.opcode is opcode)
+    start = load.fields["offset"]
     image[start + bit // 8] ^= 1 << bit % 8
     return dataclasses.replace(program, image=bytes(image))
 

@@ -232,16 +232,16 @@ class Sequencer(Component):
     ) -> _Queue:
         """A queue before ``out``, which leaves when its waits are over."""
         payload = Value.cast(given)
-        waits_bits = isa.COUNT_BITS * len(QUEUES)
-        header = self.descriptor.payload[8 : 8 + waits_bits]
+        header = data.View(isa.HEADER, self.descriptor.payload[: isa.HEADER.size])
+        wanted = Cat(header[f"wait_{other}"] for other in QUEUES)
         m.submodules[f"{name}_queue"] = fifo = reset(
-            SyncFIFO(width=len(payload) + waits_bits, depth=QUEUE_DEPTH)
+            SyncFIFO(width=len(payload) + len(wanted), depth=QUEUE_DEPTH)
         )
         m.submodules[f"{name}_indices"] = indices = reset(
             SyncFIFO(width=DESCRIPTOR_INDEX_BITS, depth=2 * QUEUE_DEPTH)
         )
         m.d.comb += [
-            fifo.w_data.eq(Cat(payload, header)),
+            fifo.w_data.eq(Cat(payload, wanted)),
             fifo.w_en.eq(dispatch),
             indices.w_data.eq(index),
             indices.w_en.eq(dispatch),

@@ -66,18 +66,19 @@ def producer(program: Program, graph: IntGraph, layer: str, channel: int, y: int
     }
     tiles = next((o.tiles for o in program.outputs if o.name == output), ())
     if tiles:
-        executes = [index for index in sorted(mine) if _opcode(program, index) == Opcode.EXECUTE]
+        executes = [
+            index
+            for index, descriptor in enumerate(isa.descriptors(program.image))
+            if index in mine and descriptor.opcode is Opcode.EXECUTE
+        ]
         tile = next(number for number, rows in enumerate(tiles) if channel in rows)
         return executes[tile * len(executes) // len(tiles)]
     emulator, found, rows = Emulator(config), None, 0
-    for index in range(program.segments[-1].last):
-        at = index * isa.DESCRIPTOR_BYTES
-        word = int.from_bytes(program.image[at : at + isa.DESCRIPTOR_BYTES], "little")
-        opcode = Opcode(word & 0xFF)
-        if opcode is Opcode.LOAD_SLOTS:
-            emulator.load_slots(isa.unpack(isa.TRANSFER, word), program.image)
-        elif opcode is Opcode.EXECUTE and index in mine:
-            f = isa.unpack(isa.EXECUTE, word)
+    for index, descriptor in enumerate(isa.descriptors(program.image)):
+        f = descriptor.fields
+        if descriptor.opcode is Opcode.LOAD_SLOTS:
+            emulator.load_slots(f, program.image)
+        elif descriptor.opcode is Opcode.EXECUTE and index in mine:
             if channel in _channels(emulator, f, place.group_pitch, place.address):
                 if found is None or rows <= y:
                     found = index
@@ -85,10 +86,6 @@ def producer(program: Program, graph: IntGraph, layer: str, channel: int, y: int
     if found is None:
         raise ValueError(f"no EXECUTE of {layer!r} makes channel {channel}")
     return found
-
-
-def _opcode(program: Program, index: int) -> int:
-    return program.image[index * isa.DESCRIPTOR_BYTES]
 
 
 def _channels(emulator: Emulator, f: dict[str, int], group_pitch: int, address: int) -> set[int]:

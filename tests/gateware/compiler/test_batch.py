@@ -6,7 +6,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.arch.isa import Opcode
 from gateware.compiler.batch import base_name, instance
@@ -17,6 +16,7 @@ from ir import golden
 from ir.graph import IntGraph
 from ir.ratio import Ratio
 from tests.helpers.graphs import random_images, residual_block, residual_graph
+from tests.helpers.units import descriptors
 
 CONFIG = AccelConfig.from_ratio(
     Ratio(60, 35, 5), 32, bus_bits=32, ports=2, requant_lanes=4, act_depth=4096, slot_depth=128
@@ -40,12 +40,7 @@ def run(graph: IntGraph, program: Program, seed: int) -> None:
 
 
 def beats(program: Program, opcode: Opcode) -> int:
-    total, at = 0, 0
-    while program.image[at] != Opcode.END:
-        fields = isa.unpack(isa.TRANSFER, int.from_bytes(program.image[at : at + 64], "little"))
-        total += fields["beats"] * (fields["opcode"] == opcode)
-        at += isa.DESCRIPTOR_BYTES
-    return total
+    return sum(fields["beats"] for found, fields in descriptors(program) if found is opcode)
 
 
 def test_names():

@@ -6,13 +6,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from gateware.arch import isa
 from gateware.arch.isa import Opcode
 from gateware.compiler.operations import Gemm
 from gateware.compiler.program import compile_graph
 from gateware.model import estimate
 from tests.helpers.graphs import INPUT, GraphBuilder
-from tests.helpers.units import TINY, assert_golden
+from tests.helpers.units import TINY, assert_golden, descriptors
 
 CONFIG = dataclasses.replace(TINY, act_depth=512, weight_depth=256, wide_depth=16)
 
@@ -98,9 +97,7 @@ def test_no_word_is_read_in_vain():
     program = compile_graph(network.build(), CONFIG)
     last = program.segments[-1]
     executes = [
-        isa.unpack(isa.EXECUTE, int.from_bytes(program.image[at * 64 : at * 64 + 64], "little"))
-        for at in range(last.first, last.last)
+        f for opcode, f in descriptors(program)[last.first : last.last] if opcode is Opcode.EXECUTE
     ]
-    executes = [f for f in executes if f["opcode"] == Opcode.EXECUTE]
     assert {f["groups"] for f in executes} == {1} and len(executes) >= 4
     assert estimate.cycles(program)[last.layer] > 0
