@@ -9,6 +9,7 @@ import numpy as np
 from gateware.arch import isa
 from gateware.arch.isa import Opcode
 from gateware.compiler.lower import lower
+from gateware.compiler.operations import Gemm, Pool
 from gateware.compiler.program import Program
 from gateware.model.emulator import Emulator
 from ir import cli
@@ -55,7 +56,7 @@ def producer(program: Program, graph: IntGraph, layer: str, channel: int, y: int
     output = next(
         operation.target
         for operation in plan.operations
-        if getattr(operation, "name", None) == layer
+        if isinstance(operation, Gemm | Pool) and operation.name == layer
     )
     place = plan.places[output]
     mine = {
@@ -64,7 +65,7 @@ def producer(program: Program, graph: IntGraph, layer: str, channel: int, y: int
         if segment.layer == layer
         for index in range(segment.first, segment.last)
     }
-    tiles = next((o.tiles for o in program.outputs if o.name == output), ())
+    tiles = next((o.tiles for o in program.outputs if o.name == output.name), ())
     if tiles:
         executes = [
             index

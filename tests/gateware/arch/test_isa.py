@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.arch.isa import Opcode
-from gateware.compiler.pack import Result, pack_slot
+from gateware.compiler.pack import SlotResult, pack_slot
 from ir.numerics import BIAS_BITS
 from tests.helpers.units import TINY, fields
 
@@ -134,13 +134,13 @@ def test_packed_slots(config, seed):
     q = config.requant_lanes
     columns = rng.sample(range(config.k), q)
     results = [
-        Result(
-            rng.randrange((config.rows + config.k) // q) * q + lane,
-            columns[lane],
-            rng.randrange(1 << 16),
-            rng.randrange(1 << 16),
-            rng.randrange(-1 << 47, 1 << 47),
-            rng.randrange(14, 46),
+        SlotResult(
+            lane=rng.randrange((config.rows + config.k) // q) * q + lane,
+            column=columns[lane],
+            offset=rng.randrange(1 << 16),
+            multiplier=rng.randrange(1 << 16),
+            bias=rng.randrange(-1 << 47, 1 << 47),
+            shift=rng.randrange(14, 46),
         )
         for lane in range(q)
     ]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gateware.arch.isa import Opcode
-from gateware.compiler.operations import Gemm
+from gateware.compiler.operations import Gemm, TensorKey
 from gateware.compiler.program import compile_graph
 from gateware.model import estimate
 from tests.helpers.graphs import INPUT, GraphBuilder
@@ -19,22 +19,19 @@ CONFIG = dataclasses.replace(TINY, act_depth=512, weight_depth=256, wide_depth=1
 def gemm(values: np.ndarray, groups: int) -> Gemm:
     empty = np.zeros(len(values), np.int64)
     return Gemm(
-        "conv",
-        "in",
-        "out",
-        values,
-        empty,
-        empty,
-        empty,
-        empty,
-        (1, 1),
-        (0,) * 4,
-        0,
-        15,
-        False,
-        None,
-        0,
-        groups,
+        name="conv",
+        source=TensorKey("x"),
+        target=TensorKey("y"),
+        values=values,
+        scheme=empty,
+        multiplier=empty,
+        bias=empty,
+        shift=empty,
+        stride=(1, 1),
+        padding=(0, 0, 0, 0),
+        low=0,
+        high=15,
+        groups=groups,
     )
 
 
