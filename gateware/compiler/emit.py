@@ -146,7 +146,8 @@ class Tile:
         operation = self.operation
         pool = isinstance(operation, Pool)
         begin, end = input_rows(operation, source.height, first, last)
-        pad = begin - (first * operation.stride[0] - operation.padding[0])
+        # None where all rows lie below the image.
+        pad = max(0, begin - (first * operation.stride[0] - operation.padding[0]))
         place, out = source.place, target.place
         group_in = self.first * place.group_pitch
         group_out = self.first * out.group_pitch if pool else 0
@@ -188,9 +189,9 @@ class Tile:
             out_width=out.width,
             out_address=out_address,
             out_row_pitch=out.row_pitch,
-            out_plane_pitch=out.plane_pitch,
+            out_plane_pitch=out.plane_pitch % _WRAP,  # of wide results, which have none, any
             residual_address=(other.row(first) + group_out) % _WRAP,
-            residual_plane_pitch=other.place.plane_pitch,
+            residual_plane_pitch=other.place.plane_pitch % _WRAP,
             residual_n=0 if pool else operation.residual_n,
             low=operation.low,
             high=operation.high,

@@ -4,7 +4,7 @@
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 from gateware.arch.config import AccelConfig
 from gateware.compiler.batch import repeat, together
@@ -50,10 +50,14 @@ class _Cut:
 
 
 def input_rows(operation: Gemm | Pool, height: int, first: int, last: int) -> tuple[int, int]:
-    """The rows of an input of ``height`` that output rows ``first`` to ``last`` are made from."""
+    """Rows of an input of ``height`` that output rows ``first`` to ``last`` are made from.
+
+    First and last, exclusive, both within 0..height; equal where they are made of padding alone.
+    """
     begin = first * operation.stride[0] - operation.padding[0]
     end = (last - 1) * operation.stride[0] - operation.padding[0] + operation.kernel[0]
-    return max(0, begin), min(height, max(end, 0))
+    begin = min(max(0, begin), height)
+    return begin, max(begin, min(end, height))
 
 
 def make_plan(
@@ -93,7 +97,9 @@ def make_plan(
                 places = allocate(lives, config)
             except DoesNotFit as error:
                 first_error = first_error or error
-                spilled = _spill(ends[0] | ends[1], trial, lives, error.life) if spills else None
+                spilled = (
+                    _spill(ends[0] | ends[1], trial, lives, error.life, strips) if spills else None
+                )
                 if spilled is None:
                     break
                 trial = spilled
@@ -216,11 +222,16 @@ def _free_residual(operation: Operation, last: dict[TensorKey, int], step: int) 
 
 
 def _spill(
-    kept: set[TensorKey], operations: tuple[Operation, ...], lives: list[Life], failed: Life
+    kept: set[TensorKey],
+    operations: tuple[Operation, ...],
+    lives: list[Life],
+    failed: Life,
+    strips: Container[TensorKey],
 ) -> tuple[Operation, ...] | None:
     """Operations with a tensor in memory while ``failed`` is born.
 
-    It is the smallest of those that nobody reads then; None if there is none.
+    It is the smallest of those that nobody reads then; None if there is none. A tensor is moved
+    at most once between two operations that touch it, so this comes to an end.
     """
     at = next(index for index, operation in enumerate(operations) if touches(operation, failed.key))
     idle = [
@@ -235,8 +246,10 @@ def _spill(
         before = max(index for index in range(at) if touches(operations[index], key))
         if isinstance(operations[before], Reload):
             continue  # it would go as it comes
-        if isinstance(operations[before + 1], Pool):  # maybe one with a convolution in strips
-            before += 1
+        if result(operations[before]) in strips:
+            before += 1  # the pooling, which is made in turns with it
+        if before >= at:
+            continue
         after = next(
             index for index in range(at, len(operations)) if touches(operations[index], key)
         )

@@ -104,6 +104,17 @@ class Segment:
     last: int
 
 
+@dataclasses.dataclass(frozen=True)
+class _PairStrip:
+    """Rows ``first`` to ``last`` of a pooling, and the convolution's rows ``top`` to ``bottom``
+    that they are made from; all ends exclusive."""
+
+    first: int
+    last: int
+    top: int
+    bottom: int
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
     """What a host needs to run a network.
@@ -416,7 +427,6 @@ class _Compiler:
         """A convolution and the pooling after it, some rows of the result at a time."""
         place, target = self.plan.places[gemm.target], self._strip(pool.target)
         height = self.graph.tensor(gemm.target.name).shape[1]
-        rows = self.plan.strips[gemm.target]
         with self._segment(gemm.name):
             convolutions = list(tiles(self.image, gemm, self.plan, place))
         with self._segment(pool.name):
@@ -429,27 +439,50 @@ class _Compiler:
                 f"layer {gemm.name!r} must be made in strips, and its {loaded['weights']} weight "
                 f"words and {loaded['slots']} drain slots do not fit the buffers at once"
             )
-        parts = [
-            (first, min(first + rows, target.height)) for first in range(0, target.height, rows)
-        ]
-        edges = [input_rows(pool, height, *part) for part in parts]
+        parts = self._strips(gemm, pool, height)
+        edges = [(part.top, part.bottom) for part in parts]
         whole = itertools.repeat(self._strip(gemm.source))
         in_strips = self.plan.input_strips and gemm.source in self.sources
         sources = self.sources[gemm.source].strips(gemm, edges) if in_strips else whole
-        for (first, last), (top, bottom) in zip(parts, edges, strict=True):
-            strip = Strip(place, top, height)
+        for part in parts:
+            strip = Strip(place, part.top, height)
             with self._segment(gemm.name):
                 source = next(sources)
                 for tile in convolutions:
-                    self._execute(tile, gemm, source, strip, top, bottom)
-                if self._wanted(gemm):
-                    self._store(gemm, strip, top, bottom)
-            with self._segment(pool.name):
-                for tile in pools:
-                    self._execute(tile, pool, strip, target, first, last)
+                    self._execute(tile, gemm, source, strip, part.top, part.bottom)
+                if self._wanted(gemm) and part.top < part.bottom:
+                    self._store(gemm, strip, part.top, part.bottom)
+            if part.first < part.last:
+                with self._segment(pool.name):
+                    for tile in pools:
+                        self._execute(tile, pool, strip, target, part.first, part.last)
         if self._wanted(pool):
             with self._segment(pool.name):
                 self._store(pool, target, 0, target.height)
+
+    def _strips(self, gemm: Gemm, pool: Pool, height: int) -> list[_PairStrip]:
+        """Strips of a convolution's ``height`` rows and of the pooling after it, from the top.
+
+        Where the convolution's result is stored, too, also those rows that the pooling skips.
+        """
+        rows, most = self.plan.strips[gemm.target], self.plan.places[gemm.target].height
+        strips, made = [], 0
+
+        def make_up_to(row: int) -> None:
+            for top in range(made, row, most):
+                strips.append(_PairStrip(0, 0, top, min(top + most, row)))
+
+        end = self.plan.places[pool.target].height
+        for first in range(0, end, rows):
+            last = min(first + rows, end)
+            top, bottom = input_rows(pool, height, first, last)
+            if self._wanted(gemm):
+                make_up_to(top)
+            strips.append(_PairStrip(first, last, top, bottom))
+            made = max(made, bottom)
+        if self._wanted(gemm):
+            make_up_to(height)
+        return strips
 
     def _wanted(self, operation: Gemm | Pool) -> bool:
         return operation.target.name == self.graph.header.output or self.dump

@@ -62,7 +62,8 @@ class Source:
             begin, end = input_rows(gemm, self._height, *edges[index])
             address = self._place.address + index % 2 * self._place.words
             strip = Strip(dataclasses.replace(self._place, address=address), begin, self._height)
-            self._load(strip, begin, end)
+            if begin < end:  # else it is made of padding alone
+                self._load(strip, begin, end)
             return strip
 
         ahead = load(0)
