@@ -9,6 +9,7 @@ import pytest
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.compiler.lower import lower
+from gateware.compiler.operations import TensorKey
 from gateware.compiler.program import Program, compile_graph
 from ir.ratio import Ratio
 from sim.backend.harness import BenchFailed
@@ -43,7 +44,7 @@ def test_stem_of_a_large_network(seed: int) -> None:
     graph = network.build()
     lowered = lower(graph, CONFIG)
     assert lowered.plan.strips and lowered.plan.input_strips
-    channels, rows, width = lowered.plan.places[INPUT].shape
+    channels, rows, width = lowered.plan.places[TensorKey(INPUT)].shape
     assert (channels, width) == (12, 32) and rows < 32
     images = random_images(graph, rng)
     program = compile_graph(graph, CONFIG, dump=True)
@@ -68,11 +69,9 @@ def test_recovers_from_errors(case: CaseMaker, seed: int) -> None:
 
 def _flip(program: Program, opcode: isa.Opcode, bit: int) -> Program:
     """``program`` with one bit flipped in the first block that ``opcode`` loads."""
-    image, at = bytearray(program.image), 0
-    while image[at] != opcode:
-        at += isa.DESCRIPTOR_BYTES
-    word = int.from_bytes(image[at : at + isa.DESCRIPTOR_BYTES], "little")
-    start = isa.unpack(isa.TRANSFER, word)["offset"]
+    image = bytearray(program.image)
+    load = next(d for d in isa.descriptors(program.image) if d.opcode is opcode)
+    start = load.fields["offset"]
     image[start + bit // 8] ^= 1 << bit % 8
     return dataclasses.replace(program, image=bytes(image))
 

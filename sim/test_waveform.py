@@ -28,14 +28,14 @@ def network() -> IntGraph:
 
 def broken(program: Program, load: int) -> Program:
     """``program`` with another code in its weight load number ``load``."""
-    image, at, seen = bytearray(program.image), 0, -1
-    while True:
-        word = int.from_bytes(image[at : at + isa.DESCRIPTOR_BYTES], "little")
-        seen += word & 0xFF == isa.Opcode.LOAD_WEIGHTS
-        if seen == load:
-            image[isa.unpack(isa.TRANSFER, word)["offset"]] ^= 2
-            return dataclasses.replace(program, image=bytes(image))
-        at += isa.DESCRIPTOR_BYTES
+    image = bytearray(program.image)
+    loads = [
+        descriptor
+        for descriptor in isa.descriptors(program.image)
+        if descriptor.opcode is isa.Opcode.LOAD_WEIGHTS
+    ]
+    image[loads[load].fields["offset"]] ^= 2
+    return dataclasses.replace(program, image=bytes(image))
 
 
 @pytest.mark.parametrize("layer", ["conv0", "conv1", "conv2"])

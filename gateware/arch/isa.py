@@ -9,9 +9,11 @@ it waits for it. Fields are unsigned; addresses of the activation buffer are wor
 bank and wrap at 16 bits, those of the weight and slot buffers wrap at the end of the buffer.
 """
 
+import dataclasses
 import enum
 import functools
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 
 from amaranth.hdl import unsigned
 from amaranth.lib import data
@@ -60,13 +62,15 @@ class Base(enum.IntEnum):
     OUTPUT = 2
 
 
-#: What every descriptor begins with.
 _HEADER = {
     "opcode": 8,
     "wait_loads": COUNT_BITS,  #: LOAD_* descriptors that must be complete
     "wait_executes": COUNT_BITS,  #: EXECUTE descriptors, every result of theirs written
     "wait_stores": COUNT_BITS,  #: STORE_* descriptors, answered by the memory
 }
+
+#: First fields of every descriptor: opcode and waits.
+HEADER = data.StructLayout(_HEADER)
 
 _TRANSFER = {
     **_HEADER,
@@ -136,6 +140,45 @@ EXECUTE = data.StructLayout(
         "slots": ADDRESS_BITS,
     }
 )
+
+#: Layout of the descriptors of each opcode; of END only the header counts.
+LAYOUTS: Mapping[Opcode, data.StructLayout] = {
+    Opcode.END: TRANSFER,
+    Opcode.LOAD_WEIGHTS: TRANSFER,
+    Opcode.LOAD_SLOTS: TRANSFER,
+    Opcode.LOAD_TENSOR: TENSOR,
+    Opcode.STORE_TENSOR: TENSOR,
+    Opcode.STORE_WIDE: TRANSFER,
+    Opcode.EXECUTE: EXECUTE,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Descriptor:
+    """Decoded descriptor.
+
+    Parameters
+    ----------
+    opcode : Opcode
+    fields : dict of str to int
+        Every field of the opcode's layout, the header's among them; unsigned.
+    """
+
+    opcode: Opcode
+    fields: dict[str, int]
+
+    @property
+    def queue(self) -> str:
+        """Queue that the descriptor goes to, a key of :data:`QUEUES`. Raises ValueError for END."""
+        for name, opcodes in QUEUES.items():
+            if self.opcode in opcodes:
+                return name
+        raise ValueError(f"{self.opcode.name} goes to no queue")
+
+    @property
+    def waits(self) -> dict[str, int]:
+        """Descriptors of each queue that must be complete, modulo 2^16."""
+        return {name: self.fields[f"wait_{name}"] for name in QUEUES}
 
 
 @functools.cache
@@ -223,5 +266,52 @@ def pack(layout: data.StructLayout, **fields: int) -> int:
 
 
 def unpack(layout: data.StructLayout, bits: int) -> dict[str, int]:
-    """Inverse of :func:`pack`."""
+    """Fields of ``layout`` in ``bits``, the inverse of :func:`pack`."""
     return {name: bits >> field.offset & (1 << field.width) - 1 for name, field in layout}
+
+
+def decode(bits: int) -> Descriptor:
+    """Descriptor in a word of 512 bits. Raises ValueError for an opcode that does not exist."""
+    number = unpack(HEADER, bits)["opcode"]
+    if number not in list(Opcode):
+        raise ValueError(f"opcode {number}")
+    opcode = Opcode(number)
+    return Descriptor(opcode, unpack(LAYOUTS[opcode], bits))
+
+
+def descriptors(image: bytes) -> Iterator[Descriptor]:
+    """Descriptors of a program's memory image from its first byte to END, which is the last.
+
+    Raises ValueError naming the descriptor, when it is reached, that has no opcode.
+    """
+    for index in itertools.count():
+        start = index * DESCRIPTOR_BYTES
+        word = int.from_bytes(image[start : start + DESCRIPTOR_BYTES], "little")
+        try:
+            descriptor = decode(word)
+        except ValueError as error:
+            raise ValueError(f"descriptor {index} has {error}") from error
+        yield descriptor
+        if descriptor.opcode is Opcode.END:
+            return
+
+
+def unpack_slot(config: AccelConfig, bits: int) -> dict[str, list[dict[str, int]]]:
+    """Fields of a drain slot's ``lanes`` and ``columns``, the inverse of :func:`slot_bits`.
+
+    The bias is signed, all else unsigned.
+    """
+    counts = {"lanes": config.requant_lanes, "columns": config.k}
+    slot = {
+        part: [
+            {
+                name: bits >> offset + index * step & (1 << width) - 1
+                for name, (offset, width, step) in places.items()
+            }
+            for index in range(counts[part])
+        ]
+        for part, places in _places(config).items()
+    }
+    for lane in slot["lanes"]:
+        lane["bias"] -= (lane["bias"] >> numerics.BIAS_BITS - 1) << numerics.BIAS_BITS
+    return slot

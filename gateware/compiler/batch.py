@@ -12,34 +12,24 @@ from collections.abc import Iterator, Sequence
 
 from gateware.arch.config import AccelConfig
 from gateware.compiler.layout import Placement
-from gateware.compiler.operations import Gemm, Operation, Pool
-
-_OF = " of image "
-
-
-def instance(name: str, image: int) -> str:
-    """Name of a tensor of one image of a run."""
-    return name if image == 0 else f"{name}{_OF}{image}"
-
-
-def base_name(name: str) -> str:
-    """Name of the same tensor of the first image."""
-    return name.split(_OF)[0]
+from gateware.compiler.operations import Gemm, Operation, Pool, TensorKey
 
 
 def of_image(operation: Gemm | Pool, image: int) -> Gemm | Pool:
     """The same operation on the tensors of another image."""
-    names = {
-        field: instance(name, image)
-        for field in ("source", "target", "residual")
-        if (name := getattr(operation, field)) is not None
-    }
-    return dataclasses.replace(operation, image=image, **names)
+    source, target = operation.source.of_image(image), operation.target.of_image(image)
+    if isinstance(operation, Pool):
+        return dataclasses.replace(operation, source=source, target=target)
+    residual = operation.residual and operation.residual.of_image(image)
+    return dataclasses.replace(operation, source=source, target=target, residual=residual)
 
 
 def repeat(
-    operations: Sequence[Gemm | Pool], forms: dict[str, Placement], config: AccelConfig, batch: int
-) -> tuple[list[Gemm | Pool], dict[str, Placement]]:
+    operations: Sequence[Gemm | Pool],
+    forms: dict[TensorKey, Placement],
+    config: AccelConfig,
+    batch: int,
+) -> tuple[list[Gemm | Pool], dict[TensorKey, Placement]]:
     """Operations and forms of ``batch`` images."""
     split = _split(operations, forms, config)
     before = [
@@ -49,12 +39,12 @@ def repeat(
         of_image(operation, image) for operation in operations[split:] for image in range(batch)
     ]
     return before + after, {
-        instance(name, image): form for image in range(batch) for name, form in forms.items()
+        key.of_image(image): form for image in range(batch) for key, form in forms.items()
     }
 
 
 def _split(
-    operations: Sequence[Gemm | Pool], forms: dict[str, Placement], config: AccelConfig
+    operations: Sequence[Gemm | Pool], forms: dict[TensorKey, Placement], config: AccelConfig
 ) -> int:
     """The first operation whose weights take longer to load than to use.
 

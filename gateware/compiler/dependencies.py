@@ -59,7 +59,8 @@ class Order:
     def add(
         self, queue: str, *, reads: Iterable[Region] = (), writes: Iterable[Region] = ()
     ) -> dict[str, int]:
-        """The wait fields of the next descriptor of ``queue``, which from now on counts."""
+        """Descriptors of each queue that the next one of ``queue`` must wait for, modulo 2^16; it
+        counts from now on."""
         reads = [(region.buffer, self._words(region)) for region in reads]
         writes = [(region.buffer, self._words(region)) for region in writes]
         waits = dict.fromkeys(isa.QUEUES, 0)
@@ -80,7 +81,7 @@ class Order:
         for past, regions in ((self._read, reads), (self._written, writes)):
             for buffer, words in regions:
                 past[buffer][queue][words] = self._counts[queue]
-        return {f"wait_{name}": count % (1 << isa.COUNT_BITS) for name, count in waits.items()}
+        return {name: count % (1 << isa.COUNT_BITS) for name, count in waits.items()}
 
     def users(self, region: Region) -> np.ndarray:
         """For each word, how many executes must be complete before it may be written."""

@@ -9,8 +9,8 @@ from gateware.arch.config import AccelConfig
 from gateware.arch.isa import Base, Opcode
 from gateware.compiler.dependencies import Region
 from gateware.compiler.layout import MAX_GROUPS, Placement, Strip
-from gateware.compiler.operations import CompileError, Gemm, Pool
-from gateware.compiler.pack import Result, pack_slot, pack_weights
+from gateware.compiler.operations import CompileError, Gemm, Pool, TensorKey
+from gateware.compiler.pack import SlotResult, pack_slot, pack_weights
 from gateware.compiler.plan import Plan, input_rows
 from gateware.compiler.program_image import Image
 from gateware.compiler.schedule import schedule_slots, split_rows
@@ -21,12 +21,12 @@ from ir.numerics import BIAS_BITS
 _WRAP = 1 << isa.ADDRESS_BITS
 
 
-def transfer_fields(name: str, strip: Strip, first: int, last: int) -> dict[str, int]:
+def transfer_fields(key: TensorKey, strip: Strip, first: int, last: int) -> dict[str, int]:
     """Fields of a LOAD_TENSOR or STORE_TENSOR of rows ``first`` to ``last`` (exclusive)."""
     place, words = strip.place, strip.place.groups * strip.place.planes
     if words > MAX_GROUPS:
         raise CompileError(
-            f"tensor {name!r} has {words} words per pixel, a load or store moves "
+            f"tensor {str(key)!r} has {words} words per pixel, a load or store moves "
             f"{MAX_GROUPS} at most"
         )
     return {
@@ -40,7 +40,9 @@ def transfer_fields(name: str, strip: Strip, first: int, last: int) -> dict[str,
     }
 
 
-def load_rows(image: Image, name: str, strip: Strip, first: int, last: int, offset: int) -> None:
+def load_rows(
+    image: Image, key: TensorKey, strip: Strip, first: int, last: int, offset: int
+) -> None:
     """Load rows of a graph's input that begins at ``offset``."""
     row_beats = strip.place.beats // strip.place.height
     image.add(
@@ -50,11 +52,11 @@ def load_rows(image: Image, name: str, strip: Strip, first: int, last: int, offs
         opcode=Opcode.LOAD_TENSOR,
         base=Base.INPUT,
         offset=offset + first * row_beats * image.config.bus_bits // 8,
-        **transfer_fields(name, strip, first, last),
+        **transfer_fields(key, strip, first, last),
     )
 
 
-def spill(image: Image, name: str, place: Placement, offset: int) -> None:
+def spill(image: Image, key: TensorKey, place: Placement, offset: int) -> None:
     """Store a tensor at ``offset`` from OUTPUT_BASE, to be reloaded."""
     image.add(
         "stores",
@@ -64,11 +66,11 @@ def spill(image: Image, name: str, place: Placement, offset: int) -> None:
         opcode=Opcode.STORE_TENSOR,
         base=Base.OUTPUT,
         offset=offset,
-        **transfer_fields(name, Strip.whole(place), 0, place.height),
+        **transfer_fields(key, Strip.whole(place), 0, place.height),
     )
 
 
-def reload(image: Image, name: str, place: Placement, offset: int) -> None:
+def reload(image: Image, key: TensorKey, place: Placement, offset: int) -> None:
     """Load what :func:`spill` stored."""
     image.add(
         "loads",
@@ -78,7 +80,7 @@ def reload(image: Image, name: str, place: Placement, offset: int) -> None:
         opcode=Opcode.LOAD_TENSOR,
         base=Base.OUTPUT,
         offset=offset,
-        **transfer_fields(name, Strip.whole(place), 0, place.height),
+        **transfer_fields(key, Strip.whole(place), 0, place.height),
     )
 
 
@@ -86,7 +88,9 @@ def _memory(image: Image, place: Placement, offset: int) -> Region:
     return Region("memory", offset * 8 // image.config.bus_bits, place.beats)
 
 
-def store_rows(image: Image, name: str, strip: Strip, first: int, last: int, offset: int) -> None:
+def store_rows(
+    image: Image, key: TensorKey, strip: Strip, first: int, last: int, offset: int
+) -> None:
     """Store rows of a tensor whose first row goes to ``offset``."""
     row_beats = strip.place.beats // strip.place.height
     image.add(
@@ -96,7 +100,7 @@ def store_rows(image: Image, name: str, strip: Strip, first: int, last: int, off
         opcode=Opcode.STORE_TENSOR,
         base=Base.OUTPUT,
         offset=offset + first * row_beats * image.config.bus_bits // 8,
-        **transfer_fields(name, strip, first, last),
+        **transfer_fields(key, strip, first, last),
     )
 
 
@@ -119,6 +123,7 @@ class Tile:
         operation: Gemm | Pool,
         weights: Region,
         slots: Region,
+        *,
         first: int,
         words: int,
         rows: Sequence[int] = (),
@@ -129,6 +134,7 @@ class Tile:
     def execute(
         self,
         image: Image,
+        *,
         source: Strip,
         target: Strip,
         residual: Strip | None,
@@ -140,7 +146,8 @@ class Tile:
         operation = self.operation
         pool = isinstance(operation, Pool)
         begin, end = input_rows(operation, source.height, first, last)
-        pad = begin - (first * operation.stride[0] - operation.padding[0])
+        # None where all rows lie below the image.
+        pad = max(0, begin - (first * operation.stride[0] - operation.padding[0]))
         place, out = source.place, target.place
         group_in = self.first * place.group_pitch
         group_out = self.first * out.group_pitch if pool else 0
@@ -182,9 +189,9 @@ class Tile:
             out_width=out.width,
             out_address=out_address,
             out_row_pitch=out.row_pitch,
-            out_plane_pitch=out.plane_pitch,
+            out_plane_pitch=out.plane_pitch % _WRAP,  # of wide results, which have none, any
             residual_address=(other.row(first) + group_out) % _WRAP,
-            residual_plane_pitch=other.place.plane_pitch,
+            residual_plane_pitch=other.place.plane_pitch % _WRAP,
             residual_n=0 if pool else operation.residual_n,
             low=operation.low,
             high=operation.high,
@@ -227,14 +234,14 @@ def _gemm_tiles(image: Image, gemm: Gemm, plan: Plan, target: Placement) -> Iter
     planes = plan.places[gemm.source].planes
     engines = [placed.engine for placed in row_engines(config) for _ in placed.lanes]
 
-    def result(lane: int, row: int, offset: int) -> Result:
-        return Result(
-            lane,
-            row % config.k,
-            offset,
-            int(gemm.multiplier[row]),
-            _bias(gemm, row, engines[lane], planes),
-            int(gemm.shift[row]),
+    def result(lane: int, row: int, offset: int) -> SlotResult:
+        return SlotResult(
+            lane=lane,
+            column=row % config.k,
+            offset=offset,
+            multiplier=int(gemm.multiplier[row]),
+            bias=_bias(gemm, row, engines[lane], planes),
+            shift=int(gemm.shift[row]),
         )
 
     for part in gemm.parts(config.k):
@@ -261,7 +268,14 @@ def _gemm_tiles(image: Image, gemm: Gemm, plan: Plan, target: Placement) -> Iter
                 for slot in slots
             ]
             weights = image.load_weights(pack_weights(part.values, lanes, config))
-            yield Tile(gemm, weights, image.load_slots(records), part.first, part.words, rows)
+            yield Tile(
+                gemm,
+                weights,
+                image.load_slots(records),
+                first=part.first,
+                words=part.words,
+                rows=rows,
+            )
 
 
 def _bias(gemm: Gemm, row: int, engine: type[RowEngine], planes: int) -> int:
@@ -290,7 +304,14 @@ def _pool_tiles(image: Image, pool: Pool, plan: Plan, target: Placement) -> Iter
     records = [
         pack_slot(
             [
-                Result(lane, channel, 0, pool.multiplier, pool.bias, pool.shift)
+                SlotResult(
+                    lane=lane,
+                    column=channel,
+                    offset=0,
+                    multiplier=pool.multiplier,
+                    bias=pool.bias,
+                    shift=pool.shift,
+                )
                 for lane, channel in slot.results
             ],
             config,
@@ -299,7 +320,7 @@ def _pool_tiles(image: Image, pool: Pool, plan: Plan, target: Placement) -> Iter
     ]
     slots = image.load_slots(records)
     for group in range(plan.places[pool.source].groups):
-        yield Tile(pool, Region("weights", 0, 0), slots, group, 1)
+        yield Tile(pool, Region("weights", 0, 0), slots, first=group, words=1)
 
 
 def cuts(rows: int, parts: int) -> Sequence[tuple[int, int]]:

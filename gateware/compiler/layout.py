@@ -9,12 +9,13 @@ import numpy as np
 from gateware.arch.config import AccelConfig
 from gateware.arch.isa import ADDRESS_BITS
 from gateware.compiler.dependencies import Region
+from gateware.compiler.operations import TensorKey
 from ir.numerics import ACT_BITS, act_max
 
 MAX_GROUPS = 255  #: words per pixel that a descriptor can count
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Placement:
     """Where a tensor lies in the activation buffer: planes of groups of rows of columns."""
 
@@ -26,6 +27,22 @@ class Placement:
     k: int
     banks: int
     address: int = 0
+
+    @classmethod
+    def of(
+        cls, shape: tuple[int, int, int], config: AccelConfig, *, bits: int, zero_point: int = 0
+    ) -> "Placement":
+        """Form of a tensor of ``shape`` (C, H, W) in the buffer of ``config``, at address 0."""
+        channels, height, width = shape
+        return cls(
+            channels=channels,
+            height=height,
+            width=width,
+            bits=bits,
+            zero_point=zero_point,
+            k=config.k,
+            banks=config.banks,
+        )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -110,6 +127,8 @@ class Strip:
     def regions(self, first: int, last: int) -> list[Region]:
         """What rows ``first`` to ``last`` (exclusive) of the tensor take, group by group."""
         place = self.place
+        if first == last:
+            return []
         if last - first == place.height:
             return [Region("act", place.address, place.words)]
         rows = (last - first) * place.row_pitch
@@ -119,7 +138,7 @@ class Strip:
         ]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Life:
     """A tensor that needs a place from step ``born`` to step ``dies``, both inclusive.
 
@@ -127,11 +146,11 @@ class Life:
         read before this one's is written: it may lie there
     """
 
-    name: str
+    key: TensorKey
     place: Placement
     born: int
     dies: int
-    over: str | None = None
+    over: TensorKey | None = None
     copies: int = 1  #: places of this form, one after the other
 
     @property
@@ -143,11 +162,11 @@ class DoesNotFit(ValueError):
     """Tensors that are needed together are larger than the activation buffer."""
 
     def __init__(self, life: Life, used: int) -> None:
-        super().__init__(life.name)
+        super().__init__(str(life.key))
         self.life, self.used = life, used
 
 
-def allocate(lives: Iterable[Life], config: AccelConfig) -> dict[str, Placement]:
+def allocate(lives: Iterable[Life], config: AccelConfig) -> dict[TensorKey, Placement]:
     """A place for each tensor, first fit in the order given. Raises DoesNotFit."""
     depth = min(config.act_depth, 1 << ADDRESS_BITS)
     placed: list[tuple[Life, Placement]] = []
@@ -170,19 +189,19 @@ def allocate(lives: Iterable[Life], config: AccelConfig) -> dict[str, Placement]
         if address + life.words > depth:
             raise DoesNotFit(life, sum(other.words for other, *_ in beside))
         placed.append((life, dataclasses.replace(life.place, address=address)))
-    return {life.name: place for life, place in placed}
+    return {life.key: place for life, place in placed}
 
 
 def _over(life: Life, beside: list[tuple[Life, int, int]], depth: int) -> int | None:
     """The address of the tensor that this one may lie over, if nothing else is there."""
-    address = next((begin for other, begin, _ in beside if other.name == life.over), None)
+    address = next((begin for other, begin, _ in beside if other.key == life.over), None)
     if (
         address is None
         or address + life.words > depth
         or any(
             begin < address + life.words and address < end
             for other, begin, end in beside
-            if other.name != life.over
+            if other.key != life.over
         )
     ):
         return None

@@ -7,7 +7,7 @@ import math
 from gateware.arch.config import AccelConfig
 from gateware.arch.isa import SIZE_BITS
 from gateware.compiler.layout import MAX_GROUPS, Placement
-from gateware.compiler.operations import CompileError, Gemm, Pool, operands
+from gateware.compiler.operations import CompileError, Gemm, Pool, TensorKey, operands
 from gateware.compiler.plan import Plan, make_plan
 from gateware.compiler.space_to_depth import Patches, identity, rewrite
 from ir.graph import AvgPool, Conv, Flatten, Host, IntGraph, Linear, MaxPool, Node
@@ -50,32 +50,34 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
             f"let it end with {stored[output]!r}"
         )
     forms = {
-        spec.name: Placement(*spec.shape, spec.bits, spec.zero_point, config.k, config.banks)
+        TensorKey(spec.name): Placement.of(
+            spec.shape, config, bits=spec.bits, zero_point=spec.zero_point
+        )
         for spec in graph.header.tensors
     }
     source = graph.tensor(graph.header.input)
     patches = identity(source.shape, source.zero_point)
-    first = operations[0]
+    image, first = TensorKey(source.name), operations[0]
     if (
         isinstance(first, Gemm)
         and isinstance(graph.nodes[0], Conv)
         and first.groups == 1
-        and sum(source.name in operands(o) for o in operations) == 1
+        and sum(image in operands(o) for o in operations) == 1
     ):
         better = rewrite(
             first.values,
-            first.stride,
-            first.padding,
-            forms[source.name],
-            forms[first.target],
-            config,
+            stride=first.stride,
+            padding=first.padding,
+            source=forms[image],
+            target=forms[first.target],
+            config=config,
         )
         operations[0] = dataclasses.replace(
             first, values=better.values, stride=better.stride, padding=better.padding
         )
         patches = better.patches
-        forms[source.name] = dataclasses.replace(
-            forms[source.name],
+        forms[image] = dataclasses.replace(
+            forms[image],
             channels=better.values.shape[1],
             height=patches.y.size,
             width=patches.x.size,
@@ -87,17 +89,16 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
 
 def _operation(graph: IntGraph, node: Node, stored: dict[str, str]) -> Gemm | Pool:
     source = stored[node.input]
+    ends = {"name": node.name, "source": TensorKey(source), "target": TensorKey(node.output)}
     if source != node.input and not isinstance(node, Linear):
         raise CompileError(f"layer {node.name!r} reads a flattened tensor; only a linear layer can")
     if isinstance(node, MaxPool):
         return Pool(
-            node.name,
-            source,
-            node.output,
-            node.kernel,
-            node.stride,
-            node.padding,
-            False,
+            **ends,
+            kernel=node.kernel,
+            stride=node.stride,
+            padding=node.padding,
+            total=False,
             multiplier=1 << SHIFT_MIN,
             bias=0,
             shift=SHIFT_MIN,
@@ -106,18 +107,16 @@ def _operation(graph: IntGraph, node: Node, stored: dict[str, str]) -> Gemm | Po
         )
     if isinstance(node, AvgPool):
         return Pool(
-            node.name,
-            source,
-            node.output,
-            node.kernel,
-            node.stride,
-            (0, 0, 0, 0),
-            True,
-            node.multiplier,
-            node.bias,
-            node.shift,
-            node.low,
-            node.high,
+            **ends,
+            kernel=node.kernel,
+            stride=node.stride,
+            padding=(0, 0, 0, 0),
+            total=True,
+            multiplier=node.multiplier,
+            bias=node.bias,
+            shift=node.shift,
+            low=node.low,
+            high=node.high,
         )
     layer = graph.layers[node.name]
     values, stride, padding, groups = layer.values, (1, 1), (0, 0, 0, 0), 1
@@ -126,26 +125,24 @@ def _operation(graph: IntGraph, node: Node, stored: dict[str, str]) -> Gemm | Po
     else:
         values = values.reshape(len(values), *graph.tensor(source).shape)
     return Gemm(
-        node.name,
-        source,
-        node.output,
-        values,
-        layer.scheme,
-        layer.multiplier,
-        layer.bias,
-        layer.shift,
-        stride,
-        padding,
-        node.low,
-        node.high,
-        node.wide,
-        stored[node.residual.tensor] if node.residual else None,
-        node.residual.n if node.residual else 0,
-        groups,
+        **ends,
+        values=values,
+        scheme=layer.scheme,
+        multiplier=layer.multiplier,
+        bias=layer.bias,
+        shift=layer.shift,
+        stride=stride,
+        padding=padding,
+        low=node.low,
+        high=node.high,
+        wide=node.wide,
+        residual=TensorKey(stored[node.residual.tensor]) if node.residual else None,
+        residual_n=node.residual.n if node.residual else 0,
+        groups=groups,
     )
 
 
-def _check(forms: dict[str, Placement], operation: Gemm | Pool, config: AccelConfig) -> None:
+def _check(forms: dict[TensorKey, Placement], operation: Gemm | Pool, config: AccelConfig) -> None:
     """What fits the descriptor fields, the buffers and the accumulators."""
 
     def refuse(reason: str) -> None:
@@ -182,7 +179,7 @@ def _check(forms: dict[str, Placement], operation: Gemm | Pool, config: AccelCon
             refuse(f"takes the maximum of a {source.bits}-bit tensor; only 4 bits are supported")
         return
     if operation.residual and forms[operation.residual].shape != target.shape:
-        refuse(f"adds {operation.residual!r} flattened; its words are not in that order")
+        refuse(f"adds {str(operation.residual)!r} flattened; its words are not in that order")
     if source.groups > MAX_GROUPS:
         refuse(f"reads {source.groups} words per pixel, the most are {MAX_GROUPS}")
     words = max(part.words for part in operation.parts(config.k)) * math.prod(operation.kernel)

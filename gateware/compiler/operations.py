@@ -3,6 +3,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -12,8 +13,45 @@ class CompileError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
+class TensorKey:
+    """Tensor of a run.
+
+    Parameters
+    ----------
+    name : str
+        The graph's tensor.
+    image : int
+        Number of the image, of a run of several.
+    reloads : int
+        How often it has come back from memory, each time to a place of its own.
+    """
+
+    name: str
+    image: int = 0
+    reloads: int = 0
+
+    @property
+    def origin(self) -> "TensorKey":
+        """The tensor as it was made."""
+        return dataclasses.replace(self, reloads=0)
+
+    def of_image(self, image: int) -> "TensorKey":
+        """The same tensor of another image."""
+        return dataclasses.replace(self, image=image)
+
+    def reloaded(self) -> "TensorKey":
+        """The same tensor after another way through memory."""
+        return dataclasses.replace(self, reloads=self.reloads + 1)
+
+    def __str__(self) -> str:
+        """Name for people."""
+        image = f" of image {self.image}" if self.image else ""
+        return self.name + image + " reloaded" * self.reloads
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Gemm:
-    """A convolution; a linear layer is one whose kernel is its whole input.
+    """Convolution; a linear layer is one whose kernel is its whole input.
 
     values : int64 (rows, channels / groups, kernel_y, kernel_x)
     groups : of a grouped convolution: as many equal parts of the rows read equal parts of the
@@ -22,8 +60,8 @@ class Gemm:
     """
 
     name: str
-    source: str
-    target: str
+    source: TensorKey
+    target: TensorKey
     values: np.ndarray
     scheme: np.ndarray
     multiplier: np.ndarray
@@ -33,15 +71,14 @@ class Gemm:
     padding: tuple[int, int, int, int]
     low: int
     high: int
-    wide: bool
-    residual: str | None
-    residual_n: int
+    wide: bool = False
+    residual: TensorKey | None = None
+    residual_n: int = 0
     groups: int = 1
-    image: int = 0  #: of a run of several
 
     @property
     def kernel(self) -> tuple[int, int]:
-        return self.values.shape[2:]
+        return self.values.shape[2], self.values.shape[3]
 
     def parts(self, k: int) -> "list[Part]":
         """Rows that read the same words of ``k`` channels, together."""
@@ -81,13 +118,16 @@ class Part:
     values: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Pool:
     """Maximum or sum over a window, requantised by one M, B, S."""
 
+    wide: ClassVar[bool] = False
+    residual: ClassVar[None] = None
+
     name: str
-    source: str
-    target: str
+    source: TensorKey
+    target: TensorKey
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int, int, int]
@@ -97,35 +137,40 @@ class Pool:
     shift: int
     low: int
     high: int
-    wide: bool = False
-    residual: str | None = None
-    image: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Spill:
-    """A tensor leaves the activation buffer for memory, until a :class:`Reload`."""
+    """Move of a tensor from the activation buffer to memory, until a :class:`Reload`."""
 
-    source: str
-    target: None = None
-    residual: None = None
-    wide: bool = False
+    source: TensorKey
 
 
 @dataclasses.dataclass(frozen=True)
 class Reload:
-    """The tensor ``spilled`` comes back from memory, as ``target``."""
+    """Move of the tensor ``spilled`` back from memory, as ``target``."""
 
-    spilled: str
-    target: str
-    source: None = None
-    residual: None = None
-    wide: bool = False
+    spilled: TensorKey
+    target: TensorKey
 
 
 Operation = Gemm | Pool | Spill | Reload
 
 
-def operands(operation: Operation) -> list[str]:
-    """The tensors that an operation reads from the activation buffer."""
-    return [name for name in (operation.source, operation.residual) if name]
+def operands(operation: Operation) -> list[TensorKey]:
+    """Tensors that an operation reads from the activation buffer."""
+    if isinstance(operation, Reload):
+        return []
+    if isinstance(operation, Gemm) and operation.residual is not None:
+        return [operation.source, operation.residual]
+    return [operation.source]
+
+
+def result(operation: Operation) -> TensorKey | None:
+    """Tensor that an operation makes; None for a :class:`Spill`."""
+    return None if isinstance(operation, Spill) else operation.target
+
+
+def touches(operation: Operation, key: TensorKey) -> bool:
+    """Whether an operation reads or makes the tensor."""
+    return key == result(operation) or key in operands(operation)

@@ -70,8 +70,8 @@ def unpack_weights(stored: bytes, config: AccelConfig) -> np.ndarray:
     ).transpose(1, 0, 2)
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SlotResult:
     """One result of a drain slot: engine lane, its requantisation, and where the result goes.
 
     offset : words from the pixel, or the index of a wide result.
@@ -85,7 +85,7 @@ class Result:
     shift: int
 
 
-def pack_slot(results: list[Result], config: AccelConfig, wide: bool = False) -> bytes:
+def pack_slot(results: list[SlotResult], config: AccelConfig, wide: bool = False) -> bytes:
     """One stored drain slot. The place of a wide result is named by the column of its lane."""
     lanes = [
         dict.fromkeys(("row", "column", "multiplier", "bias", "shift"), 0)

@@ -4,10 +4,10 @@
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 from gateware.arch.config import AccelConfig
-from gateware.compiler.batch import instance, repeat, together
+from gateware.compiler.batch import repeat, together
 from gateware.compiler.layout import DoesNotFit, Life, Placement, allocate
 from gateware.compiler.operations import (
     CompileError,
@@ -16,7 +16,10 @@ from gateware.compiler.operations import (
     Pool,
     Reload,
     Spill,
+    TensorKey,
     operands,
+    result,
+    touches,
 )
 from ir.graph import IntGraph
 
@@ -33,8 +36,8 @@ class Plan:
     """
 
     operations: tuple[Operation, ...]
-    places: dict[str, Placement]
-    strips: dict[str, int]
+    places: dict[TensorKey, Placement]
+    strips: dict[TensorKey, int]
     input_strips: bool
 
 
@@ -47,16 +50,20 @@ class _Cut:
 
 
 def input_rows(operation: Gemm | Pool, height: int, first: int, last: int) -> tuple[int, int]:
-    """The rows of an input of ``height`` that output rows ``first`` to ``last`` are made from."""
+    """Rows of an input of ``height`` that output rows ``first`` to ``last`` are made from.
+
+    First and last, exclusive, both within 0..height; equal where they are made of padding alone.
+    """
     begin = first * operation.stride[0] - operation.padding[0]
     end = (last - 1) * operation.stride[0] - operation.padding[0] + operation.kernel[0]
-    return max(0, begin), min(height, max(end, 0))
+    begin = min(max(0, begin), height)
+    return begin, max(begin, min(end, height))
 
 
 def make_plan(
     graph: IntGraph,
     operations: Sequence[Gemm | Pool],
-    forms: dict[str, Placement],
+    forms: dict[TensorKey, Placement],
     config: AccelConfig,
     batch: int = 1,
 ) -> Plan:
@@ -68,7 +75,7 @@ def make_plan(
     """
     operations, forms = repeat(operations, forms, config, batch)
     ends = [
-        {instance(name, image) for image in range(batch)}
+        {TensorKey(name, image) for image in range(batch)}
         for name in (graph.header.input, graph.header.output)
     ]
     first_error = None
@@ -83,18 +90,19 @@ def make_plan(
                 if forms[pool.target].height >= cut.count
             }
         )
-        trial, trial_forms = tuple(operations), dict(forms)
+        trial: tuple[Operation, ...] = tuple(operations)
         while True:
-            lives = _lives(ends[0], trial, trial_forms, strips, cut.input_strips)
+            lives = _lives(ends[0], trial, forms, strips, cut.input_strips)
             try:
                 places = allocate(lives, config)
             except DoesNotFit as error:
                 first_error = first_error or error
-                spilled = _spill(ends[0] | ends[1], trial, lives, error.life) if spills else None
+                spilled = (
+                    _spill(ends[0] | ends[1], trial, lives, error.life, strips) if spills else None
+                )
                 if spilled is None:
                     break
-                trial, name = spilled
-                trial_forms[_reloaded(name)] = trial_forms[name]
+                trial = spilled
                 continue
             wide = {
                 operation.target: forms[operation.target]
@@ -103,9 +111,11 @@ def make_plan(
             }
             return Plan(trial, places | wide, strips, cut.input_strips)
     by_target = {operation.target: operation.name for operation in operations}
-    name = first_error.life.name
+    key = first_error.life.key
     reason = (
-        f"the output of layer {by_target[name]!r}" if name in by_target else f"graph input {name!r}"
+        f"the output of layer {by_target[key]!r}"
+        if key in by_target
+        else f"graph input {str(key)!r}"
     )
     raise CompileError(
         f"{reason} does not fit the activation buffer: {first_error.life.words} words beside "
@@ -114,13 +124,16 @@ def make_plan(
 
 
 def _cuts(
-    graph: IntGraph, operations: Sequence[Operation], forms: dict[str, Placement]
+    graph: IntGraph, operations: Sequence[Gemm | Pool], forms: dict[TensorKey, Placement]
 ) -> Iterator[_Cut]:
     yield _Cut(1)
     pairs = _pairs(graph, operations)
     most = max((forms[pool.target].height for _, pool in pairs), default=1)
-    source = graph.header.input
-    readers = sum(source in operands(operation) for operation in operations)
+    readers = sum(
+        key.name == graph.header.input and key.image == 0
+        for operation in operations
+        for key in operands(operation)
+    )
     first = bool(pairs) and pairs[0][0] is operations[0] and readers == 1
     for count in range(2, most + 1):
         yield _Cut(count)
@@ -128,9 +141,9 @@ def _cuts(
             yield _Cut(count, input_strips=True)
 
 
-def _pairs(graph: IntGraph, operations: Sequence[Operation]) -> list[tuple[Gemm, Pool]]:
+def _pairs(graph: IntGraph, operations: Sequence[Gemm | Pool]) -> list[tuple[Gemm, Pool]]:
     """Convolutions whose result only the maximum pooling right after them reads."""
-    readers = Counter(name for operation in operations for name in operands(operation))
+    readers = Counter(key for operation in operations for key in operands(operation))
     return [
         (gemm, pool)
         for gemm, pool in itertools.pairwise(operations)
@@ -140,15 +153,15 @@ def _pairs(graph: IntGraph, operations: Sequence[Operation]) -> list[tuple[Gemm,
         and pool.source == gemm.target
         and readers[gemm.target] == 1
         and gemm.residual is None
-        and gemm.target != graph.header.output
+        and gemm.target.name != graph.header.output
     ]
 
 
 def _lives(
-    inputs: set[str],
+    inputs: set[TensorKey],
     operations: Sequence[Operation],
-    forms: dict[str, Placement],
-    strips: dict[str, int],
+    forms: dict[TensorKey, Placement],
+    strips: dict[TensorKey, int],
     input_strips: bool,
 ) -> list[Life]:
     """When each tensor needs its place; strips of a pair are made in one step, and so is what runs
@@ -157,79 +170,109 @@ def _lives(
     for run in together(operations):
         step += not in_strips
         steps += [step] * len(run)
-        in_strips = run[-1].target in strips
+        in_strips = result(run[-1]) in strips
     last = {}
     for step, operation in zip(steps, operations, strict=True):
-        for name in filter(None, (*operands(operation), operation.target)):
-            last[name] = step
-    lives = []
+        for key in filter(None, (*operands(operation), result(operation))):
+            last[key] = step
+    lives: list[Life] = []
     for index, (step, operation) in enumerate(zip(steps, operations, strict=True)):
-        target = operation.target
-        form, over, copies = forms.get(target), None, 1
-        if target in strips:
-            pool = operations[index + 1]
-            rows = (strips[target] - 1) * pool.stride[0] + pool.kernel[0]
-            form = dataclasses.replace(form, height=min(form.height, rows))
-        for name in inputs & set(operands(operation)) - {life.name for life in lives}:
-            place = forms[name]
-            if input_strips and target in strips:
-                rows = (form.height - 1) * operation.stride[0] + operation.kernel[0]
-                place, copies = dataclasses.replace(place, height=min(place.height, rows)), 2
-            lives.append(Life(name, place, step, last[name], copies=copies))
-        if operation.wide or target is None:
+        target = result(operation)
+        form = None if target is None else forms[target.origin]
+        new = inputs & set(operands(operation)) - {life.key for life in lives}
+        places, copies = {key: forms[key] for key in new}, 1
+        if form is not None and target in strips:
+            form = _strip(operations[index + 1], strips[target], form)
+            if input_strips:
+                places = {
+                    key: _strip(operation, form.height, place) for key, place in places.items()
+                }
+                copies = 2
+        lives += [
+            Life(key=key, place=place, born=step, dies=last[key], copies=copies)
+            for key, place in places.items()
+        ]
+        wide = isinstance(operation, Gemm) and operation.wide
+        if target is None or form is None or wide:
             continue
-        if operation.residual not in (None, operation.source) and last[operation.residual] == step:
-            over = operation.residual
-        lives.append(Life(target, form, step, last[target], over))
+        lives.append(
+            Life(
+                key=target,
+                place=form,
+                born=step,
+                dies=last[target],
+                over=_free_residual(operation, last, step),
+            )
+        )
     return lives
 
 
-def _reloaded(name: str) -> str:
-    return name + " reloaded"
+def _strip(operation: Operation, rows: int, form: Placement) -> Placement:
+    """The part of an input of ``form`` that any ``rows`` rows of the result are made from."""
+    assert isinstance(operation, Gemm | Pool)
+    height = (rows - 1) * operation.stride[0] + operation.kernel[0]
+    return dataclasses.replace(form, height=min(form.height, height))
+
+
+def _free_residual(operation: Operation, last: dict[TensorKey, int], step: int) -> TensorKey | None:
+    """The residual operand, if the result may lie over it: nobody reads it again."""
+    if not isinstance(operation, Gemm) or operation.residual in (None, operation.source):
+        return None
+    return operation.residual if last[operation.residual] == step else None
 
 
 def _spill(
-    kept: set[str], operations: tuple[Operation, ...], lives: list[Life], failed: Life
-) -> tuple[tuple[Operation, ...], str] | None:
-    """The operations with a tensor in memory while ``failed`` is born, and its name.
+    kept: set[TensorKey],
+    operations: tuple[Operation, ...],
+    lives: list[Life],
+    failed: Life,
+    strips: Container[TensorKey],
+) -> tuple[Operation, ...] | None:
+    """Operations with a tensor in memory while ``failed`` is born.
 
-    It is the smallest of those that nobody reads then; None if there is none.
+    It is the smallest of those that nobody reads then; None if there is none. A tensor is moved
+    at most once between two operations that touch it, so this comes to an end.
     """
-    at = next(
-        index for index, operation in enumerate(operations) if _touches(operation, failed.name)
-    )
+    at = next(index for index, operation in enumerate(operations) if touches(operation, failed.key))
     idle = [
         life
         for life in lives
         if life.born < failed.born < life.dies
-        and life.name not in kept
-        and not _touches(operations[at], life.name)
+        and life.key not in kept
+        and not touches(operations[at], life.key)
     ]
     for life in sorted(idle, key=lambda life: life.place.words):
-        name = life.name
-        before = max(index for index in range(at) if _touches(operations[index], name))
+        key = life.key
+        before = max(index for index in range(at) if touches(operations[index], key))
         if isinstance(operations[before], Reload):
             continue  # it would go as it comes
-        if isinstance(operations[before + 1], Pool):  # maybe one with a convolution in strips
-            before += 1
+        if result(operations[before]) in strips:
+            before += 1  # the pooling, which is made in turns with it
+        if before >= at:
+            continue
         after = next(
-            index for index in range(at, len(operations)) if _touches(operations[index], name)
+            index for index in range(at, len(operations)) if touches(operations[index], key)
         )
-        later = [_rename(operation, name, _reloaded(name)) for operation in operations[after:]]
         return (
             *operations[: before + 1],
-            Spill(name),
+            Spill(key),
             *operations[before + 1 : after],
-            Reload(name, _reloaded(name)),
-            *later,
-        ), name
+            Reload(key, key.reloaded()),
+            *(_after_reload(operation, key) for operation in operations[after:]),
+        )
     return None
 
 
-def _touches(operation: Operation, name: str) -> bool:
-    return name == operation.target or name in operands(operation)
+def _after_reload(operation: Operation, key: TensorKey) -> Operation:
+    """``operation`` behind one more :class:`Reload` of ``key``."""
 
+    def renamed(other: TensorKey) -> TensorKey:
+        later = other.origin == key.origin and other.reloads >= key.reloads
+        return other.reloaded() if later else other
 
-def _rename(operation: Operation, name: str, new: str) -> Operation:
-    changes = {field: new for field in ("source", "residual") if getattr(operation, field) == name}
+    changes = {
+        field.name: renamed(value)
+        for field in dataclasses.fields(operation)
+        if isinstance(value := getattr(operation, field.name), TensorKey)
+    }
     return dataclasses.replace(operation, **changes)

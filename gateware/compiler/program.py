@@ -15,7 +15,7 @@ import numpy as np
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.arch.registers import config_digest
-from gateware.compiler.batch import base_name, instance, together
+from gateware.compiler.batch import together
 from gateware.compiler.dependencies import Region
 from gateware.compiler.emit import (
     Tile,
@@ -29,7 +29,7 @@ from gateware.compiler.emit import (
 )
 from gateware.compiler.layout import Placement, Strip
 from gateware.compiler.lower import lower
-from gateware.compiler.operations import CompileError, Gemm, Pool, Reload, Spill
+from gateware.compiler.operations import CompileError, Gemm, Pool, Reload, Spill, TensorKey
 from gateware.compiler.plan import input_rows
 from gateware.compiler.program_image import ALIGN, Image
 from gateware.compiler.source import Source
@@ -40,7 +40,7 @@ MANIFEST = "program.json"
 IMAGE = "program.bin"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Output:
     """A tensor that a run writes, ``offset`` bytes from OUTPUT_BASE.
 
@@ -105,6 +105,17 @@ class Segment:
 
 
 @dataclasses.dataclass(frozen=True)
+class _PairStrip:
+    """Rows ``first`` to ``last`` of a pooling, and the convolution's rows ``top`` to ``bottom``
+    that they are made from; all ends exclusive."""
+
+    first: int
+    last: int
+    top: int
+    bottom: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
     """What a host needs to run a network.
 
@@ -182,11 +193,11 @@ class Program:
             manifest = json.loads(text)
             size, digest = manifest["image_bytes"], manifest["image_digest"]
             program = cls(
-                manifest["name"],
-                image,
-                Placement(**manifest["input"]),
-                Patches.load(manifest["patches"]),
-                tuple(
+                name=manifest["name"],
+                image=image,
+                input=Placement(**manifest["input"]),
+                patches=Patches.load(manifest["patches"]),
+                outputs=tuple(
                     Output(
                         **{
                             **output,
@@ -196,14 +207,14 @@ class Program:
                     )
                     for output in manifest["outputs"]
                 ),
-                tuple(Segment(**segment) for segment in manifest["segments"]),
-                manifest["graph_digest"],
-                AccelConfig(**manifest["config"]),
-                tuple(manifest["class_names"]),
-                manifest["input_scale"],
-                manifest["output_bytes"],
-                manifest["batch"],
-                manifest["output_stride"],
+                segments=tuple(Segment(**segment) for segment in manifest["segments"]),
+                graph_digest=manifest["graph_digest"],
+                config=AccelConfig(**manifest["config"]),
+                class_names=tuple(manifest["class_names"]),
+                input_scale=manifest["input_scale"],
+                output_size=manifest["output_bytes"],
+                batch=manifest["batch"],
+                output_stride=manifest["output_stride"],
             )
         except (ValueError, KeyError, TypeError) as error:
             raise CompileError(
@@ -242,17 +253,17 @@ class _Compiler:
         self.image = Image(config)
         self.segments: list[Segment] = []
         self.outputs = self._layout()
-        self.spilled: dict[str, int] = {}  # offset from OUTPUT_BASE
+        self.spilled: dict[TensorKey, int] = {}  # offset from OUTPUT_BASE
         self.output_size = batch * self._output_stride
-        name, height = graph.header.input, self.patches.y.size
-        self.input = dataclasses.replace(self.plan.places[name], height=height)
+        self.first_input, height = TensorKey(graph.header.input), self.patches.y.size
+        self.input = dataclasses.replace(self.plan.places[self.first_input], height=height)
         self.sources = {
-            instance(name, image): Source(
+            (key := self.first_input.of_image(image)): Source(
                 self.image,
-                name,
-                self.plan.places[instance(name, image)],
-                height,
-                image * self.input.beats * config.bus_bits // 8,
+                self.first_input,
+                self.plan.places[key],
+                height=height,
+                offset=image * self.input.beats * config.bus_bits // 8,
             )
             for image in range(batch)
         }
@@ -263,15 +274,15 @@ class _Compiler:
         index = 0
         while index < len(runs):
             operation = runs[index][0]
-            if operation.target in self.plan.strips:
-                self._pair(operation, runs[index + 1][0])
-                index += 1
-            elif isinstance(operation, Spill):
+            if isinstance(operation, Spill):
                 self._spill(operation)
             elif isinstance(operation, Reload):
                 place, offset = self.plan.places[operation.target], self.spilled[operation.spilled]
-                with self._segment(operation.target):
+                with self._segment(str(operation.target)):
                     reload(self.image, operation.target, place, offset)
+            elif operation.target in self.plan.strips:
+                self._pair(operation, runs[index + 1][0])
+                index += 1
             elif operation.wide:
                 self._wide(runs[index])
             else:
@@ -280,19 +291,19 @@ class _Compiler:
         self.image.end()
         header = self.graph.header
         return Program(
-            header.name,
-            self.image.build(),
-            self.input,
-            self.patches,
-            tuple(self.outputs.values()),
-            tuple(self.segments),
-            self.graph.digest,
-            self.config,
-            header.class_names,
-            self.graph.tensor(header.input).scale,
-            self.output_size,
-            self.batch,
-            self._output_stride,
+            name=header.name,
+            image=self.image.build(),
+            input=self.input,
+            patches=self.patches,
+            outputs=tuple(self.outputs.values()),
+            segments=tuple(self.segments),
+            graph_digest=self.graph.digest,
+            config=self.config,
+            class_names=header.class_names,
+            input_scale=self.graph.tensor(header.input).scale,
+            output_size=self.output_size,
+            batch=self.batch,
+            output_stride=self._output_stride,
         )
 
     def _layout(self) -> dict[str, Output]:
@@ -301,30 +312,30 @@ class _Compiler:
         wanted = [
             o
             for o in self.plan.operations
-            if isinstance(o, Gemm | Pool) and o.image == 0 and self._wanted(o)
+            if isinstance(o, Gemm | Pool) and o.target.image == 0 and self._wanted(o)
         ]
-        for operation in sorted(wanted, key=lambda o: o.target != self.graph.header.output):
-            name = operation.target
+        for operation in sorted(wanted, key=lambda o: o.target.name != self.graph.header.output):
+            name = operation.target.name
             height = self.graph.tensor(name).shape[1]
-            form = dataclasses.replace(self.plan.places[name], height=height, address=0)
+            form = dataclasses.replace(self.plan.places[operation.target], height=height, address=0)
             rows = wide_rows(form, self.config) if operation.wide else 0
-            outputs[name] = Output(name, offset, rows, form)
+            outputs[name] = Output(name=name, offset=offset, wide_rows=rows, place=form)
             offset += -(-outputs[name].size // ALIGN) * ALIGN
         self._output_stride = offset
         return outputs
 
     def _first(self, operation: Gemm | Pool) -> None:
         """Load what the first operation reads, unless it begins before all of it is there."""
-        name = self.graph.header.input
+        key = self.first_input
         early = (
-            self.sources[name].large
+            self.sources[key].large
             and not operation.wide
-            and operation.source == name
-            and operation.residual != name
+            and operation.source == key
+            and operation.residual != key
         )
         if not (early or self.plan.input_strips):
             with self._segment("input"):
-                self.sources[name].need()
+                self.sources[key].need()
 
     @contextlib.contextmanager
     def _segment(self, layer: str) -> Iterator[None]:
@@ -332,8 +343,8 @@ class _Compiler:
         yield
         self.segments.append(Segment(layer, first, len(self.image.descriptors)))
 
-    def _strip(self, name: str) -> Strip:
-        return Strip.whole(self.plan.places[name])
+    def _strip(self, key: TensorKey) -> Strip:
+        return Strip.whole(self.plan.places[key])
 
     def _execute(
         self,
@@ -354,7 +365,15 @@ class _Compiler:
         for part, end in cuts(last - first, parts):
             if read:
                 read.need(input_rows(operation, source.height, first, first + end)[1])
-            tile.execute(self.image, source, target, residual, first + part, first + end, wide)
+            tile.execute(
+                self.image,
+                source=source,
+                target=target,
+                residual=residual,
+                first=first + part,
+                last=first + end,
+                wide=wide,
+            )
 
     def _whole(self, run: list[Gemm | Pool]) -> None:
         """An operation for one image, or for several with the same weights."""
@@ -394,7 +413,7 @@ class _Compiler:
                         )
                         store_wide(self.image, region, ends[index])
                         ends[index] += region.words * isa.WIDE_BITS // 8
-        name = base_name(run[0].target)
+        name = run[0].target.name
         self.outputs[name] = dataclasses.replace(self.outputs[name], tiles=tuple(made))
 
     def _spill(self, operation: Spill) -> None:
@@ -407,8 +426,7 @@ class _Compiler:
     def _pair(self, gemm: Gemm, pool: Pool) -> None:
         """A convolution and the pooling after it, some rows of the result at a time."""
         place, target = self.plan.places[gemm.target], self._strip(pool.target)
-        height = self.graph.tensor(base_name(gemm.target)).shape[1]
-        rows = self.plan.strips[gemm.target]
+        height = self.graph.tensor(gemm.target.name).shape[1]
         with self._segment(gemm.name):
             convolutions = list(tiles(self.image, gemm, self.plan, place))
         with self._segment(pool.name):
@@ -421,36 +439,59 @@ class _Compiler:
                 f"layer {gemm.name!r} must be made in strips, and its {loaded['weights']} weight "
                 f"words and {loaded['slots']} drain slots do not fit the buffers at once"
             )
-        parts = [
-            (first, min(first + rows, target.height)) for first in range(0, target.height, rows)
-        ]
-        edges = [input_rows(pool, height, *part) for part in parts]
+        parts = self._strips(gemm, pool, height)
+        edges = [(part.top, part.bottom) for part in parts]
         whole = itertools.repeat(self._strip(gemm.source))
         in_strips = self.plan.input_strips and gemm.source in self.sources
         sources = self.sources[gemm.source].strips(gemm, edges) if in_strips else whole
-        for (first, last), (top, bottom) in zip(parts, edges, strict=True):
-            strip = Strip(place, top, height)
+        for part in parts:
+            strip = Strip(place, part.top, height)
             with self._segment(gemm.name):
                 source = next(sources)
                 for tile in convolutions:
-                    self._execute(tile, gemm, source, strip, top, bottom)
-                if self._wanted(gemm):
-                    self._store(gemm, strip, top, bottom)
-            with self._segment(pool.name):
-                for tile in pools:
-                    self._execute(tile, pool, strip, target, first, last)
+                    self._execute(tile, gemm, source, strip, part.top, part.bottom)
+                if self._wanted(gemm) and part.top < part.bottom:
+                    self._store(gemm, strip, part.top, part.bottom)
+            if part.first < part.last:
+                with self._segment(pool.name):
+                    for tile in pools:
+                        self._execute(tile, pool, strip, target, part.first, part.last)
         if self._wanted(pool):
             with self._segment(pool.name):
                 self._store(pool, target, 0, target.height)
 
+    def _strips(self, gemm: Gemm, pool: Pool, height: int) -> list[_PairStrip]:
+        """Strips of a convolution's ``height`` rows and of the pooling after it, from the top.
+
+        Where the convolution's result is stored, too, also those rows that the pooling skips.
+        """
+        rows, most = self.plan.strips[gemm.target], self.plan.places[gemm.target].height
+        strips, made = [], 0
+
+        def make_up_to(row: int) -> None:
+            for top in range(made, row, most):
+                strips.append(_PairStrip(0, 0, top, min(top + most, row)))
+
+        end = self.plan.places[pool.target].height
+        for first in range(0, end, rows):
+            last = min(first + rows, end)
+            top, bottom = input_rows(pool, height, first, last)
+            if self._wanted(gemm):
+                make_up_to(top)
+            strips.append(_PairStrip(first, last, top, bottom))
+            made = max(made, bottom)
+        if self._wanted(gemm):
+            make_up_to(height)
+        return strips
+
     def _wanted(self, operation: Gemm | Pool) -> bool:
-        return base_name(operation.target) == self.graph.header.output or self.dump
+        return operation.target.name == self.graph.header.output or self.dump
 
     def _output(self, operation: Gemm | Pool) -> Output:
         """Where the result goes, of the image that it is of."""
-        output = self.outputs[base_name(operation.target)]
+        output = self.outputs[operation.target.name]
         return dataclasses.replace(
-            output, offset=output.offset + operation.image * self._output_stride
+            output, offset=output.offset + operation.target.image * self._output_stride
         )
 
     def _store(self, operation: Gemm | Pool, strip: Strip, first: int, last: int) -> None:

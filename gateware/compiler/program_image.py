@@ -45,7 +45,8 @@ class Image:
     ) -> None:
         """One descriptor; with ``block``, its offset is that data block's."""
         waits = self.order.add(queue, reads=reads, writes=writes)
-        self.descriptors.append((layout, waits | fields, block))
+        fields |= {f"wait_{name}": count for name, count in waits.items()}
+        self.descriptors.append((layout, fields, block))
 
     def end(self) -> None:
         """The last descriptor, and what may be fetched beyond it."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from gateware.compiler.emit import load_rows
 from gateware.compiler.layout import Placement, Strip
-from gateware.compiler.operations import Gemm
+from gateware.compiler.operations import Gemm, TensorKey
 from gateware.compiler.plan import input_rows
 from gateware.compiler.program_image import Image
 
@@ -21,7 +21,7 @@ class Source:
     ----------
     image : Image
         The program.
-    name : str
+    key : TensorKey
     place : Placement
         Of the whole tensor, or of the rows of a strip.
     height : int
@@ -30,8 +30,10 @@ class Source:
         Bytes from INPUT_BASE.
     """
 
-    def __init__(self, image: Image, name: str, place: Placement, height: int, offset: int) -> None:
-        self._image, self._name, self._place = image, name, place
+    def __init__(
+        self, image: Image, key: TensorKey, place: Placement, *, height: int, offset: int
+    ) -> None:
+        self._image, self._key, self._place = image, key, place
         self._height, self._offset, self._loaded = height, offset, 0
 
     @property
@@ -60,7 +62,8 @@ class Source:
             begin, end = input_rows(gemm, self._height, *edges[index])
             address = self._place.address + index % 2 * self._place.words
             strip = Strip(dataclasses.replace(self._place, address=address), begin, self._height)
-            self._load(strip, begin, end)
+            if begin < end:  # else it is made of padding alone
+                self._load(strip, begin, end)
             return strip
 
         ahead = load(0)
@@ -71,4 +74,4 @@ class Source:
             yield current
 
     def _load(self, strip: Strip, first: int, last: int) -> None:
-        load_rows(self._image, self._name, strip, first, last, self._offset)
+        load_rows(self._image, self._key, strip, first, last, self._offset)

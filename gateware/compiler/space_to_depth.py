@@ -102,6 +102,7 @@ class Rewritten:
 
 def rewrite(
     values: np.ndarray,
+    *,
     stride: tuple[int, int],
     padding: tuple[int, int, int, int],
     source: Placement,

@@ -5,16 +5,18 @@ Descriptors take effect in the order of the program. The accelerator overlaps th
 also checks that every access is ordered by waits (:mod:`gateware.model.hazards`).
 """
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
-from gateware.arch.isa import QUEUES, Opcode
+from gateware.arch.isa import Opcode
 from gateware.compiler.pack import unpack_weights
 from gateware.model.hazards import HazardError, Hazards
 from gateware.pe.lanes import row_engines
 from ir import numerics
-from ir.numerics import ACT_BITS, BIAS_BITS
+from ir.numerics import ACT_BITS
 
 
 class EmulatorError(RuntimeError):
@@ -59,39 +61,24 @@ class Emulator:
         self._hazards = self._new_hazards(output_size)
         output = bytearray(output_size)
         bases = {isa.Base.PROGRAM: image, isa.Base.INPUT: tensor, isa.Base.OUTPUT: output}
-        index = 0
-        while True:
-            at = index * isa.DESCRIPTOR_BYTES
-            word = int.from_bytes(image[at : at + isa.DESCRIPTOR_BYTES], "little")
-            if word & 0xFF not in list(Opcode):
-                raise EmulatorError(f"descriptor {index} has opcode {word & 0xFF}")
-            opcode = Opcode(word & 0xFF)
-            if opcode is Opcode.END:
-                return bytes(output)
-            layout = (
-                isa.EXECUTE
-                if opcode is Opcode.EXECUTE
-                else isa.TENSOR
-                if "TENSOR" in opcode.name
-                else isa.TRANSFER
-            )
-            fields = isa.unpack(layout, word)
+        for index, descriptor in enumerate(_decoded(image)):
+            if descriptor.opcode is Opcode.END:
+                break
             try:
-                self._hazards.begin(next(q for q in QUEUES if opcode in QUEUES[q]), index, fields)
-                if opcode is Opcode.EXECUTE:
-                    self._execute(fields)
+                self._hazards.begin(descriptor.queue, index, descriptor.waits)
+                if descriptor.opcode is Opcode.EXECUTE:
+                    self._execute(descriptor.fields)
                 else:
-                    self._transfer(opcode, fields, bases)
+                    self._transfer(descriptor, bases)
             except HazardError as error:
                 raise EmulatorError(str(error)) from error
-            index += 1
+        return bytes(output)
 
-    def _transfer(
-        self, opcode: Opcode, f: dict[str, int], bases: dict[int, bytes | bytearray]
-    ) -> None:
+    def _transfer(self, descriptor: isa.Descriptor, bases: Mapping[int, bytes | bytearray]) -> None:
+        f = descriptor.fields
         size = f["beats"] * self.config.bus_bits // 8
         memory, start = bases[f["base"]], f["offset"]
-        match opcode:
+        match descriptor.opcode:
             case Opcode.LOAD_WEIGHTS:
                 words = self._words_of_ports(
                     memory[start : start + size * self.config.ports], self.config.weight_beats
@@ -127,7 +114,8 @@ class Emulator:
         )
         at = self._buffer_words("slots", f["destination"], len(words))
         for place, word in zip(at.tolist(), words, strict=True):
-            self.slots[place] = _unpack_slot(word.tobytes(), self.config)
+            bits = int.from_bytes(word.tobytes(), "little")
+            self.slots[place] = isa.unpack_slot(self.config, bits)
         return at
 
     def _words_of_ports(self, stored: bytes, word_beats: int) -> np.ndarray:
@@ -272,17 +260,9 @@ class Emulator:
         return np.concatenate([row_lanes, pooled], -1)
 
 
-def _unpack_slot(stored: bytes, config: AccelConfig) -> dict:
-    """The fields of a stored slot: ``lanes`` and ``columns`` as lists of dicts."""
-    layout, word = isa.slot_layout(config), int.from_bytes(stored, "little")
-    slot = {}
-    for name in ("lanes", "columns"):
-        array = layout[name]
-        entry = array.shape.elem_shape
-        slot[name] = [
-            isa.unpack(entry, word >> array.offset + i * entry.size)
-            for i in range(array.shape.length)
-        ]
-    for lane in slot["lanes"]:
-        lane["bias"] -= (lane["bias"] >> BIAS_BITS - 1) << BIAS_BITS
-    return slot
+def _decoded(image: bytes) -> Iterator[isa.Descriptor]:
+    """Descriptors of ``image``. Raises EmulatorError for an opcode that does not exist."""
+    try:
+        yield from isa.descriptors(image)
+    except ValueError as error:
+        raise EmulatorError(str(error)) from error

@@ -37,18 +37,18 @@ class Hazards:
         self._clocks = {queue: [dict.fromkeys(QUEUES, 0)] for queue in QUEUES}
         self._queue, self._index = "loads", 0
 
-    def begin(self, queue: str, index: int, fields: Mapping[str, int]) -> None:
+    def begin(self, queue: str, index: int, waits: Mapping[str, int]) -> None:
         """The next descriptor: number ``index`` of the program. Raises HazardError for a wait
         that cannot end, because what it waits for comes later in the program."""
         self._queue, self._index = queue, index
         clock = dict(self._clocks[queue][-1])
         for other in QUEUES:
             count = len(self._clocks[other]) - 1
-            behind = (count - fields[f"wait_{other}"]) % (1 << COUNT_BITS)
+            behind = (count - waits[other]) % (1 << COUNT_BITS)
             if behind >= 1 << COUNT_BITS - 1:
                 raise HazardError(
-                    f"descriptor {index} waits for {fields[f'wait_{other}']} "
-                    f"{other}, before it there are {count}"
+                    f"descriptor {index} waits for {waits[other]} {other}, "
+                    f"before it there are {count}"
                 )
             seen = count - behind
             for name, known in self._clocks[other][max(seen, 0)].items():

@@ -74,13 +74,9 @@ class Timeline:
         self._first_port = self._other_ports = 0.0
         self._last_word = self._last_drain = 0
         self.spans: list[Span] = []
-        for index in range(len(image) // isa.DESCRIPTOR_BYTES):
-            start = index * isa.DESCRIPTOR_BYTES
-            word = int.from_bytes(image[start : start + isa.DESCRIPTOR_BYTES], "little")
-            opcode = Opcode(word & 0xFF)
-            if opcode is Opcode.END:
-                break
-            self.spans.append(self._descriptor(index, opcode, word))
+        for index, descriptor in enumerate(isa.descriptors(image)):
+            if descriptor.opcode is not Opcode.END:
+                self.spans.append(self._descriptor(index, descriptor))
 
     @property
     def cycles(self) -> int:
@@ -105,24 +101,22 @@ class Timeline:
         beats = DESCRIPTOR_BITS // self._config.bus_bits
         return self._groups[index // FETCH_GROUP] + beats * (index % FETCH_GROUP + 1)
 
-    def _descriptor(self, index: int, opcode: Opcode, word: int) -> Span:
+    def _descriptor(self, index: int, descriptor: isa.Descriptor) -> Span:
         self._order_fetches()
-        queue = next(name for name, opcodes in QUEUES.items() if opcode in opcodes)
+        queue = descriptor.queue
         begins, ends = self._begins[queue], self._ends[queue]
         room = begins[-QUEUE_DEPTH] if len(begins) >= QUEUE_DEPTH else 0
         at = math.ceil(
             max(self._fetch(index), room, self._dispatched[-1] + 1 if self._dispatched else 0)
         )
         self._dispatched.append(at)
-        layout = isa.EXECUTE if queue == "executes" else isa.TRANSFER
-        fields = isa.unpack(layout, word)
-        ready = {other: self._completion(other, fields[f"wait_{other}"]) for other in QUEUES}
-        reason = max(ready, key=ready.get)
+        ready = {other: self._completion(other, count) for other, count in descriptor.waits.items()}
+        reason = max(ready, key=lambda other: ready[other])
         if ready[reason] <= at + 1:
             reason = ""
         released = max(at + 1, *ready.values())
         model = {"loads": self._load, "executes": self._execute, "stores": self._store}[queue]
-        begin, end = model(released, fields, opcode)
+        begin, end = model(released, descriptor.fields, descriptor.opcode)
         begins.append(begin)
         ends.append(max(end, ends[-1]))
         return Span(begin, ends[-1], reason if begin == released else "")

@@ -223,17 +223,17 @@ class Sequencer(Component):
         """A queue before ``source.out``, which leaves when its waits are over: at the earliest in
         the cycle after it was dispatched."""
         name, payload = source.name, source.payload
-        waits_bits = isa.COUNT_BITS * len(QUEUES)
-        header = self.descriptor.payload[8 : 8 + waits_bits]
+        header = data.View(isa.HEADER, self.descriptor.payload[: isa.HEADER.size])
+        wanted = Cat(header[f"wait_{other}"] for other in QUEUES)
         reset = ResetInserter(self.reset_units)
         m.submodules[f"{name}_queue"] = fifo = reset(
-            SyncFIFO(width=len(payload) + waits_bits, depth=QUEUE_DEPTH)
+            SyncFIFO(width=len(payload) + len(wanted), depth=QUEUE_DEPTH)
         )
         m.submodules[f"{name}_indices"] = indices = reset(
             SyncFIFO(width=DESCRIPTOR_INDEX_BITS, depth=2 * QUEUE_DEPTH)
         )
         m.d.comb += [
-            fifo.w_data.eq(Cat(payload, header)),
+            fifo.w_data.eq(Cat(payload, wanted)),
             fifo.w_en.eq(source.dispatch),
             indices.w_data.eq(index),
             indices.w_en.eq(source.dispatch),

@@ -9,6 +9,7 @@ import numpy as np
 from gateware.arch import isa
 from gateware.arch.isa import Opcode
 from gateware.compiler.lower import lower
+from gateware.compiler.operations import Gemm, Pool
 from gateware.compiler.program import Program
 from gateware.model.emulator import Emulator
 from ir import cli
@@ -55,7 +56,7 @@ def producer(program: Program, graph: IntGraph, layer: str, channel: int, y: int
     output = next(
         operation.target
         for operation in plan.operations
-        if getattr(operation, "name", None) == layer
+        if isinstance(operation, Gemm | Pool) and operation.name == layer
     )
     place = plan.places[output]
     mine = {
@@ -64,20 +65,21 @@ def producer(program: Program, graph: IntGraph, layer: str, channel: int, y: int
         if segment.layer == layer
         for index in range(segment.first, segment.last)
     }
-    tiles = next((o.tiles for o in program.outputs if o.name == output), ())
+    tiles = next((o.tiles for o in program.outputs if o.name == output.name), ())
     if tiles:
-        executes = [index for index in sorted(mine) if _opcode(program, index) == Opcode.EXECUTE]
+        executes = [
+            index
+            for index, descriptor in enumerate(isa.descriptors(program.image))
+            if index in mine and descriptor.opcode is Opcode.EXECUTE
+        ]
         tile = next(number for number, rows in enumerate(tiles) if channel in rows)
         return executes[tile * len(executes) // len(tiles)]
     emulator, found, rows = Emulator(config), None, 0
-    for index in range(program.segments[-1].last):
-        at = index * isa.DESCRIPTOR_BYTES
-        word = int.from_bytes(program.image[at : at + isa.DESCRIPTOR_BYTES], "little")
-        opcode = Opcode(word & 0xFF)
-        if opcode is Opcode.LOAD_SLOTS:
-            emulator.load_slots(isa.unpack(isa.TRANSFER, word), program.image)
-        elif opcode is Opcode.EXECUTE and index in mine:
-            f = isa.unpack(isa.EXECUTE, word)
+    for index, descriptor in enumerate(isa.descriptors(program.image)):
+        f = descriptor.fields
+        if descriptor.opcode is Opcode.LOAD_SLOTS:
+            emulator.load_slots(f, program.image)
+        elif descriptor.opcode is Opcode.EXECUTE and index in mine:
             if channel in _channels(emulator, f, place.group_pitch, place.address):
                 if found is None or rows <= y:
                     found = index
@@ -85,10 +87,6 @@ def producer(program: Program, graph: IntGraph, layer: str, channel: int, y: int
     if found is None:
         raise ValueError(f"no EXECUTE of {layer!r} makes channel {channel}")
     return found
-
-
-def _opcode(program: Program, index: int) -> int:
-    return program.image[index * isa.DESCRIPTOR_BYTES]
 
 
 def _channels(emulator: Emulator, f: dict[str, int], group_pitch: int, address: int) -> set[int]:

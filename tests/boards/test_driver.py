@@ -102,7 +102,13 @@ def test_wide_results_are_read_as_the_compiler_does(
     height: int, width: int, rows: int, seed: int
 ) -> None:
     place = Placement(channels=10, height=height, width=width, bits=8, zero_point=0, k=16, banks=4)
-    output = Output("logits", 0, rows, place, ((3, 1, 0, 9), (2, 4, 5), (8, 6, 7)))
+    output = Output(
+        name="logits",
+        offset=0,
+        wide_rows=rows,
+        place=place,
+        tiles=((3, 1, 0, 9), (2, 4, 5), (8, 6, 7)),
+    )
     stored = np.random.default_rng(seed).integers(-1 << 40, 1 << 40, output.size // 8)
     described = json.loads(json.dumps(dataclasses.asdict(output))) | {"wide_bytes": 8}
     read = output.read(stored.astype("<i8").tobytes() + bytes(48))
@@ -205,17 +211,17 @@ def package(tmp_path: Path) -> Path:
     place = Placement(channels=10, height=1, width=1, bits=8, zero_point=0, k=16, banks=4)
     patches = identity((PLACE.channels, PLACE.height, PLACE.width), 0)
     Program(
-        "nothing",
-        bytes(64),
-        PLACE,
-        patches,
-        (Output("logits", 0, 1, place),),
-        (),
-        "0" * 64,
-        CONFIG,
-        ("a", "b"),
-        0.25,
-        80,
+        name="nothing",
+        image=bytes(64),
+        input=PLACE,
+        patches=patches,
+        outputs=(Output(name="logits", offset=0, wide_rows=1, place=place),),
+        segments=(),
+        graph_digest="0" * 64,
+        config=CONFIG,
+        class_names=("a", "b"),
+        input_scale=0.25,
+        output_size=80,
     ).save(tmp_path)
     manifest.write_accelerator(
         tmp_path,

@@ -99,19 +99,7 @@ def assert_golden(graph: IntGraph, program: Program, config: AccelConfig, seed: 
 
 
 def descriptors(program: Program) -> list[tuple[Opcode, dict[str, int]]]:
-    found = []
-    for at in range(0, len(program.image), isa.DESCRIPTOR_BYTES):
-        word = int.from_bytes(program.image[at : at + isa.DESCRIPTOR_BYTES], "little")
-        opcode = Opcode(word & 0xFF)
-        layout = {
-            "LOAD_TENSOR": isa.TENSOR,
-            "STORE_TENSOR": isa.TENSOR,
-            "EXECUTE": isa.EXECUTE,
-        }.get(opcode.name, isa.TRANSFER)
-        found.append((opcode, isa.unpack(layout, word)))
-        if opcode == Opcode.END:
-            return found
-    raise AssertionError("no END")
+    return [(found.opcode, found.fields) for found in isa.descriptors(program.image)]
 
 
 def executes(program: Program) -> list[dict[str, int]]:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
-from gateware.compiler.pack import Result, pack_slot
-from gateware.model import emulator
+from gateware.arch.isa import Opcode
+from gateware.compiler.pack import SlotResult, pack_slot
 from ir.numerics import BIAS_BITS
 from tests.helpers.units import TINY, fields
 
@@ -34,11 +34,42 @@ def test_fits_a_descriptor(name):
 
 
 def test_all_layouts_begin_alike():
-    # The sequencer reads the header of every descriptor through TENSOR, and the buffers'
-    # destination through TRANSFER.
-    shared = ("opcode", "base", "offset", "beats")
-    assert [isa.TENSOR[n].offset for n in shared] == [isa.TRANSFER[n].offset for n in shared]
-    assert isa.EXECUTE["opcode"].offset == isa.TENSOR["opcode"].offset == 0
+    # The sequencer reads the header of every descriptor through HEADER, base and offset through
+    # TENSOR, and the buffers' destination through TRANSFER.
+    for layout in LAYOUTS.values():
+        assert {name: layout[name] for name, _ in isa.HEADER} == dict(isa.HEADER)
+    shared = ("base", "offset", "beats")
+    assert [isa.TENSOR[n] for n in shared] == [isa.TRANSFER[n] for n in shared]
+
+
+@pytest.mark.parametrize("opcode", Opcode)
+def test_decoded_descriptors(opcode, seed):
+    """A descriptor decodes to the fields that were packed, of the opcode's own layout."""
+    rng = random.Random(seed)
+    layout = isa.LAYOUTS[opcode]
+    given = {name: rng.getrandbits(field.width) for name, field in layout} | {"opcode": opcode}
+    noise = rng.getrandbits(isa.DESCRIPTOR_BITS) >> layout.size << layout.size
+    decoded = isa.decode(isa.pack(layout, **given) | noise)
+    assert decoded.opcode is opcode and decoded.fields == given
+    assert decoded.waits == {queue: given[f"wait_{queue}"] for queue in isa.QUEUES}
+    if opcode is Opcode.END:
+        with pytest.raises(ValueError, match="END goes to no queue"):
+            _ = decoded.queue
+    else:
+        assert opcode in isa.QUEUES[decoded.queue]
+
+
+def test_descriptors_of_an_image():
+    """They end with END; what has no opcode is named when it is reached."""
+    words = [fields(isa.TRANSFER, opcode=opcode) for opcode in (Opcode.STORE_WIDE, Opcode.END, 0)]
+    image = b"".join(
+        isa.pack(isa.TRANSFER, **word).to_bytes(isa.DESCRIPTOR_BYTES, "little") for word in words
+    )
+    assert [d.opcode for d in isa.descriptors(image)] == [Opcode.STORE_WIDE, Opcode.END]
+    rest = isa.descriptors(image[: isa.DESCRIPTOR_BYTES])
+    assert next(rest).opcode is Opcode.STORE_WIDE
+    with pytest.raises(ValueError, match=r"^descriptor 1 has opcode 0$"):
+        next(rest)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -83,10 +114,10 @@ def test_missing_and_unknown_fields():
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_slots_read_the_same_in_hardware_and_emulator(config, seed):
     rng = random.Random(seed)
-    layout, size = isa.slot_layout(config), isa.slot_beats(config) * config.bus_bits // 8
+    layout = isa.slot_layout(config)
     for _ in range(5):
         bits = rng.getrandbits(layout.size)
-        slot = emulator._unpack_slot(bits.to_bytes(size, "little"), config)
+        slot = isa.unpack_slot(config, bits)
         constant = layout.from_bits(bits)
         for part, count in (("lanes", config.requant_lanes), ("columns", config.k)):
             assert len(slot[part]) == count
@@ -103,19 +134,19 @@ def test_packed_slots(config, seed):
     q = config.requant_lanes
     columns = rng.sample(range(config.k), q)
     results = [
-        Result(
-            rng.randrange((config.rows + config.k) // q) * q + lane,
-            columns[lane],
-            rng.randrange(1 << 16),
-            rng.randrange(1 << 16),
-            rng.randrange(-1 << 47, 1 << 47),
-            rng.randrange(14, 46),
+        SlotResult(
+            lane=rng.randrange((config.rows + config.k) // q) * q + lane,
+            column=columns[lane],
+            offset=rng.randrange(1 << 16),
+            multiplier=rng.randrange(1 << 16),
+            bias=rng.randrange(-1 << 47, 1 << 47),
+            shift=rng.randrange(14, 46),
         )
         for lane in range(q)
     ]
     stored = pack_slot(results, config)
     assert len(stored) * 8 == isa.slot_beats(config) * config.bus_bits
-    slot = emulator._unpack_slot(stored, config)
+    slot = isa.unpack_slot(config, int.from_bytes(stored, "little"))
     for lane, result in enumerate(results):
         assert slot["lanes"][lane] == {
             "row": result.lane // q,

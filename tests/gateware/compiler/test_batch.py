@@ -6,17 +6,17 @@ import dataclasses
 import numpy as np
 import pytest
 
-from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.arch.isa import Opcode
-from gateware.compiler.batch import base_name, instance
 from gateware.compiler.lower import lower
+from gateware.compiler.operations import TensorKey
 from gateware.compiler.program import Program, compile_graph
 from gateware.model.emulator import Emulator
 from ir import golden
-from ir.graph import IntGraph
+from ir.graph import Header, IntGraph
 from ir.ratio import Ratio
 from tests.helpers.graphs import random_images, residual_block, residual_graph
+from tests.helpers.units import descriptors
 
 CONFIG = AccelConfig.from_ratio(
     Ratio(60, 35, 5), 32, bus_bits=32, ports=2, requant_lanes=4, act_depth=4096, slot_depth=128
@@ -40,17 +40,32 @@ def run(graph: IntGraph, program: Program, seed: int) -> None:
 
 
 def beats(program: Program, opcode: Opcode) -> int:
-    total, at = 0, 0
-    while program.image[at] != Opcode.END:
-        fields = isa.unpack(isa.TRANSFER, int.from_bytes(program.image[at : at + 64], "little"))
-        total += fields["beats"] * (fields["opcode"] == opcode)
-        at += isa.DESCRIPTOR_BYTES
-    return total
+    return sum(fields["beats"] for found, fields in descriptors(program) if found is opcode)
 
 
 def test_names():
-    assert instance("conv", 0) == "conv"
-    assert base_name(instance("conv", 3)) == "conv" != instance("conv", 3)
+    """Names for people, of keys that differ; the graph's tensor may have any name."""
+    key = TensorKey("conv reloaded of image 1")
+    assert str(key) == key.name and key.origin == key
+    other = key.of_image(3).reloaded()
+    assert str(other) == f"{key.name} of image 3 reloaded" and other.origin == key.of_image(3)
+    assert len({key, key.of_image(3), other, other.reloaded()}) == 4
+
+
+def test_names_that_look_like_images_and_moves(seed):
+    """Nothing is read out of a tensor's name."""
+    graph, config = residual_block(), dataclasses.replace(CONFIG, act_depth=1024, act_copies=1)
+    names = {spec.name: f"{spec.name} of image 1 reloaded" for spec in graph.header.tensors}
+    text = graph.header.model_dump_json()
+    for name, new in names.items():
+        for field in ("name", "input", "output", "tensor"):
+            text = text.replace(f'"{field}":"{name}"', f'"{field}":"{new}"')
+    header = Header.model_validate_json(text)
+    layers = {names[name]: layer for name, layer in graph.layers.items()}
+    named = IntGraph(header, layers)
+    program = compile_graph(named, config, batch=2)
+    assert program.image == compile_graph(graph, config, batch=2).image
+    run(named, program, seed)
 
 
 @pytest.mark.parametrize("dump", [False, True])

@@ -14,7 +14,7 @@ from gateware.arch.config import AccelConfig
 from gateware.compiler.layout import Placement
 from gateware.compiler.operations import CompileError
 from gateware.compiler.pack import (
-    Result,
+    SlotResult,
     pack_slot,
     pack_weights,
     unpack_weights,
@@ -35,6 +35,13 @@ def builder(*shape: int, **options) -> GraphBuilder:
     return GraphBuilder(np.random.default_rng(1), shape, ratio="50:25:25", tile_rows=4, **options)
 
 
+def placement(shape: tuple[int, int, int], bits: int, k: int, banks: int) -> Placement:
+    channels, height, width = shape
+    return Placement(
+        channels=channels, height=height, width=width, bits=bits, zero_point=0, k=k, banks=banks
+    )
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     st.integers(1, 40),
@@ -45,7 +52,7 @@ def builder(*shape: int, **options) -> GraphBuilder:
     st.integers(0, 2**32),
 )
 def test_placement_round_trip(channels, height, width, bits, shape, seed):
-    place = Placement(channels, height, width, bits, 0, *shape)
+    place = placement((channels, height, width), bits, *shape)
     tensor = np.random.default_rng(seed).integers(0, 1 << bits, (channels, height, width))
     stored = place.pack(tensor)
     assert len(stored) == place.beats * place.k // 2
@@ -54,14 +61,14 @@ def test_placement_round_trip(channels, height, width, bits, shape, seed):
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_placement_counts_its_words(bits):
-    place = Placement(17, 3, 9, bits, 0, 8, 4, address=5)
+    place = dataclasses.replace(placement((17, 3, 9), bits, 8, 4), address=5)
     memory = act_memory(place, np.full((17, 3, 9), (1 << bits) - 1), 256)
     used = np.flatnonzero(memory.any((0, 2)))
     assert (used.min(), used.max()) == (5, 5 + place.words - 1)
 
 
 def test_memory_order_is_channels_last_hi_plane_first():
-    place = Placement(2, 1, 2, 8, 0, 4, 4)
+    place = placement((2, 1, 2), 8, 4, 4)
     tensor = np.array([[[0x12, 0x34]], [[0x56, 0x78]]])
     assert place.pack(tensor).hex() == "51006200" + "73008400"
 
@@ -92,7 +99,10 @@ def test_weights_round_trip(name, shape, seed):
 
 
 def test_a_wide_result_is_named_by_the_column_of_its_lane():
-    results = [Result(3, 7, 6, 1, -1, 14), Result(4, 7, 5, 1, -1, 14)]
+    results = [
+        SlotResult(lane=lane, column=7, offset=offset, multiplier=1, bias=-1, shift=14)
+        for lane, offset in ((3, 6), (4, 5))
+    ]
     slot = int.from_bytes(pack_slot(results, TINY, wide=True), "little")
     columns = isa.slot_layout(TINY).from_bits(slot).columns
     assert [int(columns[j].enable) for j in range(TINY.k)] == [1, 1] + [0] * (TINY.k - 2)

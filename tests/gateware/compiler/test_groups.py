@@ -6,13 +6,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from gateware.arch import isa
 from gateware.arch.isa import Opcode
-from gateware.compiler.operations import Gemm
+from gateware.compiler.operations import Gemm, TensorKey
 from gateware.compiler.program import compile_graph
 from gateware.model import estimate
 from tests.helpers.graphs import INPUT, GraphBuilder
-from tests.helpers.units import TINY, assert_golden
+from tests.helpers.units import TINY, assert_golden, descriptors
 
 CONFIG = dataclasses.replace(TINY, act_depth=512, weight_depth=256, wide_depth=16)
 
@@ -20,22 +19,19 @@ CONFIG = dataclasses.replace(TINY, act_depth=512, weight_depth=256, wide_depth=1
 def gemm(values: np.ndarray, groups: int) -> Gemm:
     empty = np.zeros(len(values), np.int64)
     return Gemm(
-        "conv",
-        "in",
-        "out",
-        values,
-        empty,
-        empty,
-        empty,
-        empty,
-        (1, 1),
-        (0,) * 4,
-        0,
-        15,
-        False,
-        None,
-        0,
-        groups,
+        name="conv",
+        source=TensorKey("x"),
+        target=TensorKey("y"),
+        values=values,
+        scheme=empty,
+        multiplier=empty,
+        bias=empty,
+        shift=empty,
+        stride=(1, 1),
+        padding=(0, 0, 0, 0),
+        low=0,
+        high=15,
+        groups=groups,
     )
 
 
@@ -98,9 +94,7 @@ def test_no_word_is_read_in_vain():
     program = compile_graph(network.build(), CONFIG)
     last = program.segments[-1]
     executes = [
-        isa.unpack(isa.EXECUTE, int.from_bytes(program.image[at * 64 : at * 64 + 64], "little"))
-        for at in range(last.first, last.last)
+        f for opcode, f in descriptors(program)[last.first : last.last] if opcode is Opcode.EXECUTE
     ]
-    executes = [f for f in executes if f["opcode"] == Opcode.EXECUTE]
     assert {f["groups"] for f in executes} == {1} and len(executes) >= 4
     assert estimate.cycles(program)[last.layer] > 0

@@ -13,7 +13,7 @@ from gateware.arch.config import AccelConfig
 from gateware.arch.isa import Base, Opcode
 from gateware.arch.registers import config_digest
 from gateware.compiler.lower import lower
-from gateware.compiler.operations import CompileError, Gemm, Pool
+from gateware.compiler.operations import CompileError, Gemm, Pool, TensorKey
 from gateware.compiler.program import IMAGE, MANIFEST, Program, compile_graph
 from ir.ratio import Ratio
 from tests.helpers.graphs import INPUT, GraphBuilder, residual_graph
@@ -141,7 +141,7 @@ def test_residual_and_wide_descriptors():
         for n in graph.nodes
         if getattr(n, "residual", None) and graph.tensor(n.residual.tensor).bits == 8
     )
-    place = places[node.residual.tensor]
+    place = places[TensorKey(node.residual.tensor)]
     for fields in (f for opcode, f in by_layer[node.name] if opcode == Opcode.EXECUTE):
         assert (fields["residual"], fields["residual_planes"]) == (1, 1)
         assert fields["residual_address"] == place.address
@@ -162,7 +162,7 @@ def test_dump_keeps_the_output_first():
     program, plain = compile_graph(graph, LARGE, dump=True), compile_graph(graph, LARGE)
     assert program.outputs[0].name == plain.outputs[0].name == graph.header.output
     assert {o.name for o in program.outputs} == {
-        operation.target for operation in lower(graph, LARGE).plan.operations
+        str(operation.target) for operation in lower(graph, LARGE).plan.operations
     }
     regions = sorted((o.offset, o.offset + o.size) for o in program.outputs)
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(regions))

@@ -10,7 +10,7 @@ from gateware.arch.config import AccelConfig
 from gateware.compiler import space_to_depth
 from gateware.compiler.layout import Life, Placement, Strip, allocate
 from gateware.compiler.lower import lower
-from gateware.compiler.operations import CompileError
+from gateware.compiler.operations import CompileError, TensorKey
 from gateware.compiler.program import compile_graph
 from gateware.compiler.space_to_depth import Axis, Patches, rewrite
 from gateware.model import estimate
@@ -49,15 +49,22 @@ def test_every_way_to_cut_patches(way, seed, monkeypatch):
             for i in (0, 1)
         ]
         values = rng.integers(-7, 8, (5, shape[0], *kernel))
-        source = Placement(*shape, 4, 6, CONFIG.k, CONFIG.banks)
-        target = Placement(5, *out, 4, 0, CONFIG.k, CONFIG.banks)
+        source = Placement.of(shape, CONFIG, bits=4, zero_point=6)
+        target = Placement.of((5, *out), CONFIG, bits=4)
         order: list = []
         monkeypatch.setattr(
             space_to_depth,
             "_cost",
             lambda *a, order=order: order.append(a) or (0 if len(order) - 1 == way else 1, 0),
         )
-        found = rewrite(values, tuple(stride), padding, source, target, CONFIG)
+        found = rewrite(
+            values,
+            stride=tuple(stride),
+            padding=padding,
+            source=source,
+            target=target,
+            config=CONFIG,
+        )
         forced += len(order) > way
         image = rng.integers(0, 16, shape)
         stored = found.patches.gather(image)
@@ -91,13 +98,13 @@ def test_what_is_chosen():
     lowered = first((3, 224, 224), 64, 7, stride=2, padding=3, config=large)
     assert lowered.plan.operations[0].values.shape == (64, 12, 4, 4)
     assert lowered.plan.operations[0].padding == (2, 0, 2, 0)
-    assert lowered.plan.places[INPUT].shape == (12, 112, 112)
+    assert lowered.plan.places[TensorKey(INPUT)].shape == (12, 112, 112)
     # What takes more than half of the activation buffer is not chosen, however fast.
     roomy = dataclasses.replace(CONFIG, act_depth=4096)
-    assert first((3, 32, 32), 16, 7, config=roomy).plan.places[INPUT].words > 512
+    assert first((3, 32, 32), 16, 7, config=roomy).plan.places[TensorKey(INPUT)].words > 512
     assert (
         first((3, 32, 32), 16, 7, config=dataclasses.replace(CONFIG, act_depth=1024))
-        .plan.places[INPUT]
+        .plan.places[TensorKey(INPUT)]
         .words
         <= 512
     )
@@ -153,7 +160,8 @@ def test_a_large_image_comes_in_parts(seed):
 
 
 def test_rows_of_a_strip():
-    place = Placement(20, 4, 5, 8, 0, 16, 4, address=100)  # 2 groups, 2 planes, pitch 2
+    place = Placement.of((20, 4, 5), CONFIG, bits=8)
+    place = dataclasses.replace(place, address=100)  # 2 groups, 2 planes, pitch 2
     strip = Strip(place, top=6, height=30)
     assert strip.row(7) == 102
     found = strip.regions(7, 9)
@@ -162,7 +170,8 @@ def test_rows_of_a_strip():
 
 
 def test_allocate_reuses_what_is_free():
-    form = Placement(16, 4, 4, 4, 0, 16, 4)
-    lives = [Life("a", form, 0, 1), Life("b", form, 1, 2), Life("c", form, 2, 3)]
+    form = Placement.of((16, 4, 4), CONFIG, bits=4)
+    keys = [TensorKey(name) for name in "abc"]
+    lives = [Life(key=key, place=form, born=step, dies=step + 1) for step, key in enumerate(keys)]
     places = allocate(lives, CONFIG)
-    assert [places[name].address for name in "abc"] == [0, 4, 0]
+    assert [places[key].address for key in keys] == [0, 4, 0]

@@ -14,11 +14,11 @@ from tests.helpers.graphs import random_images, residual_graph
 from tests.helpers.units import TINY
 
 QUEUES = tuple(isa.QUEUES)
-NONE = {f"wait_{queue}": 0 for queue in QUEUES}
+NONE = dict.fromkeys(QUEUES, 0)
 
 
 def begin(hazards: Hazards, queue: str, index: int, **waits: int) -> None:
-    hazards.begin(queue, index, NONE | {f"wait_{name}": count for name, count in waits.items()})
+    hazards.begin(queue, index, NONE | waits)
 
 
 def words(*numbers: int) -> np.ndarray:
@@ -177,13 +177,13 @@ def test_the_emulator_refuses_a_program_that_does_not_wait(opcode, seed):
     graph = residual_graph(seed, size=8)
     program = compile_graph(graph, config, dump=True)
     image = bytearray(program.image)
-    at = next(at for at in range(0, len(image), isa.DESCRIPTOR_BYTES) if image[at] == opcode)
-    word = int.from_bytes(image[at : at + isa.DESCRIPTOR_BYTES], "little")
-    fields = isa.unpack(isa.TENSOR, word)
+    index, found = next(
+        (index, d) for index, d in enumerate(isa.descriptors(image)) if d.opcode is opcode
+    )
     name = "wait_loads" if opcode is Opcode.EXECUTE else "wait_executes"
-    assert fields[name] > 0
-    start = 8 + isa.COUNT_BITS * QUEUES.index(name.removeprefix("wait_"))
-    word &= ~(((1 << isa.COUNT_BITS) - 1) << start)
+    assert found.fields[name] > 0
+    word = isa.pack(isa.LAYOUTS[opcode], **found.fields | {name: 0})
+    at = index * isa.DESCRIPTOR_BYTES
     image[at : at + isa.DESCRIPTOR_BYTES] = word.to_bytes(isa.DESCRIPTOR_BYTES, "little")
     packed = program.pack(random_images(graph, np.random.default_rng(seed))[0])
     Emulator(config).run(program.image, packed, program.output_size)

@@ -10,7 +10,7 @@ import pytest
 
 from gateware.arch.config import AccelConfig
 from gateware.arch.isa import ADDRESS_BITS
-from gateware.compiler.pack import Result, pack_slot
+from gateware.compiler.pack import SlotResult, pack_slot
 from gateware.pe.base import SUM_BITS
 from gateware.rtl.drain import Drain
 from gateware.rtl.payloads import DrainJob
@@ -76,7 +76,7 @@ class Bench:
             return fields(DRAIN_EXECUTE, **self.execute)
         return {name: int(self.noise.integers(1 << field.width)) for name, field in DRAIN_EXECUTE}
 
-    def _slot(self) -> list[Result]:
+    def _slot(self) -> list[SlotResult]:
         config, rng = self.config, self.rng
         count = int(rng.integers(1, config.requant_lanes + 1))
         results = []
@@ -87,13 +87,13 @@ class Bench:
             multiplier = int(rng.integers(1 << 15, 1 << 16))
             bias = int(rng.integers(0, numerics.act_max(self.bits))) << shift
             results.append(
-                Result(
-                    row * config.requant_lanes + int(lane),
-                    int(column),
-                    int(rng.integers(1 << 16)),
-                    multiplier,
-                    bias,
-                    shift,
+                SlotResult(
+                    lane=row * config.requant_lanes + int(lane),
+                    column=int(column),
+                    offset=int(rng.integers(1 << 16)),
+                    multiplier=multiplier,
+                    bias=bias,
+                    shift=shift,
                 )
             )
         return results

@@ -112,6 +112,7 @@ SMALL = {
 CASES = {
     "one pixel": {"out_height": 1, "out_width": 1},
     "one word a sum": {"slots": 3},
+    "below the image": {"height": 0, "kernel_y": 3, "out_height": 4, "pad_value": 0x5A},
     "same size": {"kernel_y": 3, "kernel_x": 3, "pad_top": 1, "pad_left": 1, "pad_value": 0x5A},
     "strided": {
         "kernel_y": 3,

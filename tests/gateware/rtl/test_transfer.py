@@ -15,6 +15,7 @@ from gateware.arch.config import AccelConfig
 from gateware.arch.isa import Opcode
 from gateware.compiler.emit import transfer_fields
 from gateware.compiler.layout import Placement, Strip
+from gateware.compiler.operations import TensorKey
 from gateware.rtl.loader import LOADS_IN_FLIGHT, Loader
 from gateware.rtl.payloads import TransferJob
 from gateware.rtl.storer import Storer
@@ -29,12 +30,13 @@ PAUSES = [0.0, 0.5]
 
 def place_of(shape, config: AccelConfig, address: int = 3) -> Placement:
     *size, bits = shape
-    return Placement(*size, bits, 0, config.k, config.banks, address)
+    place = Placement.of(tuple(size), config, bits=bits)
+    return dataclasses.replace(place, address=address)
 
 
 def whole(place: Placement) -> dict[str, int]:
     """Descriptor fields of a whole tensor."""
-    return transfer_fields("t", Strip.whole(place), 0, place.height)
+    return transfer_fields(TensorKey("t"), Strip.whole(place), 0, place.height)
 
 
 def random_tensor(place: Placement, rng: np.random.Generator) -> np.ndarray:
