@@ -16,7 +16,7 @@ from ir.ratio import Ratio
 from sim.backend.harness import build_and_test
 from sim.backend.simulators import VERILATOR, find_simulator
 from sim.verify.cases import CaseMaker
-from sim.world.zynq import ZynqLogic
+from sim.world.zynq_logic import ZynqLogic
 from tests.helpers.graphs import sequence_graph
 
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)

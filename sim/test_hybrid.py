@@ -64,7 +64,7 @@ def test_every_layer_equals_the_golden_model(built, capsys, seed):
     assert out.startswith(f"4 of 4 layers, {TOKENS} inputs each: RTL results equal")
 
 
-def test_cycles_are_those_estimated(built, capsys, seed):
+def test_cycles_are_those_estimated(built, capsys):
     folder, path = built
     argv = [str(folder), "--graph", str(path), "--images", "1", "--report", "--json"]
     assert cli.run(run.main, argv) == 0
@@ -75,7 +75,7 @@ def test_cycles_are_those_estimated(built, capsys, seed):
     assert (folder / "simulation.md").read_text().count("\n") == 2 + 4 + 1
 
 
-def test_a_wrong_weight_is_found(built, capsys, seed):
+def test_a_wrong_weight_is_found(built, capsys):
     folder, path = built
     name = "conv4"
     program = Program.load(folder / LAYERS / name)

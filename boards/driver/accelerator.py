@@ -24,7 +24,7 @@ CAUSES = {
 }
 
 
-class Result:
+class RunResult:
     """What a run gave.
 
     logits : np.ndarray
@@ -42,7 +42,7 @@ class Result:
 class Answer:
     """A classified image: class ``index``, its ``name``, and the ``result`` behind it."""
 
-    def __init__(self, index: int, name: str, result: Result) -> None:
+    def __init__(self, index: int, name: str, result: RunResult) -> None:
         self.index = index
         self.name = name
         self.result = result
@@ -134,11 +134,11 @@ class Accelerator:
         names = self.package.class_names
         return Answer(index, names[index] if index < len(names) else str(index), result)
 
-    def run(self, image: np.ndarray) -> Result:
+    def run(self, image: np.ndarray) -> RunResult:
         """Run one image; see :meth:`run_batch`."""
         return self.run_batch([image])[0]
 
-    def run_batch(self, images: Sequence[np.ndarray]) -> List[Result]:
+    def run_batch(self, images: Sequence[np.ndarray]) -> List[RunResult]:
         """Run as many images (C, H, W) together as the program is for, or fewer.
 
         Raises ValueError for an image of the wrong shape or range and for too many of them,
@@ -156,7 +156,7 @@ class Accelerator:
         ]
         stored, counters = self._run(np.concatenate(packed))
         return [
-            Result(
+            RunResult(
                 unpack(
                     stored[index * package.output_stride + package.output["offset"] :],
                     package.output,

@@ -30,7 +30,7 @@ RUNTIME_FLAGS = ("-Os",)  #: the library that all designs share; Verilator's own
 RUNTIME_WAVES_FLAGS = ("-O0",)  #: the same with waves, which a person waits for
 SMALL_FLAGS = ("-O1",)  #: less does not compile faster, most of the time goes into headers
 FAST_FLAGS = ("-O1",)  #: with ``optimise``: what runs each cycle; -O2 compiles 4 times as long
-LIBRARY_FLAGS = ("-O2",)  #: of modules apart, which all designs share
+LIBRARY_FLAGS = ("-O2",)  #: of hierarchical modules, which all designs share
 SLOW_FLAGS = ("-O0",)  #: with ``optimise``: constructors and the like, which run once
 
 
@@ -126,17 +126,18 @@ def verilate(
     timescale: tuple[str, str],
     waves: bool,
     optimise: bool,
-    modules_apart: Iterable[str],
+    hierarchical_modules: Iterable[str],
     cache: Path,
 ) -> None:
     """Write the program ``folder/<toplevel>``, a simulation that cocotb drives. Raises BuildFailed.
 
-    ``cache`` is where the compiled runtime and modules apart are shared; the other parameters are
-    those of :func:`sim.backend.harness.build`.
+    ``cache`` is where the compiled runtime and hierarchical modules are shared; the other
+    parameters are those of :func:`sim.backend.harness.build_simulation`.
     """
     sources = list(sources)
     libraries = []
-    texts, modules = hierarchical.split([source.read_text() for source in sources], modules_apart)
+    texts = [source.read_text() for source in sources]
+    texts, modules = hierarchical.split(texts, hierarchical_modules)
     if modules:
         for source, text in zip(sources, texts, strict=True):
             source.write_text(text)

@@ -9,7 +9,7 @@ import cocotb
 from cocotb.task import bridge
 
 from boards.driver import Accelerator, Layers, Package, RunFailed, RunTimeout, WrongPackage
-from sim.world.board import SimulatedBoard
+from sim.world.simulated_board import SimulatedBoard
 
 SEED = int(os.environ["SEED"])
 

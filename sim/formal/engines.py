@@ -26,7 +26,7 @@ from sim.formal.reference_slice import (
     known,
     product,
     use_fields,
-    use_separate_slices,
+    use_reference_slices,
 )
 from sim.formal.smt import check
 
@@ -198,7 +198,7 @@ class Slices(enum.Enum):
 
     REAL = enum.auto()  #: what they are in a device
     FIELDS = enum.auto()  #: the same with a multiplication for each field
-    SEPARATE = enum.auto()  #: :class:`~sim.formal.reference_slice.SeparateMac`
+    REFERENCE = enum.auto()  #: :class:`~sim.formal.reference_slice.ReferenceSlice`
 
 
 def prove(
@@ -218,8 +218,8 @@ def prove(
     """
     miter = Miter(engine)
     platform, before = Series7(), ""
-    if slices is Slices.SEPARATE:
-        use_separate_slices(platform, type(engine))
+    if slices is Slices.REFERENCE:
+        use_reference_slices(platform, type(engine))
     if slices is Slices.FIELDS:
         before = use_fields(type(engine), folder)
     wrapper = _WRAPPER.format(

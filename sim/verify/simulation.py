@@ -27,7 +27,7 @@ from gateware.model.timeline import Timeline
 from gateware.pe.series7 import Series7
 from gateware.rtl.array import engine_modules
 from ir import cli
-from sim.backend.harness import BUILD_ROOT, SERIES7_MODELS, BenchFailed, build, run_bench
+from sim.backend.harness import BUILD_ROOT, SERIES7_MODELS, BenchFailed, build_simulation, run_bench
 from sim.backend.simulators import VERILATOR, Simulator, find_simulator
 from sim.world.ddr import DDR_VERILOG
 from sim.world.system import WAVEFORM_FILE, WAVEFORM_TRIGGER, System
@@ -159,7 +159,7 @@ class _System:
             verilog = _generated(config)
         elif isinstance(verilog, Path):
             verilog = verilog.read_text()
-        self._built = build(
+        self._built = build_simulation(
             System(config, beats, traced=traced),
             toplevel=TOPLEVEL,
             extra_verilog=[
@@ -169,7 +169,7 @@ class _System:
                 *([WAVEFORM_TRIGGER] if traced else []),
             ],
             optimise=True,
-            modules_apart=engine_modules(config),
+            hierarchical_modules=engine_modules(config),
             simulator=self._simulator,
             waves=traced,
             build_root=build_root,

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The hardware that a driver sees in simulation: bus models around
-:class:`sim.world.zynq.ZynqLogic`.
+:class:`sim.world.zynq_logic.ZynqLogic`.
 
 The driver is ordinary blocking code. It runs in a thread of its own (``cocotb.task.bridge``) and
 waits there while the simulation goes on (``cocotb.task.resume``).
@@ -74,7 +74,7 @@ class SimulatedBoard(Hardware):
 
     Parameters
     ----------
-    dut : handle of a :class:`sim.world.zynq.ZynqLogic`
+    dut : handle of a :class:`sim.world.zynq_logic.ZynqLogic`
     base : int
         Address of the registers.
     interrupts : bool
