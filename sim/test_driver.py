@@ -23,10 +23,10 @@ CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)
 
 
 @pytest.fixture(scope="module")
-def package(case: CaseMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def package(make_case: CaseMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What gateware.build hands to the driver of a board."""
     folder = tmp_path_factory.mktemp("package")
-    case = case(CONFIG, "65:30:5")
+    case = make_case(CONFIG, "65:30:5")
     board = boards.get("pynq_z2")
     case.program(batch=2).save(folder)
     manifest.write_golden(folder, case.graph, case.images)

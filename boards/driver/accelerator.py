@@ -6,7 +6,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from .errors import RunFailed, RunTimeout, WrongPackage
-from .hardware import Hardware
+from .hardware import Buffer, Hardware
 from .package import Package
 from .registers import Registers
 from .tensors import gather, input_codes, pack, unpack
@@ -105,7 +105,9 @@ class Accelerator:
             "output": package.output_bytes,
         }
         #: Memory of the program, the input tensor and the outputs.
-        self.buffers = {use: hardware.allocate(size) for use, size in sizes.items()}  # type: Dict[str, Buffer]
+        self.buffers: Dict[str, Buffer] = {
+            use: hardware.allocate(size) for use, size in sizes.items()
+        }
         self.load_program(package.image)
         self._prepare()
 
@@ -242,7 +244,7 @@ class Accelerator:
         wrong, cycles = [], []
         tensors, batch = golden["images"][:images], self.package.batch
         for first in range(0, len(tensors), batch):
-            results = self.run_batch(tensors[first : first + batch])
+            results = self.run_batch(list(tensors[first : first + batch]))
             cycles.append(results[0].counters["CYCLES"])
             for index, result in enumerate(results, first):
                 if not np.array_equal(result.logits, golden["logits"][index]):

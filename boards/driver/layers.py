@@ -27,9 +27,9 @@ class Layers(Mapping[str, Accelerator]):
         self, hardware: Hardware, packages: Mapping[str, Package], timeout: float = TIMEOUT
     ) -> None:
         self._hardware = hardware
-        self._layers = {
+        self._layers: Dict[str, Accelerator] = {
             name: Accelerator(hardware, package, timeout) for name, package in packages.items()
-        }  # type: Dict[str, Accelerator]
+        }
 
     def __getitem__(self, name: str) -> Accelerator:
         return self._layers[name]

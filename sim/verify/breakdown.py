@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from gateware.arch.registers import COUNTERS
 from gateware.compiler.program import Program
-from ir.graph import IntGraph
+from ir.graph import Host, IntGraph
 
 STALLS = tuple(name for name in COUNTERS if name.startswith("stall_"))
 
@@ -47,7 +47,7 @@ def macs(graph: IntGraph, node: str) -> int:
     """Multiplications of weights and activations of a layer, 0 where it has no weights."""
     if node not in graph.layers:
         return 0
-    output = next(n.output for n in graph.nodes if n.name == node)
+    output = next(n.output for n in graph.nodes if not isinstance(n, Host) and n.name == node)
     _, height, width = graph.tensor(output).shape
     return graph.layers[node].values.size * height * width
 

@@ -227,7 +227,9 @@ def table(runs: Sequence[LayerRun], macs_per_cycle: int) -> str:
         "total",
         runs[0].inputs,
         None,
-        *(sum(getattr(run, name) for run in runs) for name in ("cycles", "estimated", "macs")),
+        sum(run.cycles for run in runs),
+        sum(run.estimated for run in runs),
+        sum(run.macs for run in runs),
     )
     lines = ["| layer | cycles | estimated | MACs | of the array |", "|---|---:|---:|---:|---:|"]
     lines += [

@@ -17,6 +17,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 
@@ -62,8 +63,27 @@ class Simulation:
         return round(sum(c["CYCLES"] for c in self.counters) / len(self.counters) / self.batch)
 
 
+class RunOptions(TypedDict, total=False):
+    """Keyword arguments that :func:`simulate_all` and :func:`trace` share."""
+
+    stall: int
+    seed: int
+    plusargs: Iterable[str]
+
+
+class Options(RunOptions, total=False):
+    """Keyword arguments of :func:`simulate_all`."""
+
+    testcase: str
+    simulator: Simulator | None
+    build_root: Path
+
+
 def simulate(
-    program: Program, images: np.ndarray, verilog: Path | str | None = None, **options: object
+    program: Program,
+    images: np.ndarray,
+    verilog: Path | str | None = None,
+    **options: Unpack[Options],
 ) -> Simulation:
     """Run integer ``images`` (N, C, H, W) through the generated Verilog; see
     :func:`simulate_all`."""

@@ -9,6 +9,7 @@ import numpy as np
 from gateware.arch import isa
 from gateware.arch.isa import Opcode
 from gateware.compiler.lower import lower
+from gateware.compiler.operations import Gemm, Pool
 from gateware.compiler.program import Program
 from gateware.model.emulator import Emulator
 from ir import cli
@@ -55,7 +56,7 @@ def producer(program: Program, graph: IntGraph, layer: str, channel: int, y: int
     output = next(
         operation.target
         for operation in plan.operations
-        if getattr(operation, "name", None) == layer
+        if isinstance(operation, Gemm | Pool) and operation.name == layer
     )
     place = plan.places[output]
     mine = {
@@ -99,6 +100,7 @@ def _channels(emulator: Emulator, f: dict[str, int], group_pitch: int, address: 
     return {
         (base + column["offset"] // group_pitch) * k + j
         for slot in slots
+        if slot is not None
         for j, column in enumerate(slot["columns"])
         if column["enable"]
     }
