@@ -38,7 +38,7 @@ def package(make_case: CaseMaker, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def layers(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same for a network that the host has a part in."""
+    """The same for a hybrid network."""
     folder = tmp_path_factory.mktemp("layers")
     for one in compile_all(sequence_graph(1, length=8), CONFIG):
         (folder / one.folder).mkdir(parents=True)

@@ -86,7 +86,7 @@ def connect_layers(
     load: bool = True,
     port: Optional[str] = None,
 ) -> Layers:
-    """The layers of the build folder ``folder``, whose network the host has a part in.
+    """The layers of the hybrid network in the build folder ``folder``.
 
     Parameters and errors are those of :func:`connect`.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a network on an accelerator: the same code on a board and in simulation."""
+"""An accelerator with a network loaded: the same code on a board and in simulation."""
 
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -25,7 +25,7 @@ CAUSES = {
 
 
 class RunResult:
-    """What a run gave.
+    """Logits of an image, and the counters of its run.
 
     logits : np.ndarray
         Int64; the largest is the answer.

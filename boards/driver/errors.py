@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong on a board; every message is one line that says what to do."""
+"""Errors of the driver; every message is one line that says what to do."""
 
 
 class DriverError(Exception):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network that the host has a part in: the accelerator computes its linear layers, on call."""
+"""A hybrid network: the accelerator computes its linear layers on call, the host the rest."""
 
 from typing import Dict, Iterator, Mapping, Optional
 

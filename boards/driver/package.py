@@ -39,7 +39,7 @@ class Package:
     ----------
     folder : Path
     layer : str, optional
-        Of a network that the host has a part in: the layer whose program it is.
+        Of a hybrid network: the layer whose program it is.
 
     accelerator : dict
         What is in the FPGA and how it is reached: :data:`ACCELERATOR`.

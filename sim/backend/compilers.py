@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles Verilog to a simulation that cocotb drives, quickly.
+"""Compilers from Verilog to a simulation that cocotb drives.
 
 Icarus needs one command. Verilator's own makefiles compile its runtime library anew for every
 design, which is nine tenths of the time that a small design takes, and those of the PyPI package

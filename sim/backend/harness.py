@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds a design for the simulator at hand and runs a cocotb bench on it.
+"""Harness of simulations: builds a design for the simulator at hand, runs a cocotb bench on it.
 
 Built designs live under ``build/sim/<toplevel>-<simulator>-<hash>``, where the hash covers the
 Verilog and every option, so an unchanged design is built once and shared by all tests and all test

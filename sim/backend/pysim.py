@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a component in Amaranth's simulator, never for ever."""
+"""Amaranth's own simulator, with a limit of cycles."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any

@@ -22,7 +22,7 @@ Command = tuple[int, int]  # address, beats
 
 
 class Dma:
-    """Drives the command and data streams of the DMA port called ``prefix``.
+    """Command and data streams of the DMA port called ``prefix``.
 
     The bench acts at falling edges, so what it reads is what the next rising edge sees.
     """

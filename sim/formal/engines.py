@@ -194,7 +194,7 @@ def compiled(m: Module, engine: RowEngine, weights: Value, control: data.View) -
 
 
 class Slices(enum.Enum):
-    """What the slices of an engine's cascades are in a proof."""
+    """Form of the slices of an engine's cascades in a proof."""
 
     REAL = enum.auto()  #: what they are in a device
     FIELDS = enum.auto()  #: the same with a multiplication for each field

@@ -30,7 +30,7 @@ LONGEST = {1: 275, 2: 8}  #: slices of a cascade, by rows
 
 
 def excess(kind: type[RowEngine], value: int) -> int:
-    """What one raw product exceeds the true one by; written anew, not the engine's."""
+    """Excess of a raw product over the true one; written anew, not the engine's."""
     if kind in (Pot4Engine, Fixed4LutEngine):
         return NIBBLE_MAX * -value if value < 0 else 0
     return -centre(kind) * value
@@ -66,7 +66,7 @@ def product(
 
 
 def centre(kind: type[RowEngine]) -> int:
-    """What the slices of an engine of this kind take from each activation, written anew."""
+    """Centre that slices of an engine of this kind take from each activation; written anew."""
     return 8 if kind is Fixed4PairEngine else 0
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the cycles of a simulated image went: per layer, by cause, with the bytes of memory."""
+"""Breakdown of the cycles of a simulated run: per layer, by cause, with the bytes of memory."""
 
 import dataclasses
 import itertools
@@ -14,7 +14,7 @@ STALLS = tuple(name for name in COUNTERS if name.startswith("stall_"))
 
 @dataclasses.dataclass
 class LayerRow:
-    """What was counted from when every layer before was complete until this one was.
+    """Counts of a layer, from when every layer before was complete until this one was.
 
     macs : multiplications that the layer needs for all images of the run, 0 for a pooling
     stalls : cycles by cause

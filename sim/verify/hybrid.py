@@ -131,7 +131,7 @@ class _Layer:
         return self.graph.header.name
 
     def result(self, simulation: Simulation, conditions: Conditions) -> LayerRun:
-        """What the layer gave, against the golden model."""
+        """Comparison of what the layer gave with the golden model."""
         output = self.graph.header.output
         expected = golden.run(self.graph, self.images)[output]
         got = [outputs[output] for outputs in simulation.outputs]

@@ -24,7 +24,7 @@ POLL_NS = 2000
 
 
 class Fault(Exception):
-    """What the memory answers with SLVERR."""
+    """Access that the memory answers with SLVERR."""
 
 
 class HostMemory:
