@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a board is: device limits, memory system, clock and platform. Knows no accelerator."""
+"""Description of a board: device limits, memory system, clock and platform; no accelerator."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

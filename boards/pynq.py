@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What PYNQ-Z1 and PYNQ-Z2 share: an XC7Z020-CLG400-1 with the same clock, lights and keys.
+"""Common part of PYNQ-Z1 and PYNQ-Z2: an XC7Z020-CLG400-1 with the same clock, lights and keys.
 
 Pins as in the makers' constraint files ``PYNQ-Z1_C.xdc`` and ``PYNQ-Z2 v1.0.xdc``.
 """

@@ -238,7 +238,7 @@ def _check_codes(name: str, array: np.ndarray, spec: TensorSpec) -> None:
 
 
 def beside(graph_path: pathlib.Path | str) -> pathlib.Path:
-    """Where the vectors of a graph file lie: ``vectors.npz`` beside ``graph.safetensors``,
+    """Place of the vectors of a graph file: ``vectors.npz`` beside ``graph.safetensors``,
     ``X.vectors.npz`` beside ``X.safetensors``."""
     path = pathlib.Path(graph_path)
     stem = path.name.removesuffix(GRAPH_SUFFIX)

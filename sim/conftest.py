@@ -59,6 +59,6 @@ def trained() -> Callable[[str, int], Path]:
 
 
 @pytest.fixture(scope="session")
-def case(trained: Callable[[str, int], Path]) -> CaseMaker:
-    """``case(config, ratio)``: a network trained with ``ratio`` in tiles of the array's rows."""
+def make_case(trained: Callable[[str, int], Path]) -> CaseMaker:
+    """``make_case(config, ratio)``: network trained with ``ratio`` in tiles of the array's rows."""
     return lambda config, ratio: Case.load(config, trained(ratio, config.rows))

@@ -69,14 +69,27 @@ def verify(
     Raises
     ------
     UserError
-        For a build of another network, and for options that do not go with the network.
-    GraphError, VectorsError, CompileError, SimulatorNotFound
-        For files that are missing or damaged, or no simulator; in one line.
+        In one line, for files that are missing, damaged or of another network, for options that do
+        not go with the network, and where there is no simulator.
     BenchFailed, BuildFailed
         For a simulation that cannot be built, or in which a run does not end well.
     """
+    try:
+        return _verify(build, graph_path, images, check, waves, conditions or Conditions(), quiet)
+    except (GraphError, VectorsError, CompileError, SimulatorNotFound) as error:
+        raise UserError(str(error)) from error
+
+
+def _verify(
+    build: Path,
+    graph_path: Path | None,
+    images: int,
+    check: str | None,
+    waves: bool,
+    conditions: Conditions,
+    quiet: bool,
+) -> NetworkResult | HybridResult:
     say = (lambda text: None) if quiet else cli.say
-    conditions = conditions or Conditions()
     find_simulator(prefer=VERILATOR)
     graph, path = load_graph(build, graph_path)
     target = build / WAVES if waves else None
@@ -216,8 +229,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 read_latency=args.read_latency,
             ),
         )
-    except (GraphError, VectorsError, CompileError, SimulatorNotFound) as error:
-        raise UserError(str(error)) from error
     except (BenchFailed, BuildFailed) as error:
         cli.say(f"error: {error}")
         return 1

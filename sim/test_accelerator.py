@@ -2,6 +2,7 @@
 """The accelerator that the command line builds by default runs trained networks on real images."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -22,14 +23,14 @@ CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)
 
 
 @pytest.mark.parametrize("stall", [0, 48])
-def test_logits_equal_pytorch(case: CaseMaker, stall: int, seed: int) -> None:
-    check_logits(case(CONFIG, "65:30:5"), stall, seed)
+def test_logits_equal_pytorch(make_case: CaseMaker, stall: int, seed: int) -> None:
+    check_logits(make_case(CONFIG, "65:30:5"), stall, seed)
 
 
 @pytest.mark.parametrize("ratio", ["65:30:5", "60:35:5"])
-def test_every_layer_equals_the_golden_model(case: CaseMaker, ratio: str, seed: int) -> None:
+def test_every_layer_equals_the_golden_model(make_case: CaseMaker, ratio: str, seed: int) -> None:
     """Also for a network whose rows do not fill this array's lanes."""
-    check_layers(case(CONFIG, ratio), seed)
+    check_layers(make_case(CONFIG, ratio), seed)
 
 
 def test_stem_of_a_large_network(seed: int) -> None:
@@ -52,9 +53,9 @@ def test_stem_of_a_large_network(seed: int) -> None:
     assert compare(graph, images, result.outputs) is None
 
 
-def test_recovers_from_errors(case: CaseMaker, seed: int) -> None:
+def test_recovers_from_errors(make_case: CaseMaker, seed: int) -> None:
     """A bus error, the watchdog and aborts at many moments leave nothing behind."""
-    case = case(CONFIG, "65:30:5")
+    case = make_case(CONFIG, "65:30:5")
     result = simulate(
         case.program(),
         case.images[:3],
@@ -77,14 +78,16 @@ def _flip(program: Program, opcode: isa.Opcode, bit: int) -> Program:
 
 
 def _first_mismatch(
-    case: Case, program: Program, seed: int, **options: object
+    case: Case, program: Program, seed: int, plusargs: Sequence[str] = ()
 ) -> Difference | None:
     images = case.images[:2]
-    return compare(case.graph, images, simulate(program, images, seed=seed, **options).outputs)
+    return compare(
+        case.graph, images, simulate(program, images, seed=seed, plusargs=plusargs).outputs
+    )
 
 
-def test_one_wrong_weight_code_is_caught(case: CaseMaker, seed: int) -> None:
-    case = case(CONFIG, "65:30:5")
+def test_one_wrong_weight_code_is_caught(make_case: CaseMaker, seed: int) -> None:
+    case = make_case(CONFIG, "65:30:5")
     mismatch = _first_mismatch(
         case, _flip(case.program(dump=True), isa.Opcode.LOAD_WEIGHTS, 1), seed
     )
@@ -94,8 +97,8 @@ def test_one_wrong_weight_code_is_caught(case: CaseMaker, seed: int) -> None:
         assert word in str(mismatch)
 
 
-def test_one_wrong_shift_is_caught(case: CaseMaker, seed: int) -> None:
-    case = case(CONFIG, "65:30:5")
+def test_one_wrong_shift_is_caught(make_case: CaseMaker, seed: int) -> None:
+    case = make_case(CONFIG, "65:30:5")
     lane = isa.slot_layout(CONFIG)["lanes"].shape.elem_shape
     bit = lane["shift"].offset
     mismatch = _first_mismatch(
@@ -105,9 +108,9 @@ def test_one_wrong_shift_is_caught(case: CaseMaker, seed: int) -> None:
     assert mismatch.layer == "conv1"
 
 
-def test_one_dropped_beat_is_caught(case: CaseMaker, seed: int) -> None:
+def test_one_dropped_beat_is_caught(make_case: CaseMaker, seed: int) -> None:
     """The model of the memory loses one beat of the weights of the second layer."""
-    case = case(CONFIG, "65:30:5")
+    case = make_case(CONFIG, "65:30:5")
     try:
         caught = (
             _first_mismatch(case, case.program(dump=True), seed, plusargs=["+ddr_drop_beat=700"])

@@ -28,12 +28,12 @@ CONFIG = AccelConfig.from_ratio(
 
 
 @pytest.mark.parametrize("stall", [0, 48])
-def test_logits_equal_pytorch(case: CaseMaker, stall: int, seed: int) -> None:
-    check_logits(case(CONFIG, "60:35:5"), stall, seed)
+def test_logits_equal_pytorch(make_case: CaseMaker, stall: int, seed: int) -> None:
+    check_logits(make_case(CONFIG, "60:35:5"), stall, seed)
 
 
-def test_every_layer_equals_the_golden_model(case: CaseMaker, seed: int) -> None:
-    check_layers(case(CONFIG, "60:35:5"), seed)
+def test_every_layer_equals_the_golden_model(make_case: CaseMaker, seed: int) -> None:
+    check_layers(make_case(CONFIG, "60:35:5"), seed)
 
 
 @pytest.mark.parametrize("stall", [0, 48])

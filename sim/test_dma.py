@@ -14,7 +14,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from gateware.rtl.axi import Axi3Signature
 from gateware.rtl.dma import DmaPort
-from sim.backend.harness import BenchFailed, build, run_bench
+from sim.backend.harness import BenchFailed, build_simulation, run_bench
 from sim.world.ddr import DDR_VERILOG, Ddr
 
 BENCH = "sim.benches.dma_bench"
@@ -69,7 +69,7 @@ class DmaSystem(wiring.Component):
 @pytest.fixture(scope="module")
 def run() -> Callable[..., None]:
     """Runs the bench, or one test of it, on the design; keyword arguments are its environment."""
-    built = build(DmaSystem(), toplevel="dma_system", extra_verilog=[DDR_VERILOG])
+    built = build_simulation(DmaSystem(), toplevel="dma_system", extra_verilog=[DDR_VERILOG])
 
     def on_design(testcase: str | None = None, plusargs: tuple[str, ...] = (), **env: str) -> None:
         results = run_bench(

@@ -16,17 +16,17 @@ from ir.ratio import Ratio
 from sim.backend.harness import build_and_test
 from sim.backend.simulators import VERILATOR, find_simulator
 from sim.verify.cases import CaseMaker
-from sim.world.zynq import ZynqLogic
+from sim.world.zynq_logic import ZynqLogic
 from tests.helpers.graphs import sequence_graph
 
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)
 
 
 @pytest.fixture(scope="module")
-def package(case: CaseMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def package(make_case: CaseMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What gateware.build hands to the driver of a board."""
     folder = tmp_path_factory.mktemp("package")
-    case = case(CONFIG, "65:30:5")
+    case = make_case(CONFIG, "65:30:5")
     board = boards.get("pynq_z2")
     case.program(batch=2).save(folder)
     manifest.write_golden(folder, case.graph, case.images)
@@ -38,7 +38,7 @@ def package(case: CaseMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def layers(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same for a network that the host has a part in."""
+    """The same for a hybrid network."""
     folder = tmp_path_factory.mktemp("layers")
     for one in compile_all(sequence_graph(1, length=8), CONFIG):
         (folder / one.folder).mkdir(parents=True)

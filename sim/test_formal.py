@@ -54,8 +54,8 @@ def test_a_slice_keeps_its_fields_apart(kind: type[RowEngine], head: Head, tmp_p
 @pytest.mark.parametrize(
     "kind, k, slices",
     [
-        (Fixed4PairEngine, 8, Slices.SEPARATE),
-        (Fixed8Engine, 16, Slices.SEPARATE),
+        (Fixed4PairEngine, 8, Slices.REFERENCE),
+        (Fixed8Engine, 16, Slices.REFERENCE),
         (Fixed4DspEngine, 2, Slices.FIELDS),
     ],
 )
@@ -91,7 +91,7 @@ def test_a_missing_borrow_is_found(monkeypatch, tmp_path: Path) -> None:
         lambda m, fields, name: add_fields(m, [(field, None) for field, _ in fields], name),
     )
     with pytest.raises(ProofFailed, match="breaks its contract"):
-        prove(engine, words=1, any_control=False, slices=Slices.SEPARATE, folder=tmp_path)
+        prove(engine, words=1, any_control=False, slices=Slices.REFERENCE, folder=tmp_path)
 
 
 def test_a_wrong_bit_of_a_lut_is_found(monkeypatch, tmp_path: Path) -> None:

@@ -93,22 +93,24 @@ def test_no_test_is_a_failure(simulator) -> None:
 
 
 def test_unchanged_design_is_not_rebuilt(simulator) -> None:
-    folder = harness.build(Counter(3), toplevel="counter")
+    folder = harness.build_simulation(Counter(3), toplevel="counter")
     before = folder.stat().st_ino
-    assert harness.build(Counter(3), toplevel="counter") == folder
+    assert harness.build_simulation(Counter(3), toplevel="counter") == folder
     assert folder.stat().st_ino == before
-    assert harness.build(Counter(5), toplevel="counter") != folder
+    assert harness.build_simulation(Counter(5), toplevel="counter") != folder
 
 
 def test_broken_verilog_names_the_problem(simulator, tmp_path) -> None:
     with pytest.raises(BuildFailed, match="syntax error"):
-        harness.build("module broken(input a; endmodule\n", toplevel="broken", build_root=tmp_path)
+        harness.build_simulation(
+            "module broken(input a; endmodule\n", toplevel="broken", build_root=tmp_path
+        )
     assert [folder.suffix for folder in tmp_path.glob("broken-*/")] == [".partial"]
 
 
 def test_waves_are_kept(simulator, monkeypatch) -> None:
     monkeypatch.setenv("WAVES", "1")
-    folder = harness.build(Counter(3), toplevel="counter")
+    folder = harness.build_simulation(Counter(3), toplevel="counter")
     results = harness.run_bench(folder, toplevel="counter", test_module=BENCH, env={"STEP": "3"})
     waves = {"icarus": "dump.fst", "verilator": "dump.vcd"}[simulator.name]
     assert (results.parent / waves).stat().st_size > 1000

@@ -44,7 +44,7 @@ def test_digest_is_of_all_that_matters() -> None:
     assert digest(ADDER) != digest(ADDER.replace("4'd1", "4'd2"))
 
 
-def test_nothing_apart() -> None:
+def test_no_hierarchical_module() -> None:
     assert hierarchical.split([TOP, ADDER], []) == ([TOP, ADDER], [])
 
 
@@ -54,12 +54,12 @@ def test_simulation() -> None:
     assert simulator.name == VERILATOR
 
     def run(top: str) -> None:
-        built = harness.build(
+        built = harness.build_simulation(
             top,
             toplevel="top",
             extra_verilog=[ADDER],
             optimise=True,
-            modules_apart=["adder"],
+            hierarchical_modules=["adder"],
             simulator=simulator,
         )
         harness.run_bench(

@@ -23,7 +23,7 @@ TOKENS = 2
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A build folder, and the graph it is of with the codes that its layers read."""
-    folder = tmp_path_factory.mktemp("hosted")
+    folder = tmp_path_factory.mktemp("hybrid")
     graph, path = sequence_graph(3, length=12), folder / "graph.safetensors"
     graph.save(path)
     tokens = random_tokens(graph, np.random.default_rng(3), TOKENS)
@@ -64,7 +64,7 @@ def test_every_layer_equals_the_golden_model(built, capsys, seed):
     assert out.startswith(f"4 of 4 layers, {TOKENS} inputs each: RTL results equal")
 
 
-def test_cycles_are_those_estimated(built, capsys, seed):
+def test_cycles_are_those_estimated(built, capsys):
     folder, path = built
     argv = [str(folder), "--graph", str(path), "--images", "1", "--report", "--json"]
     assert cli.run(run.main, argv) == 0
@@ -75,7 +75,7 @@ def test_cycles_are_those_estimated(built, capsys, seed):
     assert (folder / "simulation.md").read_text().count("\n") == 2 + 4 + 1
 
 
-def test_a_wrong_weight_is_found(built, capsys, seed):
+def test_a_wrong_weight_is_found(built, capsys):
     folder, path = built
     name = "conv4"
     program = Program.load(folder / LAYERS / name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The picture of a run."""
+"""Plot of a run."""
 
 import itertools
 from pathlib import Path
@@ -9,8 +9,8 @@ from PIL import Image
 from gateware.arch.registers import COUNTERS
 from gateware.compiler.program import compile_graph
 from sim.verify import plot
-from tests.gateware.compiler.test_plan import LARGE
 from tests.helpers.graphs import residual_graph
+from tests.helpers.units import LARGE
 
 
 def samples(program, count: int, cycles: int) -> list[dict[str, int]]:
@@ -36,12 +36,12 @@ def test_layers_follow_one_another() -> None:
     assert {layer for layer, *_ in found} <= {segment.layer for segment in program.segments}
 
 
-def test_picture(tmp_path: Path) -> None:
+def test_plot(tmp_path: Path) -> None:
     program = compile_graph(residual_graph(1), LARGE)
     run = samples(program, 50, 5000)
     plot.draw(program, run[:-1], run[-1], tmp_path / "run.png")
     with Image.open(tmp_path / "run.png") as image:
         assert image.size == (1440, 600)
-        colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
+        colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20) or ()}
     work = tuple(int(plot.COLOURS[0][i : i + 2], 16) for i in (1, 3, 5))
     assert work in colours

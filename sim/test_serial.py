@@ -20,8 +20,8 @@ SILENCE_CYCLES = 1 << 12
 DIVISOR = 4  #: the fastest line, for a short simulation
 
 
-def test_driver_over_a_serial_line(case: CaseMaker, tmp_path: Path, seed: int) -> None:
-    case = case(CONFIG, "65:30:5")
+def test_driver_over_a_serial_line(make_case: CaseMaker, tmp_path: Path, seed: int) -> None:
+    case = make_case(CONFIG, "65:30:5")
     case.program().save(tmp_path)
     manifest.write_golden(tmp_path, case.graph, case.images)
     reached = connection(MEMORY_BYTES, CONFIG.clock_hz)

@@ -1,14 +1,20 @@
+# amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
 """The benches of the cores, each on one tiny engine."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench import resources, timing
+from bench.twins import TWINS
+from gateware.pe.base import RowEngine
 from gateware.pe.fixed8 import Fixed8Engine
 from ir.cli import UserError
+from sim.benches.stimulus import random_values, random_words
+from tests.helpers.engines import check_engine
 
 
 @pytest.fixture
@@ -79,3 +85,10 @@ def test_rows_of_other_designs_stay(
 def test_wrong_arguments(command, arguments: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         command.main(arguments)
+
+
+@pytest.mark.parametrize("kind", TWINS, ids=lambda engine: engine.__name__)
+def test_twins_keep_the_contract_of_row_engines(kind: type[RowEngine], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    words = random_words(rng, k=5, pixels=2, count=100, stall=0.3)
+    check_engine(kind(k=5, pixels=2), random_values(rng, kind.scheme, len(words), 5)[None], words)

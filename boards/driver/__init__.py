@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Optional, Union
 
 from . import bitstream
-from .accelerator import TIMEOUT, Accelerator, Answer, Result, SelfTest, Throughput
+from .accelerator import TIMEOUT, Accelerator, Answer, RunResult, SelfTest, Throughput
 from .errors import DriverError, NoHardware, RunFailed, RunTimeout, WrongPackage
 from .hardware import Buffer, Hardware
 from .layers import Layers
@@ -33,8 +33,8 @@ __all__ = [
     "Layers",
     "NoHardware",
     "Package",
-    "Result",
     "RunFailed",
+    "RunResult",
     "RunTimeout",
     "SelfTest",
     "SerialHardware",
@@ -86,7 +86,7 @@ def connect_layers(
     load: bool = True,
     port: Optional[str] = None,
 ) -> Layers:
-    """The layers of the build folder ``folder``, whose network the host has a part in.
+    """The layers of the hybrid network in the build folder ``folder``.
 
     Parameters and errors are those of :func:`connect`.
     """

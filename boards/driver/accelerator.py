@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a network on an accelerator: the same code on a board and in simulation."""
+"""An accelerator with a network loaded: the same code on a board and in simulation."""
 
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .errors import RunFailed, RunTimeout, WrongPackage
-from .hardware import Hardware
+from .hardware import Buffer, Hardware
 from .package import Package
 from .registers import Registers
 from .tensors import gather, input_codes, pack, unpack
@@ -24,8 +24,8 @@ CAUSES = {
 }
 
 
-class Result:
-    """What a run gave.
+class RunResult:
+    """Logits of an image, and the counters of its run.
 
     logits : np.ndarray
         Int64; the largest is the answer.
@@ -42,7 +42,7 @@ class Result:
 class Answer:
     """A classified image: class ``index``, its ``name``, and the ``result`` behind it."""
 
-    def __init__(self, index: int, name: str, result: Result) -> None:
+    def __init__(self, index: int, name: str, result: RunResult) -> None:
         self.index = index
         self.name = name
         self.result = result
@@ -105,7 +105,9 @@ class Accelerator:
             "output": package.output_bytes,
         }
         #: Memory of the program, the input tensor and the outputs.
-        self.buffers = {use: hardware.allocate(size) for use, size in sizes.items()}  # type: Dict[str, Buffer]
+        self.buffers: Dict[str, Buffer] = {
+            use: hardware.allocate(size) for use, size in sizes.items()
+        }
         self.load_program(package.image)
         self._prepare()
 
@@ -134,11 +136,11 @@ class Accelerator:
         names = self.package.class_names
         return Answer(index, names[index] if index < len(names) else str(index), result)
 
-    def run(self, image: np.ndarray) -> Result:
+    def run(self, image: np.ndarray) -> RunResult:
         """Run one image; see :meth:`run_batch`."""
         return self.run_batch([image])[0]
 
-    def run_batch(self, images: Sequence[np.ndarray]) -> List[Result]:
+    def run_batch(self, images: Sequence[np.ndarray]) -> List[RunResult]:
         """Run as many images (C, H, W) together as the program is for, or fewer.
 
         Raises ValueError for an image of the wrong shape or range and for too many of them,
@@ -156,7 +158,7 @@ class Accelerator:
         ]
         stored, counters = self._run(np.concatenate(packed))
         return [
-            Result(
+            RunResult(
                 unpack(
                     stored[index * package.output_stride + package.output["offset"] :],
                     package.output,
@@ -242,7 +244,7 @@ class Accelerator:
         wrong, cycles = [], []
         tensors, batch = golden["images"][:images], self.package.batch
         for first in range(0, len(tensors), batch):
-            results = self.run_batch(tensors[first : first + batch])
+            results = self.run_batch(list(tensors[first : first + batch]))
             cycles.append(results[0].counters["CYCLES"])
             for index, result in enumerate(results, first):
                 if not np.array_equal(result.logits, golden["logits"][index]):

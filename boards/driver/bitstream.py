@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads a bitstream into a Zynq-7000 through Linux's FPGA manager."""
+"""Bitstreams of a Zynq-7000, loaded through Linux's FPGA manager."""
 
 import shutil
 import struct
@@ -15,7 +15,7 @@ FIRMWARE = "lib/firmware"
 
 
 def fpga_manager_image(content: bytes) -> bytes:
-    """What the FPGA manager of a Zynq-7000 takes: the words of ``content`` with swapped bytes.
+    """Image for the FPGA manager of a Zynq-7000: the words of ``content`` with swapped bytes.
 
     ``content`` is a ``.bit`` file (with its header), a ``.bin`` file of Vivado, or a ``.bin`` file
     that is swapped already. Raises WrongPackage for anything else.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong on a board; every message is one line that says what to do."""
+"""Errors of the driver; every message is one line that says what to do."""
 
 
 class DriverError(Exception):
@@ -23,8 +23,7 @@ class RunFailed(DriverError):
         Number of the descriptor in execution.
     """
 
-    def __init__(self, message, code, descriptor):
-        # type: (str, str, int) -> None
+    def __init__(self, message: str, code: str, descriptor: int) -> None:
         super().__init__(message)
         self.code = code
         self.descriptor = descriptor
@@ -37,7 +36,6 @@ class RunTimeout(DriverError):
         Aborting was not enough (the memory did not answer), so the logic was reset.
     """
 
-    def __init__(self, message, was_reset):
-        # type: (str, bool) -> None
+    def __init__(self, message: str, was_reset: bool) -> None:
         super().__init__(message)
         self.was_reset = was_reset

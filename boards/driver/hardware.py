@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the driver needs of a machine: registers, buffers, an interrupt, a clock, a reset."""
+"""Interface of a machine: registers, buffers, an interrupt, a clock, a reset."""
 
 import abc
 
@@ -21,11 +21,11 @@ class Buffer(abc.ABC):
 
     @abc.abstractmethod
     def to_device(self) -> None:
-        """What was written to ``array`` is what the accelerator reads after this."""
+        """Make what was written to ``array`` visible to the accelerator."""
 
     @abc.abstractmethod
     def from_device(self) -> None:
-        """What the accelerator wrote is what ``array`` reads after this."""
+        """Make what the accelerator wrote visible in ``array``."""
 
 
 class Hardware(abc.ABC):
@@ -67,7 +67,7 @@ class Hardware(abc.ABC):
 
 
 class Arena:
-    """Cuts page-aligned pieces off one block of memory; nothing is given back singly."""
+    """Allocator of page-aligned pieces of one block of memory; nothing is given back singly."""
 
     PAGE = 4096
 

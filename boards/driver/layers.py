@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network that the host has a part in: the accelerator computes its linear layers, on call."""
+"""A hybrid network: the accelerator computes its linear layers on call, the host the rest."""
 
 from typing import Dict, Iterator, Mapping, Optional
 
@@ -27,9 +27,9 @@ class Layers(Mapping[str, Accelerator]):
         self, hardware: Hardware, packages: Mapping[str, Package], timeout: float = TIMEOUT
     ) -> None:
         self._hardware = hardware
-        self._layers = {
+        self._layers: Dict[str, Accelerator] = {
             name: Accelerator(hardware, package, timeout) for name, package in packages.items()
-        }  # type: Dict[str, Accelerator]
+        }
 
     def __getitem__(self, name: str) -> Accelerator:
         return self._layers[name]

@@ -39,7 +39,7 @@ class Package:
     ----------
     folder : Path
     layer : str, optional
-        Of a network that the host has a part in: the layer whose program it is.
+        Of a hybrid network: the layer whose program it is.
 
     accelerator : dict
         What is in the FPGA and how it is reached: :data:`ACCELERATOR`.
@@ -84,13 +84,13 @@ class Package:
             }
             #: What a run leaves as its answer; tensors dumped for comparison follow it.
             self.output = dict(self.program["outputs"][0], wide_bytes=self.program["wide_bytes"])
-            self.output_bytes = self.program["output_bytes"]  # type: int
+            self.output_bytes: int = self.program["output_bytes"]
             #: Images of a run, and bytes from an output to the same of the next image.
-            self.batch = self.program["batch"]  # type: int
-            self.output_stride = self.program["output_stride"]  # type: int
+            self.batch: int = self.program["batch"]
+            self.output_stride: int = self.program["output_stride"]
             self.class_names = list(self.program["class_names"])
             self.name = self.program["name"]
-            self.graph_digest = self.program["graph_digest"]  # type: str
+            self.graph_digest: str = self.program["graph_digest"]
             self._segments = self.program["segments"]
         except (KeyError, TypeError, IndexError) as error:
             raise WrongPackage(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Registers by name, from the map that was built with the accelerator."""
 
-from typing import Any, Dict
+from typing import Any, Dict, Tuple
 
 from .errors import WrongPackage
 from .hardware import Hardware
@@ -25,10 +25,10 @@ class Registers:
                 "take the driver "
                 "of the same release"
             )
-        self.identification = manifest["id"]  # type: int
+        self.identification: int = manifest["id"]
         self.codes = {value: name for name, value in manifest["error_codes"].items()}
-        self._offsets = {}  # type: Dict[str, int]
-        self._fields = {}  # type: Dict[str, Dict[str, Tuple[int, int]]]
+        self._offsets: Dict[str, int] = {}
+        self._fields: Dict[str, Dict[str, Tuple[int, int]]] = {}
         for register in manifest["registers"]:
             name = register["name"]
             self._offsets[name] = register["offset"]

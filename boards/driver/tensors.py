@@ -78,7 +78,7 @@ def unpack(stored: np.ndarray, output: Dict[str, Any]) -> np.ndarray:
     """The values of an output, int64, in the order channel, row, column."""
     place = output["place"]
     if output["wide_rows"]:
-        return unpack_wide(stored, output)
+        return unpack_raw(stored, output)
     planes = place["bits"] // CODE_BITS
     groups = -(-place["channels"] // place["k"])
     size = place["height"] * place["width"] * planes * groups * place["k"] // 2
@@ -91,9 +91,12 @@ def unpack(stored: np.ndarray, output: Dict[str, Any]) -> np.ndarray:
     return value.transpose(2, 0, 1).reshape(-1)
 
 
-def unpack_wide(stored: np.ndarray, output: Dict[str, Any]) -> np.ndarray:
-    """The same of wide results, which lie as the row tiles gave them: tile by tile, some rows of
-    pixels after the others, channel by channel."""
+def unpack_raw(stored: np.ndarray, output: Dict[str, Any]) -> np.ndarray:
+    """The values of a raw output, int64, as :func:`unpack` orders them.
+
+    They are stored as the row tiles gave them: tile by tile, some rows of pixels after the others,
+    channel by channel.
+    """
     place, rows = output["place"], output["wide_rows"]
     height, width = place["height"], place["width"]
     parts = -(-height // rows)

@@ -157,8 +157,7 @@ class ZynqHardware(Hardware):
     ) -> None:
         base = connection["register_base"]
         self._root = root
-        self._maps = []  # type: List[mmap.mmap]
-        self._interrupt = None  # type: Optional[int]
+        self._interrupt: Optional[int] = None
         device = find_uio(base, root)
         try:
             self._system, system = _map(

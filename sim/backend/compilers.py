@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles Verilog to a simulation that cocotb drives, quickly.
+"""Compilers from Verilog to a simulation that cocotb drives.
 
 Icarus needs one command. Verilator's own makefiles compile its runtime library anew for every
 design, which is nine tenths of the time that a small design takes, and those of the PyPI package
@@ -30,9 +30,9 @@ RUNTIME_FLAGS = ("-Os",)  #: the library that all designs share; Verilator's own
 RUNTIME_WAVES_FLAGS = ("-O0",)  #: the same with waves, which a person waits for
 SMALL_FLAGS = ("-O1",)  #: less does not compile faster, most of the time goes into headers
 FAST_FLAGS = ("-O1",)  #: with ``optimise``: what runs each cycle; -O2 compiles 4 times as long
-LIBRARY_FLAGS = ("-O2",)  #: of modules apart, which all designs share
+LIBRARY_FLAGS = ("-O2",)  #: of hierarchical modules, which all designs share
 SLOW_FLAGS = ("-O0",)  #: with ``optimise``: constructors and the like, which run once
-
+Unit = tuple[Path, tuple[str, ...]]  #: a C++ file, and options of the compiler for it
 
 _OPTIMISED = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert")
 
@@ -126,17 +126,18 @@ def verilate(
     timescale: tuple[str, str],
     waves: bool,
     optimise: bool,
-    modules_apart: Iterable[str],
+    hierarchical_modules: Iterable[str],
     cache: Path,
 ) -> None:
     """Write the program ``folder/<toplevel>``, a simulation that cocotb drives. Raises BuildFailed.
 
-    ``cache`` is where the compiled runtime and modules apart are shared; the other parameters are
-    those of :func:`sim.backend.harness.build`.
+    ``cache`` is where the compiled runtime and hierarchical modules are shared; the other
+    parameters are those of :func:`sim.backend.harness.build_simulation`.
     """
     sources = list(sources)
     libraries = []
-    texts, modules = hierarchical.split([source.read_text() for source in sources], modules_apart)
+    texts = [source.read_text() for source in sources]
+    texts, modules = hierarchical.split(texts, hierarchical_modules)
     if modules:
         for source, text in zip(sources, texts, strict=True):
             source.write_text(text)
@@ -186,6 +187,7 @@ def verilate(
         kind: [Path(name).name for name in plan["sources"][kind]]
         for kind in ("classes_fast", "support_fast", "classes_slow", "support_slow")
     }
+    units: list[Unit]
     if optimise:
         units = [
             (folder / name, FAST_FLAGS if kind.endswith("fast") else SLOW_FLAGS)
@@ -202,7 +204,7 @@ def verilate(
     libs = cocotb_tools.config.libs_dir
     _run(
         [
-            cxx(),
+            _compiler(),
             "-o",
             folder / toplevel,
             *objects,
@@ -279,6 +281,7 @@ def _port_rules(toplevel: str, text: str) -> str:
 
 
 def _compile_flags(simulator: Simulator, plan: dict, folder: Path) -> list[str]:
+    assert simulator.root is not None, "only Verilator has a runtime library"
     include = simulator.root / "include"
     options = plan["options"]
     defines = {
@@ -307,7 +310,7 @@ def _runtime(simulator: Simulator, plan: dict, cache: Path, waves: bool) -> Path
     """Folder with the compiled runtime library, shared by all designs that need the same one."""
     sources = [Path(name) for name in plan["sources"]["global"]]
     compiler = subprocess.run(
-        [cxx(), "--version"], capture_output=True, text=True, check=True
+        [_compiler(), "--version"], capture_output=True, text=True, check=True
     ).stdout
     optimisation = RUNTIME_WAVES_FLAGS if waves else RUNTIME_FLAGS
     key = json.dumps(
@@ -331,17 +334,23 @@ def _runtime(simulator: Simulator, plan: dict, cache: Path, waves: bool) -> Path
     return built_once(cache / f"verilator-runtime-{digest}", make)
 
 
-def _compile(
-    units: list[tuple[Path, tuple[str, ...]]], flags: list[str], folder: Path, log: Path
-) -> list[Path]:
+def _compiler() -> str:
+    """C++ compiler. Raises BuildFailed where there is none."""
+    found = cxx()
+    if found is None:
+        raise BuildFailed("no C++ compiler: install g++ or clang++, or set CXX")
+    return found
+
+
+def _compile(units: list[Unit], flags: list[str], folder: Path, log: Path) -> list[Path]:
     """Compile every unit to an object file in ``folder``, a few at a time, the largest first."""
     ordered = sorted(units, key=lambda unit: -unit[0].stat().st_size)
     with concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
 
-        def compile_one(unit: tuple[Path, tuple[str, ...]]) -> Path:
+        def compile_one(unit: Unit) -> Path:
             source, optimisation = unit
             output = folder / f"{source.stem}.o"
-            _run([cxx(), *optimisation, *flags, "-c", "-o", output, source], log)
+            _run([_compiler(), *optimisation, *flags, "-c", "-o", output, source], log)
             return output
 
         return list(pool.map(compile_one, ordered))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds a design for the simulator at hand and runs a cocotb bench on it.
+"""Harness of simulations: builds a design for the simulator at hand, runs a cocotb bench on it.
 
 Built designs live under ``build/sim/<toplevel>-<simulator>-<hash>``, where the hash covers the
 Verilog and every option, so an unchanged design is built once and shared by all tests and all test
@@ -30,8 +30,8 @@ __all__ = [
     "BuildFailed",
     "Simulator",
     "SimulatorNotFound",
-    "build",
     "build_and_test",
+    "build_simulation",
     "find_simulator",
     "run_bench",
     "to_verilog",
@@ -48,7 +48,7 @@ class BenchFailed(AssertionError):
     """A cocotb test failed, no test ran at all, or the simulator stopped with an error."""
 
 
-def build(
+def build_simulation(
     design: wiring.Component | str | Path,
     *,
     toplevel: str,
@@ -57,7 +57,7 @@ def build(
     parameters: Mapping[str, object] | None = None,
     waves: bool = False,
     optimise: bool = False,
-    modules_apart: Iterable[str] = (),
+    hierarchical_modules: Iterable[str] = (),
     simulator: Simulator | None = None,
 ) -> Path:
     """Build ``design`` unless the same build exists; return the folder of the built simulation.
@@ -77,7 +77,7 @@ def build(
     optimise : bool
         For large designs on long runs: compile each file alone, let Verilator drop signals,
         so that a bench sees the ports of the top module only. Icarus ignores it.
-    modules_apart : iterable of str
+    hierarchical_modules : iterable of str
         Modules that the design has many times, if it has them: compiled once, see
         :mod:`sim.backend.hierarchical`; waves do not show what is in them. Icarus ignores it.
     simulator : Simulator, optional
@@ -92,7 +92,7 @@ def build(
     """
     simulator = simulator or find_simulator()
     waves = waves or _waves_wanted()
-    parameters, modules_apart = dict(parameters or {}), sorted(modules_apart)
+    parameters, hierarchical_modules = dict(parameters or {}), sorted(hierarchical_modules)
     if isinstance(design, wiring.Component):
         design = to_verilog(design, toplevel)
     texts = [design.read_text() if isinstance(design, Path) else design]
@@ -108,7 +108,7 @@ def build(
             {name: str(value) for name, value in parameters.items()},
             waves,
             optimise,
-            modules_apart,
+            hierarchical_modules,
         ]
     )
     digest = hashlib.blake2s(key.encode(), digest_size=8).hexdigest()
@@ -138,7 +138,7 @@ def build(
                 timescale=TIMESCALE,
                 waves=waves,
                 optimise=optimise,
-                modules_apart=modules_apart,
+                hierarchical_modules=hierarchical_modules,
                 cache=build_root,
             )
 
@@ -157,7 +157,7 @@ def run_bench(
     testcase: str | None = None,
     waves: bool = False,
 ) -> Path:
-    """Run the cocotb tests of ``test_module`` on what :func:`build` made; return ``results.xml``.
+    """Run the cocotb tests of ``test_module`` on a built simulation; return ``results.xml``.
 
     Each run has a folder of its own below ``built``, so processes may share one build. ``testcase``
     selects one test; ``seed`` seeds Python's ``random`` inside the bench, default the environment's
@@ -227,7 +227,7 @@ def build_and_test(
     optimise: bool = False,
     simulator: Simulator | None = None,
 ) -> None:
-    """Build ``design`` as :func:`build` does and run a cocotb bench on it; return if it passed.
+    """Build ``design`` by :func:`build_simulation` and run a cocotb bench; return if it passed.
 
     Parameters
     ----------
@@ -248,7 +248,7 @@ def build_and_test(
         A test failed or none ran; the message names them.
     """
     simulator = simulator or find_simulator()
-    built = build(
+    built = build_simulation(
         design,
         toplevel=toplevel,
         build_root=build_root,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Modules that a design has many times, compiled alone: once, and for all designs that have them.
+"""Hierarchical build: modules that a design has many times, compiled once for all designs.
 
-Verilator unrolls a design to all its instances; time and memory for it grow with an array. A module
-apart becomes a library of its own (Verilator's ``--lib-create``), and the design sees a wrapper
-that calls it.
+Verilator unrolls a design to all its instances; time and memory for it grow with an array. A
+hierarchical module becomes a library of its own (Verilator's ``--lib-create``), and the design sees
+a wrapper that calls it.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ _WORD = re.compile(r"\\\S+|\w+")
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """A module that is to be compiled alone.
+    """Module that is compiled on its own.
 
     text : of it and of all that it instantiates
     """
@@ -33,7 +33,8 @@ class Module:
 
 
 def split(texts: Iterable[str], names: Iterable[str]) -> tuple[list[str], list[Module]]:
-    """``texts`` without the modules called ``names``, and these. Unknown names are left out."""
+    """Verilog ``texts`` without the modules called ``names``, and these; unknown names are left
+    out."""
     texts, names = list(texts), set(names)
     found = {match[1]: match[0] for text in texts for match in _MODULE.finditer(text)}
     modules = [Module(name, _closure(name, found)) for name in sorted(names & set(found))]
@@ -44,7 +45,8 @@ def split(texts: Iterable[str], names: Iterable[str]) -> tuple[list[str], list[M
 
 
 def _closure(name: str, found: dict[str, str]) -> str:
-    """Module ``name`` and, after it, what it instantiates, in an order of its own."""
+    """Text of module ``name`` and, after it, of what it instantiates; the order does not depend on
+    the file's."""
     order, waiting = [], [name]
     while waiting:
         module = waiting.pop(0)
@@ -56,7 +58,7 @@ def _closure(name: str, found: dict[str, str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Library:
-    """What :func:`plan` found in a folder where Verilator made a library.
+    """Files of a library that Verilator made of a module.
 
     wrapper : Verilog of the module for the design
     fast, slow : C++ of what runs each cycle, and of what runs once

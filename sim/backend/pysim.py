@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a component in Amaranth's simulator, never for ever."""
+"""Amaranth's own simulator, with a limit of cycles."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from amaranth.lib import wiring
-from amaranth.sim import Simulator, SimulatorContext
+from amaranth.sim import Simulator
 
-Bench = Callable[[SimulatorContext], Awaitable[None]]
+#: A testbench: a coroutine function of Amaranth's simulator context.
+Bench = Callable[[Any], Coroutine[Any, Any, None]]
 
 
 def run(
@@ -20,7 +22,7 @@ def run(
     Raises AssertionError when that takes more than ``cycles`` cycles.
     """
 
-    async def watch(ctx: SimulatorContext) -> None:
+    async def watch(ctx: Any) -> None:
         # Not `repeat`: it complains when it is dropped in the middle, as background benches are.
         for _ in range(cycles):
             await ctx.tick()

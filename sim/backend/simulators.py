@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds an installed Verilog simulator that cocotb can drive."""
+"""Installed Verilog simulators that cocotb can drive."""
 
 import dataclasses
 import importlib.util

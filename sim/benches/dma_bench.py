@@ -9,7 +9,7 @@ import cocotb
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, RisingEdge
 
-from sim.world.axi3 import PAUSES, axi3_ram, pause_generator, pause_ram
+from sim.world.axi3 import PAUSES, axi3_ram, pause_channels, pause_generator
 
 WIDTH = 8  # bytes of the bus
 SIZE = 1 << 16  # bytes of the memory in the bench
@@ -22,7 +22,7 @@ Command = tuple[int, int]  # address, beats
 
 
 class Dma:
-    """Drives the command and data streams of the DMA port called ``prefix``.
+    """Command and data streams of the DMA port called ``prefix``.
 
     The bench acts at falling edges, so what it reads is what the next rising edge sees.
     """
@@ -147,7 +147,7 @@ async def start_ram(dut, pauses: str = "none"):
     ram = axi3_ram(dut, "hp0", SIZE)
     ram.write(0, bytes([GUARD]) * SIZE)
     dma, _ = await start(dut)
-    pause_ram(ram, pauses, random.randrange(1 << 30))
+    pause_channels(ram, pauses, random.randrange(1 << 30))
     return dma, ram
 
 

@@ -9,7 +9,7 @@ import cocotb
 from cocotb.task import bridge
 
 from boards.driver import Accelerator, Layers, Package, RunFailed, RunTimeout, WrongPackage
-from sim.world.board import SimulatedBoard
+from sim.world.simulated_board import SimulatedBoard
 
 SEED = int(os.environ["SEED"])
 
@@ -74,7 +74,7 @@ async def runs(dut, interrupts: bool) -> None:
 
 @cocotb.test()
 async def layers(dut) -> None:
-    """A network that the host has a part in: every layer has its program, on one accelerator."""
+    """A hybrid network: every layer has its program, on one accelerator."""
     folder = Path(os.environ["DRIVER_LAYERS"])
     packages = {name: Package(folder, name) for name in Package.layers(folder)}
     files = package()

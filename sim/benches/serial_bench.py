@@ -11,7 +11,7 @@ from cocotb.triggers import ClockCycles
 
 from boards.driver import Accelerator, NoHardware, Package, RunFailed, SerialHardware
 from boards.driver.serial import READ, WRITE
-from sim.world.serial import SimulatedLine
+from sim.world.simulated_line import SimulatedLine
 
 CLOCK_NS = 20
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words for the array and its engines: random ones, their bits at the ports, and the sums back."""
+"""Stimulus of the array and its engines: words, their bits at the ports, and the sums back."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 

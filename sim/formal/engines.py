@@ -26,7 +26,7 @@ from sim.formal.reference_slice import (
     known,
     product,
     use_fields,
-    use_separate_slices,
+    use_reference_slices,
 )
 from sim.formal.smt import check
 
@@ -194,11 +194,11 @@ def compiled(m: Module, engine: RowEngine, weights: Value, control: data.View) -
 
 
 class Slices(enum.Enum):
-    """What the slices of an engine's cascades are in a proof."""
+    """Form of the slices of an engine's cascades in a proof."""
 
     REAL = enum.auto()  #: what they are in a device
     FIELDS = enum.auto()  #: the same with a multiplication for each field
-    SEPARATE = enum.auto()  #: :class:`~sim.formal.reference_slice.SeparateMac`
+    REFERENCE = enum.auto()  #: :class:`~sim.formal.reference_slice.ReferenceSlice`
 
 
 def prove(
@@ -218,8 +218,8 @@ def prove(
     """
     miter = Miter(engine)
     platform, before = Series7(), ""
-    if slices is Slices.SEPARATE:
-        use_separate_slices(platform, type(engine))
+    if slices is Slices.REFERENCE:
+        use_reference_slices(platform, type(engine))
     if slices is Slices.FIELDS:
         before = use_fields(type(engine), folder)
     wrapper = _WRAPPER.format(

@@ -1,9 +1,9 @@
 # amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
-"""What packed multiply-accumulate must equal: products and sums that are kept apart.
+"""Reference of packed multiply-accumulate: a slice with a product and a sum for each field.
 
 A slice of a cascade adds up products of two pixels, of one row or of two, in the fields of one
-48-bit number. :class:`SeparateMac` is that slice with a sum for each field.
+48-bit number. :class:`ReferenceSlice` keeps a sum for each field instead.
 """
 
 import itertools
@@ -30,7 +30,7 @@ LONGEST = {1: 275, 2: 8}  #: slices of a cascade, by rows
 
 
 def excess(kind: type[RowEngine], value: int) -> int:
-    """What one raw product exceeds the true one by; written anew, not the engine's."""
+    """Excess of a raw product over the true one; written anew, not the engine's."""
     if kind in (Pot4Engine, Fixed4LutEngine):
         return NIBBLE_MAX * -value if value < 0 else 0
     return -centre(kind) * value
@@ -66,7 +66,7 @@ def product(
 
 
 def centre(kind: type[RowEngine]) -> int:
-    """What the slices of an engine of this kind take from each activation, written anew."""
+    """Centre that slices of an engine of this kind take from each activation; written anew."""
     return 8 if kind is Fixed4PairEngine else 0
 
 
@@ -108,8 +108,8 @@ def packed(kind: type[RowEngine], sums: Value) -> Value:
     )
 
 
-class SeparateMac(wiring.Component):
-    """A :class:`~gateware.pe.dsp48.DspMac` with products and sums kept apart.
+class ReferenceSlice(wiring.Component):
+    """:class:`~gateware.pe.dsp48.DspMac` with a product and a sum for each field.
 
     Ports and timing are the same, but ``pcin`` and ``pcout`` hold one sum for each field next to
     each other. ``p`` is what they are packed to.
@@ -162,7 +162,7 @@ def add_product(
 
 
 class SliceMiter(wiring.Component):
-    """A slice and its :class:`SeparateMac` with the same operands and sums.
+    """A slice and its :class:`ReferenceSlice` with the same operands and sums.
 
     Members
     -------
@@ -192,7 +192,7 @@ class SliceMiter(wiring.Component):
         m = Module()
         kind, bits = self._kind, self._kind.scheme.bits
         m.submodules.mac = mac = self._mac
-        m.submodules.separate = separate = SeparateMac(kind, self._head)
+        m.submodules.reference = reference = ReferenceSlice(kind, self._head)
         low, high = self.act.word_select(0, ACT_BITS), self.act.word_select(1, ACT_BITS)
         weights = [self.codes.word_select(row, bits) for row in range(kind.rows)]
         operand = (
@@ -203,12 +203,12 @@ class SliceMiter(wiring.Component):
                 + Cat(weights[0], weights[0][-1].replicate(ROW_SHIFT - bits))
             )
         )
-        for side in (mac, separate):
+        for side in (mac, reference):
             m.d.comb += [
                 side.a.eq(Cat(low, Const(0, PIXEL_SHIFT - ACT_BITS), high, Const(0, 1))),
                 side.b.eq(operand),
             ]
-        m.d.comb += [mac.pcin.eq(packed(kind, self.sums)), separate.pcin.eq(self.sums)]
+        m.d.comb += [mac.pcin.eq(packed(kind, self.sums)), reference.pcin.eq(self.sums)]
 
         largest = max(
             abs(value * act + excess(kind, value))
@@ -228,7 +228,7 @@ class SliceMiter(wiring.Component):
         m.d.sync += ok.eq(ok & good)
         m.d.comb += [
             self.claimed.eq(ok & good),
-            self.differs.eq((mac.p != separate.p) | (mac.pcout != packed(kind, separate.pcout))),
+            self.differs.eq((mac.p != reference.p) | (mac.pcout != packed(kind, reference.pcout))),
         ]
         return m
 
@@ -254,7 +254,7 @@ _PRODUCT = """
 module exact (input signed [24:0] A, input signed [17:0] B, output signed [42:0] Y);
   assign Y = A * B;
 endmodule
-module apart (input signed [24:0] A, input signed [17:0] B, output signed [42:0] Y);
+module fields (input signed [24:0] A, input signed [17:0] B, output signed [42:0] Y);
   assign Y = A * B;
 endmodule
 module proof (input [3:0] n0, n1, input [{weight_bits}:0] weights, output differs);
@@ -264,7 +264,7 @@ module proof (input [3:0] n0, n1, input [{weight_bits}:0] weights, output differ
   wire signed [17:0] B = (w1 <<< {shift}) + w0;
   wire [42:0] one, other;
   exact exact(.A(A), .B(B), .Y(one));
-  apart apart(.A(A), .B(B), .Y(other));
+  fields fields(.A(A), .B(B), .Y(other));
   assign differs = one != other && w0 != -(1 << bits - 1) && w1 != -(1 << bits - 1);
 endmodule
 """
@@ -272,7 +272,7 @@ _PRODUCT_SCRIPT = """
 read_verilog product.v
 hierarchy -check -top proof
 proc
-techmap -map fields.v apart
+techmap -map fields.v fields
 flatten
 opt -full
 cd proof
@@ -354,8 +354,8 @@ def prove_slice(
     )
 
 
-def use_separate_slices(platform: Series7, kind: type[RowEngine]) -> None:
-    """Let a :class:`SeparateMac` take the place of each slice of the cascades of ``kind``."""
+def use_reference_slices(platform: Series7, kind: type[RowEngine]) -> None:
+    """Let a :class:`ReferenceSlice` take the place of each slice of the cascades of ``kind``."""
     for head in (Head.PRODUCT, Head.SUM):
-        mac = SeparateMac(kind, head)
+        mac = ReferenceSlice(kind, head)
         platform.modules[mac.module_name] = module_text(mac, mac.module_name, platform)

@@ -59,7 +59,7 @@ def check(text: str, *, cycles: int, folder: Path, what: str, before: str = "") 
 
 
 def run_tool(command: list[str], folder: Path, *, check: bool = True) -> str:
-    """What a tool of this Python's environment printed. Raises RuntimeError when it fails."""
+    """Output of a tool of this Python's environment. Raises RuntimeError when it fails."""
     binaries = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}"}
     done = subprocess.run(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the cycles of a simulated image went: per layer, by cause, with the bytes of memory."""
+"""Breakdown of the cycles of a simulated run: per layer, by cause, with the bytes of memory."""
 
 import dataclasses
 import itertools
@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from gateware.arch.registers import COUNTERS
 from gateware.compiler.program import Program
-from ir.graph import IntGraph
+from ir.graph import Host, IntGraph
 
 STALLS = tuple(name for name in COUNTERS if name.startswith("stall_"))
 
 
 @dataclasses.dataclass
 class LayerRow:
-    """What was counted from when every layer before was complete until this one was.
+    """Counts of a layer, from when every layer before was complete until this one was.
 
     macs : multiplications that the layer needs for all images of the run, 0 for a pooling
     stalls : cycles by cause
@@ -47,7 +47,7 @@ def macs(graph: IntGraph, node: str) -> int:
     """Multiplications of weights and activations of a layer, 0 where it has no weights."""
     if node not in graph.layers:
         return 0
-    output = next(n.output for n in graph.nodes if n.name == node)
+    output = next(n.output for n in graph.nodes if not isinstance(n, Host) and n.name == node)
     _, height, width = graph.tensor(output).shape
     return graph.layers[node].values.size * height * width
 

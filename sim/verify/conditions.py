@@ -2,19 +2,11 @@
 """Conditions of a simulation: the memory beside the accelerator, pauses of its bus, the seed."""
 
 import dataclasses
-from typing import TypedDict
 
 from gateware.arch.config import AccelConfig
 from gateware.compiler.program import Program
 from gateware.model.timeline import READ_LATENCY, Timeline
-
-
-class Options(TypedDict):
-    """Keyword arguments that the simulations of :mod:`sim.verify.simulation` share."""
-
-    stall: int
-    seed: int
-    plusargs: list[str]
+from sim.verify.simulation import RunOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +31,7 @@ class Conditions:
     ddr_bytes: int | None = None
     read_latency: int = READ_LATENCY
 
-    def options(self, config: AccelConfig) -> Options:
+    def options(self, config: AccelConfig) -> RunOptions:
         """Options of a simulation of ``config``; the plusargs are those of the DDR model."""
         plusargs = [f"+ddr_read_latency={self.read_latency}"]
         if self.ddr_bytes is not None:

@@ -131,7 +131,7 @@ class _Layer:
         return self.graph.header.name
 
     def result(self, simulation: Simulation, conditions: Conditions) -> LayerRun:
-        """What the layer gave, against the golden model."""
+        """Comparison of what the layer gave with the golden model."""
         output = self.graph.header.output
         expected = golden.run(self.graph, self.images)[output]
         got = [outputs[output] for outputs in simulation.outputs]
@@ -227,7 +227,9 @@ def table(runs: Sequence[LayerRun], macs_per_cycle: int) -> str:
         "total",
         runs[0].inputs,
         None,
-        *(sum(getattr(run, name) for run in runs) for name in ("cycles", "estimated", "macs")),
+        sum(run.cycles for run in runs),
+        sum(run.estimated for run in runs),
+        sum(run.macs for run in runs),
     )
     lines = ["| layer | cycles | estimated | MACs | of the array |", "|---|---:|---:|---:|---:|"]
     lines += [

@@ -94,7 +94,7 @@ class NetworkResult:
         )
 
     def table(self) -> str:
-        """Where the cycles went, in Markdown."""
+        """Breakdown of the cycles in Markdown."""
         return table(self.rows, self.program.config.macs_per_cycle)
 
     def report(self) -> str:

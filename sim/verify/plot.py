@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of a simulated run: what the array did over time, and what came from memory."""
+"""Plot of a simulated run: what the array did over time, and what came from memory."""
 
 import itertools
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from sim.verify.breakdown import STALLS, owners
 
 #: Colours of what the array does, from work to waits.
 COLOURS = ("#2a7f62", "#d9a441", "#c0504d", "#7b6fa6", "#5b9bd5", "#999999")
-BINS = 400  #: moments across the picture
+BINS = 400  #: moments across the plot
 LABELLED = 0.02  #: of the run: a layer as long gets its name
 
 
@@ -75,7 +75,7 @@ def draw(
 def layers(
     program: Program, samples: Sequence[dict[str, int]], end: int
 ) -> list[tuple[str, int, int]]:
-    """Which layer was at work from when to when."""
+    """Spans of the layers: name, first and last cycle at work, in the order of time."""
     owner = owners(program)
     seen = [
         (owner[min(sample["ERROR_DESCRIPTOR"], len(owner) - 1)], sample["CYCLES"])

@@ -17,6 +17,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from gateware.model.timeline import Timeline
 from gateware.pe.series7 import Series7
 from gateware.rtl.array import engine_modules
 from ir import cli
-from sim.backend.harness import BUILD_ROOT, SERIES7_MODELS, BenchFailed, build, run_bench
+from sim.backend.harness import BUILD_ROOT, SERIES7_MODELS, BenchFailed, build_simulation, run_bench
 from sim.backend.simulators import VERILATOR, Simulator, find_simulator
 from sim.world.ddr import DDR_VERILOG
 from sim.world.system import WAVEFORM_FILE, WAVEFORM_TRIGGER, System
@@ -62,8 +63,27 @@ class Simulation:
         return round(sum(c["CYCLES"] for c in self.counters) / len(self.counters) / self.batch)
 
 
+class RunOptions(TypedDict, total=False):
+    """Keyword arguments that :func:`simulate_all` and :func:`trace` share."""
+
+    stall: int
+    seed: int
+    plusargs: Iterable[str]
+
+
+class Options(RunOptions, total=False):
+    """Keyword arguments of :func:`simulate_all`."""
+
+    testcase: str
+    simulator: Simulator | None
+    build_root: Path
+
+
 def simulate(
-    program: Program, images: np.ndarray, verilog: Path | str | None = None, **options: object
+    program: Program,
+    images: np.ndarray,
+    verilog: Path | str | None = None,
+    **options: Unpack[Options],
 ) -> Simulation:
     """Run integer ``images`` (N, C, H, W) through the generated Verilog; see
     :func:`simulate_all`."""
@@ -159,7 +179,7 @@ class _System:
             verilog = _generated(config)
         elif isinstance(verilog, Path):
             verilog = verilog.read_text()
-        self._built = build(
+        self._built = build_simulation(
             System(config, beats, traced=traced),
             toplevel=TOPLEVEL,
             extra_verilog=[
@@ -169,7 +189,7 @@ class _System:
                 *([WAVEFORM_TRIGGER] if traced else []),
             ],
             optimise=True,
-            modules_apart=engine_modules(config),
+            hierarchical_modules=engine_modules(config),
             simulator=self._simulator,
             waves=traced,
             build_root=build_root,

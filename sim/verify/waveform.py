@@ -97,6 +97,7 @@ def _channels(emulator: Emulator, f: dict[str, int], group_pitch: int, address: 
     return {
         (base + column["offset"] // group_pitch) * k + j
         for slot in slots
+        if slot is not None
         for j, column in enumerate(slot["columns"])
         if column["enable"]
     }

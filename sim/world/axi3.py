@@ -5,6 +5,7 @@ import itertools
 import random
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 with warnings.catch_warnings():
     # cocotbext-axi 0.1.28 works with cocotb 2 through names that cocotb deprecates.
@@ -32,8 +33,8 @@ __all__ = [
     "AxiSlave",
     "axi3_bus",
     "axi3_ram",
+    "pause_channels",
     "pause_generator",
-    "pause_ram",
 ]
 
 PAUSES = ("none", "regular", "random")
@@ -64,14 +65,17 @@ def axi3_ram(dut, prefix: str, size: int) -> AxiRam:
     return AxiRam(axi3_bus(dut, prefix), dut.clk, dut.rst, size=size)
 
 
-def pause_ram(ram: AxiRam, kind: str, seed: int) -> None:
-    """Pauses on all five channels."""
+def pause_channels(slave: Any, kind: str, seed: int) -> None:
+    """Pauses on all five channels of an :class:`AxiRam` or :class:`AxiSlave`.
+
+    ``kind`` is one of :data:`PAUSES`.
+    """
     channels = (
-        ram.write_if.aw_channel,
-        ram.write_if.w_channel,
-        ram.write_if.b_channel,
-        ram.read_if.ar_channel,
-        ram.read_if.r_channel,
+        slave.write_if.aw_channel,
+        slave.write_if.w_channel,
+        slave.write_if.b_channel,
+        slave.read_if.ar_channel,
+        slave.read_if.r_channel,
     )
     for index, channel in enumerate(channels):
         channel.set_pause_generator(pause_generator(kind, seed + index))

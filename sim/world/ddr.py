@@ -2,6 +2,7 @@
 """The DDR model of ``sim/world/ddr_axi3.v`` as an Amaranth component."""
 
 from pathlib import Path
+from typing import Any
 
 from amaranth import *
 from amaranth.lib import wiring
@@ -41,6 +42,13 @@ class Ddr(wiring.Component):
         To and from a :class:`DdrBudget`.
     """
 
+    axi: Any
+    violation: Signal
+    read_beats: Signal
+    write_beats: Signal
+    wants: Signal
+    grants: Signal
+
     def __init__(
         self,
         axi: Axi3Signature,
@@ -64,7 +72,7 @@ class Ddr(wiring.Component):
                 "read_beats": Out(32),
                 "write_beats": Out(32),
                 "wants": Out(2),
-                "grants": In(2, init=3),
+                "grants": In(2, init=3),  # pyright: ignore[reportCallIssue]: stubs lack init
             }
         )
 
@@ -108,6 +116,9 @@ class DdrBudget(wiring.Component):
     wants : In(2 * ports), grants : Out(2 * ports)
         From and to each :class:`Ddr`, the first in the low bits.
     """
+
+    wants: Signal
+    grants: Signal
 
     def __init__(self, ports: int) -> None:
         self._ports = ports

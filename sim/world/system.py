@@ -5,6 +5,8 @@ Every memory port has a model of its own with the same contents at the start: wh
 through the first port can be read there again, but not through the others.
 """
 
+from typing import Any
+
 from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -61,6 +63,10 @@ class System(wiring.Component):
         A bus rule that the accelerator broke, see :class:`sim.world.ddr.Ddr`.
     """
 
+    axil: Any
+    irq: Signal
+    violation: Signal
+
     def __init__(self, config: AccelConfig, ddr_beats: int, *, traced: bool = False) -> None:
         self._config, self._ddr_beats, self._traced = config, ddr_beats, traced
         super().__init__(
@@ -73,7 +79,8 @@ class System(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.accelerator = accelerator = AcceleratorBox(self._config)
+        accelerator: Any = AcceleratorBox(self._config)
+        m.submodules.accelerator = accelerator
         if self._traced:
             m.submodules.trace = Instance("waveform_trigger", i_clk=ClockSignal())
         m.submodules.budget = budget = DdrBudget(self._config.ports)

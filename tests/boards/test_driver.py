@@ -327,7 +327,7 @@ class FakeAccelerator:
         return driver.Throughput(images, 2.0, 1000 * images)
 
     def classify(self, image: np.ndarray) -> driver.Answer:
-        return driver.Answer(1, "b", driver.Result(np.array([1, 2]), {}))
+        return driver.Answer(1, "b", driver.RunResult(np.array([1, 2]), {}))
 
 
 def run(

@@ -11,6 +11,7 @@ from gateware.compiler.program import Program, compile_graph
 from gateware.model.emulator import Emulator
 from ir import golden
 from ir.graph import IntGraph
+from ir.ratio import Ratio
 from tests.helpers.graphs import random_graph, random_images
 
 #: The smallest array with every scheme; k = 8.
@@ -26,6 +27,9 @@ TINY = AccelConfig(
     slot_depth=8,
     wide_depth=8,
 )
+
+#: Sixteen row lanes on a bus of 64 bits.
+LARGE = AccelConfig.from_ratio(Ratio(50, 25, 25), 16, pixels=4, requant_lanes=8)
 
 #: Four pixel lanes, eight banks.
 WIDER = AccelConfig(

@@ -23,10 +23,9 @@ from gateware.compiler.operations import (
 from gateware.compiler.program import compile_graph
 from ir.ratio import Ratio
 from tests.helpers.graphs import INPUT, GraphBuilder, residual_block, residual_graph
-from tests.helpers.units import TINY, assert_golden, random_program
+from tests.helpers.units import LARGE, TINY, assert_golden, random_program
 
 ROOMY = dataclasses.replace(TINY, act_depth=512, weight_depth=256, wide_depth=16)
-LARGE = AccelConfig.from_ratio(Ratio(50, 25, 25), 16, pixels=4, requant_lanes=8)
 CONFIGS = {"tiny": ROOMY, "large": LARGE}
 SMALL = AccelConfig.from_ratio(
     Ratio(60, 35, 5), 32, bus_bits=32, ports=2, requant_lanes=4, act_depth=1024, slot_depth=128

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import boards
-from bench.zoo import quantised, warm_norms
 from boards.board import Board
 from gateware import ratio
 from gateware.arch.config import SIZES, AccelConfig
@@ -22,7 +22,11 @@ from gateware.model import estimate
 from ir import board_arrays
 from ir.cli import UserError
 from ir.ratio import Ratio
+from quant.assignment.assign import assign
+from quant.assignment.methods import method
+from quant.assignment.sensitivity import row_scores
 from quant.lowering.export import export
+from quant.lowering.prepare import calibrate, prepare
 from quant.models import resnet
 from tests.helpers.graphs import residual_graph
 
@@ -55,8 +59,15 @@ def test_outline_of_resnet18_is_what_export_gives() -> None:
     torch.manual_seed(1)
     images = torch.rand(2, 3, 64, 64)
     model = resnet.resnet18(classes=10)
-    warm_norms(model, images)
-    model = quantised(model, images, 10, steps=0, generator=torch.Generator().manual_seed(1))
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0  # the statistics become those of the images
+    model.train()(images)
+    for norm in norms:
+        norm.momentum = 0.1
+    model = prepare(model, images)
+    calibrate(model, images)
+    assign(model, method("rmsmp", "65:30:5"), 16, row_scores("random", model, images))
     exported = export(model, images, name="resnet18", ratio=Ratio(65, 30, 5), tile_rows=16)
     made = resnet18(64, 10)
     for mine, theirs in zip(made.nodes, exported.nodes, strict=True):

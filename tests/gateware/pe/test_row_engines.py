@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from bench.twins import TWINS
 from gateware.pe.base import RowEngine, Word
 from gateware.pe.fixed4_dsp import Fixed4DspEngine
 from gateware.pe.fixed4_lut import Fixed4LutEngine
@@ -16,38 +15,12 @@ from gateware.pe.fixed4_pair import Fixed4PairEngine
 from gateware.pe.fixed8 import Fixed8Engine
 from gateware.pe.pot4 import Pot4Engine
 from ir.numerics import NIBBLE_MAX, encode_weights, weight_values
-from sim.benches.stimulus import (
-    act_bits,
-    assert_sums,
-    control_bits,
-    idle,
-    product_words,
-    random_values,
-    random_words,
-    simulate,
-    weight_bits,
-)
+from sim.benches.stimulus import product_words, random_values, random_words
+from tests.helpers.engines import check_engine
 
 ENGINES = (Pot4Engine, Fixed4PairEngine, Fixed4DspEngine, Fixed4LutEngine, Fixed8Engine)
 #: One accumulates in 20-bit lanes, where repeated shifts would overflow at once.
 WIDE = {engine: engine is not Fixed4DspEngine for engine in ENGINES}
-
-
-def run(engine: RowEngine, values: np.ndarray, words: Sequence[Word]) -> np.ndarray:
-    """Hold the engine against its model in every cycle; returns the model's sums.
-
-    ``values`` is (rows, words, k), the sums are (words, rows, pixels).
-    """
-    tail = idle(engine.k, engine.pixels, engine.latency)
-    padded = [*words, *tail]
-    codes = [weight_bits(type(engine), values[:, i]) for i in range(len(words))] + [0] * len(tail)
-    stimulus = [
-        {"act": act, "weights": code, "control": control_bits(word)}
-        for act, code, word in zip(act_bits(padded, engine.skew), codes, padded, strict=True)
-    ]
-    expected = np.stack([engine.model(row, words) for row in values], axis=1)
-    assert_sums(simulate(engine, stimulus, ["sums"])["sums"], expected, engine.latency)
-    return expected
 
 
 def exact(values: np.ndarray, words: Sequence[Word]) -> np.ndarray:
@@ -64,7 +37,7 @@ class TestRowEngine:
         rng = np.random.default_rng(seed)
         chosen = rng.permutation(len(words))[:3000]
         values, words = values[:, chosen], [words[i] for i in chosen]
-        expected = run(kind(k=1, pixels=2), values, words)
+        expected = check_engine(kind(k=1, pixels=2), values, words)
         for row in range(kind.rows):
             offsets = np.array([kind.offset(value, 1) for value in values[row]])
             acts = np.array([word.act for word in words])
@@ -82,7 +55,7 @@ class TestRowEngine:
         values = np.stack(
             [random_values(rng, kind.scheme, len(words), k) for _ in range(kind.rows)]
         )
-        run(kind(k=k, pixels=pixels), values, words)
+        check_engine(kind(k=k, pixels=pixels), values, words)
 
     @pytest.mark.parametrize("first", [False, True])
     @pytest.mark.parametrize("shift", [False, True])
@@ -98,7 +71,7 @@ class TestRowEngine:
             Word(acts, last=True),
         ]
         values = np.full((kind.rows, 3, 1), weight)
-        expected = run(kind(k=1, pixels=2), values, words)
+        expected = check_engine(kind(k=1, pixels=2), values, words)
         term = 3 * weight + kind.offset(np.array([weight]), 1)
         before = (0 if first else 16 * term if shift else term) + term if valid else term
         assert expected[:, 0, 0].tolist() == [
@@ -123,7 +96,7 @@ class TestRowEngine:
         count = min(min(abs(limit) for limit in kind.raw_limits() if limit) // reach, 400)
         words = [Word(acts, first=i == 0, last=i >= count - 2) for i in range(count)]
         values = np.repeat(word[:, None], count, axis=1)
-        raw = run(kind(k=16, pixels=2), values, words)[-1]
+        raw = check_engine(kind(k=16, pixels=2), values, words)[-1]
         offsets = np.array([[kind.offset(row, 1)] for row in values])
         np.testing.assert_array_equal(raw - offsets, exact(values, words))
 
@@ -143,7 +116,7 @@ class TestRowEngine:
             for i in range(6)
         ]
         both = np.concatenate([values, values], axis=1)
-        raw = run(kind(k=4, pixels=2), both, words)[-1]
+        raw = check_engine(kind(k=4, pixels=2), both, words)[-1]
         offsets = np.array([[kind.offset(row, 2)] for row in values])
         np.testing.assert_array_equal(raw - offsets, np.einsum("rwk,wpk->rp", values, wide))
 
@@ -182,13 +155,6 @@ class TestRowEngine:
     def test_init_not_an_integer(self, kind: type[RowEngine]) -> None:
         with pytest.raises(TypeError, match="float"):
             kind(k=4.0, pixels=2)
-
-
-@pytest.mark.parametrize("kind", TWINS, ids=lambda engine: engine.__name__)
-def test_twins_of_the_bench_keep_the_contract(kind: type[RowEngine], seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    words = random_words(rng, k=5, pixels=2, count=100, stall=0.3)
-    run(kind(k=5, pixels=2), random_values(rng, kind.scheme, len(words), 5)[None], words)
 
 
 @pytest.mark.parametrize("kind", [Fixed4PairEngine, Fixed4DspEngine, Fixed8Engine])

@@ -15,7 +15,7 @@ from gateware.compiler.program import Program, compile_graph
 from gateware.rtl.top import Accelerator, hp_ports
 from ir import golden
 from sim.backend import pysim
-from tests.gateware.rtl.test_dma import Memory
+from tests.helpers.axi_memory import Memory
 from tests.helpers.graphs import INPUT, GraphBuilder, random_images
 from tests.helpers.units import TINY
 

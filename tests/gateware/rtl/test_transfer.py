@@ -199,7 +199,7 @@ def test_loads_in_order_through_all_ports(ports, pause, seed):
     ]
 
 
-def test_loads_are_ordered_ahead(seed):
+def test_loads_are_ordered_ahead():
     """The commands of LOADS_IN_FLIGHT + 1 jobs go out before the first data comes."""
     dut = Loader(TINY)
 

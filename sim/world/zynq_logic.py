@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The logic of a Zynq-7000 without its processor, whose place a bench takes."""
 
+from typing import Any
+
 from amaranth import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
@@ -32,6 +34,10 @@ class ZynqLogic(wiring.Component):
     irq : Out(1)
     """
 
+    gp0: Any
+    hp0: Any
+    irq: Signal
+
     def __init__(self, config: AccelConfig) -> None:
         self._config = config
         hp0 = accelerator_signature(config).members["hp0"]
@@ -39,10 +45,9 @@ class ZynqLogic(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.accelerator = accelerator = AcceleratorBox(self._config)
-        m.submodules.bridge = bridge = Axi3ToLite(
-            addr_bits=len(accelerator.axil.araddr), base=GP_BASE
-        )
+        accelerator: Any = AcceleratorBox(self._config)
+        bridge: Any = Axi3ToLite(addr_bits=len(accelerator.axil.araddr), base=GP_BASE)
+        m.submodules.accelerator, m.submodules.bridge = accelerator, bridge
         connect(m, flipped(self.gp0), bridge.axi3)
         connect(m, bridge.lite, accelerator.axil)
         connect(m, accelerator.hp0, flipped(self.hp0))

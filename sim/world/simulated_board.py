@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The hardware that a driver sees in simulation: bus models around
-:class:`sim.world.zynq.ZynqLogic`.
+:class:`sim.world.zynq_logic.ZynqLogic`.
 
 The driver is ordinary blocking code. It runs in a thread of its own (``cocotb.task.bridge``) and
 waits there while the simulation goes on (``cocotb.task.resume``).
 """
 
 import logging
+from typing import Any
 
 import numpy as np
 from cocotb.clock import Clock
@@ -16,14 +17,14 @@ from cocotb.utils import get_sim_time
 
 from boards.driver import Buffer, Hardware, NoHardware
 from boards.driver.hardware import Arena
-from sim.world.axi3 import AxiMaster, AxiResp, AxiSlave, axi3_bus, pause_generator
+from sim.world.axi3 import AxiMaster, AxiResp, AxiSlave, axi3_bus, pause_channels
 
 CLOCK_NS = 10
 POLL_NS = 2000
 
 
 class Fault(Exception):
-    """What the memory answers with SLVERR."""
+    """Access that the memory answers with SLVERR."""
 
 
 class HostMemory:
@@ -74,7 +75,7 @@ class SimulatedBoard(Hardware):
 
     Parameters
     ----------
-    dut : handle of a :class:`sim.world.zynq.ZynqLogic`
+    dut : handle of a :class:`sim.world.zynq_logic.ZynqLogic`
     base : int
         Address of the registers.
     interrupts : bool
@@ -94,15 +95,7 @@ class SimulatedBoard(Hardware):
 
     async def start(self, pauses: str = "none", seed: int = 1) -> None:
         """Clock and reset; ``pauses`` of the memory's channels as in :mod:`sim.world.axi3`."""
-        channels = (
-            self._slave.write_if.aw_channel,
-            self._slave.write_if.w_channel,
-            self._slave.write_if.b_channel,
-            self._slave.read_if.ar_channel,
-            self._slave.read_if.r_channel,
-        )
-        for index, channel in enumerate(channels):
-            channel.set_pause_generator(pause_generator(pauses, seed + index))
+        pause_channels(self._slave, pauses, seed)
         Clock(self._dut.clk, CLOCK_NS, unit="ns", impl="gpi").start()
         await self._reset()
 
@@ -114,13 +107,13 @@ class SimulatedBoard(Hardware):
         await ClockCycles(self._dut.clk, 2)
 
     async def _read(self, address: int) -> int:
-        answer = await self._processor.read(address, 4)
+        answer: Any = await self._processor.read(address, 4)
         if answer.resp != AxiResp.OKAY:
             raise NoHardware(f"bus error reading {address:#x}")  # SIGBUS on a board
         return int.from_bytes(answer.data, "little")
 
     async def _write(self, address: int, value: int) -> None:
-        answer = await self._processor.write(address, value.to_bytes(4, "little"))
+        answer: Any = await self._processor.write(address, value.to_bytes(4, "little"))
         if answer.resp != AxiResp.OKAY:
             raise NoHardware(f"bus error writing {address:#x}")
 
