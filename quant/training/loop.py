@@ -178,6 +178,7 @@ class Trainer:
         return {
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
+            "above": self.above,
             "generator": self.generator.get_state(),
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -185,7 +186,7 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         self.optimiser.load_state_dict(state["optimiser"])
-        self.step = state["step"]
+        self.step, self.above = state["step"], state["above"]
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch"])
         if len(state["cuda"]) == torch.cuda.device_count():
