@@ -185,6 +185,9 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, object]) -> None:
+        """Go on from what :meth:`state_dict` gave; raises ValueError for another training's."""
+        if missing := self.state_dict().keys() - state.keys():
+            raise ValueError(f"the state of training has no {', '.join(sorted(missing))}")
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.above = state["step"], state["above"]
         self.generator.set_state(state["generator"])
