@@ -145,10 +145,12 @@ def read_graph(run: "RunFolder") -> "IntGraph":
 def with_weights(model: "nn.Module", run: "RunFolder", name: str, dataset: str) -> "nn.Module":
     """``model`` with what the run learned, in memory as in training: float32 sums depend on it."""
     from quant.training import pipeline
+    from quant.training.runs import restore
 
+    state = run.load_state(name)["model"]
     try:
-        model.load_state_dict(run.load_state(name)["model"])
-    except (RuntimeError, KeyError, TypeError) as error:
+        restore(model, state)
+    except ValueError as error:
         raise cli.UserError(
             f"{run / name} does not belong to this run's network for samples of {dataset}"
         ) from error

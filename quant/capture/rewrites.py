@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 
 from quant.capture.writer import GraphWriter, operation, path_of
+from quant.nn.norms import FrozenBatchNorm1d, FrozenBatchNorm2d
 
 
 def _pair(value: object) -> tuple[int, int]:
@@ -29,7 +30,7 @@ def _bound(node: fx.Node, defaults: dict[str, object]) -> dict[str, object]:
 
 def _convolution(w: GraphWriter, node: fx.Node) -> fx.Node:
     a = _bound(node, {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1})
-    weight, bias = w.tensor(a["weight"]), w.tensor(a["bias"])
+    weight, bias = w.tensor(a["weight"]), w.optional_tensor(a["bias"])
     kernel, stride = tuple(weight.shape[2:]), _pair(a["stride"])
     if _pair(a["dilation"]) != (1, 1):
         raise ValueError("dilation must be 1")
@@ -51,34 +52,42 @@ def _convolution(w: GraphWriter, node: fx.Node) -> fx.Node:
         device="meta",
     )
     conv.weight, conv.bias = weight, bias
-    return w.module_call(w.owner(a["weight"]), conv, a["input"])
+    return w.layer_call(a["weight"], conv, a["input"])
 
 
 def _linear(w: GraphWriter, node: fx.Node) -> fx.Node | None:
     a = _bound(node, {"bias": None})
-    weight, bias = w.tensor(a["weight"]), w.tensor(a["bias"])
+    weight, bias = w.tensor(a["weight"]), w.optional_tensor(a["bias"])
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
     linear.weight, linear.bias = weight, bias
-    return w.module_call(w.owner(a["weight"]), linear, a["input"])
+    return w.layer_call(a["weight"], linear, a["input"])
 
 
 def _batch_norm(w: GraphWriter, node: fx.Node) -> fx.Node:
     a = _bound(node, {})
     if a["running_mean"] is None or a["weight"] is None:
         raise ValueError("running statistics and gamma are needed")
-    kind = nn.BatchNorm2d if node.meta["val"].dim() == 4 else nn.BatchNorm1d
+    name = w.owner(a["weight"])
+    planar, frozen = node.meta["val"].dim() == 4, name in w.frozen
+    if frozen:
+        kind = FrozenBatchNorm2d if planar else FrozenBatchNorm1d
+    else:
+        kind = nn.BatchNorm2d if planar else nn.BatchNorm1d
     norm = kind(len(w.tensor(a["weight"])), a["eps"], a["momentum"])
     norm.weight, norm.bias = w.tensor(a["weight"]), w.tensor(a["bias"])
     norm.running_mean, norm.running_var = w.tensor(a["running_mean"]), w.tensor(a["running_var"])
-    name = w.owner(a["weight"])
     counter = w.state.get(f"{name}.num_batches_tracked")
     if counter is not None:
         norm.num_batches_tracked = counter
-    return w.module_call(name, norm, a["input"])
+    given = w.modules.get(name)
+    if isinstance(given, nn.modules.batchnorm._NormBase):
+        # In evaluation ATen is told 0 instead of None, an average over all batches.
+        norm.momentum, norm.track_running_stats = given.momentum, given.track_running_stats
+    return w.layer_call(a["weight"], norm, a["input"])
 
 
 def _relu(w: GraphWriter, node: fx.Node) -> fx.Node:
-    return w.module_call(w.free_name(node), nn.ReLU(), node.args[0])
+    return w.module_call(node, nn.ReLU(), w.nodes[node.args[0]])
 
 
 def _clamp(w: GraphWriter, node: fx.Node) -> fx.Node:
@@ -92,7 +101,7 @@ def _clamp(w: GraphWriter, node: fx.Node) -> fx.Node:
     if low != 0:
         raise ValueError("it must clamp at 0 from below, as ReLU6 does")
     module = nn.ReLU() if high is None else nn.Hardtanh(0.0, float(high))
-    return w.module_call(w.free_name(node), module, node.args[0])
+    return w.module_call(node, module, w.nodes[node.args[0]])
 
 
 def _add(w: GraphWriter, node: fx.Node) -> fx.Node | None:
@@ -112,7 +121,7 @@ def _max_pool(w: GraphWriter, node: fx.Node) -> fx.Node:
     if _pair(a["dilation"]) != (1, 1) or a["ceil_mode"]:
         raise ValueError("dilation must be 1 and ceil_mode off")
     pool = nn.MaxPool2d(kernel, _pair(a["stride"] or kernel), _pair(a["padding"]))
-    return w.module_call(w.free_name(node), pool, a["self"])
+    return w.module_call(node, pool, w.nodes[a["self"]])
 
 
 def _avg_pool(w: GraphWriter, node: fx.Node) -> fx.Node:
@@ -121,7 +130,7 @@ def _avg_pool(w: GraphWriter, node: fx.Node) -> fx.Node:
     if _pair(a["padding"]) != (0, 0) or a["ceil_mode"] or a["divisor_override"] is not None:
         raise ValueError("padding must be 0, ceil_mode off and the divisor the window")
     pool = nn.AvgPool2d(kernel, _pair(a["stride"] or kernel))
-    return w.module_call(w.free_name(node), pool, a["self"])
+    return w.module_call(node, pool, w.nodes[a["self"]])
 
 
 def _adaptive_avg_pool(w: GraphWriter, node: fx.Node) -> fx.Node:
@@ -129,7 +138,7 @@ def _adaptive_avg_pool(w: GraphWriter, node: fx.Node) -> fx.Node:
     if any(s % o for s, o in zip(source, size, strict=True)):
         raise ValueError(f"{tuple(source)} pixels do not divide into {size} windows")
     kernel = tuple(int(s) // o for s, o in zip(source, size, strict=True))
-    return w.module_call(w.free_name(node), nn.AvgPool2d(kernel, kernel), node.args[0])
+    return w.module_call(node, nn.AvgPool2d(kernel, kernel), w.nodes[node.args[0]])
 
 
 def _mean(w: GraphWriter, node: fx.Node) -> fx.Node | None:
@@ -140,11 +149,11 @@ def _mean(w: GraphWriter, node: fx.Node) -> fx.Node | None:
             return None
         raise ValueError("it must be taken over height and width")
     kernel = (int(source[2]), int(source[3]))
-    pooled = w.module_call(w.free_name(node), nn.AvgPool2d(kernel, kernel), node.args[0])
+    pooled = w.module_call(node, nn.AvgPool2d(kernel, kernel), w.nodes[node.args[0]])
     if a["keepdim"]:
         return pooled
     pooled.meta |= {"shape": (source[0], source[1], 1, 1), "path": path_of(node)}
-    return _flatten_call(w, node, pooled)
+    return w.module_call(node, nn.Flatten(), pooled)
 
 
 def _flatten(w: GraphWriter, node: fx.Node) -> fx.Node | None:
@@ -153,7 +162,7 @@ def _flatten(w: GraphWriter, node: fx.Node) -> fx.Node | None:
     if before == after:
         return w.nodes[node.args[0]]
     if len(before) == 4 and len(after) == 2 and before[0] == after[0]:
-        return _flatten_call(w, node, w.nodes[node.args[0]])
+        return w.module_call(node, nn.Flatten(), w.nodes[node.args[0]])
     if w.keep_unknown:
         return None
     raise ValueError(
@@ -166,16 +175,8 @@ def _sizes(shape: torch.Size) -> str:
     return str(("batch", *shape[1:])).replace("'", "")
 
 
-def _flatten_call(w: GraphWriter, node: fx.Node, source: fx.Node) -> fx.Node:
-    name = w.free_name(node)
-    w.used.add(name)
-    at, _, leaf = name.rpartition(".")
-    setattr(w.container(at), leaf, nn.Flatten())
-    return w.graph.call_module(name, (source,))
-
-
 def _dropout(w: GraphWriter, node: fx.Node) -> fx.Node:
-    return w.module_call(w.free_name(node), nn.Dropout(node.args[1]), node.args[0])
+    return w.module_call(node, nn.Dropout(node.args[1]), w.nodes[node.args[0]])
 
 
 def _pad(w: GraphWriter, node: fx.Node) -> fx.Node | None:
@@ -190,7 +191,7 @@ def _pad(w: GraphWriter, node: fx.Node) -> fx.Node | None:
         if w.keep_unknown:
             return None
         raise ValueError("only zeros can be added, above, below, left and right")
-    return w.module_call(w.free_name(node), nn.ZeroPad2d(tuple(amounts)), node.args[0])
+    return w.module_call(node, nn.ZeroPad2d(tuple(amounts)), w.nodes[node.args[0]])
 
 
 REWRITES: dict[str, Callable[[GraphWriter, fx.Node], fx.Node | None]] = {

@@ -53,8 +53,12 @@ def capture(
     Each node has its shape, batch first, in ``node.meta["shape"]``, and its place in the model in
     ``node.meta["path"]``. Raises :class:`UnsupportedLayer`.
     """
-    training, model = model.training, copy.deepcopy(model).eval()
     inputs = example if isinstance(example, tuple) else (example,)
+    if not inputs or not all(isinstance(x, Tensor) and x.dim() and len(x) for x in inputs):
+        raise TypeError("the example must be a batch, a tensor, or a tuple of tensors, batch first")
+    training, model = model.training, copy.deepcopy(model)
+    frozen = _frozen(model)
+    model.eval()
     # A batch of one would be taken for a constant.
     inputs = tuple(x if len(x) > 1 else x.repeat(2, *[1] * (x.dim() - 1)) for x in inputs)
     batch = torch.export.Dim.DYNAMIC
@@ -71,7 +75,17 @@ def capture(
             raise UnsupportedLayer(
                 "", type(model).__name__, f"torch.export cannot follow it ({reason})"
             ) from e
-    return Rewriter(program, keep_unknown).run().train(training)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    rewriter = Rewriter(program, modules=modules, frozen=frozen, keep_unknown=keep_unknown)
+    return rewriter.run().train(training)
+
+
+def _frozen(model: nn.Module) -> set[str]:
+    """Names of the modules that are in evaluation mode although ``model`` is trained."""
+    names = {n for n, m in model.named_modules() if model.training and not m.training}
+    model.train()
+    # A class may keep its layers frozen in its own train().
+    return names | {n for n, m in model.named_modules() if not m.training}
 
 
 @contextlib.contextmanager

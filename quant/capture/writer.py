@@ -4,6 +4,8 @@
 import torch
 from torch import Tensor, fx, nn
 
+from quant.capture.names import Names
+
 SUPPORTED = (
     "convolution, linear, batch-norm behind either, ReLU, ReLU6, addition, max and "
     "average pool, zero padding, flatten, dropout"
@@ -44,11 +46,26 @@ def _innermost(node: fx.Node) -> tuple[str, object]:
     return list(stack.values())[-1] if stack else ("", "")
 
 
+def _stack(node: fx.Node) -> list[str]:
+    """Names of all modules that ``node`` was called in, outermost first."""
+    return [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
+
+
 def module_of(node: fx.Node) -> nn.Module | None:
     """The module that ``node`` calls, if it calls one."""
     if node.op != "call_module":
         return None
     return node.graph.owning_module.get_submodule(node.target)
+
+
+def free_submodule(module: nn.Module, stem: str) -> str:
+    """``stem``, or that with the first number that makes it the name of no submodule."""
+    taken = {name for name, _ in module.named_modules()}
+    name, count = stem, 1
+    while name in taken:
+        count += 1
+        name = f"{stem}{count}"
+    return name
 
 
 class GraphWriter:
@@ -57,11 +74,21 @@ class GraphWriter:
     Parameters
     ----------
     program : the exported model, whose parameters the flat graph shares
+    modules : of the user's model, by name
+    frozen : names of those that stay in evaluation mode while the model is trained
     keep_unknown : keep operations without a rewrite as calls of ATen
     """
 
-    def __init__(self, program: torch.export.ExportedProgram, keep_unknown: bool) -> None:
-        self.program, self.keep_unknown = program, keep_unknown
+    def __init__(
+        self,
+        program: torch.export.ExportedProgram,
+        *,
+        modules: dict[str, nn.Module],
+        frozen: set[str],
+        keep_unknown: bool,
+    ) -> None:
+        self.program, self.modules, self.frozen = program, modules, frozen
+        self.keep_unknown = keep_unknown
         self.module = fx.GraphModule(nn.Module(), fx.Graph())
         self.graph = self.module.graph
         self.nodes: dict[fx.Node, fx.Node] = {}  # of the program, to ours
@@ -71,14 +98,16 @@ class GraphWriter:
             **signature.inputs_to_buffers,
             **signature.inputs_to_lifted_tensor_constants,
         }
-        self.state = {
+        self.state: dict[str, Tensor] = {
             **dict(program.named_parameters()),
             **dict(program.named_buffers()),
-            **program.constants,
+            **{n: c for n, c in program.constants.items() if isinstance(c, Tensor)},
         }
-        self.used: set[str] = set()
+        called = {path for node in program.graph.nodes for path in _stack(node)}
+        self.names = Names([*called, *self.stored.values()])
 
     def note(self, ours: fx.Node, theirs: fx.Node) -> fx.Node:
+        """``ours`` with the shape and the place in the model of ``theirs``."""
         value = theirs.meta.get("val")
         if isinstance(value, Tensor) and "shape" not in ours.meta:
             ours.meta["shape"] = tuple(value.shape)
@@ -86,12 +115,13 @@ class GraphWriter:
         return ours
 
     def value(self, node: fx.Node) -> fx.Node:
+        """Our counterpart of ``node``; a parameter is fetched by its name."""
         if node not in self.nodes:
-            name = self.stored[node.name]
+            name = self.names.place(self.stored[node.name])
             at, _, leaf = name.rpartition(".")
             owner = self.container(at)
             if not hasattr(owner, leaf):
-                tensor = self.state[name]
+                tensor = self.state[self.stored[node.name]]
                 if isinstance(tensor, nn.Parameter):
                     owner.register_parameter(leaf, tensor)
                 else:
@@ -100,56 +130,52 @@ class GraphWriter:
         return self.nodes[node]
 
     def container(self, path: str) -> nn.Module:
-        """The module at ``path``, made where there is none."""
-        owner = self.module
+        """The module at ``path``, a name of ours, made where there is none."""
+        owner: nn.Module = self.module
         for part in filter(None, path.split(".")):
             if not hasattr(owner, part):
                 owner.add_module(part, nn.Module())
             owner = getattr(owner, part)
         return owner
 
-    def tensor(self, node: fx.Node | None) -> Tensor | None:
+    def tensor(self, node: object) -> Tensor:
         """Parameter or buffer behind ``node``; ValueError where it is computed."""
-        if node is None:
-            return None
         if not isinstance(node, fx.Node) or node.name not in self.stored:
             raise ValueError("its weights must be parameters")
         return self.state[self.stored[node.name]]
 
+    def optional_tensor(self, node: object) -> Tensor | None:
+        """As :meth:`tensor`, or None for None."""
+        return None if node is None else self.tensor(node)
+
     def owner(self, node: fx.Node) -> str:
-        """Name of the layer that holds parameter ``node``."""
+        """Name in the user's model of the layer that holds parameter ``node``."""
         name = self.stored[node.name].rpartition(".")[0]
         if not name:
             raise ValueError(
                 "its weights are the model's own: give them to a layer in the model, "
                 "as nn.Sequential does"
             )
-        if name in self.used:
-            raise ValueError("another operation uses the same weights")
         return name
 
-    def free_name(self, node: fx.Node) -> str:
-        """A name for a module without parameters, from its place in the model."""
-        path = path_of(node)
-        if not path or self._taken(path):
-            path = f"{path}.{operation(node).strip('_')}".strip(".")
-        name, count = path, 1
-        while self._taken(name):
-            count += 1
-            name = f"{path}_{count}"
-        return name
+    def layer_call(self, weight: fx.Node, module: nn.Module, source: fx.Node) -> fx.Node:
+        """Call ``module`` with our counterpart of ``source``, under the name of the layer that
+        holds ``weight``; ValueError for a second call."""
+        return self._insert(self.names.claim(self.owner(weight)), module, self.nodes[source])
 
-    def _taken(self, name: str) -> bool:
-        """Whether ``name`` is a module, or a container of one, already or later."""
-        return (
-            name in self.used
-            or any(n.startswith(f"{name}.") for n in self.stored.values())
-            or any(n.startswith(f"{name}.") for n in self.used)
-        )
+    def module_call(self, node: fx.Node, module: nn.Module, source: fx.Node) -> fx.Node:
+        """Call ``module``, which has no parameters and stands for ``node``, with ``source``, a node
+        of ours."""
+        return self._insert(self.names.free(path_of(node), self._kind(node)), module, source)
 
-    def module_call(self, name: str, module: nn.Module, source: fx.Node) -> fx.Node:
-        """Add ``module`` as ``name`` and call it with our counterpart of ``source``."""
-        self.used.add(name)
+    def _insert(self, name: str, module: nn.Module, source: fx.Node) -> fx.Node:
         at, _, leaf = name.rpartition(".")
-        setattr(self.container(at), leaf, module)
-        return self.graph.call_module(name, (self.nodes[source],))
+        owner = self.container(at)
+        for part, child in getattr(owner, leaf, nn.Module()).named_children():
+            module.add_module(part, child)  # a layer may hold others, such as its own padding
+        setattr(owner, leaf, module)
+        return self.graph.call_module(name, (source,))
+
+    @staticmethod
+    def _kind(node: fx.Node) -> str:
+        return operation(node).strip("_")

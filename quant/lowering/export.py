@@ -142,6 +142,8 @@ class Lowering:
     def _tensor(
         self, name: str, shape: tuple[int, int, int], bits: int, scale: float, zero_point: int = 0
     ) -> TensorSpec:
+        while any(name == tensor.name for tensor in self.tensors):
+            name += "_"  # a module may be called "input" or "logits"
         self.tensors.append(
             TensorSpec(name=name, shape=shape, bits=bits, scale=scale, zero_point=zero_point)
         )
@@ -234,17 +236,18 @@ class Lowering:
         padding = self._padding(source, pool.padding)
         kernel, stride = _both(pool.kernel_size), _both(pool.stride)
         shape = (spec.shape[0], *_windows(spec.shape, kernel, stride, padding))
+        result = self._tensor(name, shape, spec.bits, spec.scale, spec.zero_point)
         self.nodes.append(
             MaxPool(
                 name=name,
                 input=spec.name,
-                output=name,
+                output=result.name,
                 kernel=kernel,
                 stride=stride,
                 padding=padding,
             )
         )
-        return self._tensor(name, shape, spec.bits, spec.scale, spec.zero_point)
+        return result
 
     def _avg_pool(self, name: str, pool: QuantAvgPool, source: fx.Node) -> TensorSpec:
         if source in self.pads:
@@ -252,11 +255,12 @@ class Lowering:
         spec, kernel, stride = self.specs[source], _both(pool.kernel_size), _both(pool.stride)
         shape = (spec.shape[0], *_windows(spec.shape, kernel, stride, (0, 0, 0, 0)))
         m, b, s = numerics.encode_mean(pool.steps, kernel[0] * kernel[1])
+        result = self._tensor(name, shape, pool.bits, pool.scale.item(), pool.zero_point)
         self.nodes.append(
             AvgPool(
                 name=name,
                 input=spec.name,
-                output=name,
+                output=result.name,
                 kernel=kernel,
                 stride=stride,
                 multiplier=m,
@@ -267,7 +271,7 @@ class Lowering:
                 ),
             )
         )
-        return self._tensor(name, shape, pool.bits, pool.scale.item(), pool.zero_point)
+        return result
 
     def _flatten(self, name: str, source: fx.Node) -> TensorSpec:
         if source in self.pads:
@@ -275,10 +279,10 @@ class Lowering:
         spec = self.specs[source]
         if len(source.meta.get("shape", ())) == 2:
             return spec
-        self.nodes.append(Flatten(name=name, input=spec.name, output=name))
-        return self._tensor(
-            name, (math.prod(spec.shape), 1, 1), spec.bits, spec.scale, spec.zero_point
-        )
+        shape = (math.prod(spec.shape), 1, 1)
+        result = self._tensor(name, shape, spec.bits, spec.scale, spec.zero_point)
+        self.nodes.append(Flatten(name=name, input=spec.name, output=result.name))
+        return result
 
 
 def _both(value: int | tuple[int, int]) -> tuple[int, int]:

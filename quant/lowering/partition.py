@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ir.nodes import Host
-from quant.capture.writer import UnsupportedLayer, module_of, operation
+from quant.capture.writer import UnsupportedLayer, free_submodule, module_of, operation
 from quant.nn.activations import ActQuantiser
 from quant.nn.offloaded import OffloadedLinear
 
@@ -53,7 +53,7 @@ def quantise_linears(model: fx.GraphModule, act_bits: int, wide_ends: bool) -> N
     for node in linears:
         source = node.args[0]
         if source not in quantised:
-            name = f"{node.target}_input"
+            name = free_submodule(model, f"{node.target}_input")
             model.add_submodule(name, ActQuantiser(act_bits, signed=True))
             with model.graph.inserting_before(node):
                 quantised[source] = model.graph.call_module(name, (source,))

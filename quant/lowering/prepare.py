@@ -8,6 +8,7 @@ it exists only until a quantiser takes it, or leaves as logits. Layers read code
 where a sum is read as codes, a quantiser goes in between: a ReLU becomes one, elsewhere a signed
 one is inserted."""
 
+import math
 import operator
 
 import torch
@@ -15,10 +16,10 @@ from torch import Tensor, fx, nn
 
 from ir import numerics
 from quant.capture.trace import capture
-from quant.capture.writer import UnsupportedLayer, module_of
-from quant.lowering.partition import quantise_linears
+from quant.capture.writer import UnsupportedLayer, free_submodule, module_of
+from quant.lowering.partition import is_hybrid, quantise_linears
 from quant.nn.activations import ActQuantiser, QuantAvgPool
-from quant.nn.layers import QuantConv2d, QuantLinear
+from quant.nn.layers import QuantConv2d, QuantLinear, RowQuantised
 
 LAYERS = (nn.Conv2d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -50,20 +51,30 @@ def prepare(
         first layer with "w8a8", too
 
     Weights are Fixed8 until :func:`quant.assignment.assign.assign`, clips arbitrary until
-    :func:`calibrate`. Parameters keep their names. Raises
-    :class:`~quant.capture.writer.UnsupportedLayer`."""
+    :func:`calibrate`. Parameters keep their names, but for one that starts with a name of
+    :class:`torch.fx.GraphModule`'s own, such as ``graph``, which gets an underscore. Raises
+    :class:`~quant.capture.writer.UnsupportedLayer` for a network that cannot be had, TypeError or
+    ValueError for an example that is no batch of float images."""
     if first_last not in ("same", "w8a8"):
         raise ValueError(f"first_last must be 'same' or 'w8a8', not {first_last!r}")
     if act_bits not in (4, 8):
         raise ValueError(f"act_bits must be 4 or 8, not {act_bits!r}")
+    if any(isinstance(m, RowQuantised | ActQuantiser) for m in model.modules()):
+        raise UnsupportedLayer(
+            "", type(model).__name__, "it is prepared already, and prepare takes the float network"
+        )
+    if not host:
+        _check_pixels(example)
     graph_module = capture(model, example, keep_unknown=host)
+    if not any(isinstance(m, LAYERS) for m in graph_module.modules()):
+        raise UnsupportedLayer("", type(model).__name__, "it has no layer with weights to quantise")
     if host:
         quantise_linears(graph_module, act_bits, wide_ends=first_last == "w8a8")
     else:
         _Preparer(graph_module, act_bits).run()
         if first_last == "w8a8":
             _widen_last(graph_module)
-    device = next(model.parameters()).device
+    device = next(graph_module.parameters()).device
     return graph_module.to(device).train(model.training)
 
 
@@ -71,7 +82,11 @@ def prepare(
 def calibrate(model: nn.Module, *inputs: Tensor) -> None:
     """Set all scales: clip and zero point of every activation quantiser by the activations of
     ``inputs``, ``alpha`` of every row by its weights and scheme, which may have changed since
-    :func:`prepare`, as by a checkpoint that was loaded."""
+    :func:`prepare`, as by a checkpoint that was loaded.
+
+    Images are float (N, C, H, W) in 0..1, of the size that the model was prepared for; raises
+    ValueError for others, which the accelerator would read as something else."""
+    _check_inputs(model, inputs)
     quantisers = [m for m in model.modules() if isinstance(m, ActQuantiser)]
     layers = [m for m in model.modules() if isinstance(m, QuantConv2d | QuantLinear)]
     training = model.training
@@ -87,6 +102,59 @@ def calibrate(model: nn.Module, *inputs: Tensor) -> None:
     for module in layers:
         module.quantise = True
     model.train(training)
+
+
+def _check_inputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Raises ValueError unless ``model`` can take ``inputs``, and the accelerator can, too."""
+    if not isinstance(model, fx.GraphModule):
+        return  # a part of a prepared model, of which no input is known
+    places = [node for node in model.graph.nodes if node.op == "placeholder"]
+    if len(inputs) != len(places):
+        raise ValueError(f"the network takes {len(places)} inputs, not {len(inputs)}")
+    for x, place in zip(inputs, places, strict=True):
+        shape = tuple(int(size) for size in place.meta["shape"][1:])
+        if tuple(x.shape[1:]) != shape or not len(x):
+            raise ValueError(
+                f"inputs of shape {tuple(x.shape)} were given, the network was prepared for "
+                f"(N, {', '.join(map(str, shape))})"
+            )
+    if not is_hybrid(model):
+        _check_pixels(inputs[0])
+        weight = next(model.parameters())
+        if inputs[0].dtype != weight.dtype:
+            raise ValueError(f"images are {_dtype(inputs[0])}, the network is {_dtype(weight)}")
+        _check_range(inputs[0])
+
+
+def _check_pixels(images: object) -> None:
+    """Raises ValueError for images of integers."""
+    if isinstance(images, Tensor) and not images.is_floating_point():
+        raise ValueError(
+            f"images are {_dtype(images)}: give pixels as float in 0..1, x.float() / 255"
+        )
+
+
+def _check_range(images: Tensor) -> None:
+    least, most = (v.item() for v in images.aminmax())
+    if math.isnan(least) or math.isinf(least) or math.isinf(most):
+        raise ValueError("images have values that are not finite")
+    tolerance = numerics.IMAGE_SCALE / 2  # rounds to the same pixels
+    if -tolerance <= least and most <= 1 + tolerance:
+        return
+    if least >= 0 and most <= 255:
+        cure = "divide them by 255"
+    else:
+        cure = (
+            "give pixels divided by 255, and leave their normalisation out: "
+            "quant.models.weights.fold_normalisation moves it into the first layer"
+        )
+    raise ValueError(
+        f"images lie in {least:.3g}..{most:.3g}, but the accelerator reads pixels in 0..1: {cure}"
+    )
+
+
+def _dtype(x: Tensor) -> str:
+    return str(x.dtype).removeprefix("torch.")
 
 
 def is_add(node: fx.Node) -> bool:
@@ -207,10 +275,7 @@ class _Preparer:
             return
         bits = self.act_bits if _feeds_layer(node) else SHORTCUT_BITS
         stem = f"{node.target if node.op == 'call_module' else self._place(node)}_quant"
-        name, count = stem, 1
-        while _has_submodule(self.module, name):
-            count += 1
-            name = f"{stem}{count}"
+        name = free_submodule(self.module, stem)
         self.module.add_submodule(name, ActQuantiser(bits, signed=True))
         with self.graph.inserting_after(node):
             quantiser = self.graph.call_module(name, (node,))
@@ -233,10 +298,6 @@ def _name(node: fx.Node) -> str:
 def _kind(node: fx.Node) -> str:
     module = module_of(node)
     return type(module).__name__ if module is not None else getattr(node.target, "__name__", "add")
-
-
-def _has_submodule(module: nn.Module, name: str) -> bool:
-    return any(n == name for n, _ in module.named_modules())
 
 
 def _feeds_layer(node: fx.Node) -> bool:

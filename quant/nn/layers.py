@@ -28,7 +28,9 @@ class RowQuantised(ClampedScales):
     def from_float(cls, layer: nn.Module) -> Self:
         """A copy of a float layer; all rows are Fixed8 until they are assigned a scheme."""
         quantised = cls.__new__(cls)  # same parameters and hyperparameters
-        quantised.__dict__ = copy.deepcopy(layer.__dict__, {id(layer): quantised})
+        own = {k: v for k, v in layer.__dict__.items() if k != "_modules"}
+        quantised.__dict__ = copy.deepcopy(own, {id(layer): quantised})
+        quantised.__dict__["_modules"] = dict(layer._modules)  # children stay what they are
         quantised.quantise = True
         scheme = torch.full(
             (len(layer.weight),), int(Scheme.FIXED8), dtype=torch.uint8, device=layer.weight.device

@@ -178,14 +178,18 @@ class Trainer:
         return {
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
+            "above": self.above,
             "generator": self.generator.get_state(),
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
 
     def load_state_dict(self, state: dict[str, object]) -> None:
+        """Go on from what :meth:`state_dict` gave; raises ValueError for another training's."""
+        if missing := self.state_dict().keys() - state.keys():
+            raise ValueError(f"the state of training has no {', '.join(sorted(missing))}")
         self.optimiser.load_state_dict(state["optimiser"])
-        self.step = state["step"]
+        self.step, self.above = state["step"], state["above"]
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch"])
         if len(state["cuda"]) == torch.cuda.device_count():

@@ -10,10 +10,11 @@ import os
 import pathlib
 import pickle
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Self
 
 import torch
+from torch import Tensor, nn
 
 from ir.cli import UserError
 from ir.numerics import Scheme
@@ -265,6 +266,18 @@ class RunFolder:
             pointer.unlink(missing_ok=True)
             pointer.symlink_to(final.name)
             pointer.replace(link)
+
+
+def restore(model: nn.Module, state: Mapping[str, object]) -> None:
+    """Load ``state``, read from a file, into ``model``; raises ValueError unless it has tensors of
+    the model's names and shapes, so that any other error is a fault of ours."""
+    own = model.state_dict()
+    if state.keys() != own.keys():
+        raise ValueError(f"{next(iter(state.keys() ^ own.keys()))!r} is in one of them only")
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or value.shape != own[name].shape:
+            raise ValueError(f"{name!r} is no tensor of shape {tuple(own[name].shape)}")
+    model.load_state_dict(state)
 
 
 def has_graph(config: TrainConfig) -> bool:

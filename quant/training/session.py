@@ -18,7 +18,7 @@ from quant.training.config import TrainConfig
 from quant.training.distributed import Processes
 from quant.training.metrics import Metrics
 from quant.training.progress import Progress
-from quant.training.runs import CHECKPOINT, RunFolder
+from quant.training.runs import CHECKPOINT, RunFolder, restore
 
 #: What a checkpoint that training goes on from must have.
 CHECKPOINT_HOLDS = {"model", "trainer", "record", "stage", "epoch"}
@@ -114,9 +114,9 @@ class Training:
         if not self.checkpoint or self.checkpoint["stage"] != stage:
             return 0
         try:
-            model.load_state_dict(self.checkpoint["model"])
+            restore(model, self.checkpoint["model"])
             trainer.load_state_dict(self.checkpoint["trainer"])
-        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        except ValueError as error:
             raise UserError(
                 f"{self.run / CHECKPOINT} does not belong to the settings of its run; "
                 "train again without --resume"

@@ -123,6 +123,15 @@ def test_checkpoint_of_another_network(run, capsys) -> None:
     assert "does not belong to this run's network" in failure(run, capsys)
 
 
+def test_a_fault_of_ours_is_no_damaged_file(run, monkeypatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise TypeError("ours")
+
+    monkeypatch.setattr(torch.nn.Module, "load_state_dict", broken)
+    with pytest.raises(TypeError, match="ours"):
+        cli.run(evaluate.main, [str(run)])
+
+
 def test_unknown_dataset(trained, capsys) -> None:
     assert cli.run(evaluate.main, [str(trained), "--dataset", "mnist"]) == 2
     assert capsys.readouterr().err == (

@@ -440,6 +440,19 @@ def test_wrong_shape_is_a_difference(seed, monkeypatch) -> None:
         verify.verify(graph, np.zeros((1, 1, 8, 8), np.int64))
 
 
+@pytest.mark.parametrize("name", ["input", "logits"])
+@pytest.mark.parametrize("kind", [nn.ReLU, lambda: nn.MaxPool2d(2), lambda: nn.AvgPool2d(2)])
+def test_modules_named_as_tensors_are(name, kind) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
+    net.add_module(name, kind())
+    net.add_module("last", nn.Conv2d(2, 2, 1))
+    graph = lower(prepare(net, torch.rand(2, 1, 8, 8)))
+    names = [tensor.name for tensor in graph.header.tensors]
+    assert len(set(names)) == len(names) and len(names) == 3 + (kind is not nn.ReLU)
+    images = np.random.default_rng(1).integers(256, size=(2, 1, 8, 8), dtype=np.uint8)
+    verify.verify(graph, images)
+
+
 def test_graph_survives_its_file(tmp_path, seed) -> None:
     graph = lower(random_model(seed))
     graph.save(tmp_path / "g.safetensors")

@@ -208,6 +208,136 @@ def test_calibration_follows_a_checkpoint_loaded_after_prepare(model) -> None:
         assert torch.equal(late.state_dict()[name], value), name
 
 
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.randn(8, 1, 8, 8), r"lie in -.*, but .* pixels in 0\.\.1: give pixels divided"),
+        (torch.rand(8, 1, 8, 8) * 2 - 1, "leave their normalisation out"),
+        (torch.rand(8, 1, 8, 8) * 255, r"images lie in .*\.\.25\d, .*0\.\.1: divide them by 255"),
+        (torch.rand(8, 1, 8, 8) / 2 + 0.6, "divide them by 255"),
+        (torch.full((8, 1, 8, 8), torch.nan), "images have values that are not finite"),
+        (torch.full((8, 1, 8, 8), -torch.inf), "images have values that are not finite"),
+        (torch.zeros(8, 1, 8, 8, dtype=torch.uint8), r"images are uint8: .* x.float\(\) / 255"),
+        (torch.zeros(8, 1, 8, 8, dtype=torch.int64), "images are int64"),
+        (torch.zeros(8, 1, 8, 8, dtype=torch.bool), "images are bool"),
+        (torch.zeros(8, 1, 8, 8, dtype=torch.float64), "are float64, the network is float32"),
+        (torch.rand(8, 3, 8, 8), r"shape \(8, 3, 8, 8\) were given, .* for \(N, 1, 8, 8\)"),
+        (torch.rand(8, 1, 9, 8), r"prepared for \(N, 1, 8, 8\)"),
+        (torch.rand(1, 8, 8), r"prepared for \(N, 1, 8, 8\)"),
+        (torch.rand(0, 1, 8, 8), r"prepared for \(N, 1, 8, 8\)"),
+    ],
+)
+def test_images_that_the_accelerator_reads_as_others_are_refused(model, images, message) -> None:
+    prepared = prepare(model, X)
+    before = copy.deepcopy(prepared.state_dict())
+    with pytest.raises(ValueError, match=message) as raised:
+        calibrate(prepared, images)
+    assert "\n" not in str(raised.value)
+    assert all(torch.equal(v, before[k]) for k, v in prepared.state_dict().items())
+
+
+def test_images_beside_pixels_by_rounding_alone_are_taken(model) -> None:
+    prepared, x = prepare(model, X), torch.rand(8, 1, 8, 8)
+    x[0, 0, 0, :2] = torch.tensor([-0.4, 255.4]) / 255  # a resized picture overshoots
+    calibrate(prepared, x)
+    x[0, 0, 0, 0] = -0.6 / 255
+    with pytest.raises(ValueError, match="images lie in"):
+        calibrate(prepared, x)
+
+
+def test_number_of_inputs(model) -> None:
+    with pytest.raises(ValueError, match="the network takes 1 inputs, not 2"):
+        calibrate(prepare(model, X), X, X)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int64])
+def test_example_of_integers(model, kind) -> None:
+    with pytest.raises(ValueError, match=r"give pixels as float in 0\.\.1"):
+        prepare(model, X.to(kind))
+
+
+def test_prepared_model_is_refused(model) -> None:
+    with pytest.raises(UnsupportedLayer, match="prepared already"):
+        prepare(prepare(model, X), X)
+    with pytest.raises(UnsupportedLayer, match="prepared already"):
+        prepare(nn.Sequential(ActQuantiser(4)), X)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [nn.MaxPool2d(2), nn.Sequential(nn.MaxPool2d(2), nn.Flatten()), nn.Identity(), nn.ReLU()],
+)
+@pytest.mark.parametrize("first_last", ["same", "w8a8"])
+def test_model_without_weights_is_refused(model, first_last) -> None:
+    with pytest.raises(UnsupportedLayer, match="no layer with weights"):
+        prepare(model, X, first_last=first_last)
+
+
+def test_activation_bits_are_4_or_8(model) -> None:
+    with pytest.raises(ValueError, match="act_bits must be 4 or 8, not 5"):
+        prepare(model, X, act_bits=5)
+
+
+class BasicBlock(nn.Module):
+    """A residual block with one activation object, as torchvision's."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        self.bn1, self.bn2 = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        out += x
+        return self.relu(out)
+
+
+def test_each_call_of_an_activation_has_its_own_quantiser(seed) -> None:
+    torch.manual_seed(seed)
+    relu = nn.ReLU()
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), relu, BasicBlock(4), nn.Conv2d(4, 4, 1), relu)
+    prepared, x = prepare(net.eval(), X), torch.rand(8, 1, 8, 8)
+    assert set(quantisers(prepared)) == {"1", "2.relu", "2.relu_2", "4"}
+    with layers.float_mode(prepared):
+        assert torch.equal(prepared(x), net(x))
+    calibrate(prepared, x)
+    assert len({q.clip.item() for q in quantisers(prepared).values()}) == 4
+
+
+def test_activation_called_graph(seed) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.graph = nn.Conv2d(1, 2, 3), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.graph(self.conv(x))
+
+    assert set(quantisers(prepare(Net(), X))) == {"graph_"}
+
+
+class PaddedConv(nn.Conv2d):
+    """Pads by a module of its own, activates, and holds another layer."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 4, 3)
+        self.pad, self.inner, self.act = nn.ZeroPad2d(1), nn.Conv2d(1, 2, 1), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.pad(self.act(self.inner(x))))
+
+
+def test_convolution_that_holds_modules(seed) -> None:
+    torch.manual_seed(seed)
+    net = nn.Sequential(PaddedConv(), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(64, 2))
+    prepared, x = prepare(net.eval(), X), torch.rand(3, 1, 8, 8)
+    assert set(layers.quantised_layers(prepared)) == {"0", "0.inner", "4"}
+    assert prepared.get_submodule("2").source is prepared.get_submodule("1")
+    with layers.float_mode(prepared):
+        assert torch.equal(prepared(x), net(x))
+
+
 def test_lopsided_tensors_get_a_lopsided_zero_point(seed) -> None:
     torch.manual_seed(seed)
     act = ActQuantiser(4, signed=True)

@@ -185,6 +185,19 @@ def test_loss_far_above_guessing_stops_after_a_while(model, data, monkeypatch) -
         trainer.epoch(nothing)
 
 
+def test_batches_far_above_guessing_are_counted_over_a_checkpoint(model, data, monkeypatch) -> None:
+    monkeypatch.setattr(loop, "PATIENCE", 6)
+    with torch.no_grad():
+        model.fc.bias[9] = 100.0
+    options = OPTIONS | {"lr": 1e-9}
+    trainer = loop.Trainer(model, data, **options)
+    trainer.epoch(nothing)  # 4 batches
+    resumed = loop.Trainer(model, data, **options)
+    resumed.load_state_dict(trainer.state_dict())
+    with pytest.raises(loop.Diverged, match=r"batch 2: .* for 6 batches"):
+        resumed.epoch(nothing)
+
+
 def test_exploding_clip_stops(model, data) -> None:
     quantiser = next(m for m in model.modules() if isinstance(m, ActQuantiser))
 

@@ -238,6 +238,15 @@ def test_run_is_found_from_inside_its_folder(whole, monkeypatch, capsys) -> None
     assert f"{whole} is already finished" in capsys.readouterr().err
 
 
+def test_a_fault_of_ours_is_no_damaged_file(stopped, monkeypatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise TypeError("ours")
+
+    monkeypatch.setattr(torch.nn.Module, "load_state_dict", broken)
+    with pytest.raises(TypeError, match="ours"):
+        cli.run(train.main, ["--resume", "digits", "--out", str(stopped), "-q"])
+
+
 def test_damaged_checkpoint_is_one_line(stopped, capsys) -> None:
     path = stopped / "digits.partial/checkpoint.pt"
     path.write_bytes(path.read_bytes()[:1000])
@@ -251,7 +260,16 @@ def test_damaged_checkpoint_is_one_line(stopped, capsys) -> None:
     [
         (lambda c: c.pop("trainer"), "is no checkpoint of a training"),
         (lambda c: c["model"].pop("fc.weight"), "does not belong to the settings of its run"),
+        (
+            lambda c: c["model"].update({"fc.weight": torch.zeros(3)}),
+            "does not belong to the settings of its run",
+        ),
+        (lambda c: c["model"].update({"fc.bias": 7}), "does not belong to the settings of its run"),
         (lambda c: c["trainer"].pop("generator"), "does not belong to the settings of its run"),
+        (
+            lambda c: c["trainer"]["optimiser"]["param_groups"].pop(),
+            "does not belong to the settings of its run",
+        ),
     ],
 )
 def test_checkpoint_of_something_else_is_one_line(stopped, change, message, capsys) -> None:

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names that modules get in a flat graph: those of the user's model, as far as that is possible."""
+
+import keyword
+from collections.abc import Iterable, Iterator
+
+from torch import fx, nn
+
+#: Attributes that modules have already: a submodule of that name could not be reached.
+OF_MODULES = frozenset(dir(nn.Module()))
+OF_GRAPHS = frozenset(("self", *dir(fx.GraphModule(nn.Module(), fx.Graph()))))
+
+
+class Names:
+    """Names in use, and which of the user's are free.
+
+    A name that Python or :class:`torch.fx.GraphModule` takes for something else, such as ``graph``,
+    gets an underscore.
+
+    Parameters
+    ----------
+    paths : of all modules that are called, and of all tensors, in the user's model
+    """
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        paths = list(paths)
+        self.containers = {prefix for path in paths for prefix in _prefixes(path)}
+        self.known = self.containers.union(paths)
+        self.used: set[str] = set()
+
+    def place(self, path: str) -> str:
+        """The name of what the user's model has at ``path``."""
+        place = ""
+        for part in filter(None, path.split(".")):
+            taken = OF_MODULES if place else OF_GRAPHS
+            while part in taken or keyword.iskeyword(part):
+                part += "_"
+                while _join(place, part) in self.known:
+                    part += "_"
+            place = _join(place, part)
+        return place
+
+    def claim(self, path: str) -> str:
+        """The name of a layer, whose parameters are at ``path``; ValueError for a second one."""
+        name = self.place(path)
+        if name in self.used:
+            raise ValueError("another operation uses the same weights")
+        self.used.add(name)
+        return name
+
+    def free(self, path: str, operation: str) -> str:
+        """A name for ``operation``, which has no parameters and is called at ``path``.
+
+        It is ``path`` itself for the first call of a module, a sibling for each further one, and
+        inside of a module that holds others. Never is such a name above another one, so that its
+        module may be replaced.
+        """
+        inside = not path or path in self.containers
+        stem = self.place(_join(path, operation) if inside else path)
+        name, count = stem, 1
+        while name in self.used or name in self.containers:
+            count += 1
+            name = f"{stem}_{count}"
+        self.used.add(name)
+        return name
+
+
+def _join(path: str, part: str) -> str:
+    return f"{path}.{part}" if path else part
+
+
+def _prefixes(path: str) -> Iterator[str]:
+    while "." in path:
+        path = path.rpartition(".")[0]
+        yield path
