@@ -2,12 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Synthesise every row engine for 7-series and print what a multiplication costs.
 
-python -m bench.resources                  engines and their twins, K = 8, 16, 32; minutes
+python -m bench.resources                  engines and their baselines, K = 8, 16, 32; minutes
 python -m bench.resources --k 16 --json
 python -m bench.resources --arrays         the full-size arrays of both chips; many minutes
 
 Yosys' synth_xilinx with the same script for all (gateware/flow/yosys.py), not placed. A LUT with
-two outputs counts as one. Twins (bench/twins.py) are what the accelerator does not use."""
+two outputs counts as one. Baselines (bench/baselines.py) are what the accelerator does not use."""
 
 import concurrent.futures
 import dataclasses
@@ -20,7 +20,7 @@ from pathlib import Path
 from amaranth.lib import wiring
 
 import boards
-from bench.twins import TWINS
+from bench.baselines import BASELINES
 from gateware.arch.config import AccelConfig
 from gateware.flow import yosys
 from gateware.pe.base import RowEngine
@@ -71,7 +71,7 @@ def measure(design: wiring.Component, name: str, *, flatten: bool) -> dict[str, 
 def engine_row(engine: type[RowEngine], k: int) -> Row:
     cells = measure(engine(k=k, pixels=PIXELS), "engine", flatten=True)
     estimated = (
-        None if engine in TWINS else dataclasses.asdict(engine.resources(k=k, pixels=PIXELS))
+        None if engine in BASELINES else dataclasses.asdict(engine.resources(k=k, pixels=PIXELS))
     )
     return Row(engine.__name__, k, engine.rows * k * PIXELS, cells, estimated)
 
@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sizes = [int(k) for k in args.k.split(",")]
         except ValueError:
             raise cli.UserError(f"--k takes numbers such as 8,16, not {args.k!r}") from None
-        work = [(engine_row, engine, k) for k in sizes for engine in (*ENGINES, *TWINS)]
+        work = [(engine_row, engine, k) for k in sizes for engine in (*ENGINES, *BASELINES)]
     with concurrent.futures.ProcessPoolExecutor(args.jobs) as pool:
         started = [pool.submit(*item) for item in work]
         rows = []

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench import resources, timing
-from bench.twins import TWINS
+from bench.baselines import BASELINES
 from gateware.pe.base import RowEngine
 from gateware.pe.fixed8 import Fixed8Engine
 from ir.cli import UserError
@@ -23,7 +23,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (resources, timing):
         monkeypatch.setattr(module, "ENGINES", (Fixed8Engine,))
         monkeypatch.setattr(module, "PIXELS", 2)
-    monkeypatch.setattr(resources, "TWINS", ())
+    monkeypatch.setattr(resources, "BASELINES", ())
     monkeypatch.setattr(timing, "K", 1)
     monkeypatch.setattr(timing, "ARRAYS", ())
 
@@ -87,8 +87,8 @@ def test_wrong_arguments(command, arguments: list[str], message: str) -> None:
         command.main(arguments)
 
 
-@pytest.mark.parametrize("kind", TWINS, ids=lambda engine: engine.__name__)
-def test_twins_keep_the_contract_of_row_engines(kind: type[RowEngine], seed: int) -> None:
+@pytest.mark.parametrize("kind", BASELINES, ids=lambda engine: engine.__name__)
+def test_baselines_keep_the_contract_of_row_engines(kind: type[RowEngine], seed: int) -> None:
     rng = np.random.default_rng(seed)
     words = random_words(rng, k=5, pixels=2, count=100, stall=0.3)
     check_engine(kind(k=5, pixels=2), random_values(rng, kind.scheme, len(words), 5)[None], words)

@@ -67,7 +67,7 @@ class _SignedEngine(RowEngine):
         return m
 
 
-class Pot4ShiftTwin(_SignedEngine):
+class Pot4ShiftBaseline(_SignedEngine):
     """PoT-4 as one would write it: shift, negate, add up signed numbers."""
 
     scheme = Scheme.POT4
@@ -78,7 +78,7 @@ class Pot4ShiftTwin(_SignedEngine):
         return Mux(code[3], -magnitude, magnitude)
 
 
-class Fixed4MultiplyTwin(_SignedEngine):
+class Fixed4MultiplyBaseline(_SignedEngine):
     """Fixed-4 with multipliers that the synthesiser makes out of LUTs."""
 
     scheme = Scheme.FIXED4
@@ -91,14 +91,14 @@ class Fixed4MultiplyTwin(_SignedEngine):
         return sum(parts) - Mux(code[3], act << 3, 0)
 
 
-class Pot4PortableTwin(Pot4Engine):
+class Pot4PortableBaseline(Pot4Engine):
     """The shipped PoT-4 engine in its portable form: what LUT6_2 and CARRY4 by hand save."""
 
     def elaborate(self, platform: object) -> Module:
         return super().elaborate(None)
 
 
-class UnpackedTwin(RowEngine):
+class UnpackedBaseline(RowEngine):
     """A DSP48E1 for each multiplication, in cascades; accumulators in LUTs."""
 
     scheme = Scheme.FIXED8
@@ -137,4 +137,4 @@ class UnpackedTwin(RowEngine):
         return m
 
 
-TWINS = (Pot4ShiftTwin, Fixed4MultiplyTwin, Pot4PortableTwin, UnpackedTwin)
+BASELINES = (Pot4ShiftBaseline, Fixed4MultiplyBaseline, Pot4PortableBaseline, UnpackedBaseline)
