@@ -174,7 +174,7 @@ def build(
             f"channels x {config.pixels} pixels; generating Verilog"
         )
         _fresh(partial)
-        _write(board, config, compiled, partial)
+        _write(board, config, graph, compiled, partial)
         images = vectors.read(graph) if graph and vectors else {}
         for one in compiled:
             manifest.write_golden(partial / one.folder, one.graph, images.get(one.tensor))
@@ -221,14 +221,20 @@ def _fresh(folder: Path) -> None:
     folder.mkdir(parents=True)
 
 
-def _write(board: Board, config: AccelConfig, compiled: Sequence[Compiled], folder: Path) -> None:
+def _write(
+    board: Board,
+    config: AccelConfig,
+    graph: IntGraph | None,
+    compiled: Sequence[Compiled],
+    folder: Path,
+) -> None:
     """Verilog, configuration, programs and the project of the board's tools."""
     text = accelerator_verilog(config, TARGETS[board.device.family].primitives())
     (folder / "accelerator.v").write_text(text)
     (folder / "config.json").write_text(config.to_json() + "\n")
     for one in compiled:
         (folder / one.folder).mkdir(parents=True, exist_ok=True)
-        one.program.save(folder / one.folder)
+        one.program.save(folder / one.folder, graph.digest if graph else None)
     memory = driver_bytes(one.program for one in compiled)
     TARGETS[board.device.family].write(board, config, memory, text, folder)
 

@@ -40,9 +40,10 @@ def package(make_case: CaseMaker, tmp_path_factory: pytest.TempPathFactory) -> P
 def layers(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same for a hybrid network."""
     folder = tmp_path_factory.mktemp("layers")
-    for one in compile_all(sequence_graph(1, length=8), CONFIG):
+    network = sequence_graph(1, length=8)
+    for one in compile_all(network, CONFIG):
         (folder / one.folder).mkdir(parents=True)
-        one.program.save(folder / one.folder)
+        one.program.save(folder / one.folder, network.digest)
         manifest.write_golden(folder / one.folder, one.graph, None)
     shutil.copy(package / manifest.ACCELERATOR, folder)
     return folder

@@ -6,6 +6,7 @@ from typing import Dict, Iterator, Mapping, Optional
 import numpy as np
 
 from .accelerator import TIMEOUT, Accelerator, SelfTest
+from .errors import WrongPackage
 from .hardware import Hardware
 from .package import Package
 
@@ -21,11 +22,21 @@ class Layers(Mapping[str, Accelerator]):
         By the name of the layer.
     timeout : float
         Seconds that a layer may take.
+
+    Raises WrongPackage for layers of different networks, and as :class:`Accelerator` does.
     """
 
     def __init__(
         self, hardware: Hardware, packages: Mapping[str, Package], timeout: float = TIMEOUT
     ) -> None:
+        first = next(iter(packages.values()))
+        for package in packages.values():
+            if package.network_digest != first.network_digest:
+                raise WrongPackage(
+                    f"{package.folder} belongs to another network ({package.network_digest[:16]}) "
+                    f"than {first.folder} ({first.network_digest[:16]}); copy the whole build "
+                    "folder"
+                )
         self._hardware = hardware
         self._layers: Dict[str, Accelerator] = {
             name: Accelerator(hardware, package, timeout) for name, package in packages.items()

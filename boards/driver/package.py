@@ -91,6 +91,8 @@ class Package:
             self.class_names = list(self.program["class_names"])
             self.name = self.program["name"]
             self.graph_digest: str = self.program["graph_digest"]
+            #: The same, or of a layer the digest of the hybrid network that it belongs to.
+            self.network_digest: str = self.program["network_digest"]
             self._segments = self.program["segments"]
         except (KeyError, TypeError, IndexError) as error:
             raise WrongPackage(

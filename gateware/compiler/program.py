@@ -157,11 +157,15 @@ class Program:
             for image in range(self.batch)
         ]
 
-    def save(self, folder: pathlib.Path) -> None:
-        """Write image and manifest."""
+    def save(self, folder: pathlib.Path, network_digest: str | None = None) -> None:
+        """Write image and manifest.
+
+        ``network_digest`` is the digest of the hybrid network that the program is a layer of.
+        """
         manifest = {
             "name": self.name,
             "graph_digest": self.graph_digest,
+            "network_digest": network_digest or self.graph_digest,
             "config_digest": config_digest(self.config),
             "config": dataclasses.asdict(self.config),
             "input": dataclasses.asdict(self.input),

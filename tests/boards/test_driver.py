@@ -397,6 +397,14 @@ def test_a_network_with_a_host_is_called_layer_by_layer(monkeypatch, package: Pa
         faulty[:] = wrong_layers
         assert command.main(["selftest", str(package)]) == status
         assert capsys.readouterr().out == out
+    other = package / "layers/b.query/program.json"
+    program = json.loads(other.read_text()) | {"network_digest": "1" * 64}
+    other.write_text(json.dumps(program))
+    packages = {name: Package(package, name) for name in Package.layers(package)}
+    with pytest.raises(
+        driver.WrongPackage, match=r"b\.query belongs to another network \(1{16}\) than .*a\.dense"
+    ):
+        driver.Layers(FakeHardware(), packages)
     layer = Package(package, "a.dense")
     assert layer.golden()["images"].shape == (2, 1, 4, 4)
     assert layer.accelerator == Package(package).accelerator
