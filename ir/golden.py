@@ -16,11 +16,11 @@ from ir.graph import (
     Conv,
     Flatten,
     Host,
+    IntegerNode,
     IntGraph,
     LayerArrays,
     Linear,
     MaxPool,
-    Node,
 )
 
 #: Images (N, C, H, W), or one array per host input of the graph, each with N first.
@@ -29,12 +29,12 @@ Inputs = np.ndarray | tuple[np.ndarray, ...]
 #: tensor, and an array of any kind for each name that it keeps. Equal inputs, equal outputs.
 HostCallback = Callable[[Host, dict[str, np.ndarray]], dict[str, np.ndarray]]
 #: What computes a layer instead of the golden model: its output (N, C, H, W) from its input.
-LayerCallback = Callable[[Node, np.ndarray], np.ndarray]
+LayerCallback = Callable[[IntegerNode, np.ndarray], np.ndarray]
 
 
 def quantise_input(graph: IntGraph, images: np.ndarray) -> np.ndarray:
     """Real images (N, C, H, W) to the graph's input integers, int64, same shape."""
-    spec = graph.tensor(graph.header.input)
+    spec = graph.input
     return numerics.quantise_activations(images, spec.scale, spec.zero_point, spec.bits)
 
 
@@ -80,7 +80,7 @@ def _begin(graph: IntGraph, images: Inputs) -> tuple[dict[str, np.ndarray], dict
                 f"the graph takes {len(names)} host inputs, a tuple of arrays: {', '.join(names)}"
             )
         return {}, dict(zip(names, images, strict=True))
-    spec = graph.tensor(graph.header.input)
+    spec = graph.input
     images = np.asarray(images)
     if images.dtype.kind not in "iu":
         raise ValueError(f"images must be integers, not {images.dtype}; quantise_input gives them")
@@ -89,7 +89,7 @@ def _begin(graph: IntGraph, images: Inputs) -> tuple[dict[str, np.ndarray], dict
         raise ValueError(f"images are {images.shape[1:]}, the graph takes {spec.shape}")
     if images.size and not 0 <= images.min() <= images.max() <= numerics.act_max(spec.bits):
         raise ValueError(f"image values must lie in 0..{numerics.act_max(spec.bits)}")
-    return {graph.header.input: images}, {}
+    return {spec.name: images}, {}
 
 
 def ask(
@@ -117,9 +117,10 @@ def ask(
 
 def _real(graph: IntGraph, name: str, tensor: np.ndarray) -> np.ndarray:
     """Real values, float32. Of a code they are what fake quantisation computes: one rounding."""
-    writer = next((n for n in graph.nodes if getattr(n, "output", None) == name), None)
-    if getattr(writer, "wide", False):
-        return np.ldexp(tensor, -graph.layers[writer.name].shift[:, None, None]).astype(np.float32)
+    for node in graph.nodes:
+        if isinstance(node, Conv | Linear) and node.wide and node.output == name:
+            shift = graph.layers[node.name].shift[:, None, None]
+            return np.ldexp(tensor, -shift).astype(np.float32)
     spec = graph.tensor(name)
     return ((tensor - spec.zero_point) * np.float64(spec.scale)).astype(np.float32)
 
@@ -129,7 +130,7 @@ def logits(graph: IntGraph, images: Inputs, host: HostCallback | None = None) ->
     return _flat(run(graph, images, host)[graph.header.output])
 
 
-def _step(graph: IntGraph, node: Node, tensors: dict[str, np.ndarray]) -> np.ndarray:
+def _step(graph: IntGraph, node: IntegerNode, tensors: dict[str, np.ndarray]) -> np.ndarray:
     x = tensors[node.input]
     match node:
         case Flatten():
@@ -143,10 +144,11 @@ def _step(graph: IntGraph, node: Node, tensors: dict[str, np.ndarray]) -> np.nda
             )
         case Conv():
             padded = _pad(x, node.padding, graph.tensor(node.input).zero_point)
-            acc = _convolve(padded, graph.layers[node.name], node)
+            layer = graph.layers[node.name]
+            return _finish(layer, node, _convolve(padded, layer, node), tensors)
         case Linear():
-            acc = _matmul(_flat(x), graph.layers[node.name].rows)[:, :, None, None]
-    return _finish(graph.layers[node.name], node, acc, tensors)
+            layer = graph.layers[node.name]
+            return _finish(layer, node, _matmul(_flat(x), layer.rows)[:, :, None, None], tensors)
 
 
 def _finish(

@@ -27,6 +27,7 @@ from ir.nodes import (
     Flatten,
     Header,
     Host,
+    IntegerNode,
     Linear,
     MaxPool,
     Node,
@@ -43,6 +44,7 @@ __all__ = [
     "Header",
     "Host",
     "IntGraph",
+    "IntegerNode",
     "LayerArrays",
     "Linear",
     "MaxPool",
@@ -65,6 +67,13 @@ class IntGraph:
     def tensor(self, name: str) -> TensorSpec:
         """The spec of tensor ``name``."""
         return next(t for t in self.header.tensors if t.name == name)
+
+    @property
+    def input(self) -> TensorSpec:
+        """Spec of the tensor of images; ValueError where the graph begins on the host."""
+        if self.header.input is None:
+            raise ValueError(f"graph {self.header.name!r} begins on the host, and takes no images")
+        return self.tensor(self.header.input)
 
     @property
     def nodes(self) -> tuple[Node, ...]:

@@ -15,6 +15,9 @@ class _Model(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+Bits = Literal[4, 8]  #: of the codes of a tensor
+
+
 class TensorSpec(_Model):
     """An activation tensor: unsigned integers ``a`` with ``x = scale * (a - zero_point)``.
 
@@ -25,7 +28,7 @@ class TensorSpec(_Model):
 
     name: str
     shape: tuple[int, int, int]  #: channels, height, width; a vector is (channels, 1, 1)
-    bits: Literal[4, 8]
+    bits: Bits
     scale: float = pydantic.Field(gt=0)
     zero_point: int = 0
 
@@ -99,7 +102,7 @@ class Flatten(_Node):
 
 
 class Host(_Model):
-    """Float operations between integer layers; the border between them and the accelerator.
+    """Float operations between integer layers, which the accelerator leaves to the host.
 
     The host reads the real values of its ``inputs``, float32 in the shape of their tensors, and
     what earlier host nodes kept. What it gives for its ``outputs`` is quantised by their tensors;
@@ -115,9 +118,9 @@ class Host(_Model):
     ops: tuple[str, ...] = ()  #: names of its float operations, each once
 
 
-Node = Annotated[
-    Conv | Linear | MaxPool | AvgPool | Flatten | Host, pydantic.Field(discriminator="op")
-]
+#: Nodes of the accelerator, each of one tensor and maybe a residual operand.
+IntegerNode = Conv | Linear | MaxPool | AvgPool | Flatten
+Node = Annotated[IntegerNode | Host, pydantic.Field(discriminator="op")]
 
 
 class Header(_Model):

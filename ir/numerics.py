@@ -27,6 +27,10 @@ IMAGE_SCALE = 1 / 255  #: step of an 8-bit image, whose real values lie in 0..1
 ACC_BITS = 24  #: bits of the largest accumulator, signed
 
 
+#: An integer, or an int64 array of them.
+Integers = int | np.ndarray
+
+
 class Scheme(enum.IntEnum):
     """How one row (filter) of a layer is quantised."""
 
@@ -39,8 +43,8 @@ class Scheme(enum.IntEnum):
         """Bits of one stored weight code."""
         return 8 if self is Scheme.FIXED8 else 4
 
-    @property
-    def denominator(self) -> int:
+    @property  # int's own is the constant 1
+    def denominator(self) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The value of the largest level: ``level = value / denominator`` lies in [-1, 1]."""
         return {Scheme.POT4: 64, Scheme.FIXED4: 7, Scheme.FIXED8: 127}[self]
 
@@ -157,7 +161,9 @@ def encode_multiplier(real: float) -> tuple[int, int]:
 
 
 def round_scaled(real: float, shift: int) -> int:
-    """``floor(real * 2^shift + 1/2)`` without a rounding error."""
+    """``floor(real * 2^shift + 1/2)`` without a rounding error; ValueError unless it is finite."""
+    if not math.isfinite(real):
+        raise ValueError(f"{real!r} is not finite")
     scaled = math.ldexp(real, shift)
     whole = math.floor(scaled)
     return whole + (scaled - whole >= 0.5)
@@ -208,18 +214,48 @@ def encode_residual(real: float) -> int:
     return round_scaled(real, SHIFT_MIN)
 
 
-def accumulate(acc, multiplier, bias, shift, residual=0, n=0):
-    """``t = acc*M + B + r*N`` with ``N = n * 2^(S-14)``: the wide, exact value before the shift.
+def accumulate(
+    acc: Integers,
+    multiplier: Integers,
+    bias: Integers,
+    shift: Integers,
+    residual: Integers = 0,
+    n: int = 0,
+) -> np.ndarray:
+    """``t = acc*M + B + r*N`` with ``N = n * 2^(S-14)``: the raw, exact value before the shift.
 
-    Arrays broadcast; int64 in, int64 out. Logits leave the accelerator as this ``t``.
+    Logits leave the accelerator as this ``t``, a signed integer of BIAS_BITS bits.
+
+    Parameters
+    ----------
+    acc : dot products, signed, of ACC_BITS bits
+    multiplier : M, 0 to 2^16 - 1
+    bias : B in [-BIAS_LIMIT, BIAS_LIMIT)
+    shift : S, SHIFT_MIN to SHIFT_MAX
+    residual : codes r of the residual operand, 0 to 255
+    n : of that operand, of RESIDUAL_BITS bits unsigned
+
+    Arrays broadcast; int64 in, int64 out.
     """
     acc, multiplier, bias = (np.asarray(v, np.int64) for v in (acc, multiplier, bias))
     shift, residual = np.asarray(shift, np.int64), np.asarray(residual, np.int64)
     return acc * multiplier + bias + residual * (np.int64(n) << (shift - SHIFT_MIN))
 
 
-def requantise(acc, multiplier, bias, shift, low, high, residual=0, n=0) -> np.ndarray:
+def requantise(
+    acc: Integers,
+    multiplier: Integers,
+    bias: Integers,
+    shift: Integers,
+    low: int,
+    high: int,
+    residual: Integers = 0,
+    n: int = 0,
+) -> np.ndarray:
     """``y = clamp(t >> S, low, high)``, the one formula of requantisation; ``>>`` is arithmetic.
+
+    ``t``, its arguments and their ranges are those of :func:`accumulate`; ``low`` and ``high`` are
+    codes, 0 to 15 or 255. Gives int64.
 
     ``bias`` already holds the rounding constant ``2^(S-1)`` and every zero-point term; ReLU is
     ``low`` equal to the output's zero point. Because r*N is a multiple of ``2^(S-14)``, hardware

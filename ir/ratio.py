@@ -59,7 +59,8 @@ class Ratio:
 
     def lanes(self, tile_rows: int) -> tuple[int, int, int]:
         """Rows of each scheme in one row tile: ``lanes(64) == (42, 19, 3)`` at 65:30:5."""
-        return largest_remainder(tile_rows, self.shares)
+        pot4, fixed4, fixed8 = largest_remainder(tile_rows, self.shares)
+        return pot4, fixed4, fixed8
 
     def rows(self, n_rows: int, tile_rows: int) -> tuple[int, int, int]:
         """Rows of each scheme in a layer of ``n_rows``, so that its row tiles are filled.
@@ -70,4 +71,5 @@ class Ratio:
         lanes = self.lanes(tile_rows)
         whole, rest = divmod(n_rows, tile_rows)
         parts = largest_remainder(rest, lanes)
-        return tuple(whole * lane + part for lane, part in zip(lanes, parts, strict=True))
+        pot4, fixed4, fixed8 = (whole * n + part for n, part in zip(lanes, parts, strict=True))
+        return pot4, fixed4, fixed8

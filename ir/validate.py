@@ -14,6 +14,7 @@ from ir.nodes import (
     Flatten,
     Header,
     Host,
+    IntegerNode,
     Linear,
     MaxPool,
     Node,
@@ -74,16 +75,16 @@ class _Flow:
                 self._keep(f"node {node.name!r}", node.keeps)
                 self.most |= {n: numerics.act_max(self.specs[n].bits) for n in node.outputs}
                 continue
-            residual = getattr(node, "residual", None)
-            self._reads(node, [node.input, *([residual.tensor] if residual else [])], self.known)
-            if not self.wide.isdisjoint(sources := {node.input, residual and residual.tensor}):
-                raise GraphError(
-                    f"node {node.name!r} reads {min(self.wide & sources)!r}, which is wide"
-                )
+            residual = node.residual if isinstance(node, Conv | Linear) else None
+            sources = {node.input} if residual is None else {node.input, residual.tensor}
+            self._reads(node, sorted(sources), self.known)
+            if raw := self.wide & sources:
+                raise GraphError(f"node {node.name!r} reads {min(raw)!r}, which is wide")
             self._writes(node, [node.output])
             _check_node(node, self.specs, layers, self.most[node.input])
-            self.most[node.output] = getattr(node, "high", self.most[node.input])
-            if getattr(node, "wide", False):
+            passes = isinstance(node, MaxPool | Flatten)
+            self.most[node.output] = self.most[node.input] if passes else node.high
+            if isinstance(node, Conv | Linear) and node.wide:
                 self.wide.add(node.output)
                 _check_wide(
                     self.specs[node.output],
@@ -128,7 +129,7 @@ def _window(size: int, kernel: int, stride: int, before: int, after: int) -> int
 
 
 def _check_node(
-    node: Node, specs: dict[str, TensorSpec], layers: dict[str, LayerArrays], most: int
+    node: IntegerNode, specs: dict[str, TensorSpec], layers: dict[str, LayerArrays], most: int
 ) -> None:
     """Check a node whose input has codes of up to ``most``."""
     source, target = specs[node.input], specs[node.output]
@@ -143,18 +144,20 @@ def _check_node(
             f"node {node.name!r} keeps its input's codes, but bits, scale or zero "
             f"point of {node.output!r} differ"
         )
-    if hasattr(node, "low") and not 0 <= node.low <= node.high <= numerics.act_max(target.bits):
+    if isinstance(node, MaxPool | Flatten):
+        return
+    if not 0 <= node.low <= node.high <= numerics.act_max(target.bits):
         raise GraphError(
             f"node {node.name!r} clamps to {node.low}..{node.high}, outside {target.bits} bits"
         )
-    if getattr(node, "residual", None):
+    if isinstance(node, Conv | Linear) and node.residual is not None:
         other = specs[node.residual.tensor]
         if other.shape != target.shape or node.wide:
             raise GraphError(f"node {node.name!r} cannot add {other.name!r} of shape {other.shape}")
 
 
 def _shape(
-    node: Node, source: TensorSpec, layers: dict[str, LayerArrays], most: int
+    node: IntegerNode, source: TensorSpec, layers: dict[str, LayerArrays], most: int
 ) -> tuple[int, int, int]:
     """Shape of the output; checks windows, groups, arrays and accumulator on the way."""
     channels, height, width = source.shape
@@ -167,15 +170,15 @@ def _shape(
                 f"linear {node.name!r} needs a flat input, {node.input!r} is {source.shape}"
             )
         return rows, 1, 1
-    pads = getattr(node, "padding", (0, 0, 0, 0))
+    pads = (0, 0, 0, 0) if isinstance(node, AvgPool) else node.padding
     if min(*node.kernel, *node.stride) < 1 or min(pads) < 0:
         raise GraphError(
             f"node {node.name!r} has kernel {node.kernel}, stride {node.stride}, padding {pads}"
         )
-    out = [
+    rows, columns = (
         _window(size, node.kernel[i], node.stride[i], pads[2 * i], pads[2 * i + 1])
         for i, size in enumerate((height, width))
-    ]
+    )
     if isinstance(node, Conv):
         if node.groups < 1 or channels % node.groups:
             raise GraphError(f"conv {node.name!r}: {channels} channels in {node.groups} groups")
@@ -184,7 +187,7 @@ def _shape(
             raise GraphError(f"conv {node.name!r}: {channels} rows in {node.groups} groups")
     elif isinstance(node, AvgPool):
         _check_acc(node, node.kernel[0] * node.kernel[1] * most)
-    return (channels, *out)
+    return channels, rows, columns
 
 
 def _check_acc(node: Node, most: int) -> None:

@@ -12,7 +12,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -162,7 +162,7 @@ class Vectors:
         Equal vectors give equal bytes.
         """
         path = pathlib.Path(path)
-        arrays = {**self.inputs}
+        arrays: dict[str, Any] = {**self.inputs}
         arrays |= {CODES + name: array for name, array in self.codes.items()}
         if self.labels is not None:
             arrays["labels"] = self.labels

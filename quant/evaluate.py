@@ -4,7 +4,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ir import cli
 
@@ -77,7 +77,7 @@ def evaluate(
     directory: str | None = None,
     integer_samples: int | None = None,
     tokenizer: str | None = None,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """What ``run`` achieves, measured again from its files."""
     from quant.training import loop, pipeline
     from quant.training.config import FLOAT32, PRESETS, check_model_reads
@@ -154,10 +154,10 @@ def with_weights(model: "nn.Module", run: "RunFolder", name: str, dataset: str) 
         raise cli.UserError(
             f"{run / name} does not belong to this run's network for samples of {dataset}"
         ) from error
-    return model.to(memory_format=pipeline.memory_format(model, "cpu"))
+    return pipeline.lay_out(model, "cpu")
 
 
-def show(result: dict[str, object]) -> None:
+def show(result: dict[str, Any]) -> None:
     import rich.console
     import rich.table
 

@@ -15,6 +15,7 @@ import pathlib
 import sys
 import typing
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pydantic
 from pydantic.fields import FieldInfo
@@ -60,22 +61,28 @@ def parser() -> cli.Parser:
     p.add_argument("--name", help="the run's folder in DIR (default: the data set's name)")
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, field in TrainConfig.model_fields.items():
-        title = field.json_schema_extra["group"]
+        title = group_of(field)
         if title not in groups:
             groups[title] = p.add_argument_group(title)
         add_setting(groups[title], name, field)
     return p
 
 
+def group_of(field: FieldInfo) -> str:
+    """Heading of ``--help`` that a field of :class:`TrainConfig` belongs to."""
+    extra = field.json_schema_extra
+    return str(extra["group"]) if isinstance(extra, dict) else "other"
+
+
 def add_setting(group: "argparse._ArgumentGroup", name: str, field: FieldInfo) -> None:
     """The option of one field of :class:`TrainConfig`. Left out it is None: the default is decided
     together with ``--config``."""
     default = PRESET if field.is_required() else field.default
-    text = field.description
+    text = field.description or ""
     if default is not None:
         text += f" (default: {str(default).lower() if field.annotation is bool else default})"
     kinds = (field.annotation, *typing.get_args(field.annotation))
-    options: dict[str, object] = {
+    options: dict[str, Any] = {
         "metavar": "N"
         if int in kinds
         else "F"
@@ -117,14 +124,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     with one_voice(processes), contextlib.ExitStack() as at_end:
         found = None
         if processes.first:
-            if resume:
+            if config is None:
                 run = RunFolder.reopen(out, resume)
                 run.claim()
             else:
                 run = RunFolder.plan(out, config.dataset if name is None else name)
             at_end.callback(run.release)
-            found = run, same_settings(run.config(), given) if resume else config, run.finished
-        run, config, finished = processes.of_first(found)
+            found = run, config or same_settings(run.config(), given), run.finished
+        run, config, finished = typing.cast(
+            "tuple[RunFolder, TrainConfig, bool]", processes.of_first(found)
+        )
         if finished and resume:
             return tell_finished(run, as_json) if processes.first else 0
         config = config.model_copy(update={"device": device})
@@ -186,7 +195,7 @@ def one_voice(processes: "Processes") -> Iterator[None]:
         processes.end()
 
 
-def same_settings(config: TrainConfig, given: dict[str, object]) -> TrainConfig:
+def same_settings(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
     """The settings of a run that goes on; raises :class:`~ir.cli.UserError` where ``given`` has
     others, unless only speed or output depends on them."""
     for name, value in given.items():
@@ -213,7 +222,8 @@ def same_settings(config: TrainConfig, given: dict[str, object]) -> TrainConfig:
 def same(field: FieldInfo, value: object, kept: object) -> bool:
     """Whether ``value``, perhaps still a text, means the ``kept`` one."""
     try:
-        return pydantic.TypeAdapter(field.annotation).validate_python(value) == kept
+        kind: Any = field.annotation
+        return pydantic.TypeAdapter(kind).validate_python(value) == kept
     except pydantic.ValidationError:
         return False
 

@@ -111,7 +111,7 @@ def assign(
 def _by_execution(model: nn.Module, names: list[str]) -> list[str]:
     """The layers in the order of their use, which a graph knows; else as they were defined."""
     if isinstance(model, fx.GraphModule):
-        return [node.target for node in model.graph.nodes if node.target in names]
+        return [name for node in model.graph.nodes if (name := str(node.target)) in names]
     return names
 
 

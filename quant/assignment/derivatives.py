@@ -6,7 +6,8 @@ is the derivative of ``L_c . logits`` at a layer's output, one backward pass per
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from quant.nn import layers
 
 Inputs = Tensor | tuple[Tensor, ...]
+Weighted = nn.Conv2d | nn.Linear
 
 #: Up to this number of classes the factor of ``diag(p) - p p^T`` is exact.
 EXACT_CLASSES = 32
@@ -24,7 +26,7 @@ SAMPLES = 16
 WORKSPACE = 1 << 29
 
 
-def weighted(model: nn.Module) -> dict[str, nn.Module]:
+def weighted(model: nn.Module) -> dict[str, Weighted]:
     """Convolutions and linear layers by name, in order of definition."""
     return {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
 
@@ -46,16 +48,16 @@ def measuring(model: nn.Module) -> Iterator[None]:
 class Layer:
     """A layer as a linear map of each row's weights: (n, rows, positions) from (rows, terms)."""
 
-    def __init__(self, module: nn.Module, a: Tensor, out: Tensor) -> None:
+    def __init__(self, module: Weighted, a: Tensor, out: Tensor) -> None:
         self.module = module
-        self.conv = isinstance(module, nn.Conv2d)
-        self.groups = module.groups if self.conv else 1
+        self.conv = module if isinstance(module, nn.Conv2d) else None
+        self.groups = 1 if self.conv is None else self.conv.groups
         self.rows, self.terms = len(module.weight), module.weight[0].numel()
         self.positions = out.numel() // self.rows  # of one image
         self.inputs = a.numel()
 
     @staticmethod
-    def padded(module: nn.Module, a: Tensor, count: int) -> Tensor:
+    def padded(module: Weighted, a: Tensor, count: int) -> Tensor:
         """What the layer's weights meet: a padded image, or (count, positions, terms)."""
         if isinstance(module, nn.Linear):
             return a.reshape(count, -1, a.shape[-1])
@@ -64,16 +66,16 @@ class Layer:
 
     def apply(self, a: Tensor, v: Tensor) -> Tensor:
         """(n, rows, positions) with the weights ``v`` (rows, terms) instead of the layer's."""
-        if not self.conv:
+        if self.conv is None:
             return F.linear(a, v).mT
-        m = self.module
+        m = self.conv
         return F.conv2d(a, v.view_as(m.weight), None, m.stride, 0, m.dilation, m.groups).flatten(2)
 
     def patches(self, a: Tensor) -> Tensor:
         """The factors of the weights, (n, groups, positions, terms)."""
-        if not self.conv:
+        if self.conv is None:
             return a[:, None]
-        m = self.module
+        m = self.conv
         unfolded = F.unfold(a, m.kernel_size, m.dilation, 0, m.stride)
         return unfolded.view(len(a), self.groups, self.terms, -1).mT
 
@@ -164,9 +166,10 @@ class Sweep:
             )
             for name, gradient in zip(record.outputs, gradients, strict=True):
                 layer = self.layers[name]
-                deltas[name][:, :, c] = (
-                    gradient.flatten(2) if layer.conv else gradient.reshape(n, -1, layer.rows).mT
-                )
+                if layer.conv is None:
+                    deltas[name][:, :, c] = gradient.reshape(n, -1, layer.rows).mT
+                else:
+                    deltas[name][:, :, c] = gradient.flatten(2)
         return {name: (record.inputs[name], delta) for name, delta in deltas.items()}
 
     def complete(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -182,7 +185,7 @@ class Sweep:
 class _Recorder:
     """Keeps input and output of each layer during a forward pass, in the order of the calls."""
 
-    def __init__(self, modules: dict[str, nn.Module], count: int) -> None:
+    def __init__(self, modules: dict[str, Weighted], count: int) -> None:
         self.modules, self.count, self.inputs, self.outputs = modules, count, {}, {}
 
     def __enter__(self) -> "_Recorder":
@@ -193,8 +196,8 @@ class _Recorder:
         for handle in self.handles:
             handle.remove()
 
-    def _hook(self, name: str):
-        def keep(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    def _hook(self, name: str) -> Callable[[Any, tuple[Tensor], Tensor], Tensor]:
+        def keep(module: Weighted, inputs: tuple[Tensor], output: Tensor) -> Tensor:
             if name in self.outputs:
                 raise ValueError(f"layer {name} is called more than once")
             if isinstance(module, nn.Conv2d) and len(output) != self.count:

@@ -177,7 +177,7 @@ class _Block:
         self.shape = (layer.rows, layer.terms, layer.terms)
         self.bytes = math.prod(self.shape) * sweep.dtype.itemsize
         self.multiplications = sweep.columns * (layer.positions + layer.terms)
-        self.blocks = None
+        self.blocks: Tensor | None = None
 
     def add(self, a: Tensor, delta: Tensor) -> None:
         if self.blocks is None:
@@ -189,6 +189,8 @@ class _Block:
             self.blocks.baddbmm_(gradients.mT, gradients, alpha=1 / self.count)
 
     def __call__(self, v: Tensor) -> Tensor:
+        if self.blocks is None:  # of no images
+            return torch.zeros_like(v)
         return torch.bmm(self.blocks, v[..., None])[..., 0]
 
 
@@ -200,7 +202,7 @@ class _Factors:
         image = layer.rows * layer.positions * sweep.columns + layer.inputs
         self.bytes = image * sweep.count * sweep.dtype.itemsize
         self.multiplications = 2 * layer.positions * iterations
-        self.parts = []
+        self.parts: list[tuple[Tensor, Tensor]] = []
 
     def add(self, a: Tensor, delta: Tensor) -> None:
         self.parts.append((a, delta))
@@ -208,8 +210,8 @@ class _Factors:
     def __call__(self, v: Tensor) -> Tensor:
         v = v.detach().requires_grad_()
         product = torch.zeros_like(v)
-        for part in self.parts:
-            for a, delta in pieces(*part, part[1][0].numel(), TILE):
+        for inputs, deltas in self.parts:
+            for a, delta in pieces(inputs, deltas, deltas[0].numel(), TILE):
                 with torch.enable_grad():
                     out = self.layer.apply(a, v)
                 factors = delta.flatten(0, 1)  # (n * rows, columns, positions)

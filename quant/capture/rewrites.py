@@ -7,31 +7,44 @@ operation is to be kept as it is, if the caller allows that."""
 
 import operator
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
-from quant.capture.writer import GraphWriter, operation, path_of
+from quant.capture.nodes import argument, operation, path_of
+from quant.capture.writer import GraphWriter
 from quant.nn.norms import FrozenBatchNorm1d, FrozenBatchNorm2d
 
 
 def _pair(value: object) -> tuple[int, int]:
     both = list(value) if isinstance(value, list | tuple) else [value]
-    if any(not isinstance(v, int) for v in both):
+    first, last = both[0], both[-1]
+    if not isinstance(first, int) or not isinstance(last, int):
         raise ValueError("its sizes must be constants")
-    return (both[0], both[-1])
+    return first, last
 
 
-def _bound(node: fx.Node, defaults: dict[str, object]) -> dict[str, object]:
+def _bound(node: fx.Node, **defaults: Any) -> dict[str, Any]:
     """Arguments of an ATen call by name."""
-    names = [a.name for a in node.target._schema.arguments]
+    target = cast(torch._ops.OpOverload, node.target)
+    names = [a.name for a in target._schema.arguments]
     return defaults | dict(zip(names, node.args, strict=False)) | node.kwargs
 
 
+def _own(module: nn.Module, **tensors: Tensor | None) -> None:
+    """Give ``module`` the parameters and buffers of the exported program."""
+    for name, tensor in tensors.items():
+        is_parameter = isinstance(getattr(module, name), nn.Parameter)
+        if is_parameter and not isinstance(tensor, nn.Parameter):
+            raise ValueError("its weights must be parameters")
+        setattr(module, name, tensor)
+
+
 def _convolution(w: GraphWriter, node: fx.Node) -> fx.Node:
-    a = _bound(node, {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1})
+    a = _bound(node, bias=None, stride=1, padding=0, dilation=1, groups=1)
     weight, bias = w.tensor(a["weight"]), w.optional_tensor(a["bias"])
-    kernel, stride = tuple(weight.shape[2:]), _pair(a["stride"])
+    kernel, stride = _pair(list(weight.shape[2:])), _pair(a["stride"])
     if _pair(a["dilation"]) != (1, 1):
         raise ValueError("dilation must be 1")
     padding = a["padding"]
@@ -51,31 +64,29 @@ def _convolution(w: GraphWriter, node: fx.Node) -> fx.Node:
         bias=bias is not None,
         device="meta",
     )
-    conv.weight, conv.bias = weight, bias
+    _own(conv, weight=weight, bias=bias)
     return w.layer_call(a["weight"], conv, a["input"])
 
 
 def _linear(w: GraphWriter, node: fx.Node) -> fx.Node | None:
-    a = _bound(node, {"bias": None})
+    a = _bound(node, bias=None)
     weight, bias = w.tensor(a["weight"]), w.optional_tensor(a["bias"])
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-    linear.weight, linear.bias = weight, bias
+    _own(linear, weight=weight, bias=bias)
     return w.layer_call(a["weight"], linear, a["input"])
 
 
 def _batch_norm(w: GraphWriter, node: fx.Node) -> fx.Node:
-    a = _bound(node, {})
+    a = _bound(node)
     if a["running_mean"] is None or a["weight"] is None:
         raise ValueError("running statistics and gamma are needed")
     name = w.owner(a["weight"])
-    planar, frozen = node.meta["val"].dim() == 4, name in w.frozen
-    if frozen:
-        kind = FrozenBatchNorm2d if planar else FrozenBatchNorm1d
-    else:
-        kind = nn.BatchNorm2d if planar else nn.BatchNorm1d
-    norm = kind(len(w.tensor(a["weight"])), a["eps"], a["momentum"])
-    norm.weight, norm.bias = w.tensor(a["weight"]), w.tensor(a["bias"])
-    norm.running_mean, norm.running_var = w.tensor(a["running_mean"]), w.tensor(a["running_var"])
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
+    if name in w.frozen:
+        kinds = (FrozenBatchNorm1d, FrozenBatchNorm2d)
+    norm = kinds[node.meta["val"].dim() == 4](len(w.tensor(a["weight"])), a["eps"], a["momentum"])
+    for key in ("weight", "bias", "running_mean", "running_var"):
+        _own(norm, **{key: w.tensor(a[key])})
     counter = w.state.get(f"{name}.num_batches_tracked")
     if counter is not None:
         norm.num_batches_tracked = counter
@@ -87,11 +98,11 @@ def _batch_norm(w: GraphWriter, node: fx.Node) -> fx.Node:
 
 
 def _relu(w: GraphWriter, node: fx.Node) -> fx.Node:
-    return w.module_call(node, nn.ReLU(), w.nodes[node.args[0]])
+    return w.module_call(node, nn.ReLU(), w.nodes[argument(node)])
 
 
 def _clamp(w: GraphWriter, node: fx.Node) -> fx.Node:
-    a = _bound(node, {"min_val": -1.0, "max_val": 1.0, "min": None, "max": None})
+    a = _bound(node, min_val=-1.0, max_val=1.0, min=None, max=None)
     if operation(node) == "relu6":
         low, high = 0, 6
     elif "hardtanh" in operation(node):
@@ -101,11 +112,11 @@ def _clamp(w: GraphWriter, node: fx.Node) -> fx.Node:
     if low != 0:
         raise ValueError("it must clamp at 0 from below, as ReLU6 does")
     module = nn.ReLU() if high is None else nn.Hardtanh(0.0, float(high))
-    return w.module_call(node, module, w.nodes[node.args[0]])
+    return w.module_call(node, module, w.nodes[argument(node)])
 
 
 def _add(w: GraphWriter, node: fx.Node) -> fx.Node | None:
-    a = _bound(node, {"alpha": 1})
+    a = _bound(node, alpha=1)
     terms = [a["self"], a["other"]]
     shapes = [t.meta["val"].shape if isinstance(t, fx.Node) else None for t in terms]
     if any(t not in w.nodes for t in terms) or shapes[0] != shapes[1] or a["alpha"] != 1:
@@ -116,7 +127,7 @@ def _add(w: GraphWriter, node: fx.Node) -> fx.Node | None:
 
 
 def _max_pool(w: GraphWriter, node: fx.Node) -> fx.Node:
-    a = _bound(node, {"stride": [], "padding": 0, "dilation": 1, "ceil_mode": False})
+    a = _bound(node, stride=[], padding=0, dilation=1, ceil_mode=False)
     kernel = _pair(a["kernel_size"])
     if _pair(a["dilation"]) != (1, 1) or a["ceil_mode"]:
         raise ValueError("dilation must be 1 and ceil_mode off")
@@ -125,7 +136,7 @@ def _max_pool(w: GraphWriter, node: fx.Node) -> fx.Node:
 
 
 def _avg_pool(w: GraphWriter, node: fx.Node) -> fx.Node:
-    a = _bound(node, {"stride": [], "padding": 0, "ceil_mode": False, "divisor_override": None})
+    a = _bound(node, stride=[], padding=0, ceil_mode=False, divisor_override=None)
     kernel = _pair(a["kernel_size"])
     if _pair(a["padding"]) != (0, 0) or a["ceil_mode"] or a["divisor_override"] is not None:
         raise ValueError("padding must be 0, ceil_mode off and the divisor the window")
@@ -134,22 +145,22 @@ def _avg_pool(w: GraphWriter, node: fx.Node) -> fx.Node:
 
 
 def _adaptive_avg_pool(w: GraphWriter, node: fx.Node) -> fx.Node:
-    source, size = node.args[0].meta["val"].shape[2:], _pair(node.args[1])
+    source, size = argument(node).meta["val"].shape[2:], _pair(node.args[1])
     if any(s % o for s, o in zip(source, size, strict=True)):
         raise ValueError(f"{tuple(source)} pixels do not divide into {size} windows")
-    kernel = tuple(int(s) // o for s, o in zip(source, size, strict=True))
-    return w.module_call(node, nn.AvgPool2d(kernel, kernel), w.nodes[node.args[0]])
+    kernel = int(source[0]) // size[0], int(source[1]) // size[1]
+    return w.module_call(node, nn.AvgPool2d(kernel, kernel), w.nodes[argument(node)])
 
 
 def _mean(w: GraphWriter, node: fx.Node) -> fx.Node | None:
-    a = _bound(node, {"keepdim": False})
-    source = node.args[0].meta["val"].shape
+    a = _bound(node, keepdim=False)
+    source = argument(node).meta["val"].shape
     if len(source) != 4 or sorted(d % 4 for d in a["dim"] or ()) != [2, 3]:
         if w.keep_unknown:
             return None
         raise ValueError("it must be taken over height and width")
     kernel = (int(source[2]), int(source[3]))
-    pooled = w.module_call(node, nn.AvgPool2d(kernel, kernel), w.nodes[node.args[0]])
+    pooled = w.module_call(node, nn.AvgPool2d(kernel, kernel), w.nodes[argument(node)])
     if a["keepdim"]:
         return pooled
     pooled.meta |= {"shape": (source[0], source[1], 1, 1), "path": path_of(node)}
@@ -158,11 +169,11 @@ def _mean(w: GraphWriter, node: fx.Node) -> fx.Node | None:
 
 def _flatten(w: GraphWriter, node: fx.Node) -> fx.Node | None:
     """flatten, view, reshape or squeeze that leaves (batch, everything else)."""
-    before, after = (n.meta["val"].shape for n in (node.args[0], node))
+    before, after = (n.meta["val"].shape for n in (argument(node), node))
     if before == after:
-        return w.nodes[node.args[0]]
+        return w.nodes[argument(node)]
     if len(before) == 4 and len(after) == 2 and before[0] == after[0]:
-        return w.module_call(node, nn.Flatten(), w.nodes[node.args[0]])
+        return w.module_call(node, nn.Flatten(), w.nodes[argument(node)])
     if w.keep_unknown:
         return None
     raise ValueError(
@@ -176,11 +187,11 @@ def _sizes(shape: torch.Size) -> str:
 
 
 def _dropout(w: GraphWriter, node: fx.Node) -> fx.Node:
-    return w.module_call(node, nn.Dropout(node.args[1]), w.nodes[node.args[0]])
+    return w.module_call(node, nn.Dropout(_bound(node)["p"]), w.nodes[argument(node)])
 
 
 def _pad(w: GraphWriter, node: fx.Node) -> fx.Node | None:
-    a = _bound(node, {"mode": "constant", "value": 0.0})
+    a = _bound(node, mode="constant", value=0.0)
     amounts = list(a["pad"])
     if (
         a["mode"] != "constant"
@@ -191,7 +202,7 @@ def _pad(w: GraphWriter, node: fx.Node) -> fx.Node | None:
         if w.keep_unknown:
             return None
         raise ValueError("only zeros can be added, above, below, left and right")
-    return w.module_call(node, nn.ZeroPad2d(tuple(amounts)), w.nodes[node.args[0]])
+    return w.module_call(node, nn.ZeroPad2d(tuple(amounts)), w.nodes[argument(node)])
 
 
 REWRITES: dict[str, Callable[[GraphWriter, fx.Node], fx.Node | None]] = {

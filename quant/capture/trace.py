@@ -11,18 +11,15 @@ import copy
 import logging
 import warnings
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
 
+from quant.capture.nodes import argument, class_of, operation, path_of
 from quant.capture.rewrites import REWRITES
-from quant.capture.writer import (
-    GraphWriter,
-    UnsupportedLayer,
-    class_of,
-    operation,
-    path_of,
-)
+from quant.capture.writer import GraphWriter, UnsupportedLayer
 
 #: Operations without effect on values, or only on bookkeeping.
 IDENTITIES = {
@@ -53,6 +50,8 @@ def capture(
     Each node has its shape, batch first, in ``node.meta["shape"]``, and its place in the model in
     ``node.meta["path"]``. Raises :class:`UnsupportedLayer`.
     """
+    from torch._dynamo.exc import TorchDynamoException  # here, because importing it takes a second
+
     inputs = example if isinstance(example, tuple) else (example,)
     if not inputs or not all(isinstance(x, Tensor) and x.dim() and len(x) for x in inputs):
         raise TypeError("the example must be a batch, a tensor, or a tuple of tensors, batch first")
@@ -68,7 +67,7 @@ def capture(
             program = torch.export.export(
                 model, inputs, strict=False, dynamic_shapes=tuple({0: batch} for _ in inputs)
             )
-        except (RuntimeError, TypeError, ValueError, torch._dynamo.exc.TorchDynamoException) as e:
+        except (RuntimeError, TypeError, ValueError, TorchDynamoException) as e:
             reason = str(e).strip().partition("\n")[0]
             if "Constraints violated" in reason:
                 reason = "the batch size is part of a shape: use flatten(1) or x.size(0)"
@@ -117,7 +116,8 @@ class Rewriter(GraphWriter):
         return self.module
 
     def _output(self, node: fx.Node) -> None:
-        results = [r for r in node.args[0] if isinstance(r, fx.Node)]
+        given = cast("tuple[object, ...]", node.args[0])
+        results = [r for r in given if isinstance(r, fx.Node)]
         if len(results) != 1:
             raise UnsupportedLayer("", "the model", f"it returns {len(results)} tensors, not one")
         self.graph.output(self.nodes[results[0]])
@@ -127,7 +127,7 @@ class Rewriter(GraphWriter):
         if name in CHECKS or (name == "sym_size" and not self.keep_unknown):
             return  # sizes that only a view reads, which becomes a flatten
         if name in IDENTITIES and not self._changes_type(node):
-            self.nodes[node] = self.nodes[node.args[0]]
+            self.nodes[node] = self.nodes[argument(node)]
             return
         with self._refusing(node):
             rewrite = REWRITES.get(name)
@@ -138,8 +138,10 @@ class Rewriter(GraphWriter):
 
     @staticmethod
     def _changes_type(node: fx.Node) -> bool:
-        values = node.meta.get("val"), node.args[0].meta.get("val")
-        return any(not isinstance(v, Tensor) for v in values) or values[0].dtype != values[1].dtype
+        after, before = node.meta.get("val"), argument(node).meta.get("val")
+        if isinstance(after, Tensor) and isinstance(before, Tensor):
+            return after.dtype != before.dtype
+        return True
 
     @contextlib.contextmanager
     def _refusing(self, node: fx.Node) -> Iterator[None]:
@@ -155,5 +157,8 @@ class Rewriter(GraphWriter):
         """The node as it is; parameters that it reads are fetched by name."""
         if not self.keep_unknown:
             raise ValueError("")
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.value)
-        return self.graph.call_function(node.target, args, kwargs)
+        if not callable(node.target):
+            raise ValueError("it is no function")
+        args = map_arg(node.args, self.value)
+        options = map_arg(node.kwargs, self.value)
+        return self.graph.call_function(node.target, args, options)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writer of the flat graph that a captured model becomes, and the names of its nodes."""
+"""Writer of the flat graph that a captured model becomes."""
 
 import torch
 from torch import Tensor, fx, nn
 
 from quant.capture.names import Names
+from quant.capture.nodes import operation, path_of, stack_of
 
 SUPPORTED = (
     "convolution, linear, batch-norm behind either, ReLU, ReLU6, addition, max and "
@@ -21,51 +22,6 @@ class UnsupportedLayer(ValueError):
             f"{operation} is not supported"
             f"{': ' if reason else ''}{reason}; supported are {SUPPORTED}"
         )
-
-
-def operation(node: fx.Node) -> str:
-    """Name of the ATen operation without overload, such as ``conv2d``."""
-    target = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        return target._schema.name.partition("::")[2]
-    return getattr(target, "__name__", str(target))
-
-
-def path_of(node: fx.Node) -> str:
-    """Name of the innermost module that ``node`` was called in."""
-    return _innermost(node)[0]
-
-
-def class_of(node: fx.Node) -> str:
-    """Class of that module."""
-    return str(_innermost(node)[1]).rpartition(".")[2]
-
-
-def _innermost(node: fx.Node) -> tuple[str, object]:
-    stack = node.meta.get("nn_module_stack")
-    return list(stack.values())[-1] if stack else ("", "")
-
-
-def _stack(node: fx.Node) -> list[str]:
-    """Names of all modules that ``node`` was called in, outermost first."""
-    return [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
-
-
-def module_of(node: fx.Node) -> nn.Module | None:
-    """The module that ``node`` calls, if it calls one."""
-    if node.op != "call_module":
-        return None
-    return node.graph.owning_module.get_submodule(node.target)
-
-
-def free_submodule(module: nn.Module, stem: str) -> str:
-    """``stem``, or that with the first number that makes it the name of no submodule."""
-    taken = {name for name, _ in module.named_modules()}
-    name, count = stem, 1
-    while name in taken:
-        count += 1
-        name = f"{stem}{count}"
-    return name
 
 
 class GraphWriter:
@@ -103,7 +59,7 @@ class GraphWriter:
             **dict(program.named_buffers()),
             **{n: c for n, c in program.constants.items() if isinstance(c, Tensor)},
         }
-        called = {path for node in program.graph.nodes for path in _stack(node)}
+        called = {path for node in program.graph.nodes for path in stack_of(node)}
         self.names = Names([*called, *self.stored.values()])
 
     def note(self, ours: fx.Node, theirs: fx.Node) -> fx.Node:

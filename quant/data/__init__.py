@@ -24,7 +24,7 @@ __all__ = [
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class Loader:
     """How a data set is loaded and which options it has besides the folder of its files."""
 
     load: Callable[..., Dataset]
@@ -32,14 +32,14 @@ class Source:
 
 
 DATASETS = {
-    "digits": Source(digits.load),
-    "fashion-mnist": Source(fashion.load),
-    "cifar10": Source(cifar.cifar10),
-    "cifar100": Source(cifar.cifar100),
-    "imagenet": Source(imagenet.load, ("size",)),
-    "sst2": Source(glue.sst2, ("tokenizer", "max_length")),
-    "mnli": Source(glue.mnli, ("tokenizer", "max_length")),
-    "movies": Source(movies.load, ("tokenizer", "max_length")),
+    "digits": Loader(digits.load),
+    "fashion-mnist": Loader(fashion.load),
+    "cifar10": Loader(cifar.cifar10),
+    "cifar100": Loader(cifar.cifar100),
+    "imagenet": Loader(imagenet.load, ("size",)),
+    "sst2": Loader(glue.sst2, ("tokenizer", "max_length")),
+    "mnli": Loader(glue.mnli, ("tokenizer", "max_length")),
+    "movies": Loader(movies.load, ("tokenizer", "max_length")),
 }
 
 

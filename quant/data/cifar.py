@@ -105,8 +105,10 @@ def read_archive(path: pathlib.Path, folder: str, wanted: tuple[str, ...]) -> di
     with tarfile.open(path) as archive:
         for member in archive:
             parent, _, name = member.name.removeprefix("./").rpartition("/")
-            if parent == folder and name in wanted and member.isfile():
-                found[name] = archive.extractfile(member).read()
+            if parent != folder or name not in wanted or not member.isfile():
+                continue
+            if content := archive.extractfile(member):
+                found[name] = content.read()
     for name in wanted:
         if name not in found:
             raise FileNotFoundError(None, None, f"{folder}/{name} in {path}")
@@ -116,18 +118,18 @@ def read_archive(path: pathlib.Path, folder: str, wanted: tuple[str, ...]) -> di
 def split(layout: Layout, files: list[dict], augment: Augment | None) -> ArraySplit:
     images, labels = [], []
     for file in files:
-        pixels, classes = file.get(b"data"), file.get(layout.labels)
-        if (
-            not isinstance(pixels, PickledArray)
-            or not isinstance(classes, list)
-            or pixels.bytes_of((len(classes), 3072)) is None
-            or not all(type(c) is int for c in classes)
-        ):
+        data, classes = file.get(b"data"), file.get(layout.labels)
+        pixels = None
+        if not isinstance(classes, list):
+            classes = []
+        elif isinstance(data, PickledArray):
+            pixels = data.bytes_of((len(classes), 3072))
+        if pixels is None or not all(type(c) is int for c in classes):
             raise DatasetError(
                 f"a file of {layout.name} does not hold 32x32 images with "
                 f"{layout.labels.decode()}: download it again"
             )
-        images.append(pixels.bytes_of((len(classes), 3072)).reshape(-1, 3, 32, 32))
+        images.append(pixels.reshape(-1, 3, 32, 32))
         labels += classes
     return ArraySplit(np.concatenate(images), np.array(labels), augment)
 

@@ -18,7 +18,7 @@ def load(directory: pathlib.Path | None) -> Dataset:
 
     if directory is not None:
         raise DatasetError("the digits come with scikit-learn: leave --data out")
-    images, labels = load_digits(return_X_y=True)
+    images, labels = map(np.asarray, load_digits(return_X_y=True))
     images = (images.astype(np.int64) * 255 // 16).astype(np.uint8).reshape(-1, 1, 8, 8)
     return Dataset(
         "digits",

@@ -70,7 +70,8 @@ def load(task: Task, directory: pathlib.Path | None, tokenise: Tokenise) -> Data
             files = find(task, directory, beginnings)
             rows, source = [row for file in files for row in read(file)], str(files[0])
         parts.append(convert(task, rows, source, tokenise))
-    return Dataset(task.name, *parts, task.class_names)
+    train, test = parts
+    return Dataset(task.name, train, test, task.class_names)
 
 
 def from_hub(task: Task, split: str) -> list[dict]:

@@ -59,7 +59,10 @@ def read(path: pathlib.Path) -> str:
             zipfile.ZipFile(archive) as outer,
             tarfile.open(fileobj=io.BytesIO(outer.read(INNER))) as inner,
         ):
-            return inner.extractfile(TABLE).read().decode("utf-8")
+            table = inner.extractfile(TABLE)
+            if table is None:
+                raise KeyError(f"{TABLE} is no file")
+            return table.read().decode("utf-8")
     except FileNotFoundError as error:
         raise DatasetError(f"no rated sentences at {archive}: {remedy}") from error
     except (
@@ -68,7 +71,6 @@ def read(path: pathlib.Path) -> str:
         KeyError,
         ValueError,
         RuntimeError,
-        AttributeError,
         zlib.error,
         zipfile.BadZipFile,
         tarfile.TarError,

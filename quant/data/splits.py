@@ -141,6 +141,12 @@ def labels_of(split: Split, chosen: Tensor, device: str | torch.device) -> Tenso
     return torch.from_numpy(split.labels[chosen.cpu().numpy()]).to(device)
 
 
+def _in_memory(split: Split) -> ArraySplit:
+    if not isinstance(split, ArraySplit):
+        raise TypeError(f"a {type(split).__name__} has no images in memory")
+    return split
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """What is trained on and what it is measured on."""
@@ -174,7 +180,7 @@ class Dataset:
     @property
     def train_images(self) -> np.ndarray:
         """uint8 (N, C, H, W) of a set that is in memory, as are the test images."""
-        return self.train.images
+        return _in_memory(self.train).images
 
     @property
     def train_labels(self) -> np.ndarray:
@@ -183,7 +189,7 @@ class Dataset:
 
     @property
     def test_images(self) -> np.ndarray:
-        return self.test.images
+        return _in_memory(self.test).images
 
     @property
     def test_labels(self) -> np.ndarray:

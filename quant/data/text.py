@@ -54,11 +54,11 @@ class TextSplit(Split):
         places = np.arange(self.shape[0])
         present = places < self.lengths[rows][:, None]
         second = present & (places >= self.borders[rows][:, None])
-        inputs = tuple(
+        tokens, is_token, is_second = (
             torch.from_numpy(array.astype(np.int64)).to(self.device)
             for array in (self.tokens[rows], present, second)
         )
-        return inputs, labels_of(self, chosen, self.device)
+        return (tokens, is_token, is_second), labels_of(self, chosen, self.device)
 
 
 Tokenise = Callable[[Sequence[tuple[str, ...]], Sequence[int]], TextSplit]

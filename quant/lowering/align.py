@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, fx
 
 from ir import numerics
-from quant.capture.writer import module_of
+from quant.capture.nodes import argument, module_of
 from quant.lowering import rounding
 from quant.lowering.fusion import FusionGroup, encode_or_raise, fusion_groups, scale_of
 from quant.lowering.partition import is_hybrid
-from quant.lowering.prepare import codes_source
+from quant.lowering.prepare import codes_source, grid_of
 from quant.nn.activations import ActQuantiser
 from quant.nn.layers import quantised_layers
 from quant.nn.offloaded import OffloadedLinear
@@ -68,7 +68,7 @@ def _align(groups: list[FusionGroup]) -> int:
     tamed = sum(_limit_steps(group) for group in groups if group.quantiser is not None)
     for group in groups:
         if group.residual is not None:
-            _exact_residual(group)
+            _exact_residual(group, group.residual)
     for group in groups:
         if group.quantiser is not None:
             _exact_multipliers(group)
@@ -80,7 +80,7 @@ def _is_aligned(group: FusionGroup) -> bool:
     """Whether n, M and B of ``group`` are exact, as far as float32 can tell."""
     if group.quantiser is None:
         return True
-    target = group.quantiser.scale.item()
+    target = group.output.scale.item()
     if group.residual is not None:
         real = scale_of(group.residual) / target * (1 << numerics.SHIFT_MIN)
         if abs(real - round(real)) > EXACT_QUOTIENT * real or not 1 <= round(real):
@@ -103,7 +103,7 @@ def _is_aligned(group: FusionGroup) -> bool:
 
 def _rows(group: FusionGroup) -> tuple[list[float], list[float]]:
     """Factor and offset of each row in steps of the output; the factor without its sign."""
-    scale = group.quantiser.scale.item()
+    scale = group.output.scale.item()
     steps = group.steps(scale_of(group.source), scale).abs()
     return steps.tolist(), (group.affine[1] / scale).tolist()
 
@@ -114,7 +114,7 @@ def _offset(group: FusionGroup) -> Tensor | None:
 
 
 def _limit_steps(group: FusionGroup) -> int:
-    quantiser = group.quantiser
+    quantiser = group.output
     excess = group.steps(scale_of(group.source), quantiser.scale.item()).abs() / MAX_STEPS
     if quantiser.bits == 8 or group.norm is None:
         quantiser.clip.mul_(max(1.0, excess.max().item()))
@@ -124,16 +124,16 @@ def _limit_steps(group: FusionGroup) -> int:
     return int((excess > 1 + EXACT).sum())
 
 
-def _exact_residual(group: FusionGroup) -> None:
-    operand, out = codes_source(group.residual), group.quantiser
+def _exact_residual(group: FusionGroup, residual: fx.Node) -> None:
+    operand, out = codes_source(residual), group.output
     own, target = scale_of(operand), out.scale.item()
     n = encode_or_raise(group.name, numerics.encode_residual, own / target)
     ratio = max(n, 1) / (1 << numerics.SHIFT_MIN)
     quantiser = module_of(operand)
-    if isinstance(quantiser, ActQuantiser) and set(operand.users) == {group.result.args[0]}:
+    if isinstance(quantiser, ActQuantiser) and set(operand.users) == {argument(group.result)}:
         quantiser.clip.copy_(out.scale * ratio * quantiser.high)
     else:  # its other readers need it as it is
-        out.clip.copy_(own / ratio * out.high)
+        out.clip.fill_(own / ratio * out.high)
 
 
 def _exact_multipliers(group: FusionGroup) -> None:
@@ -150,7 +150,7 @@ def _centre_offsets(group: FusionGroup) -> None:
     parameter = _offset(group)
     if parameter is None:
         return
-    quantiser, scale = group.quantiser, group.quantiser.scale.item()
+    quantiser, scale = group.output, group.output.scale.item()
     n, residuals = 0, (0, 0)
     if group.residual is not None:
         real = scale_of(group.residual) / scale
@@ -169,7 +169,7 @@ def _centre_offsets(group: FusionGroup) -> None:
 
 def _range(node: fx.Node) -> tuple[int, int]:
     """Least and largest code of ``node``, less its zero point."""
-    source = module_of(codes_source(node))
-    if source is None:
+    grid = grid_of(node)
+    if grid is None:
         return 0, numerics.act_max(8)
-    return -source.zero_point, numerics.act_max(source.bits) - source.zero_point
+    return -grid.zero_point, numerics.act_max(grid.bits) - grid.zero_point

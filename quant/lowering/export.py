@@ -9,7 +9,9 @@ with a zero point z adds ``-z * sum(w)`` to every accumulator, which moves into 
 """
 
 import math
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -28,16 +30,20 @@ from ir.graph import (
     Residual,
     TensorSpec,
 )
+from ir.nodes import Bits
 from ir.ratio import Ratio
-from quant.capture.writer import UnsupportedLayer, module_of
+from quant.capture.nodes import argument, module_of, name_of
+from quant.capture.writer import UnsupportedLayer
 from quant.lowering.align import align_scales
 from quant.lowering.fusion import FusionGroup, encode_or_raise, fusion_groups
 from quant.lowering.hybrid import HybridLowering
 from quant.lowering.partition import is_hybrid
+from quant.lowering.prepare import pair
 from quant.nn.activations import QuantAvgPool
 from quant.nn.layers import QuantConv2d, quantised_layers, training_only
 
 LOGITS = "logits"
+Padding = tuple[int, int, int, int]  #: rows above and below, columns left and right
 
 
 def export(
@@ -68,7 +74,11 @@ def export(
     accelerator cannot compute what torch did."""
     _check_exportable(model)
     align_scales(model)
-    lowering = HybridLowering(model) if is_hybrid(model) else Lowering(model, example.shape[1:])
+    if is_hybrid(model):
+        lowering = HybridLowering(model)
+    else:
+        images = example[0] if isinstance(example, tuple) else example
+        lowering = Lowering(model, images.shape[1:])
     lowering.run()
     header = Header(
         name=name,
@@ -104,12 +114,13 @@ class Lowering:
 
     def __init__(self, model: fx.GraphModule, input_shape: tuple[int, ...]) -> None:
         self.model = model
-        self.input_shape = (*input_shape, 1, 1)[:3]
+        channels, height, width = (*input_shape, 1, 1)[:3]
+        self.input_shape = channels, height, width
         self.tensors: list[TensorSpec] = []
         self.nodes: list[Node] = []
         self.layers: dict[str, LayerArrays] = {}
         self.specs: dict[fx.Node, TensorSpec] = {}  # of the codes that a node gives
-        self.pads: dict[fx.Node, tuple[int, int, int, int]] = {}  # that await a layer
+        self.pads: dict[fx.Node, Padding] = {}  # that await a layer
 
     def run(self) -> None:
         found = fusion_groups(self.model)
@@ -118,17 +129,16 @@ class Lowering:
                 self.specs[node] = self._tensor("input", self.input_shape, 8, numerics.IMAGE_SCALE)
             elif node in found:
                 self.specs[node] = self._group(found[node])
-            elif node.op == "call_module" and node.args[0] in self.specs:
+            elif node.op == "call_module" and argument(node) in self.specs:
                 self._module(node, module_of(node))
-            elif node.op == "output" and self.specs[node.args[0]] is not self.tensors[-1]:
+            elif node.op == "output" and self.specs[argument(node)] is not self.tensors[-1]:
                 raise UnsupportedLayer(LOGITS, "the output", "a later layer's result is unused")
 
-    def _module(self, node: fx.Node, module: nn.Module) -> None:
-        source, name = node.args[0], node.target
+    def _module(self, node: fx.Node, module: nn.Module | None) -> None:
+        source, name = argument(node), name_of(node)
         if isinstance(module, nn.ZeroPad2d):
             left, right, top, bottom = module.padding
-            before = self.pads.get(source, (0, 0, 0, 0))
-            self.pads[node] = tuple(map(sum, zip(before, (top, bottom, left, right), strict=True)))
+            self.pads[node] = self._padded(source, top, bottom, left, right)
             self.specs[node] = self.specs[source]
         elif isinstance(module, nn.MaxPool2d):
             self.specs[node] = self._max_pool(name, module, source)
@@ -145,56 +155,53 @@ class Lowering:
         while any(name == tensor.name for tensor in self.tensors):
             name += "_"  # a module may be called "input" or "logits"
         self.tensors.append(
-            TensorSpec(name=name, shape=shape, bits=bits, scale=scale, zero_point=zero_point)
+            TensorSpec(
+                name=name, shape=shape, bits=cast(Bits, bits), scale=scale, zero_point=zero_point
+            )
         )
         return self.tensors[-1]
 
-    def _padding(self, source: fx.Node, own: int | tuple[int, int]) -> tuple[int, int, int, int]:
-        top, left = own if isinstance(own, tuple) else (own, own)
-        return tuple(
-            map(sum, zip(self.pads.get(source, (0, 0, 0, 0)), (top, top, left, left), strict=True))
-        )
+    def _padded(self, source: fx.Node, top: int, bottom: int, left: int, right: int) -> Padding:
+        """Padding that already awaits a layer, and more of it."""
+        before = self.pads.get(source, (0, 0, 0, 0))
+        return before[0] + top, before[1] + bottom, before[2] + left, before[3] + right
+
+    def _padding(self, source: fx.Node, own: int | str | tuple[int, ...]) -> Padding:
+        if isinstance(own, str):
+            raise TypeError(f"padding {own!r} is no number of pixels")
+        top, left = pair(own)
+        return self._padded(source, top, top, left, left)
 
     def _group(self, group: FusionGroup) -> TensorSpec:
         """Layer, batch-norm, an addition if there is one, and a quantiser; or logits."""
         layer, source = group.layer, self.specs[group.source]
-        node = {"name": group.name, "input": source.name}
         if isinstance(layer, QuantConv2d):
+            kernel, stride = pair(layer.kernel_size), pair(layer.stride)
             padding = self._padding(group.source, layer.padding)
-            shape = (
-                layer.out_channels,
-                *_windows(source.shape, layer.kernel_size, layer.stride, padding),
-            )
-            kind, node = (
-                Conv,
-                node
-                | {
-                    "kernel": layer.kernel_size,
-                    "stride": layer.stride,
-                    "padding": padding,
-                    "groups": layer.groups,
-                },
-            )
+            shape = (layer.out_channels, *_windows(source.shape, kernel, stride, padding))
+            node: dict[str, Any] = {"kernel": kernel, "stride": stride, "padding": padding}
+            kind, node["groups"] = Conv, layer.groups
         else:
-            kind, shape = Linear, (layer.out_features, 1, 1)
+            kind, node, shape = Linear, {}, (layer.out_features, 1, 1)
         if group.quantiser is None:
             spec = self._raw(group, source, shape)
-            self.nodes.append(kind(output=spec.name, wide=True, **node))
-            return spec
-        spec, residual = self._quantised(group, source, shape)
-        self.nodes.append(
-            kind(
-                output=spec.name, low=0, high=numerics.act_max(spec.bits), residual=residual, **node
-            )
-        )
+            node["wide"] = True
+        else:
+            spec, node["residual"] = self._quantised(group, source, shape)
+            node |= {"low": 0, "high": numerics.act_max(spec.bits)}
+        self.nodes.append(kind(name=group.name, input=source.name, output=spec.name, **node))
         return spec
 
     def _quantised(
         self, group: FusionGroup, source: TensorSpec, shape: tuple[int, int, int]
     ) -> tuple[TensorSpec, Residual | None]:
-        quantiser = group.quantiser
+        quantiser = group.output
         spec = self._tensor(
-            group.result.target, shape, quantiser.bits, quantiser.scale.item(), quantiser.zero_point
+            name_of(group.result),
+            shape,
+            quantiser.bits,
+            quantiser.scale.item(),
+            quantiser.zero_point,
         )
         residual, constant = None, spec.zero_point
         if group.residual is not None:
@@ -217,7 +224,11 @@ class Lowering:
         values, factor, offset = _affine(group, source, 1.0)
         _, shift = encode_or_raise(group.name, numerics.encode_multiplier, max(factor))
         rows = [
-            (numerics.round_scaled(f, shift), numerics.round_scaled(o, shift), shift)
+            (
+                encode_or_raise(group.name, numerics.round_scaled, f, shift),
+                encode_or_raise(group.name, numerics.round_scaled, o, shift),
+                shift,
+            )
             for f, o in zip(factor, offset, strict=True)
         ]
         self._arrays(group, values, rows)
@@ -225,16 +236,15 @@ class Lowering:
 
     def _arrays(self, group: FusionGroup, values: Tensor, rows: list[tuple[int, int, int]]) -> None:
         scheme = group.layer.scheme.cpu().numpy()
-        self.layers[group.name] = LayerArrays(
-            values.cpu().numpy(), scheme, *zip(*rows, strict=True)
-        )
+        multiplier, bias, shift = map(np.array, zip(*rows, strict=True))
+        self.layers[group.name] = LayerArrays(values.cpu().numpy(), scheme, multiplier, bias, shift)
 
     def _max_pool(self, name: str, pool: nn.MaxPool2d, source: fx.Node) -> TensorSpec:
         spec = self.specs[source]
         if source in self.pads and spec.zero_point:
             raise UnsupportedLayer(name, "zero padding before a max pool", "its input is signed")
         padding = self._padding(source, pool.padding)
-        kernel, stride = _both(pool.kernel_size), _both(pool.stride)
+        kernel, stride = pair(pool.kernel_size), pair(pool.stride)
         shape = (spec.shape[0], *_windows(spec.shape, kernel, stride, padding))
         result = self._tensor(name, shape, spec.bits, spec.scale, spec.zero_point)
         self.nodes.append(
@@ -252,7 +262,7 @@ class Lowering:
     def _avg_pool(self, name: str, pool: QuantAvgPool, source: fx.Node) -> TensorSpec:
         if source in self.pads:
             raise UnsupportedLayer(name, "zero padding before an average pool")
-        spec, kernel, stride = self.specs[source], _both(pool.kernel_size), _both(pool.stride)
+        spec, kernel, stride = self.specs[source], pair(pool.kernel_size), pair(pool.stride)
         shape = (spec.shape[0], *_windows(spec.shape, kernel, stride, (0, 0, 0, 0)))
         m, b, s = numerics.encode_mean(pool.steps, kernel[0] * kernel[1])
         result = self._tensor(name, shape, pool.bits, pool.scale.item(), pool.zero_point)
@@ -285,20 +295,14 @@ class Lowering:
         return result
 
 
-def _both(value: int | tuple[int, int]) -> tuple[int, int]:
-    return value if isinstance(value, tuple) else (value, value)
-
-
 def _windows(
-    shape: tuple[int, int, int],
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int, int, int],
+    shape: tuple[int, int, int], kernel: tuple[int, int], stride: tuple[int, int], padding: Padding
 ) -> tuple[int, int]:
-    return tuple(
+    rows, columns = (
         (shape[1 + i] + padding[2 * i] + padding[2 * i + 1] - kernel[i]) // stride[i] + 1
         for i in (0, 1)
     )
+    return rows, columns
 
 
 def _affine(

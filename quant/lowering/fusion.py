@@ -10,13 +10,14 @@ from torch import Tensor, fx, nn
 
 from ir import numerics
 from ir.arrays import ExportError
-from quant.capture.writer import module_of
-from quant.lowering.prepare import NORMS, codes_source, is_add
+from quant.capture.nodes import argument, module_of, name_of
+from quant.lowering.prepare import NORMS, grid_of, is_add
 from quant.nn.activations import ActQuantiser
 from quant.nn.layers import QuantConv2d, QuantLinear
 from quant.nn.quantizers import denominators
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,13 @@ class FusionGroup:
     quantiser: ActQuantiser | None
 
     @property
+    def output(self) -> ActQuantiser:
+        """The quantiser; TypeError for logits, which have none."""
+        if self.quantiser is None:
+            raise TypeError(f"layer {self.name!r} gives logits, which nothing quantises")
+        return self.quantiser
+
+    @property
     def affine(self) -> tuple[Tensor, Tensor]:
         """``(gamma, beta)``, float64: bias and batch-norm in evaluation are ``gamma*x + beta``."""
         bias = self.layer.bias
@@ -64,6 +72,8 @@ class FusionGroup:
 
 def fold_batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """``(gamma', beta')``, float64, with ``norm(x) = gamma' * x + beta'`` in evaluation."""
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("a batch-norm without running statistics cannot be folded")
     mean, var, gamma, beta = (
         v.detach().double() for v in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
     )
@@ -77,9 +87,9 @@ def fusion_groups(model: fx.GraphModule) -> dict[fx.Node, FusionGroup]:
     for node in model.graph.nodes:
         quantiser = module_of(node)
         if isinstance(quantiser, ActQuantiser):
-            found[node] = _group(node.args[0], node, quantiser)
-        elif node.op == "output" and _is_sum(node.args[0]):
-            found[node.args[0]] = _group(node.args[0], node.args[0], None)
+            found[node] = _group(argument(node), node, quantiser)
+        elif node.op == "output" and _is_sum(last := argument(node)):
+            found[last] = _group(last, last, None)
     return found
 
 
@@ -90,18 +100,19 @@ def _is_sum(node: fx.Node) -> bool:
 def _group(node: fx.Node, result: fx.Node, quantiser: ActQuantiser | None) -> FusionGroup:
     residual = norm = None
     if is_add(node):
-        node, residual = node.args
-    if isinstance(module_of(node), NORMS):
-        norm, node = module_of(node), node.args[0]
-    return FusionGroup(
-        node.target, module_of(node), norm, node.args[0], residual, result, quantiser
-    )
+        node, residual = argument(node), argument(node, 1)
+    if isinstance(module := module_of(node), nn.BatchNorm1d | nn.BatchNorm2d):
+        norm, node = module, argument(node)
+    layer = module_of(node)
+    if not isinstance(layer, QuantConv2d | QuantLinear):
+        raise TypeError(f"{name_of(node)} quantises what no layer accumulates")
+    return FusionGroup(name_of(node), layer, norm, argument(node), residual, result, quantiser)
 
 
 def scale_of(node: fx.Node) -> float:
     """Real step of the codes that ``node`` gives."""
-    source = module_of(codes_source(node))
-    return numerics.IMAGE_SCALE if source is None else source.scale.item()
+    grid = grid_of(node)
+    return numerics.IMAGE_SCALE if grid is None else grid.scale.item()
 
 
 def encode_or_raise(name: str, encode: Callable[P, R], *values: P.args, **options: P.kwargs) -> R:

@@ -8,6 +8,7 @@ because the host divides by ``2^S`` as it reads.
 """
 
 import math
+from typing import cast
 
 import numpy as np
 from torch import fx
@@ -15,8 +16,14 @@ from torch import fx
 from ir import numerics
 from ir.arrays import ExportError
 from ir.graph import Conv, LayerArrays, Linear, Node, TensorSpec
-from quant.capture.writer import module_of
-from quant.lowering.partition import offloaded_shape, segments
+from ir.nodes import Bits
+from quant.capture.nodes import argument, name_of
+from quant.lowering.partition import (
+    offloaded_layer,
+    offloaded_shape,
+    quantiser_of,
+    segments,
+)
 
 
 class HybridLowering:
@@ -37,20 +44,20 @@ class HybridLowering:
             self.nodes.append(segment.node)
             specs = {}
             for node in segment.outputs:
-                quantiser = module_of(node)
+                quantiser = quantiser_of(node)
                 specs[node] = TensorSpec(
-                    name=node.target,
+                    name=name_of(node),
                     shape=offloaded_shape(node),
-                    bits=quantiser.bits,
+                    bits=cast(Bits, quantiser.bits),
                     scale=quantiser.scale.item(),
                     zero_point=quantiser.zero_point,
                 )
             self.tensors += specs.values()
             for node in segment.linears:
-                self._linear(node, specs[node.args[0]])
+                self._linear(node, specs[argument(node)])
 
     def _linear(self, node: fx.Node, source: TensorSpec) -> None:
-        name, shape = node.target, offloaded_shape(node)
+        name, shape = name_of(node), offloaded_shape(node)
         arrays = self.layers[name] = self._arrays(node, source)
         if shape[1:] == (1, 1):
             self.nodes.append(Linear(name=name, input=source.name, output=name, wide=True))
@@ -65,7 +72,7 @@ class HybridLowering:
         )
 
     def _arrays(self, node: fx.Node, source: TensorSpec) -> LayerArrays:
-        layer = module_of(node)
+        layer = offloaded_layer(node)
         scheme, values = layer.scheme.cpu().numpy(), layer.to_int().cpu().numpy()
         multiplier, bias, shift = layer.requantisation()
         bias -= multiplier * source.zero_point * values.sum(1)

@@ -13,13 +13,25 @@ not rounded.
 import copy
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_aggregate
 
 from ir.nodes import Host
-from quant.capture.writer import UnsupportedLayer, free_submodule, module_of, operation
+from quant.capture.nodes import (
+    argument,
+    free_submodule,
+    module_of,
+    name_of,
+    operation,
+    replace_submodule,
+    result_of,
+    shape_of,
+)
+from quant.capture.writer import UnsupportedLayer
 from quant.nn.activations import ActQuantiser
 from quant.nn.offloaded import OffloadedLinear
 
@@ -39,7 +51,7 @@ def quantise_linears(model: fx.GraphModule, act_bits: int, wide_ends: bool) -> N
     :class:`~quant.capture.writer.UnsupportedLayer` for an operation in place, and unless the result
     comes from a linear layer."""
     linears = [node for node in model.graph.nodes if isinstance(module_of(node), nn.Linear)]
-    result = model.graph.output_node().args[0]
+    result = result_of(model.graph)
     if result not in linears:
         raise UnsupportedLayer(
             "the output",
@@ -51,7 +63,7 @@ def quantise_linears(model: fx.GraphModule, act_bits: int, wide_ends: bool) -> N
             raise UnsupportedLayer(node.meta["path"], operation(node), "it works in place")
     quantised: dict[fx.Node, fx.Node] = {}
     for node in linears:
-        source = node.args[0]
+        source = argument(node)
         if source not in quantised:
             name = free_submodule(model, f"{node.target}_input")
             model.add_submodule(name, ActQuantiser(act_bits, signed=True))
@@ -59,16 +71,15 @@ def quantise_linears(model: fx.GraphModule, act_bits: int, wide_ends: bool) -> N
                 quantised[source] = model.graph.call_module(name, (source,))
             quantised[source].meta |= source.meta
         node.args = (quantised[source],)
-        path, _, leaf = node.target.rpartition(".")
-        setattr(
-            model.get_submodule(path),
-            leaf,
-            OffloadedLinear.from_linear(
-                module_of(node), node.target, module_of(quantised[source]), last=node is result
-            ),
-        )
+        layer = module_of(node)
+        if isinstance(layer, nn.Linear):
+            quantiser = quantiser_of(quantised[source])
+            offloaded = OffloadedLinear.from_linear(
+                layer, name_of(node), quantiser, last=node is result
+            )
+            replace_submodule(model, name_of(node), offloaded)
     if wide_ends:
-        for quantiser in {module_of(node.args[0]) for node in (linears[0], linears[-1])}:
+        for quantiser in {quantiser_of(argument(node)) for node in (linears[0], linears[-1])}:
             quantiser.widen()
     model.meta[_HYBRID] = True
     model.graph.lint()
@@ -76,7 +87,7 @@ def quantise_linears(model: fx.GraphModule, act_bits: int, wide_ends: bool) -> N
 
 
 @dataclasses.dataclass(frozen=True)
-class Segment:
+class HostSegment:
     """One host node, and what it means in nodes of the model's graph.
 
     inputs : what it reads: linear layers, values of earlier segments, inputs of the model
@@ -94,7 +105,7 @@ class Segment:
     linears: tuple[fx.Node, ...]
 
 
-def segments(model: fx.GraphModule) -> list[Segment]:
+def segments(model: fx.GraphModule) -> list[HostSegment]:
     """The segments of a hybrid model in execution order, as many as its longest row of layers."""
     place = _places(model.graph)
     kept: dict[fx.Node, str] = {}
@@ -111,13 +122,13 @@ def segments(model: fx.GraphModule) -> list[Segment]:
         node = Host(
             name=name,
             inputs=tuple(_name(n, kept) for n in inputs),
-            outputs=tuple(n.target for n in outputs),
+            outputs=tuple(map(name_of, outputs)),
             keeps=tuple(kept[n] for n in keeps),
             ops=tuple(dict.fromkeys(filter(None, map(_kind, operations)))),
         )
-        body = _body(model, inputs, operations, [*(n.args[0] for n in outputs), *keeps])
-        linears = tuple(n for n in place if _is_linear(n) and n.args[0] in outputs)
-        found.append(Segment(node, inputs, outputs, keeps, body, linears))
+        body = _body(model, inputs, operations, [*map(argument, outputs), *keeps])
+        linears = tuple(n for n in place if _is_linear(n) and argument(n) in outputs)
+        found.append(HostSegment(node, inputs, outputs, keeps, body, linears))
     return found
 
 
@@ -145,12 +156,29 @@ class HostRunner:
         return answer | {name: next(results).numpy() for name in node.keeps}
 
 
+def quantiser_of(node: fx.Node) -> ActQuantiser:
+    """The quantiser that ``node`` calls."""
+    module = module_of(node)
+    if not isinstance(module, ActQuantiser):
+        raise TypeError(f"{name_of(node)} is no quantiser")
+    return module
+
+
+def offloaded_layer(node: fx.Node) -> OffloadedLinear:
+    """The linear layer that ``node`` calls."""
+    module = module_of(node)
+    if not isinstance(module, OffloadedLinear):
+        raise TypeError(f"{name_of(node)} is no offloaded layer")
+    return module
+
+
 def offloaded_shape(node: fx.Node) -> tuple[int, int, int]:
     """Shape (C, T, 1) or (C, 1, 1) of the tensor of a linear layer or a quantiser."""
-    *positions, channels = (int(size) for size in node.meta["shape"][1:])
+    *positions, channels = shape_of(node)
     if len(positions) > 2:
-        raise UnsupportedLayer(node.target, "linear", f"it reads {len(positions) + 2} dimensions")
-    return (channels, *positions, *[1] * (2 - len(positions)))
+        raise UnsupportedLayer(name_of(node), "linear", f"it reads {len(positions) + 2} dimensions")
+    height, width = (*positions, 1, 1)[:2]
+    return channels, height, width
 
 
 def _to_torch(array: np.ndarray, node: fx.Node) -> Tensor:
@@ -201,7 +229,7 @@ def _places(graph: fx.Graph) -> dict[fx.Node, int]:
 
 
 def _name(node: fx.Node, kept: dict[fx.Node, str]) -> str:
-    return node.target if _is_linear(node) else kept.get(node, node.name)
+    return name_of(node) if _is_linear(node) else kept.get(node, node.name)
 
 
 def _kind(node: fx.Node) -> str | None:
@@ -224,17 +252,17 @@ def _body(
 
     def fetch(node: fx.Node) -> fx.Node:
         if node not in copies:
-            if operation(node) == "sym_size":
+            if operation(node) == "sym_size" and sized and callable(node.target):
                 copies[node] = graph.call_function(node.target, (copies[sized], 0))
             else:  # a parameter, or a number made of the batch size
                 copies[node] = graph.node_copy(node, fetch)
         return copies[node]
 
-    def on_cpu(value: object) -> object:
+    def on_cpu(value: Any) -> Any:
         return torch.device("cpu") if isinstance(value, torch.device) else value
 
     for node in operations:
         copies[node] = new = graph.node_copy(node, fetch)
-        new.args, new.kwargs = fx.node.map_aggregate((new.args, new.kwargs), on_cpu)
+        new.args, new.kwargs = map_aggregate((new.args, new.kwargs), on_cpu)
     graph.output(tuple(fetch(n) for n in results))
     return fx.GraphModule(model, graph)

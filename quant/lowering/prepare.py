@@ -15,8 +15,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from ir import numerics
+from quant.capture.nodes import (
+    argument,
+    free_submodule,
+    module_of,
+    name_of,
+    replace_submodule,
+    shape_of,
+)
 from quant.capture.trace import capture
-from quant.capture.writer import UnsupportedLayer, free_submodule, module_of
+from quant.capture.writer import UnsupportedLayer
 from quant.lowering.partition import is_hybrid, quantise_linears
 from quant.nn.activations import ActQuantiser, QuantAvgPool
 from quant.nn.layers import QuantConv2d, QuantLinear, RowQuantised
@@ -112,7 +120,7 @@ def _check_inputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     if len(inputs) != len(places):
         raise ValueError(f"the network takes {len(places)} inputs, not {len(inputs)}")
     for x, place in zip(inputs, places, strict=True):
-        shape = tuple(int(size) for size in place.meta["shape"][1:])
+        shape = shape_of(place)
         if tuple(x.shape[1:]) != shape or not len(x):
             raise ValueError(
                 f"inputs of shape {tuple(x.shape)} were given, the network was prepared for "
@@ -164,8 +172,14 @@ def is_add(node: fx.Node) -> bool:
 def codes_source(node: fx.Node) -> fx.Node:
     """The node that decides the grid of ``node``'s codes: quantiser, average pool or image."""
     while isinstance(module_of(node), KEEPS_CODES):
-        node = node.args[0]
+        node = argument(node)
     return node
+
+
+def grid_of(node: fx.Node) -> ActQuantiser | QuantAvgPool | None:
+    """The module whose grid ``node``'s codes lie on; None for the image's."""
+    module = module_of(codes_source(node))
+    return module if isinstance(module, ActQuantiser | QuantAvgPool) else None
 
 
 class _Preparer:
@@ -188,15 +202,13 @@ class _Preparer:
     def _relu_before_pool(self) -> None:
         """``relu(max_pool(x))`` is ``max_pool(relu(x))``, which takes a quantiser."""
         for node in list(self.graph.nodes):
-            source = node.args[0] if node.args else None
-            if (
-                isinstance(module_of(node), nn.ReLU | nn.Hardtanh)
-                and len(source.users) == 1
-                and isinstance(module_of(source), nn.MaxPool2d)
-            ):
+            if not isinstance(module_of(node), nn.ReLU | nn.Hardtanh):
+                continue
+            source = argument(node)
+            if len(source.users) == 1 and isinstance(module_of(source), nn.MaxPool2d):
                 node.replace_all_uses_with(source)
                 node.args = source.args
-                node.meta["shape"] = source.args[0].meta["shape"]
+                node.meta["shape"] = argument(source).meta["shape"]
                 source.args = (node,)
                 source.prepend(node)
 
@@ -205,15 +217,15 @@ class _Preparer:
         if is_add(node):
             self._addition(node)
         elif node.op == "output":
-            if self.sums.get(node.args[0]):
-                self._codes(node.args[0])
-        elif isinstance(module, LAYERS):
-            self._codes(node.args[0])
+            if self.sums.get(argument(node)):
+                self._codes(argument(node))
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            self._codes(argument(node))
             kind = QuantConv2d if isinstance(module, nn.Conv2d) else QuantLinear
             self._replace(node, kind.from_float(module))
             self.sums[node] = False
         elif isinstance(module, NORMS):
-            source = node.args[0]
+            source = argument(node)
             if not isinstance(module_of(source), LAYERS) or len(source.users) > 1:
                 raise ValueError("it must follow a layer whose output nothing else reads")
             self.sums[node] = False
@@ -222,50 +234,43 @@ class _Preparer:
         elif isinstance(module, nn.AvgPool2d):
             self._average(node, module)
         elif isinstance(module, KEEPS_CODES):
-            self._codes(node.args[0])
+            self._codes(argument(node))
 
     def _relu(self, node: fx.Node, limit: float | None) -> None:
-        source = node.args[0]
+        source = argument(node)
         if source in self.sums and len(source.users) == 1:
             self._replace(node, ActQuantiser(self.act_bits, limit=limit))
             return
         self._codes(source)
-        grid = module_of(codes_source(node.args[0]))
+        grid = grid_of(argument(node))
         if limit is not None or (grid is not None and grid.zero_point):
             raise ValueError("something else reads its input, too")
-        node.replace_all_uses_with(node.args[0])  # codes without sign already
+        node.replace_all_uses_with(argument(node))  # codes without sign already
         self.graph.erase_node(node)
 
     def _average(self, node: fx.Node, pool: nn.AvgPool2d) -> None:
-        self._codes(node.args[0])
-        source = module_of(codes_source(node.args[0]))
+        self._codes(argument(node))
+        source = grid_of(argument(node))
         if source is None:
             raise ValueError("an average of the image itself has no layer to read it")
-        single = tuple(node.meta["shape"][2:]) == (1, 1)
-        self._replace(
-            node,
-            QuantAvgPool(
-                source,
-                pool.kernel_size,
-                pool.stride,
-                POOLED_BITS if single else source.bits,
-                _most_codes(node),
-            ),
-        )
+        bits = POOLED_BITS if shape_of(node)[1:] == (1, 1) else source.bits
+        kernel, stride = pair(pool.kernel_size), pair(pool.stride)
+        self._replace(node, QuantAvgPool(source, kernel, stride, bits, _most_codes(node)))
 
     def _addition(self, node: fx.Node) -> None:
         """One operand is accumulated, the other added in the requantisation."""
-        if node.args[0] is node.args[1]:
+        operands = argument(node), argument(node, 1)
+        if operands[0] is operands[1]:
             raise ValueError("it adds a tensor to itself")
         order = {n: i for i, n in enumerate(self.graph.nodes)}
-        free = [a for a in set(node.args) if self.sums.get(a) is False and len(a.users) == 1]
+        free = [a for a in operands if self.sums.get(a) is False and len(a.users) == 1]
         if not free:
             raise ValueError("one operand must be the output of a layer that nothing else reads")
         kept = max(free, key=order.__getitem__)
-        for operand in node.args:
+        for operand in operands:
             if operand is not kept:
                 self._codes(operand)
-        other = node.args[1] if node.args[0] is kept else node.args[0]
+        other = argument(node, 1) if argument(node) is kept else argument(node)
         node.args = (kept, other)
         self.sums[node] = True
 
@@ -287,12 +292,16 @@ class _Preparer:
         return ".".join(filter(None, (node.meta.get("path"), "add")))
 
     def _replace(self, node: fx.Node, module: nn.Module) -> None:
-        path, _, leaf = node.target.rpartition(".")
-        setattr(self.module.get_submodule(path), leaf, module)
+        replace_submodule(self.module, name_of(node), module)
+
+
+def pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    """A size of PyTorch's, which may be one number for both directions."""
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
 def _name(node: fx.Node) -> str:
-    return node.target if node.op == "call_module" else node.meta.get("path", "")
+    return name_of(node) if node.op == "call_module" else node.meta.get("path", "")
 
 
 def _kind(node: fx.Node) -> str:
@@ -314,7 +323,7 @@ def _most_codes(node: fx.Node) -> int:
     most = numerics.act_max(8)
     for user in node.users:
         module = module_of(user)
-        if isinstance(module, LAYERS):
+        if isinstance(module, nn.Conv2d | nn.Linear):
             worst = module.weight[0].numel() * numerics.Scheme.FIXED8.denominator
             most = min(most, ((1 << numerics.ACC_BITS - 1) - 1) // worst)
         elif isinstance(module, KEEPS_CODES):
@@ -324,6 +333,6 @@ def _most_codes(node: fx.Node) -> int:
 
 def _widen_last(module: fx.GraphModule) -> None:
     last = [n for n in module.graph.nodes if isinstance(module_of(n), LAYERS)][-1]
-    source = module_of(codes_source(last.args[0]))
+    source = grid_of(argument(last))
     if source is not None:  # the image has 8 bits already
         source.widen()

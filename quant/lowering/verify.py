@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ir import golden, numerics
-from ir.graph import AvgPool, Conv, Flatten, Host, IntGraph, MaxPool, Node
+from ir.graph import AvgPool, Conv, Flatten, Host, IntegerNode, IntGraph, Linear, MaxPool
 
 
 class Mismatch(ArithmeticError):
@@ -21,13 +21,11 @@ def run(
     graph: IntGraph, images: Tensor | tuple[Tensor, ...], host: golden.HostCallback | None = None
 ) -> dict[str, Tensor]:
     """Every tensor of the graph for integer ``images``, by name, int64; see :func:`golden.run`."""
-    if graph.header.host_inputs:
-        tensors, kept = (
-            {},
-            dict(zip(graph.header.host_inputs, (i.numpy() for i in images), strict=True)),
-        )
+    if isinstance(images, tuple):
+        tensors: dict[str, Tensor] = {}
+        kept = dict(zip(graph.header.host_inputs, (i.numpy() for i in images), strict=True))
     else:
-        tensors, kept = {graph.header.input: images.to(torch.int64)}, {}
+        tensors, kept = {graph.input.name: images.to(torch.int64)}, {}
     for node in graph.nodes:
         if not isinstance(node, Host):
             tensors[node.output] = _step(graph, node, tensors)
@@ -44,7 +42,7 @@ def run(
 
 def _real(graph: IntGraph, name: str, tensor: Tensor) -> np.ndarray:
     for node in graph.nodes:
-        if not isinstance(node, Host) and node.output == name and getattr(node, "wide", False):
+        if isinstance(node, Conv | Linear) and node.wide and node.output == name:
             step = torch.from_numpy(graph.layers[node.name].shift).neg().double().exp2()
             return tensor.double().mul(step[:, None, None]).float().numpy()
     spec = graph.tensor(name)
@@ -58,7 +56,7 @@ def _codes(graph: IntGraph, name: str, real: np.ndarray) -> Tensor:
     return codes.clamp(0, numerics.act_max(spec.bits)).to(torch.int64)
 
 
-def _step(graph: IntGraph, node: Node, tensors: dict[str, Tensor]) -> Tensor:
+def _step(graph: IntGraph, node: IntegerNode, tensors: dict[str, Tensor]) -> Tensor:
     x = tensors[node.input]
     if isinstance(node, Flatten):
         return x.flatten(1)[:, :, None, None]

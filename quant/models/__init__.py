@@ -72,7 +72,7 @@ def build(
                 "its architecture, which decides its width; leave width and stem out"
             )
         return pkgutil.resolve_name(entry.builder)(source, shape[0], classes)
-    width = entry.width if width is None else width
+    width = (entry.width or 0) if width is None else width
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"images need a shape (channels, height, width), not {tuple(shape)}")
     for what, value in (("classes", classes), ("width", width)):

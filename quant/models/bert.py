@@ -5,6 +5,7 @@ import contextlib
 import pathlib
 import types
 from collections.abc import Iterator
+from typing import Any, cast
 
 import safetensors
 import torch
@@ -25,7 +26,9 @@ class BertClassifier(nn.Module):
 
     def __init__(self, source: nn.Module) -> None:
         super().__init__()
-        self.bert, self.dropout, self.classifier = source.bert, source.dropout, source.classifier
+        self.bert = source.get_submodule("bert")
+        self.dropout = source.get_submodule("dropout")
+        self.classifier = cast(nn.Linear, source.get_submodule("classifier"))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
         absent = attention_mask.eq(0).unsqueeze(1).unsqueeze(2)
@@ -84,7 +87,7 @@ def _load(source: str, classes: int) -> tuple[BertClassifier, list[str]]:
     return BertClassifier(bert.float()), sorted(missing)
 
 
-def _config(source: str, classes: int) -> object:
+def _config(source: str, classes: int) -> Any:
     transformers = require("transformers", extra="text")
     folder = pathlib.Path(source)
     if folder.exists() and not (folder / "config.json").is_file():

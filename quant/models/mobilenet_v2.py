@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """MobileNet-v2 (Sandler et al., arXiv:1801.04381), with torchvision's state-dict names."""
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from quant.models.weights import initialise
@@ -101,6 +103,7 @@ def mobilenet_v2(
 ) -> nn.Module:
     """MobileNet-v2 whose stem has ``width`` channels, rounded to a multiple of 8."""
     model = initialise(MobileNetV2(channels, classes, width / STEM_CHANNELS, stem))
-    nn.init.normal_(model.classifier[1].weight, 0, 0.01)
-    nn.init.zeros_(model.classifier[1].bias)
+    last = cast(nn.Linear, model.get_submodule("classifier.1"))
+    nn.init.normal_(last.weight, 0, 0.01)
+    nn.init.zeros_(last.bias)
     return model

@@ -18,6 +18,16 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 WRAPPERS = ("state_dict", "model")  #: keys under which training scripts store the weights
+#: What torch.load raises for files that are none of its own, damaged ones among them.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
 
 
 def initialise(model: nn.Module) -> nn.Module:
@@ -74,7 +84,7 @@ def _read(path: pathlib.Path) -> object:
         raise UserError(
             f"{path} holds more than tensors, or is damaged; save the state_dict alone"
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
+    except (*UNREADABLE, safetensors.SafetensorError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} is not a complete checkpoint: {reason}") from error
     raise UserError(f"{path}: checkpoints end in .pth, .pt or .safetensors")
@@ -148,10 +158,10 @@ def fold_normalisation(model: nn.Module, mean: Sequence[float], std: Sequence[fl
     Raises ValueError where there is neither bias nor batch-norm, or values do not fit.
     """
     leaves = [(n, m) for n, m in model.named_modules() if next(m.children(), None) is None]
-    index = next((i for i, (_, m) in enumerate(leaves) if isinstance(m, nn.Conv2d)), None)
-    if index is None:
+    found = ((i, n, m) for i, (n, m) in enumerate(leaves) if isinstance(m, nn.Conv2d))
+    index, name, conv = next(found, (0, "", None))
+    if conv is None:
         raise ValueError("the model has no convolution to fold the normalisation into")
-    name, conv = leaves[index]
     if conv.groups != 1 or not len(mean) == len(std) == conv.in_channels:
         raise ValueError(
             f"convolution {name!r} of {conv.in_channels} channels in {conv.groups} "
@@ -160,18 +170,16 @@ def fold_normalisation(model: nn.Module, mean: Sequence[float], std: Sequence[fl
     if min(std) <= 0:
         raise ValueError(f"standard deviations must be positive, not {tuple(std)}")
     follower = leaves[index + 1][1] if index + 1 < len(leaves) else None
-    if conv.bias is None and not (
-        isinstance(follower, nn.BatchNorm2d) and follower.num_features == conv.out_channels
-    ):
+    taker = conv.bias
+    if taker is None and isinstance(follower, nn.BatchNorm2d):
+        taker = follower.running_mean if follower.num_features == conv.out_channels else None
+    if taker is None:
         raise ValueError(f"convolution {name!r} has neither a bias nor a batch-norm behind it")
-    mean, std = (
+    means, deviations = (
         torch.tensor(values, dtype=torch.float64, device=conv.weight.device)[:, None, None]
         for values in (mean, std)
     )
-    weight = conv.weight.double() / std
-    offset = (weight * mean).sum((1, 2, 3))
+    weight = conv.weight.double() / deviations
+    offset = (weight * means).sum((1, 2, 3))
     conv.weight.copy_(weight)
-    if conv.bias is not None:
-        conv.bias.copy_(conv.bias.double() - offset)
-    else:
-        follower.running_mean.copy_(follower.running_mean.double() + offset)
+    taker.copy_(taker.double() + (offset if conv.bias is None else -offset))

@@ -125,6 +125,7 @@ class QuantAvgPool(nn.AvgPool2d):
         most: int = numerics.act_max(8),
     ) -> None:
         super().__init__(kernel, stride)
+        self.window = kernel  #: rows and columns
         self._source = [source]  # in a list: it is no child of this module
         self.bits, self.most = bits, most
 
@@ -135,7 +136,7 @@ class QuantAvgPool(nn.AvgPool2d):
     @property
     def steps(self) -> int:
         """Codes of the output per code of the input."""
-        area = self.kernel_size[0] * self.kernel_size[1]
+        area = self.window[0] * self.window[1]
         most = min(self.most, numerics.act_max(self.bits))
         return max(1, min(area, most // numerics.act_max(self.source.bits)))
 
@@ -160,13 +161,13 @@ class QuantAvgPool(nn.AvgPool2d):
         """Step of the output, float32."""
         return self.source.scale / self.steps
 
-    def forward(self, x: Tensor) -> Tensor:
-        mean = super().forward(x)
+    def forward(self, input: Tensor) -> Tensor:
+        mean = super().forward(input)
         if self.observe or not self.quantise:
             return mean
         # In codes, where sums are exact: half of a step is common in a mean of few of them.
-        codes = torch.round(x.detach() / self.source.scale.detach())
-        area = self.kernel_size[0] * self.kernel_size[1]
+        codes = torch.round(input.detach() / self.source.scale.detach())
+        area = self.window[0] * self.window[1]
         total = F.avg_pool2d(codes, self.kernel_size, self.stride, divisor_override=1)
         quantised = torch.floor(total * self.steps / area + 0.5) * self.scale.detach()
         return mean + (quantised - mean).detach()  # the clamp never acts on a mean

@@ -24,8 +24,13 @@ class RowQuantised(ClampedScales):
     ``quantise`` switches the fake quantisation; off, the layer computes with its float weights.
     """
 
+    weight: Tensor  #: float, (O, ...)
+    alpha: nn.Parameter  #: (O,), real value of each row's largest level, above 0
+    scheme: Tensor  #: uint8 (O,)
+    quantise: bool
+
     @classmethod
-    def from_float(cls, layer: nn.Module) -> Self:
+    def from_float(cls, layer: nn.Conv2d | nn.Linear) -> Self:
         """A copy of a float layer; all rows are Fixed8 until they are assigned a scheme."""
         quantised = cls.__new__(cls)  # same parameters and hyperparameters
         own = {k: v for k, v in layer.__dict__.items() if k != "_modules"}
@@ -79,20 +84,20 @@ class RowQuantised(ClampedScales):
 class QuantConv2d(RowQuantised, nn.Conv2d):
     """Convolution with row-wise quantised weights."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.effective_weight, self.bias)
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.effective_weight, self.bias)
 
 
 class QuantLinear(RowQuantised, nn.Linear):
     """Fully connected layer with row-wise quantised weights."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.effective_weight, self.bias)
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.effective_weight, self.bias)
 
 
 def quantised_layers(model: nn.Module) -> dict[str, QuantConv2d | QuantLinear]:
     """Layers with row-wise quantised weights by name, in order of definition."""
-    return {n: m for n, m in model.named_modules() if isinstance(m, RowQuantised)}
+    return {n: m for n, m in model.named_modules() if isinstance(m, QuantConv2d | QuantLinear)}
 
 
 def training_only(model: nn.Module) -> list[str]:
@@ -100,7 +105,7 @@ def training_only(model: nn.Module) -> list[str]:
     return [
         name
         for name, layer in quantised_layers(model).items()
-        if bool((layer.scheme == APOT4).any())
+        if bool(layer.scheme.eq(APOT4).any())
     ]
 
 

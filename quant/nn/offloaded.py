@@ -36,6 +36,10 @@ class OffloadedLinear(QuantLinear):
     layer. Plain float32 decided up to 4 of 1,056 sentences differently than the integers.
     """
 
+    name: str  #: in the model
+    last: bool  #: whether it gives the graph's output
+    _source: list[ActQuantiser]
+
     @classmethod
     def from_linear(cls, layer: nn.Linear, name: str, source: ActQuantiser, last: bool) -> Self:
         """A copy of a float ``layer`` that reads the codes of ``source``; the rows of the ``last``
@@ -50,13 +54,13 @@ class OffloadedLinear(QuantLinear):
     def source(self) -> ActQuantiser:
         return self._source[0]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if self.training or not self.quantise:
-            return super().forward(x)
-        exact = self._from_accelerator(x)
+            return super().forward(input)
+        exact = self._from_accelerator(input)
         if not torch.is_grad_enabled():
             return exact
-        slope = super().forward(x)
+        slope = super().forward(input)
         return exact + (slope - slope.detach())  # adds zero, and the gradient
 
     @torch.no_grad()

@@ -117,7 +117,8 @@ class _FakeWeight(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
         weight, alpha, out = ctx.saved_tensors
         grad_weight = _inside(grad, weight / _rows(alpha, weight), -ABOVE_ONE, ABOVE_ONE)
         slope = (grad * out).addcmul_(grad_weight, weight, value=-1)  # in units of alpha
@@ -145,7 +146,8 @@ class _FakeAct(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
         x, y, scale = ctx.saved_tensors
         if not grad.stride() == x.stride() == y.stride():  # the products go through memory
             x, grad = (torch.empty_like(y).copy_(each) for each in (x, grad))

@@ -5,10 +5,10 @@ import dataclasses
 import json
 import pathlib
 import tomllib
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import pydantic
-from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from ir.board_arrays import board_array
 from quant.assignment.methods import METHODS, method
@@ -61,7 +61,7 @@ PRESETS = {
 }
 
 
-def setting(group: str, text: str, default: object = ..., **limits: object) -> FieldInfo:
+def setting(group: str, text: str, default: object = ..., **limits: Any) -> Any:
     """A field with its place in and its line of ``--help``. Without a default the preset has it."""
     return pydantic.Field(default, description=text, json_schema_extra={"group": group}, **limits)
 
@@ -158,7 +158,7 @@ class TrainConfig(pydantic.BaseModel):
 
     @pydantic.model_validator(mode="before")
     @classmethod
-    def _defaults(cls, given: dict[str, object]) -> dict[str, object]:
+    def _defaults(cls, given: dict[str, Any]) -> dict[str, Any]:
         given = {key: value for key, value in given.items() if value is not None}
         for key in ("dataset", "model", "method", "ratio", "board", "pretrained"):
             if not isinstance(given.get(key, ""), str):
@@ -220,7 +220,7 @@ class TrainConfig(pydantic.BaseModel):
                 raise ValueError(f"{name} is a setting of networks for images: leave it out")
 
     @classmethod
-    def resolve(cls, **given: object) -> Self:
+    def resolve(cls, **given: Any) -> Self:
         """The settings that ``given`` make complete; raises ValueError, one line, naming what is
         unknown or makes no sense."""
         try:
@@ -252,7 +252,7 @@ def is_hugging_face(pretrained: str) -> bool:
     return not pretrained.endswith(CHECKPOINTS)
 
 
-def read_settings(path: pathlib.Path) -> dict[str, object]:
+def read_settings(path: pathlib.Path) -> dict[str, Any]:
     """Settings by name from a ``.json`` or ``.toml`` file; raises ValueError naming the file."""
     if path.suffix not in PARSERS:
         raise ValueError(f"{path}: settings are read from .json and .toml files")
@@ -267,9 +267,9 @@ def read_settings(path: pathlib.Path) -> dict[str, object]:
     return content
 
 
-def _one_line(error: dict, cls: type[TrainConfig]) -> str:
+def _one_line(error: ErrorDetails, cls: type[TrainConfig]) -> str:
     if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
+        return str(error.get("ctx", {})["error"])
     name = error["loc"][0]
     if error["type"] == "extra_forbidden":
         return f"unknown setting {name!r}; known are {', '.join(cls.model_fields)}"

@@ -7,7 +7,7 @@ are means over it. Decisions that are not gradients (clips, schemes) are those o
 """
 
 import os
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed
@@ -76,10 +76,9 @@ class Processes:
     def equalise(self, model: nn.Module) -> None:
         """Give ``model`` the state it has in the first process."""
         if self.count > 1:
-            state = {
-                k: v.cpu() if isinstance(v, Tensor) else v for k, v in model.state_dict().items()
-            }
-            model.load_state_dict(self.of_first(state if self.first else None))
+            own = model.state_dict().items() if self.first else ()
+            state = {k: v.cpu() if isinstance(v, Tensor) else v for k, v in own}
+            model.load_state_dict(self.of_first(state))
 
     def end(self) -> None:
         """Say goodbye to the others."""
@@ -97,19 +96,21 @@ class _Sum(torch.autograd.Function):
         return x
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        grad = grad.clone(memory_format=torch.contiguous_format)
+    def backward(ctx, *grads: Tensor) -> Tensor:
+        grad = grads[0].clone(memory_format=torch.contiguous_format)
         torch.distributed.all_reduce(grad)
         return grad
 
 
-class GlobalBatchNorm:
+class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Mixin of a batch-norm that trains with the statistics of the parts of all processes, which
     are of equal size. On any device, which torch's own (for GPUs only) is not."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        """As torch's, of this process's part of the batch."""
         if not self.training:
-            return super().forward(x)
+            return super().forward(input)
+        x = input
         over = [d for d in range(x.dim()) if d != 1]
         shape = [-1, *[1] * (x.dim() - 2)]
         count = x.numel() // x.shape[1] * torch.distributed.get_world_size()
@@ -118,12 +119,20 @@ class GlobalBatchNorm:
         centred = real - mean.view(shape)
         # In a second round: a sum of squares less the squared mean would cancel.
         variance = _Sum.apply(centred.square().sum(over)) / count
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        if self.track_running_stats:
+            self._track(mean, variance * (count / (count - 1)))
         slope = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * slope.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        counter, means, variances = self.num_batches_tracked, self.running_mean, self.running_var
+        if counter is None or means is None or variances is None:
+            return
+        counter += 1
+        share = 1 / counter.item() if self.momentum is None else self.momentum
+        means.lerp_(mean, share)
+        variances.lerp_(variance, share)
 
 
 class GlobalBatchNorm1d(GlobalBatchNorm, nn.BatchNorm1d):
@@ -142,4 +151,4 @@ def globalise_batch_norm(model: nn.Module) -> None:
             (nn.BatchNorm2d, GlobalBatchNorm2d),
         ):
             if type(module) is kind:
-                module.__class__ = is_global
+                cast(Any, module).__class__ = is_global

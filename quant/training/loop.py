@@ -8,6 +8,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -86,8 +87,9 @@ class Trainer:
         self.processes = processes or Processes()
         self.model, self.data, self.amp = model, data, amp
         self.part = self.processes.part(batch_size)
-        parallel = self.processes.parallel(model)
-        self.training_model = torch.compile(parallel) if compiled else parallel
+        self.training_model = self.processes.parallel(model)
+        if compiled:
+            self.training_model = cast(nn.Module, torch.compile(self.training_model))
         self.batches, self.batch_size, self.lr = len(data) // batch_size, batch_size, lr
         if optimiser == "sgd":
             self.optimiser = torch.optim.SGD(groups, lr, momentum=0.9, nesterov=True)
@@ -166,14 +168,15 @@ class Trainer:
             yield from map(make, parts)
             return
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            ahead = pool.submit(make, parts[0]) if parts else None
-            for indices in parts[1:]:
-                ready, ahead = ahead.result(), pool.submit(make, indices)
-                yield ready
+            ahead = None
+            for indices in parts:
+                ready, ahead = ahead, pool.submit(make, indices)
+                if ready:
+                    yield ready.result()
             if ahead:
                 yield ahead.result()
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """All that continues training bit for bit, beside the model."""
         return {
             "optimiser": self.optimiser.state_dict(),
@@ -184,7 +187,7 @@ class Trainer:
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave; raises ValueError for another training's."""
         if missing := self.state_dict().keys() - state.keys():
             raise ValueError(f"the state of training has no {', '.join(sorted(missing))}")

@@ -5,7 +5,7 @@ import csv
 import io
 import json
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ir.cli import require
 from quant.nn.activations import ActQuantiser
@@ -14,6 +14,7 @@ from quant.training.runs import RunFolder
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.utils.tensorboard import SummaryWriter
 
 #: Of ``metrics.csv``. ``changed`` rows got another scheme before this epoch, the share ``churn`` of
 #: all; both are empty where schemes were not assigned again.
@@ -52,10 +53,10 @@ class Metrics:
             with run.writing():
                 self._writer = SummaryWriter(run / "tensorboard", purge_step=keep + 1)
 
-    def add(self, row: dict[str, object], model: "nn.Module") -> None:
+    def add(self, row: dict[str, Any], model: "nn.Module") -> None:
         """Write the record of one more epoch, after which the model is ``model``."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer: csv.DictWriter[str] = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         if not self.count:
             writer.writeheader()
         writer.writerow(row)
@@ -64,10 +65,10 @@ class Metrics:
         self.count += 1
         if self._writer:
             with self.run.writing():
-                self._events(row, model)
+                self._events(self._writer, row, model)
 
-    def _events(self, row: dict[str, object], model: "nn.Module") -> None:
-        step, writer = self.count, self._writer
+    def _events(self, writer: "SummaryWriter", row: dict[str, Any], model: "nn.Module") -> None:
+        step = self.count
         for key in COLUMNS[2:]:
             if row.get(key) is not None:
                 writer.add_scalar(f"epoch/{key}", row[key], step)

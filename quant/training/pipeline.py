@@ -3,10 +3,12 @@
 
 import dataclasses
 import math
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.torch_version import TorchVersion
 
 from ir import golden
 from ir.cli import UserError
@@ -47,7 +49,7 @@ def train(
     run: RunFolder,
     progress: Progress,
     processes: Processes | None = None,
-) -> dict[str, object] | None:
+) -> dict[str, Any] | None:
     """Do everything ``config`` says, write it into ``run`` and give the content of result.json;
     None in all but the first of several processes."""
     processes = processes or Processes(config.device)
@@ -69,7 +71,7 @@ def train(
             processes.equalise(model)
         training.fit(model, "quantised", config.epochs, config.lr)
         if has_graph(config):
-            align_scales(model)
+            align_scales(flat(model))
         training.save("quantised.pt", model)
     training.close()
     if not processes.first:
@@ -88,8 +90,8 @@ def finish(
     dataset: data.Dataset,
     run: RunFolder,
     progress: Progress,
-    record: dict[str, object],
-) -> dict[str, object]:
+    record: dict[str, Any],
+) -> dict[str, Any]:
     """Export and compare what can be exported; gives most of result.json."""
     result = {
         "run": str(run.final_path),
@@ -107,7 +109,7 @@ def finish(
         return result
     schemes = Scheme if has_graph(config) else SCHEMES
     result["rows"] = {
-        name: [int((layer.scheme == s).sum()) for s in schemes]
+        name: [int(layer.scheme.eq(s).sum()) for s in schemes]
         for name, layer in quantised_layers(model).items()
     }
     result["reassignments"] = record["reassignments"]
@@ -126,7 +128,7 @@ def finish(
         graph,
         logits,
         result["accuracy"],
-        HostRunner(model) if is_hybrid(model) else None,
+        HostRunner(flat(model)) if is_hybrid(model) else None,
     )
     return result
 
@@ -141,7 +143,7 @@ def choose_device(wanted: str) -> str:
 
 def setup_torch(config: TrainConfig) -> None:
     """Raises UserError for a version of torch that does not compile as it should."""
-    if config.compile and torch.torch_version.TorchVersion(torch.__version__) < COMPILES:
+    if config.compile and TorchVersion(torch.__version__) < COMPILES:
         raise UserError(
             f"torch {torch.__version__} compiles to wrong gradients of the quantisers: "
             f"leave --compile out, or install torch {COMPILES} or newer"
@@ -178,7 +180,19 @@ def on_device(dataset: data.Dataset, config: TrainConfig, processes: Processes) 
 
 
 def placed(model: nn.Module, processes: Processes) -> nn.Module:
-    return model.to(processes.device, memory_format=memory_format(model, processes.device.type))
+    """``model`` on the device of ``processes``, laid out as :func:`memory_format` says."""
+    return lay_out(model.to(processes.device), processes.device.type)
+
+
+def lay_out(model: nn.Module, device: str) -> nn.Module:
+    """``model`` with the :func:`memory_format` of a device of kind ``device``, in place."""
+    anything: Any = model  # the stubs of Module.to() know no memory format alone
+    return anything.to(memory_format=memory_format(model, device))
+
+
+def flat(model: nn.Module) -> fx.GraphModule:
+    """``model``, which :func:`quantisable` gave."""
+    return cast(fx.GraphModule, model)
 
 
 def memory_format(model: nn.Module, device: str) -> torch.memory_format:
@@ -231,9 +245,11 @@ def start(
     a checkpoint."""
     model = build(config, dataset)
     if config.pretrained and not run.resuming:
-        other = isinstance(model, bert.BertClassifier) and is_hugging_face(config.pretrained)
-        load = bert.load_weights if other else models.load_pretrained
-        for name in load(model, config.pretrained):
+        if isinstance(model, bert.BertClassifier) and is_hugging_face(config.pretrained):
+            fresh = bert.load_weights(model, config.pretrained)
+        else:
+            fresh = models.load_pretrained(model, config.pretrained)
+        for name in fresh:
             progress.note(f"{name} starts at random: {config.pretrained} has none that fits")
         if config.normalised:
             try:
@@ -269,10 +285,10 @@ def export_run(model: nn.Module, config: TrainConfig, dataset: data.Dataset) -> 
         "torch": torch.__version__,
     }
     return export(
-        model,
+        flat(model),
         dataset.test.batch(torch.arange(2))[0],
         name=f"{config.model}-{dataset.name}",
-        ratio=Ratio.parse(config.ratio),
+        ratio=Ratio.parse(config.ratio or ""),
         tile_rows=config.tile_rows,
         class_names=dataset.class_names,
         provenance=provenance,
@@ -298,7 +314,7 @@ def check(
     some = torch.arange(len(dataset.test))[:most]
     progress.compared(0, len(some))
     predicted = loop.predict(model, dataset.test).numpy()
-    host = HostRunner(model) if is_hybrid(model) else None
+    host = HostRunner(flat(model)) if is_hybrid(model) else None
     size = 2 * sum(8 * math.prod(tensor.shape) for tensor in graph.header.tensors)
     parts = []
     for part in some.split(min(CHECKED, max(1, CHECKED_BYTES // size))):

@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from torch import Tensor
 
 from ir import cli
 from ir.numerics import Scheme, weight_values
@@ -199,7 +200,7 @@ def draw(run: RunFolder) -> list[str]:
     if table := read(run, "schemes.csv", lambda row: SCHEMES[row["scheme"]]):
         figures["schemes"] = scheme_map(table)
     if (run / "quantised.pt").is_file():
-        state = run.load_state("quantised.pt")["model"]
+        state: dict[str, Tensor] = run.load_state("quantised.pt")["model"]
         figures["weights"] = weights_on_levels({k: v.numpy() for k, v in state.items()})
     with run.writing():
         (run / "plots").mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ import pathlib
 import pickle
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from ir.cli import UserError
 from ir.numerics import Scheme
 from ir.vectors import Vectors
 from quant.assignment.methods import method
+from quant.models.weights import UNREADABLE
 from quant.training.config import FLOAT32, TrainConfig
 
 LATEST = "latest"
@@ -173,7 +174,7 @@ class RunFolder:
         except ValueError as error:
             raise UserError(f"{self / 'config.json'}: {error}") from error
 
-    def result(self) -> dict[str, object]:
+    def result(self) -> dict[str, Any]:
         try:
             content = json.loads((self / "result.json").read_text())
         except ValueError as error:
@@ -217,11 +218,11 @@ class RunFolder:
         torch.save(content, buffer)
         self.replace(name, buffer.getbuffer())
 
-    def load_state(self, name: str) -> dict[str, object]:
+    def load_state(self, name: str) -> dict[str, Any]:
         """What :meth:`save_state` wrote; ``model`` is always in it."""
         try:
             content = torch.load(self / name, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except (*UNREADABLE, pickle.UnpicklingError) as error:
             # torch tells at length how to read other files, which are none of ours.
             reason = error.strerror if isinstance(error, PermissionError) else "it is damaged"
             raise UserError(f"{self / name} cannot be read: {reason}") from error
@@ -240,7 +241,7 @@ class RunFolder:
         with self.writing():
             vectors.save(self / "vectors.npz")
 
-    def finish(self, result: dict[str, object]) -> None:
+    def finish(self, result: dict[str, Any]) -> None:
         """Write the result and move the folder to its place."""
         self.replace("result.json", f"{json.dumps(result, indent=2)}\n".encode())
         self.publish()

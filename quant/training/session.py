@@ -2,6 +2,7 @@
 """Training with everything around it: schemes, metrics, checkpoints and going on from one."""
 
 import time
+from typing import Any
 
 import torch
 from torch import nn
@@ -46,7 +47,7 @@ class Training:
         self.started = time.monotonic()
         load = processes.first and run.resuming
         self.checkpoint = processes.of_first(run.load_state(CHECKPOINT) if load else None)
-        self.record = {"reassignments": [], "seconds": 0.0, "rows": 0}
+        self.record: dict[str, Any] = {"reassignments": [], "seconds": 0.0, "rows": 0}
         if self.checkpoint and not CHECKPOINT_HOLDS <= self.checkpoint.keys():
             raise UserError(
                 f"{run / CHECKPOINT} is no checkpoint of a training; train again without --resume"
@@ -146,7 +147,7 @@ class Training:
         }
         if change and epoch > 1:
             row |= {"changed": change["changed"], "churn": change["changed"] / change["rows"]}
-        if self.processes.first:
+        if self.metrics:
             self.metrics.add(row, model)
             self.keep(rows=self.record["rows"] + 1, seconds=self.elapsed)
             self.save(
@@ -198,11 +199,11 @@ class Training:
     def test_accuracy(self, model: nn.Module) -> float:
         return loop.accuracy(model, self.data.test, self.processes)
 
-    def keep(self, **facts: object) -> None:
+    def keep(self, **facts: Any) -> None:
         """Remember for the result, and for a session that goes on."""
         self.record = self.record | facts
 
-    def save(self, name: str, model: nn.Module, **content: object) -> None:
+    def save(self, name: str, model: nn.Module, **content: Any) -> None:
         """Write the state of ``model`` into the run, where this process writes."""
         if self.processes.first:
             self.run.save_state(name, model=model.state_dict(), **content)

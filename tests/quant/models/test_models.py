@@ -294,6 +294,7 @@ def test_wrong_checkpoint_is_named_and_changes_nothing(tmp_path, content, messag
         ("net.onnx", b"x", "checkpoints end in .pth, .pt or .safetensors"),
         ("empty.pth", b"", "is not a complete checkpoint"),
         ("noise.pth", bytes(range(200)), "damaged"),
+        ("text.pth", b"hello", "is not a complete checkpoint"),
         ("half.pth", "torch", "is not a complete checkpoint"),
         ("noise.safetensors", b"\xff" * 40, "is not a complete checkpoint"),
         ("half.safetensors", "safetensors", "is not a complete checkpoint"),

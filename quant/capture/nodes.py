@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Questions to a node of an fx graph: what it calls, what it reads, where it was written."""
+
+import torch
+from torch import fx, nn
+
+
+def operation(node: fx.Node) -> str:
+    """Name of the ATen operation without overload, such as ``conv2d``."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return target._schema.name.partition("::")[2]
+    return getattr(target, "__name__", str(target))
+
+
+def name_of(node: fx.Node) -> str:
+    """Name of the module or parameter that ``node`` is a call of."""
+    return str(node.target)
+
+
+def argument(node: fx.Node, index: int = 0) -> fx.Node:
+    """Node that ``node`` reads as its positional argument ``index``; TypeError for a constant."""
+    found = node.args[index]
+    if not isinstance(found, fx.Node):
+        raise TypeError(f"argument {index} of {node.format_node()} is no node")
+    return found
+
+
+def result_of(graph: fx.Graph) -> fx.Node:
+    """Node whose value ``graph`` returns."""
+    return argument(graph.output_node())
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """Shape of the value of a node of a flat graph, without the batch."""
+    return tuple(int(size) for size in node.meta["shape"][1:])
+
+
+def module_of(node: fx.Node) -> nn.Module | None:
+    """The module that ``node`` calls, if it calls one."""
+    if node.op != "call_module":
+        return None
+    owner = node.graph.owning_module
+    return None if owner is None else owner.get_submodule(name_of(node))
+
+
+def path_of(node: fx.Node) -> str:
+    """Name of the innermost module that ``node`` was called in."""
+    return _innermost(node)[0]
+
+
+def class_of(node: fx.Node) -> str:
+    """Class of that module."""
+    return str(_innermost(node)[1]).rpartition(".")[2]
+
+
+def stack_of(node: fx.Node) -> list[str]:
+    """Names of all modules that ``node`` was called in, outermost first."""
+    return [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
+
+
+def _innermost(node: fx.Node) -> tuple[str, object]:
+    stack = node.meta.get("nn_module_stack")
+    return list(stack.values())[-1] if stack else ("", "")
+
+
+def free_submodule(module: nn.Module, stem: str) -> str:
+    """``stem``, or that with the first number that makes it the name of no submodule."""
+    taken = {name for name, _ in module.named_modules()}
+    name, count = stem, 1
+    while name in taken:
+        count += 1
+        name = f"{stem}{count}"
+    return name
+
+
+def replace_submodule(module: nn.Module, name: str, new: nn.Module) -> None:
+    """Put ``new`` where ``module`` has its submodule ``name``."""
+    path, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(path), leaf, new)
