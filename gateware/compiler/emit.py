@@ -29,13 +29,19 @@ def transfer_fields(key: TensorKey, strip: Strip, first: int, last: int) -> dict
             f"tensor {str(key)!r} has {words} words per pixel, a load or store moves "
             f"{MAX_GROUPS} at most"
         )
+    beats = (last - first) * place.width * words
+    if beats >= 1 << isa.BEATS_BITS:
+        raise CompileError(
+            f"tensor {str(key)!r} has {beats} words in a load or store, which moves less than "
+            f"{1 << isa.BEATS_BITS}"
+        )
     return {
-        "beats": (last - first) * place.width * words,
+        "beats": beats,
         "address": strip.row(first) % _WRAP,
         "height": last - first,
         "width": place.width,
         "groups": words,
-        "group_pitch": place.group_pitch,
+        "group_pitch": place.group_pitch % _WRAP,
         "row_pitch": place.row_pitch,
     }
 
@@ -174,10 +180,10 @@ class Tile:
             height=source.height - begin,
             width=place.width,
             groups=self.words,
-            group_pitch=place.group_pitch,
+            group_pitch=place.group_pitch % _WRAP,
             row_pitch=place.row_pitch,
             row_step=place.row_pitch * operation.stride[0] % _WRAP,
-            plane_pitch=place.plane_pitch,
+            plane_pitch=place.plane_pitch % _WRAP,
             kernel_y=operation.kernel[0],
             kernel_x=operation.kernel[1],
             stride_y=operation.stride[0] if target.height > 1 else 1,

@@ -13,6 +13,8 @@ from gateware.compiler.space_to_depth import Patches, identity, rewrite
 from ir.graph import AvgPool, Conv, Flatten, Host, IntGraph, Linear, MaxPool, Node
 from ir.numerics import ACT_BITS, SHIFT_MIN, act_max
 
+MEMORY_LIMIT = 1 << 32  #: bytes that descriptors address from a base register
+
 
 @dataclasses.dataclass(frozen=True)
 class Lowered:
@@ -81,6 +83,12 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
             channels=better.values.shape[1],
             height=patches.y.size,
             width=patches.x.size,
+        )
+    size = batch * forms[image].beats * config.bus_bits // 8
+    if size >= MEMORY_LIMIT:
+        raise CompileError(
+            f"graph {graph.header.name!r} reads {size} bytes for {batch} images in a run, which "
+            f"addresses {MEMORY_LIMIT}"
         )
     for operation in operations:
         _check(forms, operation, config)

@@ -28,7 +28,7 @@ from gateware.compiler.emit import (
     wide_rows,
 )
 from gateware.compiler.layout import Placement, Strip
-from gateware.compiler.lower import lower
+from gateware.compiler.lower import MEMORY_LIMIT, lower
 from gateware.compiler.operations import CompileError, Gemm, Pool, Reload, Spill, TensorKey
 from gateware.compiler.plan import input_rows
 from gateware.compiler.program_image import ALIGN, Image
@@ -255,6 +255,7 @@ class _Compiler:
         self.outputs = self._layout()
         self.spilled: dict[TensorKey, int] = {}  # offset from OUTPUT_BASE
         self.output_size = batch * self._output_stride
+        self._check_memory()
         self.first_input, height = TensorKey(graph.header.input), self.patches.y.size
         self.input = dataclasses.replace(self.plan.places[self.first_input], height=height)
         self.sources = {
@@ -267,6 +268,13 @@ class _Compiler:
             )
             for image in range(batch)
         }
+
+    def _check_memory(self) -> None:
+        if self.output_size >= MEMORY_LIMIT:
+            raise CompileError(
+                f"graph {self.graph.header.name!r} writes {self.output_size} bytes for "
+                f"{self.batch} images in a run, which addresses {MEMORY_LIMIT}"
+            )
 
     def run(self) -> Program:
         runs = list(together(self.plan.operations))
@@ -420,6 +428,7 @@ class _Compiler:
         place = self.plan.places[operation.source]
         self.spilled[operation.source] = offset = self.output_size
         self.output_size += -(-place.beats * self.config.bus_bits // 8 // ALIGN) * ALIGN
+        self._check_memory()
         with self._segment(f"{operation.source} spilled"):
             spill(self.image, operation.source, place, offset)
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The memory image of a program while it grows: descriptors with their waits, and data blocks."""
 
+import itertools
+
 import numpy as np
 from amaranth.lib import data
 
@@ -19,6 +21,12 @@ def split_ports(words: bytes, word_beats: int, config: AccelConfig) -> bytes:
         -1, word_beats // config.ports, config.ports, config.bus_bits // 8
     )
     return beats.transpose(2, 0, 1, 3).tobytes()
+
+
+def _at_most(count: int, most: int) -> list[int]:
+    """``count`` as a sum of numbers up to ``most``."""
+    whole, rest = divmod(count, most)
+    return [most] * whole + [rest] * (rest > 0)
 
 
 class Image:
@@ -58,7 +66,10 @@ class Image:
         size = self.config.weight_beats * self.config.bus_bits // 8
         region = self.weights.take(len(words) // size)
         at = 0
-        for count in pieces(self.order.users(region), LEAST_PIECE):
+        most = ((1 << isa.BEATS_BITS) - 1) * self.config.ports // self.config.weight_beats
+        for count in itertools.chain.from_iterable(
+            _at_most(piece, most) for piece in pieces(self.order.users(region), LEAST_PIECE)
+        ):
             self._load(
                 Opcode.LOAD_WEIGHTS,
                 words[at * size : (at + count) * size],

@@ -18,7 +18,7 @@ from boards.board import Board
 from gateware.arch.config import AccelConfig
 from gateware.compiler.operations import CompileError
 from gateware.compiler.program import compile_graph
-from gateware.explore.shapes import outline
+from gateware.explore.shapes import shape_only
 from gateware.model import estimate
 from gateware.rtl.array import GemmArray
 from ir.graph import IntGraph
@@ -251,7 +251,7 @@ def estimated_on(
     key = (rows, rate, config.weight_beats, GemmArray.latency_for(config), *fields.values())
     if key not in known:
         try:
-            program = compile_graph(outline(graph, ratio, config.rows), config)
+            program = compile_graph(shape_only(graph, ratio, config.rows), config)
             known[key] = sum(estimate.cycles(program, rate).values())
         except CompileError as error:
             known[key] = str(error)

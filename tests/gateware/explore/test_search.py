@@ -17,7 +17,7 @@ from gateware.arch.config import SIZES, AccelConfig
 from gateware.build import configure
 from gateware.compiler.program import compile_graph
 from gateware.explore import presets, search
-from gateware.explore.shapes import outline, resnet18
+from gateware.explore.shapes import resnet18, shape_only
 from gateware.model import estimate
 from ir import board_arrays
 from ir.cli import UserError
@@ -42,7 +42,7 @@ def test_cycles_do_not_depend_on_weights(sizes: dict[str, int]) -> None:
     given = Ratio(50, 25, 25)
     graph = residual_graph(1, channels=32, ratio=str(given), tile_rows=16)
     config = AccelConfig.from_ratio(given, 16, **sizes)
-    assert cycles(outline(graph, given, 16), config) == cycles(graph, config)
+    assert cycles(shape_only(graph, given, 16), config) == cycles(graph, config)
 
 
 def test_cycles_do_not_depend_on_the_split_of_four_bit_rows() -> None:
@@ -50,12 +50,12 @@ def test_cycles_do_not_depend_on_the_split_of_four_bit_rows() -> None:
     split = {}
     for given in (Ratio(69, 25, 6), Ratio(50, 44, 6), Ratio(25, 69, 6)):
         config = AccelConfig.from_ratio(given, 16)
-        split[config.lanes] = cycles(outline(graph, given, 16), config)
+        split[config.lanes] = cycles(shape_only(graph, given, 16), config)
     assert len(split) == 3
     assert len({json.dumps(found) for found in split.values()}) == 1
 
 
-def test_outline_of_resnet18_is_what_export_gives() -> None:
+def test_shapes_of_resnet18_is_what_export_gives() -> None:
     torch.manual_seed(1)
     images = torch.rand(2, 3, 64, 64)
     model = resnet.resnet18(classes=10)
@@ -82,7 +82,7 @@ def test_outline_of_resnet18_is_what_export_gives() -> None:
         twin = made.tensor(spec.name)
         assert (twin.shape, twin.bits, twin.zero_point) == (spec.shape, spec.bits, spec.zero_point)
     config = AccelConfig.from_ratio(Ratio(65, 30, 5), 16, weight_depth=512, wide_depth=16)
-    assert cycles(outline(made, Ratio(65, 30, 5), 16), config) == cycles(exported, config)
+    assert cycles(shape_only(made, Ratio(65, 30, 5), 16), config) == cycles(exported, config)
 
 
 def limited(**limits: int) -> Board:
@@ -136,7 +136,7 @@ def test_arrays_that_differ_in_four_bit_rows_are_compiled_once(monkeypatch) -> N
     for given in (Ratio(69, 25, 6), Ratio(50, 44, 6), Ratio(63, 25, 12)):
         config = AccelConfig.from_ratio(given, 16)
         found = search.estimated_on(graph, ZC706, config, given, known)
-        assert found.cycles == sum(cycles(outline(graph, given, 16), config).values())
+        assert found.cycles == sum(cycles(shape_only(graph, given, 16), config).values())
     assert len(known) == 2
 
 
