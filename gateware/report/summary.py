@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from boards.board import Board
 from gateware.arch.config import AccelConfig
 from gateware.arch.registers import config_digest
-from gateware.arch.results import DoesNotFit, Reports
-from gateware.compiler.hybrid import Compiled, is_hosted
+from gateware.arch.results import DoesNotFit, ToolReport
+from gateware.compiler.hybrid import Compiled, is_hybrid
 from gateware.explore.retraining import Retraining
 from gateware.flow.target import TARGETS
 from gateware.model import estimate
@@ -35,7 +35,7 @@ def report(
     config: AccelConfig,
     graph: IntGraph | None,
     compiled: Sequence[Compiled],
-    measured: Reports | None,
+    measured: ToolReport | None,
     retraining: Retraining | None = None,
 ) -> dict:
     """Build as a JSON-able dictionary; each figure says if it is estimated or measured.
@@ -72,7 +72,7 @@ def report(
         result["program"] = {
             "graph": graph.header.name,
             "graph_digest": graph.digest,
-            "hosted": is_hosted(graph),
+            "hybrid": is_hybrid(graph),
             "bytes": sum(len(one.program.image) for one in compiled),
             "batch": compiled[0].program.batch,
             "cycles": {"total": sum(cycles.values()), "layers": cycles, "how": "estimated"},
@@ -133,7 +133,7 @@ def markdown(result: dict) -> str:
             + (
                 "A program for each layer; cycles do not include what the host computes between "
                 "them."
-                if program["hosted"]
+                if program["hybrid"]
                 else f"{program['batch']} image(s) in a run; cycles are an image's share."
             ),
             "",

@@ -112,7 +112,7 @@ def test_split_has_the_most_fixed4_rows_that_fit() -> None:
             config.weight_depth == search.WEIGHT_DEPTH_MAX
             or estimate.resources(deeper).bram36 > 545
         )
-    assert found.answer.config.fixed8_rows == 3
+    assert found.best.config.fixed8_rows == 3
 
 
 @pytest.mark.parametrize(
@@ -143,15 +143,17 @@ def test_arrays_that_differ_in_four_bit_rows_are_compiled_once(monkeypatch) -> N
 def test_points_that_others_beat_are_left_out() -> None:
     fast, small, precise = point(100, 0.7, 1), point(200, 0.3, 1), point(100, 0.7, 2)
     slow, less_pot4 = point(150, 0.7, 1), point(100, 0.7, 1, pot4=4)
-    found = search.Found((fast, small, precise, slow, less_pot4), Counter())
+    found = search.SearchResult((fast, small, precise, slow, less_pot4), Counter())
     assert set(map(id, found.pareto)) == set(map(id, (small, precise, less_pot4)))
     assert found.pareto[0] is precise
-    assert found.answer is less_pot4
+    assert found.best is less_pot4
     near, far = point(105, 0.7, 1, pot4=2), point(106, 0.7, 1, pot4=0)
-    assert search.Found((fast, near, far), Counter()).answer is near
-    assert search.Found((fast, precise), Counter()).answer is precise  # 6 % is nearer to 5 than 3
+    assert search.SearchResult((fast, near, far), Counter()).best is near
+    assert (
+        search.SearchResult((fast, precise), Counter()).best is precise
+    )  # 6 % is nearer to 5 than 3
     with pytest.raises(ValueError, match=r"no array fits: needs too many LUT \(7\)"):
-        _ = search.Found((), Counter({"needs too many LUT": 7})).answer
+        _ = search.SearchResult((), Counter({"needs too many LUT": 7})).best
 
 
 def test_programs_that_do_not_compile_are_counted() -> None:
