@@ -23,12 +23,12 @@ from pathlib import Path
 
 import boards
 from bench import synthesis
-from gateware import ratio
 from gateware.arch.config import AccelConfig
 from gateware.build import configure
 from gateware.explore import search
 from gateware.explore.shapes import resnet18
 from gateware.model import estimate
+from gateware.model.work import network_macs
 from ir import cli
 from ir.board_arrays import board_array
 from ir.ratio import Ratio
@@ -94,7 +94,7 @@ def find(devices: Iterable[str], methods: Iterable[str]) -> Iterator[dict[str, o
                     say=cli.say,
                     known=known,
                     programs=PROGRAMS,
-                ).answer
+                ).best
             yield {
                 "device": device,
                 "method": method,
@@ -121,7 +121,7 @@ def keep(rows: list[dict[str, object]]) -> None:
 
 def table(rows: Sequence[dict[str, object]]) -> str:
     """The table of each device in Markdown."""
-    paper, work = paper_rows(), ratio.macs(resnet18())
+    paper, work = paper_rows(), network_macs(resnet18())
     parts = []
     for device, name in BOARDS.items():
         limits = boards.get(name).device.limits

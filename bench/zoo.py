@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from gateware.model.work import network_macs
 from ir import cli
 from ir.arrays import ExportError
-from ir.graph import GraphError, IntGraph
+from ir.graph import GraphError
 from ir.ratio import Ratio
 from ir.vectors import Vectors, beside
 from quant.lowering import verify
@@ -79,16 +80,6 @@ def quantised(
     return prepared.eval()
 
 
-def macs(graph: IntGraph) -> int:
-    """Multiplications of weights and activations for one image."""
-    total = 0
-    for node in graph.nodes:
-        if node.name in graph.layers:
-            _, height, width = graph.tensor(node.output).shape
-            total += graph.layers[node.name].values.size * height * width
-    return total
-
-
 def measure(
     name: str,
     size: int,
@@ -141,7 +132,7 @@ def measure(
     return {
         "model": name,
         "layers": len(graph.layers),
-        "macs": macs(graph),
+        "macs": network_macs(graph),
         "images_equal": len(logits),
         "correlation": round(float(np.corrcoef(fake.ravel(), logits.ravel())[0, 1]), 6),
         "export_seconds": round(exported - started, 1),

@@ -14,7 +14,9 @@ the PATH it stops after the project; with Vivado it makes the bitstream and read
 Bitstreams of ECP5 boards are made by open tools, which takes minutes.
 """
 
+import argparse
 import json
+import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -27,6 +29,7 @@ from gateware.arch.results import DoesNotFit, ToolError
 from gateware.compiler.hybrid import Compiled, compile_all
 from gateware.compiler.operations import CompileError
 from gateware.explore import presets
+from gateware.explore.retraining import retraining
 from gateware.flow import manifest
 from gateware.flow.target import TARGETS, driver_bytes
 from gateware.flow.verilog import MODULE, accelerator_verilog
@@ -87,7 +90,7 @@ def parser() -> cli.Parser:
             metavar="N",
             help=f"(default: {default})",
         )
-    g.add_argument("--clock-mhz", type=float, metavar="F", help="(default: the board's)")
+    g.add_argument("--clock-mhz", type=_clock_mhz, metavar="F", help="(default: the board's)")
     g = p.add_argument_group("output")
     g.add_argument(
         "--out", type=Path, default=Path("build"), metavar="DIR", help="(default: %(default)s)"
@@ -104,6 +107,17 @@ def parser() -> cli.Parser:
         help="no bitstream: synthesise with Yosys and report the cells of every module",
     )
     return p
+
+
+def _clock_mhz(text: str) -> float:
+    """A clock in MHz, 0.001 to 10,000."""
+    try:
+        clock = float(text)
+    except ValueError:
+        clock = math.nan
+    if not 1e-3 <= clock <= 1e4:
+        raise argparse.ArgumentTypeError(f"a clock is 0.001 to 10000 MHz, not {text}")
+    return clock
 
 
 def configure(
@@ -169,6 +183,9 @@ def build(
     try:
         synthesise = target.synthesiser() if synth else None
         compiled = [] if graph is None else compile_all(graph, config, batch)
+        other = retraining(graph, config, compiled) if graph else None
+        if other and other.cycles > other.cycles_retrained:
+            say(str(other))
         say(
             f"{board.title}: {config.rows} rows {':'.join(map(str, config.lanes))} x {config.k} "
             f"channels x {config.pixels} pixels; generating Verilog"
@@ -182,7 +199,7 @@ def build(
             graph.save(partial / GRAPH)
         if vectors is not None:
             vectors.head(VECTORS).save(beside(partial / GRAPH))
-        _write_report(report(board, config, graph, compiled, None), partial)
+        _write_report(report(board, config, graph, compiled, None, other), partial)
         # The former build stays until this one is complete.
         if folder.exists():
             shutil.rmtree(folder)
@@ -192,12 +209,12 @@ def build(
         if synthesise is not None:
             say(f"synthesising {folder / MODULE}.v with Yosys; takes minutes")
             measured = synthesise(folder)
-            _write_report(report(board, config, graph, compiled, measured), folder)
+            _write_report(report(board, config, graph, compiled, measured, other), folder)
             check_fit(board, measured.resources, "measured")
         elif bitstream and target.found():
             say(f"running {target.tools} in {project}")
             measured = target.run(config, project)
-            _write_report(report(board, config, graph, compiled, measured), folder)
+            _write_report(report(board, config, graph, compiled, measured, other), folder)
             routed = measured.routed_hz(config.clock_hz)
             say(
                 f"bitstream in {project}: {routed / 1e6:.2f} MHz routed, "

@@ -20,27 +20,15 @@ from matplotlib.figure import Figure
 import boards
 from boards.board import Board
 from gateware.explore.presets import keep, paper
-from gateware.explore.search import PIXELS, ROWS, SHARES, Found, Point, explore
+from gateware.explore.search import PIXELS, ROWS, SHARES, Point, SearchResult, explore
 from gateware.explore.shapes import resnet18
+from gateware.model.work import network_macs
 from ir import cli
 from ir.graph import GraphError, IntGraph
 from ir.ratio import Ratio
 
 DPI = 150
 ZYNQ = tuple(name for name, board in boards.BOARDS.items() if board.device.family == "xc7")
-
-
-def macs(graph: IntGraph) -> int:
-    """Multiplications of weights and activations for one image."""
-    outputs = {
-        node.name: graph.tensor(node.output).shape
-        for node in graph.nodes
-        if node.name in graph.layers
-    }
-    return sum(
-        graph.layers[name].values.size * height * width
-        for name, (_, height, width) in outputs.items()
-    )
 
 
 def row(point: Point, work: int) -> dict[str, object]:
@@ -66,7 +54,7 @@ def row(point: Point, work: int) -> dict[str, object]:
     }
 
 
-def table(found: Found, work: int) -> str:
+def table(found: SearchResult, work: int) -> str:
     """The arrays that no other beats, in Markdown."""
     lines = [
         "| ratio | lanes | channels x pixels | requantisers | MACs/cycle | LUT % | DSP % | "
@@ -80,18 +68,22 @@ def table(found: Found, work: int) -> str:
             f"{r['requant_lanes']} | {r['macs_per_cycle']} | {r['lut_percent']} | "
             f"{r['dsp48e1_percent']} | {r['bram36_percent']} | {r['cycles'] or 'none'} | "
             f"{r['ms'] or ''} | {r['gops'] or ''} | {r['fixed8_percent']} | "
-            f"{'answer' if point is found.answer else ''} |"
+            f"{'answer' if point is found.best else ''} |"
         )
     return "\n".join(lines)
 
 
-def draw(found: Found, title: str) -> Figure:
+def plot(found: SearchResult, title: str) -> Figure:
     """Cycles (or MACs per cycle) of all points over their LUTs, coloured by the share of PoT-4."""
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
     axes = figure.subplots()
     runs = found.points[0].cycles is not None
     x = [100 * point.used["lut"] for point in found.points]
-    y = [point.cycles if runs else point.config.macs_per_cycle for point in found.points]
+
+    def height(point: Point) -> int:
+        return point.config.macs_per_cycle if point.cycles is None else point.cycles
+
+    y = [height(point) for point in found.points]
     dots = axes.scatter(
         x,
         y,
@@ -104,15 +96,15 @@ def draw(found: Found, title: str) -> Figure:
     best = sorted(found.pareto, key=lambda point: point.used["lut"])
     axes.plot(
         [100 * point.used["lut"] for point in best],
-        [point.cycles if runs else point.config.macs_per_cycle for point in best],
+        [height(point) for point in best],
         "x",
         color="#9e1b32",
         label="beaten by none",
     )
-    answer = found.answer
+    answer = found.best
     axes.annotate(
         f"{answer.ratio}",
-        (100 * answer.used["lut"], answer.cycles if runs else answer.config.macs_per_cycle),
+        (100 * answer.used["lut"], height(answer)),
         textcoords="offset points",
         xytext=(8, 8),
     )
@@ -144,8 +136,8 @@ def _ratio(text: str | None) -> Ratio | None:
         raise cli.UserError(str(error)) from error
 
 
-def load(path: Path | None) -> IntGraph:
-    """The graph of a file, or ResNet-18. Raises UserError."""
+def network(path: Path | None) -> IntGraph:
+    """Graph in a file, or ResNet-18 without weights. Raises UserError."""
     try:
         return resnet18() if path is None else IntGraph.load(path)
     except GraphError as error:
@@ -166,7 +158,8 @@ def zynq(name: str) -> Board:
     return board
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> cli.Parser:
+    """Options of the command."""
     p = cli.Parser(prog="python -m gateware.ratio", description=__doc__)
     p.add_argument("--board", required=True, metavar="NAME", help=f"one of {', '.join(ZYNQ)}")
     p.add_argument(
@@ -184,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = ",".join(map(str, known))
         p.add_argument(f"--{name}", default=text, metavar="A,B", help="(default: %(default)s)")
     p.add_argument(
-        "--plot", type=Path, metavar="FILE", help="picture (default: build/ratio-BOARD.png)"
+        "--plot", type=Path, metavar="FILE", help="plot (default: build/ratio-BOARD.png)"
     )
     p.add_argument(
         "--keep",
@@ -193,8 +186,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     p.add_argument("-q", "--quiet", action="store_true", help="only the result")
     p.add_argument("--json", action="store_true", help="print one JSON document")
-    args = p.parse_args(argv)
-    board, graph = zynq(args.board), load(args.graph)
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    board, graph = zynq(args.board), network(args.graph)
     found = explore(
         graph,
         board,
@@ -204,17 +201,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         pixels=_numbers(args.pixels, PIXELS, "--pixels"),
     )
     try:
-        answer = found.answer
+        answer = found.best
     except ValueError as error:
         raise cli.UserError(f"{board.title}: {error}") from error
-    work = macs(graph)
-    picture = args.plot or Path("build") / f"ratio-{board.name}.png"
-    figure = draw(found, f"{graph.header.name} on {board.title}")
+    work = network_macs(graph)
+    path = args.plot or Path("build") / f"ratio-{board.name}.png"
+    figure = plot(found, f"{graph.header.name} on {board.title}")
     try:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        FigureCanvasAgg(figure).print_figure(picture, dpi=DPI)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        FigureCanvasAgg(figure).print_figure(path, dpi=DPI)
     except OSError as error:
-        raise cli.UserError(f"cannot write {picture}: {error.strerror}") from error
+        raise cli.UserError(f"cannot write {path}: {error.strerror}") from error
     if args.keep:
         try:
             kept = keep(board.name, answer.ratio, answer.config)
@@ -249,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.give(
         f"answer: ratio {answer.ratio}, {answer.config.rows} rows "
         f"{':'.join(map(str, answer.config.lanes))}; the paper's is "
-        f"{paper(board)}. Picture in {picture}"
+        f"{paper(board)}. Plot in {path}"
     )
     return 0
 

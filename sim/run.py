@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gateware.compiler.hybrid import is_hosted
+from gateware.compiler.hybrid import is_hybrid
 from gateware.compiler.operations import CompileError
 from gateware.model.timeline import READ_LATENCY
 from ir import cli
@@ -93,7 +93,7 @@ def _verify(
     find_simulator(prefer=VERILATOR)
     graph, path = load_graph(build, graph_path)
     target = build / WAVES if waves else None
-    if is_hosted(graph):
+    if is_hybrid(graph):
         if check == "logits":
             raise UserError(
                 f"the logits of {path} are computed by the host, which is not simulated: leave "

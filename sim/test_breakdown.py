@@ -7,9 +7,11 @@ import numpy as np
 
 from gateware.arch.config import AccelConfig
 from gateware.arch.registers import COUNTERS
-from gateware.compiler.program import Segment, compile_graph
+from gateware.compiler.program import compile_graph
+from gateware.compiler.program_image import LayerSegment
+from gateware.model.work import layer_macs
 from ir.ratio import Ratio
-from sim.verify.breakdown import STALLS, layer_rows, macs, table
+from sim.verify.breakdown import STALLS, layer_rows, table
 from tests.helpers.graphs import INPUT, GraphBuilder
 
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)
@@ -29,9 +31,9 @@ def network():
 
 def test_multiplications():
     graph = network()
-    assert macs(graph, "conv0") == 8 * 27 * 30
-    assert macs(graph, "max_pool1") == 0
-    assert macs(graph, "linear3") == 4 * 8 * 6
+    assert layer_macs(graph, "conv0") == 8 * 27 * 30
+    assert layer_macs(graph, "max_pool1") == 0
+    assert layer_macs(graph, "linear3") == 4 * 8 * 6
 
 
 def test_cycles_go_to_the_layer_at_work():
@@ -40,11 +42,11 @@ def test_cycles_go_to_the_layer_at_work():
     program = dataclasses.replace(
         program,
         segments=(
-            Segment("input", 0, 1),
-            Segment("conv0", 1, 4),
-            Segment("max_pool1", 4, 6),
-            Segment("conv0", 6, 7),
-            Segment("linear3", 7, 9),
+            LayerSegment("input", 0, 1),
+            LayerSegment("conv0", 1, 4),
+            LayerSegment("max_pool1", 4, 6),
+            LayerSegment("conv0", 6, 7),
+            LayerSegment("linear3", 7, 9),
         ),
     )
     samples = [

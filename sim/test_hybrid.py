@@ -57,7 +57,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_every_layer_equals_the_golden_model(built, capsys, seed):
     folder, path = built
     report = json.loads((folder / "report.json").read_text())["program"]
-    assert report["hosted"] and len(report["layers"]) == 4
+    assert report["hybrid"] and len(report["layers"]) == 4
     argv = [str(folder), "--graph", str(path), "--stall", "48", "--seed", str(seed)]
     assert cli.run(run.main, argv) == 0
     out = capsys.readouterr().out

@@ -153,7 +153,7 @@ class Accelerator:
                 f"the program runs 1 to {package.batch} images together, not {len(images)}"
             )
         packed = [
-            pack(gather(input_codes(image, tensor), tensor["patches"]), tensor["place"])
+            pack(gather(input_codes(image, tensor), tensor["space_to_depth"]), tensor["place"])
             for image in images
         ]
         stored, counters = self._run(np.concatenate(packed))

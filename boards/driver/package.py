@@ -79,7 +79,7 @@ class Package:
                 )
             self.input = {
                 "place": self.program["input"],
-                "patches": self.program["patches"],
+                "space_to_depth": self.program["space_to_depth"],
                 "scale": self.program["input_scale"],
             }
             #: What a run leaves as its answer; tensors dumped for comparison follow it.

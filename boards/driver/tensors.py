@@ -16,7 +16,7 @@ def input_codes(image: np.ndarray, tensor: Dict[str, Any]) -> np.ndarray:
     shape, and for values or codes out of range.
     """
     place = tensor["place"]
-    shape = tuple(tensor["patches"]["shape"])
+    shape = tuple(tensor["space_to_depth"]["shape"])
     image = np.asarray(image)
     if image.shape == shape[1:] and shape[0] == 1:
         image = image[np.newaxis]
@@ -45,20 +45,20 @@ def input_codes(image: np.ndarray, tensor: Dict[str, Any]) -> np.ndarray:
     return codes.astype(np.int64)
 
 
-def gather(codes: np.ndarray, patches: Dict[str, Any]) -> np.ndarray:
+def gather(codes: np.ndarray, space_to_depth: Dict[str, Any]) -> np.ndarray:
     """The tensor that is stored for codes (C, H, W): at each of its positions the pixels of a
     patch are channels; the zero point stands for pixels outside the image."""
     y, x = (
         axis["origin"]
         + np.arange(axis["size"])[:, np.newaxis] * axis["step"]
         + np.arange(axis["patch"])
-        for axis in (patches["y"], patches["x"])
+        for axis in (space_to_depth["y"], space_to_depth["x"])
     )
     height, width = codes.shape[1:]
     inside_y, inside_x = (y >= 0) & (y < height), (x >= 0) & (x < width)
     found = codes[:, y.clip(0, height - 1)][:, :, :, x.clip(0, width - 1)]
     inside = inside_y[:, :, np.newaxis, np.newaxis] & inside_x[np.newaxis, np.newaxis]
-    found = np.where(inside, found, patches["zero_point"])
+    found = np.where(inside, found, space_to_depth["zero_point"])
     return found.transpose(2, 4, 0, 1, 3).reshape(-1, len(y), len(x))
 
 

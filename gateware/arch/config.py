@@ -65,7 +65,7 @@ class AccelConfig:
     slot_depth : int
         Drain slots that the slot buffer holds.
     wide_depth : int
-        Wide results (logits) that are kept until they are stored; at least one for each row lane.
+        Raw outputs (logits) that are kept until they are stored; at least one for each row lane.
         With twice as many as a row tile gives, none waits for those before.
     fixed4_style : Fixed4Style
         Engines of the Fixed-4 rows, see :mod:`gateware.pe.lanes`.

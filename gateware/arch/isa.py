@@ -28,7 +28,7 @@ DESCRIPTOR_BYTES = DESCRIPTOR_BITS // 8
 ADDRESS_BITS = 16  #: of the activation, weight and slot buffers
 SIZE_BITS = 10  #: of heights and widths
 BEATS_BITS = 20  #: of transfer lengths
-WIDE_BITS = 64  #: of one wide result in memory, sign-extended
+WIDE_BITS = 64  #: of one raw output in memory, sign-extended
 COUNT_BITS = 16  #: of waits; counts are compared modulo 2^16, less than half of it apart
 FETCH_GROUP = 4  #: descriptors that are fetched together
 FETCH_AHEAD = 16  #: descriptors that may be fetched beyond END, and are then ignored
@@ -42,7 +42,7 @@ class Opcode(enum.IntEnum):
     LOAD_SLOTS = 3  #: memory -> slot buffer
     LOAD_TENSOR = 4  #: memory -> activation buffer
     STORE_TENSOR = 5  #: activation buffer -> memory
-    STORE_WIDE = 6  #: wide results -> memory, one 64-bit integer each
+    STORE_WIDE = 6  #: raw outputs -> memory, one 64-bit integer each
     EXECUTE = 7  #: one row tile over all output pixels
 
 
@@ -187,7 +187,7 @@ def slot_layout(config: AccelConfig) -> data.StructLayout:
 
     Lane ``q`` requantises engine lane ``row * requant_lanes + q`` (rows first, then pool lanes);
     ``column`` says which nibble column brings its residual operand. Column ``j`` writes the result
-    of lane ``lane`` at ``offset`` words from the pixel. Wide results leave lane by lane: that of
+    of lane ``lane`` at ``offset`` words from the pixel. Raw outputs leave lane by lane: that of
     lane ``q`` goes to the entry of the wide buffer that is ``columns[q].offset``, and the pixel's
     number (its word, then its bank), from the one at ``out_address``.
     """

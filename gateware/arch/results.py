@@ -13,7 +13,7 @@ class ToolError(RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Reports:
+class ToolReport:
     """Measured after synthesis, or after placement and routing.
 
     resources : cells by resource of the device

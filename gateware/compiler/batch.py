@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from gateware.arch.config import AccelConfig
-from gateware.compiler.layout import Placement
+from gateware.compiler.layout import TensorLayout
 from gateware.compiler.operations import Gemm, Operation, Pool, TensorKey
 
 
@@ -26,10 +26,10 @@ def of_image(operation: Gemm | Pool, image: int) -> Gemm | Pool:
 
 def repeat(
     operations: Sequence[Gemm | Pool],
-    forms: dict[TensorKey, Placement],
+    forms: dict[TensorKey, TensorLayout],
     config: AccelConfig,
     batch: int,
-) -> tuple[list[Gemm | Pool], dict[TensorKey, Placement]]:
+) -> tuple[list[Gemm | Pool], dict[TensorKey, TensorLayout]]:
     """Operations and forms of ``batch`` images."""
     split = _split(operations, forms, config)
     before = [
@@ -44,7 +44,7 @@ def repeat(
 
 
 def _split(
-    operations: Sequence[Gemm | Pool], forms: dict[TensorKey, Placement], config: AccelConfig
+    operations: Sequence[Gemm | Pool], forms: dict[TensorKey, TensorLayout], config: AccelConfig
 ) -> int:
     """The first operation whose weights take longer to load than to use.
 

@@ -25,7 +25,7 @@ class Region:
     words: int
 
 
-class Order:
+class Dependencies:
     """Counts the descriptors of every queue and finds their waits.
 
     Loads, executes and stores overlap, so a descriptor waits for those of other queues that wrote
@@ -118,8 +118,8 @@ class Ring:
 def pieces(users: np.ndarray, least: int) -> list[int]:
     """Where to cut a load so that its first words need not wait for the last; sizes in words.
 
-    ``users`` is what :meth:`Order.users` says. No piece but the last has fewer than ``least``
-    words.
+    ``users`` is what :meth:`Dependencies.users` says. No piece but the last has fewer than
+    ``least`` words.
     """
     cuts = [0]
     for at in (np.flatnonzero(np.diff(users)) + 1).tolist():

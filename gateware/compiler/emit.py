@@ -8,11 +8,11 @@ from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.arch.isa import Base, Opcode
 from gateware.compiler.dependencies import Region
-from gateware.compiler.layout import MAX_GROUPS, Placement, Strip
+from gateware.compiler.layout import MAX_GROUPS, Strip, TensorLayout
 from gateware.compiler.operations import CompileError, Gemm, Pool, TensorKey
 from gateware.compiler.pack import SlotResult, pack_slot, pack_weights
 from gateware.compiler.plan import Plan, input_rows
-from gateware.compiler.program_image import Image
+from gateware.compiler.program_image import ProgramImage
 from gateware.compiler.schedule import schedule_slots, split_rows
 from gateware.pe.base import RowEngine
 from gateware.pe.lanes import row_engines
@@ -29,19 +29,25 @@ def transfer_fields(key: TensorKey, strip: Strip, first: int, last: int) -> dict
             f"tensor {str(key)!r} has {words} words per pixel, a load or store moves "
             f"{MAX_GROUPS} at most"
         )
+    beats = (last - first) * place.width * words
+    if beats >= 1 << isa.BEATS_BITS:
+        raise CompileError(
+            f"tensor {str(key)!r} has {beats} words in a load or store, which moves less than "
+            f"{1 << isa.BEATS_BITS}"
+        )
     return {
-        "beats": (last - first) * place.width * words,
+        "beats": beats,
         "address": strip.row(first) % _WRAP,
         "height": last - first,
         "width": place.width,
         "groups": words,
-        "group_pitch": place.group_pitch,
+        "group_pitch": place.group_pitch % _WRAP,
         "row_pitch": place.row_pitch,
     }
 
 
 def load_rows(
-    image: Image, key: TensorKey, strip: Strip, first: int, last: int, offset: int
+    image: ProgramImage, key: TensorKey, strip: Strip, first: int, last: int, offset: int
 ) -> None:
     """Load rows of a graph's input that begins at ``offset``."""
     row_beats = strip.place.beats // strip.place.height
@@ -56,7 +62,7 @@ def load_rows(
     )
 
 
-def spill(image: Image, key: TensorKey, place: Placement, offset: int) -> None:
+def spill(image: ProgramImage, key: TensorKey, place: TensorLayout, offset: int) -> None:
     """Store a tensor at ``offset`` from OUTPUT_BASE, to be reloaded."""
     image.add(
         "stores",
@@ -70,7 +76,7 @@ def spill(image: Image, key: TensorKey, place: Placement, offset: int) -> None:
     )
 
 
-def reload(image: Image, key: TensorKey, place: Placement, offset: int) -> None:
+def reload(image: ProgramImage, key: TensorKey, place: TensorLayout, offset: int) -> None:
     """Load what :func:`spill` stored."""
     image.add(
         "loads",
@@ -84,12 +90,12 @@ def reload(image: Image, key: TensorKey, place: Placement, offset: int) -> None:
     )
 
 
-def _memory(image: Image, place: Placement, offset: int) -> Region:
+def _memory(image: ProgramImage, place: TensorLayout, offset: int) -> Region:
     return Region("memory", offset * 8 // image.config.bus_bits, place.beats)
 
 
 def store_rows(
-    image: Image, key: TensorKey, strip: Strip, first: int, last: int, offset: int
+    image: ProgramImage, key: TensorKey, strip: Strip, first: int, last: int, offset: int
 ) -> None:
     """Store rows of a tensor whose first row goes to ``offset``."""
     row_beats = strip.place.beats // strip.place.height
@@ -115,7 +121,7 @@ class Tile:
     first, words : int
         What it reads of each pixel's words; a pooling one, into the same of its result.
     rows : sequence of int
-        Of a layer: its rows that are here, in the order in which wide results lie.
+        Of a layer: its rows that are here, in the order in which raw outputs lie.
     """
 
     def __init__(
@@ -133,7 +139,7 @@ class Tile:
 
     def execute(
         self,
-        image: Image,
+        image: ProgramImage,
         *,
         source: Strip,
         target: Strip,
@@ -142,7 +148,7 @@ class Tile:
         last: int,
         wide: Region | None = None,
     ) -> None:
-        """One EXECUTE: output rows ``first`` to ``last`` (exclusive), wide results to ``wide``."""
+        """One EXECUTE: output rows ``first`` to ``last`` (exclusive), raw outputs to ``wide``."""
         operation = self.operation
         pool = isinstance(operation, Pool)
         begin, end = input_rows(operation, source.height, first, last)
@@ -174,10 +180,10 @@ class Tile:
             height=source.height - begin,
             width=place.width,
             groups=self.words,
-            group_pitch=place.group_pitch,
+            group_pitch=place.group_pitch % _WRAP,
             row_pitch=place.row_pitch,
             row_step=place.row_pitch * operation.stride[0] % _WRAP,
-            plane_pitch=place.plane_pitch,
+            plane_pitch=place.plane_pitch % _WRAP,
             kernel_y=operation.kernel[0],
             kernel_x=operation.kernel[1],
             stride_y=operation.stride[0] if target.height > 1 else 1,
@@ -189,7 +195,7 @@ class Tile:
             out_width=out.width,
             out_address=out_address,
             out_row_pitch=out.row_pitch,
-            out_plane_pitch=out.plane_pitch % _WRAP,  # of wide results, which have none, any
+            out_plane_pitch=out.plane_pitch % _WRAP,  # of raw outputs, which have none, any
             residual_address=(other.row(first) + group_out) % _WRAP,
             residual_plane_pitch=other.place.plane_pitch % _WRAP,
             residual_n=0 if pool else operation.residual_n,
@@ -201,8 +207,8 @@ class Tile:
         )
 
 
-def store_wide(image: Image, region: Region, offset: int) -> None:
-    """Store wide results at ``offset``."""
+def store_raw(image: ProgramImage, region: Region, offset: int) -> None:
+    """Store raw outputs at ``offset``."""
     image.add(
         "stores",
         isa.TRANSFER,
@@ -215,21 +221,25 @@ def store_wide(image: Image, region: Region, offset: int) -> None:
     )
 
 
-def wide_rows(place: Placement, config: AccelConfig) -> int:
-    """Rows of pixels of which a row tile gives wide results at a time.
+def raw_rows(place: TensorLayout, config: AccelConfig) -> int:
+    """Rows of pixels of which a row tile gives raw outputs at a time.
 
     As many as leave half of the wide buffer to those before, which are being stored.
     """
     return min(place.height, max(1, config.wide_depth // 2 // (config.rows * place.wide_pitch)))
 
 
-def tiles(image: Image, operation: Gemm | Pool, plan: Plan, target: Placement) -> Iterable[Tile]:
+def tiles(
+    image: ProgramImage, operation: Gemm | Pool, plan: Plan, target: TensorLayout
+) -> Iterable[Tile]:
     """The tiles of an operation; each one's weights and slots are loaded when it is asked for."""
     make = _gemm_tiles if isinstance(operation, Gemm) else _pool_tiles
     return make(image, operation, plan, target)
 
 
-def _gemm_tiles(image: Image, gemm: Gemm, plan: Plan, target: Placement) -> Iterable[Tile]:
+def _gemm_tiles(
+    image: ProgramImage, gemm: Gemm, plan: Plan, target: TensorLayout
+) -> Iterable[Tile]:
     config = image.config
     planes = plan.places[gemm.source].planes
     engines = [placed.engine for placed in row_engines(config) for _ in placed.lanes]
@@ -253,7 +263,7 @@ def _gemm_tiles(image: Image, gemm: Gemm, plan: Plan, target: Placement) -> Iter
             taken = [(lane, part.rows[row]) for lane, row in enumerate(lanes) if row >= 0]
             rows = [row for _, row in taken]
             if gemm.wide:  # one result of each requantiser in a slot, whatever its column
-                each = wide_rows(target, config) * target.wide_pitch
+                each = raw_rows(target, config) * target.wide_pitch
                 offsets = {row: rank * each for rank, row in enumerate(rows)}
                 lanes_of = [
                     [pair for pair in taken if pair[0] % config.requant_lanes == q]
@@ -297,7 +307,9 @@ def _bias(gemm: Gemm, row: int, engine: type[RowEngine], planes: int) -> int:
     return bias
 
 
-def _pool_tiles(image: Image, pool: Pool, plan: Plan, target: Placement) -> Iterable[Tile]:
+def _pool_tiles(
+    image: ProgramImage, pool: Pool, plan: Plan, target: TensorLayout
+) -> Iterable[Tile]:
     """The pool lanes are the channels of a word, so every group has the same slots."""
     config = image.config
     lanes = [(config.rows + channel, channel) for channel in range(config.k)]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks with float operations on the host: a program for each linear layer between them.
 
-The host quantises what a layer reads, runs its program, and reads its wide results. The vectors of
+The host quantises what a layer reads, runs its program, and reads its raw outputs. The vectors of
 a sequence lie in rows of the image, so that all pixel lanes of the array have work.
 """
 
@@ -42,7 +42,7 @@ class Compiled:
         return self.graph.header.name
 
 
-def is_hosted(graph: IntGraph) -> bool:
+def is_hybrid(graph: IntGraph) -> bool:
     """Whether the host has a part in ``graph``."""
     return any(isinstance(node, Host) for node in graph.nodes)
 
@@ -52,7 +52,7 @@ def compile_all(graph: IntGraph, config: AccelConfig, batch: int = 1) -> list[Co
 
     Raises CompileError naming the layer and the reason.
     """
-    if not is_hosted(graph):
+    if not is_hybrid(graph):
         return [
             Compiled(
                 PurePosixPath(),
@@ -77,7 +77,7 @@ def compile_all(graph: IntGraph, config: AccelConfig, batch: int = 1) -> list[Co
 
 
 def layer_graph(graph: IntGraph, node: Node, config: AccelConfig) -> IntGraph:
-    """A graph of one layer. Raises CompileError for anything but a linear one with wide results.
+    """A graph of one layer. Raises CompileError for anything but a linear one with raw outputs.
 
     Wide sums do not depend on S, so here all rows have the same, as an output must.
     """
@@ -118,7 +118,7 @@ def folded(shape: tuple[int, int, int], config: AccelConfig) -> tuple[int, int, 
 
 
 def on_accelerator(compiled: Iterable[Compiled], execute: Execute) -> golden.LayerCallback:
-    """Computes the layers of a hosted graph by their programs, for :func:`ir.golden.run`."""
+    """Computes the layers of a hybrid graph by their programs, for :func:`ir.golden.run`."""
     programs = {one.name: one for one in compiled}
 
     def layer(node: Node, codes: np.ndarray) -> np.ndarray:

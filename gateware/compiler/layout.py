@@ -16,7 +16,7 @@ MAX_GROUPS = 255  #: words per pixel that a descriptor can count
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Placement:
+class TensorLayout:
     """Where a tensor lies in the activation buffer: planes of groups of rows of columns."""
 
     channels: int
@@ -31,7 +31,7 @@ class Placement:
     @classmethod
     def of(
         cls, shape: tuple[int, int, int], config: AccelConfig, *, bits: int, zero_point: int = 0
-    ) -> "Placement":
+    ) -> "TensorLayout":
         """Form of a tensor of ``shape`` (C, H, W) in the buffer of ``config``, at address 0."""
         channels, height, width = shape
         return cls(
@@ -112,12 +112,12 @@ class Strip:
     height : rows of the whole tensor
     """
 
-    place: Placement
+    place: TensorLayout
     top: int
     height: int
 
     @classmethod
-    def whole(cls, place: Placement) -> "Strip":
+    def whole(cls, place: TensorLayout) -> "Strip":
         return cls(place, 0, place.height)
 
     def row(self, y: int) -> int:
@@ -139,7 +139,7 @@ class Strip:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Life:
+class LiveRange:
     """A tensor that needs a place from step ``born`` to step ``dies``, both inclusive.
 
     over : a tensor of the same shape that dies when this one is born, and of which each word is
@@ -147,7 +147,7 @@ class Life:
     """
 
     key: TensorKey
-    place: Placement
+    place: TensorLayout
     born: int
     dies: int
     over: TensorKey | None = None
@@ -158,50 +158,52 @@ class Life:
         return self.copies * self.place.words
 
 
-class DoesNotFit(ValueError):
+class NoRoom(ValueError):
     """Tensors that are needed together are larger than the activation buffer."""
 
-    def __init__(self, life: Life, used: int) -> None:
-        super().__init__(str(life.key))
-        self.life, self.used = life, used
+    def __init__(self, live: LiveRange, used: int) -> None:
+        super().__init__(str(live.key))
+        self.live, self.used = live, used
 
 
-def allocate(lives: Iterable[Life], config: AccelConfig) -> dict[TensorKey, Placement]:
-    """A place for each tensor, first fit in the order given. Raises DoesNotFit."""
+def allocate(
+    live_ranges: Iterable[LiveRange], config: AccelConfig
+) -> dict[TensorKey, TensorLayout]:
+    """A place for each tensor, first fit in the order given. Raises NoRoom."""
     depth = min(config.act_depth, 1 << ADDRESS_BITS)
-    placed: list[tuple[Life, Placement]] = []
-    for life in lives:
+    placed: list[tuple[LiveRange, TensorLayout]] = []
+    for live in live_ranges:
         beside = sorted(
             (
                 (other, place.address, place.address + other.words)
                 for other, place in placed
-                if other.born <= life.dies and life.born <= other.dies
+                if other.born <= live.dies and live.born <= other.dies
             ),
             key=lambda taken: taken[1],
         )
-        address = _over(life, beside, depth)
+        address = _over(live, beside, depth)
         if address is None:
             address = 0
             for _, begin, end in beside:
-                if address + life.words <= begin:
+                if address + live.words <= begin:
                     break
                 address = max(address, end)
-        if address + life.words > depth:
-            raise DoesNotFit(life, sum(other.words for other, *_ in beside))
-        placed.append((life, dataclasses.replace(life.place, address=address)))
-    return {life.key: place for life, place in placed}
+        if address + live.words > depth:
+            raise NoRoom(live, sum(other.words for other, *_ in beside))
+        placed.append((live, dataclasses.replace(live.place, address=address)))
+    return {live.key: place for live, place in placed}
 
 
-def _over(life: Life, beside: list[tuple[Life, int, int]], depth: int) -> int | None:
+def _over(live: LiveRange, beside: list[tuple[LiveRange, int, int]], depth: int) -> int | None:
     """The address of the tensor that this one may lie over, if nothing else is there."""
-    address = next((begin for other, begin, _ in beside if other.key == life.over), None)
+    address = next((begin for other, begin, _ in beside if other.key == live.over), None)
     if (
         address is None
-        or address + life.words > depth
+        or address + live.words > depth
         or any(
-            begin < address + life.words and address < end
+            begin < address + live.words and address < end
             for other, begin, end in beside
-            if other.key != life.over
+            if other.key != live.over
         )
     ):
         return None

@@ -6,20 +6,28 @@ import math
 
 from gateware.arch.config import AccelConfig
 from gateware.arch.isa import SIZE_BITS
-from gateware.compiler.layout import MAX_GROUPS, Placement
-from gateware.compiler.operations import CompileError, Gemm, Pool, TensorKey, operands
+from gateware.compiler.layout import MAX_GROUPS, TensorLayout
+from gateware.compiler.operations import (
+    MEMORY_LIMIT,
+    CompileError,
+    Gemm,
+    Pool,
+    TensorKey,
+    operands,
+)
 from gateware.compiler.plan import Plan, make_plan
-from gateware.compiler.space_to_depth import Patches, identity, rewrite
+from gateware.compiler.space_to_depth import SpaceToDepth, identity, rewrite
 from ir.graph import AvgPool, Conv, Flatten, Host, IntGraph, Linear, MaxPool, Node
 from ir.numerics import ACT_BITS, SHIFT_MIN, act_max
 
 
 @dataclasses.dataclass(frozen=True)
 class Lowered:
-    """Operations in order, every tensor's place, and what the host makes of the image."""
+    """Graph in terms of the tile engine: its plan, and the arrangement of its image."""
 
     plan: Plan
-    patches: Patches
+    space_to_depth: SpaceToDepth
+    input_key: TensorKey
 
 
 def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
@@ -50,13 +58,13 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
             f"let it end with {stored[output]!r}"
         )
     forms = {
-        TensorKey(spec.name): Placement.of(
+        TensorKey(spec.name): TensorLayout.of(
             spec.shape, config, bits=spec.bits, zero_point=spec.zero_point
         )
         for spec in graph.header.tensors
     }
     source = graph.tensor(graph.header.input)
-    patches = identity(source.shape, source.zero_point)
+    arrangement = identity(source.shape, source.zero_point)
     image, first = TensorKey(source.name), operations[0]
     if (
         isinstance(first, Gemm)
@@ -75,16 +83,22 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
         operations[0] = dataclasses.replace(
             first, values=better.values, stride=better.stride, padding=better.padding
         )
-        patches = better.patches
+        arrangement = better.space_to_depth
         forms[image] = dataclasses.replace(
             forms[image],
             channels=better.values.shape[1],
-            height=patches.y.size,
-            width=patches.x.size,
+            height=arrangement.y.size,
+            width=arrangement.x.size,
+        )
+    size = batch * forms[image].beats * config.bus_bits // 8
+    if size >= MEMORY_LIMIT:
+        raise CompileError(
+            f"graph {graph.header.name!r} reads {size} bytes for {batch} images in a run, which "
+            f"addresses {MEMORY_LIMIT}"
         )
     for operation in operations:
         _check(forms, operation, config)
-    return Lowered(make_plan(graph, operations, forms, config, batch), patches)
+    return Lowered(make_plan(graph, operations, forms, config, batch), arrangement, image)
 
 
 def _operation(graph: IntGraph, node: Node, stored: dict[str, str]) -> Gemm | Pool:
@@ -142,7 +156,9 @@ def _operation(graph: IntGraph, node: Node, stored: dict[str, str]) -> Gemm | Po
     )
 
 
-def _check(forms: dict[TensorKey, Placement], operation: Gemm | Pool, config: AccelConfig) -> None:
+def _check(
+    forms: dict[TensorKey, TensorLayout], operation: Gemm | Pool, config: AccelConfig
+) -> None:
     """What fits the descriptor fields, the buffers and the accumulators."""
 
     def refuse(reason: str) -> None:
@@ -166,7 +182,7 @@ def _check(forms: dict[TensorKey, Placement], operation: Gemm | Pool, config: Ac
         )
     if operation.wide and config.rows * target.wide_pitch > config.wide_depth:
         refuse(
-            f"gives {config.rows * target.wide_pitch} wide results for each row of pixels, the "
+            f"gives {config.rows * target.wide_pitch} raw outputs for each row of pixels, the "
             f"buffer holds {config.wide_depth}"
         )
     if isinstance(operation, Pool):

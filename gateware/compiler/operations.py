@@ -7,6 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
+MEMORY_LIMIT = 1 << 32  #: bytes that descriptors address from a base register
+
 
 class CompileError(ValueError):
     """A graph that this accelerator cannot run; the message names the layer and the reason."""

@@ -74,7 +74,7 @@ def unpack_weights(stored: bytes, config: AccelConfig) -> np.ndarray:
 class SlotResult:
     """One result of a drain slot: engine lane, its requantisation, and where the result goes.
 
-    offset : words from the pixel, or the index of a wide result.
+    offset : words from the pixel, or the index of a raw output.
     """
 
     lane: int
@@ -86,7 +86,7 @@ class SlotResult:
 
 
 def pack_slot(results: list[SlotResult], config: AccelConfig, wide: bool = False) -> bytes:
-    """One stored drain slot. The place of a wide result is named by the column of its lane."""
+    """One stored drain slot. The place of a raw output is named by the column of its lane."""
     lanes = [
         dict.fromkeys(("row", "column", "multiplier", "bias", "shift"), 0)
         for _ in range(config.requant_lanes)

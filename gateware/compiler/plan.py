@@ -8,7 +8,7 @@ from collections.abc import Container, Iterator, Sequence
 
 from gateware.arch.config import AccelConfig
 from gateware.compiler.batch import repeat, together
-from gateware.compiler.layout import DoesNotFit, Life, Placement, allocate
+from gateware.compiler.layout import LiveRange, NoRoom, TensorLayout, allocate
 from gateware.compiler.operations import (
     CompileError,
     Gemm,
@@ -36,7 +36,7 @@ class Plan:
     """
 
     operations: tuple[Operation, ...]
-    places: dict[TensorKey, Placement]
+    places: dict[TensorKey, TensorLayout]
     strips: dict[TensorKey, int]
     input_strips: bool
 
@@ -63,7 +63,7 @@ def input_rows(operation: Gemm | Pool, height: int, first: int, last: int) -> tu
 def make_plan(
     graph: IntGraph,
     operations: Sequence[Gemm | Pool],
-    forms: dict[TensorKey, Placement],
+    forms: dict[TensorKey, TensorLayout],
     config: AccelConfig,
     batch: int = 1,
 ) -> Plan:
@@ -92,13 +92,15 @@ def make_plan(
         )
         trial: tuple[Operation, ...] = tuple(operations)
         while True:
-            lives = _lives(ends[0], trial, forms, strips, cut.input_strips)
+            live_ranges = _live_ranges(ends[0], trial, forms, strips, cut.input_strips)
             try:
-                places = allocate(lives, config)
-            except DoesNotFit as error:
+                places = allocate(live_ranges, config)
+            except NoRoom as error:
                 first_error = first_error or error
                 spilled = (
-                    _spill(ends[0] | ends[1], trial, lives, error.life, strips) if spills else None
+                    _spill(ends[0] | ends[1], trial, live_ranges, error.live, strips)
+                    if spills
+                    else None
                 )
                 if spilled is None:
                     break
@@ -111,20 +113,20 @@ def make_plan(
             }
             return Plan(trial, places | wide, strips, cut.input_strips)
     by_target = {operation.target: operation.name for operation in operations}
-    key = first_error.life.key
+    key = first_error.live.key
     reason = (
         f"the output of layer {by_target[key]!r}"
         if key in by_target
         else f"graph input {str(key)!r}"
     )
     raise CompileError(
-        f"{reason} does not fit the activation buffer: {first_error.life.words} words beside "
+        f"{reason} does not fit the activation buffer: {first_error.live.words} words beside "
         f"{first_error.used} in use, of {config.act_depth} per bank"
     )
 
 
 def _cuts(
-    graph: IntGraph, operations: Sequence[Gemm | Pool], forms: dict[TensorKey, Placement]
+    graph: IntGraph, operations: Sequence[Gemm | Pool], forms: dict[TensorKey, TensorLayout]
 ) -> Iterator[_Cut]:
     yield _Cut(1)
     pairs = _pairs(graph, operations)
@@ -157,13 +159,13 @@ def _pairs(graph: IntGraph, operations: Sequence[Gemm | Pool]) -> list[tuple[Gem
     ]
 
 
-def _lives(
+def _live_ranges(
     inputs: set[TensorKey],
     operations: Sequence[Operation],
-    forms: dict[TensorKey, Placement],
+    forms: dict[TensorKey, TensorLayout],
     strips: dict[TensorKey, int],
     input_strips: bool,
-) -> list[Life]:
+) -> list[LiveRange]:
     """When each tensor needs its place; strips of a pair are made in one step, and so is what runs
     for several images together."""
     steps, step, in_strips = [], -1, False
@@ -175,11 +177,11 @@ def _lives(
     for step, operation in zip(steps, operations, strict=True):
         for key in filter(None, (*operands(operation), result(operation))):
             last[key] = step
-    lives: list[Life] = []
+    live_ranges: list[LiveRange] = []
     for index, (step, operation) in enumerate(zip(steps, operations, strict=True)):
         target = result(operation)
         form = None if target is None else forms[target.origin]
-        new = inputs & set(operands(operation)) - {life.key for life in lives}
+        new = inputs & set(operands(operation)) - {live.key for live in live_ranges}
         places, copies = {key: forms[key] for key in new}, 1
         if form is not None and target in strips:
             form = _strip(operations[index + 1], strips[target], form)
@@ -188,15 +190,15 @@ def _lives(
                     key: _strip(operation, form.height, place) for key, place in places.items()
                 }
                 copies = 2
-        lives += [
-            Life(key=key, place=place, born=step, dies=last[key], copies=copies)
+        live_ranges += [
+            LiveRange(key=key, place=place, born=step, dies=last[key], copies=copies)
             for key, place in places.items()
         ]
         wide = isinstance(operation, Gemm) and operation.wide
         if target is None or form is None or wide:
             continue
-        lives.append(
-            Life(
+        live_ranges.append(
+            LiveRange(
                 key=target,
                 place=form,
                 born=step,
@@ -204,10 +206,10 @@ def _lives(
                 over=_free_residual(operation, last, step),
             )
         )
-    return lives
+    return live_ranges
 
 
-def _strip(operation: Operation, rows: int, form: Placement) -> Placement:
+def _strip(operation: Operation, rows: int, form: TensorLayout) -> TensorLayout:
     """The part of an input of ``form`` that any ``rows`` rows of the result are made from."""
     assert isinstance(operation, Gemm | Pool)
     height = (rows - 1) * operation.stride[0] + operation.kernel[0]
@@ -224,8 +226,8 @@ def _free_residual(operation: Operation, last: dict[TensorKey, int], step: int) 
 def _spill(
     kept: set[TensorKey],
     operations: tuple[Operation, ...],
-    lives: list[Life],
-    failed: Life,
+    live_ranges: list[LiveRange],
+    failed: LiveRange,
     strips: Container[TensorKey],
 ) -> tuple[Operation, ...] | None:
     """Operations with a tensor in memory while ``failed`` is born.
@@ -235,14 +237,14 @@ def _spill(
     """
     at = next(index for index, operation in enumerate(operations) if touches(operation, failed.key))
     idle = [
-        life
-        for life in lives
-        if life.born < failed.born < life.dies
-        and life.key not in kept
-        and not touches(operations[at], life.key)
+        live
+        for live in live_ranges
+        if live.born < failed.born < live.dies
+        and live.key not in kept
+        and not touches(operations[at], live.key)
     ]
-    for life in sorted(idle, key=lambda life: life.place.words):
-        key = life.key
+    for live in sorted(idle, key=lambda live: live.place.words):
+        key = live.key
         before = max(index for index in range(at) if touches(operations[index], key))
         if isinstance(operations[before], Reload):
             continue  # it would go as it comes

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The memory image of a program while it grows: descriptors with their waits, and data blocks."""
 
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 from amaranth.lib import data
 
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.arch.isa import Base, Opcode
-from gateware.compiler.dependencies import Order, Region, Ring, pieces
+from gateware.compiler.dependencies import Dependencies, Region, Ring, pieces
 
 ALIGN = 64  #: bytes; what every block of the image starts at
 LEAST_PIECE = 32  #: weight words; a shorter load is not cut in pieces
@@ -21,17 +26,43 @@ def split_ports(words: bytes, word_beats: int, config: AccelConfig) -> bytes:
     return beats.transpose(2, 0, 1, 3).tobytes()
 
 
-class Image:
+def _at_most(count: int, most: int) -> list[int]:
+    """``count`` as a sum of numbers up to ``most``."""
+    whole, rest = divmod(count, most)
+    return [most] * whole + [rest] * (rest > 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSegment:
+    """Descriptors ``first`` to ``last`` (exclusive) belong to ``layer``.
+
+    A layer that is made in strips has several segments.
+    """
+
+    layer: str
+    first: int
+    last: int
+
+
+class ProgramImage:
     """Descriptors and data blocks under construction; data offsets are known when all are."""
 
     def __init__(self, config: AccelConfig) -> None:
         self.config = config
         self.descriptors: list[tuple[data.StructLayout, dict[str, int], int | None]] = []
         self.blocks: list[bytes] = []
-        self.order = Order(config)
+        self.segments: list[LayerSegment] = []
+        self.dependencies = Dependencies(config)
         self.weights = Ring("weights", config.weight_depth)
         self.slots = Ring("slots", config.slot_depth)
         self.wide = Ring("wide", config.wide_depth)
+
+    @contextlib.contextmanager
+    def segment(self, layer: str) -> Iterator[None]:
+        """Descriptors that are added meanwhile belong to ``layer``."""
+        first = len(self.descriptors)
+        yield
+        self.segments.append(LayerSegment(layer, first, len(self.descriptors)))
 
     def add(
         self,
@@ -44,7 +75,7 @@ class Image:
         **fields: int,
     ) -> None:
         """One descriptor; with ``block``, its offset is that data block's."""
-        waits = self.order.add(queue, reads=reads, writes=writes)
+        waits = self.dependencies.add(queue, reads=reads, writes=writes)
         fields |= {f"wait_{name}": count for name, count in waits.items()}
         self.descriptors.append((layout, fields, block))
 
@@ -58,7 +89,10 @@ class Image:
         size = self.config.weight_beats * self.config.bus_bits // 8
         region = self.weights.take(len(words) // size)
         at = 0
-        for count in pieces(self.order.users(region), LEAST_PIECE):
+        most = ((1 << isa.BEATS_BITS) - 1) * self.config.ports // self.config.weight_beats
+        for count in itertools.chain.from_iterable(
+            _at_most(piece, most) for piece in pieces(self.dependencies.users(region), LEAST_PIECE)
+        ):
             self._load(
                 Opcode.LOAD_WEIGHTS,
                 words[at * size : (at + count) * size],
@@ -89,7 +123,7 @@ class Image:
         )
         self.blocks.append(split_ports(words, beats // region.words, config))
 
-    def build(self) -> bytes:
+    def link(self) -> bytes:
         at = (len(self.descriptors) + isa.FETCH_AHEAD) * isa.DESCRIPTOR_BYTES
         offsets = []
         for block in self.blocks:

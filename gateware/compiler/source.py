@@ -5,10 +5,10 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from gateware.compiler.emit import load_rows
-from gateware.compiler.layout import Placement, Strip
+from gateware.compiler.layout import Strip, TensorLayout
 from gateware.compiler.operations import Gemm, TensorKey
 from gateware.compiler.plan import input_rows
-from gateware.compiler.program_image import Image
+from gateware.compiler.program_image import ProgramImage
 
 LOAD_STRIPS = 16  #: parts that a large input is loaded in, so that the first layer begins early
 LARGE_INPUT = 2048  #: bus beats
@@ -19,10 +19,10 @@ class Source:
 
     Parameters
     ----------
-    image : Image
+    image : ProgramImage
         The program.
     key : TensorKey
-    place : Placement
+    place : TensorLayout
         Of the whole tensor, or of the rows of a strip.
     height : int
         Rows of the whole tensor.
@@ -31,7 +31,7 @@ class Source:
     """
 
     def __init__(
-        self, image: Image, key: TensorKey, place: Placement, *, height: int, offset: int
+        self, image: ProgramImage, key: TensorKey, place: TensorLayout, *, height: int, offset: int
     ) -> None:
         self._image, self._key, self._place = image, key, place
         self._height, self._offset, self._loaded = height, offset, 0

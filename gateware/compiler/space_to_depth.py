@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 from gateware.arch.config import AccelConfig
-from gateware.compiler.layout import MAX_GROUPS, Placement
+from gateware.compiler.layout import MAX_GROUPS, TensorLayout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +32,17 @@ class Axis:
 
 
 @dataclasses.dataclass(frozen=True)
-class Patches:
-    """What the host does to an image (C, H, W) before it stores it; zero_point outside of it.
+class SpaceToDepth:
+    """Rearrangement that the host makes of an image before it stores it: patches become channels.
 
-    shape : of the image
+    Parameters
+    ----------
+    shape : tuple of int
+        Channels, height and width of the image.
+    y, x : Axis
+        Patches along the axes.
+    zero_point : int
+        Code of pixels outside the image.
     """
 
     shape: tuple[int, int, int]
@@ -44,8 +51,8 @@ class Patches:
     zero_point: int
 
     @classmethod
-    def load(cls, fields: dict) -> "Patches":
-        """From what ``dataclasses.asdict`` and JSON made of it."""
+    def from_json(cls, fields: dict) -> "SpaceToDepth":
+        """The same from what ``dataclasses.asdict`` and JSON made of it."""
         return cls(
             tuple(fields["shape"]), Axis(**fields["y"]), Axis(**fields["x"]), fields["zero_point"]
         )
@@ -61,9 +68,9 @@ class Patches:
         return found.transpose(2, 4, 0, 1, 3).reshape(-1, self.y.size, self.x.size)
 
 
-def identity(shape: tuple[int, int, int], zero_point: int) -> Patches:
+def identity(shape: tuple[int, int, int], zero_point: int) -> SpaceToDepth:
     """The image as it is."""
-    return Patches(shape, Axis(1, 1, 0, shape[1]), Axis(1, 1, 0, shape[2]), zero_point)
+    return SpaceToDepth(shape, Axis(1, 1, 0, shape[1]), Axis(1, 1, 0, shape[2]), zero_point)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +99,12 @@ def _choices(size: int, kernel: int, stride: int, padding: int, out: int) -> lis
 
 @dataclasses.dataclass(frozen=True)
 class Rewritten:
-    """A convolution on patches; the fields are those of :class:`~gateware.compiler.lower.Gemm`."""
+    """Convolution on patches.
 
-    patches: Patches
+    The other fields are those of :class:`~gateware.compiler.operations.Gemm`.
+    """
+
+    space_to_depth: SpaceToDepth
     values: np.ndarray
     stride: tuple[int, int]
     padding: tuple[int, int, int, int]
@@ -105,8 +115,8 @@ def rewrite(
     *,
     stride: tuple[int, int],
     padding: tuple[int, int, int, int],
-    source: Placement,
-    target: Placement,
+    source: TensorLayout,
+    target: TensorLayout,
     config: AccelConfig,
 ) -> Rewritten:
     """The cheapest form of a first convolution: cycles of the array plus those of the load.
@@ -128,7 +138,7 @@ def rewrite(
     picked = values[:, :, taps_y, taps_x]  # rows, C, kernel_y, kernel_x, patch_y, patch_x
     picked = np.where((taps_y >= 0) & (taps_x >= 0), picked, 0).transpose(0, 4, 5, 1, 2, 3)
     return Rewritten(
-        Patches((channels, source.height, source.width), y.axis, x.axis, source.zero_point),
+        SpaceToDepth((channels, source.height, source.width), y.axis, x.axis, source.zero_point),
         picked.reshape(rows, -1, len(y.taps), len(x.taps)),
         (y.stride, x.stride),
         (y.padding, 0, x.padding, 0),
@@ -139,8 +149,8 @@ def _cost(
     way: tuple[_Choice, _Choice],
     rows: int,
     channels: int,
-    source: Placement,
-    target: Placement,
+    source: TensorLayout,
+    target: TensorLayout,
     config: AccelConfig,
 ) -> tuple[float, int]:
     """Cycles, and what decides where they are equal: words of the kernel; of the tensor where no

@@ -18,7 +18,7 @@ from boards.board import Board
 from gateware.arch.config import AccelConfig
 from gateware.compiler.operations import CompileError
 from gateware.compiler.program import compile_graph
-from gateware.explore.shapes import outline
+from gateware.explore.shapes import shape_only
 from gateware.model import estimate
 from gateware.rtl.array import GemmArray
 from ir.graph import IntGraph
@@ -60,7 +60,7 @@ class Point:
     refusal: str = ""
 
     @property
-    def slowness(self) -> int:
+    def objective(self) -> int:
         """What to have little of: cycles, or else few multiplications per cycle."""
         return -self.config.macs_per_cycle if self.cycles is None else self.cycles
 
@@ -68,18 +68,18 @@ class Point:
     def pot4_share(self) -> float:
         return self.config.pot4_rows / self.config.rows
 
-    def beats(self, other: "Point") -> bool:
+    def dominates(self, other: "Point") -> bool:
         """No worse in anything, and better in something: cycles, LUTs, 8-bit rows, PoT-4 rows."""
         mine, theirs = self._costs(), other._costs()
         return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
 
     def _costs(self) -> tuple[float, ...]:
         # A percent of the LUTs is less than what the estimate may be wrong by.
-        return (self.slowness, round(100 * self.used["lut"]), -self.fixed8_share, self.pot4_share)
+        return (self.objective, round(100 * self.used["lut"]), -self.fixed8_share, self.pot4_share)
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search gives.
 
     points : arrays that the device holds and that run the network; where none does, those that the
@@ -94,12 +94,14 @@ class Found:
     def pareto(self) -> tuple[Point, ...]:
         """The points that no other beats, the fastest first."""
         left = [
-            point for point in self.points if not any(other.beats(point) for other in self.points)
+            point
+            for point in self.points
+            if not any(other.dominates(point) for other in self.points)
         ]
-        return tuple(sorted(left, key=lambda point: (point.slowness, -point.fixed8_share)))
+        return tuple(sorted(left, key=lambda point: (point.objective, -point.fixed8_share)))
 
     @property
-    def answer(self) -> Point:
+    def best(self) -> Point:
         """Of those about as fast as the fastest the one with the smallest share of PoT-4 rows, then
         with a share of 8-bit rows nearest to the paper's. Raises ValueError where nothing fits."""
         if not self.points:
@@ -107,14 +109,14 @@ class Found:
                 "no array fits: "
                 + ", ".join(f"{reason} ({count})" for reason, count in self.refused.items())
             )
-        fastest = min(point.slowness for point in self.points)
+        fastest = min(point.objective for point in self.points)
         most = fastest * NEAR if fastest > 0 else fastest / NEAR
         return min(
-            (point for point in self.points if point.slowness <= most),
+            (point for point in self.points if point.objective <= most),
             key=lambda point: (
                 point.pot4_share,
                 abs(point.config.fixed8_rows / point.config.rows - FIXED8_SHARE),
-                point.slowness,
+                point.objective,
             ),
         )
 
@@ -146,7 +148,7 @@ def explore(
     pixels: Iterable[int] = PIXELS,
     known: dict[tuple, int | str] | None = None,
     programs: float = math.inf,
-) -> Found:
+) -> SearchResult:
     """Try the arrays of ``rows`` by ``pixels`` that ``board`` holds with a network's shapes.
 
     With ``given`` only arrays of that ratio, until no other can be faster. ``known`` keeps cycles
@@ -160,7 +162,7 @@ def explore(
             _point(graph, board, config, ratio, least_cycles(graph, board, config))
             for config, ratio in arrays
         ),
-        key=lambda point: point.slowness,
+        key=lambda point: point.objective,
     )
     points: list[Point] = []
     known = {} if known is None else known
@@ -172,7 +174,7 @@ def explore(
             continue
         if any(
             point.cycles is not None
-            and (point.beats(bound) or slowest * point.cycles <= bound.cycles)
+            and (point.dominates(bound) or slowest * point.cycles <= bound.cycles)
             for point in points
         ):
             refused["too slow or beaten by another even with the fewest cycles possible"] += 1
@@ -193,7 +195,7 @@ def explore(
     if any(point.cycles is not None for point in points):
         refused.update(re.split("[:,]", point.refusal)[0] for point in points if point.refusal)
         points = [point for point in points if point.cycles is not None]
-    return Found(tuple(points), refused)
+    return SearchResult(tuple(points), refused)
 
 
 def least_cycles(graph: IntGraph, board: Board, config: AccelConfig) -> int:
@@ -251,7 +253,7 @@ def estimated_on(
     key = (rows, rate, config.weight_beats, GemmArray.latency_for(config), *fields.values())
     if key not in known:
         try:
-            program = compile_graph(outline(graph, ratio, config.rows), config)
+            program = compile_graph(shape_only(graph, ratio, config.rows), config)
             known[key] = sum(estimate.cycles(program, rate).values())
         except CompileError as error:
             known[key] = str(error)

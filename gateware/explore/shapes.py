@@ -30,7 +30,7 @@ SEED = 1  #: of the order of a layer's schemes
 _SIGNED = 128  #: zero point of a shortcut's 8-bit result, which may be negative
 
 
-def outline(graph: IntGraph, ratio: Ratio, tile_rows: int) -> IntGraph:
+def shape_only(graph: IntGraph, ratio: Ratio, tile_rows: int) -> IntGraph:
     """``graph`` with the same nodes, all weights 0, and the rows of every layer in ``ratio``.
 
     Rows are assigned at random, by a fixed seed.

@@ -10,7 +10,7 @@ from pathlib import Path
 from boards.board import RESOURCES, Board
 from gateware.arch.config import AccelConfig
 from gateware.arch.registers import WINDOW_BITS
-from gateware.arch.results import Reports, ToolError
+from gateware.arch.results import ToolError, ToolReport
 from gateware.compiler.program import Program
 from gateware.flow import manifest, trellis, vivado, yosys
 from gateware.flow.verilog import MODULE
@@ -60,12 +60,12 @@ class Target(abc.ABC):
         """The tools are installed."""
 
     @abc.abstractmethod
-    def synthesiser(self) -> Callable[[Path], Reports]:
+    def synthesiser(self) -> Callable[[Path], ToolReport]:
         """What synthesises ``accelerator.v`` of a build folder and places nothing; it raises
         UserError where that fails. Raises ToolError for a family whose tools do not stop there."""
 
     @abc.abstractmethod
-    def run(self, config: AccelConfig, project: Path) -> Reports:
+    def run(self, config: AccelConfig, project: Path) -> ToolReport:
         """Make the bitstream. Raises ToolError for a failure or a missed clock."""
 
 
@@ -107,10 +107,10 @@ class Zynq(Target):
     def found(self) -> bool:
         return vivado.find() is not None
 
-    def synthesiser(self) -> Callable[[Path], Reports]:
+    def synthesiser(self) -> Callable[[Path], ToolReport]:
         return _synthesise
 
-    def run(self, config: AccelConfig, project: Path) -> Reports:
+    def run(self, config: AccelConfig, project: Path) -> ToolReport:
         return vivado.run(project)
 
 
@@ -147,16 +147,16 @@ class Ecp5(Target):
     def found(self) -> bool:
         return trellis.find() is not None
 
-    def synthesiser(self) -> Callable[[Path], Reports]:
+    def synthesiser(self) -> Callable[[Path], ToolReport]:
         raise ToolError(f"ECP5 boards are placed and routed, by {self.tools}: leave --synth out")
 
-    def run(self, config: AccelConfig, project: Path) -> Reports:
+    def run(self, config: AccelConfig, project: Path) -> ToolReport:
         return trellis.run(project, config.clock_hz, trellis.find())
 
 
-def _synthesise(folder: Path) -> Reports:
+def _synthesise(folder: Path) -> ToolReport:
     netlist = yosys.synthesise(folder / f"{MODULE}.v", MODULE)
-    return Reports(
+    return ToolReport(
         _xc7_cells(netlist.cells),
         modules=tuple(
             {"name": unit.name, "instances": unit.instances, **_xc7_cells(unit.cells)}

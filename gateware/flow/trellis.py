@@ -17,7 +17,7 @@ from amaranth.build.run import BuildPlan
 
 from boards.board import Board
 from gateware.arch.config import AccelConfig
-from gateware.arch.results import Reports, ToolError
+from gateware.arch.results import ToolError, ToolReport
 from gateware.flow.verilog import AcceleratorBox, without_zero_words
 from gateware.model import estimate
 from gateware.soc.ecp5 import Ecp5Top
@@ -76,7 +76,7 @@ def find() -> dict[str, str] | None:
     return None
 
 
-def run(folder: Path, clock_hz: int, tools: dict[str, str]) -> Reports:
+def run(folder: Path, clock_hz: int, tools: dict[str, str]) -> ToolReport:
     """Run the plan extracted to ``folder``; raises ToolError for a failure or a missed clock."""
     done = subprocess.run(
         ["sh", f"build_{TOP}.sh"],
@@ -92,7 +92,7 @@ def run(folder: Path, clock_hz: int, tools: dict[str, str]) -> Reports:
             f"the tools failed with exit status {done.returncode}; see "
             f"{folder / 'build.out'}, {TOP}.rpt and {TOP}.tim beside it"
         )
-    reports = read_reports(folder, clock_hz)
+    reports = read_report(folder, clock_hz)
     if reports.slack_ns < 0:
         (folder / f"{TOP}.bit").unlink(missing_ok=True)
         raise ToolError(
@@ -102,7 +102,7 @@ def run(folder: Path, clock_hz: int, tools: dict[str, str]) -> Reports:
     return reports
 
 
-def read_reports(folder: Path, clock_hz: int) -> Reports:
+def read_report(folder: Path, clock_hz: int) -> ToolReport:
     """Read what nextpnr reported; raises ToolError when it says nothing."""
     path = folder / REPORT
     try:
@@ -111,4 +111,4 @@ def read_reports(folder: Path, clock_hz: int) -> Reports:
         used = {name: said["utilization"][cell]["used"] for name, cell in CELLS.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ToolError(f"{path} says nothing about clock and cells ({error!r})") from error
-    return Reports(used, 1e9 / clock_hz - 1e9 / routed_hz)
+    return ToolReport(used, 1e9 / clock_hz - 1e9 / routed_hz)

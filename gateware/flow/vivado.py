@@ -10,7 +10,7 @@ from amaranth.build.run import BuildPlan
 
 from boards.board import Board
 from gateware.arch.config import AccelConfig
-from gateware.arch.results import Reports, ToolError
+from gateware.arch.results import ToolError, ToolReport
 from gateware.flow.verilog import AcceleratorBox
 from gateware.soc.zynq7 import Zynq7Top
 
@@ -28,7 +28,7 @@ def find() -> str | None:
     return shutil.which("vivado")
 
 
-def run(folder: Path) -> Reports:
+def run(folder: Path) -> ToolReport:
     """Run the plan extracted to ``folder``; raises ToolError for a failure or a missed clock."""
     log = folder / f"{TOP}.log"
     done = subprocess.run(
@@ -40,7 +40,7 @@ def run(folder: Path) -> Reports:
             f"Vivado failed with exit status {done.returncode}; see {log} and "
             f"{folder / 'build.out'}"
         )
-    reports = read_reports(folder)
+    reports = read_report(folder)
     if reports.slack_ns < 0:
         raise ToolError(
             f"timing is missed by {-reports.slack_ns:.3f} ns (worst negative slack "
@@ -49,7 +49,7 @@ def run(folder: Path) -> Reports:
     return reports
 
 
-def read_reports(folder: Path) -> Reports:
+def read_report(folder: Path) -> ToolReport:
     """Read utilisation and timing; raises ToolError when a report is missing or says nothing."""
     try:
         used = (folder / f"{TOP}_utilization_place.rpt").read_text()
@@ -72,4 +72,4 @@ def read_reports(folder: Path) -> Reports:
         "dsp48e1": int(cells("DSPs")),
         "bram36": cells("Block RAM Tile"),
     }
-    return Reports(resources, float(summary[1]))
+    return ToolReport(resources, float(summary[1]))

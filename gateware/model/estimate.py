@@ -10,11 +10,13 @@ engines take is beside them, in :mod:`gateware.pe`.
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 from amaranth.utils import ceil_log2
 
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig, Fixed4Style
+from gateware.compiler.hybrid import Compiled
 from gateware.compiler.program import Program
 from gateware.model.timeline import Timeline
 from gateware.pe.base import SUM_BITS
@@ -59,6 +61,14 @@ def cycles(program: Program, beats_per_cycle: float | None = None) -> dict[str, 
         before = max(before, end)
     result[program.segments[-1].layer] += timeline.cycles - before
     return {layer: round(count / program.batch) for layer, count in result.items()}
+
+
+def layer_cycles(compiled: Sequence[Compiled]) -> dict[str, int]:
+    """Cycles per layer of one image of a network; of a layer that has a program of its own, all of
+    that program."""
+    if not compiled[0].folder.parts:
+        return cycles(compiled[0].program)
+    return {one.name: sum(cycles(one.program).values()) for one in compiled}
 
 
 def resources(config: AccelConfig) -> Usage:

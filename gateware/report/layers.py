@@ -3,6 +3,7 @@
 
 from boards.board import Board
 from gateware.arch.config import AccelConfig
+from gateware.model.work import layer_macs
 from ir.graph import Host, IntGraph, Node
 from ir.numerics import Scheme
 
@@ -21,9 +22,7 @@ def layers(graph: IntGraph, config: AccelConfig, cycles: dict[str, int]) -> list
             continue
         spec = graph.tensor(node.output)
         arrays = graph.layers.get(node.name)
-        macs = 0
-        if arrays is not None:
-            macs = arrays.rows.size * spec.shape[1] * spec.shape[2]
+        macs = layer_macs(graph, node.name)
         taken = cycles.get(node.name, 0)
         result.append(
             {

@@ -8,7 +8,6 @@ python -m gateware.report.page build/zc706     writes build/zc706/report.html fr
 """
 
 import itertools
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -16,11 +15,12 @@ from pathlib import Path
 
 import jinja2
 
-import boards
+from gateware.report.document import Report, Simulation, parse
 from ir import cli
 from ir.cli import UserError
 
 PAGE = "report.html"
+REPORT = "report.json"
 SIMULATION = "simulation.json"
 TEMPLATE = Path(__file__).with_name("page.html")
 SCHEMES = ("pot4", "fixed4", "fixed8")
@@ -76,13 +76,15 @@ def page(report: dict, simulation: dict | None = None) -> str:
         cycles_how=how,
         graph=_graph(layers) if layers else None,
         roofline=_roofline(report, layers) if layers else None,
-        stalls=_stalls(simulation) if simulation else None,
+        stalls=_stalls(simulation["counters"])
+        if simulation and simulation.get("counters")
+        else None,
     )
 
 
 def _tiles(report: dict, simulation: dict | None) -> list[dict]:
     tiles = [{"label": "MACs per cycle", "value": report["macs_per_cycle"], "how": None}]
-    if "program" not in report:
+    if report.get("program") is None:
         return tiles
     program, clock = report["program"], report["clock_hz"]
     cycles, how = program["cycles"]["total"], program["cycles"]["how"]
@@ -92,7 +94,7 @@ def _tiles(report: dict, simulation: dict | None) -> list[dict]:
     seconds, batch = cycles / clock, program["batch"]
     whole, each = (
         ("a sequence, without the host", "a sequence")
-        if program["hosted"]
+        if program["hybrid"]
         else ((f"{batch} images", "an image, its share") if batch > 1 else ("an image", "an image"))
     )
     return [
@@ -256,8 +258,7 @@ def _roofline(report: dict, layers: list[dict]) -> dict:
     }
 
 
-def _stalls(simulation: dict) -> list[dict]:
-    counters = simulation["counters"]
+def _stalls(counters: dict[str, list[int]]) -> list[dict]:
     total = round(sum(counters["CYCLES"]) / len(counters["CYCLES"]))
     means = {name: round(sum(values) / len(values)) for name, values in counters.items()}
     rows = [(title, means[name]) for name, title in STALLS.items() if name in means]
@@ -276,28 +277,36 @@ def _short(value: int) -> str:
 
 
 def write(folder: Path) -> Path:
-    """Write the page of a build folder; returns its path. Raises UserError."""
+    """Write the page of a build folder and give its path. Raises UserError."""
     try:
-        report = json.loads((folder / "report.json").read_text())
-        boards.get(report["board"])
-        simulation = folder / SIMULATION
-        measured = json.loads(simulation.read_text()) if simulation.is_file() else None
-        (folder / PAGE).write_text(page(report, measured))
+        text = (folder / REPORT).read_text()
     except OSError as error:
         raise UserError(
             f"no report in {folder} ({error.strerror}): run python -m gateware.build first"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"report.json or {SIMULATION} in {folder} is damaged ({error}); make it again"
-        ) from error
+    report = parse(Report, text, folder / REPORT, "python -m gateware.build")
+    simulation = None
+    if (folder / SIMULATION).is_file():
+        text = (folder / SIMULATION).read_text()
+        command = f"python -m sim.run {folder} --json"
+        simulation = parse(Simulation, text, folder / SIMULATION, command)
+    html = page(report, simulation)
+    try:
+        (folder / PAGE).write_text(html)
+    except OSError as error:
+        raise UserError(f"cannot write {folder / PAGE}: {error.strerror}") from error
     return folder / PAGE
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> cli.Parser:
+    """Options of the command."""
     p = cli.Parser(prog="python -m gateware.report.page", description=__doc__)
     p.add_argument("build", type=Path, metavar="BUILD", help="folder that gateware.build wrote")
-    cli.give(str(write(p.parse_args(argv).build)))
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    cli.give(str(write(parser().parse_args(argv).build)))
     return 0
 
 

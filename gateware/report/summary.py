@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from boards.board import Board
 from gateware.arch.config import AccelConfig
 from gateware.arch.registers import config_digest
-from gateware.arch.results import DoesNotFit, Reports
-from gateware.compiler.hybrid import Compiled, is_hosted
+from gateware.arch.results import DoesNotFit, ToolReport
+from gateware.compiler.hybrid import Compiled, is_hybrid
+from gateware.explore.retraining import Retraining
 from gateware.flow.target import TARGETS
 from gateware.model import estimate
 from gateware.report.layers import bus_bytes_per_cycle, layers
@@ -34,9 +35,13 @@ def report(
     config: AccelConfig,
     graph: IntGraph | None,
     compiled: Sequence[Compiled],
-    measured: Reports | None,
+    measured: ToolReport | None,
+    retraining: Retraining | None = None,
 ) -> dict:
-    """The build as a JSON-able dictionary; each figure says if it is estimated or measured."""
+    """Build as a JSON-able dictionary; each figure says if it is estimated or measured.
+
+    ``retraining`` is what :func:`gateware.explore.retraining.retraining` found.
+    """
     if measured is None:
         used, how = TARGETS[board.device.family].resources(config), "estimated"
     else:
@@ -63,24 +68,19 @@ def report(
         "routed_hz": routed_hz,
     }
     if compiled:
-        cycles = _cycles(compiled)
+        cycles = estimate.layer_cycles(compiled)
         result["program"] = {
             "graph": graph.header.name,
             "graph_digest": graph.digest,
-            "hosted": is_hosted(graph),
+            "hybrid": is_hybrid(graph),
             "bytes": sum(len(one.program.image) for one in compiled),
             "batch": compiled[0].program.batch,
             "cycles": {"total": sum(cycles.values()), "layers": cycles, "how": "estimated"},
             "layers": layers(graph, config, cycles),
+            "retraining": retraining
+            and dataclasses.asdict(retraining) | {"command": retraining.command},
         }
     return result
-
-
-def _cycles(compiled: Sequence[Compiled]) -> dict[str, int]:
-    """Cycles of each layer; of a layer that has its own program, all of it."""
-    if not compiled[0].folder.parts:
-        return estimate.cycles(compiled[0].program)
-    return {one.name: sum(estimate.cycles(one.program).values()) for one in compiled}
 
 
 def markdown(result: dict) -> str:
@@ -133,7 +133,7 @@ def markdown(result: dict) -> str:
             + (
                 "A program for each layer; cycles do not include what the host computes between "
                 "them."
-                if program["hosted"]
+                if program["hybrid"]
                 else f"{program['batch']} image(s) in a run; cycles are an image's share."
             ),
             "",
@@ -149,4 +149,12 @@ def markdown(result: dict) -> str:
             f"{result['clock_hz'] / 1e6:g} MHz "
             f"({program['cycles']['how']}).",
         ]
+        if other := program["retraining"]:
+            lanes, trained = (":".join(map(str, other[n])) for n in ("lanes", "trained_lanes"))
+            lines += [
+                "",
+                f"Trained for {trained} lanes, built with {lanes}: {other['cycles']} cycles per "
+                f"image, {other['cycles_retrained']} if trained for the array (estimated): "
+                f"`{other['command']}`.",
+            ]
     return "\n".join(lines) + "\n"

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from gateware.arch.registers import COUNTERS
 from gateware.compiler.program import Program
-from ir.graph import Host, IntGraph
+from gateware.model.work import layer_macs
+from ir.graph import IntGraph
 
 STALLS = tuple(name for name in COUNTERS if name.startswith("stall_"))
 
@@ -43,15 +44,6 @@ class LayerRow:
         return self.macs / (self.cycles * macs_per_cycle) if self.cycles else 0.0
 
 
-def macs(graph: IntGraph, node: str) -> int:
-    """Multiplications of weights and activations of a layer, 0 where it has no weights."""
-    if node not in graph.layers:
-        return 0
-    output = next(n.output for n in graph.nodes if not isinstance(n, Host) and n.name == node)
-    _, height, width = graph.tensor(output).shape
-    return graph.layers[node].values.size * height * width
-
-
 def owners(program: Program) -> list[str]:
     """The layer of each descriptor."""
     return [
@@ -69,7 +61,7 @@ def layer_rows(
     are exact to one interval.
     """
     rows = {
-        segment.layer: LayerRow(segment.layer, program.batch * macs(graph, segment.layer))
+        segment.layer: LayerRow(segment.layer, program.batch * layer_macs(graph, segment.layer))
         for segment in program.segments
     }
     owner = owners(program)

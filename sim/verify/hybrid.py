@@ -16,11 +16,11 @@ import numpy as np
 
 from gateware.compiler.hybrid import LAYERS, layer_graph
 from gateware.compiler.program import Program
+from gateware.model.work import layer_macs
 from ir import golden
 from ir.cli import UserError
 from ir.graph import Host, IntGraph
 from sim.verify import waveform
-from sim.verify.breakdown import macs
 from sim.verify.conditions import Conditions
 from sim.verify.difference import Difference, first_difference
 from sim.verify.inputs import LayerInputs, random_codes
@@ -148,7 +148,7 @@ class _Layer:
             else None,
             simulation.cycles,
             conditions.estimate(self.program),
-            macs(self.graph, self.name),
+            layer_macs(self.graph, self.name),
             wrong,
         )
 

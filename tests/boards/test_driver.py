@@ -22,16 +22,16 @@ from boards.driver.registers import Registers
 from boards.driver.tensors import gather, input_codes, pack, unpack
 from gateware.arch.config import AccelConfig
 from gateware.arch.registers import REGISTERS, VERSION_MAJOR, register_manifest
-from gateware.compiler.layout import Placement
+from gateware.compiler.layout import TensorLayout
 from gateware.compiler.program import Output, Program
-from gateware.compiler.space_to_depth import Axis, Patches, identity
+from gateware.compiler.space_to_depth import Axis, SpaceToDepth, identity
 from gateware.flow import manifest
 from gateware.soc import zynq7
 from ir.ratio import Ratio
 
 FOLDER = Path(driver.__file__).parent
 CONFIG = AccelConfig.from_ratio(Ratio(60, 35, 5), 16)
-PLACE = Placement(channels=1, height=4, width=4, bits=8, zero_point=0, k=16, banks=4)
+PLACE = TensorLayout(channels=1, height=4, width=4, bits=8, zero_point=0, k=16, banks=4)
 
 
 # The board's Python.
@@ -85,7 +85,9 @@ def test_imports_alone_under_the_name_it_has_on_a_board(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("channels", [1, 3, 16, 37])
 def test_tensors_are_packed_as_the_compiler_does(bits: int, channels: int, seed: int) -> None:
-    place = Placement(channels=channels, height=3, width=5, bits=bits, zero_point=0, k=16, banks=4)
+    place = TensorLayout(
+        channels=channels, height=3, width=5, bits=bits, zero_point=0, k=16, banks=4
+    )
     codes = np.random.default_rng(seed).integers(0, 1 << bits, (channels, 3, 5))
     fields = {
         name: getattr(place, name)
@@ -101,7 +103,9 @@ def test_tensors_are_packed_as_the_compiler_does(bits: int, channels: int, seed:
 def test_wide_results_are_read_as_the_compiler_does(
     height: int, width: int, rows: int, seed: int
 ) -> None:
-    place = Placement(channels=10, height=height, width=width, bits=8, zero_point=0, k=16, banks=4)
+    place = TensorLayout(
+        channels=10, height=height, width=width, bits=8, zero_point=0, k=16, banks=4
+    )
     output = Output(
         name="logits",
         offset=0,
@@ -126,7 +130,7 @@ def test_wide_results_are_read_as_the_compiler_does(
 
 def test_images_become_codes() -> None:
     place = {"channels": 1, "height": 2, "width": 2, "bits": 8, "zero_point": 3, "k": 16}
-    tensor = {"place": place, "scale": 0.5, "patches": {"shape": [1, 2, 2]}}
+    tensor = {"place": place, "scale": 0.5, "space_to_depth": {"shape": [1, 2, 2]}}
     assert input_codes(np.array([[0, 1], [2, 255]], np.uint8), tensor).tolist() == [
         [[0, 1], [2, 255]]
     ]
@@ -148,7 +152,7 @@ def test_images_become_codes() -> None:
 
 @pytest.mark.parametrize("x", [Axis(1, 1, 0, 5), Axis(2, 2, 0, 3), Axis(3, 2, -1, 3)])
 def test_patches_are_gathered_as_the_compiler_does(x: Axis, seed: int) -> None:
-    patches = Patches((3, 6, 5), Axis(3, 2, -1, 3), x, 9)
+    patches = SpaceToDepth((3, 6, 5), Axis(3, 2, -1, 3), x, 9)
     codes = np.random.default_rng(seed).integers(0, 256, patches.shape)
     described = json.loads(json.dumps(dataclasses.asdict(patches)))
     np.testing.assert_array_equal(gather(codes, described), patches.gather(codes))
@@ -208,13 +212,13 @@ def golden(folder: Path, graph_digest: str) -> None:
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
     """A package of a program that does nothing."""
-    place = Placement(channels=10, height=1, width=1, bits=8, zero_point=0, k=16, banks=4)
+    place = TensorLayout(channels=10, height=1, width=1, bits=8, zero_point=0, k=16, banks=4)
     patches = identity((PLACE.channels, PLACE.height, PLACE.width), 0)
     Program(
         name="nothing",
         image=bytes(64),
         input=PLACE,
-        patches=patches,
+        space_to_depth=patches,
         outputs=(Output(name="logits", offset=0, wide_rows=1, place=place),),
         segments=(),
         graph_digest="0" * 64,

@@ -2,22 +2,27 @@
 """What the build refuses before it generates anything, and what a build folder carries."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import boards
+import gateware.build
 from boards.board import Board
 from boards.driver import Package, WrongPackage
 from gateware import build
-from gateware.build import configure
+from gateware.arch.config import AccelConfig
+from gateware.build import configure, main, parser
 from gateware.compiler.operations import CompileError
-from gateware.compiler.program import Program
+from gateware.compiler.program import Program, compile_graph
+from gateware.explore.shapes import shape_only
 from gateware.model import estimate
 from ir import cli, golden
 from ir.cli import UserError
 from ir.graph import IntGraph
+from ir.ratio import Ratio
 from ir.vectors import Vectors, beside
 from tests.helpers.graphs import random_images, residual_graph
 
@@ -143,3 +148,39 @@ def test_files_of_two_networks_are_not_used_together(tmp_path: Path, seed: int, 
     assert built(tmp_path / "run0/own.safetensors", tmp_path) == 2
     said = capsys.readouterr().err
     assert "own.vectors.npz belongs to another network" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("clock", ["nan", "inf", "0", "-1", "1e9", "fast"])
+def test_a_clock_that_makes_no_sense(clock: str) -> None:
+    with pytest.raises(UserError, match=r"a clock is 0\.001 to 10000 MHz, not "):
+        parser().parse_args(["--board", "zc706", "--clock-mhz", clock])
+
+
+def test_an_array_that_the_network_was_not_trained_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The build says in one line what that costs and how to train; the report says it, too."""
+    monkeypatch.setattr(gateware.build, "accelerator_verilog", lambda *_: "module x; endmodule\n")
+    graph = residual_graph(1, channels=32, size=8, ratio="50:25:25", tile_rows=16)
+    graph.save(tmp_path / "own.safetensors")
+    options = ["--board", "zc706", "--graph", str(tmp_path / "own.safetensors"), "--json"]
+    options += ["--out", str(tmp_path), "--project-only"]
+    assert main([*options, "--ratio", "75:20:5", "--rows", "16"]) == 0
+    output = capsys.readouterr()
+    found = json.loads(output.out)["program"]["retraining"]
+    (line,) = (line for line in output.err.splitlines() if "trained" in line)
+    config = AccelConfig.from_ratio(Ratio(75, 20, 5), 16)
+    built = sum(estimate.cycles(compile_graph(graph, config)).values())
+    fitting = shape_only(graph, Ratio(75, 20, 5), 16)
+    could = sum(estimate.cycles(compile_graph(fitting, config)).values())
+    assert (found["cycles"], found["cycles_retrained"]) == (built, could) and built > could
+    assert "12:3:1 lanes, the graph was trained for 8:4:4: " in line
+    assert f" {built} cycles per image as built, {could} (estimated)" in line
+    options_found = found["command"].partition("quant.train ")[2].split()
+    assert line.endswith(found["command"])
+    ratio, rows = Ratio.parse(options_found[1]), int(options_found[3])
+    assert (ratio.lanes(rows), rows) == (config.lanes, 16)
+    # Nothing is said where the array is the network's.
+    assert main([*options, "--rows", "16"]) == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out)["program"]["retraining"] is None and "trained" not in output.err

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
-from gateware.compiler.layout import Placement
+from gateware.compiler.layout import TensorLayout
 from gateware.compiler.operations import CompileError
 from gateware.compiler.pack import (
     SlotResult,
@@ -35,9 +35,9 @@ def builder(*shape: int, **options) -> GraphBuilder:
     return GraphBuilder(np.random.default_rng(1), shape, ratio="50:25:25", tile_rows=4, **options)
 
 
-def placement(shape: tuple[int, int, int], bits: int, k: int, banks: int) -> Placement:
+def layout_of(shape: tuple[int, int, int], bits: int, k: int, banks: int) -> TensorLayout:
     channels, height, width = shape
-    return Placement(
+    return TensorLayout(
         channels=channels, height=height, width=width, bits=bits, zero_point=0, k=k, banks=banks
     )
 
@@ -51,8 +51,8 @@ def placement(shape: tuple[int, int, int], bits: int, k: int, banks: int) -> Pla
     st.sampled_from([(8, 4), (16, 8), (16, 16)]),
     st.integers(0, 2**32),
 )
-def test_placement_round_trip(channels, height, width, bits, shape, seed):
-    place = placement((channels, height, width), bits, *shape)
+def test_layout_round_trip(channels, height, width, bits, shape, seed):
+    place = layout_of((channels, height, width), bits, *shape)
     tensor = np.random.default_rng(seed).integers(0, 1 << bits, (channels, height, width))
     stored = place.pack(tensor)
     assert len(stored) == place.beats * place.k // 2
@@ -60,15 +60,15 @@ def test_placement_round_trip(channels, height, width, bits, shape, seed):
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_placement_counts_its_words(bits):
-    place = dataclasses.replace(placement((17, 3, 9), bits, 8, 4), address=5)
+def test_layout_counts_its_words(bits):
+    place = dataclasses.replace(layout_of((17, 3, 9), bits, 8, 4), address=5)
     memory = act_memory(place, np.full((17, 3, 9), (1 << bits) - 1), 256)
     used = np.flatnonzero(memory.any((0, 2)))
     assert (used.min(), used.max()) == (5, 5 + place.words - 1)
 
 
 def test_memory_order_is_channels_last_hi_plane_first():
-    place = placement((2, 1, 2), 8, 4, 4)
+    place = layout_of((2, 1, 2), 8, 4, 4)
     tensor = np.array([[[0x12, 0x34]], [[0x56, 0x78]]])
     assert place.pack(tensor).hex() == "51006200" + "73008400"
 
@@ -171,7 +171,7 @@ def test_wide_images_that_leave_no_room_are_refused():
         4,
         1,
         wide=True,
-        match="'conv1' gives 16 wide results for each row of pixels, the buffer holds 8",
+        match="'conv1' gives 16 raw outputs for each row of pixels, the buffer holds 8",
         config=dataclasses.replace(ROOMY, wide_depth=8),
     )
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from gateware.arch import isa
 from gateware.arch.isa import Opcode
 from gateware.compiler.lower import lower
 from gateware.compiler.operations import CompileError
@@ -123,3 +124,26 @@ def test_random_graphs_of_several_images(seed, config, batch):
     except CompileError:
         return
     check(graph, program, seed)
+
+
+def test_more_memory_than_a_run_addresses():
+    build = GraphBuilder(np.random.default_rng(1), (8, 16, 16))
+    build.conv(INPUT, 8, 1)
+    graph = build.build()
+    with pytest.raises(CompileError, match=r"graph 'random' reads 5120000000 bytes for 5000000 im"):
+        compile_graph(graph, CONFIG, batch=5_000_000)
+
+
+def test_loads_of_more_beats_than_a_descriptor_counts(monkeypatch, seed):
+    """Weights are loaded in turn, tensors are refused."""
+    build = GraphBuilder(np.random.default_rng(seed), (8, 6, 6))
+    build.conv(INPUT, 8, 5)
+    graph = build.build()
+    monkeypatch.setattr(isa, "BEATS_BITS", 6)
+    program = compile_graph(graph, CONFIG)
+    loads = [f["beats"] for opcode, f in descriptors(program) if opcode is Opcode.LOAD_WEIGHTS]
+    assert max(loads) < 64 and len(loads) > 2
+    check(graph, program, seed)
+    monkeypatch.setattr(isa, "BEATS_BITS", 5)
+    with pytest.raises(CompileError, match="tensor 'image' has 36 words in a load or store"):
+        compile_graph(graph, CONFIG)

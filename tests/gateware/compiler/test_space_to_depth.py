@@ -8,11 +8,11 @@ import pytest
 
 from gateware.arch.config import AccelConfig
 from gateware.compiler import space_to_depth
-from gateware.compiler.layout import Life, Placement, Strip, allocate
+from gateware.compiler.layout import LiveRange, Strip, TensorLayout, allocate
 from gateware.compiler.lower import lower
 from gateware.compiler.operations import CompileError, TensorKey
 from gateware.compiler.program import compile_graph
-from gateware.compiler.space_to_depth import Axis, Patches, rewrite
+from gateware.compiler.space_to_depth import Axis, SpaceToDepth, rewrite
 from gateware.model import estimate
 from ir.graph import IntGraph
 from ir.ratio import Ratio
@@ -49,8 +49,8 @@ def test_every_way_to_cut_patches(way, seed, monkeypatch):
             for i in (0, 1)
         ]
         values = rng.integers(-7, 8, (5, shape[0], *kernel))
-        source = Placement.of(shape, CONFIG, bits=4, zero_point=6)
-        target = Placement.of((5, *out), CONFIG, bits=4)
+        source = TensorLayout.of(shape, CONFIG, bits=4, zero_point=6)
+        target = TensorLayout.of((5, *out), CONFIG, bits=4)
         order: list = []
         monkeypatch.setattr(
             space_to_depth,
@@ -67,7 +67,7 @@ def test_every_way_to_cut_patches(way, seed, monkeypatch):
         )
         forced += len(order) > way
         image = rng.integers(0, 16, shape)
-        stored = found.patches.gather(image)
+        stored = found.space_to_depth.gather(image)
         expected = convolve(image, values, stride, padding, out, 6)
         got = convolve(stored, found.values, found.stride, found.padding, out, 6)
         np.testing.assert_array_equal(got, expected)
@@ -76,9 +76,9 @@ def test_every_way_to_cut_patches(way, seed, monkeypatch):
 
 def test_patches_of_an_image():
     image = np.arange(1, 13).reshape(1, 3, 4)
-    cut = Patches(image.shape, Axis(2, 2, 0, 2), Axis(1, 1, 0, 4), 99).gather(image)
+    cut = SpaceToDepth(image.shape, Axis(2, 2, 0, 2), Axis(1, 1, 0, 4), 99).gather(image)
     assert cut.tolist() == [[[1, 2, 3, 4], [9, 10, 11, 12]], [[5, 6, 7, 8], [99] * 4]]
-    around = Patches(image.shape, Axis(1, 1, 0, 3), Axis(3, 2, -1, 2), 0).gather(image)
+    around = SpaceToDepth(image.shape, Axis(1, 1, 0, 3), Axis(3, 2, -1, 2), 0).gather(image)
     assert around[:, 0].tolist() == [[0, 2], [1, 3], [2, 4]]
 
 
@@ -110,7 +110,7 @@ def test_what_is_chosen():
     )
     # Sixteen channels fill a word as they are.
     lowered = first((16, 8, 8), 16, 3)
-    assert lowered.patches == space_to_depth.identity((16, 8, 8), 0)
+    assert lowered.space_to_depth == space_to_depth.identity((16, 8, 8), 0)
 
 
 def pooled(size: int, *, rows: int = 20, bits: int = 4) -> IntGraph:
@@ -160,7 +160,7 @@ def test_a_large_image_comes_in_parts(seed):
 
 
 def test_rows_of_a_strip():
-    place = Placement.of((20, 4, 5), CONFIG, bits=8)
+    place = TensorLayout.of((20, 4, 5), CONFIG, bits=8)
     place = dataclasses.replace(place, address=100)  # 2 groups, 2 planes, pitch 2
     strip = Strip(place, top=6, height=30)
     assert strip.row(7) == 102
@@ -170,8 +170,10 @@ def test_rows_of_a_strip():
 
 
 def test_allocate_reuses_what_is_free():
-    form = Placement.of((16, 4, 4), CONFIG, bits=4)
+    form = TensorLayout.of((16, 4, 4), CONFIG, bits=4)
     keys = [TensorKey(name) for name in "abc"]
-    lives = [Life(key=key, place=form, born=step, dies=step + 1) for step, key in enumerate(keys)]
-    places = allocate(lives, CONFIG)
+    live_ranges = [
+        LiveRange(key=key, place=form, born=step, dies=step + 1) for step, key in enumerate(keys)
+    ]
+    places = allocate(live_ranges, CONFIG)
     assert [places[key].address for key in keys] == [0, 4, 0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wide results of one pixel and of many leave the chip in parts and come together again."""
+"""Raw outputs of one pixel and of many leave the chip in parts and come together again."""
 
 import dataclasses
 

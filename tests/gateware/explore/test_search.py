@@ -17,7 +17,7 @@ from gateware.arch.config import SIZES, AccelConfig
 from gateware.build import configure
 from gateware.compiler.program import compile_graph
 from gateware.explore import presets, search
-from gateware.explore.shapes import outline, resnet18
+from gateware.explore.shapes import resnet18, shape_only
 from gateware.model import estimate
 from ir import board_arrays
 from ir.cli import UserError
@@ -42,7 +42,7 @@ def test_cycles_do_not_depend_on_weights(sizes: dict[str, int]) -> None:
     given = Ratio(50, 25, 25)
     graph = residual_graph(1, channels=32, ratio=str(given), tile_rows=16)
     config = AccelConfig.from_ratio(given, 16, **sizes)
-    assert cycles(outline(graph, given, 16), config) == cycles(graph, config)
+    assert cycles(shape_only(graph, given, 16), config) == cycles(graph, config)
 
 
 def test_cycles_do_not_depend_on_the_split_of_four_bit_rows() -> None:
@@ -50,12 +50,12 @@ def test_cycles_do_not_depend_on_the_split_of_four_bit_rows() -> None:
     split = {}
     for given in (Ratio(69, 25, 6), Ratio(50, 44, 6), Ratio(25, 69, 6)):
         config = AccelConfig.from_ratio(given, 16)
-        split[config.lanes] = cycles(outline(graph, given, 16), config)
+        split[config.lanes] = cycles(shape_only(graph, given, 16), config)
     assert len(split) == 3
     assert len({json.dumps(found) for found in split.values()}) == 1
 
 
-def test_outline_of_resnet18_is_what_export_gives() -> None:
+def test_shapes_of_resnet18_is_what_export_gives() -> None:
     torch.manual_seed(1)
     images = torch.rand(2, 3, 64, 64)
     model = resnet.resnet18(classes=10)
@@ -82,7 +82,7 @@ def test_outline_of_resnet18_is_what_export_gives() -> None:
         twin = made.tensor(spec.name)
         assert (twin.shape, twin.bits, twin.zero_point) == (spec.shape, spec.bits, spec.zero_point)
     config = AccelConfig.from_ratio(Ratio(65, 30, 5), 16, weight_depth=512, wide_depth=16)
-    assert cycles(outline(made, Ratio(65, 30, 5), 16), config) == cycles(exported, config)
+    assert cycles(shape_only(made, Ratio(65, 30, 5), 16), config) == cycles(exported, config)
 
 
 def limited(**limits: int) -> Board:
@@ -112,7 +112,7 @@ def test_split_has_the_most_fixed4_rows_that_fit() -> None:
             config.weight_depth == search.WEIGHT_DEPTH_MAX
             or estimate.resources(deeper).bram36 > 545
         )
-    assert found.answer.config.fixed8_rows == 3
+    assert found.best.config.fixed8_rows == 3
 
 
 @pytest.mark.parametrize(
@@ -136,22 +136,24 @@ def test_arrays_that_differ_in_four_bit_rows_are_compiled_once(monkeypatch) -> N
     for given in (Ratio(69, 25, 6), Ratio(50, 44, 6), Ratio(63, 25, 12)):
         config = AccelConfig.from_ratio(given, 16)
         found = search.estimated_on(graph, ZC706, config, given, known)
-        assert found.cycles == sum(cycles(outline(graph, given, 16), config).values())
+        assert found.cycles == sum(cycles(shape_only(graph, given, 16), config).values())
     assert len(known) == 2
 
 
 def test_points_that_others_beat_are_left_out() -> None:
     fast, small, precise = point(100, 0.7, 1), point(200, 0.3, 1), point(100, 0.7, 2)
     slow, less_pot4 = point(150, 0.7, 1), point(100, 0.7, 1, pot4=4)
-    found = search.Found((fast, small, precise, slow, less_pot4), Counter())
+    found = search.SearchResult((fast, small, precise, slow, less_pot4), Counter())
     assert set(map(id, found.pareto)) == set(map(id, (small, precise, less_pot4)))
     assert found.pareto[0] is precise
-    assert found.answer is less_pot4
+    assert found.best is less_pot4
     near, far = point(105, 0.7, 1, pot4=2), point(106, 0.7, 1, pot4=0)
-    assert search.Found((fast, near, far), Counter()).answer is near
-    assert search.Found((fast, precise), Counter()).answer is precise  # 6 % is nearer to 5 than 3
+    assert search.SearchResult((fast, near, far), Counter()).best is near
+    assert (
+        search.SearchResult((fast, precise), Counter()).best is precise
+    )  # 6 % is nearer to 5 than 3
     with pytest.raises(ValueError, match=r"no array fits: needs too many LUT \(7\)"):
-        _ = search.Found((), Counter({"needs too many LUT": 7})).answer
+        _ = search.SearchResult((), Counter({"needs too many LUT": 7})).best
 
 
 def test_programs_that_do_not_compile_are_counted() -> None:

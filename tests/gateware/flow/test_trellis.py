@@ -32,17 +32,17 @@ PNR = {
 
 def test_reports_are_read(tmp_path: Path) -> None:
     (tmp_path / trellis.REPORT).write_text(json.dumps(PNR))
-    reports = trellis.read_reports(tmp_path, 50_000_000)
+    reports = trellis.read_report(tmp_path, 50_000_000)
     assert reports.resources == {"lut4": 20000, "ff": 19000, "mult18": 104, "ebr": 130}
     assert reports.routed_hz(50_000_000) == pytest.approx(61.5e6)
-    assert trellis.read_reports(tmp_path, 70_000_000).slack_ns < 0
+    assert trellis.read_report(tmp_path, 70_000_000).slack_ns < 0
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"fmax": {}, "utilization": {}}', "[]"])
 def test_reports_that_say_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / trellis.REPORT).write_text(text)
     with pytest.raises(ToolError, match="says nothing about clock and cells"):
-        trellis.read_reports(tmp_path, 50_000_000)
+        trellis.read_report(tmp_path, 50_000_000)
 
 
 def build(

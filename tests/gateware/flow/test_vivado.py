@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateware.arch.results import ToolError
-from gateware.flow.vivado import read_reports
+from gateware.flow.vivado import read_report
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -50,12 +50,12 @@ def write_reports(folder: Path, slack: str = "0.412") -> None:
 
 def test_reports_are_read(tmp_path: Path) -> None:
     write_reports(tmp_path)
-    reports = read_reports(tmp_path)
+    reports = read_report(tmp_path)
     assert reports.resources == {"lut": 21034, "ff": 20321, "dsp48e1": 104, "bram36": 81.5}
     assert reports.slack_ns == 0.412
     assert abs(reports.routed_hz(100_000_000) - 104_297_038) < 1000
     write_reports(tmp_path, "-1.250")
-    assert read_reports(tmp_path).slack_ns == -1.25
+    assert read_report(tmp_path).slack_ns == -1.25
 
 
 @pytest.mark.parametrize("name", ["top_utilization_place.rpt", "top_timing.rpt"])
@@ -63,10 +63,10 @@ def test_missing_and_empty_reports(tmp_path: Path, name: str) -> None:
     write_reports(tmp_path)
     (tmp_path / name).write_text("nothing\n")
     with pytest.raises(ToolError, match=name):
-        read_reports(tmp_path)
+        read_report(tmp_path)
     (tmp_path / name).unlink()
     with pytest.raises(ToolError, match=name):
-        read_reports(tmp_path)
+        read_report(tmp_path)
 
 
 def build(tmp_path: Path, slack: str, status: int = 0) -> subprocess.CompletedProcess:

@@ -10,7 +10,7 @@ import pytest
 import boards
 from gateware import build
 from gateware.arch.config import AccelConfig
-from gateware.arch.results import Reports
+from gateware.arch.results import ToolReport
 from gateware.flow import target, yosys
 from gateware.report.page import page
 from gateware.report.summary import markdown, report
@@ -153,7 +153,7 @@ def synthesised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **cells: float)
     """Build for the ZedBoard with ``--synth yosys``, Yosys replaced; the folder of builds."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        target, "_synthesise", lambda folder: Reports({**CELLS, **cells}, modules=MODULES)
+        target, "_synthesise", lambda folder: ToolReport({**CELLS, **cells}, modules=MODULES)
     )
     return tmp_path / "build" / "zedboard"
 
@@ -187,7 +187,7 @@ def test_boards_that_are_not_synthesised_alone(monkeypatch, tmp_path: Path) -> N
 
 def test_reports_without_modules_have_no_table() -> None:
     config = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)
-    for measured in (None, Reports(CELLS, 0.5)):
+    for measured in (None, ToolReport(CELLS, 0.5)):
         document = report(boards.get("zc706"), config, None, [], measured)
         assert "By module" not in markdown(document)
         assert "By module" not in page(document)

@@ -6,7 +6,7 @@ import pytest
 
 from gateware.arch import isa
 from gateware.arch.isa import Opcode
-from gateware.compiler.dependencies import Order, Region, Ring, pieces
+from gateware.compiler.dependencies import Dependencies, Region, Ring, pieces
 from gateware.compiler.program import compile_graph
 from gateware.model.emulator import Emulator, EmulatorError
 from gateware.model.hazards import HazardError, Hazards
@@ -103,16 +103,16 @@ def test_counts_wrap():
 
 
 def test_waits_of_the_compiler_wrap():
-    order, hazards = Order(TINY), Hazards({"act": (TINY.act_depth,)})
+    dependencies, hazards = Dependencies(TINY), Hazards({"act": (TINY.act_depth,)})
     word = (Region("act", 1, 1),)
     for index in range((1 << isa.COUNT_BITS) + 3):
-        hazards.begin("loads", index, order.add("loads", writes=word))
+        hazards.begin("loads", index, dependencies.add("loads", writes=word))
     hazards.write("act", words(1))
-    hazards.begin("executes", 9, order.add("executes", reads=word))
+    hazards.begin("executes", 9, dependencies.add("executes", reads=word))
     hazards.read("act", words(1))
 
 
-def test_order_agrees_with_the_checker(seed):
+def test_dependencies_agree_with_the_checker(seed):
     """Random accesses: with the compiler's waits all is well; one wait less is noticed."""
     rng = np.random.default_rng(seed)
     depths = {
@@ -123,7 +123,10 @@ def test_order_agrees_with_the_checker(seed):
     }
     missed = 0
     for round_ in range(40):
-        order, hazards = Order(TINY), Hazards({name: (depth,) for name, depth in depths.items()})
+        dependencies, hazards = (
+            Dependencies(TINY),
+            Hazards({name: (depth,) for name, depth in depths.items()}),
+        )
         for index in range(30):
             queue = QUEUES[rng.integers(3)]
             regions = []
@@ -135,7 +138,7 @@ def test_order_agrees_with_the_checker(seed):
             reads, writes = ((), regions) if queue == "loads" else (regions[:1], regions[1:])
             if queue == "stores":
                 reads, writes = regions, ()
-            waits = order.add(queue, reads=reads, writes=writes)
+            waits = dependencies.add(queue, reads=reads, writes=writes)
             tampered = round_ > 20 and rng.random() < 0.1 and any(waits.values())
             if tampered:
                 name = max(waits, key=waits.get)

@@ -8,13 +8,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import jinja2
 import numpy as np
 import PIL.Image
 import pytest
 
 import boards
 from gateware.arch.config import AccelConfig
-from gateware.arch.results import Reports
+from gateware.arch.results import ToolReport
 from gateware.compiler.hybrid import compile_all
 from gateware.report import page
 from gateware.report.summary import report
@@ -36,7 +37,7 @@ SIMULATION = {
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-def built(measured: Reports | None = None, *, network: bool = True) -> dict:
+def built(measured: ToolReport | None = None, *, network: bool = True) -> dict:
     graph = residual_graph(1)
     compiled = compile_all(graph, CONFIG) if network else []
     document = report(
@@ -121,7 +122,7 @@ def test_figures_of_the_layers() -> None:
 
 
 def test_measured_figures_are_marked() -> None:
-    measured = Reports({"lut": 1000, "ff": 900, "dsp48e1": 24, "bram36": 30.5}, 0.5)
+    measured = ToolReport({"lut": 1000, "ff": 900, "dsp48e1": 24, "bram36": 30.5}, 0.5)
     drawn = Page(page.page(built(measured), SIMULATION))
     said = words(drawn)
     assert "Routed for up to 105.26 MHz; 100 MHz asked for. measured" in said
@@ -146,7 +147,7 @@ def test_figures_of_several_images_and_of_a_host() -> None:
         "work of an image",
     ):
         assert words_said in said
-    document["program"] |= {"batch": 1, "hosted": True}
+    document["program"] |= {"batch": 1, "hybrid": True}
     assert "latency of a sequence, without the host" in words(Page(page.page(document)))
 
 
@@ -167,8 +168,43 @@ def test_folders_without_a_report(tmp_path: Path) -> None:
         page.write(tmp_path)
     for damage in ("", "[]", "{}", '{"board": "zedboard"}'):
         (tmp_path / "report.json").write_text(damage)
-        with pytest.raises(UserError, match=r"report.json or simulation.json in .* is damaged"):
+        with pytest.raises(
+            UserError, match=r"report\.json is damaged \(.*\): run python -m gateware.build again"
+        ):
             page.write(tmp_path)
+
+
+def test_a_damaged_simulation(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(json.dumps(built()))
+    for damage in ({}, SIMULATION | {"counters": {"CYCLES": [0]}}, {"cycles_per_image": 0}):
+        (tmp_path / "simulation.json").write_text(json.dumps(damage))
+        with pytest.raises(UserError, match=r"simulation\.json is damaged .*: run python -m sim"):
+            page.write(tmp_path)
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_what_is_read_draws_what_was_written(tmp_path: Path, network: bool) -> None:
+    """The check of a document neither drops nor changes what the page shows."""
+    document = built(ToolReport({"lut": 1000, "ff": 900, "dsp48e1": 24, "bram36": 30.5}, 0.5))
+    document = document if network else built(network=False)
+    (tmp_path / "report.json").write_text(json.dumps(document))
+    assert page.write(tmp_path).read_text() == page.page(document)
+
+
+def test_layers_simulated_one_by_one(tmp_path: Path) -> None:
+    """They have no counters of a whole run, and no stalls are shown."""
+    (tmp_path / "report.json").write_text(json.dumps(built()))
+    (tmp_path / "simulation.json").write_text(json.dumps({"cycles_per_image": 4000}))
+    text = page.write(tmp_path).read_text()
+    assert "4,000" in text and "array waits for the drain" not in text
+
+
+def test_our_own_faults_are_not_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template that is missing is no missing report."""
+    (tmp_path / "report.json").write_text(json.dumps(built()))
+    monkeypatch.setattr(page, "TEMPLATE", tmp_path / "none.html")
+    with pytest.raises(jinja2.TemplateNotFound):
+        page.write(tmp_path)
 
 
 def test_simulation_beside_the_report(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.arch.isa import Opcode
 from gateware.compiler.emit import transfer_fields
-from gateware.compiler.layout import Placement, Strip
+from gateware.compiler.layout import Strip, TensorLayout
 from gateware.compiler.operations import TensorKey
 from gateware.rtl.loader import LOADS_IN_FLIGHT, Loader
 from gateware.rtl.payloads import TransferJob
@@ -28,18 +28,18 @@ SHAPES = [(1, 1, 1, 4), (3, 2, 5, 8), (9, 3, 4, 4), (17, 2, 3, 8), (20, 1, 9, 4)
 PAUSES = [0.0, 0.5]
 
 
-def place_of(shape, config: AccelConfig, address: int = 3) -> Placement:
+def place_of(shape, config: AccelConfig, address: int = 3) -> TensorLayout:
     *size, bits = shape
-    place = Placement.of(tuple(size), config, bits=bits)
+    place = TensorLayout.of(tuple(size), config, bits=bits)
     return dataclasses.replace(place, address=address)
 
 
-def whole(place: Placement) -> dict[str, int]:
+def whole(place: TensorLayout) -> dict[str, int]:
     """Descriptor fields of a whole tensor."""
     return transfer_fields(TensorKey("t"), Strip.whole(place), 0, place.height)
 
 
-def random_tensor(place: Placement, rng: np.random.Generator) -> np.ndarray:
+def random_tensor(place: TensorLayout, rng: np.random.Generator) -> np.ndarray:
     return rng.integers(0, 1 << place.bits, (place.channels, place.height, place.width))
 
 

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory from OUTPUT_BASE on: the outputs of every image of a run, then spilled tensors."""
+
+import dataclasses
+
+import numpy as np
+
+from gateware.arch import isa
+from gateware.arch.config import AccelConfig
+from gateware.compiler.emit import raw_rows
+from gateware.compiler.layout import TensorLayout
+from gateware.compiler.operations import MEMORY_LIMIT, CompileError, Gemm, Pool, TensorKey
+from gateware.compiler.plan import Plan
+from gateware.compiler.program_image import ALIGN
+from ir.graph import IntGraph
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGN) * ALIGN
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Output:
+    """Tensor that a run writes, ``offset`` bytes from OUTPUT_BASE.
+
+    wide_rows : of raw outputs: the rows of pixels that are stored together; 0 for codes
+    tiles : of raw outputs: the channels of each row tile. Tile by tile, ``wide_rows`` rows of
+        pixels after the others, channel by channel: the entries of these rows.
+    """
+
+    name: str
+    offset: int
+    wide_rows: int
+    place: TensorLayout
+    tiles: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def wide(self) -> bool:
+        return self.wide_rows > 0
+
+    @property
+    def parts(self) -> int:
+        """How many times ``wide_rows`` rows there are."""
+        return -(-self.place.height // self.wide_rows)
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        if self.wide:
+            return self.entries(self.place.channels) * self.parts * isa.WIDE_BITS // 8
+        return self.place.beats * self.place.k // 2
+
+    def entries(self, channels: int) -> int:
+        """Raw outputs of ``channels`` channels that are stored together."""
+        return channels * self.wide_rows * self.place.wide_pitch
+
+    def read(self, memory: bytes) -> np.ndarray:
+        """The tensor (C, H, W), int64, out of the bytes from OUTPUT_BASE on."""
+        stored = memory[self.offset : self.offset + self.size]
+        if not self.wide:
+            return self.place.unpack(stored)
+        entries, result, at = np.frombuffer(stored, "<i8"), np.zeros(self.place.shape, np.int64), 0
+        for channels in self.tiles:
+            end = at + self.entries(len(channels)) * self.parts
+            found = entries[at:end].reshape(
+                self.parts, len(channels), self.wide_rows, self.place.wide_pitch
+            )
+            found = found.transpose(1, 0, 2, 3).reshape(len(channels), -1, self.place.wide_pitch)
+            result[list(channels)] = found[:, : self.place.height, : self.place.width]
+            at = end
+        return result
+
+
+class OutputMemory:
+    """Places of outputs and spilled tensors.
+
+    Parameters
+    ----------
+    graph : IntGraph
+    plan : Plan
+    config : AccelConfig
+    dump : bool
+        Every layer's output is stored, not the graph's alone.
+    batch : int
+        Images of a run; the outputs of one follow those of the one before.
+
+    Raises CompileError where a run would need more than descriptors address.
+    """
+
+    def __init__(
+        self, graph: IntGraph, plan: Plan, config: AccelConfig, *, dump: bool, batch: int
+    ) -> None:
+        self._graph, self._dump, self._batch = graph, dump, batch
+        self._spilled: dict[TensorKey, int] = {}
+        self._outputs: dict[str, Output] = {}
+        offset = 0
+        wanted = [
+            o
+            for o in plan.operations
+            if isinstance(o, Gemm | Pool) and o.target.image == 0 and self.wanted(o.target)
+        ]
+        for operation in sorted(wanted, key=lambda o: o.target.name != graph.header.output):
+            key = operation.target
+            height = graph.tensor(key.name).shape[1]
+            form = dataclasses.replace(plan.places[key], height=height, address=0)
+            rows = raw_rows(form, config) if operation.wide else 0
+            output = Output(name=key.name, offset=offset, wide_rows=rows, place=form)
+            self._outputs[key.name] = output
+            offset += _aligned(output.size)
+        self.stride = offset  #: bytes from an output to the same of the next image
+        self.size = batch * offset  #: bytes in all
+        self._check()
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """Outputs of the first image; the graph's is the first."""
+        return tuple(self._outputs.values())
+
+    def wanted(self, key: TensorKey) -> bool:
+        """Whether the tensor is stored as an output."""
+        return key.name == self._graph.header.output or self._dump
+
+    def output(self, key: TensorKey) -> Output:
+        """Output that the tensor is, of its image."""
+        output = self._outputs[key.name]
+        return dataclasses.replace(output, offset=output.offset + key.image * self.stride)
+
+    def set_tiles(self, name: str, tiles: tuple[tuple[int, ...], ...]) -> None:
+        """Channels of the row tiles that give a raw output, in the order in which they come."""
+        self._outputs[name] = dataclasses.replace(self._outputs[name], tiles=tiles)
+
+    def spill(self, key: TensorKey, size: int) -> int:
+        """Offset of ``size`` new bytes for a spilled tensor."""
+        self._spilled[key] = offset = self.size
+        self.size += _aligned(size)
+        self._check()
+        return offset
+
+    def spilled(self, key: TensorKey) -> int:
+        """Offset of a spilled tensor."""
+        return self._spilled[key]
+
+    def _check(self) -> None:
+        if self.size >= MEMORY_LIMIT:
+            raise CompileError(
+                f"graph {self._graph.header.name!r} writes {self.size} bytes for {self._batch} "
+                f"images in a run, which addresses {MEMORY_LIMIT}"
+            )
