@@ -72,7 +72,7 @@ def run(
 
 
 def _begin(graph: IntGraph, images: Inputs) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """What is known before the first node, checked: integer tensors, and the host's own inputs."""
+    """Integer tensors and host inputs that are known before the first node; ValueError for bad ones."""
     names = graph.header.host_inputs
     if names:
         if not isinstance(images, tuple) or len(images) != len(names):
@@ -95,7 +95,7 @@ def _begin(graph: IntGraph, images: Inputs) -> tuple[dict[str, np.ndarray], dict
 def ask(
     graph: IntGraph, node: Host, given: dict[str, np.ndarray], host: HostCallback | None
 ) -> dict[str, np.ndarray]:
-    """What ``host`` computes for ``node``; raises ValueError for anything but what was asked."""
+    """Answer of ``host`` for ``node``; raises ValueError for anything but what was asked."""
     if host is None:
         raise ValueError(
             f"graph {graph.header.name!r} runs {', '.join(node.ops) or node.name} on "

@@ -77,6 +77,7 @@ class IntGraph:
 
     @property
     def nodes(self) -> tuple[Node, ...]:
+        """Nodes in execution order."""
         return self.header.nodes
 
     @property

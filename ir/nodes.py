@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an integer graph consists of: tensors, nodes and the header that lists them."""
+"""Parts of an integer graph: tensors, nodes and the header that lists them."""
 
 from typing import Annotated, Literal
 
@@ -60,6 +60,8 @@ class _Gemm(_Node):
 
 
 class Conv(_Gemm):
+    """2-D convolution, (C, H, W) to (O, H', W'); padding has the input's zero point."""
+
     op: Literal["conv"] = "conv"
     kernel: tuple[int, int]
     stride: tuple[int, int] = (1, 1)
@@ -69,6 +71,8 @@ class Conv(_Gemm):
 
 
 class Linear(_Gemm):
+    """Product with (O, C) weights, (C, 1, 1) to (O, 1, 1)."""
+
     op: Literal["linear"] = "linear"
 
 

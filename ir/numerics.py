@@ -32,7 +32,7 @@ Integers = int | np.ndarray
 
 
 class Scheme(enum.IntEnum):
-    """How one row (filter) of a layer is quantised."""
+    """Quantisation scheme of one row (filter) of a layer."""
 
     POT4 = 0  #: sign and power of two: 0, +-1, +-2, ... +-64 (Eq. 4 with m = 4)
     FIXED4 = 1  #: -7..7 (Eq. 1 with m = 4)

@@ -41,6 +41,7 @@ class Ratio:
 
     @property
     def shares(self) -> tuple[int, int, int]:
+        """Percent of PoT-4, Fixed-4 and Fixed-8."""
         return (self.pot4, self.fixed4, self.fixed8)
 
     def __str__(self) -> str:

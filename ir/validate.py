@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must hold in an integer graph: every reference, shape and range."""
+"""Validation of an integer graph: every reference, shape and range."""
 
 import math
 from collections.abc import Iterable

@@ -114,7 +114,7 @@ class Vectors:
         return self.inputs[IMAGES]
 
     def read(self, graph: IntGraph) -> dict[str, np.ndarray]:
-        """By tensor of ``graph``, the integers (N, C, H, W) that come to the accelerator."""
+        """Integers (N, C, H, W) that come to the accelerator, by tensor of ``graph``."""
         if graph.header.input is not None:
             return {graph.header.input: self.images}
         return dict(self.codes)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def parser() -> cli.Parser:
+    """Command line of ``python -m quant.evaluate``."""
     p = cli.Parser(prog="python -m quant.evaluate", description=__doc__)
     p.add_argument(
         "run",
@@ -43,6 +44,7 @@ def parser() -> cli.Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code of the command; raises UserError."""
     options = parser().parse_args(argv)
     if options.integer_samples is not None and options.integer_samples < 1:
         raise cli.UserError("--integer-samples must be at least 1")
@@ -78,7 +80,7 @@ def evaluate(
     integer_samples: int | None = None,
     tokenizer: str | None = None,
 ) -> dict[str, Any]:
-    """What ``run`` achieves, measured again from its files."""
+    """Result of ``run``, measured again from its files."""
     from quant.training import loop, pipeline
     from quant.training.config import FLOAT32, PRESETS, check_model_reads
     from quant.training.progress import Progress
@@ -158,6 +160,7 @@ def with_weights(model: "nn.Module", run: "RunFolder", name: str, dataset: str) 
 
 
 def show(result: dict[str, Any]) -> None:
+    """Print ``result`` as a table."""
     import rich.console
     import rich.table
 

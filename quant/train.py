@@ -35,6 +35,7 @@ PATHS = ("data", "pretrained")
 
 
 def parser() -> cli.Parser:
+    """Command line of ``python -m quant.train``."""
     presets = "\n".join(
         f"  {name + ':':15}{p.model}, {p.float_epochs} float epochs, {p.epochs} quantised, batch "
         f"{p.batch_size}, {p.optimiser}, lr {p.float_lr:g} / {p.lr:g}"
@@ -100,6 +101,7 @@ def add_setting(group: "argparse._ArgumentGroup", name: str, field: FieldInfo) -
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code of the command; raises UserError."""
     options = vars(parser().parse_args(argv))
     quiet, verbose, as_json, file, resume, out, name = (
         options.pop(key) for key in ("quiet", "verbose", "json", "config", "resume", "out", "name")

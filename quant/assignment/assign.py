@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which row gets which scheme (RMSMP, Algorithm 1)."""
+"""Assignment of schemes to rows (RMSMP, Algorithm 1)."""
 
 import torch
 from torch import Tensor, fx, nn

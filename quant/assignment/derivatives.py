@@ -58,7 +58,7 @@ class Layer:
 
     @staticmethod
     def padded(module: Weighted, a: Tensor, count: int) -> Tensor:
-        """What the layer's weights meet: a padded image, or (count, positions, terms)."""
+        """Input as the layer's weights meet it: a padded image, or (count, positions, terms)."""
         if isinstance(module, nn.Linear):
             return a.reshape(count, -1, a.shape[-1])
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
@@ -142,7 +142,7 @@ class Sweep:
         self.batches = torch.arange(self.count).split(max(1, min(64, WORKSPACE // size)))
 
     def run(self, names: list[str]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-        """Of each batch, by layer: its padded input, delta (n, rows, columns, positions)."""
+        """Padded input and delta (n, rows, columns, positions) of each batch, by layer."""
         modules = {name: self.modules[name] for name in names}
         for batch in self.batches:
             part = slice(int(batch[0]), int(batch[-1]) + 1)

@@ -10,7 +10,7 @@ from quant.nn.apot import APOT4
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """Which schemes the rows of every layer have, and in what ratio."""
+    """Quantisation method: the schemes that rows of every layer have, and their ratio."""
 
     name: str
     ratio: Ratio

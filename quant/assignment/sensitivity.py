@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much each weight row matters: largest Hessian eigenvalue, Fisher trace, or chance.
+"""Sensitivity of each weight row: largest Hessian eigenvalue, Fisher trace, or chance.
 
 In a network of piecewise linear operations with fixed batch-norm, logits are piecewise linear in
 the weights of one layer, so a row's block of the Hessian of the mean cross entropy *is* its

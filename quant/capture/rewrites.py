@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How each operation of ATen becomes a standard module; :mod:`quant.capture.trace` drives it.
+"""Rewrites of ATen operations as standard modules; :mod:`quant.capture.trace` drives them.
 
 A rewrite gets the :class:`~quant.capture.writer.GraphWriter` and a node of the exported program and
 adds to the flat graph. It raises ValueError with the reason why it cannot, or gives None where the

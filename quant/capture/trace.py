@@ -102,6 +102,7 @@ class Rewriter(GraphWriter):
     """Walk over an exported program that writes the flat graph."""
 
     def run(self) -> fx.GraphModule:
+        """The flat graph; raises :class:`~quant.capture.writer.UnsupportedLayer`."""
         for node in self.program.graph.nodes:
             if node.op == "output":
                 self._output(node)

@@ -25,7 +25,7 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class Loader:
-    """How a data set is loaded and which options it has besides the folder of its files."""
+    """Loader of a data set, and its options besides the folder of its files."""
 
     load: Callable[..., Dataset]
     options: tuple[str, ...] = ()

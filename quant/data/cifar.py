@@ -17,7 +17,7 @@ from quant.data.splits import ArraySplit, Augment, Dataset, DatasetError
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where a set keeps what."""
+    """Layout of a set's archive and files."""
 
     name: str
     folder: str  #: in the archive, which has the name ``archive``
@@ -116,6 +116,7 @@ def read_archive(path: pathlib.Path, folder: str, wanted: tuple[str, ...]) -> di
 
 
 def split(layout: Layout, files: list[dict], augment: Augment | None) -> ArraySplit:
+    """Images uint8 (N, 3, 32, 32) of the unpickled ``files``; raises DatasetError for others."""
     images, labels = [], []
     for file in files:
         data, classes = file.get(b"data"), file.get(layout.labels)
@@ -135,7 +136,7 @@ def split(layout: Layout, files: list[dict], augment: Augment | None) -> ArraySp
 
 
 class PickledArray:
-    """What a pickle says about a numpy array or its type. numpy itself believes every word: damaged
+    """Claims of a pickle about a numpy array or its type. numpy itself believes every word: damaged
     files made it read memory that is not there."""
 
     def __init__(self, *said: object) -> None:

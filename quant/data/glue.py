@@ -25,6 +25,7 @@ class Task:
 
     @property
     def remedy(self) -> str:
+        """Advice where the task's files are missing."""
         return (
             f"with --data name a folder that has train and {self.test[0]} as .parquet, .tsv, "
             f".csv or .jsonl, or GLUE's own; or leave --data out on a machine with internet "
@@ -62,6 +63,7 @@ def mnli(
 
 
 def load(task: Task, directory: pathlib.Path | None, tokenise: Tokenise) -> Dataset:
+    """Data set of ``task`` from ``directory``, or from the hub; raises DatasetError."""
     parts = []
     for beginnings in (("train",), task.test):
         if directory is None:
@@ -75,6 +77,7 @@ def load(task: Task, directory: pathlib.Path | None, tokenise: Tokenise) -> Data
 
 
 def from_hub(task: Task, split: str) -> list[dict]:
+    """Records of a task's split; raises DatasetError."""
     try:
         import datasets
 

@@ -149,7 +149,7 @@ def _in_memory(split: Split) -> ArraySplit:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """What is trained on and what it is measured on."""
+    """Data set: samples to train on, and others to measure on."""
 
     name: str
     train: Split
@@ -170,7 +170,7 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample: channels, height and width of an image, or tokens of a text."""
+        """Shape of one sample: channels, height and width of an image, or tokens of a text."""
         return self.train.shape
 
     def subset(self, count: int | None) -> "Dataset":
@@ -189,8 +189,10 @@ class Dataset:
 
     @property
     def test_images(self) -> np.ndarray:
+        """uint8 (N, C, H, W); TypeError for a set that is not in memory."""
         return _in_memory(self.test).images
 
     @property
     def test_labels(self) -> np.ndarray:
+        """int64 (N,)."""
         return self.test.labels

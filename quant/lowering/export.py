@@ -123,6 +123,7 @@ class Lowering:
         self.pads: dict[fx.Node, Padding] = {}  # that await a layer
 
     def run(self) -> None:
+        """Lower every node of the flat graph."""
         found = fusion_groups(self.model)
         for node in self.model.graph.nodes:
             if node.op == "placeholder":

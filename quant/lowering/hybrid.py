@@ -37,9 +37,11 @@ class HybridLowering:
 
     @property
     def host_inputs(self) -> tuple[str, ...]:
+        """Names of the model's inputs, which host nodes read."""
         return tuple(n.name for n in self.model.graph.nodes if n.op == "placeholder")
 
     def run(self) -> None:
+        """Lower the host segments and the layers behind each."""
         for segment in segments(self.model):
             self.nodes.append(segment.node)
             specs = {}

@@ -166,6 +166,7 @@ def _dtype(x: Tensor) -> str:
 
 
 def is_add(node: fx.Node) -> bool:
+    """Whether ``node`` adds two tensors."""
     return node.op == "call_function" and node.target is operator.add
 
 

@@ -31,6 +31,7 @@ class BertClassifier(nn.Module):
         self.classifier = cast(nn.Linear, source.get_submodule("classifier"))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        """Logits (N, classes), float32; inputs int64 (N, T)."""
         absent = attention_mask.eq(0).unsqueeze(1).unsqueeze(2)
         hidden = self.bert(
             input_ids=input_ids,

@@ -139,10 +139,12 @@ def resnet20(channels: int = 3, classes: int = 10, width: int = 16) -> nn.Module
 def resnet18(
     channels: int = 3, classes: int = 1000, width: int = 64, stem: str = "imagenet"
 ) -> nn.Module:
+    """ResNet-18 (He et al., arXiv:1512.03385) with an ImageNet or a CIFAR stem."""
     return initialise(ResNet(BasicBlock, (2, 2, 2, 2), channels, classes, width, stem))
 
 
 def resnet50(
     channels: int = 3, classes: int = 1000, width: int = 64, stem: str = "imagenet"
 ) -> nn.Module:
+    """ResNet-50 (He et al., arXiv:1512.03385) with an ImageNet or a CIFAR stem."""
     return initialise(ResNet(Bottleneck, (3, 4, 6, 3), channels, classes, width, stem))

@@ -62,6 +62,7 @@ class ActQuantiser(ClampedScales):
         return self.clip / self.high
 
     def forward(self, x: Tensor) -> Tensor:
+        """Values on the grid, in the shape and type of ``x``; observing, ``x`` after its clamp."""
         if self.observe:
             self._observe(x)
         if self.observe or not self.quantise:
@@ -131,6 +132,7 @@ class QuantAvgPool(nn.AvgPool2d):
 
     @property
     def source(self) -> "ActQuantiser | QuantAvgPool":
+        """Quantiser or pool whose codes it reads."""
         return self._source[0]
 
     @property
@@ -146,14 +148,17 @@ class QuantAvgPool(nn.AvgPool2d):
 
     @property
     def zero_point(self) -> int:
+        """Code of the real value 0."""
         return self.source.zero_point * self.steps
 
     @property
     def quantise(self) -> bool:
+        """Whether the source rounds, and the pool with it."""
         return self.source.quantise
 
     @property
     def observe(self) -> bool:
+        """Whether the source is being calibrated."""
         return self.source.observe
 
     @property
@@ -162,6 +167,7 @@ class QuantAvgPool(nn.AvgPool2d):
         return self.source.scale / self.steps
 
     def forward(self, input: Tensor) -> Tensor:
+        """Means (N, C, H', W'), on the output's grid where the source quantises."""
         mean = super().forward(input)
         if self.observe or not self.quantise:
             return mean

@@ -85,6 +85,7 @@ class QuantConv2d(RowQuantised, nn.Conv2d):
     """Convolution with row-wise quantised weights."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """Convolution of ``input`` (N, C, H, W) with :attr:`effective_weight`."""
         return self._conv_forward(input, self.effective_weight, self.bias)
 
 
@@ -92,6 +93,7 @@ class QuantLinear(RowQuantised, nn.Linear):
     """Fully connected layer with row-wise quantised weights."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """Product of ``input`` (..., C) with :attr:`effective_weight`."""
         return F.linear(input, self.effective_weight, self.bias)
 
 

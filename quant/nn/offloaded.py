@@ -52,9 +52,11 @@ class OffloadedLinear(QuantLinear):
 
     @property
     def source(self) -> ActQuantiser:
+        """Quantiser of the codes that it reads."""
         return self._source[0]
 
     def forward(self, input: Tensor) -> Tensor:
+        """As a QuantLinear in training; in evaluation the accelerator's result."""
         if self.training or not self.quantise:
             return super().forward(input)
         exact = self._from_accelerator(input)

@@ -67,7 +67,7 @@ def setting(group: str, text: str, default: object = ..., **limits: Any) -> Any:
 
 
 class TrainConfig(pydantic.BaseModel):
-    """Everything that decides the result of a run; written to ``config.json``.
+    """Settings of a run, all that decides its result; written to ``config.json``.
 
     What is None or left out comes from the data set's preset and the method.
     """
@@ -239,7 +239,7 @@ class TrainConfig(pydantic.BaseModel):
 
 
 def check_model_reads(model: str, dataset: str) -> str:
-    """What is in a data set of PRESETS, "images" or "texts"; raises ValueError where ``model``
+    """Kind of samples in a data set of PRESETS, "images" or "texts"; raises ValueError where ``model``
     reads something else."""
     wants, has = MODELS[model].reads, MODELS[PRESETS[dataset].model].reads
     if wants != has:

@@ -19,7 +19,7 @@ Value = TypeVar("Value")
 
 
 class Processes:
-    """Those that train together; one alone is the usual case.
+    """Processes that train together; one alone is the usual case.
 
     ``device`` is "cpu" or "cuda"; each process gets a GPU of its own.
     """
@@ -66,7 +66,7 @@ class Processes:
         return tensor.tolist()
 
     def of_first(self, value: Value) -> Value:
-        """What the first process has, on all of them; tensors are on the CPU."""
+        """Value of the first process, on all of them; tensors are on the CPU."""
         if self.count == 1:
             return value
         box = [value]
@@ -136,11 +136,11 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 class GlobalBatchNorm1d(GlobalBatchNorm, nn.BatchNorm1d):
-    """Of (N, C) or (N, C, L)."""
+    """Global batch-norm of (N, C) or (N, C, L)."""
 
 
 class GlobalBatchNorm2d(GlobalBatchNorm, nn.BatchNorm2d):
-    """Of (N, C, H, W)."""
+    """Global batch-norm of (N, C, H, W)."""
 
 
 def globalise_batch_norm(model: nn.Module) -> None:

@@ -254,7 +254,7 @@ def reestimate_batch_norm(
 
 
 def _mean_loss(model: nn.Module, data: Split, indices: Tensor) -> float:
-    """Of the samples with ``indices``, in evaluation mode and without augmentation."""
+    """Mean loss of the samples ``indices``, in evaluation mode and without augmentation."""
     total = 0.0
     with evaluating(model):
         for part in indices.split(EVALUATED):

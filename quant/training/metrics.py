@@ -80,6 +80,7 @@ class Metrics:
         writer.flush()
 
     def close(self) -> None:
+        """End the event file; raises UserError for a full disk."""
         if self._writer:
             with self.run.writing():
                 self._writer.close()

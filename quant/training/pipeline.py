@@ -196,7 +196,7 @@ def flat(model: nn.Module) -> fx.GraphModule:
 
 
 def memory_format(model: nn.Module, device: str) -> torch.memory_format:
-    """How ``model`` is laid out on ``device`` ("cpu" or "cuda"): channels last, where that works.
+    """Memory format of ``model`` on ``device`` ("cpu" or "cuda"): channels last, where that works.
 
     On CPUs torch 2.13 writes beyond the gradient of a pointwise convolution with a stride and fewer
     than 8 channels when channels come last, and the process dies.
@@ -269,6 +269,7 @@ def sample(config: TrainConfig, dataset: data.Dataset) -> Inputs:
 
 
 def in_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
+    """Inputs of a network as a tuple, also a single one."""
     return inputs if isinstance(inputs, tuple) else (inputs,)
 
 

@@ -228,6 +228,7 @@ def read(
 
 
 def parser() -> cli.Parser:
+    """Command line of ``python -m quant.training.plots``."""
     p = cli.Parser(prog="python -m quant.training.plots", description=__doc__)
     p.add_argument(
         "run",
@@ -240,6 +241,7 @@ def parser() -> cli.Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code of the command; raises UserError."""
     path = parser().parse_args(argv).run
     run = RunFolder.reopen("runs", path)
     names = draw(run)

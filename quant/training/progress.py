@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person sees while a network trains: a bar on a terminal, a line per epoch elsewhere."""
+"""Progress of training for a person: a bar on a terminal, a line per epoch elsewhere."""
 
 import sys
 from typing import Self
@@ -59,6 +59,7 @@ class Progress:
         self.epoch_begins(done + 1)
 
     def epoch_begins(self, epoch: int) -> None:
+        """Tell that ``epoch``, counted from 1, begins."""
         self.place = f"in epoch {epoch} of {self._epochs} of {self._name} training"
 
     def batch(self, loss: float, accuracy: float) -> None:
@@ -108,6 +109,7 @@ class Progress:
             self.say(text)
 
     def say(self, text: str) -> None:
+        """Write a line for the user."""
         if self._bar:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:

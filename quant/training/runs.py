@@ -109,6 +109,7 @@ class RunFolder:
         self._claim = folder
 
     def release(self) -> None:
+        """Let other processes have the run."""
         if self._claim is not None:
             os.close(self._claim)
             self._claim = None
@@ -143,7 +144,7 @@ class RunFolder:
 
     @property
     def final_path(self) -> pathlib.Path:
-        """Where the run lies when it is finished."""
+        """Place of the run when it is finished."""
         return self.path.with_name(self.path.name.removesuffix(PARTIAL))
 
     @property
@@ -169,12 +170,14 @@ class RunFolder:
         return run
 
     def config(self) -> TrainConfig:
+        """Settings of the run; raises UserError for a damaged file."""
         try:
             return TrainConfig.load(self / "config.json")
         except ValueError as error:
             raise UserError(f"{self / 'config.json'}: {error}") from error
 
     def result(self) -> dict[str, Any]:
+        """Content of result.json; raises UserError for a damaged file."""
         try:
             content = json.loads((self / "result.json").read_text())
         except ValueError as error:
@@ -203,6 +206,7 @@ class RunFolder:
                 os.close(folder)
 
     def append(self, name: str, text: str) -> None:
+        """Add ``text`` to a file."""
         with self.writing(), (self / name).open("a") as file:
             file.write(text)
 
@@ -219,7 +223,7 @@ class RunFolder:
         self.replace(name, buffer.getbuffer())
 
     def load_state(self, name: str) -> dict[str, Any]:
-        """What :meth:`save_state` wrote; ``model`` is always in it."""
+        """Content that :meth:`save_state` wrote; ``model`` is always in it."""
         try:
             content = torch.load(self / name, map_location="cpu", weights_only=True)
         except (*UNREADABLE, pickle.UnpicklingError) as error:
@@ -231,6 +235,7 @@ class RunFolder:
         return content
 
     def save_schemes(self, table: Iterable[dict[str, object]]) -> None:
+        """Write schemes.csv, a line for each record of ``table``."""
         table, text = list(table), io.StringIO()
         writer = csv.DictWriter(text, table[0])
         writer.writeheader()

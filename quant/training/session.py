@@ -197,6 +197,7 @@ class Training:
         return self.data.train.batch(order[: self.config.hessian_images])[0]
 
     def test_accuracy(self, model: nn.Module) -> float:
+        """Share of right decisions on the test set, 0..1."""
         return loop.accuracy(model, self.data.test, self.processes)
 
     def keep(self, **facts: Any) -> None:
@@ -209,5 +210,6 @@ class Training:
             self.run.save_state(name, model=model.state_dict(), **content)
 
     def close(self) -> None:
+        """End the files of metrics."""
         if self.metrics:
             self.metrics.close()

@@ -61,7 +61,7 @@ def test_names_stay_and_the_model_is_left_alone(seed) -> None:
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
-def test_every_call_of_a_shared_activation_is_its_own(seed) -> None:
+def test_every_call_of_a_shared_activation_is_its_own() -> None:
     captured = capture(Functional(), torch.rand(2, 2, 6, 7))
     names = {n for n, m in captured.named_modules() if isinstance(m, nn.ReLU | nn.Hardtanh)}
     assert len(names) == 4 and "act" in names
@@ -144,7 +144,7 @@ class Act(nn.Module):
         return F.relu6(self.pool(self.inner(x)))
 
 
-def test_containers_stay_containers(seed) -> None:
+def test_containers_stay_containers() -> None:
     shared = Act()
     model = nn.Sequential(nn.Conv2d(2, 4, 1), shared, nn.Conv2d(4, 2, 1), shared)
     leaves = [n.target for n in capture(model, torch.rand(2, 2, 8, 8)).graph.nodes]
@@ -222,6 +222,7 @@ def test_frozen_batch_norm_stays_frozen(seed, kind, own, training) -> None:
 
 def test_batch_norm_that_trains_on_batches_only(seed) -> None:
     """``track_running_stats`` switched off later keeps statistics, and does not train with them."""
+    torch.manual_seed(seed)
     model = nn.Sequential(nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4))
     model[1].track_running_stats = False
     captured, x = capture(model, torch.rand(2, 2, 5, 5)), torch.rand(8, 2, 5, 5)

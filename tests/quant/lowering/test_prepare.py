@@ -64,7 +64,7 @@ def test_activation_bits(model) -> None:
     assert {q.bits for q in quantisers(prepare(model, X, act_bits=8)).values()} == {8}
 
 
-def test_w8a8_widens_what_the_last_layer_reads(seed) -> None:
+def test_w8a8_widens_what_the_last_layer_reads() -> None:
     net = nn.Sequential(
         nn.Conv2d(1, 3, 8), nn.ReLU(), nn.Flatten(), nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)
     )
@@ -92,6 +92,7 @@ class Bottleneck(nn.Module):
 
 
 def test_linear_bottlenecks_are_signed_4_bit(seed) -> None:
+    torch.manual_seed(seed)
     prepared = prepare(Bottleneck(), X)
     found = quantisers(prepared)
     assert {n: (q.bits, q.signed, q.limit) for n, q in found.items()} == {
@@ -104,7 +105,7 @@ def test_linear_bottlenecks_are_signed_4_bit(seed) -> None:
     assert max(q.clip.item() for q in found.values() if q.limit) <= 6
 
 
-def test_relu6_stays_within_6(seed) -> None:
+def test_relu6_stays_within_6() -> None:
     act = ActQuantiser(4, limit=6.0)
     act.quantise = False
     assert act(torch.tensor([-1.0, 5.0, 9.0])).tolist() == [0, 5, 6]
@@ -136,12 +137,12 @@ class Adds(nn.Module):
         return self.fc(F.relu(self.how(self.conv(x), self.other(x))).flatten(1))
 
 
-def test_the_later_of_two_sums_is_accumulated(seed) -> None:
+def test_the_later_of_two_sums_is_accumulated() -> None:
     assert set(quantisers(prepare(Adds(lambda a, b: a + b), X))) == {"conv_quant", "relu"}
     assert set(quantisers(prepare(Adds(lambda a, b: b + a), X))) == {"conv_quant", "relu"}
 
 
-def test_three_terms_take_two_requantisations(seed) -> None:
+def test_three_terms_take_two_requantisations() -> None:
     class Three(Adds):
         def __init__(self) -> None:
             super().__init__(None)
@@ -305,7 +306,7 @@ def test_each_call_of_an_activation_has_its_own_quantiser(seed) -> None:
     assert len({q.clip.item() for q in quantisers(prepared).values()}) == 4
 
 
-def test_activation_called_graph(seed) -> None:
+def test_activation_called_graph() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -348,7 +349,7 @@ def test_lopsided_tensors_get_a_lopsided_zero_point(seed) -> None:
     assert 7 <= act.zero_point <= 8
 
 
-def test_zero_points_are_part_of_the_state(seed) -> None:
+def test_zero_points_are_part_of_the_state() -> None:
     a, b = ActQuantiser(4, signed=True), ActQuantiser(4, signed=True)
     a.zero_point = 3
     b.load_state_dict(a.state_dict())
