@@ -72,7 +72,7 @@ def run(
 
 
 def _begin(graph: IntGraph, images: Inputs) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Integer tensors and host inputs that are known before the first node; ValueError for bad ones."""
+    """Integer tensors and host inputs known before the first node; ValueError for bad ones."""
     names = graph.header.host_inputs
     if names:
         if not isinstance(images, tuple) or len(images) != len(names):

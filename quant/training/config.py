@@ -239,8 +239,8 @@ class TrainConfig(pydantic.BaseModel):
 
 
 def check_model_reads(model: str, dataset: str) -> str:
-    """Kind of samples in a data set of PRESETS, "images" or "texts"; raises ValueError where ``model``
-    reads something else."""
+    """Kind of samples in a data set of PRESETS, "images" or "texts"; raises ValueError where
+    ``model`` reads something else."""
     wants, has = MODELS[model].reads, MODELS[PRESETS[dataset].model].reads
     if wants != has:
         raise ValueError(f"model {model!r} reads {wants}, {dataset} has {has}")
