@@ -232,6 +232,16 @@ def test_batch_norm_that_trains_on_batches_only(seed) -> None:
         assert torch.equal(captured.state_dict()[name], value), name
 
 
+def test_weights_that_are_no_parameters(seed) -> None:
+    """As those of a layer whose training is over."""
+    layer = nn.Conv2d(2, 4, 1)
+    weight = layer.weight.detach()
+    del layer.weight
+    layer.register_buffer("weight", weight)
+    with pytest.raises(UnsupportedLayer, match="'0' .*its weights must be parameters"):
+        capture(nn.Sequential(layer), torch.rand(2, 2, 5, 5))
+
+
 @pytest.mark.parametrize(
     "example", [[torch.rand(2, 2, 5, 5)], torch.rand(0, 2, 5, 5), torch.tensor(1.0), (), "x"]
 )

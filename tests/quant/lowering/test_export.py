@@ -327,6 +327,16 @@ def test_value_that_does_not_fit_names_the_layer(seed) -> None:
         lower(model)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["fc.bias", "bn1.bias", "fc.alpha", "layer1.0.bn1.weight"])
+def test_values_that_are_not_finite_are_one_line(seed, name, value) -> None:
+    model = random_model(seed)
+    with torch.no_grad():
+        model.get_parameter(name)[1] = value
+    with pytest.raises(ExportError, match=r"^layer '[\w.]+': [^\n]+$"):
+        lower(model)
+
+
 def padded(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(
         nn.ZeroPad2d((1, 0, 1, 0)), nn.Conv2d(2, 4, 3, stride=2), nn.ReLU6(), *layers

@@ -18,7 +18,7 @@ from ir.cli import UserError
 from quant.data import ArraySplit, Augment
 from quant.models.resnet import TinyResNet
 from quant.training import loop
-from quant.training.distributed import Processes
+from quant.training.distributed import GlobalBatchNorm2d, Processes
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -53,6 +53,24 @@ class Double(ArraySplit):
     def batch(self, *given, **options) -> tuple[torch.Tensor, torch.Tensor]:
         x, y = super().batch(*given, **options)
         return x.double(), y
+
+
+@pytest.mark.parametrize("momentum", [None, 0.3])
+@pytest.mark.parametrize("tracks", [True, False])
+def test_statistics_move_as_torchs_own(seed, monkeypatch, momentum, tracks) -> None:
+    """Of one process; those of two are compared with it below."""
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
+    norms = [cls(3, momentum=momentum) for cls in (nn.BatchNorm2d, GlobalBatchNorm2d)]
+    generator = torch.Generator().manual_seed(seed)
+    for norm in norms:
+        norm.track_running_stats = tracks
+    for _ in range(3):
+        x = torch.randn(4, 3, 5, 5, generator=generator)
+        torch.testing.assert_close(norms[1](x), norms[0](x))
+    for name, value in norms[0].state_dict().items():
+        torch.testing.assert_close(norms[1].state_dict()[name], value)
+    assert norms[1].num_batches_tracked == (3 if tracks else 0)
 
 
 def fit(out: Path) -> None:

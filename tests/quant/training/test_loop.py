@@ -293,6 +293,20 @@ def test_batch_norm_settles_on_the_data(data, model, monkeypatch) -> None:
     assert all(torch.equal(v, before[k]) for k, v in model.fc.state_dict().items())
 
 
+def test_frozen_statistics_are_not_estimated(data, monkeypatch) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten())
+    net.append(nn.Linear(72, 10))
+    net[1].eval()
+    frozen = prepare(net, data.batch(torch.arange(2))[0])
+    before = copy.deepcopy(frozen.get_submodule("1").state_dict())
+    losses = iter([2.0, 1.0])
+    monkeypatch.setattr(loop, "_mean_loss", lambda *_: next(losses))
+    assert loop.reestimate_batch_norm(frozen, data)
+    loop.Trainer(frozen, data, **OPTIONS | {"lr": 0.0}).epoch(nothing)
+    after = frozen.get_submodule("1").state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
 def test_statistics_that_fit_better_stay(data, model, monkeypatch) -> None:
     losses = iter([1.0, 1.0])
     monkeypatch.setattr(loop, "_mean_loss", lambda *_: next(losses))
