@@ -8,8 +8,10 @@ it exists only until a quantiser takes it, or leaves as logits. Layers read code
 where a sum is read as codes, a quantiser goes in between: a ReLU becomes one, elsewhere a signed
 one is inserted."""
 
+import contextlib
 import math
 import operator
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor, fx, nn
@@ -27,7 +29,7 @@ from quant.capture.trace import capture
 from quant.capture.writer import UnsupportedLayer
 from quant.lowering.partition import is_hybrid, quantise_linears
 from quant.nn.activations import ActQuantiser, QuantAvgPool
-from quant.nn.layers import QuantConv2d, QuantLinear, RowQuantised
+from quant.nn.layers import QuantConv2d, QuantLinear, RowQuantised, quantised_layers
 
 LAYERS = (nn.Conv2d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -94,28 +96,42 @@ def calibrate(model: nn.Module, *inputs: Tensor) -> None:
 
     Images are float (N, C, H, W) in 0..1, of the size that the model was prepared for; raises
     ValueError for others, which the accelerator would read as something else."""
-    _check_inputs(model, inputs)
+    layers = quantised_layers(model).values()
+    with _observing(model, layers):
+        model(*inputs)
+    for layer in layers:
+        layer.refresh_alpha()
+
+
+@contextlib.contextmanager
+def _observing(model: nn.Module, layers: Collection[RowQuantised]) -> Iterator[None]:
+    """Evaluation mode, float weights and observing quantisers; prepared networks check inputs."""
     quantisers = [m for m in model.modules() if isinstance(m, ActQuantiser)]
-    layers = [m for m in model.modules() if isinstance(m, QuantConv2d | QuantLinear)]
+    handles = [
+        m.register_forward_pre_hook(_check_inputs)  # also inside of a wrapper that changes them
+        for m in model.modules()
+        if isinstance(m, fx.GraphModule)
+    ]
     training = model.training
     model.eval()
-    for module in quantisers:
-        module.observe = True
-    for module in layers:
-        module.refresh_alpha()
-        module.quantise = False
-    model(*inputs)
-    for module in quantisers:
-        module.observe = False
-    for module in layers:
-        module.quantise = True
-    model.train(training)
+    for quantiser in quantisers:
+        quantiser.observe = True
+    for layer in layers:
+        layer.quantise = False
+    try:
+        yield
+    finally:
+        for quantiser in quantisers:
+            quantiser.observe = False
+        for layer in layers:
+            layer.quantise = True
+        for handle in handles:
+            handle.remove()
+        model.train(training)
 
 
-def _check_inputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def _check_inputs(model: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
     """Raises ValueError unless ``model`` can take ``inputs``, and the accelerator can, too."""
-    if not isinstance(model, fx.GraphModule):
-        return  # a part of a prepared model, of which no input is known
     places = [node for node in model.graph.nodes if node.op == "placeholder"]
     if len(inputs) != len(places):
         raise ValueError(f"the network takes {len(places)} inputs, not {len(inputs)}")

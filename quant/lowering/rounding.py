@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums that lie at a tie, where float32 and integers may round to different codes."""
+"""Rounding margin: distance of sums from ties, where float32 and integers may differ."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ def centre_rounding_margin(
     n: int = 0,
     residuals: tuple[int, int] = (0, 0),
 ) -> int:
-    """B with the same outputs as ``bias`` for every sum, which lie as far from ties as they can.
+    """B that gives every sum the same output as ``bias`` does, with the largest rounding margin.
 
     ``y = (acc*M + r*N + B) >> S`` changes where the sum in brackets is a multiple of 2^S. Modulo
     2^S the sums leave a gap around that point; B moves by at most 2^(S-1), until it is in the

@@ -238,7 +238,7 @@ def test_weights_that_are_no_parameters(seed) -> None:
     weight = layer.weight.detach()
     del layer.weight
     layer.register_buffer("weight", weight)
-    with pytest.raises(UnsupportedLayer, match="'0' .*its weights must be parameters"):
+    with pytest.raises(UnsupportedLayer, match=r"'0' .*its weights must be parameters"):
         capture(nn.Sequential(layer), torch.rand(2, 2, 5, 5))
 
 

@@ -246,6 +246,26 @@ def test_images_beside_pixels_by_rounding_alone_are_taken(model) -> None:
         calibrate(prepared, x)
 
 
+def test_images_are_checked_where_the_accelerator_reads_them(model) -> None:
+    """Whatever a wrapper does to them first; afterwards everything is as before."""
+
+    class Normalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = prepare(model, X)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net((x - 0.5) / 0.2)
+
+    wrapped = Normalised().train()
+    with pytest.raises(ValueError, match=r"images lie in -2.*: give pixels divided by 255"):
+        calibrate(wrapped, torch.rand(8, 1, 8, 8))
+    assert wrapped.training and all(m.training for m in wrapped.modules())
+    assert all(m.quantise for m in layers.quantised_layers(wrapped).values())
+    assert not any(q.observe for q in quantisers(wrapped).values())
+    wrapped.net(torch.full((2, 1, 8, 8), 7.0))  # training may feed what it likes
+
+
 def test_number_of_inputs(model) -> None:
     with pytest.raises(ValueError, match="the network takes 1 inputs, not 2"):
         calibrate(prepare(model, X), X, X)
