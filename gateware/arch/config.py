@@ -4,6 +4,7 @@
 import dataclasses
 import enum
 import json
+from typing import Any
 
 from ir.numerics import ACT_BITS, Scheme
 from ir.ratio import Ratio
@@ -123,7 +124,7 @@ class AccelConfig:
             raise ValueError(f"clock_hz must be positive, not {self.clock_hz}")
 
     @classmethod
-    def from_ratio(cls, ratio: Ratio, rows: int, **sizes: int) -> "AccelConfig":
+    def from_ratio(cls, ratio: Ratio, rows: int, **sizes: Any) -> "AccelConfig":
         """The array of ``rows`` lanes split by ``ratio``, by the function that training uses."""
         pot4, fixed4, fixed8 = ratio.lanes(rows)
         return cls(pot4_rows=pot4, fixed4_rows=fixed4, fixed8_rows=fixed8, **sizes)

@@ -219,16 +219,18 @@ def slot_layout(config: AccelConfig) -> data.StructLayout:
 @functools.cache
 def _places(config: AccelConfig) -> dict[str, dict[str, tuple[int, int, int]]]:
     """Offset and width of each field of a slot's first lane and column, and the way to the next."""
-    layout = slot_layout(config)
-    return {
-        part: {
+    layout, places = slot_layout(config), {}
+    for part in ("lanes", "columns"):
+        array = layout[part].shape
+        assert isinstance(array, data.ArrayLayout) and isinstance(
+            array.elem_shape, data.StructLayout
+        )
+        element = array.elem_shape
+        places[part] = {
             name: (layout[part].offset + field.offset, field.width, element.size)
             for name, field in element
         }
-        for part, element in (
-            (part, layout[part].shape.elem_shape) for part in ("lanes", "columns")
-        )
-    }
+    return places
 
 
 def slot_bits(config: AccelConfig, **parts: Sequence[Mapping[str, int]]) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What became of a build: why it cannot be, or what the tools said about it."""
+"""Outcome of a build: why it cannot be, or what the tools said about it."""
 
 import dataclasses
 
@@ -27,5 +27,10 @@ class ToolReport:
     modules: tuple[dict[str, str | float], ...] = ()
 
     def routed_hz(self, clock_hz: int) -> float:
-        """The fastest clock that the routed design allows, when ``clock_hz`` was asked for."""
+        """Fastest clock that the routed design allows, when ``clock_hz`` was asked for.
+
+        Raises ValueError where nothing was routed.
+        """
+        if self.slack_ns is None:
+            raise ValueError("nothing was routed")
         return 1e9 / (1e9 / clock_hz - self.slack_ns)

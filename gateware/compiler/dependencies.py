@@ -61,24 +61,24 @@ class Dependencies:
     ) -> dict[str, int]:
         """Descriptors of each queue that the next one of ``queue`` must wait for, modulo 2^16; it
         counts from now on."""
-        reads = [(region.buffer, self._words(region)) for region in reads]
-        writes = [(region.buffer, self._words(region)) for region in writes]
+        read = [(region.buffer, self._words(region)) for region in reads]
+        written = [(region.buffer, self._words(region)) for region in writes]
         waits = dict.fromkeys(isa.QUEUES, 0)
         for other in isa.QUEUES:
             found = []
             if other != queue or queue == "executes":
-                found += [self._written[buffer][other][words] for buffer, words in reads]
+                found += [self._written[buffer][other][words] for buffer, words in read]
             if other != queue:
                 found += [
                     past[buffer][other][words]
                     for past in (self._written, self._read)
-                    for buffer, words in writes
+                    for buffer, words in written
                 ]
             # Not far behind, because counts are compared modulo 2^16.
             waits[other] = max((int(counts.max(initial=0)) for counts in found), default=0)
             waits[other] = max(waits[other], self._counts[other] - _FARTHEST)
         self._counts[queue] += 1
-        for past, regions in ((self._read, reads), (self._written, writes)):
+        for past, regions in ((self._read, read), (self._written, written)):
             for buffer, words in regions:
                 past[buffer][queue][words] = self._counts[queue]
         return {name: count % (1 << isa.COUNT_BITS) for name, count in waits.items()}

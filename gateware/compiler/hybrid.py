@@ -56,7 +56,7 @@ def compile_all(graph: IntGraph, config: AccelConfig, batch: int = 1) -> list[Co
         return [
             Compiled(
                 PurePosixPath(),
-                graph.header.input,
+                graph.input.name,
                 graph,
                 compile_graph(graph, config, batch=batch),
             )
@@ -123,7 +123,7 @@ def on_accelerator(compiled: Iterable[Compiled], execute: Execute) -> golden.Lay
 
     def layer(node: Node, codes: np.ndarray) -> np.ndarray:
         one = programs[node.name]
-        shape = one.graph.tensor(one.graph.header.input).shape
+        shape = one.graph.input.shape
         results = np.stack([execute(one.program, c.reshape(shape)) for c in codes])
         return results.reshape(*results.shape[:2], *codes.shape[2:])
 

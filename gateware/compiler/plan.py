@@ -76,9 +76,9 @@ def make_plan(
     operations, forms = repeat(operations, forms, config, batch)
     ends = [
         {TensorKey(name, image) for image in range(batch)}
-        for name in (graph.header.input, graph.header.output)
+        for name in (graph.input.name, graph.header.output)
     ]
-    first_error = None
+    refusals: list[NoRoom] = []
     cuts = list(_cuts(graph, operations, forms))
     for spills, cut in itertools.product((False, True), cuts):
         strips = (
@@ -96,7 +96,7 @@ def make_plan(
             try:
                 places = allocate(live_ranges, config)
             except NoRoom as error:
-                first_error = first_error or error
+                refusals.append(error)
                 spilled = (
                     _spill(ends[0] | ends[1], trial, live_ranges, error.live, strips)
                     if spills
@@ -113,15 +113,16 @@ def make_plan(
             }
             return Plan(trial, places | wide, strips, cut.input_strips)
     by_target = {operation.target: operation.name for operation in operations}
-    key = first_error.live.key
+    first = refusals[0]
+    key = first.live.key
     reason = (
         f"the output of layer {by_target[key]!r}"
         if key in by_target
         else f"graph input {str(key)!r}"
     )
     raise CompileError(
-        f"{reason} does not fit the activation buffer: {first_error.live.words} words beside "
-        f"{first_error.used} in use, of {config.act_depth} per bank"
+        f"{reason} does not fit the activation buffer: {first.live.words} words beside "
+        f"{first.used} in use, of {config.act_depth} per bank"
     )
 
 
@@ -228,7 +229,7 @@ def _spill(
     operations: tuple[Operation, ...],
     live_ranges: list[LiveRange],
     failed: LiveRange,
-    strips: Container[TensorKey],
+    strips: Container[TensorKey | None],
 ) -> tuple[Operation, ...] | None:
     """Operations with a tensor in memory while ``failed`` is born.
 

@@ -4,7 +4,7 @@
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from amaranth.lib import data
@@ -69,8 +69,8 @@ class ProgramImage:
         queue: str,
         layout: data.StructLayout,
         *,
-        reads: tuple[Region, ...] = (),
-        writes: tuple[Region, ...] = (),
+        reads: Sequence[Region] = (),
+        writes: Sequence[Region] = (),
         block: int | None = None,
         **fields: int,
     ) -> None:

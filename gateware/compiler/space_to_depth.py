@@ -124,16 +124,13 @@ def rewrite(
     ``values`` is (rows, C, kernel_y, kernel_x); ``padding`` is top, bottom, left, right.
     """
     rows, channels, *kernel = values.shape
-    ways = (
-        _choices(size, kernel[i], stride[i], padding[2 * i], out)
-        for i, (size, out) in enumerate(
-            ((source.height, target.height), (source.width, target.width))
-        )
+    y, x = min(
+        itertools.product(
+            _choices(source.height, kernel[0], stride[0], padding[0], target.height),
+            _choices(source.width, kernel[1], stride[1], padding[2], target.width),
+        ),
+        key=lambda way: _cost(way, rows, channels, source, target, config),
     )
-    best = min(
-        itertools.product(*ways), key=lambda way: _cost(way, rows, channels, source, target, config)
-    )
-    y, x = best
     taps_y, taps_x = y.taps[:, None, :, None], x.taps[None, :, None, :]
     picked = values[:, :, taps_y, taps_x]  # rows, C, kernel_y, kernel_x, patch_y, patch_x
     picked = np.where((taps_y >= 0) & (taps_x >= 0), picked, 0).transpose(0, 4, 5, 1, 2, 3)

@@ -13,6 +13,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from boards.board import Board
 from gateware.arch.config import AccelConfig
@@ -21,7 +22,7 @@ from gateware.compiler.program import compile_graph
 from gateware.explore.shapes import shape_only
 from gateware.model import estimate
 from gateware.rtl.array import GemmArray
-from ir.graph import IntGraph
+from ir.graph import Conv, IntGraph, Linear
 from ir.numerics import ACT_BITS, Scheme
 from ir.ratio import Ratio, largest_remainder
 
@@ -174,7 +175,7 @@ def explore(
             continue
         if any(
             point.cycles is not None
-            and (point.dominates(bound) or slowest * point.cycles <= bound.cycles)
+            and (point.dominates(bound) or slowest * point.cycles <= bound.objective)
             for point in points
         ):
             refused["too slow or beaten by another even with the fewest cycles possible"] += 1
@@ -203,7 +204,7 @@ def least_cycles(graph: IntGraph, board: Board, config: AccelConfig) -> int:
     after the other with nothing between, or those of loading the weights."""
     array, weight_words = 0, 0
     for node in graph.nodes:
-        if node.name not in graph.layers:
+        if not isinstance(node, Conv | Linear):
             continue
         source, target = graph.tensor(node.input), graph.tensor(node.output)
         rows, height, width = target.shape
@@ -298,7 +299,9 @@ def _arrays(
                 for copies, depth in itertools.product((2, 1), ACT_DEPTHS)
                 if (config := _deepest(splits, most, act_depth=depth, act_copies=copies, **sizes))
             ]
-            yield from ((config, given or percent(config.lanes)) for config in fitting)
+            for config in fitting:
+                if ratio := given or percent(config.lanes):
+                    yield config, ratio
             if not fitting:
                 config = _config(
                     splits[-1],
@@ -329,7 +332,7 @@ def _power_of_two(least: int) -> int:
     return 1 << (least - 1).bit_length()
 
 
-def _config(lanes: tuple[int, int, int], **sizes: int) -> AccelConfig:
+def _config(lanes: tuple[int, int, int], **sizes: Any) -> AccelConfig:
     return AccelConfig(**dict(zip(LANES, lanes, strict=True)), **sizes)
 
 

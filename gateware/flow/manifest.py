@@ -48,7 +48,7 @@ def write_golden(folder: Path, graph: IntGraph, images: np.ndarray | None) -> No
     """Write ``golden.npz``: the first of the integer ``images`` (N, C, H, W), or random ones where
     there are none, and the logits that the golden model computes from them, as
     :class:`ir.vectors.Vectors`."""
-    spec = graph.tensor(graph.header.input)
+    spec = graph.input
     if images is None:
         rng = np.random.default_rng(GOLDEN_SEED)
         images = rng.integers(0, 1 << spec.bits, (GOLDEN_IMAGES, *spec.shape))

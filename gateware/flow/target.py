@@ -6,6 +6,9 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, cast
+
+from amaranth.build.run import BuildPlan
 
 from boards.board import RESOURCES, Board
 from gateware.arch.config import AccelConfig
@@ -102,7 +105,7 @@ class Zynq(Target):
         )
         buffers = max(BUFFER_MIN, 1 << (2 * memory).bit_length())
         (folder / OVERLAY).write_text(zynq7.device_tree_overlay(1 << WINDOW_BITS, buffers))
-        vivado.build_plan(board, config, verilog).extract(folder / self.folder)
+        _extract(vivado.build_plan(board, config, verilog), folder / self.folder)
 
     def found(self) -> bool:
         return vivado.find() is not None
@@ -142,7 +145,7 @@ class Ecp5(Target):
             connection=ecp5.connection(size, config.clock_hz),
             bitstream=f"{self.folder}/{trellis.TOP}.bit",
         )
-        plan.extract(folder / self.folder)
+        _extract(plan, folder / self.folder)
 
     def found(self) -> bool:
         return trellis.find() is not None
@@ -151,7 +154,15 @@ class Ecp5(Target):
         raise ToolError(f"ECP5 boards are placed and routed, by {self.tools}: leave --synth out")
 
     def run(self, config: AccelConfig, project: Path) -> ToolReport:
-        return trellis.run(project, config.clock_hz, trellis.find())
+        tools = trellis.find()
+        if tools is None:
+            raise ToolError(f"{self.tools} are not installed")
+        return trellis.run(project, config.clock_hz, tools)
+
+
+def _extract(plan: BuildPlan, folder: Path) -> None:
+    """Write the files of a plan."""
+    cast(Any, plan).extract(folder)  # amaranth-stubs do not know it
 
 
 def _synthesise(folder: Path) -> ToolReport:

@@ -6,7 +6,7 @@ Simulation and bitstream instantiate the same text through :class:`AcceleratorBo
 
 import re
 
-from amaranth import *
+from amaranth import Module
 from amaranth.lib import wiring
 
 from gateware.arch.config import AccelConfig

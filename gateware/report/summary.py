@@ -67,7 +67,7 @@ def report(
         "slack_ns": measured.slack_ns if measured else None,
         "routed_hz": routed_hz,
     }
-    if compiled:
+    if graph is not None and compiled:
         cycles = estimate.layer_cycles(compiled)
         result["program"] = {
             "graph": graph.header.name,
