@@ -47,6 +47,7 @@ VECTORS = 100  #: most test vectors that are copied to beside it
 
 
 def parser() -> cli.Parser:
+    """Options of the command."""
     p = cli.Parser(prog="python -m gateware.build", description=__doc__)
     p.add_argument("-q", "--quiet", action="store_true", help="only errors")
     p.add_argument("--json", action="store_true", help="print the report as one JSON document")
@@ -129,7 +130,7 @@ def configure(
     clock_hz: int | None,
     **sizes: int,
 ) -> AccelConfig:
-    """The configuration that the options ask for. Raises UserError."""
+    """Configuration that the options ask for. Raises UserError."""
     target = TARGETS[board.device.family]
     try:
         if ratio == "auto":

@@ -35,7 +35,7 @@ FETCH_AHEAD = 16  #: descriptors that may be fetched beyond END, and are then ig
 
 
 class Opcode(enum.IntEnum):
-    """What a descriptor does."""
+    """Kind of a descriptor."""
 
     END = 1  #: when all before is complete, finish the run and raise the interrupt
     LOAD_WEIGHTS = 2  #: memory -> weight buffer
@@ -234,7 +234,7 @@ def _places(config: AccelConfig) -> dict[str, dict[str, tuple[int, int, int]]]:
 
 
 def slot_bits(config: AccelConfig, **parts: Sequence[Mapping[str, int]]) -> int:
-    """The bits of a slot from the fields of its ``lanes`` and ``columns``.
+    """Bits of a slot from the fields of its ``lanes`` and ``columns``.
 
     From integers at once: a large network has hundreds of slots of a hundred fields, and Amaranth
     would make an object of each.
@@ -255,7 +255,7 @@ def slot_beats(config: AccelConfig) -> int:
 
 
 def pack(layout: data.StructLayout, **fields: int) -> int:
-    """The bits of a descriptor; every field must be named and in range, else ValueError."""
+    """Bits of a descriptor; every field must be named and in range, else ValueError."""
     missing = {name for name, _ in layout} ^ set(fields)
     if missing:
         raise ValueError(f"descriptor fields {sorted(missing)} are missing or unknown")

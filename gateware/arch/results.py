@@ -5,11 +5,11 @@ import dataclasses
 
 
 class DoesNotFit(ValueError):
-    """The design needs more of a resource than the device has."""
+    """Need of the design for more of a resource than the device has."""
 
 
 class ToolError(RuntimeError):
-    """The tools ran and gave no usable bitstream; the message says where to look."""
+    """Failure of the tools to give a usable bitstream; the message says where to look."""
 
 
 @dataclasses.dataclass(frozen=True)

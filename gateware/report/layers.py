@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network layer by layer, for reports: shapes, schemes, work, and what limits it."""
+"""Layers of a network, for reports: shapes, schemes, work, and what limits it."""
 
 from boards.board import Board
 from gateware.arch.config import AccelConfig
@@ -47,7 +47,7 @@ def layers(graph: IntGraph, config: AccelConfig, cycles: dict[str, int]) -> list
 
 
 def bus_bytes_per_cycle(board: Board, config: AccelConfig) -> float:
-    """What the accelerator's port can move in a cycle, no more than the memory behind it gives."""
+    """Bytes per cycle of the accelerator's port, no more than the memory behind it gives."""
     port = config.bus_bits / 8
     if not board.memory.hp_ports:
         return port  # block RAM

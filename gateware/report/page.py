@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of a build as one HTML page that needs no network.
+"""Report of a build as one HTML page that needs no network.
 
 python -m gateware.report.page build/zc706     writes build/zc706/report.html from its report.json
 
@@ -35,7 +35,7 @@ STALLS = {
 
 
 def page(report: dict, simulation: dict | None = None) -> str:
-    """The page for what :func:`gateware.report.summary.report` returned.
+    """HTML page for what :func:`gateware.report.summary.report` returned.
 
     ``simulation`` is the document of ``sim.run --json`` for the same build.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was built, in one dictionary, and that dictionary as text."""
+"""Summary of a build as one dictionary, and that dictionary as text."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -84,7 +84,7 @@ def report(
 
 
 def markdown(result: dict) -> str:
-    """The report as Markdown."""
+    """Report as Markdown."""
     lanes, config = result["lanes"], result["config"]
     lines = [
         f"# Accelerator for {result['board']} ({result['part']})",
