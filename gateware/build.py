@@ -47,6 +47,7 @@ VECTORS = 100  #: most test vectors that are copied to beside it
 
 
 def parser() -> cli.Parser:
+    """Options of the command."""
     p = cli.Parser(prog="python -m gateware.build", description=__doc__)
     p.add_argument("-q", "--quiet", action="store_true", help="only errors")
     p.add_argument("--json", action="store_true", help="print the report as one JSON document")
@@ -129,7 +130,7 @@ def configure(
     clock_hz: int | None,
     **sizes: int,
 ) -> AccelConfig:
-    """The configuration that the options ask for. Raises UserError."""
+    """Configuration that the options ask for. Raises UserError."""
     target = TARGETS[board.device.family]
     try:
         if ratio == "auto":
@@ -192,13 +193,8 @@ def build(
         )
         _fresh(partial)
         _write(board, config, graph, compiled, partial)
-        images = vectors.read(graph) if graph and vectors else {}
-        for one in compiled:
-            manifest.write_golden(partial / one.folder, one.graph, images.get(one.tensor))
         if graph is not None:
-            graph.save(partial / GRAPH)
-        if vectors is not None:
-            vectors.head(VECTORS).save(beside(partial / GRAPH))
+            _write_network(graph, compiled, vectors, partial)
         _write_report(report(board, config, graph, compiled, None, other), partial)
         # The former build stays until this one is complete.
         if folder.exists():
@@ -254,6 +250,18 @@ def _write(
         one.program.save(folder / one.folder, graph.digest if graph else None)
     memory = driver_bytes(one.program for one in compiled)
     TARGETS[board.device.family].write(board, config, memory, text, folder)
+
+
+def _write_network(
+    graph: IntGraph, compiled: Sequence[Compiled], vectors: Vectors | None, folder: Path
+) -> None:
+    """The graph, its test vectors, and the golden ones of the driver's self-test."""
+    images = vectors.read(graph) if vectors else {}
+    for one in compiled:
+        manifest.write_golden(folder / one.folder, one.graph, images.get(one.tensor))
+    graph.save(folder / GRAPH)
+    if vectors is not None:
+        vectors.head(VECTORS).save(beside(folder / GRAPH))
 
 
 def _write_report(result: dict, folder: Path) -> None:

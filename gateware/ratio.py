@@ -4,9 +4,9 @@
 python -m gateware.ratio --board zc706                 ResNet-18, 224x224; takes minutes
 python -m gateware.ratio --board zedboard --graph runs/digits/graph.safetensors
 
-Prints the arrays that no other beats in cycles, LUTs, 8-bit rows and PoT-4 rows, the answer marked,
-and draws them. ``gateware.build --ratio auto`` and ``quant.train --board`` take the answers that
-``--keep`` wrote. Resources and cycles are estimated (gateware/model/estimate.py).
+Prints the arrays that no other dominates in cycles, LUTs, 8-bit rows and PoT-4 rows, the answer
+marked, and plots them. ``gateware.build --ratio auto`` and ``quant.train --board`` take the answers
+that ``--keep`` wrote. Resources and cycles are estimated (gateware/model/estimate.py).
 """
 
 import json
@@ -32,7 +32,7 @@ ZYNQ = tuple(name for name, board in boards.BOARDS.items() if board.device.famil
 
 
 def row(point: Point, work: int) -> dict[str, object]:
-    """A point as a JSON-able line of the table; ``work`` is in MACs per image."""
+    """Point as a JSON-able line of the table; ``work`` is in MACs per image."""
     config = point.config
     cycles, clock = point.cycles, config.clock_hz
     return {
@@ -55,7 +55,7 @@ def row(point: Point, work: int) -> dict[str, object]:
 
 
 def table(found: SearchResult, work: int) -> str:
-    """The arrays that no other beats, in Markdown."""
+    """Table of the arrays that no other dominates, in Markdown."""
     lines = [
         "| ratio | lanes | channels x pixels | requantisers | MACs/cycle | LUT % | DSP % | "
         "BRAM % | cycles | ms | GOP/s | 8-bit rows % | |",
@@ -99,7 +99,7 @@ def plot(found: SearchResult, title: str) -> Figure:
         [height(point) for point in best],
         "x",
         color="#9e1b32",
-        label="beaten by none",
+        label="dominated by none",
     )
     answer = found.best
     axes.annotate(
@@ -145,7 +145,7 @@ def network(path: Path | None) -> IntGraph:
 
 
 def zynq(name: str) -> Board:
-    """The board of that name. Raises UserError where it has no Zynq-7000."""
+    """Board of that name. Raises UserError where it has no Zynq-7000."""
     try:
         board = boards.get(name)
     except boards.UnknownBoard as error:
@@ -233,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     cli.give(
         f"{graph.header.name} on {board.title} at {board.clock_hz / 1e6:g} MHz, all figures "
-        f"estimated; of {len(found.points)} arrays those that no other beats:\n\n"
+        f"estimated; of {len(found.points)} arrays those that no other dominates:\n\n"
         f"{table(found, work)}\n"
     )
     if found.points[0].cycles is None:

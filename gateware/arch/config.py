@@ -4,6 +4,7 @@
 import dataclasses
 import enum
 import json
+from typing import Any
 
 from ir.numerics import ACT_BITS, Scheme
 from ir.ratio import Ratio
@@ -14,7 +15,7 @@ def _is_power_of_two(value: int) -> bool:
 
 
 class Fixed4Style(enum.StrEnum):
-    """What Fixed-4 rows are made of, which trades LUTs for DSP48E1."""
+    """Engines of Fixed-4 rows, a choice that trades LUTs for DSP48E1."""
 
     PAIRS = "pairs"  #: two rows share DSP48E1 that do four MACs each; an odd row takes LUTs
     DSP = "dsp"  #: two MACs per DSP48E1 and no LUTs; sums of 20 bits at most
@@ -56,9 +57,9 @@ class AccelConfig:
     act_depth : int
         Words per bank of the activation buffer, which has ``2 * pixels`` banks.
     act_copies : int
-        Copies of the activation buffer. With 2, the drain reads residual operands from a copy of
-        their own while it writes. With 1, which takes half the block RAMs, it does the two in turn
-        and takes twice as long for everything.
+        Ports of the activation buffer, each with a copy of the words. With 2, the drain reads
+        residual operands through a port of their own while it writes. With 1, which takes half the
+        block RAMs, it does the two in turn and takes twice as long for everything.
     weight_depth : int
         Words of the weight buffer, a multiple of 512 to use whole block RAMs; one word holds ``k``
         weights of every row lane.
@@ -123,13 +124,14 @@ class AccelConfig:
             raise ValueError(f"clock_hz must be positive, not {self.clock_hz}")
 
     @classmethod
-    def from_ratio(cls, ratio: Ratio, rows: int, **sizes: int) -> "AccelConfig":
-        """The array of ``rows`` lanes split by ``ratio``, by the function that training uses."""
+    def from_ratio(cls, ratio: Ratio, rows: int, **sizes: Any) -> "AccelConfig":
+        """Array of ``rows`` lanes split by ``ratio``, by the function that training uses."""
         pot4, fixed4, fixed8 = ratio.lanes(rows)
         return cls(pot4_rows=pot4, fixed4_rows=fixed4, fixed8_rows=fixed8, **sizes)
 
     @property
     def lanes(self) -> tuple[int, int, int]:
+        """Row lanes of a tile in PoT-4, Fixed-4 and Fixed-8."""
         return (self.pot4_rows, self.fixed4_rows, self.fixed8_rows)
 
     @property
@@ -159,6 +161,7 @@ class AccelConfig:
 
     @property
     def macs_per_cycle(self) -> int:
+        """Multiply-accumulates of the array per cycle."""
         return self.rows * self.k * self.pixels
 
     @property
@@ -181,8 +184,10 @@ class AccelConfig:
         return -(-bits // (self.bus_bits * self.ports)) * self.ports
 
     def to_json(self) -> str:
+        """Fields as JSON text, the inverse of :meth:`from_json`."""
         return json.dumps(dataclasses.asdict(self), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> "AccelConfig":
+        """Configuration in JSON text. Raises ValueError or TypeError for what is none."""
         return cls(**json.loads(text))

@@ -35,7 +35,7 @@ FETCH_AHEAD = 16  #: descriptors that may be fetched beyond END, and are then ig
 
 
 class Opcode(enum.IntEnum):
-    """What a descriptor does."""
+    """Kind of a descriptor."""
 
     END = 1  #: when all before is complete, finish the run and raise the interrupt
     LOAD_WEIGHTS = 2  #: memory -> weight buffer
@@ -219,20 +219,22 @@ def slot_layout(config: AccelConfig) -> data.StructLayout:
 @functools.cache
 def _places(config: AccelConfig) -> dict[str, dict[str, tuple[int, int, int]]]:
     """Offset and width of each field of a slot's first lane and column, and the way to the next."""
-    layout = slot_layout(config)
-    return {
-        part: {
+    layout, places = slot_layout(config), {}
+    for part in ("lanes", "columns"):
+        array = layout[part].shape
+        assert isinstance(array, data.ArrayLayout) and isinstance(
+            array.elem_shape, data.StructLayout
+        )
+        element = array.elem_shape
+        places[part] = {
             name: (layout[part].offset + field.offset, field.width, element.size)
             for name, field in element
         }
-        for part, element in (
-            (part, layout[part].shape.elem_shape) for part in ("lanes", "columns")
-        )
-    }
+    return places
 
 
 def slot_bits(config: AccelConfig, **parts: Sequence[Mapping[str, int]]) -> int:
-    """The bits of a slot from the fields of its ``lanes`` and ``columns``.
+    """Bits of a slot from the fields of its ``lanes`` and ``columns``.
 
     From integers at once: a large network has hundreds of slots of a hundred fields, and Amaranth
     would make an object of each.
@@ -253,7 +255,7 @@ def slot_beats(config: AccelConfig) -> int:
 
 
 def pack(layout: data.StructLayout, **fields: int) -> int:
-    """The bits of a descriptor; every field must be named and in range, else ValueError."""
+    """Bits of a descriptor; every field must be named and in range, else ValueError."""
     missing = {name for name, _ in layout} ^ set(fields)
     if missing:
         raise ValueError(f"descriptor fields {sorted(missing)} are missing or unknown")

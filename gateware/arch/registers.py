@@ -24,7 +24,7 @@ Access = Literal["RO", "RW", "WO", "RW1C"]
 
 
 class ErrorCode(enum.IntEnum):
-    """Why a run failed: STATUS.error_code."""
+    """Reason of a failed run: STATUS.error_code."""
 
     NONE = 0
     BAD_DESCRIPTOR = 1  #: a descriptor that the accelerator cannot execute
@@ -176,14 +176,14 @@ REGISTERS: tuple[Register, ...] = (
 
 
 def config_digest(config: AccelConfig) -> int:
-    """What CONFIG_DIGEST reads: the first four bytes of the BLAKE2s of the configuration's JSON and
+    """Value of CONFIG_DIGEST: the first four bytes of the BLAKE2s of the configuration's JSON and
     the version of the instructions. Programs for another accelerator are told from it."""
     content = f"{config.to_json()}\n{isa.VERSION}"
     return int.from_bytes(hashlib.blake2s(content.encode()).digest()[:4], "big")
 
 
 def register_table_markdown() -> str:
-    """The register map as a Markdown table, a line per register and per field."""
+    """Register map as a Markdown table, a line per register and per field."""
     lines = ["| offset | register | bits | access | meaning |", "|---|---|---|---|---|"]
     for register in REGISTERS:
         whole = "" if register.fields else "31:0"
@@ -199,7 +199,7 @@ def register_table_markdown() -> str:
 
 
 def register_manifest() -> dict:
-    """The register map and the error codes as plain lists, dicts, strings and integers."""
+    """Register map and the error codes as plain lists, dicts, strings and integers."""
     return {
         "id": ID_VALUE,
         "version": [VERSION_MAJOR, VERSION_MINOR],

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What became of a build: why it cannot be, or what the tools said about it."""
+"""Outcome of a build: why it cannot be, or what the tools said about it."""
 
 import dataclasses
 
 
 class DoesNotFit(ValueError):
-    """The design needs more of a resource than the device has."""
+    """Need of the design for more of a resource than the device has."""
 
 
 class ToolError(RuntimeError):
-    """The tools ran and gave no usable bitstream; the message says where to look."""
+    """Failure of the tools to give a usable bitstream; the message says where to look."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,5 +27,10 @@ class ToolReport:
     modules: tuple[dict[str, str | float], ...] = ()
 
     def routed_hz(self, clock_hz: int) -> float:
-        """The fastest clock that the routed design allows, when ``clock_hz`` was asked for."""
+        """Fastest clock that the routed design allows, when ``clock_hz`` was asked for.
+
+        Raises ValueError where nothing was routed.
+        """
+        if self.slack_ns is None:
+            raise ValueError("nothing was routed")
         return 1e9 / (1e9 / clock_hz - self.slack_ns)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several images in one run, so that the weights of a layer are loaded once for all of them.
+"""Batches: several images in one run, so that the weights of a layer are loaded once for all.
 
 That gains something where loading a tile takes longer than computing it. So the layers before the
 first of that kind run image by image, as their tensors are large; from there on each layer runs for
@@ -16,7 +16,7 @@ from gateware.compiler.operations import Gemm, Operation, Pool, TensorKey
 
 
 def of_image(operation: Gemm | Pool, image: int) -> Gemm | Pool:
-    """The same operation on the tensors of another image."""
+    """Operation of the same layer on the tensors of another image."""
     source, target = operation.source.of_image(image), operation.target.of_image(image)
     if isinstance(operation, Pool):
         return dataclasses.replace(operation, source=source, target=target)

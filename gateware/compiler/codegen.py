@@ -11,7 +11,15 @@ from gateware.compiler.dependencies import Region
 from gateware.compiler.emit import Tile, cuts, reload, spill, store_raw, store_rows, tiles
 from gateware.compiler.layout import Strip
 from gateware.compiler.lower import Lowered
-from gateware.compiler.operations import CompileError, Gemm, Pool, Reload, Spill, TensorKey
+from gateware.compiler.operations import (
+    CompileError,
+    Gemm,
+    Operation,
+    Pool,
+    Reload,
+    Spill,
+    TensorKey,
+)
 from gateware.compiler.outputs import OutputMemory
 from gateware.compiler.plan import input_rows
 from gateware.compiler.program_image import ProgramImage
@@ -70,32 +78,32 @@ class CodeGenerator:
         }
 
     def run(self) -> ProgramImage:
-        """The whole program, END included. Raises CompileError."""
-        runs = list(together(self.plan.operations))
-        self._first(runs[0][0])
-        index = 0
-        while index < len(runs):
-            operation = runs[index][0]
-            if isinstance(operation, Spill):
-                self._spill(operation)
-            elif isinstance(operation, Reload):
-                self._reload(operation)
-            elif operation.target in self.plan.strips:
-                self._pair(operation, runs[index + 1][0])
-                index += 1
-            elif operation.wide:
-                self._wide(runs[index])
-            else:
-                self._whole(runs[index])
-            index += 1
+        """Image of the whole program, END included. Raises CompileError."""
+        self._first(self.plan.operations[0])
+        runs = together(self.plan.operations)
+        for run in runs:
+            match run[0]:
+                case Spill() as move:
+                    self._spill(move)
+                case Reload() as move:
+                    self._reload(move)
+                case Gemm() as gemm if gemm.target in self.plan.strips:
+                    pool = next(runs)[0]
+                    assert isinstance(pool, Pool)
+                    self._pair(gemm, pool)
+                case Gemm(wide=True):
+                    self._wide([gemm for gemm in run if isinstance(gemm, Gemm)])
+                case _:
+                    self._whole([o for o in run if isinstance(o, Gemm | Pool)])
         self.image.end()
         return self.image
 
-    def _first(self, operation: Gemm | Pool) -> None:
+    def _first(self, operation: Operation) -> None:
         """Load what the first operation reads, unless it begins before all of it is there."""
         key = self.input_key
         early = (
             self.sources[key].large
+            and isinstance(operation, Gemm | Pool)
             and not operation.wide
             and operation.source == key
             and operation.residual != key

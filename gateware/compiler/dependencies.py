@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each descriptor waits for: who wrote and who read every word that it touches."""
+"""Waits of descriptors: who wrote and who read every word that it touches."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ class Region:
 
 
 class Dependencies:
-    """Counts the descriptors of every queue and finds their waits.
+    """Counters of the descriptors of every queue, from which their waits follow.
 
     Loads, executes and stores overlap, so a descriptor waits for those of other queues that wrote
     what it reads, or read or wrote what it writes. Within a queue order is enough, but for an
@@ -61,24 +61,24 @@ class Dependencies:
     ) -> dict[str, int]:
         """Descriptors of each queue that the next one of ``queue`` must wait for, modulo 2^16; it
         counts from now on."""
-        reads = [(region.buffer, self._words(region)) for region in reads]
-        writes = [(region.buffer, self._words(region)) for region in writes]
+        read = [(region.buffer, self._words(region)) for region in reads]
+        written = [(region.buffer, self._words(region)) for region in writes]
         waits = dict.fromkeys(isa.QUEUES, 0)
         for other in isa.QUEUES:
             found = []
             if other != queue or queue == "executes":
-                found += [self._written[buffer][other][words] for buffer, words in reads]
+                found += [self._written[buffer][other][words] for buffer, words in read]
             if other != queue:
                 found += [
                     past[buffer][other][words]
                     for past in (self._written, self._read)
-                    for buffer, words in writes
+                    for buffer, words in written
                 ]
             # Not far behind, because counts are compared modulo 2^16.
             waits[other] = max((int(counts.max(initial=0)) for counts in found), default=0)
             waits[other] = max(waits[other], self._counts[other] - _FARTHEST)
         self._counts[queue] += 1
-        for past, regions in ((self._read, reads), (self._written, writes)):
+        for past, regions in ((self._read, read), (self._written, written)):
             for buffer, words in regions:
                 past[buffer][queue][words] = self._counts[queue]
         return {name: count % (1 << isa.COUNT_BITS) for name, count in waits.items()}
@@ -109,14 +109,14 @@ class Ring:
         self._buffer, self._depth, self._next = buffer, depth, 0
 
     def take(self, words: int) -> Region:
-        """The next ``words``."""
+        """Region of the next ``words``."""
         region = Region(self._buffer, self._next, words)
         self._next = (self._next + words) % self._depth
         return region
 
 
 def pieces(users: np.ndarray, least: int) -> list[int]:
-    """Where to cut a load so that its first words need not wait for the last; sizes in words.
+    """Sizes, in words, of the pieces of a load whose first words need not wait for the last.
 
     ``users`` is what :meth:`Dependencies.users` says. No piece but the last has fewer than
     ``least`` words.

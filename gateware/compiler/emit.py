@@ -54,6 +54,7 @@ def load_rows(
     image.add(
         "loads",
         isa.TENSOR,
+        reads=(),
         writes=strip.regions(first, last),
         opcode=Opcode.LOAD_TENSOR,
         base=Base.INPUT,
@@ -103,6 +104,7 @@ def store_rows(
         "stores",
         isa.TENSOR,
         reads=strip.regions(first, last),
+        writes=(),
         opcode=Opcode.STORE_TENSOR,
         base=Base.OUTPUT,
         offset=offset + first * row_beats * image.config.bus_bits // 8,
@@ -232,9 +234,10 @@ def raw_rows(place: TensorLayout, config: AccelConfig) -> int:
 def tiles(
     image: ProgramImage, operation: Gemm | Pool, plan: Plan, target: TensorLayout
 ) -> Iterable[Tile]:
-    """The tiles of an operation; each one's weights and slots are loaded when it is asked for."""
-    make = _gemm_tiles if isinstance(operation, Gemm) else _pool_tiles
-    return make(image, operation, plan, target)
+    """Tiles of an operation; each one's weights and slots are loaded when it is asked for."""
+    if isinstance(operation, Gemm):
+        return _gemm_tiles(image, operation, plan, target)
+    return _pool_tiles(image, operation, plan)
 
 
 def _gemm_tiles(
@@ -274,7 +277,9 @@ def _gemm_tiles(
                 offsets = {row: row // config.k * target.group_pitch for row in rows}
                 slots = [list(slot.results) for slot in schedule_slots(taken, config)]
             records = [
-                pack_slot([result(*pair, offsets[pair[1]]) for pair in slot], config, gemm.wide)
+                pack_slot(
+                    [result(lane, row, offsets[row]) for lane, row in slot], config, gemm.wide
+                )
                 for slot in slots
             ]
             weights = image.load_weights(pack_weights(part.values, lanes, config))
@@ -307,9 +312,7 @@ def _bias(gemm: Gemm, row: int, engine: type[RowEngine], planes: int) -> int:
     return bias
 
 
-def _pool_tiles(
-    image: ProgramImage, pool: Pool, plan: Plan, target: TensorLayout
-) -> Iterable[Tile]:
+def _pool_tiles(image: ProgramImage, pool: Pool, plan: Plan) -> Iterable[Tile]:
     """The pool lanes are the channels of a word, so every group has the same slots."""
     config = image.config
     lanes = [(config.rows + channel, channel) for channel in range(config.k)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks with float operations on the host: a program for each linear layer between them.
+"""Hybrid networks, with float operations on the host: a program for each linear layer between them.
 
 The host quantises what a layer reads, runs its program, and reads its raw outputs. The vectors of
 a sequence lie in rows of the image, so that all pixel lanes of the array have work.
@@ -25,7 +25,7 @@ Execute = Callable[[Program, np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A program, and the graph that it computes: the whole network's, or one of a single layer.
+    """Program, and the graph that it computes: the whole network's, or one of a single layer.
 
     folder : in the build folder
     tensor : of the network's graph, which the program reads
@@ -38,7 +38,7 @@ class Compiled:
 
     @property
     def name(self) -> str:
-        """Of the network or the layer."""
+        """Name of the network or the layer."""
         return self.graph.header.name
 
 
@@ -48,7 +48,7 @@ def is_hybrid(graph: IntGraph) -> bool:
 
 
 def compile_all(graph: IntGraph, config: AccelConfig, batch: int = 1) -> list[Compiled]:
-    """The programs of a network: one, or one for each layer where the host has a part in it.
+    """Programs of a network: one, or one for each layer where the host has a part in it.
 
     Raises CompileError naming the layer and the reason.
     """
@@ -56,7 +56,7 @@ def compile_all(graph: IntGraph, config: AccelConfig, batch: int = 1) -> list[Co
         return [
             Compiled(
                 PurePosixPath(),
-                graph.header.input,
+                graph.input.name,
                 graph,
                 compile_graph(graph, config, batch=batch),
             )
@@ -77,7 +77,7 @@ def compile_all(graph: IntGraph, config: AccelConfig, batch: int = 1) -> list[Co
 
 
 def layer_graph(graph: IntGraph, node: Node, config: AccelConfig) -> IntGraph:
-    """A graph of one layer. Raises CompileError for anything but a linear one with raw outputs.
+    """Graph of one layer. Raises CompileError for anything but a linear one with raw outputs.
 
     Wide sums do not depend on S, so here all rows have the same, as an output must.
     """
@@ -108,7 +108,7 @@ def layer_graph(graph: IntGraph, node: Node, config: AccelConfig) -> IntGraph:
 
 
 def folded(shape: tuple[int, int, int], config: AccelConfig) -> tuple[int, int, int]:
-    """The shape of a sequence (C, T, 1) as an image: the longest rows that T divides into and that
+    """Shape of a sequence (C, T, 1) as an image: the longest rows that T divides into and that
     take one word of each bank of the activation buffer."""
     channels, length, width = shape
     if width != 1:
@@ -118,12 +118,12 @@ def folded(shape: tuple[int, int, int], config: AccelConfig) -> tuple[int, int, 
 
 
 def on_accelerator(compiled: Iterable[Compiled], execute: Execute) -> golden.LayerCallback:
-    """Computes the layers of a hybrid graph by their programs, for :func:`ir.golden.run`."""
+    """Callback for :func:`ir.golden.run` that computes the layers of a hybrid graph."""
     programs = {one.name: one for one in compiled}
 
     def layer(node: Node, codes: np.ndarray) -> np.ndarray:
         one = programs[node.name]
-        shape = one.graph.tensor(one.graph.header.input).shape
+        shape = one.graph.input.shape
         results = np.stack([execute(one.program, c.reshape(shape)) for c in codes])
         return results.reshape(*results.shape[:2], *codes.shape[2:])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where tensors lie: in the activation buffer, whole or some rows at a time, and in memory."""
+"""Layout of tensors: in the activation buffer, whole or some rows at a time, and in memory."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -17,7 +17,20 @@ MAX_GROUPS = 255  #: words per pixel that a descriptor can count
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TensorLayout:
-    """Where a tensor lies in the activation buffer: planes of groups of rows of columns."""
+    """Layout of a tensor in the activation buffer: planes of groups of rows of columns.
+
+    Parameters
+    ----------
+    channels, height, width : int
+    bits : int
+        Of a code: 4 or 8.
+    zero_point : int
+        Code of the value 0.
+    k, banks : int
+        Channels of a word, banks of the buffer.
+    address : int
+        Word address within a bank of group 0, row 0 of the first plane.
+    """
 
     channels: int
     height: int
@@ -125,7 +138,7 @@ class Strip:
         return self.place.address + (y - self.top) * self.place.row_pitch
 
     def regions(self, first: int, last: int) -> list[Region]:
-        """What rows ``first`` to ``last`` (exclusive) of the tensor take, group by group."""
+        """Words of rows ``first`` to ``last`` (exclusive) of the tensor, group by group."""
         place = self.place
         if first == last:
             return []
@@ -140,7 +153,7 @@ class Strip:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LiveRange:
-    """A tensor that needs a place from step ``born`` to step ``dies``, both inclusive.
+    """Steps during which a tensor needs a place: ``born`` to ``dies``, both inclusive.
 
     over : a tensor of the same shape that dies when this one is born, and of which each word is
         read before this one's is written: it may lie there
@@ -169,7 +182,7 @@ class NoRoom(ValueError):
 def allocate(
     live_ranges: Iterable[LiveRange], config: AccelConfig
 ) -> dict[TensorKey, TensorLayout]:
-    """A place for each tensor, first fit in the order given. Raises NoRoom."""
+    """Layouts of tensors, first fit in the order given. Raises NoRoom."""
     depth = min(config.act_depth, 1 << ADDRESS_BITS)
     placed: list[tuple[LiveRange, TensorLayout]] = []
     for live in live_ranges:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From graph nodes to operations of the tile engine, and from tensors to places in its buffer."""
+"""Lowering: graph nodes to operations of the tile engine, tensors to places in its buffer."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ from gateware.compiler.operations import (
 )
 from gateware.compiler.plan import Plan, make_plan
 from gateware.compiler.space_to_depth import SpaceToDepth, identity, rewrite
-from ir.graph import AvgPool, Conv, Flatten, Host, IntGraph, Linear, MaxPool, Node
+from ir.graph import AvgPool, Conv, Flatten, Host, IntGraph, Linear, MaxPool
 from ir.numerics import ACT_BITS, SHIFT_MIN, act_max
 
 
@@ -35,20 +35,7 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
 
     Raises CompileError naming the layer and the reason.
     """
-    for node in graph.nodes:
-        if isinstance(node, Host):
-            raise CompileError(
-                f"node {node.name!r} runs {', '.join(node.ops) or 'nothing'} on the "
-                "host; its layers become a program each, see compile_all"
-            )
-    stored = {graph.header.input: graph.header.input}  # tensor -> tensor whose words it is
-    operations = []
-    for node in graph.nodes:
-        stored[node.output] = node.output
-        if isinstance(node, Flatten):
-            stored[node.output] = stored[node.input]
-            continue
-        operations.append(_operation(graph, node, stored))
+    operations, stored = _operations(graph)
     if not operations:
         raise CompileError(f"graph {graph.header.name!r} has no layer to run")
     output = graph.header.output
@@ -63,7 +50,7 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
         )
         for spec in graph.header.tensors
     }
-    source = graph.tensor(graph.header.input)
+    source = graph.input
     arrangement = identity(source.shape, source.zero_point)
     image, first = TensorKey(source.name), operations[0]
     if (
@@ -101,14 +88,35 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
     return Lowered(make_plan(graph, operations, forms, config, batch), arrangement, image)
 
 
-def _operation(graph: IntGraph, node: Node, stored: dict[str, str]) -> Gemm | Pool:
+def _operations(graph: IntGraph) -> tuple[list[Gemm | Pool], dict[str, str]]:
+    """Operations in order, and for each tensor the one whose words it is. Raises CompileError."""
+    stored = {graph.header.input or "": graph.header.input or ""}
+    operations = []
+    for node in graph.nodes:
+        if isinstance(node, Host):
+            raise CompileError(
+                f"node {node.name!r} runs {', '.join(node.ops) or 'nothing'} on the "
+                "host; its layers become a program each, see compile_all"
+            )
+        stored[node.output] = node.output
+        if isinstance(node, Flatten):
+            stored[node.output] = stored[node.input]
+            continue
+        operations.append(_operation(graph, node, stored))
+    return operations, stored
+
+
+def _operation(
+    graph: IntGraph, node: Conv | Linear | MaxPool | AvgPool, stored: dict[str, str]
+) -> Gemm | Pool:
     source = stored[node.input]
-    ends = {"name": node.name, "source": TensorKey(source), "target": TensorKey(node.output)}
     if source != node.input and not isinstance(node, Linear):
         raise CompileError(f"layer {node.name!r} reads a flattened tensor; only a linear layer can")
     if isinstance(node, MaxPool):
         return Pool(
-            **ends,
+            name=node.name,
+            source=TensorKey(source),
+            target=TensorKey(node.output),
             kernel=node.kernel,
             stride=node.stride,
             padding=node.padding,
@@ -121,7 +129,9 @@ def _operation(graph: IntGraph, node: Node, stored: dict[str, str]) -> Gemm | Po
         )
     if isinstance(node, AvgPool):
         return Pool(
-            **ends,
+            name=node.name,
+            source=TensorKey(source),
+            target=TensorKey(node.output),
             kernel=node.kernel,
             stride=node.stride,
             padding=(0, 0, 0, 0),
@@ -139,7 +149,9 @@ def _operation(graph: IntGraph, node: Node, stored: dict[str, str]) -> Gemm | Po
     else:
         values = values.reshape(len(values), *graph.tensor(source).shape)
     return Gemm(
-        **ends,
+        name=node.name,
+        source=TensorKey(source),
+        target=TensorKey(node.output),
         values=values,
         scheme=layer.scheme,
         multiplier=layer.multiplier,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the compiler makes of a graph: operations of the tile engine, and moves between them."""
+"""Operations of the tile engine, and moves of tensors between them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ MEMORY_LIMIT = 1 << 32  #: bytes that descriptors address from a base register
 
 
 class CompileError(ValueError):
-    """A graph that this accelerator cannot run; the message names the layer and the reason."""
+    """Graph that the accelerator cannot run; the message names the layer and the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,15 +34,15 @@ class TensorKey:
 
     @property
     def origin(self) -> "TensorKey":
-        """The tensor as it was made."""
+        """Key of the tensor as it was made."""
         return dataclasses.replace(self, reloads=0)
 
     def of_image(self, image: int) -> "TensorKey":
-        """The same tensor of another image."""
+        """Key of the same tensor of another image."""
         return dataclasses.replace(self, image=image)
 
     def reloaded(self) -> "TensorKey":
-        """The same tensor after another way through memory."""
+        """Key of the same tensor after another way through memory."""
         return dataclasses.replace(self, reloads=self.reloads + 1)
 
     def __str__(self) -> str:

@@ -40,7 +40,7 @@ class Output:
 
     @property
     def parts(self) -> int:
-        """How many times ``wide_rows`` rows there are."""
+        """Number of times that ``wide_rows`` rows are stored."""
         return -(-self.place.height // self.wide_rows)
 
     @property
@@ -55,7 +55,7 @@ class Output:
         return channels * self.wide_rows * self.place.wide_pitch
 
     def read(self, memory: bytes) -> np.ndarray:
-        """The tensor (C, H, W), int64, out of the bytes from OUTPUT_BASE on."""
+        """Tensor (C, H, W), int64, out of the bytes from OUTPUT_BASE on."""
         stored = memory[self.offset : self.offset + self.size]
         if not self.wide:
             return self.place.unpack(stored)

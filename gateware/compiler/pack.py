@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From weight values to what the array reads: codes in lane order, and drain slots."""
+"""Packing: weight values as codes in lane order, and drain slots."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -87,11 +88,13 @@ class SlotResult:
 
 def pack_slot(results: list[SlotResult], config: AccelConfig, wide: bool = False) -> bytes:
     """One stored drain slot. The place of a raw output is named by the column of its lane."""
-    lanes = [
+    lanes: list[Mapping[str, int]] = [
         dict.fromkeys(("row", "column", "multiplier", "bias", "shift"), 0)
         for _ in range(config.requant_lanes)
     ]
-    columns = [dict.fromkeys(("enable", "lane", "offset"), 0) for _ in range(config.k)]
+    columns: list[Mapping[str, int]] = [
+        dict.fromkeys(("enable", "lane", "offset"), 0) for _ in range(config.k)
+    ]
     for result in results:
         q = result.lane % config.requant_lanes
         column = q if wide else result.column

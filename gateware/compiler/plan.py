@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a network gets along with the activation buffer: places, strips, and tensors in memory."""
+"""Plan of the activation buffer: places, strips, and tensors in memory meanwhile."""
 
 import dataclasses
 import itertools
@@ -74,54 +74,46 @@ def make_plan(
     have to wait for their next reader while there is no room are spilled. Raises CompileError.
     """
     operations, forms = repeat(operations, forms, config, batch)
-    ends = [
+    inputs, outputs = (
         {TensorKey(name, image) for image in range(batch)}
-        for name in (graph.header.input, graph.header.output)
-    ]
-    first_error = None
+        for name in (graph.input.name, graph.header.output)
+    )
+    refusals: list[NoRoom] = []
     cuts = list(_cuts(graph, operations, forms))
     for spills, cut in itertools.product((False, True), cuts):
-        strips = (
-            {}
-            if cut.count == 1
-            else {
-                gemm.target: -(-forms[pool.target].height // cut.count)
-                for gemm, pool in _pairs(graph, operations)
-                if forms[pool.target].height >= cut.count
-            }
-        )
-        trial: tuple[Operation, ...] = tuple(operations)
-        while True:
-            live_ranges = _live_ranges(ends[0], trial, forms, strips, cut.input_strips)
+        strips = {
+            gemm.target: -(-forms[pool.target].height // cut.count)
+            for gemm, pool in _pairs(graph, operations)
+            if 1 < cut.count <= forms[pool.target].height
+        }
+        trial: tuple[Operation, ...] | None = tuple(operations)
+        while trial is not None:
+            live_ranges = _live_ranges(inputs, trial, forms, strips, cut.input_strips)
             try:
                 places = allocate(live_ranges, config)
             except NoRoom as error:
-                first_error = first_error or error
-                spilled = (
-                    _spill(ends[0] | ends[1], trial, live_ranges, error.live, strips)
-                    if spills
-                    else None
-                )
-                if spilled is None:
+                refusals.append(error)
+                if not spills:
                     break
-                trial = spilled
+                trial = _spill(inputs | outputs, trial, live_ranges, error.live, strips)
                 continue
-            wide = {
-                operation.target: forms[operation.target]
-                for operation in operations
-                if operation.wide
-            }
-            return Plan(trial, places | wide, strips, cut.input_strips)
+            raw = {o.target: forms[o.target] for o in operations if o.wide}
+            return Plan(trial, places | raw, strips, cut.input_strips)
+    raise _refusal(operations, refusals[0], config)
+
+
+def _refusal(operations: Sequence[Gemm | Pool], error: NoRoom, config: AccelConfig) -> CompileError:
+    """Why a graph cannot be planned, by the name of the layer."""
+    key = error.live.key
     by_target = {operation.target: operation.name for operation in operations}
-    key = first_error.live.key
-    reason = (
+    what = (
         f"the output of layer {by_target[key]!r}"
         if key in by_target
         else f"graph input {str(key)!r}"
     )
-    raise CompileError(
-        f"{reason} does not fit the activation buffer: {first_error.live.words} words beside "
-        f"{first_error.used} in use, of {config.act_depth} per bank"
+    return CompileError(
+        f"{what} does not fit the activation buffer: {error.live.words} words beside "
+        f"{error.used} in use, of {config.act_depth} per bank"
     )
 
 
@@ -228,7 +220,7 @@ def _spill(
     operations: tuple[Operation, ...],
     live_ranges: list[LiveRange],
     failed: LiveRange,
-    strips: Container[TensorKey],
+    strips: Container[TensorKey | None],
 ) -> tuple[Operation, ...] | None:
     """Operations with a tensor in memory while ``failed`` is born.
 

@@ -26,7 +26,7 @@ IMAGE = "program.bin"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
-    """What a host needs to run a network.
+    """Program of a network: all that a host needs to run it.
 
     image : descriptors, then weights and slots; to be placed at PROGRAM_BASE
     input : place of the input tensor
@@ -53,7 +53,7 @@ class Program:
     output_stride: int = 0
 
     def pack(self, image: np.ndarray) -> bytes:
-        """The bytes of an integer image (C, H, W); those of a run's images follow one another."""
+        """Bytes of an integer image (C, H, W); those of a run's images follow one another."""
         return self.input.pack(self.space_to_depth.gather(image))
 
     def read(self, memory: bytes) -> list[dict[str, np.ndarray]]:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The memory image of a program while it grows: descriptors with their waits, and data blocks."""
+"""Memory image of a program while it grows: descriptors with their waits, and data blocks."""
 
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from amaranth.lib import data
@@ -69,8 +69,8 @@ class ProgramImage:
         queue: str,
         layout: data.StructLayout,
         *,
-        reads: tuple[Region, ...] = (),
-        writes: tuple[Region, ...] = (),
+        reads: Sequence[Region] = (),
+        writes: Sequence[Region] = (),
         block: int | None = None,
         **fields: int,
     ) -> None:
@@ -80,7 +80,7 @@ class ProgramImage:
         self.descriptors.append((layout, fields, block))
 
     def end(self) -> None:
-        """The last descriptor, and what may be fetched beyond it."""
+        """Add the last descriptor."""
         blank = {name: 0 for name, _ in isa.TRANSFER}
         self.descriptors += [(isa.TRANSFER, blank | {"opcode": Opcode.END}, None)]
 
@@ -124,6 +124,7 @@ class ProgramImage:
         self.blocks.append(split_ports(words, beats // region.words, config))
 
     def link(self) -> bytes:
+        """Bytes of the image, data blocks behind the descriptors that point at them."""
         at = (len(self.descriptors) + isa.FETCH_AHEAD) * isa.DESCRIPTOR_BYTES
         offsets = []
         for block in self.blocks:

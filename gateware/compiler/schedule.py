@@ -13,7 +13,7 @@ from ir.numerics import Scheme
 
 
 def colour_edges(edges: Sequence[tuple[int, int]]) -> list[int]:
-    """A colour for each edge ``(left, right)``; edges that share an end differ in colour.
+    """Colour of each edge ``(left, right)``; edges that share an end differ in colour.
 
     Uses exactly as many colours as the largest degree. Parallel edges are allowed.
     """

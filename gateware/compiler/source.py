@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The graph's input in the program: loaded whole, row by row as it is needed, or in strips."""
+"""Input of the graph in the program: loaded whole, row by row as it is needed, or in strips."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ LARGE_INPUT = 2048  #: bus beats
 
 
 class Source:
-    """The input of one image.
+    """Input of one image.
 
     Parameters
     ----------
@@ -49,11 +49,11 @@ class Source:
             self._loaded = rows
 
     def parts(self, share: float) -> int:
-        """In how many parts the first operation goes over ``share`` of its rows."""
+        """Number of parts in which the first operation goes over ``share`` of its rows."""
         return 1 if self._loaded == self._height else max(1, int(LOAD_STRIPS * share))
 
     def strips(self, gemm: Gemm, edges: Sequence[tuple[int, int]]) -> Iterator[Strip]:
-        """What each strip of a result is made from, loaded one ahead, into two places in turn.
+        """Rows that each strip of a result is made from, loaded one ahead, into two places in turn.
 
         ``edges`` are first and last (exclusive) row of the result's strips.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first layer for images of few channels: neighbouring pixels become channels of one word.
+"""Space-to-depth for images of few channels: neighbouring pixels become channels of one word.
 
 A word has k channels; an image of three would leave most of its lanes without work. So the host
 stores, at each position of a grid, a patch of pixels as channels, and the convolution is rewritten
@@ -52,13 +52,13 @@ class SpaceToDepth:
 
     @classmethod
     def from_json(cls, fields: dict) -> "SpaceToDepth":
-        """The same from what ``dataclasses.asdict`` and JSON made of it."""
+        """Arrangement from what ``dataclasses.asdict`` and JSON made of it."""
         return cls(
             tuple(fields["shape"]), Axis(**fields["y"]), Axis(**fields["x"]), fields["zero_point"]
         )
 
     def gather(self, image: np.ndarray) -> np.ndarray:
-        """The tensor (patch_y * patch_x * C, size_y, size_x) of an integer image (C, H, W)."""
+        """Tensor (patch_y * patch_x * C, size_y, size_x) of an integer image (C, H, W)."""
         ys, xs = self.y.pixels(), self.x.pixels()
         inside = ((ys >= 0) & (ys < image.shape[1]))[:, :, None, None] & (
             (xs >= 0) & (xs < image.shape[2])
@@ -69,7 +69,7 @@ class SpaceToDepth:
 
 
 def identity(shape: tuple[int, int, int], zero_point: int) -> SpaceToDepth:
-    """The image as it is."""
+    """Arrangement that leaves the image as it is."""
     return SpaceToDepth(shape, Axis(1, 1, 0, shape[1]), Axis(1, 1, 0, shape[2]), zero_point)
 
 
@@ -119,21 +119,18 @@ def rewrite(
     target: TensorLayout,
     config: AccelConfig,
 ) -> Rewritten:
-    """The cheapest form of a first convolution: cycles of the array plus those of the load.
+    """Cheapest form of a first convolution: cycles of the array plus those of the load.
 
     ``values`` is (rows, C, kernel_y, kernel_x); ``padding`` is top, bottom, left, right.
     """
     rows, channels, *kernel = values.shape
-    ways = (
-        _choices(size, kernel[i], stride[i], padding[2 * i], out)
-        for i, (size, out) in enumerate(
-            ((source.height, target.height), (source.width, target.width))
-        )
+    y, x = min(
+        itertools.product(
+            _choices(source.height, kernel[0], stride[0], padding[0], target.height),
+            _choices(source.width, kernel[1], stride[1], padding[2], target.width),
+        ),
+        key=lambda way: _cost(way, rows, channels, source, target, config),
     )
-    best = min(
-        itertools.product(*ways), key=lambda way: _cost(way, rows, channels, source, target, config)
-    )
-    y, x = best
     taps_y, taps_x = y.taps[:, None, :, None], x.taps[None, :, None, :]
     picked = values[:, :, taps_y, taps_x]  # rows, C, kernel_y, kernel_x, patch_y, patch_x
     picked = np.where((taps_y >= 0) & (taps_x >= 0), picked, 0).transpose(0, 4, 5, 1, 2, 3)

@@ -20,7 +20,7 @@ from ir.ratio import Ratio
 
 @dataclasses.dataclass(frozen=True)
 class Retraining:
-    """What an image takes on an array that the network was not trained for, and what it could.
+    """Cycles of an image on an array that the network was not trained for, and what they could be.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def retraining(
     config: AccelConfig,
     compiled: Sequence[Compiled],
 ) -> Retraining | None:
-    """What training ``graph`` for the lanes of ``config`` would save.
+    """Saving by training ``graph`` for the lanes of ``config``.
 
     None where it was trained for them, where no ratio in whole percent gives them, and where its
     shapes cannot be compiled for them.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The array and the ratio of the schemes solved together, from the device's resources.
+"""Array and ratio of the schemes solved together, from the device's resources.
 
-Of the arrays that a device holds, those are found that no other beats. Per shape and number of
+Of the arrays that a device holds, those are found that no other dominates. Per shape and number of
 Fixed-8 rows only one split matters: PoT-4 rows cost LUTs and accuracy, Fixed-4 rows DSP48E1, and
 neither changes the cycles. So each shape has as many Fixed-4 rows as its DSPs allow.
 """
@@ -13,6 +13,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from boards.board import Board
 from gateware.arch.config import AccelConfig
@@ -21,7 +22,7 @@ from gateware.compiler.program import compile_graph
 from gateware.explore.shapes import shape_only
 from gateware.model import estimate
 from gateware.rtl.array import GemmArray
-from ir.graph import IntGraph
+from ir.graph import Conv, IntGraph, Linear
 from ir.numerics import ACT_BITS, Scheme
 from ir.ratio import Ratio, largest_remainder
 
@@ -44,7 +45,7 @@ SUSTAINED = 0.75
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """An array that the device holds, and what it does.
+    """Array that the device holds, and what it does.
 
     used : share of the device by resource, 0..1
     cycles : of one image, estimated; None where there is no program
@@ -61,15 +62,16 @@ class Point:
 
     @property
     def objective(self) -> int:
-        """What to have little of: cycles, or else few multiplications per cycle."""
+        """Objective to minimise: cycles, or else the negative of the MACs per cycle."""
         return -self.config.macs_per_cycle if self.cycles is None else self.cycles
 
     @property
     def pot4_share(self) -> float:
+        """Share of PoT-4 lanes, 0..1."""
         return self.config.pot4_rows / self.config.rows
 
     def dominates(self, other: "Point") -> bool:
-        """No worse in anything, and better in something: cycles, LUTs, 8-bit rows, PoT-4 rows."""
+        """Whether it is no worse in cycles, LUTs, 8-bit rows and PoT-4 rows, and better in one."""
         mine, theirs = self._costs(), other._costs()
         return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
 
@@ -80,7 +82,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
-    """What a search gives.
+    """Outcome of a search.
 
     points : arrays that the device holds and that run the network; where none does, those that the
         device holds
@@ -92,7 +94,7 @@ class SearchResult:
 
     @property
     def pareto(self) -> tuple[Point, ...]:
-        """The points that no other beats, the fastest first."""
+        """Points that no other dominates, the fastest first."""
         left = [
             point
             for point in self.points
@@ -102,8 +104,11 @@ class SearchResult:
 
     @property
     def best(self) -> Point:
-        """Of those about as fast as the fastest the one with the smallest share of PoT-4 rows, then
-        with a share of 8-bit rows nearest to the paper's. Raises ValueError where nothing fits."""
+        """Point of choice: of those about as fast as the fastest the one with the smallest share of
+        PoT-4 rows, then with a share of 8-bit rows nearest to the paper's.
+
+        Raises ValueError where nothing fits.
+        """
         if not self.points:
             raise ValueError(
                 "no array fits: "
@@ -122,7 +127,7 @@ class SearchResult:
 
 
 def percent(lanes: tuple[int, int, int]) -> Ratio | None:
-    """The ratio in whole percent that gives these lanes, the nearest one; None without one."""
+    """Ratio in whole percent that gives these lanes, the nearest one; None without one."""
     ratio = Ratio(*largest_remainder(100, lanes))
     return ratio if ratio.lanes(sum(lanes)) == lanes else None
 
@@ -152,8 +157,8 @@ def explore(
     """Try the arrays of ``rows`` by ``pixels`` that ``board`` holds with a network's shapes.
 
     With ``given`` only arrays of that ratio, until no other can be faster. ``known`` keeps cycles
-    from one search of a network to the next. Arrays that are slow, or that another one beats, even
-    with :func:`least_cycles` are left out; so are all after ``programs`` that were compiled.
+    from one search of a network to the next. Arrays that are slow, or that another one dominates,
+    even with :func:`least_cycles` are left out; so are all after ``programs`` that were compiled.
     """
     most, refused = limits(board), Counter()
     arrays = list(_arrays(graph, board, most, refused, given, rows, pixels))
@@ -167,22 +172,22 @@ def explore(
     points: list[Point] = []
     known = {} if known is None else known
     slowest = 1.0 if given else SLOWEST
-    copied: set[tuple[int, ...]] = set()  # shapes that two copies of the activations suffice for
+    copied: set[tuple[int, ...]] = set()  # shapes that run with two ports of the activation buffer
     for index, bound in enumerate(bounds):
         if sum(point.cycles is not None for point in points) >= programs:
             refused["promised fewer cycles less than those that were tried"] += 1
             continue
         if any(
             point.cycles is not None
-            and (point.dominates(bound) or slowest * point.cycles <= bound.cycles)
+            and (point.dominates(bound) or slowest * point.cycles <= bound.objective)
             for point in points
         ):
-            refused["too slow or beaten by another even with the fewest cycles possible"] += 1
+            refused["too slow or dominated by another even with the fewest cycles possible"] += 1
             continue
         config = bound.config
         shape = (*config.lanes, config.pixels, config.requant_lanes)
         if config.act_copies == 1 and shape in copied:
-            refused["need no single copy of the activations, which makes the drain slow"] += 1
+            refused["need no activation buffer of one port, which makes the drain slow"] += 1
             continue
         point = estimated_on(graph, board, bound.config, bound.ratio, known)
         points.append(point)
@@ -203,7 +208,7 @@ def least_cycles(graph: IntGraph, board: Board, config: AccelConfig) -> int:
     after the other with nothing between, or those of loading the weights."""
     array, weight_words = 0, 0
     for node in graph.nodes:
-        if node.name not in graph.layers:
+        if not isinstance(node, Conv | Linear):
             continue
         source, target = graph.tensor(node.input), graph.tensor(node.output)
         rows, height, width = target.shape
@@ -242,7 +247,7 @@ def _point(
 def estimated_on(
     graph: IntGraph, board: Board, config: AccelConfig, ratio: Ratio, known: dict[tuple, int | str]
 ) -> Point:
-    """What ``config`` does with the shapes of ``graph``, its rows in ``ratio``.
+    """Point of ``config`` with the shapes of ``graph``, its rows in ``ratio``.
 
     What scheme a row has changes cycles only by the beats of a weight word and by the array's
     latency, so arrays that differ in nothing else are compiled once; ``known`` keeps what was
@@ -264,7 +269,7 @@ def estimated_on(
 
 
 def describe(config: AccelConfig) -> str:
-    """An array in a few words."""
+    """Description of an array in a few words."""
     return (
         f"{':'.join(map(str, config.lanes))} x {config.k} x {config.pixels}, "
         f"{config.requant_lanes} requantisers, {config.ports} ports, activations "
@@ -298,7 +303,9 @@ def _arrays(
                 for copies, depth in itertools.product((2, 1), ACT_DEPTHS)
                 if (config := _deepest(splits, most, act_depth=depth, act_copies=copies, **sizes))
             ]
-            yield from ((config, given or percent(config.lanes)) for config in fitting)
+            for config in fitting:
+                if ratio := given or percent(config.lanes):
+                    yield config, ratio
             if not fitting:
                 config = _config(
                     splits[-1],
@@ -329,7 +336,7 @@ def _power_of_two(least: int) -> int:
     return 1 << (least - 1).bit_length()
 
 
-def _config(lanes: tuple[int, int, int], **sizes: int) -> AccelConfig:
+def _config(lanes: tuple[int, int, int], **sizes: Any) -> AccelConfig:
     return AccelConfig(**dict(zip(LANES, lanes, strict=True)), **sizes)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks without weights, for figures that depend on shapes and row counts alone.
+"""Shape-only graphs: networks without weights, for figures that depend on shapes alone.
 
 The cycles of a program depend on the shapes of its layers and on how many rows each scheme has, not
 on the weights. So a network can be compiled for arrays and ratios that it was not trained for: all
@@ -23,6 +23,7 @@ from ir.graph import (
     Residual,
     TensorSpec,
 )
+from ir.nodes import Bits
 from ir.numerics import ACT_BITS, IMAGE_SCALE, SHIFT_MIN, Scheme, act_max, encode_mean
 from ir.ratio import Ratio
 
@@ -61,12 +62,13 @@ class _Builder:
         self,
         name: str,
         shape: tuple[int, int, int],
-        like: TensorSpec | None = None,
-        **fields: object,
+        *,
+        bits: Bits = ACT_BITS,
+        scale: float = 1.0,
+        zero_point: int = 0,
     ) -> str:
-        kept = {} if like is None else {"bits": like.bits, "scale": like.scale}
         self.tensors[name] = TensorSpec(
-            name=name, shape=shape, **{"bits": ACT_BITS, "scale": 1.0} | kept | fields
+            name=name, shape=shape, bits=bits, scale=scale, zero_point=zero_point
         )
         return name
 
@@ -88,7 +90,7 @@ class _Builder:
         stride: int,
         *,
         residual: str | None = None,
-        bits: int = ACT_BITS,
+        bits: Bits = ACT_BITS,
         zero_point: int = 0,
     ) -> str:
         """A convolution whose padding keeps the size at stride 1."""
@@ -101,9 +103,9 @@ class _Builder:
                 output=target,
                 kernel=(kernel, kernel),
                 stride=(stride, stride),
-                padding=(kernel // 2,) * 4,
+                padding=(kernel // 2, kernel // 2, kernel // 2, kernel // 2),
                 high=act_max(bits),
-                residual=residual and Residual(tensor=residual, n=1),
+                residual=Residual(tensor=residual, n=1) if residual else None,
             )
         )
         return self.tensor(
@@ -119,10 +121,17 @@ class _Builder:
         channels, height, width = spec.shape
         self.nodes.append(
             MaxPool(
-                name=name, input=source, output=name, kernel=(3, 3), stride=(2, 2), padding=(1,) * 4
+                name=name,
+                input=source,
+                output=name,
+                kernel=(3, 3),
+                stride=(2, 2),
+                padding=(1, 1, 1, 1),
             )
         )
-        return self.tensor(name, (channels, -(-height // 2), -(-width // 2)), spec)
+        return self.tensor(
+            name, (channels, -(-height // 2), -(-width // 2)), bits=spec.bits, scale=spec.scale
+        )
 
     def classifier(self, source: str, classes: int) -> str:
         """Global average, in 8 bits, and a linear layer."""
@@ -144,7 +153,7 @@ class _Builder:
         )
         average = self.tensors[self.tensor("avgpool", (spec.shape[0], 1, 1), bits=8)]
         self.nodes.append(Flatten(name="flatten", input="avgpool", output="flatten"))
-        self.tensor("flatten", average.shape, average)
+        self.tensor("flatten", average.shape, bits=average.bits, scale=average.scale)
         self._weights("fc", (classes, spec.shape[0]))
         self.nodes.append(Linear(name="fc", input="flatten", output="logits", wide=True))
         return self.tensor("logits", (classes, 1, 1), bits=8, scale=2.0**-SHIFT_MIN)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the driver of a board is told: the accelerator that was built, and golden logits.
+"""Manifest for the driver of a board: the accelerator that was built, and golden logits.
 
 ``boards/driver`` imports nothing of ours; these files are all that it knows. All files of a network
 carry the digest of its graph, so that those of two networks are not used together.
@@ -48,7 +48,7 @@ def write_golden(folder: Path, graph: IntGraph, images: np.ndarray | None) -> No
     """Write ``golden.npz``: the first of the integer ``images`` (N, C, H, W), or random ones where
     there are none, and the logits that the golden model computes from them, as
     :class:`ir.vectors.Vectors`."""
-    spec = graph.tensor(graph.header.input)
+    spec = graph.input
     if images is None:
         rng = np.random.default_rng(GOLDEN_SEED)
         images = rng.integers(0, 1 << spec.bits, (GOLDEN_IMAGES, *spec.shape))

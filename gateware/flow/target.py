@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to build for a family of boards: top level, tools, and the way of a driver to it."""
+"""Targets: top level, tools and connection of a driver for each family of boards."""
 
 import abc
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, cast
+
+from amaranth.build.run import BuildPlan
 
 from boards.board import RESOURCES, Board
 from gateware.arch.config import AccelConfig
@@ -57,12 +60,15 @@ class Target(abc.ABC):
 
     @abc.abstractmethod
     def found(self) -> bool:
-        """The tools are installed."""
+        """Whether the tools are installed."""
 
     @abc.abstractmethod
     def synthesiser(self) -> Callable[[Path], ToolReport]:
-        """What synthesises ``accelerator.v`` of a build folder and places nothing; it raises
-        UserError where that fails. Raises ToolError for a family whose tools do not stop there."""
+        """Function that synthesises ``accelerator.v`` of a build folder and places nothing.
+
+        It raises UserError where that fails. Raises ToolError for a family whose tools do not stop
+        there.
+        """
 
     @abc.abstractmethod
     def run(self, config: AccelConfig, project: Path) -> ToolReport:
@@ -83,7 +89,7 @@ class Zynq(Target):
         return Series7()
 
     def check(self, board: Board, config: AccelConfig) -> None:
-        """The driver sets the clock, and finds out what the processing system can do."""
+        """Check of the ports; the clock is set by the driver, which finds out what it can be."""
         if config.ports > board.memory.hp_ports:
             raise ValueError(
                 f"{board.title} has {board.memory.hp_ports} memory ports, --ports "
@@ -102,7 +108,7 @@ class Zynq(Target):
         )
         buffers = max(BUFFER_MIN, 1 << (2 * memory).bit_length())
         (folder / OVERLAY).write_text(zynq7.device_tree_overlay(1 << WINDOW_BITS, buffers))
-        vivado.build_plan(board, config, verilog).extract(folder / self.folder)
+        _extract(vivado.build_plan(board, config, verilog), folder / self.folder)
 
     def found(self) -> bool:
         return vivado.find() is not None
@@ -125,7 +131,7 @@ class Ecp5(Target):
         return trellis.resources(config)
 
     def primitives(self) -> object:
-        """The portable form."""
+        """No platform: the portable form."""
 
     def check(self, board: Board, config: AccelConfig) -> None:
         ecp5.check_clock(board, config.clock_hz)
@@ -142,7 +148,7 @@ class Ecp5(Target):
             connection=ecp5.connection(size, config.clock_hz),
             bitstream=f"{self.folder}/{trellis.TOP}.bit",
         )
-        plan.extract(folder / self.folder)
+        _extract(plan, folder / self.folder)
 
     def found(self) -> bool:
         return trellis.find() is not None
@@ -151,7 +157,15 @@ class Ecp5(Target):
         raise ToolError(f"ECP5 boards are placed and routed, by {self.tools}: leave --synth out")
 
     def run(self, config: AccelConfig, project: Path) -> ToolReport:
-        return trellis.run(project, config.clock_hz, trellis.find())
+        tools = trellis.find()
+        if tools is None:
+            raise ToolError(f"{self.tools} are not installed")
+        return trellis.run(project, config.clock_hz, tools)
+
+
+def _extract(plan: BuildPlan, folder: Path) -> None:
+    """Write the files of a plan."""
+    cast(Any, plan).extract(folder)  # amaranth-stubs do not know it
 
 
 def _synthesise(folder: Path) -> ToolReport:

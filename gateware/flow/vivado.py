@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Vivado project of an accelerator, and what Vivado said about it."""
+"""Vivado project of an accelerator, and what Vivado said about it."""
 
 import re
 import shutil
@@ -18,9 +18,9 @@ TOP = "top"
 
 
 def build_plan(board: Board, config: AccelConfig, accelerator: str) -> BuildPlan:
-    """Everything that Vivado needs: Verilog, constraints, Tcl, a script to start it."""
+    """Build plan for Vivado: Verilog, constraints, Tcl, a script to start it."""
     design = Zynq7Top(AcceleratorBox(config, accelerator), config.clock_hz)
-    return board.platform().build(design, name=TOP, do_build=False)
+    return board.platform().prepare(design, name=TOP)
 
 
 def find() -> str | None:
@@ -40,13 +40,14 @@ def run(folder: Path) -> ToolReport:
             f"Vivado failed with exit status {done.returncode}; see {log} and "
             f"{folder / 'build.out'}"
         )
-    reports = read_report(folder)
-    if reports.slack_ns < 0:
+    report = read_report(folder)
+    slack = report.slack_ns
+    if slack is not None and slack < 0:
         raise ToolError(
-            f"timing is missed by {-reports.slack_ns:.3f} ns (worst negative slack "
-            f"{reports.slack_ns:.3f} ns); lower --clock-mhz, see {folder / f'{TOP}_timing.rpt'}"
+            f"timing is missed by {-slack:.3f} ns (worst negative slack "
+            f"{slack:.3f} ns); lower --clock-mhz, see {folder / f'{TOP}_timing.rpt'}"
         )
-    return reports
+    return report
 
 
 def read_report(folder: Path) -> ToolReport:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs Yosys' ``synth_xilinx`` and counts what comes out; one script for everything."""
+"""Synthesis by Yosys' ``synth_xilinx`` and the cells that come out; one script for everything."""
 
 import collections
 import dataclasses
@@ -60,7 +60,7 @@ def yosys() -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """A part of a design: a module that is there ``instances`` times, or what lies within one.
+    """Part of a design: a module that is there ``instances`` times, or what lies within one.
 
     cells : primitives of all instances together, by type
     """
@@ -71,7 +71,7 @@ class Unit:
 
 
 class Netlist:
-    """A synthesised hierarchy.
+    """Synthesised hierarchy.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ class Netlist:
         return sum((unit.cells for unit in self.units()), collections.Counter())
 
     def units(self, depth: int = 2) -> list[Unit]:
-        """The design in parts, each primitive in one of them.
+        """Parts of the design, each primitive in one of them.
 
         Modules of Amaranth are named by their path: down to ``depth`` names each is a part of its
         own, what is deeper counts for the part around it. A shared module is a part by itself, with

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Executes a program in numpy, descriptor by descriptor, from the same bytes as the accelerator.
+"""Emulator: the bytes of a program executed in numpy, descriptor by descriptor.
 
 Descriptors take effect in the order of the program. The accelerator overlaps them, so the emulator
 also checks that every access is ordered by waits (:mod:`gateware.model.hazards`).
@@ -20,7 +20,7 @@ from ir.numerics import ACT_BITS
 
 
 class EmulatorError(RuntimeError):
-    """The program asks for something that the accelerator would refuse, or never begin."""
+    """Request of a program that the accelerator would refuse, or never begin."""
 
 
 class Emulator:
@@ -60,7 +60,11 @@ class Emulator:
         """
         self._hazards = self._new_hazards(output_size)
         output = bytearray(output_size)
-        bases = {isa.Base.PROGRAM: image, isa.Base.INPUT: tensor, isa.Base.OUTPUT: output}
+        bases = {
+            int(isa.Base.PROGRAM): memoryview(image),
+            int(isa.Base.INPUT): memoryview(tensor),
+            int(isa.Base.OUTPUT): memoryview(output),
+        }
         for index, descriptor in enumerate(_decoded(image)):
             if descriptor.opcode is Opcode.END:
                 break
@@ -74,7 +78,7 @@ class Emulator:
                 raise EmulatorError(str(error)) from error
         return bytes(output)
 
-    def _transfer(self, descriptor: isa.Descriptor, bases: Mapping[int, bytes | bytearray]) -> None:
+    def _transfer(self, descriptor: isa.Descriptor, bases: Mapping[int, memoryview]) -> None:
         f = descriptor.fields
         size = f["beats"] * self.config.bus_bits // 8
         memory, start = bases[f["base"]], f["offset"]
@@ -106,8 +110,8 @@ class Emulator:
                 self._hazards.read("wide", at)
                 memory[start : start + size] = self.wide[at].astype("<i8").tobytes()
 
-    def load_slots(self, f: dict[str, int], memory: bytes) -> np.ndarray:
-        """What a LOAD_SLOTS does; returns the places that it fills."""
+    def load_slots(self, f: dict[str, int], memory: bytes | memoryview) -> np.ndarray:
+        """Load drain slots as LOAD_SLOTS does; gives the places that they fill."""
         size = f["beats"] * self.config.bus_bits // 8 * self.config.ports
         words = self._words_of_ports(
             memory[f["offset"] : f["offset"] + size], isa.slot_beats(self.config)
@@ -118,7 +122,7 @@ class Emulator:
             self.slots[place] = isa.unpack_slot(self.config, bits)
         return at
 
-    def _words_of_ports(self, stored: bytes, word_beats: int) -> np.ndarray:
+    def _words_of_ports(self, stored: bytes | memoryview, word_beats: int) -> np.ndarray:
         """Bytes (words, bytes of a word) of what the ports bring one after the other."""
         ports, beat_bytes = self.config.ports, self.config.bus_bits // 8
         parts = np.frombuffer(stored, np.uint8).reshape(ports, -1, word_beats // ports, beat_bytes)
@@ -180,7 +184,7 @@ class Emulator:
             self.wide[at] = numerics.accumulate(acc, *constants)
             return
         place = pixel + entry["offset"]
-        residual = 0
+        residual: int | np.ndarray = 0
         if f["residual"]:
             residual = self._nibble(f["residual_address"] + place, bank, lane["column"])
             if f["residual_planes"]:
@@ -249,13 +253,13 @@ class Emulator:
 
     def _pool_sums(self, f: dict[str, int]) -> np.ndarray:
         """Sums (out_height, out_width, rows + k) with the row lanes zero."""
-        pooled = 0
-        for plane in range(f["planes"] + 1):
-            words = self._words(f, plane)[:, :, :, :, 0]
-            if f["pool_sum"]:
-                pooled = (pooled << ACT_BITS) + words.sum((2, 3)) if plane else words.sum((2, 3))
-            else:
-                pooled = words.max((2, 3))
+        planes = [self._words(f, plane)[:, :, :, :, 0] for plane in range(f["planes"] + 1)]
+        if f["pool_sum"]:
+            pooled = planes[0].sum((2, 3))
+            for words in planes[1:]:
+                pooled = (pooled << ACT_BITS) + words.sum((2, 3))
+        else:
+            pooled = planes[-1].max((2, 3))
         row_lanes = np.zeros((*pooled.shape[:2], self.config.rows), np.int64)
         return np.concatenate([row_lanes, pooled], -1)
 

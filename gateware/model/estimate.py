@@ -154,7 +154,7 @@ def _window(config: AccelConfig) -> Usage:
 
 
 def _act_buffer(config: AccelConfig) -> Usage:
-    """Loads and results share the write port of each nibble column, and with one copy of the words
+    """Loads and results share the write port of each nibble column, and with one port of the words
     what is read for the drain and for stores, too."""
     columns, address = config.banks * config.k, ceil_log2(config.act_depth)
     return Usage(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks that a program waits for everything it must, from what its descriptors really touch.
+"""Hazards: whether a program waits for all it must, from what its descriptors really touch.
 
 The three queues of the accelerator overlap. An order of two accesses to one word is certain when a
 chain of waits, and of the order within a queue, leads from one to the other. Which descriptors are
@@ -14,11 +14,11 @@ from gateware.arch.isa import COUNT_BITS, QUEUES
 
 
 class HazardError(RuntimeError):
-    """A descriptor touches a word while one that it does not wait for may still use it."""
+    """Access to a word that a descriptor which was not waited for may still use."""
 
 
 class Hazards:
-    """Follows a run descriptor by descriptor, in the order of the program.
+    """Checker of a run, descriptor by descriptor in the order of the program.
 
     Parameters
     ----------
@@ -38,8 +38,11 @@ class Hazards:
         self._queue, self._index = "loads", 0
 
     def begin(self, queue: str, index: int, waits: Mapping[str, int]) -> None:
-        """The next descriptor: number ``index`` of the program. Raises HazardError for a wait
-        that cannot end, because what it waits for comes later in the program."""
+        """Go on to the next descriptor, number ``index`` of the program.
+
+        Raises HazardError for a wait that cannot end, because what it waits for comes later in the
+        program.
+        """
         self._queue, self._index = queue, index
         clock = dict(self._clocks[queue][-1])
         for other in QUEUES:
@@ -57,12 +60,12 @@ class Hazards:
         self._clocks[queue].append(clock)
 
     def read(self, buffer: str, *where: np.ndarray) -> None:
-        """The descriptor reads these elements. Raises HazardError."""
+        """Note that the descriptor reads these elements. Raises HazardError."""
         self._check("reads", self._written, buffer, where, also_executes=True)
         self._read[buffer][self._queue][where] = len(self._clocks[self._queue]) - 1
 
     def write(self, buffer: str, *where: np.ndarray) -> None:
-        """The descriptor writes these elements. Raises HazardError."""
+        """Note that the descriptor writes these elements. Raises HazardError."""
         self._check("writes", self._written, buffer, where)
         self._check("writes", self._read, buffer, where)
         self._written[buffer][self._queue][where] = len(self._clocks[self._queue]) - 1

@@ -1,6 +1,6 @@
 # amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
-"""When each descriptor of a program begins and ends: the accelerator's queues as arithmetic.
+"""Timeline of a program: when each descriptor begins and ends, queues as arithmetic.
 
 A model of :mod:`gateware.rtl.control`, :mod:`gateware.rtl.fetch`, :mod:`gateware.rtl.loader`,
 :mod:`gateware.rtl.storer` and :mod:`gateware.rtl.sequence` descriptor by descriptor, not cycle by
@@ -30,7 +30,7 @@ _END_CYCLES = 4  #: from the last completion to the end of the run
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """When a descriptor began and when it was complete, in cycles from the start of the run.
+    """Time of a descriptor from its begin to its completion, in cycles from the start of the run.
 
     reason : for an EXECUTE what it waited for last: a queue's name, or ``""``
     """
@@ -80,7 +80,7 @@ class Timeline:
 
     @property
     def cycles(self) -> int:
-        """Of the whole run."""
+        """Cycles of the whole run."""
         return max(span.end for span in self.spans) + _END_CYCLES
 
     def _order_fetches(self) -> None:

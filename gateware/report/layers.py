@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network layer by layer, for reports: shapes, schemes, work, and what limits it."""
+"""Layers of a network, for reports: shapes, schemes, work, and what limits it."""
 
 from boards.board import Board
 from gateware.arch.config import AccelConfig
 from gateware.model.work import layer_macs
-from ir.graph import Host, IntGraph, Node
+from ir.graph import AvgPool, Conv, Host, IntegerNode, IntGraph, Linear, MaxPool
 from ir.numerics import Scheme
 
 
@@ -47,22 +47,21 @@ def layers(graph: IntGraph, config: AccelConfig, cycles: dict[str, int]) -> list
 
 
 def bus_bytes_per_cycle(board: Board, config: AccelConfig) -> float:
-    """What the accelerator's port can move in a cycle, no more than the memory behind it gives."""
+    """Bytes per cycle of the accelerator's port, no more than the memory behind it gives."""
     port = config.bus_bits / 8
     if not board.memory.hp_ports:
         return port  # block RAM
     return min(port, board.memory.peak_bytes_per_second / config.clock_hz)
 
 
-def _describe(node: Node) -> str:
-    kernel = getattr(node, "kernel", None)
-    if kernel is None:
+def _describe(node: IntegerNode) -> str:
+    if not isinstance(node, Conv | MaxPool | AvgPool):
         return node.op
     stride = f", stride {node.stride[0]}" if max(node.stride) > 1 else ""
-    groups = f", {node.groups} groups" if getattr(node, "groups", 1) > 1 else ""
-    return f"{node.op.replace('_', ' ')} {kernel[0]}x{kernel[1]}{stride}{groups}"
+    groups = f", {node.groups} groups" if isinstance(node, Conv) and node.groups > 1 else ""
+    return f"{node.op.replace('_', ' ')} {node.kernel[0]}x{node.kernel[1]}{stride}{groups}"
 
 
-def _residual(node: Node) -> str | None:
-    residual = getattr(node, "residual", None)
+def _residual(node: IntegerNode) -> str | None:
+    residual = node.residual if isinstance(node, Conv | Linear) else None
     return residual.tensor if residual else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of a build as one HTML page that needs no network.
+"""Report of a build as one HTML page that needs no network.
 
 python -m gateware.report.page build/zc706     writes build/zc706/report.html from its report.json
 
@@ -35,7 +35,7 @@ STALLS = {
 
 
 def page(report: dict, simulation: dict | None = None) -> str:
-    """The page for what :func:`gateware.report.summary.report` returned.
+    """HTML page for what :func:`gateware.report.summary.report` returned.
 
     ``simulation`` is the document of ``sim.run --json`` for the same build.
     """
@@ -48,7 +48,11 @@ def page(report: dict, simulation: dict | None = None) -> str:
     program, lanes = report.get("program"), report["lanes"]
     layers = program["layers"] if program else []
     how = program["cycles"]["how"] if program else "estimated"
-    return environment.get_template(TEMPLATE.name).render(
+    try:
+        template = environment.get_template(TEMPLATE.name)
+    except jinja2.TemplateNotFound as error:  # an OSError, which means the user's folder elsewhere
+        raise RuntimeError(f"{TEMPLATE} is missing: the installation is not complete") from error
+    return template.render(
         title=f"Accelerator for {report['title']}",
         part=report["part"],
         clock=f"{report['clock_hz'] / 1e6:g}",

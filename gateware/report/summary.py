@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was built, in one dictionary, and that dictionary as text."""
+"""Summary of a build as one dictionary, and that dictionary as text."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -67,7 +67,7 @@ def report(
         "slack_ns": measured.slack_ns if measured else None,
         "routed_hz": routed_hz,
     }
-    if compiled:
+    if graph is not None and compiled:
         cycles = estimate.layer_cycles(compiled)
         result["program"] = {
             "graph": graph.header.name,
@@ -84,7 +84,7 @@ def report(
 
 
 def markdown(result: dict) -> str:
-    """The report as Markdown."""
+    """Report as Markdown."""
     lanes, config = result["lanes"], result["config"]
     lines = [
         f"# Accelerator for {result['board']} ({result['part']})",
@@ -105,19 +105,7 @@ def markdown(result: dict) -> str:
         for name, row in result["resources"].items()
     ]
     if result["modules"]:
-        names = list(result["resources"])
-        lines += [
-            "",
-            "By module (measured), each with all its instances:",
-            "",
-            f"| module | instances | {' | '.join(name.upper() for name in names)} |",
-            "|---|---:|" + "---:|" * len(names),
-        ]
-        lines += [
-            f"| {module['name']} | {module['instances']} | "
-            f"{' | '.join(f'{module[name]:g}' for name in names)} |"
-            for module in result["modules"]
-        ]
+        lines += _module_lines(result)
     if result["slack_ns"] is not None:
         lines += [
             "",
@@ -125,36 +113,53 @@ def markdown(result: dict) -> str:
             f"{result['slack_ns']:.3f} ns (measured).",
         ]
     if "program" in result:
-        program = result["program"]
-        lines += [
-            "",
-            f"Network {program['graph']}, graph {program['graph_digest'][:16]}, "
-            f"{program['bytes']} bytes. "
-            + (
-                "A program for each layer; cycles do not include what the host computes between "
-                "them."
-                if program["hybrid"]
-                else f"{program['batch']} image(s) in a run; cycles are an image's share."
-            ),
-            "",
-            f"| layer | cycles ({program['cycles']['how']}) |",
-            "|---|---:|",
-        ]
-        lines += [f"| {layer} | {count} |" for layer, count in program["cycles"]["layers"].items()]
-        total = program["cycles"]["total"]
-        lines += [
-            f"| total | {total} |",
-            "",
-            f"{1e3 * total / result['clock_hz']:.3f} ms per image at "
-            f"{result['clock_hz'] / 1e6:g} MHz "
-            f"({program['cycles']['how']}).",
-        ]
-        if other := program["retraining"]:
-            lanes, trained = (":".join(map(str, other[n])) for n in ("lanes", "trained_lanes"))
-            lines += [
-                "",
-                f"Trained for {trained} lanes, built with {lanes}: {other['cycles']} cycles per "
-                f"image, {other['cycles_retrained']} if trained for the array (estimated): "
-                f"`{other['command']}`.",
-            ]
+        lines += _program_lines(result["program"], result["clock_hz"])
     return "\n".join(lines) + "\n"
+
+
+def _module_lines(result: dict) -> list[str]:
+    """Cells of each part of the design."""
+    names = list(result["resources"])
+    return [
+        "",
+        "By module (measured), each with all its instances:",
+        "",
+        f"| module | instances | {' | '.join(name.upper() for name in names)} |",
+        "|---|---:|" + "---:|" * len(names),
+        *(
+            f"| {module['name']} | {module['instances']} | "
+            f"{' | '.join(f'{module[name]:g}' for name in names)} |"
+            for module in result["modules"]
+        ),
+    ]
+
+
+def _program_lines(program: dict, clock_hz: int) -> list[str]:
+    """Network, cycles of its layers, and what training it for the array would save."""
+    total, how = program["cycles"]["total"], program["cycles"]["how"]
+    lines = [
+        "",
+        f"Network {program['graph']}, graph {program['graph_digest'][:16]}, "
+        f"{program['bytes']} bytes. "
+        + (
+            "A program for each layer; cycles do not include what the host computes between them."
+            if program["hybrid"]
+            else f"{program['batch']} image(s) in a run; cycles are an image's share."
+        ),
+        "",
+        f"| layer | cycles ({how}) |",
+        "|---|---:|",
+        *(f"| {layer} | {count} |" for layer, count in program["cycles"]["layers"].items()),
+        f"| total | {total} |",
+        "",
+        f"{1e3 * total / clock_hz:.3f} ms per image at {clock_hz / 1e6:g} MHz ({how}).",
+    ]
+    if other := program["retraining"]:
+        lanes, trained = (":".join(map(str, other[n])) for n in ("lanes", "trained_lanes"))
+        lines += [
+            "",
+            f"Trained for {trained} lanes, built with {lanes}: {other['cycles']} cycles per "
+            f"image, {other['cycles_retrained']} if trained for the array (estimated): "
+            f"`{other['command']}`.",
+        ]
+    return lines

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import PIL.Image
 import pytest
@@ -203,7 +202,7 @@ def test_our_own_faults_are_not_the_users(tmp_path: Path, monkeypatch: pytest.Mo
     """A template that is missing is no missing report."""
     (tmp_path / "report.json").write_text(json.dumps(built()))
     monkeypatch.setattr(page, "TEMPLATE", tmp_path / "none.html")
-    with pytest.raises(jinja2.TemplateNotFound):
+    with pytest.raises(RuntimeError, match=r"none\.html is missing: the installation"):
         page.write(tmp_path)
 
 
