@@ -99,9 +99,10 @@ def _verify(
                 f"the logits of {path} are computed by the host, which is not simulated: leave "
                 "--check logits out, and its layers are compared"
             )
+        layers = hybrid.load_layers(build, graph)
         codes = choose_codes(build, graph, path, images, conditions.seed)
         say(f"simulating layers on {build / network.VERILOG}, inputs: {codes.origin}; {BUILDING}")
-        return hybrid.verify(build, graph, codes, conditions, waves=target)
+        return hybrid.verify(build, layers, codes, conditions, waves=target)
     program = network.load_program(build, graph, path)
     inputs = choose(build, graph, path, images, conditions.seed)
     say(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The layers of a network with a host between them, built and simulated by the command line."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from gateware import build
 from gateware.arch.isa import Opcode
 from gateware.compiler.hybrid import LAYERS
-from gateware.compiler.program import IMAGE, Program
+from gateware.compiler.program import Program
 from ir import cli, golden
+from ir.graph import IntGraph
 from ir.vectors import Vectors, beside
 from sim import run
 from tests.helpers.graphs import random_tokens, sequence_graph, sequence_host
@@ -79,23 +81,27 @@ def test_a_wrong_weight_is_found(built, capsys):
     folder, path = built
     name = "conv4"
     program = Program.load(folder / LAYERS / name)
+    network = IntGraph.load(path).digest
     image = bytearray(program.image)
     at = next(f["offset"] for opcode, f in descriptors(program) if opcode is Opcode.LOAD_WEIGHTS)
     image[at] ^= 1
-    (folder / LAYERS / name / IMAGE).write_bytes(image)
+    dataclasses.replace(program, image=bytes(image)).save(folder / LAYERS / name, network)
     try:
         assert cli.run(run.main, [str(folder), "--graph", str(path), "--images", "1"]) == 1
     finally:
-        (folder / LAYERS / name / IMAGE).write_bytes(program.image)
+        program.save(folder / LAYERS / name, network)
     said = capsys.readouterr()
     assert said.out.startswith("3 of 4 layers") and f"layer '{name}'" in said.err
 
 
 def test_without_codes_layers_read_random_ones(built, tmp_path, capsys):
-    folder, path = built
-    other = tmp_path / "graph.safetensors"
-    other.write_bytes(path.read_bytes())
-    assert cli.run(run.main, [str(folder), "--graph", str(other), "--images", "3"]) == 0
+    folder, _ = built
+    vectors = beside(folder / "graph.safetensors")
+    vectors.rename(tmp_path / vectors.name)
+    try:
+        assert cli.run(run.main, [str(folder), "--images", "3"]) == 0
+    finally:
+        (tmp_path / vectors.name).rename(vectors)
     assert capsys.readouterr().out.startswith("4 of 4 layers, 3 inputs each")
 
 

@@ -119,21 +119,31 @@ class HybridResult:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Layer:
-    """A layer with its program and what it reads."""
+class Layer:
+    """A layer with its built program, and the tensor of the network's graph that it reads."""
 
     graph: IntGraph
     program: Program
-    images: np.ndarray
+    tensor: str
 
     @property
     def name(self) -> str:
         return self.graph.header.name
 
-    def result(self, simulation: Simulation, conditions: Conditions) -> LayerRun:
-        """Comparison of what the layer gave with the golden model."""
+    def images(self, inputs: LayerInputs, rng: np.random.Generator) -> np.ndarray:
+        """What it is to read: int64 (N, C, H, W) in the shape of its program's input."""
+        spec = self.graph.tensor(self.tensor)
+        given = inputs.codes.get(self.tensor)
+        if given is None:
+            given = random_codes(spec, inputs.count, rng)
+        return given[: inputs.count].astype(np.int64).reshape(-1, *spec.shape)
+
+    def result(
+        self, images: np.ndarray, simulation: Simulation, conditions: Conditions
+    ) -> LayerRun:
+        """Comparison of what the layer gave for ``images`` with the golden model."""
         output = self.graph.header.output
-        expected = golden.run(self.graph, self.images)[output]
+        expected = golden.run(self.graph, images)[output]
         got = [outputs[output] for outputs in simulation.outputs]
         wrong = tuple(
             image
@@ -142,7 +152,7 @@ class _Layer:
         )
         return LayerRun(
             self.name,
-            len(self.images),
+            len(images),
             first_difference(wrong[0], self.name, expected[wrong[0]], got[wrong[0]])
             if wrong
             else None,
@@ -153,56 +163,12 @@ class _Layer:
         )
 
 
-def verify(
-    build: Path,
-    graph: IntGraph,
-    inputs: LayerInputs,
-    conditions: Conditions,
-    *,
-    waves: Path | None = None,
-) -> HybridResult:
-    """Simulate each layer on its ``inputs`` and compare.
+def load_layers(build: Path, graph: IntGraph) -> list[Layer]:
+    """The layers of ``graph`` with their programs of a build folder.
 
-    ``waves`` is where a waveform of the first wrong value goes.
-
-    Raises UserError for a build of another graph, CompileError, BenchFailed.
+    Raises UserError for a build of another network, CompileError for damaged files.
     """
-    started = time.monotonic()
-    layers = _load(build, graph, inputs, conditions.seed)
-    config, verilog = layers[0].program.config, build / "accelerator.v"
-    simulations = simulate_all(
-        [(layer.program, layer.images) for layer in layers], verilog, **conditions.options(config)
-    )
-    runs = [
-        layer.result(simulation, conditions)
-        for layer, simulation in zip(layers, simulations, strict=True)
-    ]
-    if waves:
-        for layer, simulation, run in zip(layers, simulations, runs, strict=True):
-            if run.mismatch:
-                waveform.record(
-                    layer.program,
-                    layer.graph,
-                    layer.images,
-                    verilog,
-                    run.mismatch,
-                    simulation,
-                    conditions,
-                    waves,
-                )
-                break
-    return HybridResult(
-        runs=runs,
-        inputs=inputs,
-        macs_per_cycle=config.macs_per_cycle,
-        conditions=conditions,
-        seconds=time.monotonic() - started,
-    )
-
-
-def _load(build: Path, graph: IntGraph, inputs: LayerInputs, seed: int) -> list[_Layer]:
-    """The layers of ``graph`` with the programs of a build folder."""
-    layers, rng = [], np.random.default_rng(seed)
+    layers = []
     for node in graph.nodes:
         if isinstance(node, Host):
             continue
@@ -212,13 +178,52 @@ def _load(build: Path, graph: IntGraph, inputs: LayerInputs, seed: int) -> list[
             raise UserError(
                 f"{build} was built for another network: run python -m gateware.build again"
             )
-        spec = alone.tensor(node.input)
-        given = inputs.codes.get(node.input)
-        if given is None:
-            given = random_codes(spec, inputs.count, rng)
-        images = given[: inputs.count].astype(np.int64).reshape(-1, *spec.shape)
-        layers.append(_Layer(alone, program, images))
+        layers.append(Layer(alone, program, node.input))
     return layers
+
+
+def verify(
+    build: Path,
+    layers: Sequence[Layer],
+    inputs: LayerInputs,
+    conditions: Conditions,
+    *,
+    waves: Path | None = None,
+) -> HybridResult:
+    """Simulate each layer on its ``inputs`` and compare. Raises BenchFailed.
+
+    ``waves`` is where a waveform of the first wrong value goes.
+    """
+    started, rng = time.monotonic(), np.random.default_rng(conditions.seed)
+    config, verilog = layers[0].program.config, build / "accelerator.v"
+    read = [layer.images(inputs, rng) for layer in layers]
+    simulations = simulate_all(
+        [(layer.program, images) for layer, images in zip(layers, read, strict=True)],
+        verilog,
+        **conditions.options(config),
+    )
+    runs = []
+    for layer, images, simulation in zip(layers, read, simulations, strict=True):
+        run = layer.result(images, simulation, conditions)
+        if run.mismatch and waves and not any(earlier.mismatch for earlier in runs):
+            waveform.record(
+                layer.program,
+                layer.graph,
+                images,
+                verilog,
+                run.mismatch,
+                simulation,
+                conditions,
+                waves,
+            )
+        runs.append(run)
+    return HybridResult(
+        runs=runs,
+        inputs=inputs,
+        macs_per_cycle=config.macs_per_cycle,
+        conditions=conditions,
+        seconds=time.monotonic() - started,
+    )
 
 
 def table(runs: Sequence[LayerRun], macs_per_cycle: int) -> str:
