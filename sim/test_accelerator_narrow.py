@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Another accelerator in every respect runs a network of another ratio: twice the rows, half the
-channels on two 32-bit ports, half the requantisers, one copy of the activations."""
+channels on two 32-bit ports, half the requantisers, one copy of the activations.
+
+Mirrors no module: another accelerator for sim.benches.accelerator.
+"""
 
 import numpy as np
 import pytest

@@ -1,6 +1,9 @@
 # amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
-"""No net of an array feeds more pins than gateware.pe.broadcast promises, however large it is."""
+"""No net of an array feeds more pins than gateware.pe.broadcast promises, however large it is.
+
+Mirrors no module: it counts pins in netlists of whole arrays.
+"""
 
 import collections
 import json

@@ -3,6 +3,8 @@
 """Row engines equal separate exact products, for all inputs; a wrong constant or bit is found.
 
 With any control bits, several words let a sum begin anew, shift and stall in every possible way.
+
+Mirrors no module: it runs the proofs of sim.formal.
 """
 
 from pathlib import Path

@@ -1,7 +1,10 @@
 # amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
 """The models of 7-series primitives that simulations use equal the library of Yosys, as far as the
-accelerator uses the primitives: for all inputs."""
+accelerator uses the primitives: for all inputs.
+
+Mirrors no module: it is about sim/backend/series7.v.
+"""
 
 import random
 import re

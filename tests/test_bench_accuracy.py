@@ -135,6 +135,7 @@ def test_record_alone_is_enough_to_go_on(command) -> None:
     assert lines[:2] == kept and len(lines) == 3
 
 
+@pytest.mark.slow
 def test_training_in_a_worker(tmp_path, monkeypatch) -> None:
     """Two trainings of digits one after the other: results as from a process of their own."""
     table = dataclasses.replace(

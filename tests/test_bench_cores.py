@@ -1,6 +1,9 @@
 # amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
-"""The benches of the cores, each on one tiny engine."""
+"""The benches of the cores, each on one tiny engine.
+
+Mirrors no module: it is about bench.resources and bench.timing.
+"""
 
 import json
 from pathlib import Path
@@ -28,6 +31,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "ARRAYS", ())
 
 
+@pytest.mark.slow
 def test_resources(tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "rows.json"
     assert resources.main(["--k", "1", "--jobs", "1", "--out", str(out)]) == 0
@@ -40,6 +44,7 @@ def test_resources(tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture) ->
     assert "| paper, Table 6" in said
 
 
+@pytest.mark.slow
 def test_timing(tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "rows.json"
     assert timing.main(["--jobs", "1", "--out", str(out), "--json"]) == 0

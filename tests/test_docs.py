@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pages are those of the code at hand: what they name exists, what they show runs."""
+"""Pages are those of the code at hand: what they name exists, what they show runs.
+
+Mirrors no module: it is about pages.
+"""
 
 import argparse
 import ast

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of the house: ir is the floor, quant and gateware stand on it side by side, no circles."""
+"""Rules of the house: ir is the floor, quant and gateware stand on it side by side, no circles.
+
+Mirrors no module: it is about the whole house.
+"""
 
 import subprocess
 import sys

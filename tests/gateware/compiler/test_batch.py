@@ -68,6 +68,7 @@ def test_names_that_look_like_images_and_moves(seed):
     run(named, program, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dump", [False, True])
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_equal_to_the_golden_model(batch, dump, seed):

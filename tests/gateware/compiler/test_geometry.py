@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Any kernel, padding, stride and size: what compiles computes the golden model, else it is refused
-by name. Nothing else comes out of the compiler."""
+by name. Nothing else comes out of the compiler.
+
+Mirrors no module: geometry is decided in plan, lower and space_to_depth together.
+"""
 
 import dataclasses
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Grouped and depthwise convolutions: rows that read the same words go to the array together."""
+"""Grouped and depthwise convolutions: rows that read the same words go to the array together.
+
+Mirrors no module: grouped convolutions pass through the whole compiler.
+"""
 
 import dataclasses
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Raw outputs of one pixel and of many leave the chip in parts and come together again."""
+"""Raw outputs of one pixel and of many leave the chip in parts and come together again.
+
+Mirrors no module: raw outputs pass through compiler, emulator and program.
+"""
 
 import dataclasses
 

@@ -55,6 +55,7 @@ def test_cycles_do_not_depend_on_the_split_of_four_bit_rows() -> None:
     assert len({json.dumps(found) for found in split.values()}) == 1
 
 
+@pytest.mark.slow
 def test_shapes_of_resnet18_is_what_export_gives() -> None:
     torch.manual_seed(1)
     images = torch.rand(2, 3, 64, 64)

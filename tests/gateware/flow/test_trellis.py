@@ -101,6 +101,7 @@ def test_build_says_what_was_routed(tmp_path: Path) -> None:
     assert json.loads((folder / "config.json").read_text())["bus_bits"] == 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "result", "message"),
     [

@@ -99,6 +99,7 @@ def build(tmp_path: Path, slack: str, status: int = 0) -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.slow
 def test_measured_figures_replace_estimates(tmp_path: Path) -> None:
     done = build(tmp_path, "0.412")
     assert done.returncode == 0, done.stderr
@@ -107,6 +108,7 @@ def test_measured_figures_replace_estimates(tmp_path: Path) -> None:
     assert result["resources"]["lut"] == {"used": 21034, "limit": 218600, "how": "measured"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("slack", "status", "words"),
     [

@@ -158,6 +158,7 @@ def synthesised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **cells: float)
     return tmp_path / "build" / "zedboard"
 
 
+@pytest.mark.slow
 def test_build_reports_measured_cells(monkeypatch, tmp_path: Path) -> None:
     folder = synthesised(monkeypatch, tmp_path)
     assert build.main(SYNTHESIS) == 0
@@ -170,6 +171,7 @@ def test_build_reports_measured_cells(monkeypatch, tmp_path: Path) -> None:
     assert "12,345" in (folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_measured_cells_are_held_against_the_device(monkeypatch, tmp_path: Path) -> None:
     folder = synthesised(monkeypatch, tmp_path, bram36=140.5)
     with pytest.raises(UserError, match=r"needs 140\.5 BRAM36 \(measured\), .* has 140;"):

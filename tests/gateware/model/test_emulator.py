@@ -64,6 +64,7 @@ def assert_golden(
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_random_graphs(name, seed):
     # One emulator for all: what a program leaves in the buffers must not matter to the next.

@@ -1,6 +1,9 @@
 # amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
-"""What every row engine must do, whatever it is made of; in its portable form."""
+"""What every row engine must do, whatever it is made of; in its portable form.
+
+Mirrors no module: one contract for the engines of all schemes.
+"""
 
 import itertools
 from collections.abc import Sequence
@@ -31,6 +34,7 @@ def exact(values: np.ndarray, words: Sequence[Word]) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ENGINES, ids=lambda engine: engine.__name__)
 class TestRowEngine:
+    @pytest.mark.slow
     def test_products(self, kind: type[RowEngine], seed: int) -> None:
         # Weights of each row meet activations of each pixel; sim/test_engines.py has them all.
         values, words = product_words(kind)
@@ -45,6 +49,7 @@ class TestRowEngine:
                 expected[:, row] - offsets[:, None], (values[row, :, None] * acts).sum(2)
             )
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("stall", [0.0, 0.5, 0.9])
     @pytest.mark.parametrize("k, pixels", [(1, 2), (5, 2), (16, 2), (24, 2)])
     def test_random_words(
@@ -80,6 +85,7 @@ class TestRowEngine:
             before + term,
         ]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("weight, neighbour", [(-1, -1), (-1, 0), (0, -1), (0, 0)])
     @pytest.mark.parametrize("act", [0, NIBBLE_MAX])
     def test_longest_sum(

@@ -29,6 +29,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", PoolMode)
 @pytest.mark.parametrize(
     "name, stall",

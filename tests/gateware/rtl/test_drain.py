@@ -292,6 +292,7 @@ def test_results(name, bits, residual_bits, seed):
     assert len(nibbles) > 1, "the results no longer vary"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["P2", "one copy"])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_one_slot_and_gaps(name, bits, seed):

@@ -1,6 +1,9 @@
 # amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
-"""Elaboration of every unit twice, here in one place: no method leaves anything in the object."""
+"""Elaboration of every unit twice, here in one place: no method leaves anything in the object.
+
+Mirrors no module: one rule for all units.
+"""
 
 import dataclasses
 

@@ -92,6 +92,7 @@ def prepare(dut: Accelerator, program: Program, image: np.ndarray, seed: int) ->
     return memories
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ports", PORTS)
 def test_a_network(ports, seed):
     graph = small_graph(seed)
@@ -157,6 +158,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_ports(name):
     config = CONFIGS[name]

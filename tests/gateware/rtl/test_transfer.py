@@ -3,6 +3,8 @@
 """Loader and storer: tensors go where the compiler says, whatever the bus does meanwhile.
 
 One file for both, which take the same descriptors and tensors.
+
+Mirrors no module: loader and storer against the same memory.
 """
 
 import dataclasses
