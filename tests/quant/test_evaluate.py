@@ -71,6 +71,7 @@ def test_latest_is_the_default(trained, monkeypatch, tmp_path, capsys) -> None:
     assert "runs/latest on 360 test samples of digits" in out and digest in out
 
 
+@pytest.mark.slow
 def test_missing_run(tmp_path, capsys) -> None:
     assert "no run at" in failure(tmp_path / "none", capsys)
 
@@ -140,6 +141,7 @@ def test_unknown_dataset(trained, capsys) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "kinds"),
     [

@@ -468,6 +468,7 @@ def test_interrupt_before_anything_is_written(tmp_path, monkeypatch, capsys) -> 
     assert told == "interrupted: before the first epoch; nothing was written yet\n"
 
 
+@pytest.mark.slow
 def test_interrupt_is_one_line_and_keeps_what_was_done(tmp_path) -> None:
     command = [
         sys.executable,

@@ -232,7 +232,7 @@ def test_batch_norm_that_trains_on_batches_only(seed) -> None:
         assert torch.equal(captured.state_dict()[name], value), name
 
 
-def test_weights_that_are_no_parameters(seed) -> None:
+def test_weights_that_are_no_parameters() -> None:
     """As those of a layer whose training is over."""
     layer = nn.Conv2d(2, 4, 1)
     weight = layer.weight.detach()

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CIFAR's pickles and folders of image files."""
+"""CIFAR's pickles and folders of image files.
+
+Mirrors no module: it is about every module that reads images.
+"""
 
 import io
 import os

@@ -53,6 +53,7 @@ def lower(model: nn.Module, shape=(1, 8, 8)) -> IntGraph:
     return export(model, torch.rand(1, *shape), name="test", ratio=RATIO, tile_rows=8)
 
 
+@pytest.mark.slow
 def test_integers_equal_the_golden_model_and_follow_fake_quantisation(seed) -> None:
     model = random_model(seed)
     graph = lower(model)
@@ -77,6 +78,7 @@ def test_integers_equal_the_golden_model_and_follow_fake_quantisation(seed) -> N
     np.testing.assert_allclose(logits * graph.header.logit_scale, fake, atol=1e-3 * fake.std())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 9, 7), (1, 5, 12)])
 def test_other_image_sizes(seed, shape) -> None:
     model = random_model(seed, shape)
@@ -105,6 +107,7 @@ def test_every_tensor_is_that_of_the_network(seed) -> None:
         assert (np.abs(real - fake) < spec.scale / 2).mean() > 0.9995, name
 
 
+@pytest.mark.slow
 def test_batch_norm_folds_exactly(seed) -> None:
     """The stem in exact fractions, with both signs of gamma, against M, B and S."""
     model = random_model(seed)
@@ -139,6 +142,7 @@ def test_fold_is_batch_norm(seed) -> None:
     torch.testing.assert_close(folded, bn(x), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_shortcut_operands_are_exact_after_snapping(seed) -> None:
     graph = lower(random_model(seed))
     residuals = [
@@ -152,6 +156,7 @@ def test_shortcut_operands_are_exact_after_snapping(seed) -> None:
         assert residual.n / 2**14 == pytest.approx(ratio, rel=3e-7)  # float32
 
 
+@pytest.mark.slow
 def test_shortcut_that_is_too_fine_is_coarsened(seed) -> None:
     model = random_model(seed)
     shortcut = model.get_submodule("layer2.0.downsample.1_quant")
@@ -162,6 +167,7 @@ def test_shortcut_that_is_too_fine_is_coarsened(seed) -> None:
     assert 3.9 < (layer.multiplier / 2.0**layer.shift).max() < 4
 
 
+@pytest.mark.slow
 def test_row_with_dead_inputs_is_tamed(seed) -> None:
     """A tiny variance makes a multiplier that M cannot express; gamma gives in, the mean stays."""
     model = random_model(seed)
@@ -267,6 +273,7 @@ def test_multipliers_are_exact_after_alignment(seed) -> None:
         np.testing.assert_allclose(layer.multiplier / 2.0**layer.shift, steps, rtol=5e-7)
 
 
+@pytest.mark.slow
 def test_offsets_are_centred_after_alignment(seed) -> None:
     graph = lower(random_model(seed))
     for name in ("conv1", "layer1.0.conv1", "layer2.0.conv1"):  # unsigned, without an operand
@@ -277,6 +284,7 @@ def test_offsets_are_centred_after_alignment(seed) -> None:
             assert abs(rounding.centre_rounding_margin(m, b, s, (0, 15)) - b) <= 2**s * 1e-5
 
 
+@pytest.mark.slow
 def test_training_only_scheme_is_refused(seed) -> None:
     model = random_model(seed)
     model.fc.scheme[0] = 3
@@ -284,6 +292,7 @@ def test_training_only_scheme_is_refused(seed) -> None:
         lower(model)
 
 
+@pytest.mark.slow
 def test_classifier_rows_share_a_shift(seed) -> None:
     layer = lower(random_model(seed)).layers["fc"]
     assert len(set(layer.shift)) == 1
@@ -428,6 +437,7 @@ def test_difference_is_reported_with_its_place(seed, monkeypatch) -> None:
         verify.verify(graph, images, batch=4)
 
 
+@pytest.mark.slow
 def test_wrong_shape_is_a_difference(seed, monkeypatch) -> None:
     graph = lower(random_model(seed))
     original = golden.run

@@ -44,6 +44,7 @@ def sums(row: dict[str, object]) -> np.ndarray:
     return numerics.accumulate(acc, m, row["bias"], s, r, row["n"])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(row=rows())
 def test_outputs_stay_and_no_sum_is_nearer_to_a_tie(row) -> None:

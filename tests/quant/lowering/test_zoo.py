@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole networks, ours and others', from float weights to integers that equal the golden model."""
+"""Whole networks, ours and others', from float weights to integers that equal the golden model.
+
+Mirrors no module: whole networks, from capture to the golden model.
+"""
 
 import json
 
@@ -52,6 +55,7 @@ def quantise(
     return graph
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "stem"), [(n, s) for n in NARROW for s in MODELS[n].stems])
 def test_our_networks(seed, name, stem) -> None:
     torch.manual_seed(seed)

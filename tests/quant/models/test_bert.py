@@ -146,6 +146,7 @@ def test_load_says_what_to_install(folder, monkeypatch):
         bert.load(str(folder), 2)
 
 
+@pytest.mark.slow
 def test_from_folder_to_integers(folder, seed):
     torch.manual_seed(seed)
     model = prepare(bert.load(str(folder), 2), inputs(2, seed), host=True)

@@ -128,6 +128,7 @@ def test_mobilenet_width() -> None:
     assert (narrow.classifier[1].in_features, wide.classifier[1].in_features) == (1280, 1920)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "stem"), [(n, s) for n in NARROW for s in MODELS[n].stems])
 def test_exports_with_any_batch_size(seed, name, stem) -> None:
     torch.manual_seed(seed)

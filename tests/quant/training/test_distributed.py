@@ -101,6 +101,7 @@ def fit(out: Path) -> None:
     processes.end()
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_same_network(tmp_path) -> None:
     """Weights, batch-norm statistics, loss and accuracies, to the precision of float64."""
     (tmp_path / "worker.py").write_text(
@@ -124,6 +125,7 @@ def test_two_processes_train_the_same_network(tmp_path) -> None:
         torch.testing.assert_close(two["model"][name], value, rtol=1e-7, atol=1e-10, msg=name)
 
 
+@pytest.mark.slow
 def test_run_of_two_processes(tmp_path) -> None:
     """One folder, one voice; the first loss is the one that a single process has."""
     argv = [

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run that was stopped goes on, and ends as if it had never been stopped."""
+"""A run that was stopped goes on, and ends as if it had never been stopped.
+
+Mirrors no module: stopping and going on concerns session, loop, runs and pipeline.
+"""
 
 import csv
 import json
@@ -87,6 +90,7 @@ def stop_before(monkeypatch, owner: object, name: str, calls: int) -> None:
     monkeypatch.setattr(owner, name, counted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name", "calls", "epochs"),
     [
@@ -122,6 +126,7 @@ def test_stopped_anywhere_it_ends_the_same(
     assert_same(tmp_path / "digits", whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["float 1/", "float 3/", "quantised 2/"])
 def test_killed_process_loses_at_most_an_epoch(moment, whole, tmp_path) -> None:
     command = [sys.executable, "-m", "quant.train"]

@@ -4,6 +4,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from ir import cli
 from quant import train
 from quant.training.config import TrainConfig
@@ -26,6 +28,7 @@ def content(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_run_that_another_process_trains_is_left_alone(tmp_path, capsys) -> None:
     """Another open file of this process is refused as another process is."""
     other = RunFolder.plan(str(tmp_path), "digits")

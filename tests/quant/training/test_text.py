@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training command on texts, with a small random BERT."""
+"""The training command on texts, with a small random BERT.
+
+Mirrors no module: the same training command on texts.
+"""
 
 import csv
 import json
@@ -139,6 +142,7 @@ def test_evaluate_gives_the_same_figures(run, capsys) -> None:
     assert capsys.readouterr().err == "error: model 'bert' reads texts, digits has images\n"
 
 
+@pytest.mark.slow
 def test_evaluate_where_the_model_was_moved(run, there, tmp_path, capsys) -> None:
     copy = shutil.copytree(run, tmp_path / "copy")
     config = json.loads((run / "config.json").read_text())
@@ -154,6 +158,7 @@ def test_evaluate_where_the_model_was_moved(run, there, tmp_path, capsys) -> Non
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
