@@ -35,7 +35,7 @@ CYCLES = 1000  #: of each emulated run
 COUNT = 12  #: test vectors
 
 
-def emulated(tasks, verilog, *, stall, seed, plusargs) -> list[Simulation]:
+def emulated(tasks, verilog, **options) -> list[Simulation]:
     """As :func:`sim.verify.simulation.simulate_all`."""
     return [emulate(program, images) for program, images in tasks]
 
