@@ -153,7 +153,9 @@ class TrainConfig(pydantic.BaseModel):
     amp: Literal["off", "bf16"] = setting("machine", "mixed precision of training", "off")
     compile: bool = setting("machine", "compile training steps with torch.compile", False)
 
-    tensorboard: bool = setting("output", "write TensorBoard events", True)
+    tensorboard: bool = setting(
+        "output", "write TensorBoard events, beside metrics.csv; needs the extra tensorboard", False
+    )
     plots: bool = setting("output", "draw curves, schemes and weights", True)
 
     @pydantic.model_validator(mode="before")

@@ -3,12 +3,14 @@
 
 import errno
 import os
+import sys
 import threading
 
 import pytest
 from tensorboard.summary.writer import record_writer
 
 from ir import cli
+from ir.cli import UserError
 from quant import train
 
 
@@ -28,6 +30,7 @@ def test_tensorboard_on_a_full_disk_is_one_line(room, tmp_path, monkeypatch, cap
         cli.run(
             train.main,
             [
+                "--tensorboard",
                 "--subset",
                 "64",
                 "--float-epochs",
@@ -46,3 +49,11 @@ def test_tensorboard_on_a_full_disk_is_one_line(room, tmp_path, monkeypatch, cap
         capsys.readouterr().err == f"error: cannot write to {tmp_path}/digits.partial: "
         "No space left on device\n"
     )
+
+
+def test_missing_tensorboard_is_named_before_anything_is_written(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    options = ["-q", "--out", str(tmp_path / "runs"), "--tensorboard"]
+    with pytest.raises(UserError, match=r"tensorboard, which is not installed.*'rmsmp\[tensorb"):
+        train.main(options)
+    assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob("config.json"))
