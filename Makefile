@@ -16,10 +16,11 @@ BIN    := $(VENV)/bin
 DEMO_ARGS := $(if $(DATASET),--dataset $(DATASET))
 
 # Handed to pytest, such as TEST_ARGS="-k axi --seed 7". Two workers: a bench keeps one core busy;
-# tests of one file stay on one of them, because they share a slow build.
+# tests of one file stay on one of them, because they share a slow build. Benches come first: they are
+# the longest, and nothing should wait for one at the end.
 TEST_ARGS ?=
 WORKERS   ?= 2
-PYTEST    := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST    := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # PyPI's PyTorch brings CUDA along, gigabytes of it; a build without it comes with
 #   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
@@ -35,7 +36,7 @@ quick: lint
 	$(PYTEST) tests -m "not slow" $(TEST_ARGS)
 
 test: lint docs
-	$(PYTEST) tests sim $(TEST_ARGS)
+	$(PYTEST) sim tests $(TEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
