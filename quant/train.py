@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if finished and resume:
             return tell_finished(run, as_json) if processes.first else 0
         if config.tensorboard:
-            cli.require("tensorboard", extra="tensorboard")  # before anything is written
+            cli.require("tensorboard")  # before anything is written
         config = config.model_copy(update={"device": device})
         dataset = pipeline.load_data(config)
         verbosity = -1 if quiet or not processes.first else int(verbose)

@@ -32,8 +32,6 @@ COMMANDS = {
     "sim": ("sim.run", "simulate a build, compare with PyTorch's integers"),
     "report": ("gateware.report.page", "write the page of a build again"),
 }
-#: Extra that brings what a module imports, beyond the plain installation.
-EXTRAS = {"quant": "train", "sim": "sim"}
 SHELLS = tuple(shtab.SUPPORTED_SHELLS)
 
 
@@ -55,19 +53,10 @@ def parser() -> cli.Parser:
 
 
 def module(command: str) -> ModuleType:
-    """Module behind a sub-command. Raises UserError where its dependencies are not installed."""
+    """Module behind a sub-command."""
     name = COMMANDS[command][0]
     cli.Parser.aliases[f"python -m {name}"] = f"rmsmp {command}"
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        extra = EXTRAS.get(name.partition(".")[0])
-        if extra is None or error.name is None:
-            raise
-        raise cli.UserError(
-            f"rmsmp {command} needs {error.name}, which is not installed: "
-            f"pip install 'rmsmp[{extra}]'"
-        ) from error
+    return importlib.import_module(name)
 
 
 def completion(shell: str) -> str:
@@ -76,7 +65,10 @@ def completion(shell: str) -> str:
     whole.add_argument("--version", action="store_true")
     commands = whole.add_subparsers()
     for command, (_, text) in COMMANDS.items():
-        own = module(command).parser()
+        try:
+            own = module(command).parser()
+        except ModuleNotFoundError:  # of an extra that is not installed
+            continue
         for action in own._actions:
             if action.type is Path or action.metavar in ("DIR", "FILE", "PATH", "RUN", "BUILD"):
                 vars(action)["complete"] = shtab.FILE  # what shtab looks for

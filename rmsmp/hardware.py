@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import boards
 from gateware import build as builder
 from gateware.arch.config import AccelConfig
+from ir import cli
 from ir.board_arrays import board_array, board_files
 from ir.graph import IntGraph
 from ir.vectors import find
-from rmsmp.cli import module
 
 if TYPE_CHECKING:
     from sim.verify.hybrid import HybridResult
@@ -136,7 +136,7 @@ def simulate(
     ir.cli.UserError
         In one line, for what cannot be simulated.
     """
-    run = module("sim")  # names the extra where no simulator is installed
+    run = cli.require("sim.run")  # names the extra where no simulator is installed
     from sim.verify.conditions import Conditions
 
     conditions = Conditions(stall=stall, seed=seed, ddr_bytes=ddr_bytes)

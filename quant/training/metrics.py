@@ -46,7 +46,7 @@ class Metrics:
         run.keep_lines("metrics.jsonl", keep)
         self._writer = None
         if tensorboard:
-            require("tensorboard", extra="tensorboard")
+            require("tensorboard")
             from torch.utils.tensorboard import SummaryWriter
 
             _leave_writer_errors_to_caller()

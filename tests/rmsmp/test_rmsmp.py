@@ -55,3 +55,11 @@ def test_start_time_of_the_console() -> None:
     start = time.perf_counter()
     assert python("from rmsmp import cli; print(cli.parser().prog)") == "rmsmp"
     assert time.perf_counter() - start < 5
+
+
+def test_missing_torch_is_named() -> None:
+    program = (
+        "import sys; sys.modules['torch'] = None; import rmsmp\n"
+        "try: rmsmp.quantise\nexcept Exception as error: print(error)"
+    )
+    assert python(program).endswith("pip install 'rmsmp[train]'")
