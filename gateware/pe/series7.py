@@ -16,13 +16,19 @@ class Series7:
     it, a Verilog simulator needs ``sim/backend/series7.v``. Without this platform the same
     components are portable, and do the same in every cycle.
 
+    Parameters
+    ----------
+    sources : bool
+        Attributes ``src`` in the text name the lines of Amaranth that it comes from.
+
     Attributes
     ----------
     modules : dict
         Texts of the :class:`SharedModule` components met so far, by module name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, sources: bool = False) -> None:
+        self.sources = sources
         self.modules: dict[str, str] = {}
 
 
@@ -41,8 +47,9 @@ def module_text(component: wiring.Component, name: str, platform: object) -> str
     """:func:`to_verilog` without the modules that ``platform`` collects."""
     # The bundled Yosys: another one on the PATH writes other text.
     os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
+    sources = is_series7(platform) and platform.sources
     return verilog.convert(
-        component, name=name, platform=platform, emit_src=False, strip_internal_attrs=True
+        component, name=name, platform=platform, emit_src=sources, strip_internal_attrs=not sources
     )
 
 

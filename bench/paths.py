@@ -1,0 +1,394 @@
+# amaranth: UnusedElaboratable=no
+# SPDX-License-Identifier: Apache-2.0
+"""Longest paths of an accelerator by unit, from its netlist: what clock a model of delays predicts.
+
+python -m bench.paths                      the default array; a minute
+python -m bench.paths --board zedboard     the array of a board; minutes
+python -m bench.paths build/zc706          what python -m gateware.build wrote
+python -m bench.paths --small --check      fail where a path is longer than the kept one
+python -m bench.paths --detail sequencer   every cell of the longest path into a unit
+python -m bench.paths --report             the kept figures, nothing synthesised
+python -m bench.paths --routed             the model of ECP5 beside what nextpnr routed; minutes
+
+Yosys' synth_xilinx by the same script as everywhere (gateware/flow/yosys.py), nothing placed.
+Delays: gateware/model/delays_xc7.py, with their sources; those of nets are assumed. A unit is where
+a path ends.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import boards
+from bench import synthesis, timing
+from boards.board import Board
+from gateware.arch.config import AccelConfig
+from gateware.explore import presets
+from gateware.flow import yosys
+from gateware.flow.manifest import ACCELERATOR
+from gateware.flow.verilog import MODULE, accelerator_verilog
+from gateware.model.delays_ecp5 import Ecp5Delays
+from gateware.model.delays_xc7 import Series7Delays, fabric_of
+from gateware.model.netlist import JoinedNetlist
+from gateware.model.paths import Path as TimedPath
+from gateware.model.paths import TimingGraph
+from gateware.pe.series7 import Series7
+from ir import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "results" / "paths.json"
+REPORT = RESULTS.with_suffix(".md")
+ROUTED = RESULTS.with_name("timing.json")
+PARTS = ("xc7z020clg484-1", "xc7z045ffg900-2")  #: of arrays without a board
+ROUTING_MARGIN = 0.15  #: of the clock, left for what routing adds to the model
+TOLERANCE = 0.01  #: by which a path may be longer than the kept one
+NETS = 8
+LIMITS_NS = (5.7, 6.67, 8.0, 10.0)
+#: An accelerator that a test synthesises.
+SMALL = AccelConfig(
+    pot4_rows=2,
+    fixed4_rows=1,
+    fixed8_rows=1,
+    bus_bits=32,
+    requant_lanes=1,
+    act_depth=64,
+    weight_depth=64,
+    slot_depth=16,
+    wide_depth=16,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Design:
+    """An accelerator and the parts that it is for, the first of which the paths are reported of.
+
+    text : its Verilog where that is at hand
+    """
+
+    name: str
+    parts: tuple[str, ...]
+    config: AccelConfig
+    text: str | None = None
+
+    @property
+    def factor(self) -> float:
+        """Delays of the first part by those of its fabric as measured."""
+        return fabric_of(self.parts[0]).factors[_grade(self.parts[0])]
+
+
+def _grade(part: str) -> int:
+    return int(part.rpartition("-")[2])
+
+
+def design_of_board(name: str) -> Design:
+    """The array of a board alone. Raises UserError for one that has none, or is no Zynq."""
+    board = boards.get(name)
+    try:
+        found = presets.auto(board)
+        config = AccelConfig.from_ratio(
+            found.ratio, found.rows, **{"clock_hz": board.clock_hz, **found.sizes}
+        )
+    except ValueError as error:
+        raise cli.UserError(str(error)) from error
+    return Design(name, (_part(board),), config)
+
+
+def design_of_build(folder: Path) -> Design:
+    """What a build folder holds. Raises UserError."""
+    try:
+        config = AccelConfig.from_json((folder / "config.json").read_text())
+        board = boards.get(json.loads((folder / ACCELERATOR).read_text())["board"])
+        text = (folder / f"{MODULE}.v").read_text()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise cli.UserError(f"{folder} is no build folder of gateware.build ({error})") from error
+    return Design(folder.name, (_part(board),), config, text)
+
+
+def _part(board: Board) -> str:
+    if board.device.family != "xc7":
+        raise cli.UserError(
+            f"{board.title} has no 7-series device; its clock is routed: "
+            f"python -m gateware.build --board {board.name}"
+        )
+    return board.device.part
+
+
+def synthesised(design: Design) -> JoinedNetlist:
+    """The netlist of a design. Raises UserError where Yosys fails."""
+    with tempfile.TemporaryDirectory(prefix="rmsmp-") as name:
+        source = Path(name) / f"{MODULE}.v"
+        source.write_text(design.text or accelerator_verilog(design.config, Series7(sources=True)))
+        cli.say(f"{design.name}: {_shape(design.config)}, Yosys runs")
+        yosys.synthesise(source, MODULE, netlist=True)
+        document = json.loads((source.parent / yosys.NETLIST).read_text())
+    return JoinedNetlist(document, MODULE, ROOT)
+
+
+def _shape(config: AccelConfig) -> str:
+    return f"{':'.join(map(str, config.lanes))} x {config.k} x {config.pixels}"
+
+
+def timed(netlist: JoinedNetlist, part: str) -> TimingGraph:
+    """In the grade that the delays of the part's fabric were measured in."""
+    cli.say(f"{len(netlist.cells)} cells, paths are timed for {part}")
+    fabric = fabric_of(part)
+    return TimingGraph(netlist, Series7Delays(fabric, fabric.grade))
+
+
+def measure(design: Design, netlist: JoinedNetlist) -> dict[str, Any]:
+    """What :func:`report` prints and what is kept, JSON-able.
+
+    ``units`` and ``over_ns`` are of the first part in its grade, ``clock`` has all.
+    """
+    graphs = {part: timed(netlist, part) for part in design.parts}
+    graph, factor = graphs[design.parts[0]], design.factor
+    return {
+        "name": design.name,
+        "parts": list(design.parts),
+        "config": dataclasses.asdict(design.config),
+        "clock": {part: _clocks(part, each) for part, each in graphs.items()},
+        "endpoints": graph.endpoints,
+        "over_ns": {str(ns): graph.count_over(ns / factor) for ns in LIMITS_NS},
+        "units": [_unit(path, factor) for path in graph.longest_by_unit()],
+        "nets": [
+            {"fanout": fanout, "name": name, "source": source}
+            for fanout, name, source in graph.largest_nets(NETS)
+        ],
+    }
+
+
+def _clocks(part: str, graph: TimingGraph) -> dict[str, dict[str, float]]:
+    """Predicted clock by grade."""
+    longest = graph.longest()
+    if longest is None:
+        raise ValueError("the design has no path")
+    factors = sorted(fabric_of(part).factors.items())
+    return {str(grade): _clock(longest.ns * factor) for grade, factor in factors}
+
+
+def _clock(ns: float) -> dict[str, float]:
+    mhz = 1000 / ns
+    return {
+        "ns": round(ns, 2),
+        "mhz": round(mhz, 1),
+        "with_margin_mhz": round((1 - ROUTING_MARGIN) * mhz, 1),
+    }
+
+
+def _unit(path: TimedPath, factor: float) -> dict[str, Any]:
+    fields = {
+        field.name: getattr(path, field.name)
+        for field in dataclasses.fields(path)
+        if field.name != "points"
+    }
+    return {**fields, "ns": round(path.ns * factor, 3)}
+
+
+def report(found: Mapping[str, Any]) -> str:
+    """Figures of one accelerator for people, in Markdown."""
+    lines = [
+        f"## {found['name']}: {_shape(AccelConfig(**found['config']))}",
+        "",
+        f"| device | grade | longest path | predicted clock | with {ROUTING_MARGIN:.0%} for routing |",
+        "|---|---|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {part[:7].upper()} | -{grade}{' *' if int(grade) == _grade(part) else ''} | "
+        f"{clock['ns']:.2f} ns | {clock['mhz']:.1f} MHz | {clock['with_margin_mhz']:.1f} MHz |"
+        for part, grades in found["clock"].items()
+        for grade, clock in grades.items()
+    ]
+    first = found["parts"][0].upper()
+    over = ", ".join(f"{n} beyond {ns} ns" for ns, n in found["over_ns"].items())
+    lines += [
+        "",
+        f"{found['endpoints']} endpoints, {over}. The longest path into each unit, {first}:",
+        "",
+        "| unit | ns | LUT levels | CARRY4 | fan-out | from | to |",
+        "|---|---:|---:|---:|---:|---|---|",
+    ]
+    lines += [
+        f"| {unit['end_unit']} | {unit['ns']:.2f} | {unit['levels']} | {unit['carries']} | "
+        f"{unit['fanout']} | {_place(unit['start'], unit['start_source'])} | "
+        f"{_place(unit['end'], unit['end_source'])} |"
+        for unit in found["units"]
+    ]
+    lines += ["", "| largest nets | fan-out |", "|---|---:|"]
+    lines += [
+        f"| {_place(net['name'], net['source'])} | {net['fanout']} |" for net in found["nets"]
+    ]
+    return "\n".join(lines)
+
+
+def _place(name: str, source: str) -> str:
+    shown = name if name and "$" not in name.rpartition(".")[2] else name.partition(".$")[0]
+    return f"`{shown or 'unnamed'}`{f' {source}' if source else ''}"
+
+
+def detail(graph: TimingGraph, unit: str, factor: float) -> str:
+    """Every cell of the longest path into a unit. Raises UserError for a unit that is not there."""
+    paths = {path.end_unit: path for path in graph.longest_by_unit()}
+    if unit not in paths:
+        raise cli.UserError(f"no path ends in {unit!r}; units are {', '.join(sorted(paths))}")
+    path = paths[unit]
+    lines = ["| at ns | cell | fan-out | net |", "|---:|---|---:|---|"]
+    lines += [
+        f"| {point.ns * factor:.2f} | {point.kind} | {point.fanout} | `{point.net}` |"
+        for point in path.points
+    ]
+    return "\n".join([*lines, f"| {path.ns * factor:.2f} | | | `{path.end}` |"])
+
+
+def kept() -> dict[str, dict[str, Any]]:
+    """What ``--keep`` wrote, by the name of the design. Raises UserError."""
+    try:
+        return json.loads(RESULTS.read_text())
+    except (OSError, ValueError) as error:
+        raise cli.UserError(
+            f"{RESULTS} cannot be read ({error}): run python -m bench.paths --keep"
+        ) from error
+
+
+def longer(found: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """Units whose longest path is longer than it was, a line each; new ones as well."""
+    bounds = {unit["end_unit"]: unit["ns"] for unit in before["units"]}
+    lines = []
+    for unit in found["units"]:
+        name, ns = unit["end_unit"], unit["ns"]
+        if name not in bounds:
+            lines.append(f"{name}: {ns:.2f} ns, and no bound is kept")
+        elif ns > (1 + TOLERANCE) * bounds[name]:
+            lines.append(f"{name}: {ns:.2f} ns, kept {bounds[name]:.2f} ns, from {unit['start']}")
+    return lines
+
+
+def routed() -> list[dict[str, Any]]:
+    """Predicted and routed clock of the ECP5 designs that :mod:`bench.timing` has routed."""
+    known = {row["name"]: row["mhz"] for row in json.loads(ROUTED.read_text())}
+    rows = []
+    for name, (make, _) in timing.designs().items():
+        with tempfile.TemporaryDirectory(prefix="rmsmp-") as folder:
+            document = json.loads(timing.synthesise(make(), name, Path(folder)).read_text())
+        path = TimingGraph(JoinedNetlist(document, timing.TOP), Ecp5Delays()).longest()
+        if path is None or name not in known:
+            continue
+        mhz = 1000 / path.ns
+        rows.append(
+            {
+                "name": name,
+                "predicted_mhz": round(mhz, 1),
+                "routed_mhz": round(known[name], 1),
+                "error_percent": round(100 * (mhz / known[name] - 1), 1),
+            }
+        )
+        cli.say(f"{name}: {rows[-1]['error_percent']:+.1f} %")
+    return rows
+
+
+def routed_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [
+        "## The model of ECP5 beside nextpnr, LFE5U-85F, grade 6",
+        "",
+        "| design | predicted MHz | routed MHz | error |",
+        "|---|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row['name']} | {row['predicted_mhz']} | {row['routed_mhz']} | "
+        f"{row['error_percent']:+.1f} % |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def full_report(results: Mapping[str, Any]) -> str:
+    """All that is kept, in Markdown."""
+    parts = [
+        "# Longest paths, predicted from the netlist",
+        "Written by `python -m bench.paths --report`. Nothing is placed or routed: delays of cells "
+        "are those of Vivado's database, delays of nets are assumed (docs/paths.md). * is the grade of "
+        "the part.",
+        *(report(found) for found in results["designs"].values()),
+    ]
+    if results["ecp5"]:
+        parts.append(routed_table(results["ecp5"]))
+    return "\n\n".join(parts)
+
+
+def _keep(**entry: Any) -> None:
+    """Put entries into the kept results."""
+    results = kept() if RESULTS.exists() else {"designs": {}, "ecp5": []}
+    results["designs"] |= entry.get("designs", {})
+    results["ecp5"] = entry.get("ecp5", results["ecp5"])
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    REPORT.write_text(full_report(results) + "\n")
+
+
+def _chosen(args: argparse.Namespace) -> Design:
+    if args.build is not None:
+        if args.board or args.small:
+            raise cli.UserError("a build folder says what it is for: leave out --board and --small")
+        return design_of_build(args.build)
+    if args.board:
+        return design_of_board(args.board)
+    if args.small:
+        return Design("small", PARTS, SMALL)
+    return Design("default", PARTS, synthesis.DESIGNS["default"][1])
+
+
+def parser() -> cli.Parser:
+    p = cli.Parser(prog="python -m bench.paths", description=__doc__)
+    p.add_argument("build", nargs="?", type=Path, metavar="BUILD", help="build folder")
+    which = p.add_mutually_exclusive_group()
+    which.add_argument("--board", metavar="NAME", help="the array of this board alone")
+    which.add_argument("--small", action="store_true", help="the array of the tests")
+    which.add_argument("--routed", action="store_true", help="ECP5: the model beside nextpnr")
+    which.add_argument("--report", action="store_true", help="print what is kept, and end")
+    p.add_argument("--detail", metavar="UNIT", help="print each cell of the longest path into it")
+    p.add_argument(
+        "--check", action="store_true", help="exit with 1 where a unit's path is longer than kept"
+    )
+    p.add_argument("--keep", action="store_true", help=f"keep it in {RESULTS.relative_to(ROOT)}")
+    p.add_argument("--json", action="store_true", help="print one JSON document")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    if args.report:
+        results = kept()
+        cli.give(json.dumps(results) if args.json else full_report(results))
+        return 0
+    if args.routed:
+        rows = routed()
+        if args.keep:
+            _keep(ecp5=rows)
+        cli.give(json.dumps(rows) if args.json else routed_table(rows))
+        return 0
+    design = _chosen(args)
+    before = kept()["designs"].get(design.name) if args.check else None
+    if args.check and before is None:
+        raise cli.UserError(f"no paths of {design.name} are kept: run with --keep first")
+    began = time.monotonic()
+    netlist = synthesised(design)
+    if args.detail:
+        cli.give(detail(timed(netlist, design.parts[0]), args.detail, design.factor))
+        return 0
+    found = measure(design, netlist)
+    cli.say(f"{design.name}: {time.monotonic() - began:.0f} s")
+    if args.keep:
+        _keep(designs={design.name: found})
+    cli.give(json.dumps(found) if args.json else report(found))
+    over = longer(found, before) if before else []
+    for line in over:
+        cli.say(line)
+    return 1 if over else 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
