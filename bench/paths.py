@@ -49,7 +49,7 @@ PARTS = ("xc7z020clg484-1", "xc7z045ffg900-2")  #: of arrays without a board
 ROUTING_MARGIN = 0.15  #: of the clock, left for what routing adds to the model
 TOLERANCE = 0.01  #: by which a path may be longer than the kept one
 NETS = 8
-LIMITS_NS = (5.7, 6.67, 8.0, 10.0)
+LIMITS_NS = (4.25, 5.7, 6.67, 8.0, 10.0)
 #: An accelerator that a test synthesises.
 SMALL = AccelConfig(
     pot4_rows=2,
@@ -107,7 +107,7 @@ def design_of_build(folder: Path) -> Design:
         text = (folder / f"{MODULE}.v").read_text()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise cli.UserError(f"{folder} is no build folder of gateware.build ({error})") from error
-    return Design(folder.name, (_part(board),), config, text)
+    return Design(str(folder), (_part(board),), config, text)
 
 
 def _part(board: Board) -> str:
@@ -192,10 +192,11 @@ def _unit(path: TimedPath, factor: float) -> dict[str, Any]:
 
 def report(found: Mapping[str, Any]) -> str:
     """Figures of one accelerator for people, in Markdown."""
+    off = f"{ROUTING_MARGIN:.0%}"
     lines = [
         f"## {found['name']}: {_shape(AccelConfig(**found['config']))}",
         "",
-        f"| device | grade | longest path | predicted clock | with {ROUTING_MARGIN:.0%} for routing |",
+        f"| device | grade | longest path | predicted clock | {off} off for routing |",
         "|---|---|---:|---:|---:|",
     ]
     lines += [
@@ -268,11 +269,14 @@ def longer(found: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def routed() -> list[dict[str, Any]]:
-    """Predicted and routed clock of the ECP5 designs that :mod:`bench.timing` has routed."""
+def routed(text: str = "") -> list[dict[str, Any]]:
+    """Predicted and routed clock of the ECP5 designs that :mod:`bench.timing` has routed and whose
+    name contains ``text``."""
     known = {row["name"]: row["mhz"] for row in json.loads(ROUTED.read_text())}
     rows = []
     for name, (make, _) in timing.designs().items():
+        if text not in name:
+            continue
         with tempfile.TemporaryDirectory(prefix="rmsmp-") as folder:
             document = json.loads(timing.synthesise(make(), name, Path(folder)).read_text())
         path = TimingGraph(JoinedNetlist(document, timing.TOP), Ecp5Delays()).longest()
@@ -311,8 +315,7 @@ def full_report(results: Mapping[str, Any]) -> str:
     parts = [
         "# Longest paths, predicted from the netlist",
         "Written by `python -m bench.paths --report`. Nothing is placed or routed: delays of cells "
-        "are those of Vivado's database, delays of nets are assumed (docs/paths.md). * is the grade of "
-        "the part.",
+        "are Vivado's, those of nets are assumed (docs/paths.md). * is the grade of the part.",
         *(report(found) for found in results["designs"].values()),
     ]
     if results["ecp5"]:
@@ -339,6 +342,16 @@ def _chosen(args: argparse.Namespace) -> Design:
     if args.small:
         return Design("small", PARTS, SMALL)
     return Design("default", PARTS, synthesis.DESIGNS["default"][1])
+
+
+def _bounds(design: Design) -> dict[str, Any]:
+    """What is kept of a design. Raises UserError where nothing is, or of another array."""
+    before = kept()["designs"].get(design.name)
+    if before is None:
+        raise cli.UserError(f"no paths of {design.name} are kept: run with --keep first")
+    if AccelConfig(**before["config"]) != design.config:
+        raise cli.UserError(f"the kept paths of {design.name} are of another array: --keep anew")
+    return before
 
 
 def parser() -> cli.Parser:
@@ -371,9 +384,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.give(json.dumps(rows) if args.json else routed_table(rows))
         return 0
     design = _chosen(args)
-    before = kept()["designs"].get(design.name) if args.check else None
-    if args.check and before is None:
-        raise cli.UserError(f"no paths of {design.name} are kept: run with --keep first")
+    before = _bounds(design) if args.check else None
     began = time.monotonic()
     netlist = synthesised(design)
     if args.detail:

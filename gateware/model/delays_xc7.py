@@ -105,7 +105,9 @@ _DSP_ARTIX = {
     "M": 2.305,
     "AD": 3.684,
     "A": 4.009,
+    "B": 3.813,
     "A+": 5.368,
+    "D+": 5.320,
     "AB": 2.215,
     "C": 2.291,
     "pcout": 0.195,
@@ -471,6 +473,13 @@ def _dsp48e1(ns: Mapping[str, float], cell: Cell) -> CellTiming:
             return ns[f"{pin}>{to}"]
         return ns[f"{pin}{plus}>{to}"]
 
+    def within(pin: str, to: str) -> float:
+        """From the register of a pin to the next one."""
+        names = ("AB",) if not multiplies and pin in ("A", "B") else (f"{pin}{plus}", pin)
+        if to == "P" and (found := [ns[name] for name in names if name in ns]):
+            return found[0] - ns["through"]
+        return setup(pin, to) + ns["start"]
+
     starts, ends, arcs = {}, {}, []
     inner = 0.0
     for port in cell.inputs:
@@ -484,7 +493,8 @@ def _dsp48e1(ns: Mapping[str, float], cell: Cell) -> CellTiming:
                 continue
             if registers.get(pin):
                 ends[port] = ns[f"{port}>{pin}"]
-                inner = max(inner, setup(pin, target(pin)) + ns["start"])
+                if registers[target(pin)]:
+                    inner = max(inner, within(pin, target(pin)))
             elif target(pin) != "P" or registers["P"]:
                 ends[port] = setup(pin, target(pin))
             else:
@@ -523,7 +533,7 @@ def _dsp_output(
         if registers["AD"]:
             last.append(ns["AD"])
         if registers["B"]:
-            last.append(ns["A"])
+            last.append(ns["B"])
         if registers["A"] and not registers["AD"]:
             last.append(ns[f"A{plus}"])
     elif registers["A"] or registers["B"]:

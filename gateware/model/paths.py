@@ -74,18 +74,18 @@ class _End:
     setup: float
 
 
+class CombinationalLoop(ValueError):
+    """Logic that feeds itself without a register has no arrival time."""
+
+
 class TimingGraph:
-    """Arrival times of all nets.
+    """Arrival times of all nets. Raises CombinationalLoop, and ValueError for a kind of cell that
+    the model does not know.
 
     Parameters
     ----------
     netlist : JoinedNetlist
     model : DelayModel
-
-    Attributes
-    ----------
-    loops : int
-        Arcs left out because they close a combinational loop.
     """
 
     def __init__(self, netlist: JoinedNetlist, model: DelayModel) -> None:
@@ -98,7 +98,6 @@ class TimingGraph:
         self._registers: collections.Counter[int] = collections.Counter()
         self._clocks: set[int] = set()
         self._inputs: dict[int, str] = {}
-        self.loops = 0
         for cell in netlist.cells:
             self._add(cell)
         self._add_ports()
@@ -173,23 +172,27 @@ class TimingGraph:
 
     def _arrive(self, net: int) -> float | None:
         """Arrival time of a net; depth first, without recursion: chains of logic are long."""
-        stack, open_ = [net], set()
+        stack, opened = [net], set()
         while stack:
             at = stack[-1]
-            if at in self._arrival:
-                stack.pop()
+            if at not in self._arrival and at not in opened:
+                opened.add(at)
+                missing = [i for i, _ in self._sources(at) if i not in self._arrival]
+                for source in missing:
+                    if source in opened:
+                        raise CombinationalLoop(
+                            f"a combinational loop goes through {self._name(at)}"
+                        )
+                stack += missing
                 continue
-            missing = []
-            if at not in open_:
-                open_.add(at)
-                missing = [source for source, _ in self._sources(at) if source not in self._arrival]
-            if missing:
-                stack += [source for source in missing if source not in open_]
-                self.loops += sum(source in open_ for source in missing)
-                continue
-            self._arrival[at] = self._latest(at)
+            if at not in self._arrival:
+                self._arrival[at] = self._latest(at)
             stack.pop()
         return self._arrival[net]
+
+    def _name(self, net: int) -> str:
+        names = self._netlist.names([net])
+        return names[net].text if net in names else "a net without a name"
 
     def _latest(self, net: int) -> float | None:
         latest = self._start(net)
