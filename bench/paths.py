@@ -88,8 +88,8 @@ def _grade(part: str) -> int:
 
 def design_of_board(name: str) -> Design:
     """The array of a board alone. Raises UserError for one that has none, or is no Zynq."""
-    board = boards.get(name)
     try:
+        board = boards.get(name)
         found = presets.auto(board)
         config = AccelConfig.from_ratio(
             found.ratio, found.rows, **{"clock_hz": board.clock_hz, **found.sizes}
@@ -366,7 +366,7 @@ def parser() -> cli.Parser:
     p.add_argument(
         "--check", action="store_true", help="exit with 1 where a unit's path is longer than kept"
     )
-    p.add_argument("--keep", action="store_true", help=f"keep it in {RESULTS.relative_to(ROOT)}")
+    p.add_argument("--keep", action="store_true", help="keep it in bench/results/paths.json")
     p.add_argument("--json", action="store_true", help="print one JSON document")
     return p
 
