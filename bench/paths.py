@@ -11,8 +11,8 @@ python -m bench.paths --report             the kept figures, nothing synthesised
 python -m bench.paths --routed             the model of ECP5 beside what nextpnr routed; minutes
 
 Yosys' synth_xilinx by the same script as everywhere (gateware/flow/yosys.py), nothing placed.
-Delays: gateware/model/delays_xc7.py, with their sources; those of nets are assumed. A unit is where
-a path ends.
+Delays: gateware/model/fabrics_xc7.py, with their sources; those of nets are assumed. A unit is
+where a path ends.
 """
 
 import argparse
@@ -27,6 +27,15 @@ from typing import Any
 
 import boards
 from bench import synthesis, timing
+from bench.paths_report import (
+    ROUTING_MARGIN,
+    detail,
+    full_report,
+    grade,
+    report,
+    routed_table,
+    shape,
+)
 from boards.board import Board
 from gateware.arch.config import AccelConfig
 from gateware.explore import presets
@@ -34,7 +43,8 @@ from gateware.flow import yosys
 from gateware.flow.manifest import ACCELERATOR
 from gateware.flow.verilog import MODULE, accelerator_verilog
 from gateware.model.delays_ecp5 import Ecp5Delays
-from gateware.model.delays_xc7 import Series7Delays, fabric_of
+from gateware.model.delays_xc7 import Series7Delays
+from gateware.model.fabrics_xc7 import fabric_of
 from gateware.model.netlist import JoinedNetlist
 from gateware.model.paths import Path as TimedPath
 from gateware.model.paths import TimingGraph
@@ -46,7 +56,6 @@ RESULTS = ROOT / "bench" / "results" / "paths.json"
 REPORT = RESULTS.with_suffix(".md")
 ROUTED = RESULTS.with_name("timing.json")
 PARTS = ("xc7z020clg484-1", "xc7z045ffg900-2")  #: of arrays without a board
-ROUTING_MARGIN = 0.15  #: of the clock, left for what routing adds to the model
 TOLERANCE = 0.01  #: by which a path may be longer than the kept one
 NETS = 8
 LIMITS_NS = (4.25, 5.7, 6.67, 8.0, 10.0)
@@ -79,11 +88,7 @@ class Design:
     @property
     def factor(self) -> float:
         """Delays of the first part by those of its fabric as measured."""
-        return fabric_of(self.parts[0]).factors[_grade(self.parts[0])]
-
-
-def _grade(part: str) -> int:
-    return int(part.rpartition("-")[2])
+        return fabric_of(self.parts[0]).factors[grade(self.parts[0])]
 
 
 def design_of_board(name: str) -> Design:
@@ -124,14 +129,10 @@ def synthesised(design: Design) -> JoinedNetlist:
     with tempfile.TemporaryDirectory(prefix="rmsmp-") as name:
         source = Path(name) / f"{MODULE}.v"
         source.write_text(design.text or accelerator_verilog(design.config, Series7(sources=True)))
-        cli.say(f"{design.name}: {_shape(design.config)}, Yosys runs")
+        cli.say(f"{design.name}: {shape(design.config)}, Yosys runs")
         yosys.synthesise(source, MODULE, netlist=True)
         document = json.loads((source.parent / yosys.NETLIST).read_text())
     return JoinedNetlist(document, MODULE, ROOT)
-
-
-def _shape(config: AccelConfig) -> str:
-    return f"{':'.join(map(str, config.lanes))} x {config.k} x {config.pixels}"
 
 
 def timed(netlist: JoinedNetlist, part: str) -> TimingGraph:
@@ -190,62 +191,6 @@ def _unit(path: TimedPath, factor: float) -> dict[str, Any]:
     return {**fields, "ns": round(path.ns * factor, 3)}
 
 
-def report(found: Mapping[str, Any]) -> str:
-    """Figures of one accelerator for people, in Markdown."""
-    off = f"{ROUTING_MARGIN:.0%}"
-    lines = [
-        f"## {found['name']}: {_shape(AccelConfig(**found['config']))}",
-        "",
-        f"| device | grade | longest path | predicted clock | {off} off for routing |",
-        "|---|---|---:|---:|---:|",
-    ]
-    lines += [
-        f"| {part[:7].upper()} | -{grade}{' *' if int(grade) == _grade(part) else ''} | "
-        f"{clock['ns']:.2f} ns | {clock['mhz']:.1f} MHz | {clock['with_margin_mhz']:.1f} MHz |"
-        for part, grades in found["clock"].items()
-        for grade, clock in grades.items()
-    ]
-    first = found["parts"][0].upper()
-    over = ", ".join(f"{n} beyond {ns} ns" for ns, n in found["over_ns"].items())
-    lines += [
-        "",
-        f"{found['endpoints']} endpoints, {over}. The longest path into each unit, {first}:",
-        "",
-        "| unit | ns | LUT levels | CARRY4 | fan-out | from | to |",
-        "|---|---:|---:|---:|---:|---|---|",
-    ]
-    lines += [
-        f"| {unit['end_unit']} | {unit['ns']:.2f} | {unit['levels']} | {unit['carries']} | "
-        f"{unit['fanout']} | {_place(unit['start'], unit['start_source'])} | "
-        f"{_place(unit['end'], unit['end_source'])} |"
-        for unit in found["units"]
-    ]
-    lines += ["", "| largest nets | fan-out |", "|---|---:|"]
-    lines += [
-        f"| {_place(net['name'], net['source'])} | {net['fanout']} |" for net in found["nets"]
-    ]
-    return "\n".join(lines)
-
-
-def _place(name: str, source: str) -> str:
-    shown = name if name and "$" not in name.rpartition(".")[2] else name.partition(".$")[0]
-    return f"`{shown or 'unnamed'}`{f' {source}' if source else ''}"
-
-
-def detail(graph: TimingGraph, unit: str, factor: float) -> str:
-    """Every cell of the longest path into a unit. Raises UserError for a unit that is not there."""
-    paths = {path.end_unit: path for path in graph.longest_by_unit()}
-    if unit not in paths:
-        raise cli.UserError(f"no path ends in {unit!r}; units are {', '.join(sorted(paths))}")
-    path = paths[unit]
-    lines = ["| at ns | cell | fan-out | net |", "|---:|---|---:|---|"]
-    lines += [
-        f"| {point.ns * factor:.2f} | {point.kind} | {point.fanout} | `{point.net}` |"
-        for point in path.points
-    ]
-    return "\n".join([*lines, f"| {path.ns * factor:.2f} | | | `{path.end}` |"])
-
-
 def kept() -> dict[str, dict[str, Any]]:
     """What ``--keep`` wrote, by the name of the design. Raises UserError."""
     try:
@@ -293,34 +238,6 @@ def routed(text: str = "") -> list[dict[str, Any]]:
         )
         cli.say(f"{name}: {rows[-1]['error_percent']:+.1f} %")
     return rows
-
-
-def routed_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = [
-        "## The model of ECP5 beside nextpnr, LFE5U-85F, grade 6",
-        "",
-        "| design | predicted MHz | routed MHz | error |",
-        "|---|---:|---:|---:|",
-    ]
-    lines += [
-        f"| {row['name']} | {row['predicted_mhz']} | {row['routed_mhz']} | "
-        f"{row['error_percent']:+.1f} % |"
-        for row in rows
-    ]
-    return "\n".join(lines)
-
-
-def full_report(results: Mapping[str, Any]) -> str:
-    """All that is kept, in Markdown."""
-    parts = [
-        "# Longest paths, predicted from the netlist",
-        "Written by `python -m bench.paths --report`. Nothing is placed or routed: delays of cells "
-        "are Vivado's, those of nets are assumed (docs/paths.md). * is the grade of the part.",
-        *(report(found) for found in results["designs"].values()),
-    ]
-    if results["ecp5"]:
-        parts.append(routed_table(results["ecp5"]))
-    return "\n\n".join(parts)
 
 
 def _keep(**entry: Any) -> None:

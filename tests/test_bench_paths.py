@@ -31,12 +31,12 @@ def two_units(luts: int) -> JoinedNetlist:
     storer.cell("FDRE", "ff", C=[clock], D=[net], Q=q)
     queue = Module("gateware/rtl/control.py:156")
     (clock,) = queue.port("C", "input", queue.bits())
-    head = queue.name("head", queue.port("Q", "output", queue.bits()))
+    head = queue.port("head", "output", queue.bits())
     queue.cell("FDRE", "ff", C=[clock], D=["0"], Q=head)
     top = Module()
     clk = top.port("clk", "input", top.bits())
     wire = top.bits()
-    top.cell("queue", "queue", C=clk, Q=wire)
+    top.cell("queue", "queue", C=clk, head=wire)
     top.cell("storer", "storer", C=clk, D=wire)
     modules = {"queue": queue.json, "storer": storer.json, "accelerator": top.json}
     return JoinedNetlist({"modules": modules}, "accelerator")
@@ -169,4 +169,4 @@ def test_a_build_folder(small: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "accelerator.json").write_text(json.dumps({"board": "zc706"}))
     (tmp_path / "accelerator.v").write_text("")
     assert paths.main([str(tmp_path)]) == 0
-    assert "| XC7Z045 | -2 * | 1.11 ns |" in capsys.readouterr().out
+    assert "| XC7Z045 | -2 * | 1.10 ns |" in capsys.readouterr().out

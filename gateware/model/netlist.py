@@ -6,8 +6,9 @@ Nets are numbers from 0. Constants and what nothing drives are :data:`NONE`.
 
 import array
 import dataclasses
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -193,31 +194,36 @@ class JoinedNetlist:
                 self.cells.append(Cell(name, cell, scope))
         return scope
 
-    def names(self, wanted: Iterable[int]) -> dict[int, Name]:
-        """Names of these nets, by net: of all that one has, the outermost of the text's own, the
-        shortest of those."""
+    def names(self, wanted: Mapping[int, tuple[str, ...]]) -> dict[int, Name]:
+        """Names of nets, by net; ``wanted`` has the path of the cell that drives each.
+
+        Of all that a net has, the text's own before those that Yosys made, then the nearest to the
+        driver, inside or around it, then the shortest.
+        """
         best: dict[int, tuple[tuple, Name]] = {}
-        asked = set(wanted)
         for scope in self._scopes:
-            here = {bit for bit, net in scope.nets.items() if net in asked}
+            here = {bit: net for bit, net in scope.nets.items() if net in wanted}
             if not here:
                 continue
             for name, entry in self._modules[scope.module]["netnames"].items():
-                rank = (bool(entry.get("hide_name")), len(scope.path), len(name), name)
                 for index, bit in enumerate(entry["bits"]):
                     if bit not in here:
                         continue
-                    net = scope.nets[bit]
+                    net = here[bit]
+                    away = _distance(scope.path, wanted[net])
+                    rank = (bool(entry.get("hide_name")), away, len(name), name)
                     if net not in best or rank < best[net][0]:
                         text = f"{name}[{index}]" if len(entry["bits"]) > 1 else name
-                        best[net] = (
-                            rank,
-                            Name(
-                                ".".join((*scope.path, text)),
-                                _source(entry, scope.root) or scope.source,
-                            ),
-                        )
+                        source = _source(entry, scope.root) or scope.source
+                        best[net] = rank, Name(".".join((*scope.path, text)), source)
         return {net: name for net, (_, name) in best.items()}
+
+
+def _distance(around: tuple[str, ...], driver: tuple[str, ...]) -> float:
+    """Levels of the hierarchy from a driver up to an instance around it, infinite for others."""
+    if driver[: len(around)] != around:
+        return math.inf
+    return len(driver) - len(around)
 
 
 def _bits(module: Mapping[str, Any]) -> Iterator[list[int | str]]:

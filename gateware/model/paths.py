@@ -10,10 +10,10 @@ import dataclasses
 import functools
 import heapq
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from gateware.model.delays import Arc, CellTiming, DelayModel, Hop
-from gateware.model.netlist import NONE, Cell, JoinedNetlist
+from gateware.model.netlist import NONE, Cell, JoinedNetlist, Name
 
 UNIT_DEPTH = 2  #: names of the path of a cell that make its unit
 TOP_UNIT = "top"
@@ -191,8 +191,13 @@ class TimingGraph:
         return self._arrival[net]
 
     def _name(self, net: int) -> str:
-        names = self._netlist.names([net])
+        names = self._names([net])
         return names[net].text if net in names else "a net without a name"
+
+    def _names(self, nets: Iterable[int]) -> dict[int, Name]:
+        return self._netlist.names(
+            {net: self._drivers[net].cell.path if net in self._drivers else () for net in nets}
+        )
 
     def _latest(self, net: int) -> float | None:
         latest = self._start(net)
@@ -249,7 +254,7 @@ class TimingGraph:
         found = heapq.nlargest(
             count, ((n, -net) for net, n in self._fanout.items() if net not in self._clocks)
         )
-        names = self._netlist.names(-net for _, net in found)
+        names = self._names(-net for _, net in found)
         return [
             (number, names[-net].text, names[-net].source) if -net in names else (number, "", "")
             for number, net in found
@@ -267,13 +272,13 @@ class TimingGraph:
         chains = [self._chain(end) for _, end in ranked]
         shown = {net for chain in chains for net in chain}
         shown |= {net for _, end in ranked if (net := _register_net(end)) != NONE}
-        names = self._netlist.names(shown)
+        names = self._names(shown)
         return [
             self._path(ns, end, chain, names)
             for (ns, end), chain in zip(ranked, chains, strict=True)
         ]
 
-    def _path(self, ns: float, end: _End, chain: list[int], names: dict) -> Path:
+    def _path(self, ns: float, end: _End, chain: list[int], names: dict[int, Name]) -> Path:
         kinds = [self._drivers[net].cell.kind if net in self._drivers else PORTS for net in chain]
         points = tuple(
             Point(

@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from gateware.model.delays_xc7 import ARTIX, KINTEX, Series7Delays, fabric_of
+from gateware.model.delays_xc7 import Series7Delays
+from gateware.model.fabrics_xc7 import ARTIX, KINTEX, fabric_of
 from gateware.model.netlist import JoinedNetlist
 from gateware.model.paths import Path, TimingGraph
 from tests.helpers.netlists import Module

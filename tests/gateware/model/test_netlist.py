@@ -39,12 +39,18 @@ def test_instances_are_joined() -> None:
     }
 
 
-def test_names_are_the_outermost_with_the_line_below_the_root() -> None:
-    netlist = JoinedNetlist(nested(), "top", Path("/src"))
+def test_names_are_those_nearest_to_the_driver() -> None:
+    document = nested()
+    netlist = JoinedNetlist(document, "top", Path("/src"))
     first, second = netlist.cells
     (middle,) = first.pins("O")
-    (name,) = netlist.names([middle]).values()
+    (name,) = netlist.names({middle: first.path}).values()
+    assert (name.text, name.source) == ("first.Y", "gateware/inner.py:7")
+    (name,) = netlist.names({middle: ()}).values()
     assert (name.text, name.source) == ("middle", "gateware/top.py:5")
+    document["modules"]["inner"]["netnames"]["Y"]["hide_name"] = 1  # made by Yosys
+    (name,) = JoinedNetlist(document, "top").names({middle: first.path}).values()
+    assert name.text == "middle"
     assert second.source == "gateware/inner.py:7"  # it has none of its own
 
 
