@@ -46,8 +46,7 @@ from gateware.model.delays_ecp5 import Ecp5Delays
 from gateware.model.delays_xc7 import Series7Delays
 from gateware.model.fabrics_xc7 import fabric_of
 from gateware.model.netlist import JoinedNetlist
-from gateware.model.paths import Path as TimedPath
-from gateware.model.paths import TimingGraph
+from gateware.model.paths import TimingGraph, TimingPath
 from gateware.pe.series7 import Series7
 from ir import cli
 
@@ -182,7 +181,7 @@ def _clock(ns: float) -> dict[str, float]:
     }
 
 
-def _unit(path: TimedPath, factor: float) -> dict[str, Any]:
+def _unit(path: TimingPath, factor: float) -> dict[str, Any]:
     fields = {
         field.name: getattr(path, field.name)
         for field in dataclasses.fields(path)
@@ -251,8 +250,6 @@ def _keep(**entry: Any) -> None:
 
 def _chosen(args: argparse.Namespace) -> Design:
     if args.build is not None:
-        if args.board or args.small:
-            raise cli.UserError("a build folder says what it is for: leave out --board and --small")
         return design_of_build(args.build)
     if args.board:
         return design_of_board(args.board)
@@ -290,6 +287,8 @@ def parser() -> cli.Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    if args.build and (args.board or args.small or args.routed or args.report):
+        raise cli.UserError("a build folder is all that is asked for: leave out the other options")
     if args.report:
         results = kept()
         cli.give(json.dumps(results) if args.json else full_report(results))

@@ -101,7 +101,8 @@ def test_kept_report(capsys: pytest.CaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("name", ["zedboard", "zc706"])
-def test_kept_arrays_are_those_of_the_boards(name: str) -> None:
+def test_kept_arrays_are_those_of_the_boards(name: str, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))  # without arrays of the user's own
     paths._bounds(paths.design_of_board(name))
 
 
@@ -148,7 +149,7 @@ def test_lines_of_source_change_nothing_else() -> None:
         (["--board", "ulx3s_85f"], r"no answer for|has no 7-series device"),
         (["--board", "zedbord"], "no board is called 'zedbord'"),
         (["nowhere"], "nowhere is no build folder"),
-        (["nowhere", "--small"], "leave out --board and --small"),
+        (["nowhere", "--small"], "leave out the other options"),
         (["--small", "--check"], r"cannot be read|no paths of small are kept"),
     ],
 )

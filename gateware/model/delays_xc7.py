@@ -13,13 +13,10 @@ import re
 from collections.abc import Mapping
 
 from gateware.model.delays import Arc, CellTiming, DelayModel, Hop
+from gateware.model.delays_dsp48e1 import Dsp48e1
 from gateware.model.fabrics_xc7 import Fabric
 from gateware.model.netlist import Cell
 
-_DSP_REGISTERS = (
-    *("A", "B", "C", "D", "AD", "M", "P"),
-    *("INMODE", "OPMODE", "ALUMODE", "CARRYIN", "CARRYINSEL"),
-)
 _LUTRAM = re.compile(r"RAM\d+(X\d+[SD]|M)")
 _SLICE_OUTPUTS = ("LUT", "MUXF", "CARRY4", "RAM32", "RAM64")
 
@@ -135,7 +132,7 @@ def _timing(fabric: Fabric, cell: Cell) -> CellTiming:
     if kind in ("RAMB18E1", "RAMB36E1"):
         return _block_ram(fabric, cell)
     if kind == "DSP48E1":
-        return _dsp48e1(fabric.dsp, cell)
+        return Dsp48e1(fabric.dsp, cell).timing()
     raise ValueError(f"the delays of a {kind} are not known")
 
 
@@ -229,97 +226,3 @@ def _block_ram(fabric: Fabric, cell: Cell) -> CellTiming:
             if port.startswith(prefix):
                 ends[port] = ns
     return CellTiming(starts=starts, ends=ends, clocks=clocks)
-
-
-def _dsp48e1(ns: Mapping[str, float], cell: Cell) -> CellTiming:
-    """By the registers used: a pin without one reaches as far as the next register behind it."""
-    registers = {name: bool(cell.integer(f"{name}REG", 1)) for name in _DSP_REGISTERS}
-    multiplies = cell.parameters.get("USE_MULT", "MULTIPLY") != "NONE"
-    adds = cell.parameters.get("USE_DPORT", "FALSE") == "TRUE"
-    registers["M"] &= multiplies
-    registers["AD"] &= adds and multiplies
-    plus = "+" if adds else ""
-
-    def target(pin: str) -> str:
-        """The next register behind a pin without one, P where there is none before."""
-        if pin in ("A", "D", "INMODE") and registers["AD"]:
-            return "AD"
-        return "M" if pin in ("A", "B", "D", "INMODE") and registers["M"] else "P"
-
-    def setup(pin: str, to: str) -> float:
-        if not multiplies and pin in ("A", "B"):
-            return ns["AB>P"]
-        if pin == "INMODE":  # as A, whose operands it selects
-            pin = "A"
-        if to == "AD" or pin not in ("A", "D"):
-            return ns[f"{pin}>{to}"]
-        return ns[f"{pin}{plus}>{to}"]
-
-    def within(pin: str, to: str) -> float:
-        """From the register of a pin to the next one."""
-        names = ("AB",) if not multiplies and pin in ("A", "B") else (f"{pin}{plus}", pin)
-        if to == "P" and (found := [ns[name] for name in names if name in ns]):
-            return found[0] - ns["through"]
-        return setup(pin, to) + ns["start"]
-
-    starts, ends, arcs = {}, {}, []
-    inner = 0.0
-    for port in cell.inputs:
-        pin = {"ACIN": "A", "BCIN": "B"}.get(port, port)
-        if port.startswith("CE"):
-            ends[port] = ns["enable"]
-        elif port.startswith("RST"):
-            ends[port] = ns["reset"]
-        elif pin == "PCIN" or (pin in registers and pin not in ("AD", "M", "P")):
-            if pin == "D" and not adds:
-                continue
-            if registers.get(pin):
-                ends[port] = ns[f"{port}>{pin}"]
-                if registers[target(pin)]:
-                    inner = max(inner, within(pin, target(pin)))
-            elif target(pin) != "P" or registers["P"]:
-                ends[port] = setup(pin, target(pin))
-            else:
-                arcs.append(Arc(port, setup(pin, "P") + ns["through"]))
-    if registers["AD"] and registers["M"]:
-        inner = max(inner, ns["A>M"] + ns["start"])
-    if registers["P"] and (registers["M"] or registers["AD"]):
-        inner = max(inner, ns["M" if registers["M"] else "AD"] - ns["through"])
-    out, more = _dsp_output(ns, registers, multiplies=multiplies, plus=plus)
-    if out:
-        for port in cell.outputs:
-            starts[port] = out + (more if port == "PCOUT" else 0.0)
-    ways = {
-        port: tuple(
-            dataclasses.replace(arc, ns=arc.ns + (ns["pcout"] if port == "PCOUT" else 0.0))
-            for arc in arcs
-        )
-        for port in cell.outputs
-    }
-    if registers["P"]:
-        ways = {}
-    return CellTiming(starts=starts, ends=ends, arcs=ways, inner=inner, clocks=frozenset({"CLK"}))
-
-
-def _dsp_output(
-    ns: Mapping[str, float], registers: Mapping[str, bool], *, multiplies: bool, plus: str
-) -> tuple[float, float]:
-    """Clock to P, by the last register on the longest way, and what PCOUT takes more; 0 where there
-    is no register."""
-    if registers["P"]:
-        return ns["P"], ns["pcout_register"]
-    last = []
-    if registers["M"]:
-        last.append(ns["M"])
-    elif multiplies:
-        if registers["AD"]:
-            last.append(ns["AD"])
-        if registers["B"]:
-            last.append(ns["B"])
-        if registers["A"] and not registers["AD"]:
-            last.append(ns[f"A{plus}"])
-    elif registers["A"] or registers["B"]:
-        last.append(ns["AB"])
-    if registers["C"]:
-        last.append(ns["C"])
-    return max(last, default=0.0), ns["pcout"]

@@ -34,7 +34,7 @@ class Point:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Path:
+class TimingPath:
     """The longest path to one endpoint.
 
     ns : from the clock at its start to the clock at its end, setup included
@@ -226,12 +226,12 @@ class TimingGraph:
                 found.append((arrival + self._model.net(hop) + end.setup, end))
         return found
 
-    def longest(self) -> Path | None:
+    def longest(self) -> TimingPath | None:
         """The longest path, None for a design without one."""
         paths = self.longest_by_unit()
         return max(paths, key=lambda path: path.ns, default=None)
 
-    def longest_by_unit(self) -> list[Path]:
+    def longest_by_unit(self) -> list[TimingPath]:
         """The longest path that ends in each unit, the longest first."""
         worst: dict[str, tuple[float, _End]] = {}
         for ns, end in self._endpoints:
@@ -267,7 +267,7 @@ class TimingGraph:
             chain.append(self._before[chain[-1]])
         return chain[::-1]
 
-    def _traced(self, ranked: list[tuple[float, _End]]) -> list[Path]:
+    def _traced(self, ranked: list[tuple[float, _End]]) -> list[TimingPath]:
         """Paths with the names of all their nets, which are looked up at once."""
         chains = [self._chain(end) for _, end in ranked]
         shown = {net for chain in chains for net in chain}
@@ -278,7 +278,7 @@ class TimingGraph:
             for (ns, end), chain in zip(ranked, chains, strict=True)
         ]
 
-    def _path(self, ns: float, end: _End, chain: list[int], names: dict[int, Name]) -> Path:
+    def _path(self, ns: float, end: _End, chain: list[int], names: dict[int, Name]) -> TimingPath:
         kinds = [self._drivers[net].cell.kind if net in self._drivers else PORTS for net in chain]
         points = tuple(
             Point(
@@ -294,7 +294,7 @@ class TimingGraph:
         start = names.get(chain[0]) if chain else names.get(_register_net(end))
         last = names.get(_register_net(end))
         label = end.port if end.cell is None else f"{end.cell.kind}{'.' * bool(end.port)}{end.port}"
-        return Path(
+        return TimingPath(
             ns=ns,
             levels=sum(map(self._model.is_level, kinds)),
             carries=sum(map(self._model.is_carry, kinds)),

@@ -5,7 +5,7 @@ import pytest
 
 from gateware.model.delays_ecp5 import NET_BASE, NET_MULTIPLIER, Ecp5Delays
 from gateware.model.netlist import JoinedNetlist
-from gateware.model.paths import Path, TimingGraph
+from gateware.model.paths import TimingGraph, TimingPath
 from tests.helpers.netlists import Module
 
 
@@ -19,7 +19,7 @@ class Design(Module):
         self.cell("TRELLIS_FF", f"ff{q[0]}", CLK=self.clock, DI=d, Q=q, **pins)
         return q
 
-    def path(self) -> Path:
+    def path(self) -> TimingPath:
         path = TimingGraph(JoinedNetlist({"modules": {"top": self.json}}, "top"), Ecp5Delays())
         longest = path.longest()
         assert longest is not None

@@ -8,7 +8,7 @@ import pytest
 from gateware.model.delays_xc7 import Series7Delays
 from gateware.model.fabrics_xc7 import ARTIX, KINTEX, fabric_of
 from gateware.model.netlist import JoinedNetlist
-from gateware.model.paths import Path, TimingGraph
+from gateware.model.paths import TimingGraph, TimingPath
 from tests.helpers.netlists import Module
 
 OUT, SETUP, NET, LUT = 0.456, 0.070, 0.5, 0.124  # Artix -1
@@ -24,7 +24,7 @@ class Design(Module):
         self.cell("FDRE", f"ff{q[0]}", C=self.clock, D=d, Q=q, **pins)
         return q
 
-    def path(self, grade: int = 1, fabric=ARTIX) -> Path:
+    def path(self, grade: int = 1, fabric=ARTIX) -> TimingPath:
         netlist = JoinedNetlist({"modules": {"top": self.json}}, "top")
         path = TimingGraph(netlist, Series7Delays(fabric, grade)).longest()
         assert path is not None

@@ -7,7 +7,7 @@ import pytest
 
 from gateware.model.delays import Arc, CellTiming, DelayModel, Hop
 from gateware.model.netlist import Cell, JoinedNetlist
-from gateware.model.paths import PORTS, TOP_UNIT, CombinationalLoop, Path, TimingGraph, unit
+from gateware.model.paths import PORTS, TOP_UNIT, CombinationalLoop, TimingGraph, TimingPath, unit
 from tests.helpers.netlists import Module
 
 
@@ -66,7 +66,7 @@ class Design(Module):
         return TimingGraph(JoinedNetlist({"modules": {"top": self.json}}, "top"), Ticks())
 
 
-def longest(graph: TimingGraph) -> Path:
+def longest(graph: TimingGraph) -> TimingPath:
     path = graph.longest()
     assert path is not None
     return path
