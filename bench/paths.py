@@ -26,14 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import boards
-from bench import synthesis, timing
+from bench import paths_ecp5, synthesis
 from bench.paths_report import (
     ROUTING_MARGIN,
     detail,
     full_report,
     grade,
     report,
-    routed_table,
+    routed_tables,
     shape,
 )
 from boards.board import Board
@@ -42,7 +42,6 @@ from gateware.explore import presets
 from gateware.flow import yosys
 from gateware.flow.manifest import ACCELERATOR
 from gateware.flow.verilog import MODULE, accelerator_verilog
-from gateware.model.delays_ecp5 import Ecp5Delays
 from gateware.model.delays_xc7 import Series7Delays
 from gateware.model.fabrics_xc7 import fabric_of
 from gateware.model.netlist import JoinedNetlist
@@ -53,7 +52,6 @@ from ir import cli
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results" / "paths.json"
 REPORT = RESULTS.with_suffix(".md")
-ROUTED = RESULTS.with_name("timing.json")
 PARTS = ("xc7z020clg484-1", "xc7z045ffg900-2")  #: of arrays without a board
 TOLERANCE = 0.01  #: by which a path may be longer than the kept one
 NETS = 8
@@ -213,37 +211,11 @@ def longer(found: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def routed(text: str = "") -> list[dict[str, Any]]:
-    """Predicted and routed clock of the ECP5 designs that :mod:`bench.timing` has routed and whose
-    name contains ``text``."""
-    known = {row["name"]: row["mhz"] for row in json.loads(ROUTED.read_text())}
-    rows = []
-    for name, (make, _) in timing.designs().items():
-        if text not in name:
-            continue
-        with tempfile.TemporaryDirectory(prefix="rmsmp-") as folder:
-            document = json.loads(timing.synthesise(make(), name, Path(folder)).read_text())
-        path = TimingGraph(JoinedNetlist(document, timing.TOP), Ecp5Delays()).longest()
-        if path is None or name not in known:
-            continue
-        mhz = 1000 / path.ns
-        rows.append(
-            {
-                "name": name,
-                "predicted_mhz": round(mhz, 1),
-                "routed_mhz": round(known[name], 1),
-                "error_percent": round(100 * (mhz / known[name] - 1), 1),
-            }
-        )
-        cli.say(f"{name}: {rows[-1]['error_percent']:+.1f} %")
-    return rows
-
-
 def _keep(**entry: Any) -> None:
     """Put entries into the kept results."""
-    results = kept() if RESULTS.exists() else {"designs": {}, "ecp5": []}
-    results["designs"] |= entry.get("designs", {})
-    results["ecp5"] = entry.get("ecp5", results["ecp5"])
+    results = kept() if RESULTS.exists() else {"designs": {}}
+    designs = results["designs"] | entry.pop("designs", {})
+    results |= {"designs": designs, **entry}
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     REPORT.write_text(full_report(results) + "\n")
 
@@ -294,10 +266,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.give(json.dumps(results) if args.json else full_report(results))
         return 0
     if args.routed:
-        rows = routed()
+        rows = {"ecp5": paths_ecp5.routed(), "ecp5_held_out": paths_ecp5.held_out()}
         if args.keep:
-            _keep(ecp5=rows)
-        cli.give(json.dumps(rows) if args.json else routed_table(rows))
+            _keep(**rows)
+        cli.give(json.dumps(rows) if args.json else routed_tables(rows))
         return 0
     design = _chosen(args)
     before = _bounds(design) if args.check else None

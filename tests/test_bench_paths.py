@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import paths
+from bench import paths, paths_ecp5
 from gateware.flow.verilog import accelerator_verilog
 from gateware.model.netlist import JoinedNetlist
 from gateware.pe.series7 import Series7
@@ -108,18 +108,21 @@ def test_kept_arrays_are_those_of_the_boards(name: str, monkeypatch, tmp_path: P
 
 def test_model_of_ecp5_is_near_what_was_routed() -> None:
     rows = RECORDED["ecp5"]
-    known = {row["name"]: row["mhz"] for row in json.loads(paths.ROUTED.read_text())}
+    known = {row["name"]: row["mhz"] for row in json.loads(paths_ecp5.ROUTED.read_text())}
     assert len(rows) >= 5
     for row in rows:
         error = 100 * (row["predicted_mhz"] / known[row["name"]] - 1)
         assert math.isclose(error, row["error_percent"], abs_tol=0.15)
         assert abs(error) <= 15
+    others = RECORDED["ecp5_held_out"]
+    assert [row["name"] for row in others] == list(paths_ecp5.HELD_OUT)
+    assert max(abs(row["error_percent"]) for row in others) <= 15
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["Pot4Engine", "Fixed8Engine"])
 def test_ecp5_predictions_are_as_kept(name: str) -> None:
-    (row,) = paths.routed(name)
+    (row,) = paths_ecp5.routed(name)
     assert row in RECORDED["ecp5"]
 
 
