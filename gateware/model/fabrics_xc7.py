@@ -217,7 +217,7 @@ KINTEX = Fabric(
             (0.154,),
         ),
     },
-    # Of thirteen that were compared, 0.69 to 0.80 of Artix -1.
+    # Sixteen that were compared are 0.63 to 0.80 of Artix -1, most of them 0.71.
     dsp={name: round(0.72 * ns, 3) for name, ns in _DSP_ARTIX.items()},
 )
 
