@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Delays of ECP5 devices of speed grade 6 before placement.
 
-Cells: what nextpnr-ecp5 reports of them (``--report``), which are those of Project Trellis. Nets:
-``base + doubling * log2(fan-out)``, more from a multiplier, whose columns are far apart; fitted to
-the routed designs of ``bench/results/timing.json``.
+Cells: what nextpnr-ecp5 reports of them (``--report``), which are those of Project Trellis, but for
+those marked as assumed. Nets: ``base + doubling * log2(fan-out)``, more from a multiplier, whose
+columns are far apart; fitted to the routed designs of ``bench/results/timing.json``.
 """
 
 import math
@@ -14,12 +14,15 @@ from gateware.model.netlist import Cell
 NET_BASE = 0.9
 NET_DOUBLING = 0.12
 NET_MULTIPLIER = 1.5
-LUT, PFUMX, L6MUX = 0.236, 0.173, 0.148
+LUT = 0.236
+PFUMX, L6MUX = 0.173, 0.148  #: assumed
 FF_OUT, FF_SETUP, FF_ENABLE, FF_RESET = 0.525, 0.0, 0.0, 0.424
-CARRY_IN, CARRY_THROUGH, CARRY_SUM, SUM = 0.447, 0.071, 0.443, 0.698
-MULTIPLIER, ALU = 3.927, 2.7
-RAM_OUT, RAM_SETUP = 5.6, 0.3
-LUTRAM_OUT, LUTRAM_SETUP = 0.9, 0.1
+CARRY_IN, CARRY_THROUGH, CARRY_SUM = 0.447, 0.071, 0.443
+SUM = 0.698  #: from the lower bit of a CCU2C to the sum of the upper one, assumed
+MULTIPLIER = 3.927
+ALU = 2.7  #: assumed
+RAM_OUT, RAM_SETUP = 5.6, 0.3  #: assumed
+LUTRAM_OUT, LUTRAM_SETUP = 0.9, 0.1  #: assumed
 LOCAL_NET = 0.13  #: to the flip-flop beside a LUT
 _SLICE_OUTPUTS = ("LUT4", "PFUMX", "L6MUX21", "CCU2C")
 
