@@ -43,6 +43,7 @@ from ir.vectors import Vectors, VectorsError, beside, find
 
 LATEST = Path("runs/latest/graph.safetensors")
 GRAPH = "graph.safetensors"  #: copy of the network in a build folder
+MAX_BATCH = 256  #: images of a run; every one has descriptors of its own
 VECTORS = 100  #: most test vectors that are copied to beside it
 
 
@@ -121,6 +122,17 @@ def _clock_mhz(text: str) -> float:
     return clock
 
 
+def load(name: str, path: Path | None) -> tuple[Board, IntGraph | None, Vectors | None]:
+    """Board of a name, network of a file and the test vectors beside it. Raises UserError."""
+    try:
+        board = boards.get(name)
+        graph = IntGraph.load(path) if path else None
+        vectors = find(path, graph) if path and graph else None
+    except (boards.UnknownBoard, GraphError, VectorsError) as error:
+        raise UserError(str(error)) from error
+    return board, graph, vectors
+
+
 def configure(
     board: Board,
     graph: IntGraph | None,
@@ -181,6 +193,8 @@ def build(
     say = (lambda text: None) if quiet else cli.say
     partial = folder.with_name(f"{folder.name}.partial")
     target = TARGETS[board.device.family]
+    if not 1 <= batch <= MAX_BATCH:
+        raise UserError(f"a batch is 1 to {MAX_BATCH} images, not {batch}")
     try:
         synthesise = target.synthesiser() if synth else None
         compiled = [] if graph is None else compile_all(graph, config, batch)
@@ -272,15 +286,8 @@ def _write_report(result: dict, folder: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    if args.batch < 1:
-        raise UserError(f"--batch must be at least 1, not {args.batch}")
-    try:
-        board = boards.get(args.board)
-        path = args.graph or (LATEST if LATEST.exists() else None)
-        graph = IntGraph.load(path) if path else None
-        vectors = find(path, graph) if path and graph else None
-    except (boards.UnknownBoard, GraphError, VectorsError) as error:
-        raise UserError(str(error)) from error
+    path = args.graph or (LATEST if LATEST.exists() else None)
+    board, graph, vectors = load(args.board, path)
     config = configure(
         board,
         graph,

@@ -2,17 +2,17 @@
 """Steps from the integer graph to an accelerator and its proof."""
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import boards
 from gateware import build as builder
-from gateware.arch.config import AccelConfig
+from gateware.arch.config import SIZES, AccelConfig
 from ir import cli
 from ir.board_arrays import board_array, board_files
+from ir.cli import UserError
 from ir.graph import IntGraph
-from ir.vectors import find
 
 if TYPE_CHECKING:
     from sim.verify.hybrid import HybridResult
@@ -76,8 +76,12 @@ def build(
     ir.cli.UserError
         In one line, for whatever cannot be built.
     """
-    target, path = boards.get(board), Path(graph)
-    network = IntGraph.load(path)
+    if unknown := sizes.keys() - SIZES.keys():
+        raise UserError(f"no size is called {min(unknown)!r}; sizes are {', '.join(SIZES)}")
+    if clock_mhz is not None and not math.isfinite(clock_mhz):
+        raise UserError(f"a clock is a number of MHz, not {clock_mhz}")
+    target, network, vectors = builder.load(board, Path(graph))
+    assert network is not None
     if ratio is None and rows is None and _is_for_array_of(network, board):
         ratio = "auto"
     config = builder.configure(
@@ -94,7 +98,7 @@ def build(
         config,
         network,
         folder,
-        vectors=find(path, network),
+        vectors=vectors,
         batch=batch,
         bitstream=bitstream,
         quiet=quiet,

@@ -22,6 +22,7 @@ from quant.lowering import verify
 from quant.training import loop
 from quant.training.progress import Progress
 
+OPTIMISERS = ("sgd", "adamw")
 TILE_ROWS = 16  #: of an array that no board was named for
 MIX = "mix"  #: place of ratio and rows of a tile in a model's ``meta``
 
@@ -72,7 +73,9 @@ def quantise(
     array = board_array(board) if board else None
     if ratio is None and array and method == "rmsmp":
         ratio = str(array.ratio)
-    rows = tile_rows or (array.rows if array else TILE_ROWS)
+    rows = tile_rows if tile_rows is not None else array.rows if array else TILE_ROWS
+    if rows < 1:
+        raise ValueError(f"tile_rows must be at least 1, not {rows}")
     quantised = flow.quantise(
         model,
         images,
@@ -118,9 +121,15 @@ def train(
 
     Raises
     ------
+    ValueError
+        For options that make no sense, and labels that are not those of the images.
     quant.training.loop.Diverged
         Where the loss is no number or stays far above that of guessing.
     """
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(f"epochs and batch_size must be at least 1, not {epochs}, {batch_size}")
+    if optimiser not in OPTIMISERS:
+        raise ValueError(f"unknown optimiser {optimiser!r}; known are {', '.join(OPTIMISERS)}")
     data = _Samples(images, labels)
     trainer = loop.Trainer(
         model,
@@ -182,6 +191,8 @@ def export(
     ------
     ir.arrays.ExportError
         For a value that the integer formats cannot hold.
+    ValueError
+        For images that are none of the network's. The files at ``path`` are then as they were.
     quant.lowering.verify.Mismatch
         Where the two integer models disagree, a defect of ours.
     """
@@ -199,14 +210,25 @@ def export(
         tile_rows=tile_rows,
         class_names=tuple(class_names),
     )
-    graph.save(path)
+    vectors = None if images is None else _vectors(graph, images, labels)
+    graph.save(path)  # after all checks: until here the former files stay
     beside(path).unlink(missing_ok=True)  # of the graph that was there before
-    if images is not None:
-        pixels = images.mul(255).round().to(torch.int64).cpu().numpy()
-        logits = verify.verify(graph, pixels)
-        right = None if labels is None else np.asarray(labels, np.int64)
-        Vectors.of(graph, pixels.astype(np.uint8), logits, labels=right).save(beside(path))
+    if vectors is not None:
+        vectors.save(beside(path))
     return graph
+
+
+def _vectors(graph: IntGraph, images: Tensor, labels: Tensor | Sequence[int] | None) -> Vectors:
+    """Test vectors of ``images``, on which the integer models agree."""
+    shape = tuple(graph.input.shape)
+    if tuple(images.shape[1:]) != shape or not len(images):
+        raise ValueError(f"images must have the shape (N, {', '.join(map(str, shape))}) with N > 0")
+    if not (images.is_floating_point() and bool(((images >= 0) & (images <= 1)).all())):
+        raise ValueError("images must be float with values in 0..1: divide pixels by 255")
+    pixels = images.mul(255).round().to(torch.int64).cpu().numpy()
+    logits = verify.verify(graph, pixels)
+    right = None if labels is None else np.asarray(labels, np.int64)
+    return Vectors.of(graph, pixels.astype(np.uint8), logits, labels=right)
 
 
 def _input_shape(model: fx.GraphModule) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ from ir.vectors import VectorsError
 from sim.backend.harness import BenchFailed, BuildFailed, SimulatorNotFound, find_simulator
 from sim.backend.simulators import VERILATOR
 from sim.verify import hybrid, network
-from sim.verify.conditions import Conditions
+from sim.verify.conditions import MAX_STALL, Conditions
 from sim.verify.hybrid import HybridResult
 from sim.verify.inputs import choose, choose_codes, load_graph
 from sim.verify.network import NetworkResult
@@ -90,8 +90,14 @@ def _verify(
     quiet: bool,
 ) -> NetworkResult | HybridResult:
     say = (lambda text: None) if quiet else cli.say
+    if images < 1:
+        raise UserError(f"images must be at least 1, not {images}")
+    if check not in (None, *CHECKS):
+        raise UserError(f"check is one of {', '.join(CHECKS)}, not {check!r}")
     find_simulator(prefer=VERILATOR)
     graph, path = load_graph(build, graph_path)
+    if not (build / network.VERILOG).is_file():
+        raise UserError(f"no {network.VERILOG} in {build}: run python -m gateware.build again")
     target = build / WAVES if waves else None
     if is_hybrid(graph):
         if check == "logits":
@@ -175,7 +181,7 @@ def parser() -> cli.Parser:
     )
     g.add_argument(
         "--stall",
-        type=int,
+        type=_between(0, MAX_STALL),
         default=0,
         metavar="N",
         help="chance out of 256 that a bus channel pauses in a cycle (default: %(default)s)",
@@ -211,6 +217,17 @@ def _at_least(least: int) -> Callable[[str], int]:
         return value
 
     parse.__name__ = "int"  # in argparse's message about text that is no number
+    return parse
+
+
+def _between(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"must be {least} to {most}, not {text}")
+        return value
+
+    parse.__name__ = "int"
     return parse
 
 

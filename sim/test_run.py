@@ -17,6 +17,7 @@ from gateware.compiler.program import Program
 from gateware.flow.manifest import GOLDEN, GOLDEN_IMAGES
 from gateware.model.emulator import Emulator
 from ir import cli, golden
+from ir.cli import UserError
 from ir.graph import IntGraph
 from ir.vectors import Vectors, beside
 from sim import run
@@ -167,6 +168,25 @@ def test_a_build_without_a_network_says_so(tmp_path, capsys) -> None:
         )
 
 
+def test_a_build_without_its_verilog_says_so(own, tmp_path, capsys) -> None:
+    folder = built(own[0], tmp_path)
+    (folder / "accelerator.v").unlink()
+    status, _, err = said(capsys, folder)
+    assert status == 2 and err.startswith(f"error: no accelerator.v in {folder}: ")
+    assert err.count("\n") == 1
+
+
+def test_arguments_of_the_function_that_make_no_sense(tmp_path) -> None:
+    with pytest.raises(UserError, match="images must be at least 1, not 0"):
+        run.verify(tmp_path, images=0)
+    with pytest.raises(UserError, match="check is one of logits, layers, not 'all'"):
+        run.verify(tmp_path, check="all")
+    with pytest.raises(UserError, match="stall must be 0 to 255, not 300"):
+        Conditions(stall=300)
+    with pytest.raises(UserError, match="ddr_bytes must be at least 1, not 0"):
+        Conditions(ddr_bytes=0)
+
+
 def test_report_draws_the_program_that_ran(own, tmp_path, monkeypatch, capsys) -> None:
     """With --check layers that is the one that dumps every layer's output."""
     drawn = []
@@ -249,6 +269,8 @@ def test_result_of_the_function(own, tmp_path) -> None:
         (("--read-latency", "1"), "must be at least 2, not 1"),
         (("--images", "many"), "invalid int value: 'many'"),
         (("--check", "nothing"), "invalid choice"),
+        (("--stall", "256"), "must be 0 to 255, not 256"),
+        (("--stall", "-1"), "must be 0 to 255, not -1"),
     ],
 )
 def test_options_that_make_no_sense(option, words, capsys) -> None:

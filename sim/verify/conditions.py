@@ -6,7 +6,10 @@ import dataclasses
 from gateware.arch.config import AccelConfig
 from gateware.compiler.program import Program
 from gateware.model.timeline import READ_LATENCY, Timeline
+from ir.cli import UserError
 from sim.verify.simulation import RunOptions
+
+MAX_STALL = 255  #: of 256; with more a channel would never move
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,7 +19,7 @@ class Conditions:
     Parameters
     ----------
     stall : int
-        Probability, out of 256, that a bus channel pauses in a cycle.
+        Probability, out of 256, that a bus channel pauses in a cycle; at most :data:`MAX_STALL`.
     seed : int
         Of the pauses, and of random inputs.
     ddr_bytes : int, optional
@@ -30,6 +33,12 @@ class Conditions:
     seed: int = 1
     ddr_bytes: int | None = None
     read_latency: int = READ_LATENCY
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.stall <= MAX_STALL:
+            raise UserError(f"stall must be 0 to {MAX_STALL}, not {self.stall}")
+        if self.ddr_bytes is not None and self.ddr_bytes < 1:
+            raise UserError(f"ddr_bytes must be at least 1, not {self.ddr_bytes}")
 
     def options(self, config: AccelConfig) -> RunOptions:
         """Options of a simulation of ``config``; the plusargs are those of the DDR model."""
