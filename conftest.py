@@ -6,6 +6,10 @@ import os
 
 import pytest
 
+# One torch thread per test process: on these small tensors a second one makes it ten times slower,
+# and pytest-xdist has the other cores. Set before any test imports torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("rmsmp")

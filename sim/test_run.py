@@ -157,7 +157,8 @@ def test_files_of_another_network_are_refused(own, tmp_path, capsys, seed) -> No
     assert status == 2 and "was built for graph" in err and err.count("\n") == 1
 
 
-def test_a_build_without_a_network_says_so(tmp_path, capsys) -> None:
+def test_a_build_without_a_network_says_so(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where nothing was trained
     argv = ["--board", "zedboard", "--out", str(tmp_path), "-q", "--project-only"]
     assert cli.run(build.main, argv) == 0
     for folder in (tmp_path / "zedboard", tmp_path / "nowhere"):
