@@ -52,7 +52,7 @@ class Ratio:
         """Read ``"65:30:5"``; raises ValueError with the expected form."""
         try:
             shares = [int(part) for part in text.split(":")]
-        except ValueError:
+        except (AttributeError, ValueError):
             shares = []
         if len(shares) != len(Scheme):
             raise ValueError(f"ratio {text!r} is not of the form {FORM}")

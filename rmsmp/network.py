@@ -1,30 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
 """Steps from a float PyTorch model to the integer graph."""
 
+import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from ir.board_arrays import board_array
 from ir.graph import IntGraph
 from ir.ratio import Ratio
 from ir.vectors import Vectors, beside
 from quant.assignment.methods import method as find_method
-from quant.data.splits import EVERYTHING, Split, labels_of
+from quant.capture.nodes import note_shapes
 from quant.lowering import export as lowering
 from quant.lowering import quantise as flow
 from quant.lowering import verify
+from quant.nn.layers import quantised_layers
+from quant.nn.modes import evaluating
 from quant.training import loop
 from quant.training.progress import Progress
+from rmsmp.samples import Samples, check_classes, checked_images, checked_labels
 
-OPTIMISERS = ("sgd", "adamw")
 TILE_ROWS = 16  #: of an array that no board was named for
-MIX = "mix"  #: place of ratio and rows of a tile in a model's ``meta``
+ORIGIN = "origin"  #: attribute of a model's layers, which outlives copies and files of it
+
+
+@dataclasses.dataclass(frozen=True)
+class _Origin:
+    """What :func:`quantise` made a model for; shape of one input without the batch."""
+
+    ratio: str
+    tile_rows: int
+    input_shape: tuple[int, ...]
 
 
 def quantise(
@@ -70,22 +84,24 @@ def quantise(
     ValueError
         For a board, ratio, method or calibration images that make no sense.
     """
+    model, images = _unwrapped(model), checked_images(images)
     array = board_array(board) if board else None
     if ratio is None and array and method == "rmsmp":
         ratio = str(array.ratio)
-    rows = tile_rows if tile_rows is not None else array.rows if array else TILE_ROWS
-    if rows < 1:
-        raise ValueError(f"tile_rows must be at least 1, not {rows}")
+    if tile_rows is None:
+        tile_rows = array.rows if array else TILE_ROWS
     quantised = flow.quantise(
         model,
         images,
         ratio=ratio,
-        tile_rows=rows,
+        tile_rows=tile_rows,
         method=method,
         act_bits=act_bits,
         first_last=first_last,
     )
-    quantised.meta[MIX] = (str(find_method(method, ratio).ratio), rows)
+    mix = str(find_method(method, ratio).ratio)
+    for layer in quantised_layers(quantised).values():
+        setattr(layer, ORIGIN, _Origin(mix, tile_rows, tuple(images.shape[1:])))
     return quantised
 
 
@@ -121,16 +137,12 @@ def train(
 
     Raises
     ------
-    ValueError
-        For options that make no sense, and labels that are not those of the images.
     quant.training.loop.Diverged
         Where the loss is no number or stays far above that of guessing.
     """
-    if epochs < 1 or batch_size < 1:
+    if not all(isinstance(n, int) and n >= 1 for n in (epochs, batch_size)):
         raise ValueError(f"epochs and batch_size must be at least 1, not {epochs}, {batch_size}")
-    if optimiser not in OPTIMISERS:
-        raise ValueError(f"unknown optimiser {optimiser!r}; known are {', '.join(OPTIMISERS)}")
-    data = _Samples(images, labels)
+    data = _samples(model, images, labels)
     trainer = loop.Trainer(
         model,
         data,
@@ -158,7 +170,7 @@ def train(
 
 def evaluate(model: nn.Module, images: Tensor, labels: Tensor | Sequence[int]) -> float:
     """Share of ``images`` (N, C, H, W) that ``model`` classifies right, 0..1; in evaluation."""
-    return loop.accuracy(model, _Samples(images, labels))
+    return loop.accuracy(model, _samples(model, images, labels))
 
 
 def export(
@@ -191,72 +203,91 @@ def export(
     ------
     ir.arrays.ExportError
         For a value that the integer formats cannot hold.
-    ValueError
-        For images that are none of the network's. The files at ``path`` are then as they were.
     quant.lowering.verify.Mismatch
         Where the two integer models disagree, a defect of ours.
     """
-    if MIX not in getattr(model, "meta", {}):
-        raise ValueError("export needs a model that rmsmp.quantise made")
-    ratio, tile_rows = model.meta[MIX]
+    model = _unwrapped(model)
+    origin = _origin_of(model)
+    if origin is None or not isinstance(model, fx.GraphModule):
+        raise ValueError(
+            f"export needs a model that rmsmp.quantise made, not {type(model).__name__}"
+        )
+    if name is not None and not isinstance(name, str):
+        raise ValueError(f"the name must be a string, not {name!r}")
+    pixels, right = _test_vectors(origin, images, labels)
     path = Path(path)
-    example = torch.zeros(1, *_input_shape(model))
-    model.eval()
-    graph = lowering.export(
-        model,
-        example,
-        name=name or path.stem,
-        ratio=Ratio.parse(ratio),
-        tile_rows=tile_rows,
-        class_names=tuple(class_names),
-    )
-    vectors = None if images is None else _vectors(graph, images, labels)
-    graph.save(path)  # after all checks: until here the former files stay
+    example = torch.zeros(2, *origin.input_shape)
+    with evaluating(model):
+        note_shapes(model, example)
+        graph = lowering.export(
+            model,
+            example,
+            name=name or path.stem,
+            ratio=Ratio.parse(origin.ratio),
+            tile_rows=origin.tile_rows,
+            class_names=_names(class_names),
+        )
+    classes = math.prod(graph.tensor(graph.header.output).shape)
+    if class_names and len(class_names) != classes:
+        raise ValueError(f"{len(class_names)} class names for a network of {classes} classes")
+    if right is not None:
+        check_classes(right, classes)
+    logits = None if pixels is None else verify.verify(graph, pixels)
+    graph.save(path)
     beside(path).unlink(missing_ok=True)  # of the graph that was there before
-    if vectors is not None:
-        vectors.save(beside(path))
+    if pixels is not None and logits is not None:
+        Vectors.of(graph, pixels.astype(np.uint8), logits, labels=right).save(beside(path))
     return graph
 
 
-def _vectors(graph: IntGraph, images: Tensor, labels: Tensor | Sequence[int] | None) -> Vectors:
-    """Test vectors of ``images``, on which the integer models agree."""
-    shape = tuple(graph.input.shape)
-    if tuple(images.shape[1:]) != shape or not len(images):
-        raise ValueError(f"images must have the shape (N, {', '.join(map(str, shape))}) with N > 0")
-    if not (images.is_floating_point() and bool(((images >= 0) & (images <= 1)).all())):
-        raise ValueError("images must be float with values in 0..1: divide pixels by 255")
-    pixels = images.mul(255).round().to(torch.int64).cpu().numpy()
-    logits = verify.verify(graph, pixels)
-    right = None if labels is None else np.asarray(labels, np.int64)
-    return Vectors.of(graph, pixels.astype(np.uint8), logits, labels=right)
+def _test_vectors(
+    origin: _Origin, images: Tensor | None, labels: Tensor | Sequence[int] | None
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Pixels int64 (N, C, H, W) and labels int64 (N,), of those that are given."""
+    if images is None:
+        if labels is not None:
+            raise ValueError("labels were given without their images")
+        return None, None
+    _check_shape(origin, checked_images(images))
+    pixels = images.detach().double().mul(255).round().to(torch.int64).cpu().numpy()
+    return pixels, None if labels is None else checked_labels(labels, len(images))
 
 
-def _input_shape(model: fx.GraphModule) -> tuple[int, ...]:
-    """Shape of one input, without the batch."""
-    placeholder = next(node for node in model.graph.nodes if node.op == "placeholder")
-    return tuple(int(size) for size in placeholder.meta["shape"][1:])
+def _names(class_names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
+        raise ValueError(f"class_names must be a list of strings, not {class_names!r}")
+    return tuple(class_names)
 
 
-class _Samples(Split):
-    """Images in memory, float (N, C, H, W), with labels (N,)."""
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside of wrappers of PyTorch's, which pass its results on."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"the network must be a torch.nn.Module, not {type(model).__name__}")
+    inner: object = getattr(model, "_orig_mod", None)  # of torch.compile
+    if isinstance(model, nn.DataParallel | DistributedDataParallel | AveragedModel):
+        inner = model.module
+    return _unwrapped(inner) if isinstance(inner, nn.Module) else model
 
-    def __init__(self, images: Tensor, labels: Tensor | Sequence[int] | np.ndarray) -> None:
-        self.images = images
-        self.labels = np.asarray(labels, np.int64)
-        if self.labels.shape != tuple(images.shape[:1]) or not len(images):
-            raise ValueError(
-                f"{len(images)} images need as many labels, not labels {self.labels.shape}"
-            )
-        self.shape = tuple(images.shape[1:])
 
-    def to(self, device: str | torch.device) -> Self:
-        return type(self)(self.images.to(device), self.labels)
+def _origin_of(model: nn.Module) -> _Origin | None:
+    """What :func:`quantise` noted of a model; None for one of other making."""
+    origins = (getattr(layer, ORIGIN, None) for layer in quantised_layers(model).values())
+    return next(origins, None)
 
-    def first(self, count: int | None) -> Self:
-        return type(self)(self.images[:count], self.labels[:count])
 
-    def batch(
-        self, indices: Tensor, generator: torch.Generator | None = None, part: slice = EVERYTHING
-    ) -> tuple[Tensor, Tensor]:
-        chosen = indices[part]
-        return self.images[chosen], labels_of(self, chosen, self.images.device)
+def _samples(model: nn.Module, images: Tensor, labels: Tensor | Sequence[int]) -> Samples:
+    """The samples, which ``model`` can take."""
+    samples, inner = Samples(images, labels), _unwrapped(model)
+    origin = _origin_of(inner)
+    if origin is not None:
+        _check_shape(origin, images)
+    samples.check_fit(model)
+    return samples
+
+
+def _check_shape(origin: _Origin, images: Tensor) -> None:
+    if tuple(images.shape[1:]) != origin.input_shape:
+        raise ValueError(
+            f"images of shape {tuple(images.shape)} were given, the network was quantised for "
+            f"(N, {', '.join(map(str, origin.input_shape))})"
+        )

@@ -6,8 +6,23 @@ from collections.abc import Iterable, Iterator
 
 from torch import fx, nn
 
+from quant.nn.layers import QuantConv2d, QuantLinear
+
 #: Attributes that modules have already: a submodule of that name could not be reached.
 OF_MODULES = frozenset(dir(nn.Module()))
+#: And what layers have besides, which may hold modules of the user's.
+OF_LAYERS = OF_MODULES.union(
+    *(
+        dir(layer)
+        for layer in (
+            QuantConv2d(1, 1, 1),
+            QuantLinear(1, 1),
+            nn.BatchNorm1d(1),
+            nn.BatchNorm2d(1),
+        )
+    ),
+    ("alpha", "scheme", "quantise"),
+)
 OF_GRAPHS = frozenset(("self", *dir(fx.GraphModule(nn.Module(), fx.Graph()))))
 
 
@@ -19,20 +34,25 @@ class Names:
 
     Parameters
     ----------
-    paths : of all modules that are called, and of all tensors, in the user's model
+    called : paths of all modules that are called in the user's model
+    tensors : and of all tensors
     """
 
-    def __init__(self, paths: Iterable[str]) -> None:
-        paths = list(paths)
+    def __init__(self, called: Iterable[str], tensors: Iterable[str] = ()) -> None:
+        self.tensors = set(tensors)
+        paths = [*called, *self.tensors]
         self.containers = {prefix for path in paths for prefix in _prefixes(path)}
         self.known = self.containers.union(paths)
         self.used: set[str] = set()
 
     def place(self, path: str) -> str:
         """The name of what the user's model has at ``path``."""
-        place = ""
+        place = theirs = ""
         for part in filter(None, path.split(".")):
             taken = OF_MODULES if place else OF_GRAPHS
+            holder, theirs = theirs, _join(theirs, part)
+            if f"{holder}.weight" in self.tensors and theirs not in self.tensors:
+                taken = OF_LAYERS
             while part in taken or keyword.iskeyword(part):
                 part += "_"
                 while _join(place, part) in self.known:

@@ -2,7 +2,8 @@
 """Questions to a node of an fx graph: what it calls, what it reads, where it was written."""
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
 
 
 def operation(node: fx.Node) -> str:
@@ -62,6 +63,18 @@ def stack_of(node: fx.Node) -> list[str]:
 def _innermost(node: fx.Node) -> tuple[str, object]:
     stack = node.meta.get("nn_module_stack")
     return list(stack.values())[-1] if stack else ("", "")
+
+
+def note_shapes(module: fx.GraphModule, example: Tensor) -> None:
+    """Give the nodes of a flat graph their shapes where it lost them, as in a file of
+    :func:`torch.save`; ``example`` is a batch of inputs."""
+    if all("shape" in node.meta for node in module.graph.nodes if node.op == "placeholder"):
+        return
+    with torch.no_grad():
+        ShapeProp(module).propagate(example)
+    for node in module.graph.nodes:
+        if "tensor_meta" in node.meta:
+            node.meta["shape"] = tuple(node.meta["tensor_meta"].shape)
 
 
 def free_submodule(module: nn.Module, stem: str) -> str:

@@ -60,7 +60,7 @@ class GraphWriter:
             **{n: c for n, c in program.constants.items() if isinstance(c, Tensor)},
         }
         called = {path for node in program.graph.nodes for path in stack_of(node)}
-        self.names = Names([*called, *self.stored.values()])
+        self.names = Names(called, self.stored.values())
 
     def note(self, ours: fx.Node, theirs: fx.Node) -> fx.Node:
         """``ours`` with the shape and the place in the model of ``theirs``."""

@@ -103,6 +103,14 @@ def _check_exportable(model: nn.Module) -> None:
         raise ExportError(
             f"export takes the model that prepare gave, not {type(model).__name__}: {cure}"
         )
+    for layer in quantised_layers(model).values():
+        try:
+            layer.check_scales()
+        except ValueError as error:
+            raise ExportError(str(error)) from error
+        if layer.weight.dtype != torch.float32:
+            kind = str(layer.weight.dtype).removeprefix("torch.")
+            raise ExportError(f"the network is {kind}, export takes float32: call model.float()")
     for name in training_only(model):
         raise ExportError(f"layer {name!r} has rows of a scheme that is for training only")
 

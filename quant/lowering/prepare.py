@@ -9,7 +9,6 @@ where a sum is read as codes, a quantiser goes in between: a ReLU becomes one, e
 one is inserted."""
 
 import contextlib
-import math
 import operator
 from collections.abc import Collection, Iterator
 
@@ -27,9 +26,11 @@ from quant.capture.nodes import (
 )
 from quant.capture.trace import capture
 from quant.capture.writer import UnsupportedLayer
-from quant.lowering.partition import is_hybrid, quantise_linears
+from quant.lowering.inputs import check_inputs, check_type
+from quant.lowering.partition import quantise_linears
 from quant.nn.activations import ActQuantiser, QuantAvgPool
 from quant.nn.layers import QuantConv2d, QuantLinear, RowQuantised, quantised_layers
+from quant.nn.modes import evaluating
 
 LAYERS = (nn.Conv2d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -67,14 +68,15 @@ def prepare(
     ValueError for an example that is no batch of float images."""
     if first_last not in ("same", "w8a8"):
         raise ValueError(f"first_last must be 'same' or 'w8a8', not {first_last!r}")
-    if act_bits not in (4, 8):
+    if act_bits not in (4, 8) or not isinstance(act_bits, int):
         raise ValueError(f"act_bits must be 4 or 8, not {act_bits!r}")
     if any(isinstance(m, RowQuantised | ActQuantiser) for m in model.modules()):
         raise UnsupportedLayer(
             "", type(model).__name__, "it is prepared already, and prepare takes the float network"
         )
     if not host:
-        _check_pixels(example)
+        for images in example if isinstance(example, tuple) else (example,):
+            check_type(model, images)
     graph_module = capture(model, example, keep_unknown=host)
     if not any(isinstance(m, LAYERS) for m in graph_module.modules()):
         raise UnsupportedLayer("", type(model).__name__, "it has no layer with weights to quantise")
@@ -108,18 +110,17 @@ def _observing(model: nn.Module, layers: Collection[RowQuantised]) -> Iterator[N
     """Evaluation mode, float weights and observing quantisers; prepared networks check inputs."""
     quantisers = [m for m in model.modules() if isinstance(m, ActQuantiser)]
     handles = [
-        m.register_forward_pre_hook(_check_inputs)  # also inside of a wrapper that changes them
+        m.register_forward_pre_hook(check_inputs)  # also inside of a wrapper that changes them
         for m in model.modules()
         if isinstance(m, fx.GraphModule)
     ]
-    training = model.training
-    model.eval()
     for quantiser in quantisers:
         quantiser.observe = True
     for layer in layers:
         layer.quantise = False
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         for quantiser in quantisers:
             quantiser.observe = False
@@ -127,58 +128,6 @@ def _observing(model: nn.Module, layers: Collection[RowQuantised]) -> Iterator[N
             layer.quantise = True
         for handle in handles:
             handle.remove()
-        model.train(training)
-
-
-def _check_inputs(model: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
-    """Raises ValueError unless ``model`` can take ``inputs``, and the accelerator can, too."""
-    places = [node for node in model.graph.nodes if node.op == "placeholder"]
-    if len(inputs) != len(places):
-        raise ValueError(f"the network takes {len(places)} inputs, not {len(inputs)}")
-    for x, place in zip(inputs, places, strict=True):
-        shape = shape_of(place)
-        if tuple(x.shape[1:]) != shape or not len(x):
-            raise ValueError(
-                f"inputs of shape {tuple(x.shape)} were given, the network was prepared for "
-                f"(N, {', '.join(map(str, shape))})"
-            )
-    if not is_hybrid(model):
-        _check_pixels(inputs[0])
-        weight = next(model.parameters())
-        if inputs[0].dtype != weight.dtype:
-            raise ValueError(f"images are {_dtype(inputs[0])}, the network is {_dtype(weight)}")
-        _check_range(inputs[0])
-
-
-def _check_pixels(images: object) -> None:
-    """Raises ValueError for images of integers."""
-    if isinstance(images, Tensor) and not images.is_floating_point():
-        raise ValueError(
-            f"images are {_dtype(images)}: give pixels as float in 0..1, x.float() / 255"
-        )
-
-
-def _check_range(images: Tensor) -> None:
-    least, most = (v.item() for v in images.aminmax())
-    if math.isnan(least) or math.isinf(least) or math.isinf(most):
-        raise ValueError("images have values that are not finite")
-    tolerance = numerics.IMAGE_SCALE / 2  # rounds to the same pixels
-    if -tolerance <= least and most <= 1 + tolerance:
-        return
-    if least >= 0 and most <= 255:
-        cure = "divide them by 255"
-    else:
-        cure = (
-            "give pixels divided by 255, and leave their normalisation out: "
-            "quant.models.weights.fold_normalisation moves it into the first layer"
-        )
-    raise ValueError(
-        f"images lie in {least:.3g}..{most:.3g}, but the accelerator reads pixels in 0..1: {cure}"
-    )
-
-
-def _dtype(x: Tensor) -> str:
-    return str(x.dtype).removeprefix("torch.")
 
 
 def is_add(node: fx.Node) -> bool:

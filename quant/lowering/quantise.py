@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The usual way from a float network to a quantised one, in one call."""
 
+import torch
 from torch import Tensor, fx, nn
 
 from quant.assignment.assign import assign
 from quant.assignment.methods import method as find_method
 from quant.assignment.sensitivity import row_scores
+from quant.lowering.inputs import check_range
 from quant.lowering.prepare import calibrate, prepare
 
 CALIBRATION_IMAGES = 256  #: at most, of those given
@@ -41,10 +43,17 @@ def quantise(
     Raises :class:`~quant.capture.writer.UnsupportedLayer` for an operation that the accelerator
     does not compute, and ValueError for options or images that make no sense.
     """
+    if not isinstance(tile_rows, int) or tile_rows < 1:
+        raise ValueError(f"tile_rows must be at least 1, not {tile_rows!r}")
     chosen = find_method(method, ratio)
-    quantised = prepare(model, images[:2], act_bits=act_bits, first_last=first_last)
-    calibrate(quantised, images[:CALIBRATION_IMAGES])
-    kind = "hessian" if chosen.ratio.fixed8 else "random"  # which nothing reads
-    scores = row_scores(kind, quantised, images[:SENSITIVITY_IMAGES])
-    assign(quantised, chosen, tile_rows, scores, first_last=first_last)
+    # Sensitivities are derivatives, and the result is to be trained, wherever this is called.
+    with torch.inference_mode(False), torch.enable_grad():
+        if images.is_inference():
+            images = images.clone()
+        quantised = prepare(model, images[:2], act_bits=act_bits, first_last=first_last)
+        check_range(images)
+        calibrate(quantised, images[:CALIBRATION_IMAGES])
+        kind = "hessian" if chosen.ratio.fixed8 else "random"  # which nothing reads
+        scores = row_scores(kind, quantised, images[:SENSITIVITY_IMAGES])
+        assign(quantised, chosen, tile_rows, scores, first_last=first_last)
     return quantised

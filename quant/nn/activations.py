@@ -29,7 +29,9 @@ class ActQuantiser(ClampedScales):
         self.bits, self.signed, self.limit = bits, signed, limit
         self.quantise, self.observe = True, False
         self.zero_point = 1 << (bits - 1) if signed else 0
-        self.clip = nn.Parameter(torch.tensor(1.0))  #: real value of the largest code
+        self.clip = nn.Parameter(
+            torch.ones((), dtype=torch.float32)
+        )  #: real value of the largest code
 
     def extra_repr(self) -> str:
         limit = "" if self.limit is None else f", limit={self.limit:g}"

@@ -4,7 +4,7 @@
 import contextlib
 import copy
 from collections.abc import Iterator
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from ir.numerics import Scheme
 from quant.nn import quantizers
 from quant.nn.activations import ActQuantiser
 from quant.nn.apot import APOT4
+from quant.nn.modes import evaluating
 from quant.nn.scales import MIN_SCALE, ClampedScales
 
 
@@ -28,6 +29,7 @@ class RowQuantised(ClampedScales):
     alpha: nn.Parameter  #: (O,), real value of each row's largest level, above 0
     scheme: Tensor  #: uint8 (O,)
     quantise: bool
+    stale = False  #: whether the weights came from a checkpoint without scales
 
     @classmethod
     def from_float(cls, layer: nn.Conv2d | nn.Linear) -> Self:
@@ -57,6 +59,7 @@ class RowQuantised(ClampedScales):
     @torch.no_grad()
     def refresh_alpha(self) -> None:
         """Set every row's ``alpha`` from its weights and its scheme, as for a new layer."""
+        self.stale = False
         self.alpha.copy_(quantizers.best_alpha(self.weight, self.scheme, MIN_SCALE))
 
     @torch.no_grad()
@@ -74,7 +77,23 @@ class RowQuantised(ClampedScales):
         """The weight that forward uses."""
         if not self.quantise:
             return self.weight
+        self.check_scales()
         return quantizers.fake_quantise_weight(self.weight, self.alpha, self.scheme)
+
+    def check_scales(self) -> None:
+        """Raises ValueError where scales are those of other weights."""
+        if self.stale:
+            raise ValueError(
+                "the weights came from a checkpoint without scales, so that those of the model fit "
+                "no more: load it into the float network and quantise that, or calibrate again"
+            )
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **options: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **options)
+        if f"{prefix}weight" in state_dict:
+            self.stale = f"{prefix}alpha" not in state_dict
 
     def to_int(self) -> Tensor:
         """Weight values, int64, in the shape of ``weight``."""
@@ -115,13 +134,12 @@ def training_only(model: nn.Module) -> list[str]:
 def float_mode(model: nn.Module) -> Iterator[None]:
     """Evaluate ``model`` with its float weights, unrounded activations and fixed batch-norm."""
     modules = [m for m in model.modules() if isinstance(m, RowQuantised | ActQuantiser)]
-    before, training = [m.quantise for m in modules], model.training
+    before = [m.quantise for m in modules]
     for module in modules:
         module.quantise = False
-    model.eval()
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         for module, state in zip(modules, before, strict=True):
             module.quantise = state
-        model.train(training)

@@ -2,7 +2,6 @@
 """Training loops, the same before and after quantisation."""
 
 import concurrent.futures
-import contextlib
 import copy
 import dataclasses
 import math
@@ -16,9 +15,12 @@ from torch import Tensor, nn
 
 from quant.data import Split
 from quant.data.splits import Inputs
+from quant.nn import modes
 from quant.nn.activations import ActQuantiser
+from quant.nn.modes import evaluating
 from quant.training.distributed import Processes
 
+OPTIMISERS = ("sgd", "adamw")
 DIVERGED = 3  #: times the loss of guessing, ln(classes): training has lost its way
 PATIENCE = 100  #: batches in a row with such a loss that are waited for
 EXPLODED = 100  #: growth of an activation's clip within one epoch that means the same
@@ -91,6 +93,8 @@ class Trainer:
         if compiled:
             self.training_model = cast(nn.Module, torch.compile(self.training_model))
         self.batches, self.batch_size, self.lr = len(data) // batch_size, batch_size, lr
+        if optimiser not in OPTIMISERS:
+            raise ValueError(f"unknown optimiser {optimiser!r}; known are {', '.join(OPTIMISERS)}")
         if optimiser == "sgd":
             self.optimiser = torch.optim.SGD(groups, lr, momentum=0.9, nesterov=True)
         else:
@@ -115,7 +119,7 @@ class Trainer:
         Raises :class:`Diverged`; before that, a loss that is not finite changes nothing.
         """
         started, total, right = time.monotonic(), 0.0, 0.0
-        self.model.train()
+        modes.train(self.model)
         clips = _clips(self.model)
         order = torch.randperm(len(self.data), generator=self.generator)
         parts = order[: self.batches * self.batch_size].split(self.batch_size)
@@ -229,6 +233,7 @@ def reestimate_batch_norm(
     Weights of 4 bits keep jumping between levels, and the running averages of the last steps may
     lag far behind (Nagel et al. 2022, "Overcoming Oscillations in Quantization-Aware Training").
     """
+    frozen = modes.frozen_norms(model)
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
     processes = processes or Processes()
     batch = min(EVALUATED, len(data)) // processes.count * processes.count
@@ -240,7 +245,7 @@ def reestimate_batch_norm(
     loss = _mean_loss(model, data, indices)
     with evaluating(model):
         for norm in norms:
-            norm.train()
+            norm.train(norm not in frozen)
         for count, part in enumerate(indices[: len(indices) // batch * batch].split(batch), 1):
             for norm in norms:
                 norm.momentum = 1 / count  # the mean over all batches so far
@@ -282,14 +287,3 @@ def accuracy(model: nn.Module, data: Split, processes: Processes | None = None) 
     own = torch.arange(processes.index, len(data), processes.count)
     right = int((predict(model, data, own) == torch.from_numpy(data.labels)[own]).sum())
     return processes.total(right)[0] / len(data)
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, the former mode after it."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

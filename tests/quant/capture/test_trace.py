@@ -346,3 +346,21 @@ def test_torch_adds_no_traceback_of_its_own(caplog) -> None:
     with pytest.raises(UnsupportedLayer, match="cannot follow it"):
         capture(net(nn.Flatten(), nn.Linear(3, 1)), torch.rand(2, 1, 8, 8))
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("name", ["padding", "stride", "groups", "alpha", "scheme", "quantise"])
+def test_a_module_in_a_layer_may_have_the_name_of_an_attribute(seed, name) -> None:
+    """As ``padding`` of a layer written out with its own weight."""
+
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(4, 3, 3, 3))
+            self.add_module(name, nn.ZeroPad2d(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.conv2d(self.get_submodule(name)(x), self.weight)
+
+    torch.manual_seed(seed)
+    model, x = nn.Sequential(Layer(), nn.Flatten(), nn.Linear(256, 2)), torch.rand(2, 3, 8, 8)
+    assert torch.equal(capture(model, x)(x), model(x))
