@@ -43,7 +43,7 @@ from ir.vectors import Vectors, VectorsError, beside, find
 
 LATEST = Path("runs/latest/graph.safetensors")
 GRAPH = "graph.safetensors"  #: copy of the network in a build folder
-MAX_BATCH = 256  #: images of a run; every one has descriptors of its own
+MAX_BATCH = 64  #: images of a run; every one has descriptors of its own
 VECTORS = 100  #: most test vectors that are copied to beside it
 
 

@@ -206,21 +206,21 @@ def export(
     quant.lowering.verify.Mismatch
         Where the two integer models disagree, a defect of ours.
     """
-    model = _unwrapped(model)
-    origin = _origin_of(model)
-    if origin is None or not isinstance(model, fx.GraphModule):
+    inner = _unwrapped(model)
+    origin = _origin_of(inner)
+    if origin is None or not isinstance(inner, fx.GraphModule):
         raise ValueError(
-            f"export needs a model that rmsmp.quantise made, not {type(model).__name__}"
+            f"export needs a model that rmsmp.quantise made, not {type(inner).__name__}"
         )
     if name is not None and not isinstance(name, str):
         raise ValueError(f"the name must be a string, not {name!r}")
     pixels, right = _test_vectors(origin, images, labels)
     path = Path(path)
     example = torch.zeros(2, *origin.input_shape)
-    with evaluating(model):
-        note_shapes(model, example)
+    with evaluating(inner):
+        note_shapes(inner, example)
         graph = lowering.export(
-            model,
+            inner,
             example,
             name=name or path.stem,
             ratio=Ratio.parse(origin.ratio),

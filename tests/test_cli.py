@@ -104,13 +104,13 @@ def test_layer_that_cannot_be_compiled(tmp_path: Path, graph: Path) -> None:
 
 
 def test_several_images_of_a_network_with_a_host(tmp_path: Path) -> None:
-    sequence_graph(1).save(tmp_path / "hosted.safetensors")
+    sequence_graph(1).save(tmp_path / "hybrid.safetensors")
     line = refused(
         "gateware.build",
         "--board",
         "zc706",
         "--graph",
-        "hosted.safetensors",
+        "hybrid.safetensors",
         "--batch",
         "2",
         cwd=tmp_path,

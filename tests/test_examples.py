@@ -18,6 +18,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
     assert own_model.main(options) == 0
 
 
+@pytest.mark.slow
 def test_own_model_is_built_and_runs_on_the_emulator(tmp_path, monkeypatch, capsys) -> None:
     run(tmp_path, monkeypatch, "--no-simulation")
     said = capsys.readouterr().out

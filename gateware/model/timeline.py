@@ -23,7 +23,7 @@ from gateware.rtl.window import Window
 READ_LATENCY = 40  #: cycles from a read address to its first beat, as the DDR model has it
 WRITE_LATENCY = 20  #: cycles from the last beat written to the response, likewise
 _COMMAND_CYCLES = 3  #: from a DMA command to its address on the bus, and from data to use
-_HANDOVER_CYCLES = 3  #: between the words of two executes
+_DISPATCH_CYCLES = 3  #: between the words of two executes
 _STORE_CYCLES = 6  #: from a store's begin to its first beat, and from the answer to its end
 _END_CYCLES = 4  #: from the last completion to the end of the run
 
@@ -65,7 +65,7 @@ class Timeline:
         self._rate = min(config.ports, beats_per_cycle or config.ports)
         self._latency = read_latency + _COMMAND_CYCLES
         array = GemmArray.latency_for(config)
-        self._settle = Window.latency + array + Drain.latency + 2
+        self._pipeline = Window.latency + array + Drain.latency + 2
         self._ends: dict[str, list[int]] = {queue: [0] for queue in QUEUES}
         self._begins: dict[str, list[int]] = {queue: [] for queue in QUEUES}
         self._dispatched: list[int] = []
@@ -156,11 +156,11 @@ class Timeline:
         full = f["slots"] * phases * config.pixels
         partial = f["slots"] * phases * (f["out_width"] - (row_groups - 1) * config.pixels)
         row = (row_groups - 1) * max(words, full)  # from a row's first last word to its last
-        begin = max(released, self._last_word + _HANDOVER_CYCLES)
+        begin = max(released, self._last_word + _DISPATCH_CYCLES)
         first = max(begin + words, self._last_word + self._last_drain)
         self._last_word = first + row + (f["out_height"] - 1) * (row + max(words, partial))
         self._last_drain = partial
-        return begin, self._last_word + partial + self._settle
+        return begin, self._last_word + partial + self._pipeline
 
     def _store(self, released: int, fields: dict[str, int], opcode: Opcode) -> tuple[int, int]:
         begin = max(released, self._ends["stores"][-1])

@@ -94,6 +94,7 @@ def test_not_over_an_operand_that_is_read_again(seed):
     assert_golden(graph, compile_graph(graph, ROOMY, dump=True), ROOMY, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dump", [False, True])
 @pytest.mark.parametrize("copies", [1, 2])
 def test_input_in_strips_and_a_tensor_in_memory(copies, dump, seed):

@@ -157,6 +157,7 @@ def test_points_that_others_beat_are_left_out() -> None:
         _ = search.SearchResult((), Counter({"needs too many LUT": 7})).best
 
 
+@pytest.mark.slow
 def test_programs_that_do_not_compile_are_counted() -> None:
     graph = residual_graph(1, channels=64, size=64, tile_rows=64)
     found = search.explore(graph, ZC706, rows=[64], pixels=[2, 4])

@@ -87,6 +87,7 @@ def build(
     )
 
 
+@pytest.mark.slow
 def test_build_says_what_was_routed(tmp_path: Path) -> None:
     done = build(tmp_path)
     assert done.returncode == 0, done.stderr

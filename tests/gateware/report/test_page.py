@@ -213,6 +213,7 @@ def test_simulation_beside_the_report(tmp_path: Path) -> None:
     assert "array waits for the drain" in page.write(tmp_path).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
 @pytest.mark.parametrize("width", [1200, 600])
 def test_a_browser_draws_it(tmp_path: Path, width: int) -> None:

@@ -68,6 +68,7 @@ def text(unit) -> str:
     return rtlil.convert(unit, platform=Series7(), emit_src=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make,act_copies", OF_CONFIG)
 def test_units_of_an_array_elaborate_twice(make, act_copies: int) -> None:
     unit = make(dataclasses.replace(TINY, act_copies=act_copies))
