@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The door's way from a float network to a graph, as users take and mistake it."""
+"""The door's way from a float network to a graph, as users take and mistake it.
+
+Mirrors no module: it uses the door as a whole.
+"""
 
 import copy
 import pickle
