@@ -18,7 +18,7 @@ _BOXES = ("blackbox", "whitebox")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Name:
-    """What the text of a design calls a net: ``sequencer.state``, and the line of its source."""
+    """Name of a net in the text of a design: ``sequencer.state``, and the line of its source."""
 
     text: str
     source: str

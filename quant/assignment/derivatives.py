@@ -108,7 +108,7 @@ def pieces(a: Tensor, delta: Tensor, size: int, limit: int) -> Iterator[tuple[Te
 
 
 class Sweep:
-    """Runs forward and backward passes over the inputs, batch by batch.
+    """Forward and backward passes over the inputs, batch by batch.
 
     Of use inside :func:`measuring`. ``columns`` is the number of backward passes for a batch,
     ``layers`` holds the layers that the network calls, in the order of the calls.

@@ -156,7 +156,7 @@ class PickledArray:
 
 
 class ArrayUnpickler(pickle._Unpickler):
-    """Reads containers, numbers, strings and arrays, and refuses everything else: these files come
+    """Unpickler of containers, numbers, strings and arrays, and of nothing else: these files come
     from the internet, and a pickle may name any function to be called.
 
     It is the implementation in Python, because the one in C reserves as much memory as a damaged

@@ -116,7 +116,7 @@ def _check_exportable(model: nn.Module) -> None:
 
 
 class Lowering:
-    """Collects tensors, nodes and arrays, in the order of the flat graph."""
+    """Collector of tensors, nodes and arrays, in the order of the flat graph."""
 
     host_inputs = ()
 

@@ -27,7 +27,7 @@ from quant.lowering.partition import (
 
 
 class HybridLowering:
-    """Collects tensors, nodes and arrays of a hybrid model; the last tensor is the result."""
+    """Collector of tensors, nodes and arrays of a hybrid model; the last tensor is the result."""
 
     def __init__(self, model: fx.GraphModule) -> None:
         self.model = model

@@ -11,7 +11,7 @@ from quant.nn.scales import MIN_SCALE, ClampedScales
 
 
 class ActQuantiser(ClampedScales):
-    """Puts a tensor on the grid of an unsigned integer with a learned clip.
+    """Quantiser of activations: the grid of an unsigned integer with a learned clip.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ COLUMNS = (
 
 
 class Metrics:
-    """Writes records into a run.
+    """Writer of a run's records, one an epoch.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ from ir.cli import say
 
 
 class Progress:
-    """Shows stages of training on stderr.
+    """Progress of training on stderr: a bar on a terminal, lines elsewhere.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ RATES = {"float": "--float-lr", "quantised": "--lr"}
 
 
 class Training:
-    """Trains a network stage by stage and writes down every epoch.
+    """Training of a network stage by stage, with a checkpoint after every epoch.
 
     Where ``run`` has a checkpoint, it goes on from there: stages before it are left out, and the
     stage it was made in continues. ``record`` is what the result needs to know of earlier sessions.
