@@ -26,10 +26,10 @@ def table(minilm: str | None, movies: str | None) -> Table:
         for method in METHODS
     ]
     return Table(
-        "bert",
-        f"Rated film sentences, MiniLM of six layers, {TOKENS} tokens, 2 float epochs on "
+        name="bert",
+        title=f"Rated film sentences, MiniLM of six layers, {TOKENS} tokens, 2 float epochs on "
         f"all sentences and {EPOCHS} quantised one on {SENTENCES:,}",
-        {
+        settings={
             "dataset": "movies",
             "data": movies,
             "tokenizer": minilm,
@@ -38,7 +38,7 @@ def table(minilm: str | None, movies: str | None) -> Table:
             "epochs": EPOCHS,
             "lr": RATE,
         },
-        {"pretrained": minilm, "subset": None, "float_epochs": 2, "float_lr": RATE},
-        (longer, *rows),
+        float_settings={"pretrained": minilm, "subset": None, "float_epochs": 2, "float_lr": RATE},
+        rows=(longer, *rows),
         seeds=2,
     )

@@ -21,7 +21,7 @@ class Row:
     seeds: int | None = None  #: where it has others than the table's
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
     """Methods times seeds on one network and data set.
 
@@ -105,10 +105,10 @@ def _longer(epochs: int, lr: float) -> Row:
 #: Seeds of the rows of the narrow table whose differences matter most.
 MORE_SEEDS = 10
 NARROW = Table(
-    "narrow",
-    "Fashion-MNIST, tiny residual network of width 4, 5,000 training images, 8 float "
+    name="narrow",
+    title="Fashion-MNIST, tiny residual network of width 4, 5,000 training images, 8 float "
     "epochs and 1 quantised epoch",
-    {
+    settings={
         "dataset": "fashion-mnist",
         "model": "tiny",
         "width": 4,
@@ -117,8 +117,8 @@ NARROW = Table(
         "batch_size": 64,
         "lr": 0.001,
     },
-    {"float_epochs": 8},
-    (
+    float_settings={"float_epochs": 8},
+    rows=(
         _longer(1, 0.001),
         *(
             dataclasses.replace(
@@ -139,11 +139,17 @@ NARROW = Table(
 )
 
 RESNET20 = Table(
-    "resnet20",
-    "Fashion-MNIST, ResNet-20, 20,000 training images, 2 float epochs and 1 quantised epoch",
-    {"dataset": "fashion-mnist", "model": "resnet20", "subset": 20_000, "epochs": 1, "lr": 0.01},
-    {"float_epochs": 2},
-    (_longer(1, 0.01), *_methods("fixed4", "pot4", "rmsmp")),
+    name="resnet20",
+    title="Fashion-MNIST, ResNet-20, 20,000 training images, 2 float epochs and 1 quantised epoch",
+    settings={
+        "dataset": "fashion-mnist",
+        "model": "resnet20",
+        "subset": 20_000,
+        "epochs": 1,
+        "lr": 0.01,
+    },
+    float_settings={"float_epochs": 2},
+    rows=(_longer(1, 0.01), *_methods("fixed4", "pot4", "rmsmp")),
     seeds=3,
     paper=("cifar10", "resnet18"),
 )

@@ -46,7 +46,7 @@ ARRAYS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
     """Measured cells of one design, and the multiplications that it does in a cycle."""
 
@@ -73,7 +73,9 @@ def engine_row(engine: type[RowEngine], k: int) -> Row:
     estimated = (
         None if engine in BASELINES else dataclasses.asdict(engine.resources(k=k, pixels=PIXELS))
     )
-    return Row(engine.__name__, k, engine.rows * k * PIXELS, cells, estimated)
+    return Row(
+        name=engine.__name__, k=k, macs=engine.rows * k * PIXELS, cells=cells, estimated=estimated
+    )
 
 
 def array_row(board: str, config: AccelConfig) -> Row:
@@ -82,7 +84,7 @@ def array_row(board: str, config: AccelConfig) -> Row:
     lanes = ":".join(map(str, config.lanes))
     name = f"{boards.get(board).device.part} {lanes} x {config.k} x {config.pixels}"
     estimated = dataclasses.asdict(GemmArray.resources(config))
-    return Row(name, config.k, config.macs_per_cycle, cells, estimated)
+    return Row(name=name, k=config.k, macs=config.macs_per_cycle, cells=cells, estimated=estimated)
 
 
 def engine_table(rows: Sequence[Row]) -> str:

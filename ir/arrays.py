@@ -17,7 +17,7 @@ class ExportError(ValueError):
     """A trained value that the accelerator's number formats cannot hold."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerArrays:
     """Arrays of one conv or linear layer with O rows.
 
@@ -86,7 +86,9 @@ class LayerArrays:
         if at != len(codes):
             raise ValueError("codes are too long")
         return cls(
-            np.stack(rows).reshape(shape),
-            stored["scheme"],
-            *(stored[field] for field in ("multiplier", "bias", "shift")),
+            values=np.stack(rows).reshape(shape),
+            scheme=stored["scheme"],
+            multiplier=stored["multiplier"],
+            bias=stored["bias"],
+            shift=stored["shift"],
         )

@@ -19,11 +19,11 @@ from ir import cli
 from quant.training.config import TrainConfig
 
 TABLE = Table(
-    "small",
-    "two methods",
-    {"dataset": "digits", "epochs": 2},
-    {"float_epochs": 3},
-    (
+    name="small",
+    title="two methods",
+    settings={"dataset": "digits", "epochs": 2},
+    float_settings={"float_epochs": 3},
+    rows=(
         Row("pot4", {"method": "pot4"}, "pot4"),
         Row("pot4, w8a8", {"method": "pot4", "first_last": "w8a8"}),
     ),

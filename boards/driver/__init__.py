@@ -115,7 +115,7 @@ def _reach(package: Package, load: bool, port: Optional[str]) -> Hardware:
     if load:
         bitstream.load(package.bitstream())
     return ZynqHardware(
-        connection,
-        package.accelerator["clock_hz"],
-        package.accelerator["registers"]["window_bytes"],
+        connection=connection,
+        clock_hz=package.accelerator["clock_hz"],
+        window_bytes=package.accelerator["registers"]["window_bytes"],
     )

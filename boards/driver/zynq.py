@@ -149,6 +149,7 @@ class ZynqHardware(Hardware):
 
     def __init__(
         self,
+        *,
         connection: Dict[str, Any],
         clock_hz: int,
         window_bytes: int,

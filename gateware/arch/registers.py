@@ -58,7 +58,7 @@ class Field:
         return f"{self.lsb}" if self.width == 1 else f"{self.lsb + self.width - 1}:{self.lsb}"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Register:
     """One 32-bit register.
 
@@ -96,80 +96,97 @@ COUNTERS = {
 }
 
 REGISTERS: tuple[Register, ...] = (
-    Register("ID", 0x00, "RO", f"{ID_VALUE:#010x}, to recognise the accelerator."),
     Register(
-        "VERSION",
-        0x04,
-        "RO",
-        "Version of this register map.",
-        (
+        name="ID", offset=0x00, access="RO", doc=f"{ID_VALUE:#010x}, to recognise the accelerator."
+    ),
+    Register(
+        name="VERSION",
+        offset=0x04,
+        access="RO",
+        doc="Version of this register map.",
+        fields=(
             Field("minor", 0, 16, "Grows when something is added."),
             Field("major", 16, 16, "Grows when a driver must change."),
         ),
     ),
     Register(
-        "CONTROL",
-        0x08,
-        "WO",
-        "Commands.",
-        (
+        name="CONTROL",
+        offset=0x08,
+        access="WO",
+        doc="Commands.",
+        fields=(
             Field("start", 0, 1, "Run the program; ignored while busy or together with abort."),
             Field("abort", 1, 1, "Stop the run; it ends with the error ABORTED."),
         ),
     ),
     Register(
-        "STATUS",
-        0x0C,
-        "RO",
-        "State of the last run; start clears it.",
-        (
+        name="STATUS",
+        offset=0x0C,
+        access="RO",
+        doc="State of the last run; start clears it.",
+        fields=(
             Field("busy", 0, 1, "A run is going on."),
             Field("done", 1, 1, "The run ended well."),
             Field("error", 2, 1, "The run failed."),
             Field("error_code", 8, 8, "Why it failed, an ErrorCode."),
         ),
     ),
-    Register("PROGRAM_BASE", 0x10, "RW", "Address of the first descriptor."),
-    Register("INPUT_BASE", 0x14, "RW", "Address of the input tensor."),
-    Register("OUTPUT_BASE", 0x18, "RW", "Address of the output tensor."),
-    Register("WATCHDOG", 0x1C, "RW", "Cycles that a run may take, 0 for any number."),
+    Register(name="PROGRAM_BASE", offset=0x10, access="RW", doc="Address of the first descriptor."),
+    Register(name="INPUT_BASE", offset=0x14, access="RW", doc="Address of the input tensor."),
+    Register(name="OUTPUT_BASE", offset=0x18, access="RW", doc="Address of the output tensor."),
     Register(
-        "IRQ_ENABLE",
-        0x20,
-        "RW",
-        "Which bits of IRQ_STATUS raise the interrupt.",
-        (Field("finished", 0, 1, "As in IRQ_STATUS."),),
+        name="WATCHDOG",
+        offset=0x1C,
+        access="RW",
+        doc="Cycles that a run may take, 0 for any number.",
     ),
     Register(
-        "IRQ_STATUS",
-        0x24,
-        "RW1C",
-        "Reasons for an interrupt; start does not clear them.",
-        (Field("finished", 0, 1, "A run ended, well or not."),),
+        name="IRQ_ENABLE",
+        offset=0x20,
+        access="RW",
+        doc="Which bits of IRQ_STATUS raise the interrupt.",
+        fields=(Field("finished", 0, 1, "As in IRQ_STATUS."),),
     ),
     Register(
-        "ERROR_DESCRIPTOR",
-        0x28,
-        "RO",
-        "Oldest EXECUTE that is not complete, else the oldest "
+        name="IRQ_STATUS",
+        offset=0x24,
+        access="RW1C",
+        doc="Reasons for an interrupt; start does not clear them.",
+        fields=(Field("finished", 0, 1, "A run ended, well or not."),),
+    ),
+    Register(
+        name="ERROR_DESCRIPTOR",
+        offset=0x28,
+        access="RO",
+        doc="Oldest EXECUTE that is not complete, else the oldest "
         "load or store; after an error the one that failed.",
-        (Field("index", 0, DESCRIPTOR_INDEX_BITS, "Its number in the program, from 0."),),
+        fields=(Field("index", 0, DESCRIPTOR_INDEX_BITS, "Its number in the program, from 0."),),
     ),
     Register(
-        "SHAPE",
-        0x2C,
-        "RO",
-        "Size of the array.",
-        (
+        name="SHAPE",
+        offset=0x2C,
+        access="RO",
+        doc="Size of the array.",
+        fields=(
             Field("rows", 0, 16, "Row lanes of a tile."),
             Field("k", 16, 8, "Input channels per cycle."),
             Field("pixels", 24, 8, "Output pixels per cycle."),
         ),
     ),
-    Register("CONFIG_DIGEST", 0x30, "RO", "Digest of the configuration that was built."),
-    Register("CYCLES", 0x40, "RO", "Cycles of the run; start clears it and every counter below."),
+    Register(
+        name="CONFIG_DIGEST",
+        offset=0x30,
+        access="RO",
+        doc="Digest of the configuration that was built.",
+    ),
+    Register(
+        name="CYCLES",
+        offset=0x40,
+        access="RO",
+        doc="Cycles of the run; start clears it and every counter below.",
+    ),
     *(
-        Register(name.upper(), 0x44 + 4 * index, "RO", doc)
+        Register(name=name.upper(), offset=0x44 + 4 * index, access="RO", doc=doc)
         for index, (name, doc) in enumerate(COUNTERS.items())
     ),
 )

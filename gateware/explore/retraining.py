@@ -18,7 +18,7 @@ from ir.graph import IntGraph
 from ir.ratio import Ratio
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Retraining:
     """Cycles of an image on an array that the network was not trained for, and what they could be.
 

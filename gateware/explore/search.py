@@ -43,7 +43,7 @@ SLOWEST = 1.5  #: times the fewest cycles are too many to be listed
 SUSTAINED = 0.75
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Point:
     """Array that the device holds, and what it does.
 
@@ -241,7 +241,14 @@ def _point(
     rows = [len(layer.scheme) for layer in graph.layers.values()]
     fixed8 = sum(ratio.rows(count, config.rows)[Scheme.FIXED8] for count in rows)
     used = {name: count / board.device.limits[name] for name, count in _used(config).items()}
-    return Point(config, ratio, used, cycles, fixed8 / sum(rows), refusal)
+    return Point(
+        config=config,
+        ratio=ratio,
+        used=used,
+        cycles=cycles,
+        fixed8_share=fixed8 / sum(rows),
+        refusal=refusal,
+    )
 
 
 def estimated_on(

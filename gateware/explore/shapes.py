@@ -75,9 +75,11 @@ class _Builder:
     def _weights(self, name: str, shape: tuple[int, ...]) -> None:
         rows = shape[0]
         self.layers[name] = LayerArrays(
-            np.zeros(shape, np.int64),
-            np.zeros(rows, np.uint8),
-            *(np.full(rows, value) for value in (1 << SHIFT_MIN, 0, SHIFT_MIN)),
+            values=np.zeros(shape, np.int64),
+            scheme=np.zeros(rows, np.uint8),
+            multiplier=np.full(rows, 1 << SHIFT_MIN),
+            bias=np.full(rows, 0),
+            shift=np.full(rows, SHIFT_MIN),
         )
 
     def conv(

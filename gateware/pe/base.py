@@ -50,7 +50,7 @@ class WordControl(data.StructLayout):
         super().__init__({"valid": 1, "first": 1, "shift": 1, "last": 1})
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Word:
     """Word of one cycle, on the host side: ``act`` is int (pixels, k), nibbles 0..15."""
 

@@ -15,7 +15,7 @@ import numpy as np
 from quant.data.splits import ArraySplit, Augment, Dataset, DatasetError
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
     """Layout of a set's archive and files."""
 
@@ -30,24 +30,24 @@ class Layout:
 
 
 CIFAR10 = Layout(
-    "cifar10",
-    "cifar-10-batches-py",
-    "cifar-10-python.tar.gz",
-    tuple(f"data_batch_{i}" for i in range(1, 6)),
-    ("test_batch",),
-    b"labels",
-    "batches.meta",
-    b"label_names",
+    name="cifar10",
+    folder="cifar-10-batches-py",
+    archive="cifar-10-python.tar.gz",
+    train=tuple(f"data_batch_{i}" for i in range(1, 6)),
+    test=("test_batch",),
+    labels=b"labels",
+    meta="batches.meta",
+    class_names=b"label_names",
 )
 CIFAR100 = Layout(
-    "cifar100",
-    "cifar-100-python",
-    "cifar-100-python.tar.gz",
-    ("train",),
-    ("test",),
-    b"fine_labels",
-    "meta",
-    b"fine_label_names",
+    name="cifar100",
+    folder="cifar-100-python",
+    archive="cifar-100-python.tar.gz",
+    train=("train",),
+    test=("test",),
+    labels=b"fine_labels",
+    meta="meta",
+    class_names=b"fine_label_names",
 )
 
 

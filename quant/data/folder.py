@@ -30,6 +30,7 @@ class FolderSplit(Split):
 
     def __init__(
         self,
+        *,
         paths: Sequence[str],
         labels: np.ndarray,
         size: int,
@@ -42,11 +43,21 @@ class FolderSplit(Split):
         self.shape = (3, size, size)
 
     def to(self, device: str | torch.device) -> Self:
-        return type(self)(self.paths, self.labels, self.size, device, self.threads)
+        return type(self)(
+            paths=self.paths,
+            labels=self.labels,
+            size=self.size,
+            device=device,
+            threads=self.threads,
+        )
 
     def first(self, count: int | None) -> Self:
         return type(self)(
-            self.paths[:count], self.labels[:count], self.size, self.device, self.threads
+            paths=self.paths[:count],
+            labels=self.labels[:count],
+            size=self.size,
+            device=self.device,
+            threads=self.threads,
         )
 
     def batch(

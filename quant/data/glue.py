@@ -12,7 +12,7 @@ from quant.data.text import TextSplit, Tokenise, tokeniser
 HUB = "nyu-mll/glue"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
     """One of the tasks. Columns have one name on the hub and another in GLUE's own files."""
 
@@ -34,16 +34,21 @@ class Task:
 
 
 SST2 = Task(
-    "sst2", "SST-2", (("sentence",),), ("label",), ("validation", "dev"), ("negative", "positive")
+    name="sst2",
+    folder="SST-2",
+    columns=(("sentence",),),
+    labels=("label",),
+    test=("validation", "dev"),
+    class_names=("negative", "positive"),
 )
 #: Tested on the genres that are not in the training set, as it is usually reported.
 MNLI = Task(
-    "mnli",
-    "MNLI",
-    (("premise", "hypothesis"), ("sentence1", "sentence2")),
-    ("gold_label", "label"),
-    ("validation_mismatched", "dev_mismatched"),
-    ("entailment", "neutral", "contradiction"),
+    name="mnli",
+    folder="MNLI",
+    columns=(("premise", "hypothesis"), ("sentence1", "sentence2")),
+    labels=("gold_label", "label"),
+    test=("validation_mismatched", "dev_mismatched"),
+    class_names=("entailment", "neutral", "contradiction"),
 )
 
 

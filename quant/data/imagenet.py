@@ -33,9 +33,12 @@ def load(directory: pathlib.Path | None, size: int = 224) -> Dataset:
             f"{directory}: only one of train and val has a class {odd[0]}; "
             "give both the same folders"
         )
-    train, test = (
-        FolderSplit(*listing(directory / part, class_names), size) for part in ("train", "val")
-    )
+
+    def split(part: str) -> FolderSplit:
+        paths, labels = listing(directory / part, class_names)
+        return FolderSplit(paths=paths, labels=labels, size=size)
+
+    train, test = split("train"), split("val")
     return Dataset("imagenet", train, test, class_names)
 
 

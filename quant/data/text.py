@@ -23,6 +23,7 @@ class TextSplit(Split):
 
     def __init__(
         self,
+        *,
         tokens: np.ndarray,
         lengths: np.ndarray,
         borders: np.ndarray,
@@ -34,15 +35,21 @@ class TextSplit(Split):
         self.shape = tuple(tokens.shape[1:])
 
     def to(self, device: str | torch.device) -> Self:
-        return type(self)(self.tokens, self.lengths, self.borders, self.labels, device)
+        return type(self)(
+            tokens=self.tokens,
+            lengths=self.lengths,
+            borders=self.borders,
+            labels=self.labels,
+            device=device,
+        )
 
     def first(self, count: int | None) -> Self:
         return type(self)(
-            self.tokens[:count],
-            self.lengths[:count],
-            self.borders[:count],
-            self.labels[:count],
-            self.device,
+            tokens=self.tokens[:count],
+            lengths=self.lengths[:count],
+            borders=self.borders[:count],
+            labels=self.labels[:count],
+            device=self.device,
         )
 
     def batch(
@@ -106,6 +113,6 @@ def tokeniser(name: str | None, max_length: int) -> Tokenise:
             part = slice(start, start + CHUNK)
             tokens[part], lengths[part] = made["input_ids"], made["attention_mask"].sum(1)
             borders[part] = lengths[part] - made["token_type_ids"].sum(1)
-        return TextSplit(tokens, lengths, borders, np.array(labels))
+        return TextSplit(tokens=tokens, lengths=lengths, borders=borders, labels=np.array(labels))
 
     return make

@@ -246,7 +246,13 @@ class Lowering:
     def _arrays(self, group: FusionGroup, values: Tensor, rows: list[tuple[int, int, int]]) -> None:
         scheme = group.layer.scheme.cpu().numpy()
         multiplier, bias, shift = map(np.array, zip(*rows, strict=True))
-        self.layers[group.name] = LayerArrays(values.cpu().numpy(), scheme, multiplier, bias, shift)
+        self.layers[group.name] = LayerArrays(
+            values=values.cpu().numpy(),
+            scheme=scheme,
+            multiplier=multiplier,
+            bias=bias,
+            shift=shift,
+        )
 
     def _max_pool(self, name: str, pool: nn.MaxPool2d, source: fx.Node) -> TensorSpec:
         spec = self.specs[source]

@@ -20,7 +20,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FusionGroup:
     """Layer, batch-norm, residual operand and quantiser, in nodes of the flat graph.
 
@@ -106,7 +106,15 @@ def _group(node: fx.Node, result: fx.Node, quantiser: ActQuantiser | None) -> Fu
     layer = module_of(node)
     if not isinstance(layer, QuantConv2d | QuantLinear):
         raise TypeError(f"{name_of(node)} quantises what no layer accumulates")
-    return FusionGroup(name_of(node), layer, norm, argument(node), residual, result, quantiser)
+    return FusionGroup(
+        name=name_of(node),
+        layer=layer,
+        norm=norm,
+        source=argument(node),
+        residual=residual,
+        result=result,
+        quantiser=quantiser,
+    )
 
 
 def scale_of(node: fx.Node) -> float:

@@ -84,4 +84,6 @@ class HybridLowering:
             )
         if offloaded_shape(node)[1:] != (1, 1):
             values = values[:, :, None, None]
-        return LayerArrays(values, scheme, multiplier, bias, shift)
+        return LayerArrays(
+            values=values, scheme=scheme, multiplier=multiplier, bias=bias, shift=shift
+        )

@@ -86,7 +86,7 @@ def quantise_linears(model: fx.GraphModule, act_bits: int, wide_ends: bool) -> N
     model.recompile()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class HostSegment:
     """One host node, and what it means in nodes of the model's graph.
 
@@ -128,7 +128,11 @@ def segments(model: fx.GraphModule) -> list[HostSegment]:
         )
         body = _body(model, inputs, operations, [*map(argument, outputs), *keeps])
         linears = tuple(n for n in place if _is_linear(n) and argument(n) in outputs)
-        found.append(HostSegment(node, inputs, outputs, keeps, body, linears))
+        found.append(
+            HostSegment(
+                node=node, inputs=inputs, outputs=outputs, keeps=keeps, body=body, linears=linears
+            )
+        )
     return found
 
 

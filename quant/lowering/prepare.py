@@ -221,7 +221,12 @@ class _Preparer:
             raise ValueError("an average of the image itself has no layer to read it")
         bits = POOLED_BITS if shape_of(node)[1:] == (1, 1) else source.bits
         kernel, stride = pair(pool.kernel_size), pair(pool.stride)
-        self._replace(node, QuantAvgPool(source, kernel, stride, bits, _most_codes(node)))
+        self._replace(
+            node,
+            QuantAvgPool(
+                source=source, kernel=kernel, stride=stride, bits=bits, most=_most_codes(node)
+            ),
+        )
 
     def _addition(self, node: fx.Node) -> None:
         """One operand is accumulated, the other added in the requantisation."""

@@ -70,6 +70,7 @@ class MobileNetV2(nn.Module):
 
     def __init__(
         self,
+        *,
         channels: int = 3,
         classes: int = 1000,
         width_mult: float = 1.0,
@@ -102,7 +103,9 @@ def mobilenet_v2(
     channels: int = 3, classes: int = 1000, width: int = STEM_CHANNELS, stem: str = "imagenet"
 ) -> nn.Module:
     """MobileNet-v2 whose stem has ``width`` channels, rounded to a multiple of 8."""
-    model = initialise(MobileNetV2(channels, classes, width / STEM_CHANNELS, stem))
+    model = initialise(
+        MobileNetV2(channels=channels, classes=classes, width_mult=width / STEM_CHANNELS, stem=stem)
+    )
     last = cast(nn.Linear, model.get_submodule("classifier.1"))
     nn.init.normal_(last.weight, 0, 0.01)
     nn.init.zeros_(last.bias)

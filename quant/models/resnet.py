@@ -84,6 +84,7 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
+        *,
         block: type[BasicBlock | Bottleneck],
         blocks: Sequence[int],
         channels: int,
@@ -128,23 +129,57 @@ class TinyResNet(ResNet):
     """
 
     def __init__(self, in_channels: int = 1, classes: int = 10, width: int = 16) -> None:
-        super().__init__(BasicBlock, (1, 1, 1), in_channels, classes, width, "cifar")
+        super().__init__(
+            block=BasicBlock,
+            blocks=(1, 1, 1),
+            channels=in_channels,
+            classes=classes,
+            width=width,
+            stem="cifar",
+        )
 
 
 def resnet20(channels: int = 3, classes: int = 10, width: int = 16) -> nn.Module:
     """The CIFAR network of the paper's section 4.2 with n = 3 and option-B shortcuts."""
-    return initialise(ResNet(BasicBlock, (3, 3, 3), channels, classes, width, "cifar"))
+    return initialise(
+        ResNet(
+            block=BasicBlock,
+            blocks=(3, 3, 3),
+            channels=channels,
+            classes=classes,
+            width=width,
+            stem="cifar",
+        )
+    )
 
 
 def resnet18(
     channels: int = 3, classes: int = 1000, width: int = 64, stem: str = "imagenet"
 ) -> nn.Module:
     """ResNet-18 (He et al., arXiv:1512.03385) with an ImageNet or a CIFAR stem."""
-    return initialise(ResNet(BasicBlock, (2, 2, 2, 2), channels, classes, width, stem))
+    return initialise(
+        ResNet(
+            block=BasicBlock,
+            blocks=(2, 2, 2, 2),
+            channels=channels,
+            classes=classes,
+            width=width,
+            stem=stem,
+        )
+    )
 
 
 def resnet50(
     channels: int = 3, classes: int = 1000, width: int = 64, stem: str = "imagenet"
 ) -> nn.Module:
     """ResNet-50 (He et al., arXiv:1512.03385) with an ImageNet or a CIFAR stem."""
-    return initialise(ResNet(Bottleneck, (3, 4, 6, 3), channels, classes, width, stem))
+    return initialise(
+        ResNet(
+            block=Bottleneck,
+            blocks=(3, 4, 6, 3),
+            channels=channels,
+            classes=classes,
+            width=width,
+            stem=stem,
+        )
+    )

@@ -121,6 +121,7 @@ class QuantAvgPool(nn.AvgPool2d):
 
     def __init__(
         self,
+        *,
         source: "ActQuantiser | QuantAvgPool",
         kernel: tuple[int, int],
         stride: tuple[int, int],

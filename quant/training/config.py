@@ -20,7 +20,7 @@ PARSERS = {".json": json.loads, ".toml": tomllib.loads}
 CHECKPOINTS = (".pt", ".pth", ".safetensors")  #: ends of the names of files with weights
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Preset:
     """Defaults of a data set. Those of CIFAR, ImageNet and the texts are the paper's, section 4.1,
     where it names them."""

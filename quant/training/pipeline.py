@@ -59,7 +59,9 @@ def train(
     if processes.first and not run.resuming:
         run.begin(config)
     progress.note(f"training on {config.device}, run folder {run.path}")
-    training = Training(config, there, run, progress, processes)
+    training = Training(
+        config=config, dataset=there, run=run, progress=progress, processes=processes
+    )
     if not training.quantised_already:
         training.fit(model, "float", config.float_epochs, config.float_lr)
         training.keep(float_accuracy=training.test_accuracy(model))

@@ -36,6 +36,7 @@ class Training:
 
     def __init__(
         self,
+        *,
         config: TrainConfig,
         dataset: data.Dataset,
         run: RunFolder,

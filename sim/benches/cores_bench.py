@@ -46,7 +46,7 @@ async def check_array(
     await start(dut)
     array = GemmArray(CONFIG)
     # Sums outlive a reset: a word of zeros brings those of an earlier test back to zero.
-    dut.control.value = control_bits(Word(np.zeros(0), first=True, last=True))
+    dut.control.value = control_bits(Word(act=np.zeros(0), first=True, last=True))
     await FallingEdge(dut.clk)
     dut.control.value = 0
     for _ in range(array.latency):
@@ -78,7 +78,7 @@ async def every_product(dut) -> None:
             channel, lane = i % CONFIG.k, act % CONFIG.pixels
             acts = np.full((CONFIG.pixels, CONFIG.k), NIBBLE_MAX * (i // CONFIG.k % 2))
             acts[lane] = act
-            words.append(Word(acts, first=True, last=True))
+            words.append(Word(act=acts, first=True, last=True))
             for row, level in zip(values, levels, strict=True):
                 row.append(np.roll([level[i % len(level)]] + [0] * (CONFIG.k - 1), channel))
     await check_array(dut, [np.array(row) for row in values], words, PoolMode.MAX)

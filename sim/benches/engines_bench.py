@@ -44,7 +44,7 @@ async def check(dut, engine: RowEngine, values: np.ndarray, words: Sequence[Word
     await FallingEdge(dut.clk)
     dut.rst.value = 0
     # Sums outlive a reset, and raw ones are not zero for words of zeros: begin with one of those.
-    blank = Word(np.zeros((engine.pixels, engine.k), np.int64), first=True, last=True)
+    blank = Word(act=np.zeros((engine.pixels, engine.k), np.int64), first=True, last=True)
     words = [blank, *words]
     values = np.concatenate([np.zeros((engine.rows, 1, engine.k), np.int64), values], axis=1)
     padded = [*words, *idle(engine.k, engine.pixels, engine.latency)]
@@ -115,11 +115,13 @@ async def longest_sums(dut, name: str, planes: int) -> None:
             for i in range(count):
                 while rng.random() < 0.2:
                     values.append(row)
-                    words.append(Word(acts, valid=False, first=bool(rng.random() < 0.5), last=True))
+                    words.append(
+                        Word(act=acts, valid=False, first=bool(rng.random() < 0.5), last=True)
+                    )
                 values.append(row)
                 words.append(
                     Word(
-                        acts,
+                        act=acts,
                         first=plane == i == 0,
                         shift=plane == 1 and i == 0,
                         last=plane == planes - 1 and i == count - 1,

@@ -67,7 +67,7 @@ def product_words(engine: type[RowEngine]) -> tuple[np.ndarray, list[Word]]:
     every = np.meshgrid(*[levels] * engine.rows, acts, acts, indexing="ij")
     *values, first, second = (axis.reshape(-1) for axis in every)
     words = [
-        Word(np.array([[a], [b]]), first=True, last=True)
+        Word(act=np.array([[a], [b]]), first=True, last=True)
         for a, b in zip(first.tolist(), second.tolist(), strict=True)
     ]
     return np.stack(values)[:, :, None], words
@@ -75,7 +75,7 @@ def product_words(engine: type[RowEngine]) -> tuple[np.ndarray, list[Word]]:
 
 def idle(k: int, pixels: int, count: int) -> list[Word]:
     """Words that are not valid."""
-    return [Word(np.zeros((pixels, k), np.int64), valid=False)] * count
+    return [Word(act=np.zeros((pixels, k), np.int64), valid=False)] * count
 
 
 def random_words(
@@ -88,14 +88,14 @@ def random_words(
     shift: bool = True,
 ) -> list[Word]:
     """Any sequence of control bits; a share ``stall`` of the words is not valid but looks as if."""
-    words = [Word(np.zeros((pixels, k), np.int64), first=True)]
+    words = [Word(act=np.zeros((pixels, k), np.int64), first=True)]
     while len(words) < count:
         first, shifted, last = rng.random(3) < (0.25, 0.1 if shift else 0.0, 0.25)
         top = rng.choice([NIBBLE_MAX, 1])
         acts = rng.integers(0, top + 1, (pixels, k)) * (NIBBLE_MAX // top)
         words.append(
             Word(
-                acts,
+                act=acts,
                 valid=bool(rng.random() >= stall),
                 first=bool(first),
                 shift=bool(shifted),

@@ -13,7 +13,7 @@ from ir.graph import IntGraph
 STALLS = tuple(name for name in COUNTERS if name.startswith("stall_"))
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class LayerRow:
     """Counts of a layer, from when every layer before was complete until this one was.
 
@@ -61,7 +61,9 @@ def layer_rows(
     are exact to one interval.
     """
     rows = {
-        segment.layer: LayerRow(segment.layer, program.batch * layer_macs(graph, segment.layer))
+        segment.layer: LayerRow(
+            layer=segment.layer, macs=program.batch * layer_macs(graph, segment.layer)
+        )
         for segment in program.segments
     }
     owner = owners(program)
@@ -76,7 +78,7 @@ def layer_rows(
 
 def table(rows: Sequence[LayerRow], macs_per_cycle: int) -> str:
     """The rows and their sum in Markdown."""
-    total = LayerRow("total", sum(row.macs for row in rows))
+    total = LayerRow(layer="total", macs=sum(row.macs for row in rows))
     for name in ("cycles", "array_cycles", "read_bytes", "write_bytes"):
         setattr(total, name, sum(getattr(row, name) for row in rows))
     for stall in STALLS:

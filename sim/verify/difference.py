@@ -9,7 +9,7 @@ from ir import golden
 from ir.graph import Host, IntGraph
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference:
     """First value in which simulation and reference differ."""
 
@@ -51,5 +51,11 @@ def first_difference(image: int, layer: str, expected: np.ndarray, got: np.ndarr
     """First difference of two unequal tensors (C, H, W)."""
     channel, y, x = (int(i[0]) for i in np.nonzero(got != expected))
     return Difference(
-        image, layer, channel, y, x, int(expected[channel, y, x]), int(got[channel, y, x])
+        image=image,
+        layer=layer,
+        channel=channel,
+        y=y,
+        x=x,
+        expected=int(expected[channel, y, x]),
+        got=int(got[channel, y, x]),
     )

@@ -27,7 +27,7 @@ from sim.verify.inputs import LayerInputs, random_codes
 from sim.verify.simulation import Simulation, simulate_all
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerRun:
     """Result of simulating a layer.
 
@@ -151,15 +151,15 @@ class Layer:
             if not np.array_equal(*pair)
         )
         return LayerRun(
-            self.name,
-            len(images),
-            first_difference(wrong[0], self.name, expected[wrong[0]], got[wrong[0]])
+            layer=self.name,
+            inputs=len(images),
+            mismatch=first_difference(wrong[0], self.name, expected[wrong[0]], got[wrong[0]])
             if wrong
             else None,
-            simulation.cycles,
-            conditions.estimate(self.program),
-            layer_macs(self.graph, self.name),
-            wrong,
+            cycles=simulation.cycles,
+            estimated=conditions.estimate(self.program),
+            macs=layer_macs(self.graph, self.name),
+            wrong=wrong,
         )
 
 
@@ -229,12 +229,12 @@ def verify(
 def table(runs: Sequence[LayerRun], macs_per_cycle: int) -> str:
     """Rows of the layers and their sum in Markdown."""
     total = LayerRun(
-        "total",
-        runs[0].inputs,
-        None,
-        sum(run.cycles for run in runs),
-        sum(run.estimated for run in runs),
-        sum(run.macs for run in runs),
+        layer="total",
+        inputs=runs[0].inputs,
+        mismatch=None,
+        cycles=sum(run.cycles for run in runs),
+        estimated=sum(run.estimated for run in runs),
+        macs=sum(run.macs for run in runs),
     )
     lines = ["| layer | cycles | estimated | MACs | of the array |", "|---|---:|---:|---:|---:|"]
     lines += [

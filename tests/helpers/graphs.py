@@ -303,7 +303,7 @@ def _requantisation(
         multiplier.append(m)
         shift.append(s)
         bias.append((1 << s - 1) + round(centre * 2**s) - mean * m)
-    return LayerArrays(values, scheme, multiplier, bias, shift)
+    return LayerArrays(values=values, scheme=scheme, multiplier=multiplier, bias=bias, shift=shift)
 
 
 def _fit_accumulator(rows: np.ndarray, bits: int) -> None:
@@ -323,11 +323,11 @@ def _share_shift(layer: LayerArrays) -> LayerArrays:
     shift = layer.shift.min()
     down = layer.shift - shift
     return LayerArrays(
-        layer.values,
-        layer.scheme,
-        layer.multiplier >> down,
-        layer.bias >> down,
-        np.full_like(layer.shift, shift),
+        values=layer.values,
+        scheme=layer.scheme,
+        multiplier=layer.multiplier >> down,
+        bias=layer.bias >> down,
+        shift=np.full_like(layer.shift, shift),
     )
 
 

@@ -433,13 +433,17 @@ def test_command_errors_are_one_line(monkeypatch, package: Path, capsys, argv, m
 def test_connect_needs_what_the_board_needs(package: Path, monkeypatch) -> None:
     loaded = []
     monkeypatch.setattr(driver.bitstream, "load", loaded.append)
-    monkeypatch.setattr(driver, "ZynqHardware", lambda *args: args)
+    monkeypatch.setattr(driver, "ZynqHardware", dict)
     monkeypatch.setattr(driver, "Accelerator", lambda hardware, package, timeout: hardware)
     with pytest.raises(driver.WrongPackage, match=r"no bitstream top\.bit"):
         driver.connect(package)
     (package / "top.bit").touch()
     content = json.loads((package / "accelerator.json").read_text())
-    assert driver.connect(package) == (content["connection"], 100_000_000, 4096)
+    assert driver.connect(package) == {
+        "connection": content["connection"],
+        "clock_hz": 100_000_000,
+        "window_bytes": 4096,
+    }
     assert loaded == [package / "top.bit"]
     driver.connect(package, load=False)
     assert len(loaded) == 1

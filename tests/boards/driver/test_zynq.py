@@ -129,7 +129,13 @@ CONNECTION = {
 
 
 def hardware(machine: Path, **options: object) -> driver.ZynqHardware:
-    return driver.ZynqHardware(CONNECTION, 100_000_000, 4096, root=machine, **options)
+    return driver.ZynqHardware(
+        connection=CONNECTION,
+        clock_hz=100_000_000,
+        window_bytes=4096,
+        root=machine,
+        **options,
+    )
 
 
 def test_registers_by_uio(machine: Path) -> None:

@@ -129,7 +129,13 @@ def test_no_image_is_faster_than_the_bound(sizes: dict[str, int]) -> None:
 
 def point(cycles: int | None, lut: float, fixed8: int, pot4: int = 8) -> search.Point:
     config = AccelConfig(pot4_rows=pot4, fixed4_rows=32 - pot4 - fixed8, fixed8_rows=fixed8)
-    return search.Point(config, search.percent(config.lanes), {"lut": lut}, cycles, fixed8 / 32)
+    return search.Point(
+        config=config,
+        ratio=search.percent(config.lanes),
+        used={"lut": lut},
+        cycles=cycles,
+        fixed8_share=fixed8 / 32,
+    )
 
 
 def test_arrays_that_differ_in_four_bit_rows_are_compiled_once(monkeypatch) -> None:

@@ -71,9 +71,9 @@ class TestRowEngine:
     ) -> None:
         acts, weight = np.full((2, 1), 3), weight_values(kind.scheme)[-1]
         words = [
-            Word(acts, first=True, last=True),
-            Word(acts, valid, first, shift, last),
-            Word(acts, last=True),
+            Word(act=acts, first=True, last=True),
+            Word(act=acts, valid=valid, first=first, shift=shift, last=last),
+            Word(act=acts, last=True),
         ]
         values = np.full((kind.rows, 3, 1), weight)
         expected = check_engine(kind(k=1, pixels=2), values, words)
@@ -100,7 +100,7 @@ class TestRowEngine:
         word = np.array([[value] * 16 for value in row])
         reach = max(abs(bound) for value in word for bound in kind.raw_range(value, 1))
         count = min(min(abs(limit) for limit in kind.raw_limits() if limit) // reach, 400)
-        words = [Word(acts, first=i == 0, last=i >= count - 2) for i in range(count)]
+        words = [Word(act=acts, first=i == 0, last=i >= count - 2) for i in range(count)]
         values = np.repeat(word[:, None], count, axis=1)
         raw = check_engine(kind(k=16, pixels=2), values, words)[-1]
         offsets = np.array([[kind.offset(row, 1)] for row in values])
@@ -112,7 +112,7 @@ class TestRowEngine:
         wide = rng.integers(0, 256, (6, 2, 4))
         words = [
             Word(
-                plane[i],
+                act=plane[i],
                 first=plane is high and i == 0,
                 shift=plane is low and i == 0,
                 last=plane is low and i == 5,
@@ -223,7 +223,7 @@ def test_fixed8_bound() -> None:
 
 
 def test_sums_wrap_at_24_bits() -> None:
-    words = [Word(np.full((1, 1), 15), first=i == 0, shift=True, last=True) for i in range(6)]
+    words = [Word(act=np.full((1, 1), 15), first=i == 0, shift=True, last=True) for i in range(6)]
     sums = Pot4Engine.model(np.full((6, 1), 64), words)[:, 0].tolist()
     assert sums == [960 * (16 ** (i + 1) - 1) // 15 % (1 << 24) for i in range(6)]
 

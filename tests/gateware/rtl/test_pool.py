@@ -36,7 +36,7 @@ def test_random_words(mode: PoolMode, stall: float, seed: int) -> None:
 def test_every_pair(mode: PoolMode, function) -> None:
     pairs = np.array([(a, b) for a in range(16) for b in range(16)])
     words = [
-        Word(np.full((2, 1), value), first=i == 0, last=i == 1)
+        Word(act=np.full((2, 1), value), first=i == 0, last=i == 1)
         for pair in pairs
         for i, value in enumerate(pair)
     ]
@@ -47,7 +47,7 @@ def test_every_pair(mode: PoolMode, function) -> None:
 def test_modes_may_change_between_sums() -> None:
     engine = PoolEngine(k=1, pixels=1)
     words = [
-        Word(np.array([[value]]), first=first, last=not first)
+        Word(act=np.array([[value]]), first=first, last=not first)
         for value, first in [(9, True), (9, False), (5, True), (7, False), (9, True), (1, False)]
     ]
     words += idle(1, 1, engine.latency)
@@ -65,7 +65,7 @@ def test_two_planes(seed: int) -> None:
     wide = np.random.default_rng(seed).integers(0, 256, (9, 2, 3))
     words = [
         Word(
-            plane[i],
+            act=plane[i],
             first=plane is high and i == 0,
             shift=plane is low and i == 0,
             last=plane is low and i == 8,
@@ -79,7 +79,7 @@ def test_two_planes(seed: int) -> None:
 
 
 def test_longest_sum_of_an_image() -> None:
-    words = [Word(np.full((1, 1), 15), first=i == 0, last=i >= 3134) for i in range(3136)]
+    words = [Word(act=np.full((1, 1), 15), first=i == 0, last=i >= 3134) for i in range(3136)]
     assert run(PoolEngine(k=1, pixels=1), PoolMode.SUM, words)[-1].tolist() == [[15 * 56 * 56]]
 
 
