@@ -111,7 +111,7 @@ def test_another_build_is_refused_in_a_line(built, tmp_path, capsys):
     sequence_graph(4, length=12).save(other)
     for argv, words in (
         ([str(folder), "--graph", str(other)], "was built for another network"),
-        ([str(tmp_path), "--graph", str(path)], "no program in"),
+        ([str(tmp_path), "--graph", str(path)], "no accelerator.v in"),
     ):
         assert cli.run(run.main, argv) == 2
         assert words in capsys.readouterr().err

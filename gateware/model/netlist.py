@@ -236,5 +236,11 @@ def _bits(module: Mapping[str, Any]) -> Iterator[list[int | str]]:
 def _source(entry: Mapping[str, Any], root: str) -> str:
     """The line that an entry comes from: of Amaranth, below ``root``; else nothing."""
     lines = entry.get("attributes", {}).get("src", "").split("|")
-    found = (line for line in lines if re.search(r"\.py:\d+$", line) and line.startswith(root))
+    found = (
+        line
+        for line in lines
+        if re.search(r"\.py:\d+$", line)
+        and line.startswith(root)
+        and "/site-packages/" not in line  # an environment inside the checkout
+    )
     return next(found, "").removeprefix(root)
