@@ -196,6 +196,7 @@ def test_bert_needs_its_folders() -> None:
         accuracy.main(["--tables", "bert", "--minilm", "somewhere"])
 
 
+@pytest.mark.slow
 def test_worker_ends_with_its_parent() -> None:
     """Also when that is killed, and while the worker trains."""
     code = (

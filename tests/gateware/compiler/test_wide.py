@@ -23,6 +23,7 @@ CONFIG = AccelConfig.from_ratio(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("shape", [(20, 1, 1), (20, 1, 4), (20, 5, 3), (20, 7, 9), (5, 1, 13)])
 @pytest.mark.parametrize("room", [1, 2, 8])

@@ -194,6 +194,7 @@ def arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data" / "rmsmp" / "arrays"
 
 
+@pytest.mark.slow
 def test_command_prints_draws_and_keeps(arrays: Path, capsys) -> None:
     residual_graph(1, channels=32, tile_rows=32).save("g.safetensors")
     options = [

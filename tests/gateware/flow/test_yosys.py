@@ -54,6 +54,7 @@ def netlist(tmp_path_factory: pytest.TempPathFactory) -> yosys.Netlist:
     return yosys.synthesise(folder / "accelerator.v", "accelerator")
 
 
+@pytest.mark.slow
 def test_cells_of_a_known_design(netlist: yosys.Netlist) -> None:
     counted = yosys.summary(netlist.cells)
     assert counted["dsp48e1"] == 3

@@ -200,6 +200,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(other[name], value) for name, value in one.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", range(6))
 def test_aligning_twice_changes_nothing(seed, offset) -> None:
     model = moved(random_model(seed + offset), seed)
@@ -336,6 +337,7 @@ def test_value_that_does_not_fit_names_the_layer(seed) -> None:
         lower(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", ["fc.bias", "bn1.bias", "fc.alpha", "layer1.0.bn1.weight"])
 def test_values_that_are_not_finite_are_one_line(seed, name, value) -> None:

@@ -23,6 +23,7 @@ def model(seed) -> nn.Module:
     return build("tiny", shape=(1, 8, 8), classes=5, width=8).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_last", ["same", "w8a8"])
 def test_steps_in_one_call(model, first_last) -> None:
     images = torch.rand(CALIBRATION_IMAGES + 9, 1, 8, 8)
