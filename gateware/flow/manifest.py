@@ -26,7 +26,7 @@ GOLDEN_SEED = 1  #: of random images, where there are no real ones
 def write_accelerator(
     folder: Path, board: Board, config: AccelConfig, *, connection: dict, bitstream: str
 ) -> None:
-    """Write ``accelerator.json``.
+    """Export of ``accelerator.json`` to ``folder``.
 
     ``connection`` says how the accelerator is reached: ``kind`` is ``zynq7`` or ``serial``, the
     rest belongs to that kind. ``bitstream`` is where the tools leave it in the build folder.
@@ -45,9 +45,12 @@ def write_accelerator(
 
 
 def write_golden(folder: Path, graph: IntGraph, images: np.ndarray | None) -> None:
-    """Write ``golden.npz``: the first of the integer ``images`` (N, C, H, W), or random ones where
-    there are none, and the logits that the golden model computes from them, as
-    :class:`ir.vectors.Vectors`."""
+    """Export of ``golden.npz`` to ``folder``: images and the logits that the golden model computes
+    from them, as :class:`ir.vectors.Vectors`.
+
+    The images are the first :data:`GOLDEN_IMAGES` of the integer ``images`` (N, C, H, W), or random
+    ones where there are none.
+    """
     spec = graph.input
     if images is None:
         rng = np.random.default_rng(GOLDEN_SEED)

@@ -28,9 +28,9 @@ BUFFER_MIN = 1 << 20  #: bytes of contiguous memory that a driver on a Zynq asks
 
 
 class Target(abc.ABC):
-    """One family.
+    """Family of devices: the tools for its boards, and how a driver reaches an accelerator on them.
 
-    tools : what makes the bitstream, by the name of a person
+    tools : name of what makes the bitstream, for messages
     folder : where its project lies in the build folder
     sizes : what an AccelConfig must have here
     """
@@ -49,18 +49,21 @@ class Target(abc.ABC):
 
     @abc.abstractmethod
     def check(self, board: Board, config: AccelConfig) -> None:
-        """Raises ValueError for a clock or ports that the board cannot have."""
+        """Check of clock and memory ports: ValueError for what the board cannot have."""
 
     @abc.abstractmethod
     def write(
         self, board: Board, config: AccelConfig, memory: int, verilog: str, folder: Path
     ) -> None:
-        """Write the project, and what the driver must know of it. Raises DoesNotFit where the
-        board has no room for the ``memory`` bytes of :func:`driver_bytes`."""
+        """Export of the project, and of what the driver must know of it, to ``folder``.
+
+        Raises DoesNotFit where the board has no room for the ``memory`` bytes of
+        :func:`driver_bytes`.
+        """
 
     @abc.abstractmethod
     def found(self) -> bool:
-        """Whether the tools are installed."""
+        """True if the tools are installed."""
 
     @abc.abstractmethod
     def synthesiser(self) -> Callable[[Path], ToolReport]:
@@ -72,7 +75,11 @@ class Target(abc.ABC):
 
     @abc.abstractmethod
     def run(self, config: AccelConfig, project: Path) -> ToolReport:
-        """Make the bitstream. Raises ToolError for a failure or a missed clock."""
+        """Synthesis, placement and routing of ``project`` up to the bitstream; returns the tools'
+        report.
+
+        Raises ToolError for a failure or a missed clock.
+        """
 
 
 class Zynq(Target):
@@ -185,7 +192,7 @@ def _xc7_cells(cells: Counter) -> dict[str, float]:
 
 
 def driver_bytes(programs: Iterable[Program]) -> int:
-    """Memory that a driver takes for each program, its input and outputs, whole pages each."""
+    """Bytes that a driver takes for each program, its input and outputs, whole pages each."""
     sizes = [
         size
         for program in programs

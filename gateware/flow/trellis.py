@@ -66,7 +66,7 @@ def build_plan(board: Board, config: AccelConfig, accelerator: str, memory_bytes
 
 
 def find() -> dict[str, str] | None:
-    """Tools by variable, or None when not all of them are installed."""
+    """Paths of the tools by the build script's variable, or None when not all are installed."""
     search = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
     for choice in range(2):
         paths = {name: shutil.which(names[choice], path=search) for name, names in TOOLS.items()}
@@ -77,7 +77,10 @@ def find() -> dict[str, str] | None:
 
 
 def run(folder: Path, clock_hz: int, tools: dict[str, str]) -> ToolReport:
-    """Run the plan extracted to ``folder``; raises ToolError for a failure or a missed clock."""
+    """Synthesis, placement and routing of the plan extracted to ``folder``; returns the report.
+
+    Raises ToolError for a failure or a missed clock.
+    """
     done = subprocess.run(
         ["sh", f"build_{TOP}.sh"],
         cwd=folder,
@@ -103,7 +106,10 @@ def run(folder: Path, clock_hz: int, tools: dict[str, str]) -> ToolReport:
 
 
 def read_report(folder: Path, clock_hz: int) -> ToolReport:
-    """Read what nextpnr reported; raises ToolError when it says nothing."""
+    """Report of nextpnr in ``folder``: cells, and slack in ns to the period of ``clock_hz``.
+
+    Raises ToolError when it says nothing.
+    """
     path = folder / REPORT
     try:
         said = json.loads(path.read_text())

@@ -18,7 +18,7 @@ _ZERO_WORD = re.compile(r"^ +\S+\[\d+\] = \d+'h0+;\n", re.MULTILINE)
 
 
 def accelerator_verilog(config: AccelConfig, platform: object = None) -> str:
-    """Text of module ``accelerator``; ports are those of
+    """Verilog of module ``accelerator``, whose ports are those of
     :class:`~gateware.rtl.top.Accelerator`.
 
     ``platform`` is :class:`~gateware.pe.series7.Series7` for the devices that have its primitives.
@@ -27,7 +27,7 @@ def accelerator_verilog(config: AccelConfig, platform: object = None) -> str:
 
 
 def without_zero_words(text: str) -> str:
-    """``text`` without the words of a memory's first content that are 0, a quarter of its lines.
+    """Verilog without the words of a memory's first content that are 0, a quarter of its lines.
 
     Memories of an FPGA hold 0 unless told otherwise; a simulator needs to be told.
     """

@@ -29,7 +29,10 @@ def find() -> str | None:
 
 
 def run(folder: Path) -> ToolReport:
-    """Run the plan extracted to ``folder``; raises ToolError for a failure or a missed clock."""
+    """Synthesis, placement and routing of the plan extracted to ``folder``; returns the report.
+
+    Raises ToolError for a failure or a missed clock.
+    """
     log = folder / f"{TOP}.log"
     done = subprocess.run(
         ["sh", f"build_{TOP}.sh"], cwd=folder, capture_output=True, text=True, check=False
@@ -51,7 +54,10 @@ def run(folder: Path) -> ToolReport:
 
 
 def read_report(folder: Path) -> ToolReport:
-    """Read utilisation and timing; raises ToolError when a report is missing or says nothing."""
+    """Report of Vivado in ``folder``: cells after placement, and worst negative slack in ns.
+
+    Raises ToolError when a file is missing or says nothing.
+    """
     try:
         used = (folder / f"{TOP}_utilization_place.rpt").read_text()
         timing = (folder / f"{TOP}_timing.rpt").read_text()

@@ -80,7 +80,7 @@ class Unit:
 
 
 class Netlist:
-    """Synthesised hierarchy.
+    """Netlist of a design after synthesis, by its cells.
 
     Parameters
     ----------
@@ -140,10 +140,11 @@ class Netlist:
 
 
 def synthesise(source: Path, top: str, *, flatten: bool = False, netlist: bool = False) -> Netlist:
-    """Module ``top`` of a Verilog file for 7-series devices, each module by itself.
+    """Netlist of module ``top`` of a Verilog file, synthesised for 7-series devices.
 
-    Leaves the script, the log and the statistics beside ``source``, and with ``netlist`` all cells
-    and nets as ``netlist.json``. Raises UserError when Yosys fails.
+    Each module is synthesised by itself, unless ``flatten``. Leaves the script, the log and the
+    statistics beside ``source``, and with ``netlist`` all cells and nets as ``netlist.json``.
+    Raises UserError when Yosys fails.
     """
     folder = source.parent
     script = _SCRIPT.format(source=source.name, top=top, flatten="-flatten" if flatten else "")
@@ -168,8 +169,11 @@ def synthesise(source: Path, top: str, *, flatten: bool = False, netlist: bool =
 
 
 def summary(cells: collections.Counter) -> dict[str, float]:
-    """LUTs (as logic, shift register or memory; one with two outputs is one), flip-flops, carry
-    chains' parts, DSPs and 36-kbit memories. Raises ValueError for a memory that is not known."""
+    """Cells by resource: ``lut`` (as logic, shift register or memory; one with two outputs is one),
+    ``ff``, ``carry4``, ``dsp48e1`` and ``bram36`` (36 kbit; smaller ones are halves).
+
+    Raises ValueError for a memory that is not known.
+    """
     luts = sum(cells[f"LUT{i}"] for i in range(1, 7)) + cells["LUT6_2"]
     srl = sum(count for name, count in cells.items() if name.startswith("SRL"))
     lutram = sum(count * LUTRAM_LUTS[name] for name, count in cells.items() if _is_lutram(name))

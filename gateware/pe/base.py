@@ -62,7 +62,7 @@ class Word:
 
     @property
     def control(self) -> dict[str, int]:
-        """The fields of :class:`WordControl`."""
+        """Fields of :class:`WordControl`, each 0 or 1."""
         return {name: int(getattr(self, name)) for name in ("valid", "first", "shift", "last")}
 
 
@@ -87,14 +87,15 @@ def act_layout(k: int, pixels: int) -> data.ArrayLayout:
 
 
 def positive(name: str, value: int) -> int:
-    """``value`` as a positive int; TypeError or ValueError name the parameter otherwise."""
+    """Positive integer ``value`` as an int; TypeError for no integer, ValueError, which names
+    the parameter, for one below 1."""
     if operator.index(value) < 1:
         raise ValueError(f"{name} must be a positive integer, not {value!r}")
     return operator.index(value)
 
 
 def require_pairs(pixels: int) -> None:
-    """Raises ValueError for an odd number of pixels, two of which share a DSP48E1."""
+    """Check that ``pixels`` is even, because two share a DSP48E1; ValueError otherwise."""
     if pixels % 2:
         raise ValueError(f"pixels must be even, two share a DSP48E1, not {pixels!r}")
 
@@ -102,7 +103,10 @@ def require_pairs(pixels: int) -> None:
 def delay(
     m: Module, source: Value | data.View, cycles: int, *, name: str, reset_less: bool = True
 ) -> Value | data.View:
-    """``source``, ``cycles`` clock cycles later. Without reset a synthesiser may use SRLs."""
+    """Shift register: ``source``, ``cycles`` clock cycles later; ``source`` itself for 0.
+
+    Without reset a synthesiser may use SRLs.
+    """
     for stage in range(cycles):
         late = Signal(source.shape(), name=f"{name}_{stage + 1}", reset_less=reset_less)
         m.d.sync += late.eq(source)
@@ -116,7 +120,7 @@ def delay_resources(bits: int, cycles: int) -> Resources:
 
 
 def accumulator_base(control: data.View, *, shape: Shape, name: str) -> tuple[Signal, Value]:
-    """An accumulator register and what :class:`WordControl` says the next word is added to."""
+    """Accumulator register, and what :class:`WordControl` says the next word is added to."""
     acc = Signal(shape, name=f"{name}_acc", reset_less=True)
     base = Mux(control.first, 0, Mux(control.shift, acc << ACT_BITS, acc))[: shape.width]
     return acc, base.as_signed() if shape.signed else base
@@ -125,7 +129,8 @@ def accumulator_base(control: data.View, *, shape: Shape, name: str) -> tuple[Si
 def accumulator_sum(
     m: Module, acc: Signal, added: Value, control: data.View, *, name: str
 ) -> Signal:
-    """Load ``acc`` with ``added`` for a valid word; returns ``sums``, two cycles later."""
+    """Register behind ``sums``, two cycles after the last word of a sum; ``acc`` takes ``added``
+    for each valid word."""
     total = Signal(acc.shape(), name=f"{name}_sum", reset_less=True)
     done = Signal(name=f"{name}_done", reset_less=True)
     with m.If(control.valid):
@@ -145,7 +150,7 @@ def accumulate(
     name: str,
     carry: Value | None = None,
 ) -> Signal:
-    """The accumulator of :class:`WordControl`; returns what ``sums`` shows, two cycles later.
+    """Accumulator of :class:`WordControl`; returns what ``sums`` shows, two cycles after ``dot``.
 
     ``shape`` is the accumulator's; sums wrap to it. ``dot`` comes first in the addition, so that
     the carry chain takes it directly and the choice of ``base`` shares the adder's LUT. ``carry``
@@ -243,6 +248,7 @@ class RowEngine(wiring.Component):
 
     @property
     def latency(self) -> int:
+        """Cycles from ``control.last`` to ``sums``."""
         return self.latency_for(self.k)
 
     @classmethod
@@ -303,7 +309,7 @@ class RowEngine(wiring.Component):
 
     @classmethod
     def model(cls, values: np.ndarray, words: Sequence[Word]) -> np.ndarray:
-        """``sums`` of one row after each word, int64 (words, pixels), from power-up on.
+        """Model of one row: ``sums`` after each word, int64 (words, pixels), from power-up on.
 
         ``values`` is int (words, k): weight values, not codes.
         """

@@ -15,12 +15,12 @@ MAX_FANOUT = 64
 class CopyRegister(wiring.Component):
     """Register ``o`` of ``i``, one cycle later: one of several that share the sinks of a value.
 
+    A module of its own, with ``keep``, so that no synthesiser merges it with its equal siblings.
+    Like all registers of an array it has no reset, which would be a net to every one of them.
+
     Parameters
     ----------
     shape : Layout or Shape
-
-    A module of its own, with ``keep``, so that no synthesiser merges it with its equal siblings.
-    Like all registers of an array it has no reset, which would be a net to every one of them.
 
     Members
     -------
@@ -40,7 +40,7 @@ class CopyRegister(wiring.Component):
 
 
 def copies(m: Module, value: Value | data.View, count: int, name: str) -> list[Value | data.View]:
-    """``count`` registered copies of ``value``, which stay apart in synthesis."""
+    """Copies of ``value``, ``count`` registers one cycle later, which stay apart in synthesis."""
     registers = [CopyRegister(value.shape()) for _ in range(count)]
     for i, register in enumerate(registers):
         m.submodules[f"{name}_copy_{i}"] = register
@@ -49,7 +49,7 @@ def copies(m: Module, value: Value | data.View, count: int, name: str) -> list[V
 
 
 def steering(m: Module, control: data.View, cycles: int, count: int) -> list[data.View]:
-    """``count`` copies of a control word, ``cycles`` cycles later."""
+    """Copies of a control word, ``count`` of them, ``cycles`` cycles later; at least one cycle."""
     return copies(m, delay(m, control, cycles - 1, name="control"), count, "control")
 
 

@@ -16,7 +16,7 @@ LANE_SHIFT = 20  #: distance of the two pixels inside the 48-bit sum
 
 
 def two_pixels(act: data.View, pixel: int) -> list[Value]:
-    """For each channel of ``act`` the operand ``a1 * 2^20 + a0``, of ``pixel`` and the next."""
+    """Operands ``a1 * 2^20 + a0``, signed(25), of ``pixel`` and the next, one per channel."""
     return [
         Cat(a0, Const(0, LANE_SHIFT - ACT_BITS), a1, Const(0, 1)).as_signed()
         for a0, a1 in zip(act[pixel], act[pixel + 1], strict=True)
@@ -24,7 +24,7 @@ def two_pixels(act: data.View, pixel: int) -> list[Value]:
 
 
 def late(m: Module, code: Value, cycles: int, name: str) -> Value:
-    """``code`` some cycles later, in flip-flops: these devices have two for each LUT, and a
+    """Delay of ``code`` by ``cycles``, in flip-flops: these devices have two for each LUT, and a
     shift register out of LUTs would take a LUT per bit."""
     for stage in range(cycles):
         register = Signal(
@@ -39,7 +39,7 @@ def late(m: Module, code: Value, cycles: int, name: str) -> Value:
 
 
 def late_weights(m: Module, weights: Value, bits: int) -> list[Value]:
-    """The weights of one row, signed, that of channel c c cycles late."""
+    """Signed weights of one row, of ``bits`` each; that of channel c is c cycles late."""
     return [
         late(m, weights.word_select(c, bits), c, f"weight_{c}").as_signed()
         for c in range(len(weights) // bits)
@@ -59,9 +59,10 @@ def cascade(
     preadd: int | None = None,
     start: Value | None = None,
 ) -> SharedModule:
-    """Slices that add up ``a * b`` of all ``operands``, each a cycle later; returns the last.
+    """Cascade of slices that adds up ``a * b`` of all ``operands``; returns the last slice.
 
-    ``start`` is added to the first product; it comes as ``pcin`` of :class:`DspMac` does.
+    The operands of each slice come a cycle after those of the one before. ``start`` is added to the
+    first product; it comes as ``pcin`` of :class:`DspMac` does.
     """
     before = None
     for i, (a, b) in enumerate(operands):

@@ -75,7 +75,8 @@ class DspMac(wiring.Component):
 
     @staticmethod
     def latency_for(*, preadd: bool) -> int:
-        """Cycles for operands, pre-adder where there is one, product, sum."""
+        """Latency from the operands to ``p``, in cycles: operands, pre-adder if there is one,
+        product, sum."""
         return 4 if preadd else 3
 
     def elaborate(self, platform: object) -> Module:
@@ -145,6 +146,8 @@ class DspAccumulator(wiring.Component):
     p : Out(signed(48))
 
     Latency: 1 cycle from ``pcin`` to ``p``.
+
+    Throughput: one sum per cycle.
     """
 
     latency = 1

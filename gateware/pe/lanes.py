@@ -15,18 +15,19 @@ from gateware.pe.pot4 import Pot4Engine
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """An engine and its first row lane; it serves ``engine.rows`` neighbouring ones."""
+    """Engine and its first row lane; it serves ``engine.rows`` neighbouring ones."""
 
     engine: type[RowEngine]
     lane: int
 
     @property
     def lanes(self) -> range:
+        """Row lanes that it serves."""
         return range(self.lane, self.lane + self.engine.rows)
 
 
 def fixed4_engines(rows: int, style: Fixed4Style) -> list[type[RowEngine]]:
-    """Engines of ``rows`` Fixed-4 lanes."""
+    """Engines of ``rows`` Fixed-4 lanes, in lane order; a lane without a pair has one of LUTs."""
     if style is Fixed4Style.DSP:
         return [Fixed4DspEngine] * rows
     return [Fixed4PairEngine] * (rows // 2) + [Fixed4LutEngine] * (rows % 2)

@@ -18,7 +18,8 @@ CARRY_BITS = 4  #: bits of one CARRY4
 
 
 def choose(select: Bit, one: Bit, zero: Bit) -> Bit:
-    """A multiplexer of single bits, for functions that :func:`pair` takes."""
+    """Multiplexer of single bits for functions that :func:`pair` takes: ``one`` for ``select``
+    1."""
     return (select & one) | ((1 ^ select) & zero)
 
 
@@ -30,10 +31,11 @@ def pair(
     second: Callable[..., Bit],
     *bits: Value,
 ) -> tuple[Value, Value]:
-    """``first(*bits), second(*bits)``: two functions of the same at most five bits in one LUT.
+    """Two functions of the same one to five bits in one LUT: ``first(*bits), second(*bits)``.
 
     The functions use ``&``, ``|``, ``^`` and :func:`choose` only, so that they work on integers,
-    which gives the LUT's content, and on values, which is the portable form.
+    which gives the LUT's content, and on values, which is the portable form. Raises ValueError for
+    another number of bits.
     """
     if not 0 < len(bits) <= 5:
         raise ValueError(f"a LUT with two outputs has 1 to 5 inputs, not {len(bits)}")
@@ -55,7 +57,10 @@ def pair(
 def single(
     m: Module, platform: object, name: str, function: Callable[..., Bit], *bits: Value
 ) -> Value:
-    """``function(*bits)`` of at most six bits in one LUT; functions as in :func:`pair`."""
+    """Function of one to six bits in one LUT, ``function(*bits)``, as :func:`pair` takes it.
+
+    Raises ValueError for another number of bits.
+    """
     if not 0 < len(bits) <= 6:
         raise ValueError(f"a LUT has 1 to 6 inputs, not {len(bits)}")
     if not is_series7(platform):
@@ -78,9 +83,10 @@ def _content(function: Callable[..., int], arity: int, inputs: int) -> int:
 
 
 def add3(m: Module, platform: object, name: str, x: Value, y: Value, z: Value, width: int) -> Value:
-    """``x + y + z`` of unsigned values, ``width`` bits: a LUT per bit and one carry chain.
+    """Ternary adder ``(x + y + z) mod 2^width`` of unsigned values, without a register.
 
-    Each LUT compresses three bits to a sum bit and a carry bit, the chain adds the two words.
+    For 7-series a LUT per bit and one carry chain: each LUT compresses three bits to a sum bit and
+    a carry bit, the chain adds the two words.
     """
     if not is_series7(platform):
         return (x + y + z)[:width]

@@ -33,7 +33,7 @@ class Series7:
 
 
 def is_series7(platform: object) -> bool:
-    """Whether 7-series primitives may be instantiated."""
+    """True if ``platform`` allows instances of 7-series primitives."""
     return isinstance(platform, Series7)
 
 
@@ -44,7 +44,8 @@ def to_verilog(component: wiring.Component, name: str, platform: object = None) 
 
 
 def module_text(component: wiring.Component, name: str, platform: object) -> str:
-    """:func:`to_verilog` without the modules that ``platform`` collects."""
+    """Verilog of a component as :func:`to_verilog` has it, without the modules that ``platform``
+    collects."""
     # The bundled Yosys: another one on the PATH writes other text.
     os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
     sources = is_series7(platform) and platform.sources
@@ -54,7 +55,7 @@ def module_text(component: wiring.Component, name: str, platform: object) -> str
 
 
 def instance(module: str, component: wiring.Component) -> Instance:
-    """An instance of ``module``, whose ports are those of ``component``, clock and reset."""
+    """Instance of ``module``, whose ports are those of ``component``, clock and reset."""
     ports = {
         f"{'i' if member.flow is In else 'o'}_{'__'.join(map(str, path))}": Value.cast(value)
         for path, member, value in component.signature.flatten(component)

@@ -12,14 +12,14 @@ from gateware.pe.logic import add3
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """An unsigned value and the largest number that it takes."""
+    """Unsigned value and the largest number that it takes."""
 
     value: Value
     limit: int
 
 
 def levels(terms: int) -> int:
-    """Register stages of :func:`add_tree`."""
+    """Register stages of :func:`add_tree`: the logarithm of ``terms`` to base 3, rounded up."""
     count = 0
     while terms > 1:
         terms, count = -(-terms // 3), count + 1
@@ -27,7 +27,7 @@ def levels(terms: int) -> int:
 
 
 def add_tree(m: Module, platform: object, terms: Sequence[Term], name: str) -> Term:
-    """Sum of ``terms``, :func:`levels` cycles later; three terms to an adder."""
+    """Sum of ``terms``, :func:`levels` cycles later, one per cycle; three terms to an adder."""
     level = 0
     while len(terms) > 1:
         level += 1
@@ -39,7 +39,7 @@ def add_tree(m: Module, platform: object, terms: Sequence[Term], name: str) -> T
 
 
 def tree_resources(terms: Sequence[int]) -> tuple[Resources, int]:
-    """Cost of :func:`add_tree` for terms with these limits, and the limit of their sum."""
+    """Estimated cells of :func:`add_tree` for terms with these limits, and their sum's limit."""
     total = Resources()
     while len(terms) > 1:
         groups = [terms[i : i + 3] for i in range(0, len(terms), 3)]

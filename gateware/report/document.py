@@ -52,7 +52,7 @@ class Network(_Part):
 
 
 class Resource(_Part):
-    """Cells of one kind."""
+    """Cells of one kind: used, and the limit of the device."""
 
     used: int | float
     limit: Positive
@@ -60,7 +60,7 @@ class Resource(_Part):
 
 
 class Lanes(_Part):
-    """Row lanes of each scheme."""
+    """Row lanes of each scheme, by number."""
 
     pot4: Count
     fixed4: Count

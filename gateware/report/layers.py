@@ -9,11 +9,11 @@ from ir.numerics import Scheme
 
 
 def layers(graph: IntGraph, config: AccelConfig, cycles: dict[str, int]) -> list[dict]:
-    """One JSON-able entry per node on the accelerator, in order.
+    """Layers of a network as JSON-able entries, one per node on the accelerator, in order.
 
     Each has ``name``, ``op``, ``input``, ``output``, ``residual`` (a tensor or None), ``shape``
-    (channels, height, width of the output), ``bits`` of the output, ``schemes`` (the number of
-    each row, or None without weights), ``weight_bytes``, ``macs``, ``cycles`` of one image, and
+    (channels, height, width of the output), ``bits`` of the output, ``schemes`` (the number of each
+    row, or None without weights), ``weight_bytes``, ``macs``, ``cycles`` of one image, and
     ``utilisation`` of the array while these pass, 0..1. ``cycles`` are by the name of the layer.
     """
     result = []

@@ -281,7 +281,7 @@ def _short(value: int) -> str:
 
 
 def write(folder: Path) -> Path:
-    """Write the page of a build folder and give its path. Raises UserError."""
+    """Report page of a build folder, written into it; returns its path. Raises UserError."""
     try:
         text = (folder / REPORT).read_text()
     except OSError as error:

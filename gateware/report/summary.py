@@ -17,7 +17,8 @@ from ir.graph import IntGraph
 
 
 def check_fit(board: Board, used: Mapping[str, float], how: str = "estimated") -> None:
-    """Raises :class:`DoesNotFit` naming each resource that is short, the need and the limit."""
+    """Check that ``used`` cells fit the board: :class:`DoesNotFit` names each resource that is
+    short, the need and the limit."""
     short = [
         f"{used[name]:.10g} {name.upper()} ({how}), {board.title} has {limit:.10g}"
         for name, limit in board.device.limits.items()

@@ -58,7 +58,7 @@ def _module_name(path: _Path, config: AccelConfig) -> str:
 
 
 def engine_modules(config: AccelConfig) -> set[str]:
-    """Names of the Verilog modules of the engines, where the text has modules for them."""
+    """Verilog modules of the engines by name, one for each kind in text for 7-series."""
     return {_module_name(path, config) for path in _paths(config)}
 
 
@@ -127,7 +127,7 @@ class GemmArray(wiring.Component):
     def model(
         self, values: Sequence[np.ndarray], words: Sequence[Word], pool_mode: PoolMode
     ) -> np.ndarray:
-        """``sums`` after each word, int64 (words, rows + k, pixels), from power-up on.
+        """Model: ``sums`` after each word, int64 (words, rows + k, pixels), from power-up on.
 
         ``values`` holds an int (words, k) array of weight values per row lane.
         """
@@ -196,7 +196,7 @@ class GemmArray(wiring.Component):
 
     @classmethod
     def resources(cls, config: AccelConfig) -> Resources:
-        """Estimate: the engines, the pool lanes, and the delays and copies of their inputs."""
+        """Estimated 7-series cells: engines, pool lanes, delays and copies of their inputs."""
         latency = cls.latency_for(config)
         word_bits = config.pixels * config.k * ACT_BITS
         total = PoolEngine.resources(k=config.k, pixels=config.pixels)

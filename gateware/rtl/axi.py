@@ -33,7 +33,8 @@ class Burst(enum.IntEnum):
 
 
 def check_width(name: str, value: int, low: int, high: int) -> None:
-    """Raises ValueError for a ``value`` outside ``low..high``; the message says ``name``."""
+    """Range check of a parameter: ValueError naming ``name`` unless ``value`` is an integer in
+    ``low..high``."""
     if not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f"{name} must be an integer in {low}..{high}, not {value!r}")
 

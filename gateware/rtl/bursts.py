@@ -11,7 +11,8 @@ BEATS_BITS = 20  #: width of a command's beat count: up to 8 MiB at 64 bits
 
 
 def command_layout(addr_bits: int = 32) -> data.StructLayout:
-    """A run of ``beats`` bus words from byte ``address``, which is aligned to the bus width."""
+    """Layout of a command: ``beats`` bus words, 0 to 2^20 - 1, from byte ``address`` on, which
+    is aligned to the bus width."""
     return data.StructLayout({"address": addr_bits, "beats": BEATS_BITS})
 
 

@@ -26,7 +26,7 @@ class Cause(data.StructLayout):
         The next EXECUTE waits for descriptors of that queue; once END was met, the run waits for
         them.
     fetch : unsigned(1)
-        There is no EXECUTE at hand.
+        No EXECUTE is at hand.
     """
 
     def __init__(self) -> None:

@@ -95,15 +95,17 @@ class PoolEngine(wiring.Component):
 
     @property
     def skew(self) -> int:
+        """Cycles that ``act`` comes after ``control``."""
         return self.skew_for(k=self.k, pixels=self.pixels)
 
     @property
     def latency(self) -> int:
+        """Cycles from ``control.last`` to ``sums``."""
         return self.latency_for(k=self.k, pixels=self.pixels)
 
     @classmethod
     def model(cls, mode: PoolMode, words: Sequence[Word]) -> np.ndarray:
-        """``sums`` after each word, int64 (words, k, pixels), from power-up on."""
+        """Model: ``sums`` after each word, int64 (words, k, pixels), from power-up on."""
         acts = np.array([word.act for word in words], np.int64).transpose(0, 2, 1)
         if mode is PoolMode.SUM:
             return model_sums(acts, words, cls.acc_shape)
@@ -143,7 +145,7 @@ class PoolEngine(wiring.Component):
 
     @classmethod
     def resources(cls, *, k: int, pixels: int) -> Resources:
-        """Estimate, fitted to yosys 0.70 ``synth_xilinx``."""
+        """Estimated 7-series cells, fitted to yosys 0.70 ``synth_xilinx``."""
         count = cls._copies(k, pixels)
         registers = count + sum(broadcast_nodes(count))
         return Resources(lut=31 * k * pixels, ff=(2 * ACC_BITS + 1) * k * pixels + 5 * registers)

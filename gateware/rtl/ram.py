@@ -71,7 +71,7 @@ class Ram(wiring.Component):
         copied: bool = False,
         distributed: bool = False,
     ) -> SharedModule:
-        """Memory of which a design has many: text for 7-series has its module once."""
+        """Memory of which a design has many, as a module that text for 7-series has once."""
         name = (
             f"ram_{depth}x{width}{'_copied' if copied else '_side' if side else ''}"
             f"{'_distributed' if distributed else ''}"

@@ -85,7 +85,8 @@ class RequantLane(wiring.Component):
     def model(
         acc, multiplier, bias, shift, low, high, residual, n
     ) -> tuple[np.ndarray, np.ndarray]:
-        """``(y, wide)``, int64, of arrays or integers that broadcast."""
+        """Model of a lane: ``(y, wide)``, int64, for the fields of :class:`RequantInput` as
+        arrays or integers that broadcast."""
         return (
             requantise(acc, multiplier, bias, shift, low, high, residual, n),
             accumulate(acc, multiplier, bias, shift),
@@ -93,7 +94,7 @@ class RequantLane(wiring.Component):
 
     @classmethod
     def resources(cls) -> Resources:
-        """Estimate: what yosys 0.70 ``synth_xilinx`` makes of one lane."""
+        """Estimated 7-series cells: those of one lane after yosys 0.70 ``synth_xilinx``."""
         return Resources(lut=482, ff=385, dsp48e1=1)
 
     def elaborate(self, platform: object) -> Module:

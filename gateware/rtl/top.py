@@ -26,12 +26,13 @@ ID_BITS = 6  #: AXI identifiers of a Zynq-7000 HP port
 
 
 def hp_ports(config: AccelConfig) -> list[str]:
-    """Names of the memory ports."""
+    """Memory ports by name, ``hp0`` first."""
     return [f"hp{p}" for p in range(config.ports)]
 
 
 def accelerator_signature(config: AccelConfig) -> wiring.Signature:
-    """Ports of an accelerator: registers, memory, interrupt."""
+    """Signature of an accelerator: registers ``axil``, a memory port for each of
+    :func:`hp_ports`, and ``irq``; widths as :class:`Accelerator` has them."""
     memory_port = Out(Axi3Signature(32, config.bus_bits, ID_BITS))
     return wiring.Signature(
         {
@@ -76,7 +77,9 @@ class Accelerator(wiring.Component):
     irq : Out(1)
         High while an enabled interrupt is pending.
 
-    Latency in cycles: :mod:`gateware.model.timeline` estimates that of a program.
+    Latency: that of a program, which :mod:`gateware.model.timeline` estimates in cycles.
+
+    Throughput: one word per cycle, ``config.macs_per_cycle`` products, while nothing is waited for.
 
     Raises
     ------

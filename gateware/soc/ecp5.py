@@ -38,7 +38,7 @@ def baud_divisor(clock_hz: int) -> int:
 
 
 def check_clock(board: Board, clock_hz: int) -> None:
-    """Raises ValueError for a clock that serial line or PLL of ``board`` cannot have."""
+    """Check of a clock: ValueError where the serial line or the PLL of ``board`` cannot have it."""
     baud_divisor(clock_hz)
     Pll.solve(round(board.platform().default_clk_frequency), clock_hz)
 
@@ -115,7 +115,7 @@ def _light(platform: LatticeECP5Platform, index: int) -> io.PortLike | None:
 
 
 def memory_bytes(board: Board, used_ebr: int, needed: int) -> int:
-    """Smallest power of two that holds ``needed`` bytes.
+    """Bytes of block RAM for ``needed`` ones: the smallest power of two, at least 4096.
 
     Raises DoesNotFit when it takes more block RAM than the accelerator's ``used_ebr`` leave.
     """

@@ -35,7 +35,10 @@ class Pll:
         )
 
     def instance(self, source: Value, output: Signal, locked: Signal) -> Instance:
-        """Instance of the PLL, with its output as feedback."""
+        """Instance of the PLL from clock ``source`` to ``output``, which is its feedback as well.
+
+        ``locked`` is high once ``output`` has its frequency.
+        """
         return Instance(
             "EHXPLLL",
             a_ICP_CURRENT="12",

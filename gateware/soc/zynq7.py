@@ -61,7 +61,8 @@ def connection(board: Board, ports: int) -> dict[str, object]:
 
 
 def device_tree_overlay(window_bytes: int, buffer_bytes: int) -> str:
-    """Source of an overlay that gives a driver the interrupt (by UIO) and memory (by u-dma-buf)."""
+    """Source of a device tree overlay that gives a driver the interrupt and ``window_bytes`` of
+    registers (by UIO), and ``buffer_bytes`` of contiguous memory (by u-dma-buf)."""
     return f"""\
 /dts-v1/;
 /plugin/;
