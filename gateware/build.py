@@ -184,11 +184,12 @@ def build(
     synth: bool = False,
     quiet: bool = False,
 ) -> dict:
-    """Write the build folder; returns the report. Raises UserError.
+    """Folder of a build at ``folder``, written with all its files; returns the report.
 
-    With ``synth`` the accelerator is synthesised to count its cells, and there is no bitstream.
-    The first of ``vectors``, which are those of ``graph``, become the golden ones of the driver's
-    self-test and the images of a simulation. The program runs ``batch`` images together.
+    With ``synth`` the accelerator is synthesised to count its cells, and there is no bitstream. The
+    first of ``vectors``, which are those of ``graph``, become the golden ones of the driver's
+    self-test and the images of a simulation. The program runs ``batch`` images together. Raises
+    UserError.
     """
     say = (lambda text: None) if quiet else cli.say
     partial = folder.with_name(f"{folder.name}.partial")

@@ -74,7 +74,7 @@ def table(found: SearchResult, work: int) -> str:
 
 
 def plot(found: SearchResult, title: str) -> Figure:
-    """Cycles (or MACs per cycle) of all points over their LUTs, coloured by the share of PoT-4."""
+    """Scatter plot of all points: cycles (or MACs per cycle) over LUTs, PoT-4 share as colour."""
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
     axes = figure.subplots()
     runs = found.points[0].cycles is not None

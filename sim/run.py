@@ -52,7 +52,7 @@ def verify(
     conditions: Conditions | None = None,
     quiet: bool = False,
 ) -> NetworkResult | HybridResult:
-    """Simulate what ``gateware.build`` wrote into ``build`` and compare with the reference.
+    """Comparison of what ``gateware.build`` wrote into ``build``, simulated, with the reference.
 
     Parameters
     ----------
@@ -121,10 +121,7 @@ def _verify(
 
 
 def keep_report(result: NetworkResult | HybridResult, build: Path) -> None:
-    """Write the report beside the build: a table, of a whole network also a plot.
-
-    Raises UserError.
-    """
+    """Report beside the build: a table, of a whole network also a plot. Raises UserError."""
     try:
         (build / REPORT).write_text(result.report())
         cli.say(f"wrote {build / REPORT}")

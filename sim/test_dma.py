@@ -23,16 +23,7 @@ DDR_BASE = 0x10_0000
 
 
 class DmaSystem(wiring.Component):
-    """One DMA port on ``hp0``, for a memory in the bench, and one on the DDR model.
-
-    Members
-    -------
-    hp0 : Out(Axi3Signature(32, 64, 6))
-    ram, ddr : In(signature)
-        The other members of each DmaPort.
-    violation : Out(3)
-        As in Ddr.
-    """
+    """Design of one DMA port on ``hp0``, for a memory in the bench, and one on the DDR model."""
 
     def __init__(self) -> None:
         self._axi = Axi3Signature(32, 64, 6)
@@ -68,7 +59,7 @@ class DmaSystem(wiring.Component):
 
 @pytest.fixture(scope="module")
 def run() -> Callable[..., None]:
-    """Runs the bench, or one test of it, on the design; keyword arguments are its environment."""
+    """Simulation of the bench, or of one test of it; keyword arguments are its environment."""
     built = build_simulation(DmaSystem(), toplevel="dma_system", extra_verilog=[DDR_VERILOG])
 
     def on_design(testcase: str | None = None, plusargs: tuple[str, ...] = (), **env: str) -> None:

@@ -24,7 +24,7 @@ CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)
 
 @pytest.fixture(scope="module")
 def package(make_case: CaseMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What gateware.build hands to the driver of a board."""
+    """Package that gateware.build hands to the driver of a board."""
     folder = tmp_path_factory.mktemp("package")
     case = make_case(CONFIG, "65:30:5")
     board = boards.get("pynq_z2")
@@ -38,7 +38,7 @@ def package(make_case: CaseMaker, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def layers(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same for a hybrid network."""
+    """Package of the same for a hybrid network."""
     folder = tmp_path_factory.mktemp("layers")
     network = sequence_graph(1, length=8)
     for one in compile_all(network, CONFIG):

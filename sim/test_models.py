@@ -46,7 +46,7 @@ SLICES = {
 
 
 def models(text: str = MODELS) -> str:
-    """The models under names of their own, without the check of how they are used."""
+    """Models under names of their own, without the check of how they are used."""
     named = re.sub(r"^module (\w+)", r"module model_\1", text, flags=re.MULTILINE)
     return re.sub(r"^  initial$.*?^    end$", "", named, flags=re.MULTILINE | re.DOTALL)
 
@@ -91,7 +91,7 @@ def test_a_wrong_slice_is_found(tmp_path: Path) -> None:
 
 
 def prove_slices_equal(slices: wiring.Component, text: str, folder: Path) -> None:
-    """Both forms of a slice with the same inputs, for as long as its pipeline and two cycles."""
+    """Proof that both forms of a slice are equal, for as long as its pipeline and two cycles."""
     original = to_verilog(slices, "original", Series7())
     model = original.replace("module original", "module model").replace("DSP48E1", "model_DSP48E1")
     inputs, outputs = {}, {}

@@ -37,7 +37,7 @@ COUNT = 12  #: test vectors
 
 
 def emulated(tasks, verilog, **options) -> list[Simulation]:
-    """As :func:`sim.verify.simulation.simulate_all`."""
+    """Simulations as :func:`sim.verify.simulation.simulate_all` has them, by the emulator."""
     return [emulate(program, images) for program, images in tasks]
 
 
@@ -76,7 +76,7 @@ def built(path: Path, folder: Path) -> Path:
 
 @pytest.fixture
 def own(tmp_path: Path, seed: int) -> tuple[Path, IntGraph]:
-    """A network of a person's own, with test vectors."""
+    """Network of a person's own, with test vectors."""
     graph, path = residual_graph(seed, channels=4, size=4), tmp_path / "own.safetensors"
     images = random_images(graph, np.random.default_rng(seed), COUNT)
     graph.save(path)
@@ -86,7 +86,7 @@ def own(tmp_path: Path, seed: int) -> tuple[Path, IntGraph]:
 
 @pytest.fixture
 def hybrid_network(tmp_path: Path, seed: int) -> tuple[Path, IntGraph]:
-    """A hybrid one, with the codes that its layers read for two inputs."""
+    """Hybrid network, with the codes that its layers read for two inputs."""
     graph, path = sequence_graph(seed, length=4), tmp_path / "hybrid.safetensors"
     tokens = random_tokens(graph, np.random.default_rng(seed), 2)
     tensors = golden.run(graph, tokens, sequence_host)
@@ -189,7 +189,7 @@ def test_arguments_of_the_function_that_make_no_sense(tmp_path) -> None:
 
 
 def test_report_draws_the_program_that_ran(own, tmp_path, monkeypatch, capsys) -> None:
-    """With --check layers that is the one that dumps every layer's output."""
+    """Program of the plot: with --check layers the one that dumps every layer's output."""
     drawn = []
     monkeypatch.setattr(network.plot, "draw", lambda program, *rest: drawn.append(program))
     folder = built(own[0], tmp_path)

@@ -72,6 +72,11 @@ class AccelConfig:
         Engines of the Fixed-4 rows, see :mod:`gateware.pe.lanes`.
     clock_hz : int
         Clock asked for.
+
+    Raises
+    ------
+    ValueError
+        For a size out of its range.
     """
 
     pot4_rows: int
@@ -125,7 +130,10 @@ class AccelConfig:
 
     @classmethod
     def from_ratio(cls, ratio: Ratio, rows: int, **sizes: Any) -> "AccelConfig":
-        """Array of ``rows`` lanes split by ``ratio``, by the function that training uses."""
+        """Configuration of ``rows`` lanes split by ``ratio``, by the function that training uses.
+
+        ``sizes`` are the other fields.
+        """
         pot4, fixed4, fixed8 = ratio.lanes(rows)
         return cls(pot4_rows=pot4, fixed4_rows=fixed4, fixed8_rows=fixed8, **sizes)
 
@@ -156,7 +164,7 @@ class AccelConfig:
 
     @property
     def drain_turn(self) -> int:
-        """Cycles from a step of the drain to the next."""
+        """Cycles from a step of the drain to the next: 1, or 2 with one copy of the activations."""
         return 3 - self.act_copies
 
     @property
@@ -189,5 +197,5 @@ class AccelConfig:
 
     @classmethod
     def from_json(cls, text: str) -> "AccelConfig":
-        """Configuration in JSON text. Raises ValueError or TypeError for what is none."""
+        """Configuration of JSON text; ValueError or TypeError for text of none."""
         return cls(**json.loads(text))

@@ -155,7 +155,7 @@ LAYOUTS: Mapping[Opcode, data.StructLayout] = {
 
 @dataclasses.dataclass(frozen=True)
 class Descriptor:
-    """Decoded descriptor.
+    """Descriptor with its fields decoded.
 
     Parameters
     ----------
@@ -177,13 +177,13 @@ class Descriptor:
 
     @property
     def waits(self) -> dict[str, int]:
-        """Descriptors of each queue that must be complete, modulo 2^16."""
+        """Number of descriptors of each queue that must be complete before it, modulo 2^16."""
         return {name: self.fields[f"wait_{name}"] for name in QUEUES}
 
 
 @functools.cache
 def slot_layout(config: AccelConfig) -> data.StructLayout:
-    """One drain slot: what every requantiser lane takes and where every nibble column puts it.
+    """Layout of a drain slot: what every requantiser lane takes, where every nibble column puts it.
 
     Lane ``q`` requantises engine lane ``row * requant_lanes + q`` (rows first, then pool lanes);
     ``column`` says which nibble column brings its residual operand. Column ``j`` writes the result
@@ -255,7 +255,7 @@ def slot_beats(config: AccelConfig) -> int:
 
 
 def pack(layout: data.StructLayout, **fields: int) -> int:
-    """Bits of a descriptor; every field must be named and in range, else ValueError."""
+    """Bits of a descriptor; ValueError unless every field is named and in range."""
     missing = {name for name, _ in layout} ^ set(fields)
     if missing:
         raise ValueError(f"descriptor fields {sorted(missing)} are missing or unknown")

@@ -36,7 +36,7 @@ class ErrorCode(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """Some bits of a register.
+    """Field of a register: some of its bits.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class Field:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Register:
-    """One 32-bit register.
+    """Register of 32 bits.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ class ToolError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class ToolReport:
-    """Measured after synthesis, or after placement and routing.
+    """Measurements after synthesis, or after placement and routing.
 
     resources : cells by resource of the device
     slack_ns : worst slack of the clock asked for, negative when it is missed; None where nothing
@@ -27,7 +27,7 @@ class ToolReport:
     modules: tuple[dict[str, str | float], ...] = ()
 
     def routed_hz(self, clock_hz: int) -> float:
-        """Fastest clock that the routed design allows, when ``clock_hz`` was asked for.
+        """Fastest clock in Hz that the routed design allows, when ``clock_hz`` was asked for.
 
         Raises ValueError where nothing was routed.
         """

@@ -30,7 +30,7 @@ def repeat(
     config: AccelConfig,
     batch: int,
 ) -> tuple[list[Gemm | Pool], dict[TensorKey, TensorLayout]]:
-    """Operations and forms of ``batch`` images."""
+    """Operations of ``batch`` images in their order, and the layouts of all their tensors."""
     split = _split(operations, forms, config)
     before = [
         of_image(operation, image) for image in range(batch) for operation in operations[:split]
@@ -70,7 +70,7 @@ def _split(
 
 
 def together(operations: Sequence[Operation]) -> Iterator[list[Operation]]:
-    """Runs of the same operation for different images."""
+    """Consecutive operations that are the same for different images, as one list each."""
 
     def key(numbered: tuple[int, Operation]) -> object:
         index, operation = numbered

@@ -78,7 +78,7 @@ class CodeGenerator:
         }
 
     def run(self) -> ProgramImage:
-        """Image of the whole program, END included. Raises CompileError."""
+        """Memory image of the whole program, END included. Raises CompileError."""
         self._first(self.plan.operations[0])
         runs = together(self.plan.operations)
         for run in runs:

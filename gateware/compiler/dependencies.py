@@ -59,8 +59,8 @@ class Dependencies:
     def add(
         self, queue: str, *, reads: Iterable[Region] = (), writes: Iterable[Region] = ()
     ) -> dict[str, int]:
-        """Descriptors of each queue that the next one of ``queue`` must wait for, modulo 2^16; it
-        counts from now on."""
+        """Waits of the next descriptor of ``queue``, which counts from now on: how many
+        descriptors of each queue must be complete before it, modulo 2^16."""
         read = [(region.buffer, self._words(region)) for region in reads]
         written = [(region.buffer, self._words(region)) for region in writes]
         waits = dict.fromkeys(isa.QUEUES, 0)
@@ -84,7 +84,8 @@ class Dependencies:
         return {name: count % (1 << isa.COUNT_BITS) for name, count in waits.items()}
 
     def users(self, region: Region) -> np.ndarray:
-        """For each word, how many executes must be complete before it may be written."""
+        """Executes that must be complete before each word of ``region`` may be written: int64
+        (words,)."""
         words = self._words(region)
         return np.maximum(
             self._read[region.buffer]["executes"][words],
@@ -96,7 +97,7 @@ class Dependencies:
 
 
 class Ring:
-    """Places in a buffer, one after the other and from its end on to its beginning.
+    """Allocator of places in a buffer, one after the other and from its end on to its beginning.
 
     Parameters
     ----------

@@ -22,7 +22,10 @@ _WRAP = 1 << isa.ADDRESS_BITS
 
 
 def transfer_fields(key: TensorKey, strip: Strip, first: int, last: int) -> dict[str, int]:
-    """Fields of a LOAD_TENSOR or STORE_TENSOR of rows ``first`` to ``last`` (exclusive)."""
+    """Fields of a LOAD_TENSOR or STORE_TENSOR of rows ``first`` to ``last`` (exclusive).
+
+    Raises CompileError where the tensor has too many words per pixel or in all.
+    """
     place, words = strip.place, strip.place.groups * strip.place.planes
     if words > MAX_GROUPS:
         raise CompileError(
@@ -49,7 +52,8 @@ def transfer_fields(key: TensorKey, strip: Strip, first: int, last: int) -> dict
 def load_rows(
     image: ProgramImage, key: TensorKey, strip: Strip, first: int, last: int, offset: int
 ) -> None:
-    """Load rows of a graph's input that begins at ``offset``."""
+    """LOAD_TENSOR of rows ``first`` to ``last`` (exclusive) of an input, which begins ``offset``
+    bytes from INPUT_BASE."""
     row_beats = strip.place.beats // strip.place.height
     image.add(
         "loads",
@@ -64,7 +68,7 @@ def load_rows(
 
 
 def spill(image: ProgramImage, key: TensorKey, place: TensorLayout, offset: int) -> None:
-    """Store a tensor at ``offset`` from OUTPUT_BASE, to be reloaded."""
+    """STORE_TENSOR of a whole tensor to ``offset`` bytes from OUTPUT_BASE, to be reloaded."""
     image.add(
         "stores",
         isa.TENSOR,
@@ -78,7 +82,7 @@ def spill(image: ProgramImage, key: TensorKey, place: TensorLayout, offset: int)
 
 
 def reload(image: ProgramImage, key: TensorKey, place: TensorLayout, offset: int) -> None:
-    """Load what :func:`spill` stored."""
+    """LOAD_TENSOR of what :func:`spill` stored."""
     image.add(
         "loads",
         isa.TENSOR,
@@ -98,7 +102,8 @@ def _memory(image: ProgramImage, place: TensorLayout, offset: int) -> Region:
 def store_rows(
     image: ProgramImage, key: TensorKey, strip: Strip, first: int, last: int, offset: int
 ) -> None:
-    """Store rows of a tensor whose first row goes to ``offset``."""
+    """STORE_TENSOR of rows ``first`` to ``last`` (exclusive) of an output, which begins
+    ``offset`` bytes from OUTPUT_BASE."""
     row_beats = strip.place.beats // strip.place.height
     image.add(
         "stores",
@@ -113,7 +118,7 @@ def store_rows(
 
 
 class Tile:
-    """One row tile of an operation, or a group of channels of a pooling, ready to be executed.
+    """Row tile of an operation, or a group of channels of a pooling, ready to be executed.
 
     Parameters
     ----------
@@ -150,7 +155,7 @@ class Tile:
         last: int,
         wide: Region | None = None,
     ) -> None:
-        """One EXECUTE: output rows ``first`` to ``last`` (exclusive), raw outputs to ``wide``."""
+        """EXECUTE of output rows ``first`` to ``last`` (exclusive); raw outputs go to ``wide``."""
         operation = self.operation
         pool = isinstance(operation, Pool)
         begin, end = input_rows(operation, source.height, first, last)
@@ -210,7 +215,7 @@ class Tile:
 
 
 def store_raw(image: ProgramImage, region: Region, offset: int) -> None:
-    """Store raw outputs at ``offset``."""
+    """STORE_WIDE of raw outputs to ``offset`` bytes from OUTPUT_BASE."""
     image.add(
         "stores",
         isa.TRANSFER,
@@ -234,7 +239,10 @@ def raw_rows(place: TensorLayout, config: AccelConfig) -> int:
 def tiles(
     image: ProgramImage, operation: Gemm | Pool, plan: Plan, target: TensorLayout
 ) -> Iterable[Tile]:
-    """Tiles of an operation; each one's weights and slots are loaded when it is asked for."""
+    """Tiles of an operation; each one's weights and slots are loaded when it is asked for.
+
+    Raises CompileError for a layer whose schemes, sums or biases the array cannot take.
+    """
     if isinstance(operation, Gemm):
         return _gemm_tiles(image, operation, plan, target)
     return _pool_tiles(image, operation, plan)
@@ -339,6 +347,6 @@ def _pool_tiles(image: ProgramImage, pool: Pool, plan: Plan) -> Iterable[Tile]:
 
 
 def cuts(rows: int, parts: int) -> Sequence[tuple[int, int]]:
-    """``rows`` in ``parts`` about equal ranges."""
+    """Ranges, first and last row (exclusive), that part ``rows`` about equally; none is empty."""
     edges = [rows * part // parts for part in range(parts + 1)]
     return [pair for pair in itertools.pairwise(edges) if pair[0] < pair[1]]

@@ -38,12 +38,12 @@ class Compiled:
 
     @property
     def name(self) -> str:
-        """Name of the network or the layer."""
+        """Network's name, or the layer's."""
         return self.graph.header.name
 
 
 def is_hybrid(graph: IntGraph) -> bool:
-    """Whether the host has a part in ``graph``."""
+    """True if the host has a part in ``graph``."""
     return any(isinstance(node, Host) for node in graph.nodes)
 
 
@@ -79,7 +79,7 @@ def compile_all(graph: IntGraph, config: AccelConfig, batch: int = 1) -> list[Co
 def layer_graph(graph: IntGraph, node: Node, config: AccelConfig) -> IntGraph:
     """Graph of one layer. Raises CompileError for anything but a linear one with raw outputs.
 
-    Wide sums do not depend on S, so here all rows have the same, as an output must.
+    Raw outputs do not depend on S, so here all rows have the same, as an output must.
     """
     if not (isinstance(node, Conv | Linear) and node.wide and node.residual is None):
         raise CompileError(f"node {node.name!r} is no linear layer between operations of the host")

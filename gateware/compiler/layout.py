@@ -45,7 +45,7 @@ class TensorLayout:
     def of(
         cls, shape: tuple[int, int, int], config: AccelConfig, *, bits: int, zero_point: int = 0
     ) -> "TensorLayout":
-        """Form of a tensor of ``shape`` (C, H, W) in the buffer of ``config``, at address 0."""
+        """Layout of a tensor of ``shape`` (C, H, W) in the buffer of ``config``, at address 0."""
         channels, height, width = shape
         return cls(
             channels=channels,
@@ -59,10 +59,12 @@ class TensorLayout:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
         return (self.channels, self.height, self.width)
 
     @property
     def planes(self) -> int:
+        """Nibble planes: 1 for 4-bit codes, 2 for 8-bit ones."""
         return self.bits // ACT_BITS
 
     @property
@@ -72,14 +74,17 @@ class TensorLayout:
 
     @property
     def row_pitch(self) -> int:
+        """Words in every bank from a row to the next."""
         return -(-self.width // self.banks)
 
     @property
     def group_pitch(self) -> int:
+        """Words in every bank from a group of channels to the next."""
         return self.height * self.row_pitch
 
     @property
     def plane_pitch(self) -> int:
+        """Words in every bank from a plane to the next."""
         return self.groups * self.group_pitch
 
     @property
@@ -98,7 +103,8 @@ class TensorLayout:
         return self.height * self.width * self.planes * self.groups
 
     def pack(self, tensor: np.ndarray) -> bytes:
-        """Integers (C, H, W) to memory order y, x, plane (hi first), channel; two to a byte."""
+        """Bytes of integers (C, H, W), in memory order y, x, plane (hi first), channel; two in
+        each."""
         nibbles = np.zeros((self.height, self.width, self.planes, self.groups * self.k), np.uint8)
         for plane in range(self.planes):
             part = tensor >> ACT_BITS * (self.planes - 1 - plane) & act_max(ACT_BITS)
@@ -107,7 +113,7 @@ class TensorLayout:
         return (flat[0::2] | flat[1::2] << 4).tobytes()
 
     def unpack(self, stored: bytes) -> np.ndarray:
-        """Inverse of :meth:`pack`, int64."""
+        """Integers (C, H, W), int64, of bytes in memory order: the inverse of :meth:`pack`."""
         packed = np.frombuffer(stored, np.uint8)
         flat = np.stack([packed & 15, packed >> 4], -1)
         flat = flat.reshape(self.height, self.width, self.planes, -1)
@@ -131,6 +137,7 @@ class Strip:
 
     @classmethod
     def whole(cls, place: TensorLayout) -> "Strip":
+        """Strip of all rows of a tensor."""
         return cls(place, 0, place.height)
 
     def row(self, y: int) -> int:
@@ -153,7 +160,8 @@ class Strip:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LiveRange:
-    """Steps during which a tensor needs a place: ``born`` to ``dies``, both inclusive.
+    """Live range of a tensor: the steps ``born`` to ``dies``, both inclusive, at which it needs a
+    place.
 
     over : a tensor of the same shape that dies when this one is born, and of which each word is
         read before this one's is written: it may lie there
@@ -168,11 +176,12 @@ class LiveRange:
 
     @property
     def words(self) -> int:
+        """Words that all its places take in every bank."""
         return self.copies * self.place.words
 
 
 class NoRoom(ValueError):
-    """Tensors that are needed together are larger than the activation buffer."""
+    """Shortage of the activation buffer: tensors that are needed together are larger than it."""
 
     def __init__(self, live: LiveRange, used: int) -> None:
         super().__init__(str(live.key))

@@ -31,7 +31,7 @@ class Lowered:
 
 
 def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
-    """Lower ``graph`` for ``config`` and ``batch`` images in a run.
+    """Lowering of ``graph`` to operations of the tile engine, for ``batch`` images in a run.
 
     Raises CompileError naming the layer and the reason.
     """

@@ -80,10 +80,12 @@ class Gemm:
 
     @property
     def kernel(self) -> tuple[int, int]:
+        """Height and width of the kernel."""
         return self.values.shape[2], self.values.shape[3]
 
     def parts(self, k: int) -> "list[Part]":
-        """Rows that read the same words of ``k`` channels, together."""
+        """Parts of the rows that read the same words of ``k`` channels; several for grouped
+        ones."""
         rows, channels, *kernel = self.values.shape
         if self.groups == 1:
             return [Part(0, -(-channels // k), range(rows), self.values)]
@@ -143,14 +145,14 @@ class Pool:
 
 @dataclasses.dataclass(frozen=True)
 class Spill:
-    """Move of a tensor from the activation buffer to memory, until a :class:`Reload`."""
+    """Transfer of a tensor from the activation buffer to memory, until a :class:`Reload`."""
 
     source: TensorKey
 
 
 @dataclasses.dataclass(frozen=True)
 class Reload:
-    """Move of the tensor ``spilled`` back from memory, as ``target``."""
+    """Transfer of the tensor ``spilled`` back from memory, as ``target``."""
 
     spilled: TensorKey
     target: TensorKey
@@ -174,5 +176,5 @@ def result(operation: Operation) -> TensorKey | None:
 
 
 def touches(operation: Operation, key: TensorKey) -> bool:
-    """Whether an operation reads or makes the tensor."""
+    """True if an operation reads or makes the tensor."""
     return key == result(operation) or key in operands(operation)

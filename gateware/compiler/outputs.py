@@ -36,6 +36,7 @@ class Output:
 
     @property
     def wide(self) -> bool:
+        """True for raw outputs, False for codes."""
         return self.wide_rows > 0
 
     @property
@@ -45,7 +46,7 @@ class Output:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Bytes that it takes in memory."""
         if self.wide:
             return self.entries(self.place.channels) * self.parts * isa.WIDE_BITS // 8
         return self.place.beats * self.place.k // 2
@@ -117,7 +118,7 @@ class OutputMemory:
         return tuple(self._outputs.values())
 
     def wanted(self, key: TensorKey) -> bool:
-        """Whether the tensor is stored as an output."""
+        """True if the tensor is stored as an output."""
         return key.name == self._graph.header.output or self._dump
 
     def output(self, key: TensorKey) -> Output:

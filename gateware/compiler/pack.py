@@ -13,7 +13,8 @@ from ir.numerics import BIAS_BITS
 
 
 def bits_to_words(fields: np.ndarray, widths: np.ndarray, word_bytes: int) -> bytes:
-    """Unsigned ``fields`` (words, fields) of ``widths`` bits, lowest first, as padded words."""
+    """Bytes of words of ``word_bytes``: unsigned ``fields`` (words, fields) of ``widths`` bits,
+    lowest first, then zeros."""
     bits = (fields[:, :, None] >> np.arange(int(widths.max())) & 1).astype(np.uint8)
     kept = bits[:, np.arange(int(widths.max())) < widths[:, None]]
     padded = np.zeros((len(fields), word_bytes * 8), np.uint8)
@@ -22,7 +23,7 @@ def bits_to_words(fields: np.ndarray, widths: np.ndarray, word_bytes: int) -> by
 
 
 def words_to_bits(stored: bytes, widths: np.ndarray, word_bytes: int) -> np.ndarray:
-    """Inverse of :func:`bits_to_words`, int64 (words, fields)."""
+    """Fields (words, fields), int64, of stored words: the inverse of :func:`bits_to_words`."""
     words = np.frombuffer(stored, np.uint8).reshape(-1, word_bytes)
     bits = np.unpackbits(words, axis=1, bitorder="little")
     starts = np.concatenate([[0], np.cumsum(widths)[:-1]])
@@ -63,7 +64,10 @@ def pack_weights(values: np.ndarray, lanes: list[int], config: AccelConfig) -> b
 
 
 def unpack_weights(stored: bytes, config: AccelConfig) -> np.ndarray:
-    """Values (words, rows, k) of packed weight words, int64."""
+    """Weight values (words, rows, k), int64, of packed weight words.
+
+    Raises ValueError for a code that means nothing.
+    """
     codes = words_to_bits(stored, code_widths(config), config.weight_beats * config.bus_bits // 8)
     codes = codes.reshape(len(codes), config.rows, config.k).transpose(1, 0, 2)
     return np.concatenate(
@@ -73,7 +77,7 @@ def unpack_weights(stored: bytes, config: AccelConfig) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SlotResult:
-    """One result of a drain slot: engine lane, its requantisation, and where the result goes.
+    """Result in a drain slot: engine lane, its requantisation, and where the result goes.
 
     offset : words from the pixel, or the index of a raw output.
     """
@@ -87,7 +91,7 @@ class SlotResult:
 
 
 def pack_slot(results: list[SlotResult], config: AccelConfig, wide: bool = False) -> bytes:
-    """One stored drain slot. The place of a raw output is named by the column of its lane."""
+    """Bytes of a stored drain slot; the column of a raw output's lane names its place."""
     lanes: list[Mapping[str, int]] = [
         dict.fromkeys(("row", "column", "multiplier", "bias", "shift"), 0)
         for _ in range(config.requant_lanes)

@@ -50,7 +50,8 @@ class _Cut:
 
 
 def input_rows(operation: Gemm | Pool, height: int, first: int, last: int) -> tuple[int, int]:
-    """Rows of an input of ``height`` that output rows ``first`` to ``last`` are made from.
+    """Rows of an input of ``height`` that output rows ``first`` to ``last`` (exclusive) are made
+    from.
 
     First and last, exclusive, both within 0..height; equal where they are made of padding alone.
     """

@@ -57,7 +57,8 @@ class Program:
         return self.input.pack(self.space_to_depth.gather(image))
 
     def read(self, memory: bytes) -> list[dict[str, np.ndarray]]:
-        """For each image of a run its outputs by name, out of the bytes from OUTPUT_BASE on."""
+        """Outputs by name, int64 (C, H, W), for each image of a run, out of the bytes from
+        OUTPUT_BASE on."""
         return [
             {
                 output.name: output.read(memory[image * self.output_stride :])
@@ -67,7 +68,7 @@ class Program:
         ]
 
     def save(self, folder: pathlib.Path, network_digest: str | None = None) -> None:
-        """Write image and manifest.
+        """Export of image and manifest to ``folder``.
 
         ``network_digest`` is the digest of the hybrid network that the program is a layer of.
         """
@@ -95,7 +96,7 @@ class Program:
 
     @classmethod
     def load(cls, folder: pathlib.Path) -> "Program":
-        """Read what :meth:`save` wrote. Raises CompileError for anything but a whole program."""
+        """Program that :meth:`save` wrote. Raises CompileError for anything but a whole one."""
         try:
             text, image = (folder / MANIFEST).read_bytes(), (folder / IMAGE).read_bytes()
         except OSError as error:
@@ -148,7 +149,7 @@ class Program:
 def compile_graph(
     graph: IntGraph, config: AccelConfig, dump: bool = False, batch: int = 1
 ) -> Program:
-    """Compile ``graph`` for the accelerator ``config``, ``batch`` images in a run.
+    """Program of ``graph`` for the accelerator ``config``, ``batch`` images in a run.
 
     With ``dump`` every layer's output is stored to memory as well, for comparison layer by layer.
     Raises :class:`CompileError` naming the layer and the reason.

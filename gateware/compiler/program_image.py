@@ -19,7 +19,8 @@ LEAST_PIECE = 32  #: weight words; a shorter load is not cut in pieces
 
 
 def split_ports(words: bytes, word_beats: int, config: AccelConfig) -> bytes:
-    """Stored words in the order of the ports: all that port 0 brings, then all of port 1..."""
+    """Bytes of stored words in the order of the ports: all that port 0 brings, then all of port
+    1..."""
     beats = np.frombuffer(words, np.uint8).reshape(
         -1, word_beats // config.ports, config.ports, config.bus_bits // 8
     )
@@ -34,7 +35,7 @@ def _at_most(count: int, most: int) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class LayerSegment:
-    """Descriptors ``first`` to ``last`` (exclusive) belong to ``layer``.
+    """Segment of a program: descriptors ``first`` to ``last`` (exclusive) belong to ``layer``.
 
     A layer that is made in strips has several segments.
     """
@@ -59,7 +60,7 @@ class ProgramImage:
 
     @contextlib.contextmanager
     def segment(self, layer: str) -> Iterator[None]:
-        """Descriptors that are added meanwhile belong to ``layer``."""
+        """Context in which the descriptors that are added belong to ``layer``."""
         first = len(self.descriptors)
         yield
         self.segments.append(LayerSegment(layer, first, len(self.descriptors)))
@@ -74,18 +75,24 @@ class ProgramImage:
         block: int | None = None,
         **fields: int,
     ) -> None:
-        """One descriptor; with ``block``, its offset is that data block's."""
+        """Addition of one descriptor, whose waits follow from the regions that it reads and writes.
+
+        With ``block`` its offset is that data block's.
+        """
         waits = self.dependencies.add(queue, reads=reads, writes=writes)
         fields |= {f"wait_{name}": count for name, count in waits.items()}
         self.descriptors.append((layout, fields, block))
 
     def end(self) -> None:
-        """Add the last descriptor."""
+        """Addition of END, the last descriptor."""
         blank = {name: 0 for name, _ in isa.TRANSFER}
         self.descriptors += [(isa.TRANSFER, blank | {"opcode": Opcode.END}, None)]
 
     def load_weights(self, words: bytes) -> Region:
-        """Load weight words where the ring is; in pieces, so that the first need not wait."""
+        """Addition of LOAD_WEIGHTS of weight words to the ring's next region, which is returned.
+
+        In pieces, so that the first need not wait for what the last waits for.
+        """
         size = self.config.weight_beats * self.config.bus_bits // 8
         region = self.weights.take(len(words) // size)
         at = 0
@@ -102,7 +109,7 @@ class ProgramImage:
         return region
 
     def load_slots(self, records: list[bytes]) -> Region:
-        """Load drain slots where the ring is."""
+        """Addition of a LOAD_SLOTS of drain slots to the ring's next region, which is returned."""
         region = self.slots.take(len(records))
         self._load(Opcode.LOAD_SLOTS, b"".join(records), region)
         return region
@@ -124,7 +131,10 @@ class ProgramImage:
         self.blocks.append(split_ports(words, beats // region.words, config))
 
     def link(self) -> bytes:
-        """Bytes of the image, data blocks behind the descriptors that point at them."""
+        """Bytes of the image, data blocks behind the descriptors that point at them.
+
+        Raises ValueError for a field that is out of range.
+        """
         at = (len(self.descriptors) + isa.FETCH_AHEAD) * isa.DESCRIPTOR_BYTES
         offsets = []
         for block in self.blocks:

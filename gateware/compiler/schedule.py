@@ -53,7 +53,7 @@ def colour_edges(edges: Sequence[tuple[int, int]]) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """Results that leave in one cycle: (engine lane, channel) pairs.
+    """Results that leave in one cycle, as (engine lane, channel) pairs.
 
     At most one per requantiser and per nibble column.
     """

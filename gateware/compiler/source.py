@@ -38,11 +38,12 @@ class Source:
 
     @property
     def large(self) -> bool:
-        """Whether it is worth to begin before all of it is there."""
+        """True if it is worth to begin before all of it is there."""
         return self._place.beats >= LARGE_INPUT
 
     def need(self, rows: int | None = None) -> None:
-        """Load as far as row ``rows`` (exclusive), by default all, unless it is there."""
+        """Addition of the load up to row ``rows`` (exclusive), by default of all, if it is
+        missing."""
         rows = self._height if rows is None else rows
         if rows > self._loaded:
             self._load(Strip.whole(self._place), self._loaded, rows)
@@ -53,7 +54,8 @@ class Source:
         return 1 if self._loaded == self._height else max(1, int(LOAD_STRIPS * share))
 
     def strips(self, gemm: Gemm, edges: Sequence[tuple[int, int]]) -> Iterator[Strip]:
-        """Rows that each strip of a result is made from, loaded one ahead, into two places in turn.
+        """Strips of the input, one for each strip of a result, loaded one ahead, into two places in
+        turn.
 
         ``edges`` are first and last (exclusive) row of the result's strips.
         """

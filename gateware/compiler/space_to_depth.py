@@ -19,7 +19,8 @@ from gateware.compiler.layout import MAX_GROUPS, TensorLayout
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """Position i of ``size`` holds the pixels ``origin + i * step`` to ``... + patch - 1``."""
+    """Patches along an axis: position i of ``size`` holds the pixels ``origin + i * step`` to
+    ``... + patch - 1``."""
 
     patch: int
     step: int
@@ -27,7 +28,7 @@ class Axis:
     size: int
 
     def pixels(self) -> np.ndarray:
-        """Index (size, patch) into the image, which may lie outside."""
+        """Indices (size, patch), int64, into the image, which may lie outside."""
         return self.origin + np.arange(self.size)[:, None] * self.step + np.arange(self.patch)
 
 

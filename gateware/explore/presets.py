@@ -30,7 +30,7 @@ def auto(board: Board) -> BoardArray:
 
 
 def keep(board: str, ratio: Ratio, config: AccelConfig) -> Path:
-    """Make ``config`` the answer for a board on this machine; gives the file written."""
+    """Registration of ``config`` as the answer for a board on this machine; returns its file."""
     fields = dataclasses.asdict(config)
     sizes = {name: fields[name] for name in SIZES}
     return BoardArray(ratio, config.rows, sizes).save(user_folder(), board)

@@ -49,7 +49,7 @@ class Point:
 
     used : share of the device by resource, 0..1
     cycles : of one image, estimated; None where there is no program
-    fixed8_share : of the network's rows, all layers together
+    fixed8_share : share of Fixed-8 rows in the network, all layers together, 0..1
     refusal : why there is no program
     """
 
@@ -71,7 +71,7 @@ class Point:
         return self.config.pot4_rows / self.config.rows
 
     def dominates(self, other: "Point") -> bool:
-        """Whether it is no worse in cycles, LUTs, 8-bit rows and PoT-4 rows, and better in one."""
+        """True if it is no worse in cycles, LUTs, 8-bit rows and PoT-4 rows, and better in one."""
         mine, theirs = self._costs(), other._costs()
         return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
 
@@ -133,7 +133,7 @@ def percent(lanes: tuple[int, int, int]) -> Ratio | None:
 
 
 def limits(board: Board) -> dict[str, int]:
-    """Cells that an array may take."""
+    """Largest number of cells that an array may take, by resource of the device."""
     return {name: math.floor(limit * SHARES[name]) for name, limit in board.device.limits.items()}
 
 
@@ -154,7 +154,7 @@ def explore(
     known: dict[tuple, int | str] | None = None,
     programs: float = math.inf,
 ) -> SearchResult:
-    """Try the arrays of ``rows`` by ``pixels`` that ``board`` holds with a network's shapes.
+    """Search of the arrays of ``rows`` by ``pixels`` that ``board`` holds with a network's shapes.
 
     With ``given`` only arrays of that ratio, until no other can be faster. ``known`` keeps cycles
     from one search of a network to the next. Arrays that are slow, or that another one dominates,
@@ -204,8 +204,8 @@ def explore(
 
 
 def least_cycles(graph: IntGraph, board: Board, config: AccelConfig) -> int:
-    """Fewer cycles than an image takes: those of the array's words and of the drain, one layer
-    after the other with nothing between, or those of loading the weights."""
+    """Lower bound on the cycles of an image: those of the array's words and of the drain, one
+    layer after the other with nothing between, or those of loading the weights."""
     array, weight_words = 0, 0
     for node in graph.nodes:
         if not isinstance(node, Conv | Linear):

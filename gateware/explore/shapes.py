@@ -32,7 +32,8 @@ _SIGNED = 128  #: zero point of a shortcut's 8-bit result, which may be negative
 
 
 def shape_only(graph: IntGraph, ratio: Ratio, tile_rows: int) -> IntGraph:
-    """``graph`` with the same nodes, all weights 0, and the rows of every layer in ``ratio``.
+    """Shape-only copy of ``graph``: the same nodes, all weights 0, the rows of every layer in
+    ``ratio``.
 
     Rows are assigned at random, by a fixed seed.
     """
@@ -163,8 +164,10 @@ class _Builder:
 
 def resnet18(size: int = 224, classes: int = 1000) -> IntGraph:
     """ResNet-18 as :func:`quant.lowering.export.export` gives it, without weights: 8-bit image,
-    shortcuts of
-    8 bits, a wide classifier. ``size`` is in pixels."""
+    shortcuts of 8 bits, a wide classifier.
+
+    ``size`` is in pixels.
+    """
     build = _Builder((3, size, size))
     x = build.max_pool("maxpool", build.conv("conv1", "input", "relu", 64, 7, 2))
     for stage in range(4):

@@ -53,7 +53,7 @@ def resources(config: AccelConfig) -> dict[str, int]:
 
 
 def build_plan(board: Board, config: AccelConfig, accelerator: str, memory_bytes: int) -> BuildPlan:
-    """Build plan with everything that the tools need: netlist, constraints, scripts."""
+    """Plan of a build with everything that the tools need: netlist, constraints, scripts."""
     box = AcceleratorBox(config, without_zero_words(accelerator))
     design = Ecp5Top(box, clock_hz=config.clock_hz, memory_bytes=memory_bytes)
     return board.platform().prepare(

@@ -18,7 +18,7 @@ TOP = "top"
 
 
 def build_plan(board: Board, config: AccelConfig, accelerator: str) -> BuildPlan:
-    """Build plan for Vivado: Verilog, constraints, Tcl, a script to start it."""
+    """Plan of a build for Vivado: Verilog, constraints, Tcl, a script to start it."""
     design = Zynq7Top(AcceleratorBox(config, accelerator), config.clock_hz)
     return board.platform().prepare(design, name=TOP)
 

@@ -45,7 +45,7 @@ class CellTiming:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Hop:
-    """A net between the output that drives it and one input.
+    """Net between the output that drives it and one input.
 
     fanout : inputs at the net, clocks left out
     registers : those of them that are the data input of a flip-flop
@@ -70,24 +70,24 @@ class DelayModel(abc.ABC):
 
     @abc.abstractmethod
     def key(self, cell: Cell) -> object:
-        """Equal for cells whose timing is equal."""
+        """Key that is equal for cells whose timing is equal."""
 
     @abc.abstractmethod
     def timing(self, cell: Cell) -> CellTiming:
-        """Raises ValueError for a kind of cell that the model does not know."""
+        """Delays of a cell; ValueError for a kind that the model does not know."""
 
     @abc.abstractmethod
     def net(self, hop: Hop) -> float:
-        """ns from the output to the input."""
+        """Delay of a net in ns, from the output to the input."""
 
     @abc.abstractmethod
     def is_level(self, kind: str) -> bool:
-        """A cell that counts as a level of LUTs."""
+        """True for a cell that counts as a level of LUTs."""
 
     @abc.abstractmethod
     def is_carry(self, kind: str) -> bool:
-        """A cell of a carry chain."""
+        """True for a cell of a carry chain."""
 
     @abc.abstractmethod
     def is_register(self, kind: str) -> bool:
-        """A flip-flop."""
+        """True for a flip-flop."""

@@ -22,7 +22,7 @@ _PRE_ADDED = ("A", "D", "INMODE")
 
 
 class Dsp48e1:
-    """One cell.
+    """DSP48E1 of a design, whose delays depend on the registers that it uses.
 
     Parameters
     ----------
@@ -45,6 +45,7 @@ class Dsp48e1:
         self._used = used
 
     def timing(self) -> CellTiming:
+        """Delays of the cell in ns."""
         starts, ends, through = {}, {}, []
         for port in self._cell.inputs:
             if port.startswith("CE"):

@@ -28,7 +28,13 @@ _SLICE_OUTPUTS = ("LUT4", "PFUMX", "L6MUX21", "CCU2C")
 
 
 class Ecp5Delays(DelayModel):
-    """Speed grade 6."""
+    """Delays of the ECP5 in speed grade 6.
+
+    Parameters
+    ----------
+    scale : float
+        Factor of the nets' delays.
+    """
 
     port_in = port_out = 0.0
 

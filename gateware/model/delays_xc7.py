@@ -22,7 +22,13 @@ _SLICE_OUTPUTS = ("LUT", "MUXF", "CARRY4", "RAM32", "RAM64")
 
 
 class Series7Delays(DelayModel):
-    """A fabric in one of its speed grades, 1 (the slowest) to 3."""
+    """Delays of a 7-series fabric in one of its speed grades, 1 (the slowest) to 3.
+
+    Parameters
+    ----------
+    fabric : Fabric
+    grade : int
+    """
 
     def __init__(self, fabric: Fabric, grade: int) -> None:
         self._fabric = fabric

@@ -24,7 +24,7 @@ class EmulatorError(RuntimeError):
 
 
 class Emulator:
-    """State of one accelerator: its buffers.
+    """Emulator of one accelerator, bit-exact, with the state of its buffers.
 
     Parameters
     ----------
@@ -53,7 +53,8 @@ class Emulator:
         )
 
     def run(self, image: bytes, tensor: bytes, output_size: int) -> bytes:
-        """Execute ``image`` on the bytes of an input tensor; returns the bytes from OUTPUT_BASE on.
+        """Bytes from OUTPUT_BASE on, ``output_size`` of them, after a run of ``image`` on the bytes
+        of an input tensor.
 
         Raises EmulatorError for an opcode that does not exist, and for an access that may come too
         early or too late.
@@ -111,7 +112,8 @@ class Emulator:
                 memory[start : start + size] = self.wide[at].astype("<i8").tobytes()
 
     def load_slots(self, f: dict[str, int], memory: bytes | memoryview) -> np.ndarray:
-        """Load drain slots as LOAD_SLOTS does; gives the places that they fill."""
+        """Places in the slot buffer, int64 (slots,), that a LOAD_SLOTS with the fields ``f`` has
+        filled."""
         size = f["beats"] * self.config.bus_bits // 8 * self.config.ports
         words = self._words_of_ports(
             memory[f["offset"] : f["offset"] + size], isa.slot_beats(self.config)

@@ -72,14 +72,13 @@ def layer_cycles(compiled: Sequence[Compiled]) -> dict[str, int]:
 
 
 def resources(config: AccelConfig) -> Usage:
-    """Cells of an accelerator: the sum of :func:`parts`."""
+    """Estimated cells of an accelerator: the sum of :func:`parts`."""
     return sum(parts(config).values(), Usage())
 
 
 def parts(config: AccelConfig) -> dict[str, Usage]:
-    """Cells by part, named as :func:`gateware.flow.yosys.Netlist.units` names them, but for the
-    array,
-    whose engines are not told apart.
+    """Estimated cells by part, named as :func:`gateware.flow.yosys.Netlist.units` names them, but
+    for the array, whose engines are not told apart.
 
     DSPs, block RAMs and memories of LUTs follow from the structure, and so do flip-flops; LUTs of
     logic are fitted to ``bench/results/synthesis.json``.

@@ -38,7 +38,7 @@ class Hazards:
         self._queue, self._index = "loads", 0
 
     def begin(self, queue: str, index: int, waits: Mapping[str, int]) -> None:
-        """Go on to the next descriptor, number ``index`` of the program.
+        """Step to the next descriptor, number ``index`` of the program.
 
         Raises HazardError for a wait that cannot end, because what it waits for comes later in the
         program.
@@ -60,12 +60,12 @@ class Hazards:
         self._clocks[queue].append(clock)
 
     def read(self, buffer: str, *where: np.ndarray) -> None:
-        """Note that the descriptor reads these elements. Raises HazardError."""
+        """Record of elements that the descriptor reads. Raises HazardError."""
         self._check("reads", self._written, buffer, where, also_executes=True)
         self._read[buffer][self._queue][where] = len(self._clocks[self._queue]) - 1
 
     def write(self, buffer: str, *where: np.ndarray) -> None:
-        """Note that the descriptor writes these elements. Raises HazardError."""
+        """Record of elements that the descriptor writes. Raises HazardError."""
         self._check("writes", self._written, buffer, where)
         self._check("writes", self._read, buffer, where)
         self._written[buffer][self._queue][where] = len(self._clocks[self._queue]) - 1

@@ -18,7 +18,7 @@ _BOXES = ("blackbox", "whitebox")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Name:
-    """Name of a net in the text of a design: ``sequencer.state``, and the line of its source."""
+    """Net as the text of a design calls it, ``sequencer.state``, and the line of its source."""
 
     text: str
     source: str
@@ -38,7 +38,7 @@ class _Scope:
 
 
 class Cell:
-    """A primitive.
+    """Primitive of a netlist.
 
     Attributes
     ----------
@@ -59,27 +59,32 @@ class Cell:
 
     @property
     def kind(self) -> str:
+        """Type of the primitive, such as ``LUT6``."""
         return self._json["type"]
 
     @property
     def parameters(self) -> Mapping[str, Any]:
+        """Parameters by name, as Yosys writes them: text of bits, or text."""
         return self._json.get("parameters", {})
 
     @property
     def path(self) -> tuple[str, ...]:
+        """Instances around it by name, the outermost first, without the top module."""
         return self._scope.path
 
     @property
     def source(self) -> str:
-        """Its line of Amaranth below the root, else that of the component that it is in."""
+        """Line of Amaranth that it comes from, below the root; else that of its component."""
         return _source(self._json, self._scope.root) or self._scope.source
 
     @property
     def inputs(self) -> Iterator[str]:
+        """Input ports by name."""
         return (port for port, way in self._json["port_directions"].items() if way == "input")
 
     @property
     def outputs(self) -> Iterator[str]:
+        """Output ports by name."""
         return (port for port, way in self._json["port_directions"].items() if way == "output")
 
     def pins(self, port: str) -> list[int]:
@@ -89,12 +94,12 @@ class Cell:
         return [nets[bit] if isinstance(bit, int) else NONE for bit in bits]
 
     def is_constant(self, port: str) -> str | None:
-        """``"0"``, ``"1"`` or ``"x"`` at a port of one bit, None where there is a net."""
+        """Constant ``"0"``, ``"1"`` or ``"x"`` at a port of one bit, None where there is a net."""
         bits = self._json["connections"].get(port, ("x",))
         return bits[0] if isinstance(bits[0], str) else None
 
     def integer(self, parameter: str, default: int = 0) -> int:
-        """A parameter as a number; ``default`` where it is not given or is no number."""
+        """Parameter as a number; ``default`` where it is not given or is no number."""
         value = self.parameters.get(parameter, default)
         if isinstance(value, str):
             return int(value, 2) if re.fullmatch("[01]+", value) else default
@@ -103,7 +108,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Port:
-    """A bit of a port of the top module."""
+    """Bit of a port of the top module."""
 
     name: str
     direction: str
@@ -111,7 +116,7 @@ class Port:
 
 
 class JoinedNetlist:
-    """All primitives below the module ``top``, and the nets between them.
+    """Netlist of all primitives below the module ``top``, and of the nets between them.
 
     Parameters
     ----------
@@ -127,6 +132,11 @@ class JoinedNetlist:
     ports : list of Port
     size : int
         Nets are numbers below it.
+
+    Raises
+    ------
+    ValueError
+        For a document without the module ``top``.
     """
 
     def __init__(self, document: Mapping[str, Any], top: str, root: Path | None = None) -> None:
@@ -195,7 +205,7 @@ class JoinedNetlist:
         return scope
 
     def names(self, wanted: Mapping[int, tuple[str, ...]]) -> dict[int, Name]:
-        """Names of nets, by net; ``wanted`` has the path of the cell that drives each.
+        """Best name of each net; ``wanted`` has the path of the cell that drives each.
 
         Of all that a net has, the text's own before those that Yosys made, then the nearest to the
         driver, inside or around it, then the shortest.

@@ -22,9 +22,11 @@ PORTS = "ports"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Point:
-    """A cell on a path, and when its output arrives.
+    """Cell on a path, and when its output arrives.
 
-    net : fan-out and name of the net that it drives
+    net : name of the net that it drives
+    fanout : inputs at that net
+    ns : from the clock at the path's start to the output
     """
 
     kind: str
@@ -35,7 +37,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TimingPath:
-    """The longest path to one endpoint.
+    """Longest path to one endpoint.
 
     ns : from the clock at its start to the clock at its end, setup included
     levels, carries : LUTs and cells of carry chains on it
@@ -75,17 +77,23 @@ class _End:
 
 
 class CombinationalLoop(ValueError):
-    """Logic that feeds itself without a register has no arrival time."""
+    """Loop of logic that feeds itself without a register and so has no arrival time."""
 
 
 class TimingGraph:
-    """Arrival times of all nets. Raises CombinationalLoop, and ValueError for a kind of cell that
-    the model does not know.
+    """Arrival times of all nets of a netlist, in ns from the clock.
 
     Parameters
     ----------
     netlist : JoinedNetlist
     model : DelayModel
+
+    Raises
+    ------
+    CombinationalLoop
+        For logic that feeds itself without a register.
+    ValueError
+        For a kind of cell that the model does not know.
     """
 
     def __init__(self, netlist: JoinedNetlist, model: DelayModel) -> None:
@@ -227,12 +235,12 @@ class TimingGraph:
         return found
 
     def longest(self) -> TimingPath | None:
-        """The longest path, None for a design without one."""
+        """Longest path of the design, None for a design without one."""
         paths = self.longest_by_unit()
         return max(paths, key=lambda path: path.ns, default=None)
 
     def longest_by_unit(self) -> list[TimingPath]:
-        """The longest path that ends in each unit, the longest first."""
+        """Longest path that ends in each unit, the slowest first."""
         worst: dict[str, tuple[float, _End]] = {}
         for ns, end in self._endpoints:
             name = unit(end.cell.path) if end.cell else PORTS
@@ -242,11 +250,12 @@ class TimingGraph:
         return self._traced(ranked)
 
     def count_over(self, ns: float) -> int:
-        """Endpoints that a path longer than ``ns`` reaches."""
+        """Number of endpoints that a path longer than ``ns`` reaches."""
         return sum(time > ns for time, _ in self._endpoints)
 
     @property
     def endpoints(self) -> int:
+        """Number of endpoints that any path reaches."""
         return len(self._endpoints)
 
     def largest_nets(self, count: int) -> list[tuple[int, str, str]]:

@@ -30,7 +30,7 @@ _END_CYCLES = 4  #: from the last completion to the end of the run
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """Time of a descriptor from its begin to its completion, in cycles from the start of the run.
+    """Span of a descriptor from its begin to its completion, in cycles from the start of the run.
 
     reason : for an EXECUTE what it waited for last: a queue's name, or ``""``
     """
@@ -80,7 +80,7 @@ class Timeline:
 
     @property
     def cycles(self) -> int:
-        """Cycles of the whole run."""
+        """Cycles of the whole run, estimated."""
         return max(span.end for span in self.spans) + _END_CYCLES
 
     def _order_fetches(self) -> None:

@@ -69,7 +69,7 @@ class DspMac(wiring.Component):
 
     @staticmethod
     def module_name(preadd: int | None, head: Head) -> str:
-        """Name of the Verilog module, another one for other parameters."""
+        """Verilog module of a slice by name, another one for other parameters."""
         constant = "" if preadd is None else f"_preadd_{preadd & (1 << A_BITS) - 1:x}"
         return f"dsp_mac_{head.name.lower()}{constant}"
 

@@ -39,7 +39,8 @@ def report(
     measured: ToolReport | None,
     retraining: Retraining | None = None,
 ) -> dict:
-    """Build as a JSON-able dictionary; each figure says if it is estimated or measured.
+    """Summary of a build as a JSON-able dictionary; each figure says if it is estimated or
+    measured.
 
     ``retraining`` is what :func:`gateware.explore.retraining.retraining` found.
     """

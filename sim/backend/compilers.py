@@ -38,7 +38,7 @@ _OPTIMISED = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert")
 
 
 class BuildFailed(RuntimeError):
-    """Verilator or the C++ compiler refused the design."""
+    """Failure of Verilator or the C++ compiler to build the design; its log is in the message."""
 
 
 @contextlib.contextmanager
@@ -50,7 +50,7 @@ def _locked(target: Path):
 
 
 def built_once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """``folder``, filled by ``make(folder)`` if it does not exist yet.
+    """Folder ``folder``, filled by ``make(folder)`` if it does not exist yet.
 
     Processes that want the same folder wait for the first. A build that was interrupted leaves no
     folder behind, because ``make`` works in another one that is renamed at the end.
@@ -76,7 +76,10 @@ def compile_icarus(
     timescale: tuple[str, str],
     waves: bool,
 ) -> None:
-    """Write ``folder/sim.vvp``; raises BuildFailed. Parameters are those of :func:`verilate`."""
+    """Compilation by Icarus of the simulation ``folder/sim.vvp``, which cocotb drives.
+
+    Parameters are those of :func:`verilate`. Raises BuildFailed.
+    """
     options = folder / "options.f"
     options.write_text(f"+timescale+{'/'.join(timescale)}\n")
     tops = ["-s", toplevel]
@@ -129,10 +132,11 @@ def verilate(
     hierarchical_modules: Iterable[str],
     cache: Path,
 ) -> None:
-    """Write the program ``folder/<toplevel>``, a simulation that cocotb drives. Raises BuildFailed.
+    """Compilation by Verilator of the program ``folder/<toplevel>``, a simulation that cocotb
+    drives.
 
     ``cache`` is where the compiled runtime and hierarchical modules are shared; the other
-    parameters are those of :func:`sim.backend.harness.build_simulation`.
+    parameters are those of :func:`sim.backend.harness.build_simulation`. Raises BuildFailed.
     """
     sources = list(sources)
     libraries = []

@@ -45,7 +45,8 @@ LOG_TAIL = 40  #: lines of a failed bench's log that are shown
 
 
 class BenchFailed(AssertionError):
-    """A cocotb test failed, no test ran at all, or the simulator stopped with an error."""
+    """Failure of a bench: a cocotb test failed, none ran at all, or the simulator stopped with
+    an error."""
 
 
 def build_simulation(
@@ -60,7 +61,7 @@ def build_simulation(
     hierarchical_modules: Iterable[str] = (),
     simulator: Simulator | None = None,
 ) -> Path:
-    """Build ``design`` unless the same build exists; return the folder of the built simulation.
+    """Folder of the built simulation of ``design``, built unless the same build exists.
 
     Parameters
     ----------
@@ -157,7 +158,7 @@ def run_bench(
     testcase: str | None = None,
     waves: bool = False,
 ) -> Path:
-    """Run the cocotb tests of ``test_module`` on a built simulation; return ``results.xml``.
+    """Results, ``results.xml``, of the cocotb tests of ``test_module`` on a built simulation.
 
     Each run has a folder of its own below ``built``, so processes may share one build. ``testcase``
     selects one test; ``seed`` seeds Python's ``random`` inside the bench, default the environment's
@@ -227,7 +228,7 @@ def build_and_test(
     optimise: bool = False,
     simulator: Simulator | None = None,
 ) -> None:
-    """Build ``design`` by :func:`build_simulation` and run a cocotb bench; return if it passed.
+    """Check of ``design``, built by :func:`build_simulation`, with a cocotb bench that must pass.
 
     Parameters
     ----------

@@ -29,12 +29,12 @@ class Module:
 
     @property
     def digest(self) -> str:
+        """Digest of the text in hexadecimal, 8 bytes of BLAKE2s."""
         return hashlib.blake2s(self.text.encode(), digest_size=8).hexdigest()
 
 
 def split(texts: Iterable[str], names: Iterable[str]) -> tuple[list[str], list[Module]]:
-    """Verilog ``texts`` without the modules called ``names``, and these; unknown names are left
-    out."""
+    """Texts without the modules called ``names``, and these; unknown names are left out."""
     texts, names = list(texts), set(names)
     found = {match[1]: match[0] for text in texts for match in _MODULE.finditer(text)}
     modules = [Module(name, _closure(name, found)) for name in sorted(names & set(found))]
@@ -70,7 +70,7 @@ class Library:
 
 
 def plan(folder: Path, name: str) -> Library:
-    """The files of a library whose JSON list is ``V<name>.json``."""
+    """Files of a library whose JSON list is ``V<name>.json``."""
     sources = json.loads((folder / f"V{name}.json").read_text())["sources"]
     paths = {
         kind: [folder / Path(file).name for file in files]

@@ -14,7 +14,7 @@ Bench = Callable[[Any], Coroutine[Any, Any, None]]
 def run(
     component: wiring.Component, *benches: Bench, cycles: int, background: tuple[Bench, ...] = ()
 ) -> None:
-    """Run until every one of ``benches`` has returned.
+    """Simulation by Amaranth until every one of ``benches`` has returned.
 
     Those of ``background`` may go on for ever; they must await plain triggers only, no ``repeat``,
     ``until`` or ``async for``, which do not survive being dropped at the end of the run.

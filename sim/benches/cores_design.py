@@ -14,7 +14,7 @@ CONFIG = AccelConfig(pot4_rows=2, fixed4_rows=1, fixed8_rows=1, bus_bits=32, req
 
 
 class Cores(wiring.Component):
-    """A small array and one requantiser side by side, every port a plain vector.
+    """Small array and one requantiser side by side, every port a plain vector.
 
     Members
     -------

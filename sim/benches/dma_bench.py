@@ -47,12 +47,14 @@ class Dma:
         return getattr(self.dut, f"{self.prefix}__{name}")
 
     async def watch_errors(self) -> None:
+        """Count, for ever, of the pulses on ``read_error`` and ``write_error`` in ``errors``."""
         while True:
             await FallingEdge(self.dut.clk)
             for name in self.errors:
                 self.errors[name] += int(self[name].value)
 
     async def send(self, stream: str, payload: int) -> None:
+        """Transfer of one payload over a stream; returns after it was taken."""
         self[f"{stream}__payload"].value = payload
         self[f"{stream}__valid"].value = 1
         while True:
@@ -63,9 +65,11 @@ class Dma:
         self[f"{stream}__valid"].value = 0
 
     async def command(self, direction: str, address: int, beats: int) -> None:
+        """Transfer of one command, ``read`` or ``write``, from byte ``address`` on."""
         await self.send(f"{direction}_command", address | beats << 32)
 
     async def until(self, name: str) -> None:
+        """Delay until an output is high."""
         while not int(self[name].value):
             await FallingEdge(self.dut.clk)
 
@@ -78,6 +82,7 @@ class Dma:
         return words
 
     async def collect(self, count: int, pause=None) -> list[int]:
+        """Words of the read data, ``count`` of them, taken with pauses by generator ``pause``."""
         words: list[int] = []
         while len(words) < count:
             self["read_data__ready"].value = not (pause and next(pause))
@@ -89,7 +94,7 @@ class Dma:
         return words
 
     async def write(self, commands: list[Command], words: list[int], pause=None) -> None:
-        """Writes ``words``, offered with pauses; returns when the last response has come."""
+        """Transfer of ``words``, offered with pauses; returns when the last response has come."""
         sender = cocotb.start_soon(self._commands("write", commands))
         for word in words:
             while pause and next(pause):
@@ -104,7 +109,7 @@ class Dma:
 
 
 def rest(dut) -> None:
-    """Nothing answers on ``hp0``."""
+    """Idle inputs of ``hp0``, on which nothing answers."""
     for name in (
         "arready",
         "awready",
@@ -122,7 +127,7 @@ def rest(dut) -> None:
 
 
 async def start(dut) -> tuple[Dma, Dma]:
-    """Clock on, out of reset; the DMA on the bench's memory and the one on the DDR model."""
+    """Start of clock and reset; the DMA on the bench's memory and the one on the DDR model."""
     ports = Dma(dut, "ram"), Dma(dut, "ddr")
     dut.rst.value = 1
     Clock(dut.clk, 10, unit="ns").start()
@@ -136,14 +141,14 @@ async def start(dut) -> tuple[Dma, Dma]:
 
 
 async def start_ddr(dut) -> Dma:
-    """The DMA on the DDR model."""
+    """DMA on the DDR model, after the reset."""
     rest(dut)
     _, dma = await start(dut)
     return dma
 
 
 async def start_ram(dut, pauses: str = "none"):
-    """The DMA on ``hp0`` and its memory, which holds guard bytes."""
+    """DMA on ``hp0`` and its memory, which holds guard bytes, after the reset."""
     ram = axi3_ram(dut, "hp0", SIZE)
     ram.write(0, bytes([GUARD]) * SIZE)
     dma, _ = await start(dut)
@@ -163,6 +168,7 @@ def random_commands(start: int, end: int) -> list[Command]:
 
 
 def words_of(block: bytes) -> list[int]:
+    """Bus words of the bytes of ``block``."""
     return [int.from_bytes(block[i : i + WIDTH], "little") for i in range(0, len(block), WIDTH)]
 
 
@@ -266,7 +272,7 @@ async def ram_flush(dut, pauses: str) -> None:
 
 @cocotb.test(timeout_time=2, timeout_unit="ms")
 async def ddr_random(dut) -> None:
-    """Write, read back, and both at once; what is between the written blocks stays."""
+    """Random blocks written, read back, and both at once; what is between them stays."""
     dma = await start_ddr(dut)
     commands = random_commands(DDR_BASE, DDR_BASE + DDR_BYTES)[:25]
     model = bytearray(random.randbytes(DDR_BYTES))
@@ -336,7 +342,7 @@ async def ddr_contents(dut) -> None:
 
 @cocotb.test(timeout_time=1, timeout_unit="ms", skip="LATENCY" not in os.environ)
 async def ddr_latency(dut) -> None:
-    """The first beat comes LATENCY cycles after its address, the others without gaps."""
+    """Latency of the first beat, LATENCY cycles after its address; the others come without gaps."""
     dma = await start_ddr(dut)
     dma["read_data__ready"].value = 1
     await dma.command("read", DDR_BASE, 100)  # returns one cycle before the address is out
@@ -351,7 +357,7 @@ async def ddr_latency(dut) -> None:
 
 @cocotb.test(timeout_time=1, timeout_unit="ms", skip="BEATS" not in os.environ)
 async def ddr_bandwidth(dut) -> None:
-    """One direction alone gets BEATS in CYCLES, both together share it evenly."""
+    """Bandwidth: one direction alone gets BEATS in CYCLES, both together share it evenly."""
     dma = await start_ddr(dut)
     beats, cycles = int(os.environ["BEATS"]), int(os.environ["CYCLES"])
     dma["read_data__ready"].value = 1

@@ -15,6 +15,7 @@ SEED = int(os.environ["SEED"])
 
 
 def package() -> Package:
+    """Package of the driver that the environment names."""
     return Package(Path(os.environ["DRIVER_PACKAGE"]))
 
 
@@ -26,7 +27,7 @@ async def with_driver(
     pauses: str = "none",
     timeout: float = 0.01,
 ) -> None:
-    """Run ``use(accelerator)`` as a program on the board does."""
+    """Call of ``use(accelerator)``, as a program on the board makes it."""
     files = package()
     board = SimulatedBoard(
         dut, files.accelerator["connection"]["register_base"], interrupts=interrupts
@@ -105,7 +106,7 @@ async def pauses(dut) -> None:
 
 @cocotb.test()
 async def errors(dut) -> None:
-    """What the accelerator reports becomes one line that names the layer; then runs are right."""
+    """Errors that the accelerator reports: one line that names the layer; then runs are right."""
 
     def use(accelerator: Accelerator) -> None:
         image = accelerator.package.golden()["images"][0]

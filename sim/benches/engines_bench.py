@@ -29,11 +29,15 @@ SMALL, LARGE = (
 
 
 def by_name(chosen: Sequence[RowEngine]) -> dict[str, RowEngine]:
+    """Engines by the name of their class."""
     return {type(engine).__name__: engine for engine in chosen}
 
 
 async def check(dut, engine: RowEngine, values: np.ndarray, words: Sequence[Word]) -> np.ndarray:
-    """Hold the engine against its model; ``values`` is (rows, words, k). Returns its sums."""
+    """Comparison of the engine with its model in every cycle; returns its sums.
+
+    ``values`` is int (rows, words, k), the sums int64 (words, rows, pixels).
+    """
     act, weights, control, sums = (
         getattr(dut, port(engine, name)) for name in ("act", "weights", "control", "sums")
     )
@@ -66,7 +70,8 @@ async def check(dut, engine: RowEngine, values: np.ndarray, words: Sequence[Word
 @cocotb.test(timeout_time=10, timeout_unit="ms")
 @cocotb.parametrize(name=list(by_name(SMALL)))
 async def every_product(dut, name: str) -> None:
-    """All weights of each row times all activations of two pixels: whatever shares a DSP48E1."""
+    """Products of all weights of each row and all activations of two pixels: whatever shares a
+    DSP48E1."""
     engine = by_name(SMALL)[name]
     values, words = product_words(type(engine))
     raw = await check(dut, engine, values, words)
@@ -100,8 +105,8 @@ async def random_sequences(dut, name: str, stall: float) -> None:
 @cocotb.test(timeout_time=20, timeout_unit="ms")
 @cocotb.parametrize(name=list(by_name(LARGE)), planes=[1, 2])
 async def longest_sums(dut, name: str, planes: int) -> None:
-    """As much as the accumulators hold for certain, all rows and pixels at extremes of either
-    sign, with stalls in between."""
+    """Sums as long as the accumulators hold for certain, all rows and pixels at extremes of
+    either sign, with stalls in between."""
     engine = by_name(LARGE)[name]
     rng = np.random.default_rng(cocotb.RANDOM_SEED)
     levels = weight_values(engine.scheme)

@@ -24,11 +24,12 @@ def port(engine: RowEngine, name: str) -> str:
 
 
 def engines() -> list[RowEngine]:
+    """Engines of every kind in each of :data:`SIZES`."""
     return [engine(k=k, pixels=pixels) for engine in ENGINES for k, pixels in SIZES]
 
 
 class Engines(wiring.Component):
-    """All engines side by side, every port a plain vector."""
+    """Row engines of all kinds and sizes side by side, every port a plain vector."""
 
     def __init__(self) -> None:
         self._engines = engines()

@@ -8,7 +8,7 @@ from cocotb.triggers import FallingEdge
 
 @cocotb.test()
 async def adds(dut) -> None:
-    """Each input comes out two cycles later, two larger."""
+    """Output two cycles after each input, two larger."""
     dut.rst.value = 0
     dut.step.value = 0
     Clock(dut.clk, 10, unit="ns").start()

@@ -26,7 +26,7 @@ INPUTS = ("busy", "done", "failed", "error_code", "descriptor_index", "count", "
 
 
 class Hosts:
-    """The masters of both ports."""
+    """Masters of both ports."""
 
     def __init__(self, dut) -> None:
         self.dut = dut
@@ -34,6 +34,7 @@ class Hosts:
         self.far = AxiMaster(axi3_bus(dut, "gp0"), dut.clk, dut.rst, max_burst_len=16)
 
     async def start(self, pauses: str = "none") -> None:
+        """Start of the clock, reset, and pauses of all channels as in :mod:`sim.world.axi3`."""
         dut = self.dut
         for name in INPUTS:
             getattr(dut, name).value = 0
@@ -54,15 +55,18 @@ class Hosts:
                 channel.set_pause_generator(pause_generator(pauses, random.randrange(1 << 30)))
 
     async def read(self, name: str) -> int:
+        """Value of a register, over AXI4-Lite."""
         response = await self.lite.read(OFFSET[name], 4)
         assert response.resp == AxiResp.OKAY
         return int.from_bytes(response.data, "little")
 
     async def write(self, name: str, value: int) -> None:
+        """Access that writes a register, over AXI4-Lite."""
         response = await self.lite.write(OFFSET[name], value.to_bytes(4, "little"))
         assert response.resp == AxiResp.OKAY
 
     async def pulse(self, name: str) -> None:
+        """Pulse of one cycle on an input."""
         await FallingEdge(self.dut.clk)
         getattr(self.dut, name).value = 1
         await FallingEdge(self.dut.clk)
@@ -72,7 +76,8 @@ class Hosts:
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 @cocotb.parametrize(pauses=PAUSES)
 async def random_accesses(dut, pauses: str) -> None:
-    """Bytes and runs of bytes, by both ways in turn; the two register files are independent."""
+    """Accesses to bytes and runs of bytes, by both ways in turn; the two register files are
+    independent."""
     hosts = Hosts(dut)
     await hosts.start(pauses)
     first, size = OFFSET[STORED[0]], 4 * len(STORED)
@@ -114,7 +119,7 @@ async def refusals(dut, pauses: str) -> None:
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def runs(dut) -> None:
-    """A run that ends well, then one that the watchdog stops."""
+    """Two runs: one that ends well, one that the watchdog stops."""
     hosts = Hosts(dut)
     await hosts.start()
     started = 0

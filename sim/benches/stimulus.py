@@ -15,7 +15,7 @@ from sim.backend import pysim
 
 
 def pack(values: Iterable[int], bits: int) -> int:
-    """One integer with ``values`` next to each other, the first in the low bits."""
+    """Integer of ``values`` next to each other, ``bits`` each, the first in the low bits."""
     result = 0
     for i, value in enumerate(values):
         result |= (int(value) & (1 << bits) - 1) << i * bits
@@ -23,7 +23,7 @@ def pack(values: Iterable[int], bits: int) -> int:
 
 
 def unpack_sums(value: int, lanes: int, pixels: int) -> np.ndarray:
-    """Int64 (lanes, pixels) of the bits of a ``sums`` port."""
+    """Sums, int64 (lanes, pixels), in the bits of a ``sums`` port."""
     half, mask = 1 << SUM_BITS - 1, (1 << SUM_BITS) - 1
     flat = [((value >> i * SUM_BITS & mask) ^ half) - half for i in range(lanes * pixels)]
     return np.array(flat, np.int64).reshape(lanes, pixels)
@@ -60,8 +60,8 @@ def array_weight_bits(config: AccelConfig, values: Sequence[np.ndarray]) -> int:
 
 
 def product_words(engine: type[RowEngine]) -> tuple[np.ndarray, list[Word]]:
-    """Every weight of each row times every activation of two pixels, one channel, a word each:
-    values (rows, words, 1) and the words."""
+    """Stimulus with every weight of each row times every activation of two pixels, one channel,
+    a word each: values, int64 (rows, words, 1), and the words."""
     levels = weight_values(engine.scheme)
     acts = np.arange(NIBBLE_MAX + 1)
     every = np.meshgrid(*[levels] * engine.rows, acts, acts, indexing="ij")
@@ -87,7 +87,11 @@ def random_words(
     stall: float = 0.0,
     shift: bool = True,
 ) -> list[Word]:
-    """Any sequence of control bits; a share ``stall`` of the words is not valid but looks as if."""
+    """Words with any sequence of control bits; the first begins a sum.
+
+    A share ``stall`` of them is not valid but looks as if. Activations are 0..15, in some words 0
+    and 15 only.
+    """
     words = [Word(act=np.zeros((pixels, k), np.int64), first=True)]
     while len(words) < count:
         first, shifted, last = rng.random(3) < (0.25, 0.1 if shift else 0.0, 0.25)
@@ -116,8 +120,8 @@ def random_values(rng: np.random.Generator, scheme: Scheme, count: int, k: int) 
 def simulate(
     component: wiring.Component, stimulus: Sequence[Mapping[str, int]], outputs: Sequence[str]
 ) -> dict[str, list[int]]:
-    """Run one cycle per entry of ``stimulus``, bits by port; the bits of ``outputs`` after each
-    edge.
+    """Bits of ``outputs`` after each edge of a simulation, one cycle per entry of ``stimulus``,
+    which has bits by port.
 
     A port is a member's name, or ``name.index`` in an array of members.
     """
@@ -142,9 +146,11 @@ def simulate(
 
 
 def assert_sums(sums: Sequence[int], expected: np.ndarray, latency: int) -> None:
-    """``sums`` after each edge equal ``expected`` (words, lanes, pixels), ``latency`` cycles later.
+    """Check that ``sums`` after each edge equal ``expected`` (words, lanes, pixels), ``latency``
+    cycles later.
 
-    Before that they are zero. The message names the first word, lane and pixel that differ.
+    Before that they are zero. Raises AssertionError naming the first word, lane and pixel that
+    differ.
     """
     _, lanes, pixels = expected.shape
     cycles = len(expected) + latency - 1

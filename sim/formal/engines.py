@@ -44,7 +44,7 @@ endmodule
 
 
 class Contract(wiring.Component):
-    """The sums of one engine as :mod:`ir.numerics` has them, written without any trick.
+    """Contract of one engine: its sums as :mod:`ir.numerics` has them, written without any trick.
 
     Exact products, from a table of the stored codes, are added up one by one, and then in a wide
     accumulator; what the engine's raw sums exceed them by is part of each product. Ports and timing
@@ -173,7 +173,7 @@ class Miter(wiring.Component):
 
 
 def compiled(m: Module, engine: RowEngine, weights: Value, control: data.View) -> Value:
-    """High while all words so far were such as the compiler makes.
+    """Signal that is high while all words so far were such as the compiler makes.
 
     Codes mean a weight. Where the accumulator has less than 24 bits, a sum also begins with
     ``first`` and has one ``shift`` at most.
@@ -209,7 +209,7 @@ def prove(
     any_control: bool = True,
     slices: Slices = Slices.REAL,
 ) -> None:
-    """Prove that ``engine`` keeps its contract until the sums of ``words`` words after power-up.
+    """Proof that ``engine`` keeps its contract until the sums of ``words`` words after power-up.
 
     For all activations and weights, and for all sequences of control bits; without ``any_control``
     each word is a sum of its own. Works in ``folder``.

@@ -37,7 +37,7 @@ def excess(kind: type[RowEngine], value: int) -> int:
 
 
 def code_cases(kind: type[RowEngine], rows: int) -> list[tuple[tuple[int, ...], int]]:
-    """Weights of the first ``rows`` rows of one channel, and how they are stored."""
+    """Weights of the first ``rows`` rows of one channel, all combinations, with their codes."""
     cases = []
     for values in itertools.product(weight_values(kind.scheme).tolist(), repeat=rows):
         padded = np.array([*values, *[0] * (kind.rows - rows)])[:, None]
@@ -49,7 +49,7 @@ def code_cases(kind: type[RowEngine], rows: int) -> list[tuple[tuple[int, ...], 
 def product(
     m: Module, kind: type[RowEngine], codes: Sequence[Value], act: Value, name: str
 ) -> Signal:
-    """The raw product of ``act`` and the last weight of ``codes``; how that of row 1 is stored
+    """Raw product of ``act`` and the last weight of ``codes``; how that of row 1 is stored
     depends on row 0."""
     result = Signal(signed(kind.scheme.bits + ACT_BITS + 4), name=f"product_{name}")
     if kind in (Pot4Engine, Fixed4LutEngine):
@@ -76,7 +76,7 @@ def preadd(kind: type[RowEngine]) -> int | None:
 
 
 def known(m: Module, kind: type[RowEngine], codes: Sequence[Value], name: str) -> Signal:
-    """High where the codes of one channel, one for each row, mean weights."""
+    """Signal that is high where the codes of one channel, one for each row, mean weights."""
     result = Signal(name=f"known_{name}")
     with m.Switch(Cat(codes)):
         for _, code in code_cases(kind, kind.rows):
@@ -86,7 +86,7 @@ def known(m: Module, kind: type[RowEngine], codes: Sequence[Value], name: str) -
 
 
 def fields(kind: type[RowEngine]) -> list[tuple[int, int, int]]:
-    """(row, pixel, position) of each field of a sum, the lowest first."""
+    """Fields of a sum as (row, pixel, position of the lowest bit), the lowest first."""
     return [
         (row, pixel, pixel * PIXEL_SHIFT + row * ROW_SHIFT)
         for pixel in range(2)
@@ -100,7 +100,7 @@ def field_bits(kind: type[RowEngine]) -> int:
 
 
 def packed(kind: type[RowEngine], sums: Value) -> Value:
-    """The signed number that separate sums, next to each other, are packed to."""
+    """Signed number that separate sums, next to each other, are packed to."""
     bits = field_bits(kind)
     return sum(
         sums.word_select(i, bits).as_signed() << position
@@ -109,7 +109,7 @@ def packed(kind: type[RowEngine], sums: Value) -> Value:
 
 
 class ReferenceSlice(wiring.Component):
-    """:class:`~gateware.pe.dsp48.DspMac` with a product and a sum for each field.
+    """Slice like :class:`~gateware.pe.dsp48.DspMac`, with a product and a sum for each field.
 
     Ports and timing are the same, but ``pcin`` and ``pcout`` hold one sum for each field next to
     each other. ``p`` is what they are packed to.
@@ -121,7 +121,7 @@ class ReferenceSlice(wiring.Component):
 
     @property
     def module_name(self) -> str:
-        """Of the slice that this one may stand for."""
+        """Verilog module of the slice that this one may stand for, by name."""
         return DspMac.module_name(preadd(self._kind), self._head)
 
     def elaborate(self, platform: object) -> Module:
@@ -155,14 +155,14 @@ class ReferenceSlice(wiring.Component):
 def add_product(
     m: Module, value: Value, before: Value | int, cycles: int, bits: int, name: str
 ) -> Signal:
-    """A register with ``before`` and what ``value`` was ``cycles`` cycles ago."""
+    """Register with ``before`` plus what ``value`` was ``cycles`` cycles ago."""
     total = Signal(signed(bits), name=f"sum_{name}", reset_less=True)
     m.d.sync += total.eq(before + delay(m, value, cycles, name=f"late_{name}"))
     return total
 
 
 class SliceMiter(wiring.Component):
-    """A slice and its :class:`ReferenceSlice` with the same operands and sums.
+    """Slice and its :class:`ReferenceSlice` with the same operands and sums.
 
     Members
     -------
@@ -289,16 +289,15 @@ endmodule
 
 
 def use_fields(kind: type[RowEngine], folder: Path) -> str:
-    """Commands for :func:`~sim.formal.smt.check` that make a multiplication for each field out of
-    every
-    multiplier of a slice, which is what :func:`prove_product` proves them to be."""
+    """Commands for :func:`~sim.formal.smt.check` that make a multiplication for each field out
+    of every multiplier of a slice, which is what :func:`prove_product` proves them to be."""
     total = " + ".join(f"(e{row}{pixel} <<< {position})" for row, pixel, position in fields(kind))
     (folder / "fields.v").write_text(_FIELDS.format(high=kind.scheme.bits - 1, total=total))
     return "techmap -map fields.v t:$mul"
 
 
 def prove_product(kind: type[RowEngine], *, folder: Path, shift: int = ROW_SHIFT) -> None:
-    """Prove that the multiplier's product of packed operands is separate products put together.
+    """Proof that the multiplier's product of packed operands is separate products put together.
 
     By evaluating both for all activations and weights. ``shift`` is the distance of two weights in
     the operand, if not the right one. Raises ProofFailed with a case in which they differ.
@@ -334,7 +333,7 @@ def prove_product(kind: type[RowEngine], *, folder: Path, shift: int = ROW_SHIFT
 def prove_slice(
     kind: type[RowEngine], head: Head, *, folder: Path, mac: DspMac | None = None
 ) -> None:
-    """Prove that a slice of an engine of ``kind`` keeps the fields of its sum apart.
+    """Proof that a slice of an engine of ``kind`` keeps the fields of its sum apart.
 
     For all activations, weights and sums that a cascade may have: where the sum that comes in is
     packed from separate ones, the sum that goes out is packed from these and the separate products.
@@ -355,7 +354,8 @@ def prove_slice(
 
 
 def use_reference_slices(platform: Series7, kind: type[RowEngine]) -> None:
-    """Let a :class:`ReferenceSlice` take the place of each slice of the cascades of ``kind``."""
+    """Replacement of each slice of the cascades of ``kind`` by a :class:`ReferenceSlice`, in the
+    text that is made for ``platform``."""
     for head in (Head.PRODUCT, Head.SUM):
         mac = ReferenceSlice(kind, head)
         platform.modules[mac.module_name] = module_text(mac, mac.module_name, platform)

@@ -32,11 +32,12 @@ write_smt2 -wires proof.smt2
 
 
 class ProofFailed(AssertionError):
-    """There are inputs for which an assertion does not hold."""
+    """Counterexample to a proof: inputs for which an assertion does not hold."""
 
 
 def check(text: str, *, cycles: int, folder: Path, what: str, before: str = "") -> None:
-    """Prove the assertions of module ``proof`` in ``text`` for ``cycles`` cycles after power-up.
+    """Bounded proof of the assertions of module ``proof`` in ``text``, ``cycles`` cycles from
+    power-up.
 
     ``before`` are commands of Yosys for the hierarchy. Works in ``folder``. Raises ProofFailed with
     ``what`` and the cycle in which an assertion is broken, RuntimeError when a tool fails.

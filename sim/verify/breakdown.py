@@ -30,7 +30,7 @@ class LayerRow:
     stalls: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(STALLS, 0))
 
     def add(self, before: dict[str, int], after: dict[str, int], beat_bytes: int) -> None:
-        """Count what happened between two samples."""
+        """Addition of what happened between two samples."""
         grown = {name: after[name.upper()] - before[name.upper()] for name in ("cycles", *COUNTERS)}
         self.cycles += grown["cycles"]
         self.array_cycles += grown["array_cycles"]
@@ -40,12 +40,12 @@ class LayerRow:
             self.stalls[stall] += grown[stall]
 
     def utilisation(self, macs_per_cycle: int) -> float:
-        """Share of the array's multipliers at work on this layer."""
+        """Share of the array's multipliers at work on this layer, 0..1."""
         return self.macs / (self.cycles * macs_per_cycle) if self.cycles else 0.0
 
 
 def owners(program: Program) -> list[str]:
-    """The layer of each descriptor."""
+    """Layer of each descriptor, by name."""
     return [
         segment.layer for segment in program.segments for _ in range(segment.first, segment.last)
     ]
@@ -54,7 +54,7 @@ def owners(program: Program) -> list[str]:
 def layer_rows(
     program: Program, graph: IntGraph, samples: Sequence[dict[str, int]], final: dict[str, int]
 ) -> list[LayerRow]:
-    """The rows of one run, in the order of the program.
+    """Rows of one run, in the order of the program.
 
     ``samples`` are registers at some moments of the run, ``final`` the counters at its end. What
     lies between two samples counts for the layer at work at the first, so that a layer's figures
@@ -77,7 +77,7 @@ def layer_rows(
 
 
 def table(rows: Sequence[LayerRow], macs_per_cycle: int) -> str:
-    """The rows and their sum in Markdown."""
+    """Table of the rows and their sum, in Markdown."""
     total = LayerRow(layer="total", macs=sum(row.macs for row in rows))
     for name in ("cycles", "array_cycles", "read_bytes", "write_bytes"):
         setattr(total, name, sum(getattr(row, name) for row in rows))

@@ -21,7 +21,7 @@ IMAGES = 100
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """An array, and a network with test images.
+    """Array, and a network with test images.
 
     Parameters
     ----------
@@ -38,13 +38,15 @@ class Case:
 
     @classmethod
     def load(cls, config: AccelConfig, run: Path) -> Self:
-        """The network of a training run, for ``config``."""
+        """Network of a training run, for ``config``."""
         path = run / "graph.safetensors"
         graph = IntGraph.load(path)
         vectors = Vectors.load(beside(path), graph)
         return cls(config, graph, vectors.images, vectors.logits)
 
     def program(self, dump: bool = False, batch: int = 1) -> Program:
+        """Program of the network for the array; ``dump`` and ``batch`` as in
+        :func:`~gateware.compiler.program.compile_graph`."""
         return compile_graph(self.graph, self.config, dump=dump, batch=batch)
 
 
@@ -52,7 +54,8 @@ CaseMaker = Callable[[AccelConfig, str], Case]
 
 
 def check_logits(case: Case, stall: int, seed: int) -> None:
-    """All logits of 100 images; without stalls the cycles are those estimated, within 3 %."""
+    """Check of all logits of 100 images; without stalls the cycles must be within 3 % of the
+    estimate."""
     program = case.program()
     result = simulate(program, case.images[:IMAGES], stall=stall, seed=seed)
     got = np.stack([output[case.graph.header.output].reshape(-1) for output in result.outputs])
@@ -63,7 +66,7 @@ def check_logits(case: Case, stall: int, seed: int) -> None:
 
 
 def check_layers(case: Case, seed: int) -> None:
-    """Every layer's output of a few images equals the golden model's."""
+    """Check that every layer's output of a few images equals the golden model's."""
     images = case.images[-3:]
     result = simulate(case.program(dump=True), images, stall=32, seed=seed)
     written = {node.output for node in case.graph.nodes if not isinstance(node, Flatten | Host)}

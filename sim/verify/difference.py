@@ -48,7 +48,7 @@ def compare(
 
 
 def first_difference(image: int, layer: str, expected: np.ndarray, got: np.ndarray) -> Difference:
-    """First difference of two unequal tensors (C, H, W)."""
+    """First difference of two unequal tensors (C, H, W), in that order of its axes."""
     channel, y, x = (int(i[0]) for i in np.nonzero(got != expected))
     return Difference(
         image=image,

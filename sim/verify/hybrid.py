@@ -84,7 +84,7 @@ class HybridResult:
 
     @property
     def differences(self) -> list[Difference]:
-        """The first one of each layer that has any."""
+        """First difference of each layer that has any."""
         return [run.mismatch for run in self.runs if run.mismatch]
 
     def document(self) -> dict[str, object]:
@@ -100,7 +100,7 @@ class HybridResult:
         }
 
     def summary(self) -> str:
-        """The outcome in a line."""
+        """Outcome in a line."""
         equal = len(self.runs) - len(self.differences)
         return (
             f"{equal} of {len(self.runs)} layers, {self.images} inputs each: RTL results "
@@ -110,7 +110,7 @@ class HybridResult:
         )
 
     def table(self) -> str:
-        """The layers and their sum in Markdown."""
+        """Table of the layers and their sum, in Markdown."""
         return table(self.runs, self.macs_per_cycle)
 
     def report(self) -> str:
@@ -120,7 +120,7 @@ class HybridResult:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """A layer with its built program, and the tensor of the network's graph that it reads."""
+    """Layer with its built program, and the tensor of the network's graph that it reads."""
 
     graph: IntGraph
     program: Program
@@ -128,10 +128,11 @@ class Layer:
 
     @property
     def name(self) -> str:
+        """Layer's name."""
         return self.graph.header.name
 
     def images(self, inputs: LayerInputs, rng: np.random.Generator) -> np.ndarray:
-        """What it is to read: int64 (N, C, H, W) in the shape of its program's input."""
+        """Codes that it is to read: int64 (N, C, H, W) in the shape of its program's input."""
         spec = self.graph.tensor(self.tensor)
         given = inputs.codes.get(self.tensor)
         if given is None:
@@ -164,7 +165,7 @@ class Layer:
 
 
 def load_layers(build: Path, graph: IntGraph) -> list[Layer]:
-    """The layers of ``graph`` with their programs of a build folder.
+    """Layers of ``graph`` with their programs of a build folder.
 
     Raises UserError for a build of another network, CompileError for damaged files.
     """
@@ -190,9 +191,9 @@ def verify(
     *,
     waves: Path | None = None,
 ) -> HybridResult:
-    """Simulate each layer on its ``inputs`` and compare. Raises BenchFailed.
+    """Comparison of each layer, simulated on its ``inputs``, with the golden model.
 
-    ``waves`` is where a waveform of the first wrong value goes.
+    ``waves`` is where a waveform of the first wrong value goes. Raises BenchFailed.
     """
     started, rng = time.monotonic(), np.random.default_rng(conditions.seed)
     config, verilog = layers[0].program.config, build / "accelerator.v"

@@ -60,7 +60,7 @@ class LayerInputs:
 
 
 def load_graph(build: Path, path: Path | None) -> tuple[IntGraph, Path]:
-    """The network of a build, or that of ``path``, and where its file lies. Raises GraphError."""
+    """Network of a build, or that of ``path``, and where its file lies. Raises GraphError."""
     if path is None:
         path = build / GRAPH
         if not path.is_file():
@@ -82,9 +82,9 @@ def find_vectors(build: Path, graph: IntGraph, graph_path: Path) -> tuple[Vector
 
 
 def choose(build: Path, graph: IntGraph, graph_path: Path, count: int, seed: int) -> Inputs:
-    """At most ``count`` inputs of a network that has an input tensor, the best there are.
+    """Inputs of a network that has an input tensor, at most ``count``, the best there are.
 
-    Test vectors, else the golden images of the driver, else random codes.
+    Test vectors, else the golden images of the driver, else random codes. Raises VectorsError.
     """
     found = find_vectors(build, graph, graph_path)
     if found is not None:
@@ -102,7 +102,10 @@ def choose(build: Path, graph: IntGraph, graph_path: Path, count: int, seed: int
 def choose_codes(
     build: Path, graph: IntGraph, graph_path: Path, count: int, seed: int
 ) -> LayerInputs:
-    """At most ``count`` inputs of the layers of a hybrid network: those of training, or random."""
+    """Inputs of the layers of a hybrid network, at most ``count``: those of training, or random.
+
+    Raises VectorsError.
+    """
     found = find_vectors(build, graph, graph_path)
     if found is not None and found[0].codes:
         return LayerInputs(found[0].codes, count, str(found[1]), PYTORCH)
@@ -110,5 +113,5 @@ def choose_codes(
 
 
 def random_codes(spec: TensorSpec, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Int64 (count, C, H, W), uniform over the range of the tensor."""
+    """Random codes, int64 (count, C, H, W), uniform over the range of the tensor."""
     return rng.integers(0, 1 << spec.bits, (count, *spec.shape))

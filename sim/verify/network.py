@@ -67,6 +67,7 @@ class NetworkResult:
 
     @property
     def differences(self) -> list[Difference]:
+        """First difference, alone, or nothing."""
         return [self.difference] if self.difference else []
 
     def document(self) -> dict[str, object]:
@@ -86,7 +87,7 @@ class NetworkResult:
         }
 
     def summary(self) -> str:
-        """The outcome in a line."""
+        """Outcome in a line."""
         return (
             f"{self.equal} of {self.images} images: RTL logits equal to {self.inputs.reference}; "
             f"{self.cycles} cycles per image (measured; estimated {self.estimated}), "
@@ -105,14 +106,15 @@ class NetworkResult:
         )
 
     def draw(self, build: Path) -> None:
-        """Write the plot of the first run beside the build. Raises OSError."""
+        """Plot of the first run, beside the build. Raises OSError."""
         samples, final = self.simulation.samples[0], self.simulation.counters[0]
         plot.draw(self.program, samples, final, build / PLOT)
         cli.say(f"wrote {build / PLOT}")
 
 
 def load_program(build: Path, graph: IntGraph, graph_path: Path) -> Program:
-    """The program of a build. Raises UserError where it is of another network, CompileError."""
+    """Program of a build. Raises UserError for one of another network, CompileError for a
+    damaged one."""
     program = Program.load(build)
     if program.graph_digest != graph.digest:
         raise UserError(
@@ -132,10 +134,10 @@ def verify(
     layers: bool = False,
     waves: Path | None = None,
 ) -> NetworkResult:
-    """Simulate ``program`` of a build folder and compare. Raises CompileError, BenchFailed.
+    """Comparison of ``program``, simulated on the Verilog of a build folder, with the reference.
 
     With ``layers`` every layer is compared, by a program that dumps them all. ``waves`` is where a
-    waveform of the first wrong value goes.
+    waveform of the first wrong value goes. Raises CompileError, BenchFailed.
     """
     if layers:
         program = compile_graph(graph, program.config, dump=True, batch=program.batch)

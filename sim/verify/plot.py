@@ -21,7 +21,7 @@ LABELLED = 0.02  #: of the run: a layer as long gets its name
 def draw(
     program: Program, samples: Sequence[dict[str, int]], final: dict[str, int], file: Path
 ) -> None:
-    """Write a PNG of one run.
+    """Plot of one run as a PNG, ``file``.
 
     ``samples`` are registers at some moments, ``final`` the counters at the end.
     """

@@ -85,7 +85,7 @@ def simulate(
     verilog: Path | str | None = None,
     **options: Unpack[Options],
 ) -> Simulation:
-    """Run integer ``images`` (N, C, H, W) through the generated Verilog; see
+    """Simulation of integer ``images`` (N, C, H, W) on the generated Verilog; see
     :func:`simulate_all`."""
     return simulate_all([(program, images)], verilog, **options)[0]
 
@@ -101,13 +101,13 @@ def simulate_all(
     simulator: Simulator | None = None,
     build_root: Path = BUILD_ROOT,
 ) -> list[Simulation]:
-    """Run programs for one accelerator, each on its images, one after the other.
+    """Simulations of programs for one accelerator, each on its images, one after the other.
 
     As many images at a time as the program is for; a last run is filled up with the last image.
     ``verilog`` is the accelerator's file or text; by default it is generated from the programs'
-    configuration for a 7-series device.
-    ``stall`` is the probability out of 256 that each bus channel pauses in a cycle; ``plusargs``
-    are those of the DDR model; ``testcase`` is a test of :mod:`sim.benches.accelerator_bench`.
+    configuration for a 7-series device. ``stall`` is the probability out of 256 that each bus
+    channel pauses in a cycle; ``plusargs`` are those of the DDR model; ``testcase`` is a test of
+    :mod:`sim.benches.accelerator_bench`.
 
     Raises BenchFailed when a run ends with an error, never ends, or breaks a bus rule.
     """
@@ -146,7 +146,7 @@ def trace(
     plusargs: Iterable[str] = (),
     build_root: Path = BUILD_ROOT,
 ) -> None:
-    """Simulate one run again, and write the waveform of ``cycles`` (first, last) to ``target``.
+    """Waveform of ``cycles`` (first, last) of one run, simulated again, in ``target``.
 
     A waveform of a whole run is too large to look at. Other parameters are those of
     :func:`simulate`, whose counters say which cycles matter.

@@ -31,8 +31,8 @@ def record(
     conditions: Conditions,
     target: Path,
 ) -> None:
-    """Simulate again the run of ``images`` that gave ``difference``, and write the waveform of the
-    cycles around it to ``target``."""
+    """Waveform of the cycles around ``difference``, in ``target``, of the run of ``images`` that
+    gave it, simulated again."""
     number = difference.image // program.batch
     descriptor = producer(program, graph, difference.layer, difference.channel, difference.y)
     first, last = cycles(

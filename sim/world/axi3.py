@@ -41,7 +41,7 @@ PAUSES = ("none", "regular", "random")
 
 
 def pause_generator(kind: str, seed: int) -> Iterator[int] | None:
-    """Pattern for ``set_pause_generator``: 1 is a cycle of pause."""
+    """Pattern for ``set_pause_generator``: 1 is a cycle of pause. Raises ValueError."""
     if kind == "none":
         return None
     if kind == "regular":
@@ -53,7 +53,8 @@ def pause_generator(kind: str, seed: int) -> Iterator[int] | None:
 
 
 def axi3_bus(dut, prefix: str) -> AxiBus:
-    """The port called ``prefix``, once cocotbext-axi is told that its lengths have four bits."""
+    """Bus at the port called ``prefix``, once cocotbext-axi is told that its lengths have four
+    bits."""
     for side in (AxiAWSink, AxiARSink, AxiAWSource, AxiARSource):
         channel = side._signals[0][:2]
         side._signal_widths = side._signal_widths | {f"{channel}len": 4, f"{channel}lock": 2}

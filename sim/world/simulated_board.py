@@ -42,10 +42,13 @@ class HostMemory:
         self.silent = False
 
     async def read(self, address: int, length: int) -> bytes:
+        """Bytes from ``address`` on. Raises Fault for bytes that are refused or outside."""
         await self._access(address, length)
         return self.bytes[address : address + length].tobytes()
 
     async def write(self, address: int, data: bytes) -> None:
+        """Access that writes from ``address`` on. Raises Fault for bytes that are refused or
+        outside."""
         await self._access(address, len(data))
         self.bytes[address : address + len(data)] = np.frombuffer(data, np.uint8)
 
@@ -57,7 +60,7 @@ class HostMemory:
 
 
 class CachedBuffer(Buffer):
-    """A copy of its own, as a cache holds it: without a flush the other side does not see it."""
+    """Copy of its own, as a cache holds it: without a flush the other side does not see it."""
 
     def __init__(self, memory: HostMemory, size: int, address: int) -> None:
         super().__init__(np.zeros(size, np.uint8), address)
@@ -71,7 +74,7 @@ class CachedBuffer(Buffer):
 
 
 class SimulatedBoard(Hardware):
-    """A Zynq-7000 board in simulation.
+    """Zynq-7000 board in simulation.
 
     Parameters
     ----------
@@ -94,7 +97,8 @@ class SimulatedBoard(Hardware):
         self.meanwhile = lambda: None
 
     async def start(self, pauses: str = "none", seed: int = 1) -> None:
-        """Clock and reset; ``pauses`` of the memory's channels as in :mod:`sim.world.axi3`."""
+        """Start of clock and reset; ``pauses`` of the memory's channels as in
+        :mod:`sim.world.axi3`."""
         pause_channels(self._slave, pauses, seed)
         Clock(self._dut.clk, CLOCK_NS, unit="ns", impl="gpi").start()
         await self._reset()
@@ -147,4 +151,4 @@ class SimulatedBoard(Hardware):
         resume(self._reset)()
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """No effect: there is nothing to give back."""

@@ -12,7 +12,8 @@ STEP_NS = 1000  #: how often a receiver looks for bytes
 
 
 class SimulatedLine(Line):
-    """The other end of the pins ``rx`` and ``tx`` of ``dut``, with ``bit_ns`` per bit."""
+    """Serial line at the pins ``rx`` and ``tx`` of ``dut``, seen from the other end, with
+    ``bit_ns`` per bit."""
 
     def __init__(self, dut, bit_ns: int) -> None:
         self._dut, self._bit_ns = dut, bit_ns
@@ -66,4 +67,4 @@ class SimulatedLine(Line):
         return get_sim_time("ns") * 1e-9
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """No effect: there is nothing to give back."""
