@@ -184,12 +184,11 @@ def build(
     synth: bool = False,
     quiet: bool = False,
 ) -> dict:
-    """Folder of a build at ``folder``, written with all its files; returns the report.
+    """Complete build in ``folder``; returns its report. Raises UserError.
 
     With ``synth`` the accelerator is synthesised to count its cells, and there is no bitstream. The
     first of ``vectors``, which are those of ``graph``, become the golden ones of the driver's
-    self-test and the images of a simulation. The program runs ``batch`` images together. Raises
-    UserError.
+    self-test and the images of a simulation. The program runs ``batch`` images together.
     """
     say = (lambda text: None) if quiet else cli.say
     partial = folder.with_name(f"{folder.name}.partial")

@@ -24,7 +24,7 @@ class EmulatorError(RuntimeError):
 
 
 class Emulator:
-    """Emulator of one accelerator, bit-exact, with the state of its buffers.
+    """Emulator of one accelerator, with the state of its buffers.
 
     Parameters
     ----------
