@@ -77,7 +77,7 @@ def run() -> Callable[..., None]:
 
 
 def test_dma_and_ddr(run) -> None:
-    """Every test of the bench, without stalls of the DDR model."""
+    """All tests of the bench, without stalls of the DDR model."""
     run()
 
 

@@ -24,7 +24,7 @@ TOKENS = 2
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Build folder, and the graph it is of with the codes that its layers read."""
+    """Folder of a build, and the graph it is of with the codes that its layers read."""
     folder = tmp_path_factory.mktemp("hybrid")
     graph, path = sequence_graph(3, length=12), folder / "graph.safetensors"
     graph.save(path)
