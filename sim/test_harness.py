@@ -16,7 +16,7 @@ BENCH = "sim.benches.counter"
 
 
 class Counter(wiring.Component):
-    """Counts by ``step`` in enabled cycles.
+    """Counter that grows by ``step`` in enabled cycles.
 
     Members
     -------

@@ -84,7 +84,7 @@ class Dependencies:
         return {name: count % (1 << isa.COUNT_BITS) for name, count in waits.items()}
 
     def users(self, region: Region) -> np.ndarray:
-        """Executes that must be complete before each word of ``region`` may be written: int64
+        """Number of executes that must be complete before each word may be written, int64
         (words,)."""
         words = self._words(region)
         return np.maximum(
