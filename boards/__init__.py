@@ -21,11 +21,11 @@ BOARDS: dict[str, Board] = {
 
 
 class UnknownBoard(ValueError):
-    """No board has this name; the message lists those that exist."""
+    """Error for a name that no board has; the message lists those that exist."""
 
 
 def get(name: str) -> Board:
-    """The board called ``name``. Raises UnknownBoard, in one line, with the valid names."""
+    """Board called ``name``; raises UnknownBoard, one line, with the valid names."""
     if name in BOARDS:
         return BOARDS[name]
     # A person types "ZC-706" or "Arty Z7": compare without case and punctuation.

@@ -58,18 +58,18 @@ class MemorySystem:
     kind : str
         Memory type and speed, such as ``DDR3-1066``.
     size_bytes : int
-        Capacity.
+        Capacity, in bytes.
     clock_hz : int
-        Memory clock.
+        Memory clock, in Hz.
     transfers_per_cycle : int
         2 for DDR, 1 for SDR.
     width_bits : int
-        Width of the memory data bus.
+        Width of the memory data bus, in bits.
     hp_ports : int
         High-performance AXI3 slave ports of the processing system; 0 where there is none, and so
         no way to this memory without a controller in the logic.
     hp_bits : int
-        Data width of each of them, in each direction.
+        Data width of each of them, in bits, in each direction.
     source : str
         Document that states these numbers.
     """
@@ -97,17 +97,17 @@ class MemorySystem:
 
     @property
     def peak_bytes_per_second(self) -> int:
-        """Peak of the memory itself, reads and writes together, no refresh or row misses."""
+        """Peak rate of the memory, reads and writes together, without refresh and row misses."""
         return self.clock_hz * self.transfers_per_cycle * self.width_bits // 8
 
     def port_bytes_per_second(self, clock_hz: int) -> int:
-        """Peak of one HP port in one direction with its AXI clock at ``clock_hz``."""
+        """Peak rate of one HP port in one direction with its AXI clock at ``clock_hz``."""
         return clock_hz * self.hp_bits // 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Board:
-    """One supported board.
+    """Supported board.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ class Board:
     memory : MemorySystem
         Its memory chips.
     clock_hz : int
-        Default clock of the programmable logic.
+        Default clock of the programmable logic, in Hz.
     ps_clock_hz : int, optional
         Crystal of the processing system, from which its PLLs make the logic's clock; None where
         there is no processor.

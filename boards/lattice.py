@@ -11,7 +11,7 @@ DS02012 = "ECP5 and ECP5-5G Family Data Sheet (FPGA-DS-02012), table 1.1; LUTs a
 
 
 def ecp5_85(part: str) -> Device:
-    """An ECP5 of 84 k LUTs."""
+    """Limits of an ECP5 of 84 k LUTs; ``part`` is the full part name."""
     return Device(
         part=part,
         family="ecp5",

@@ -10,7 +10,7 @@ HP_BITS = 64  #: their native width
 
 
 def xc7z020(package: str, speed: int) -> Device:
-    """XC7Z020 in ``package`` (such as ``clg484``) with speed grade ``speed``."""
+    """Limits of an XC7Z020 in ``package`` (such as ``clg484``), speed grade ``speed`` (1 to 3)."""
     return Device(
         part=f"xc7z020{package}-{speed}",
         family="xc7",
@@ -20,7 +20,7 @@ def xc7z020(package: str, speed: int) -> Device:
 
 
 def xc7z045(package: str, speed: int) -> Device:
-    """XC7Z045 in ``package`` (such as ``ffg900``) with speed grade ``speed``."""
+    """Limits of an XC7Z045 in ``package`` (such as ``ffg900``), speed grade ``speed`` (1 to 3)."""
     return Device(
         part=f"xc7z045{package}-{speed}",
         family="xc7",

@@ -10,11 +10,11 @@ from ir.numerics import Scheme
 
 
 class GraphError(ValueError):
-    """A graph or graph file that cannot be used; the message is one line that says why."""
+    """Error of a graph or graph file that cannot be used; the message is one line that says why."""
 
 
 class ExportError(ValueError):
-    """A trained value that the accelerator's number formats cannot hold."""
+    """Error of a trained value that the accelerator's number formats cannot hold."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,8 @@ class LayerArrays:
     values : int64 (O, I/groups, kh, kw) or (O, I), weight values of each row's scheme
     scheme : uint8 (O,), :class:`~ir.numerics.Scheme` numbers
     multiplier, bias, shift : int64 (O,), M, B and S of the requantisation
+
+    Raises :class:`GraphError` for an array whose values its type cannot hold.
     """
 
     values: np.ndarray
@@ -45,11 +47,15 @@ class LayerArrays:
 
     @property
     def rows(self) -> np.ndarray:
-        """``values`` as (O, terms)."""
+        """``values`` as int64 (O, terms)."""
         return self.values.reshape(len(self.values), -1)
 
     def pack(self) -> dict[str, np.ndarray]:
-        """Arrays as stored: ``codes`` holds one row after the other, 4-bit codes two to a byte."""
+        """Arrays as stored: ``codes`` holds one row after the other, 4-bit codes two to a byte.
+
+        ``codes``, ``scheme`` and ``shift`` are uint8, ``shape`` and ``multiplier`` int32, ``bias``
+        int64. Raises ValueError for a weight value that its row's scheme does not have.
+        """
         packed = []
         for row, scheme in zip(self.rows, self.scheme, strict=True):
             codes = numerics.encode_weights(Scheme(scheme), row)
@@ -68,7 +74,7 @@ class LayerArrays:
 
     @classmethod
     def unpack(cls, stored: dict[str, np.ndarray]) -> "LayerArrays":
-        """Inverse of :meth:`pack`; raises ValueError on codes that mean nothing."""
+        """Inverse of :meth:`pack`; raises ValueError for codes that mean nothing."""
         shape, codes = tuple(int(d) for d in stored["shape"]), stored["codes"]
         if min(shape, default=0) < 1 or len(stored["scheme"]) != shape[0]:
             raise ValueError("shape and scheme table disagree")

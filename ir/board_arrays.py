@@ -35,7 +35,7 @@ class BoardArray:
     sizes: dict[str, int]
 
     def save(self, folder: Path, board: str) -> Path:
-        """Write ``folder``/``board``.json, whole or not at all, and give its path."""
+        """Export to ``folder``/``board``.json, whole or not at all; returns its path."""
         folder.mkdir(parents=True, exist_ok=True)
         content = {"ratio": str(self.ratio), "rows": self.rows, "sizes": self.sizes}
         path = folder / f"{board}.json"
@@ -46,7 +46,7 @@ class BoardArray:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Array in a file. Raises ValueError, one line, for a file that holds none."""
+        """Array in a file; raises ValueError, one line, for a file that holds none."""
         try:
             content = json.loads(path.read_text())
             sizes = {str(name): int(size) for name, size in content["sizes"].items()}
@@ -72,7 +72,7 @@ def board_files() -> dict[str, Path]:
 
 
 def board_array(board: str) -> BoardArray:
-    """Array of a board. Raises ValueError where none is known, or its file is damaged."""
+    """Array of ``board``; raises ValueError where none is known, or its file is damaged."""
     files = board_files()
     if board not in files:
         raise ValueError(

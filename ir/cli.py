@@ -24,7 +24,7 @@ EXTRAS = {
 
 
 class UserError(Exception):
-    """Something only the user can put right; the message is one line that says how."""
+    """Error that only the user can put right; the message is one line that says how."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,6 +57,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
+        """Conversion of ``message`` to a :class:`UserError`, instead of argparse's exit."""
         raise UserError(f"{message} (see --help)")
 
 
@@ -82,13 +83,16 @@ def explained(error: ModuleNotFoundError) -> Exception:
 
 
 def say(text: str = "") -> None:
-    """Write one line to stderr, where everything but results goes."""
+    """Output of one line to stderr, where everything but results goes."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 def give(text: str) -> None:
-    """Write one line of the result to stdout; nothing where its reader has gone (``| head``)."""
+    """Output of one line of the result to stdout; none where its reader has gone (``| head``).
+
+    Raises :class:`UserError` where stdout cannot be written to, as on a full disk.
+    """
     try:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()

@@ -33,7 +33,10 @@ LayerCallback = Callable[[IntegerNode, np.ndarray], np.ndarray]
 
 
 def quantise_input(graph: IntGraph, images: np.ndarray) -> np.ndarray:
-    """Real images (N, C, H, W) to the graph's input integers, int64, same shape."""
+    """Input integers of ``graph`` for real images (N, C, H, W): int64, same shape.
+
+    Raises ValueError where the graph begins on the host.
+    """
     spec = graph.input
     return numerics.quantise_activations(images, spec.scale, spec.zero_point, spec.bits)
 
@@ -44,7 +47,7 @@ def run(
     host: HostCallback | None = None,
     layer: LayerCallback | None = None,
 ) -> dict[str, np.ndarray]:
-    """Every tensor of the graph for integer ``images``, by name, int64.
+    """Tensors of the graph for integer ``images``, by name: int64 (N, C, H, W).
 
     The output of a wide layer is ``t``. ``host`` computes the graph's host nodes, and ``layer``,
     where it is given, all others. Raises ValueError for images that are not integers or have a
@@ -126,7 +129,7 @@ def _real(graph: IntGraph, name: str, tensor: np.ndarray) -> np.ndarray:
 
 
 def logits(graph: IntGraph, images: Inputs, host: HostCallback | None = None) -> np.ndarray:
-    """The graph's output as (N, classes) int64."""
+    """Output of the graph, int64 (N, classes); arguments and errors are those of :func:`run`."""
     return _flat(run(graph, images, host)[graph.header.output])
 
 

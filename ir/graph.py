@@ -56,7 +56,10 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class IntGraph:
-    """A validated graph. Construction raises :class:`GraphError` for anything inconsistent."""
+    """Integer graph, validated.
+
+    Construction raises :class:`GraphError` for anything inconsistent.
+    """
 
     header: Header
     layers: dict[str, LayerArrays]
@@ -65,12 +68,12 @@ class IntGraph:
         validate(self.header, self.layers)
 
     def tensor(self, name: str) -> TensorSpec:
-        """The spec of tensor ``name``."""
+        """Spec of tensor ``name``, one of ``header.tensors``."""
         return next(t for t in self.header.tensors if t.name == name)
 
     @property
     def input(self) -> TensorSpec:
-        """Spec of the tensor of images; ValueError where the graph begins on the host."""
+        """Spec of the tensor of images; raises ValueError where the graph begins on the host."""
         if self.header.input is None:
             raise ValueError(f"graph {self.header.name!r} begins on the host, and takes no images")
         return self.tensor(self.header.input)
@@ -93,7 +96,10 @@ class IntGraph:
         }
 
     def save(self, path: pathlib.Path | str) -> None:
-        """Write the file; the old one stays until the new one is complete."""
+        """Export to ``path``; the old file stays until the new one is complete.
+
+        Raises :class:`GraphError` where it cannot be written.
+        """
         path = pathlib.Path(path)
         stored = self._stored()
         metadata = {"graph": self.header.model_dump_json(), "digest": _digest(self.header, stored)}
@@ -108,7 +114,7 @@ class IntGraph:
 
     @classmethod
     def load(cls, path: pathlib.Path | str) -> "IntGraph":
-        """Read and check a file. Raises :class:`GraphError` with one line for anything wrong."""
+        """Graph in a file, checked; raises :class:`GraphError`, one line, for anything wrong."""
         path = pathlib.Path(path)
         if not path.is_file():
             raise GraphError(

@@ -19,7 +19,7 @@ Bits = Literal[4, 8]  #: of the codes of a tensor
 
 
 class TensorSpec(_Model):
-    """An activation tensor: unsigned integers ``a`` with ``x = scale * (a - zero_point)``.
+    """Activation tensor: unsigned integers ``a`` with ``x = scale * (a - zero_point)``.
 
     A sequence of vectors is (channels, length, 1), so that a linear layer over it is a 1x1
     convolution. The tensor of a wide layer holds its ``t``, with ``x = t / 2^S`` for the S of each
@@ -87,7 +87,7 @@ class MaxPool(_Node):
 
 
 class AvgPool(_Node):
-    """``y = clamp((sum * multiplier + bias) >> shift)`` over each window."""
+    """Average ``y = clamp((sum * multiplier + bias) >> shift)`` over each window."""
 
     op: Literal["avg_pool"] = "avg_pool"
     kernel: tuple[int, int]
@@ -100,7 +100,7 @@ class AvgPool(_Node):
 
 
 class Flatten(_Node):
-    """(C, H, W) to (C*H*W, 1, 1) in C, H, W order, as ``torch.flatten``; codes stay the same."""
+    """Reshape of (C, H, W) to (C*H*W, 1, 1), as ``torch.flatten``; codes stay the same."""
 
     op: Literal["flatten"] = "flatten"
 
@@ -128,7 +128,7 @@ Node = Annotated[IntegerNode | Host, pydantic.Field(discriminator="op")]
 
 
 class Header(_Model):
-    """The JSON part of a graph file.
+    """JSON part of a graph file.
 
     A graph has either an ``input`` tensor or, where it begins on the host, ``host_inputs``: names
     of arrays that only host nodes read, such as the numbers of tokens.

@@ -40,17 +40,17 @@ class Scheme(enum.IntEnum):
 
     @property
     def bits(self) -> int:
-        """Bits of one stored weight code."""
+        """Bits of one stored weight code, 4 or 8."""
         return 8 if self is Scheme.FIXED8 else 4
 
     @property  # int's own is the constant 1
     def denominator(self) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The value of the largest level: ``level = value / denominator`` lies in [-1, 1]."""
+        """Value of the largest level: ``level = value / denominator`` lies in [-1, 1]."""
         return {Scheme.POT4: 64, Scheme.FIXED4: 7, Scheme.FIXED8: 127}[self]
 
 
 def weight_values(scheme: Scheme) -> np.ndarray:
-    """All weight values of ``scheme``, ascending, int64. 15 values for 4 bits, 255 for 8 bits."""
+    """Weight values of ``scheme``, ascending, int64: 15 for 4 bits, 255 for 8 bits."""
     if scheme is Scheme.POT4:
         powers = [1 << e for e in range(7)]
         return np.array([-p for p in reversed(powers)] + [0] + powers, dtype=np.int64)
@@ -101,7 +101,7 @@ def encode_weights(scheme: Scheme, values: np.ndarray) -> np.ndarray:
 
 
 def decode_weights(scheme: Scheme, codes: np.ndarray) -> np.ndarray:
-    """Weight values (int64) of stored codes. Raises ValueError for a code that means nothing.
+    """Weight values (int64) of stored codes; raises ValueError for a code that means nothing.
 
     The unused codes are POT4 ``0b1000`` (minus zero), FIXED4 -8 and FIXED8 -128.
     """
@@ -117,12 +117,12 @@ def decode_weights(scheme: Scheme, codes: np.ndarray) -> np.ndarray:
 
 
 def act_max(bits: int) -> int:
-    """Largest unsigned activation of ``bits`` (4 or 8) bits."""
+    """Largest unsigned activation of ``bits`` bits: 15 for 4, 255 for 8."""
     return (1 << bits) - 1
 
 
 def quantise_activations(x: np.ndarray, scale: float, zero_point: int, bits: int) -> np.ndarray:
-    """``clamp(floor(x / scale + 0.5) + zero_point, 0, 2^bits - 1)`` as int64.
+    """Codes ``clamp(floor(x / scale + 0.5) + zero_point, 0, 2^bits - 1)``, int64, of ``x``'s shape.
 
     The division and the addition are float32 operations, as in training.
     """
@@ -161,7 +161,7 @@ def encode_multiplier(real: float) -> tuple[int, int]:
 
 
 def round_scaled(real: float, shift: int) -> int:
-    """``floor(real * 2^shift + 1/2)`` without a rounding error; ValueError unless it is finite."""
+    """Integer ``floor(real * 2^shift + 1/2)``, exact; ValueError unless ``real`` is finite."""
     if not math.isfinite(real):
         raise ValueError(f"{real!r} is not finite")
     scaled = math.ldexp(real, shift)
@@ -173,6 +173,7 @@ def encode_row(factor: float, offset: float) -> tuple[int, int, int]:
     """``(M, B, S)`` with ``(acc*M + B) >> S`` nearest to ``factor * acc + offset``.
 
     A row with a factor near zero would have a shift at which B does not fit; M loses bits instead.
+    Raises ValueError as :func:`encode_multiplier` does, and for an offset that does not fit B.
     """
     multiplier, shift = encode_multiplier(factor)
     while shift > SHIFT_MIN:
@@ -187,7 +188,7 @@ def encode_row(factor: float, offset: float) -> tuple[int, int, int]:
 
 
 def row_offset(bias: int, shift: int) -> float:
-    """The offset that :func:`encode_row` makes ``bias`` of, in steps of the output."""
+    """Offset that :func:`encode_row` makes ``bias`` of, in steps of the output."""
     return math.ldexp(bias - (1 << shift - 1), -shift)
 
 

@@ -9,7 +9,7 @@ FORM = "PoT4:Fixed4:Fixed8 such as 65:30:5"
 
 
 def largest_remainder(total: int, weights: tuple[int, ...]) -> tuple[int, ...]:
-    """Split ``total`` in proportion to ``weights``; the parts sum to ``total`` exactly.
+    """Parts of ``total`` in proportion to ``weights``, which sum to ``total`` exactly.
 
     Each part is its quota rounded down or up. Of equal remainders the later weight, which is the
     more precise scheme, is served first.
@@ -49,7 +49,7 @@ class Ratio:
 
     @classmethod
     def parse(cls, text: str) -> "Ratio":
-        """Read ``"65:30:5"``; raises ValueError with the expected form."""
+        """Ratio in a text such as ``"65:30:5"``; raises ValueError with the expected form."""
         try:
             shares = [int(part) for part in text.split(":")]
         except (AttributeError, ValueError):

@@ -25,7 +25,7 @@ from ir.ratio import Ratio
 
 
 def validate(header: Header, layers: dict[str, LayerArrays]) -> None:
-    """Raises :class:`GraphError` naming the node for anything inconsistent."""
+    """Check of a graph: raises :class:`GraphError` naming the node for anything inconsistent."""
     try:
         Ratio.parse(header.ratio)
     except ValueError as error:

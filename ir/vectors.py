@@ -43,7 +43,7 @@ REMEDY = "run python -m quant.train again, or remove it"
 
 
 class VectorsError(ValueError):
-    """Damaged vectors, or those of another graph; the message is one line with the remedy."""
+    """Error of damaged vectors, or those of another graph; one line with the remedy."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,7 +110,7 @@ class Vectors:
 
     @property
     def images(self) -> np.ndarray:
-        """The images (N, C, H, W) of a graph with an input tensor. Raises KeyError for others."""
+        """Images (N, C, H, W) of a graph with an input tensor; raises KeyError for others."""
         return self.inputs[IMAGES]
 
     def read(self, graph: IntGraph) -> dict[str, np.ndarray]:
@@ -120,7 +120,7 @@ class Vectors:
         return dict(self.codes)
 
     def head(self, count: int) -> Self:
-        """The first ``count`` inputs with what belongs to them."""
+        """First ``count`` inputs with what belongs to them."""
         return dataclasses.replace(
             self,
             inputs={name: array[:count] for name, array in self.inputs.items()},
@@ -130,7 +130,7 @@ class Vectors:
         )
 
     def check(self, graph: IntGraph) -> None:
-        """Raise VectorsError for anything that does not fit ``graph``."""
+        """Check of digest, names, shapes and ranges against ``graph``; raises VectorsError."""
         if self.graph_digest != graph.digest:
             raise VectorsError(
                 f"they belong to network {self.graph_digest[:16]}, the graph is {graph.digest[:16]}"
@@ -157,7 +157,7 @@ class Vectors:
             _check_codes(name, array, graph.tensor(name))
 
     def save(self, path: pathlib.Path | str) -> None:
-        """Write the file; the old one stays until the new one is complete. Raises OSError.
+        """Export to ``path``; the old file stays until the new one is complete. Raises OSError.
 
         Equal vectors give equal bytes.
         """
@@ -180,7 +180,7 @@ class Vectors:
 
     @classmethod
     def load(cls, path: pathlib.Path | str, graph: IntGraph) -> Self:
-        """Read a file and check that it is of ``graph``. Raises VectorsError for anything else."""
+        """Vectors in a file, checked against ``graph``; raises VectorsError for anything else."""
         path = pathlib.Path(path)
         try:
             with path.open("rb") as file, np.load(file) as arrays:
@@ -238,15 +238,19 @@ def _check_codes(name: str, array: np.ndarray, spec: TensorSpec) -> None:
 
 
 def beside(graph_path: pathlib.Path | str) -> pathlib.Path:
-    """Place of the vectors of a graph file: ``vectors.npz`` beside ``graph.safetensors``,
-    ``X.vectors.npz`` beside ``X.safetensors``."""
+    """Path of the vectors of a graph file.
+
+    It is ``vectors.npz`` beside ``graph.safetensors``, ``X.vectors.npz`` beside ``X.safetensors``.
+    """
     path = pathlib.Path(graph_path)
     stem = path.name.removesuffix(GRAPH_SUFFIX)
     return path.with_name("vectors.npz" if stem == "graph" else f"{stem}.vectors.npz")
 
 
 def find(graph_path: pathlib.Path | str, graph: IntGraph) -> Vectors | None:
-    """The vectors beside a graph file, or None where there are none. Raises VectorsError for
-    damaged ones, and those of another graph."""
+    """Vectors beside a graph file, or None where there are none.
+
+    Raises VectorsError for damaged ones, and those of another graph.
+    """
     path = beside(graph_path)
     return Vectors.load(path, graph) if path.exists() else None

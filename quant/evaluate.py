@@ -80,7 +80,11 @@ def evaluate(
     integer_samples: int | None = None,
     tokenizer: str | None = None,
 ) -> dict[str, Any]:
-    """Result of ``run``, measured again from its files."""
+    """Result of ``run``, measured again from its files: accuracies 0..1 by model, digest, sizes.
+
+    ``dataset_name`` and ``directory`` name another test set with the same classes,
+    ``integer_samples`` the number of samples that integer models are compared on. Raises UserError.
+    """
     from quant.training import loop, pipeline
     from quant.training.config import FLOAT32, PRESETS, check_model_reads
     from quant.training.progress import Progress
@@ -132,7 +136,7 @@ def evaluate(
 
 
 def read_graph(run: "RunFolder") -> "IntGraph":
-    """The graph of ``run``; refuses one that it did not export."""
+    """Graph of ``run``; raises UserError for one that the run did not export."""
     from ir.graph import IntGraph
 
     graph, recorded = IntGraph.load(run / "graph.safetensors"), run.result().get("digest")
@@ -145,7 +149,10 @@ def read_graph(run: "RunFolder") -> "IntGraph":
 
 
 def with_weights(model: "nn.Module", run: "RunFolder", name: str, dataset: str) -> "nn.Module":
-    """``model`` with what the run learned, in memory as in training: float32 sums depend on it."""
+    """``model`` with what the run learned; raises UserError where it is of another network.
+
+    It is laid out in memory as in training: float32 sums depend on it.
+    """
     from quant.training import pipeline
     from quant.training.runs import restore
 
@@ -160,7 +167,7 @@ def with_weights(model: "nn.Module", run: "RunFolder", name: str, dataset: str) 
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print ``result`` as a table."""
+    """Output of ``result`` as a table to stdout."""
     import rich.console
     import rich.table
 

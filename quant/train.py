@@ -76,8 +76,10 @@ def group_of(field: FieldInfo) -> str:
 
 
 def add_setting(group: "argparse._ArgumentGroup", name: str, field: FieldInfo) -> None:
-    """The option of one field of :class:`TrainConfig`. Left out it is None: the default is decided
-    together with ``--config``."""
+    """Option of one field of :class:`TrainConfig`, added to ``group``.
+
+    Left out it is None: the default is decided together with ``--config``.
+    """
     default = PRESET if field.is_required() else field.default
     text = field.description or ""
     if default is not None:
@@ -154,7 +156,10 @@ def session(
     processes: "Processes",
     as_json: bool,
 ) -> int:
-    """Train, tell the result, or what went wrong; gives the exit code."""
+    """Exit code of one session of training, whose result goes to stdout: 0, or 1 where it failed.
+
+    Raises UserError for what only the user can put right.
+    """
     from ir.arrays import ExportError
     from ir.graph import GraphError
     from quant.capture.writer import UnsupportedLayer
@@ -188,7 +193,7 @@ def session(
 
 @contextlib.contextmanager
 def one_voice(processes: "Processes") -> Iterator[None]:
-    """Of several processes on a machine one tells the user's error, or that it was interrupted."""
+    """Context in which only one process of a machine tells an error or an interruption."""
     try:
         yield
     except (cli.UserError, KeyboardInterrupt) as stop:
@@ -200,8 +205,11 @@ def one_voice(processes: "Processes") -> Iterator[None]:
 
 
 def same_settings(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
-    """The settings of a run that goes on; raises :class:`~ir.cli.UserError` where ``given`` has
-    others, unless only speed or output depends on them."""
+    """Settings of a run that goes on.
+
+    Raises :class:`~ir.cli.UserError` where ``given`` has others, unless only speed or output
+    depends on them.
+    """
     for name, value in given.items():
         field = TrainConfig.model_fields.get(name)
         if field is None or name in FREE:
@@ -224,7 +232,7 @@ def same_settings(config: TrainConfig, given: dict[str, Any]) -> TrainConfig:
 
 
 def same(field: FieldInfo, value: object, kept: object) -> bool:
-    """Whether ``value``, perhaps still a text, means the ``kept`` one."""
+    """True if ``value``, perhaps still a text, means the ``kept`` one."""
     try:
         kind: Any = field.annotation
         return pydantic.TypeAdapter(kind).validate_python(value) == kept
@@ -233,7 +241,7 @@ def same(field: FieldInfo, value: object, kept: object) -> bool:
 
 
 def tell_finished(run: "RunFolder", as_json: bool) -> int:
-    """Nothing to do for a finished run but perhaps its last step."""
+    """Exit code 0 for a run that is finished; its last step is done where it is missing."""
     run.publish()
     cli.say(f"{run.path} is already finished")
     if as_json:
@@ -242,7 +250,7 @@ def tell_finished(run: "RunFolder", as_json: bool) -> int:
 
 
 def summary(result: dict) -> str:
-    """The result for people."""
+    """Text of the result for people."""
     accuracy = ", ".join(f"{kind} {value:.2%}" for kind, value in result["accuracy"].items())
     lines = [f"{accuracy} of {result['images']} test images"]
     if result.get("integer_images", result["images"]) < result["images"]:

@@ -53,14 +53,14 @@ def parser() -> cli.Parser:
 
 
 def module(command: str) -> ModuleType:
-    """Module behind a sub-command."""
+    """Module behind the sub-command ``command``."""
     name = COMMANDS[command][0]
     cli.Parser.aliases[f"python -m {name}"] = f"rmsmp {command}"
     return importlib.import_module(name)
 
 
 def completion(shell: str) -> str:
-    """Script that completes commands, options, choices and files in ``shell``."""
+    """Completion script of ``shell`` for commands, options, choices and files."""
     whole = argparse.ArgumentParser(prog="rmsmp")
     whole.add_argument("--version", action="store_true")
     commands = whole.add_subparsers()

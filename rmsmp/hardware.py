@@ -26,6 +26,7 @@ class Build:
     Parameters
     ----------
     folder : Path
+        Place of the files.
     config : AccelConfig
         Sizes of the accelerator.
     report : dict
@@ -59,11 +60,13 @@ def build(
     ----------
     graph : path
         ``.safetensors`` file of :func:`rmsmp.export` or ``python -m quant.train``.
+    board : str
+        Name of a supported board, such as ``zedboard``.
     ratio, rows : optional
         Lanes of the array (default: what the graph was trained for; where that is the board's
         array of ``boards/arrays``, its other sizes, too).
     clock_mhz : float, optional
-        Clock asked for (default: the board's).
+        Clock asked for, in MHz (default: the board's).
     batch : int
         Images of a run, which share the weights that they load.
     bitstream : bool
@@ -131,7 +134,8 @@ def simulate(
     check : str, optional
         ``"layers"`` compares every layer's output, not the logits alone.
     stall : int
-        Chance out of 256 that a channel of the bus pauses in a cycle; ``seed`` is that of pauses.
+        Chance, 0 to 255 out of 256, that a channel of the bus pauses in a clock cycle; ``seed`` is
+        that of the pauses.
     ddr_bytes : int, optional
         Bytes per cycle of the memory, both directions together (default: what the ports take).
 

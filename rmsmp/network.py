@@ -118,7 +118,7 @@ def train(
     seed: int = 1,
     quiet: bool = False,
 ) -> list[loop.EpochResult]:
-    """Train a classifier, float or quantised, in place; loss and accuracy of each epoch.
+    """Training of a classifier, float or quantised, in place; returns the means of each epoch.
 
     Cross-entropy, a cosine schedule after a warm-up, batch-norm statistics measured again at the
     end where that lowers the loss. A loop of your own does as well: a quantised model is an
@@ -130,15 +130,26 @@ def train(
         Float (N, C, H, W) with values in 0..1.
     labels : Tensor or sequence of int
         Class of each image, 0..classes - 1.
+    epochs : int
+        Passes over the images, at least 1.
     batch_size : int
-        At most N; images that do not fill a last batch are left out, others in each epoch.
+        At least 1; more than N count as N. Images that do not fill a last batch are left out,
+        others in each epoch.
+    lr : float
+        Peak learning rate, at the end of the warm-up.
+    weight_decay : float
+        Of the weights; scales, biases and batch-norm have none.
     optimiser : str
         ``"sgd"`` with Nesterov momentum 0.9, or ``"adamw"``.
+    seed : int
+        Of the order of the images.
 
     Raises
     ------
     quant.training.loop.Diverged
         Where the loss is no number or stays far above that of guessing.
+    ValueError
+        For images, labels or numbers that make no sense.
     """
     if not all(isinstance(n, int) and n >= 1 for n in (epochs, batch_size)):
         raise ValueError(f"epochs and batch_size must be at least 1, not {epochs}, {batch_size}")
@@ -169,7 +180,11 @@ def train(
 
 
 def evaluate(model: nn.Module, images: Tensor, labels: Tensor | Sequence[int]) -> float:
-    """Share of ``images`` (N, C, H, W) that ``model`` classifies right, 0..1; in evaluation."""
+    """Share of ``images`` that ``model`` classifies right, 0..1, in evaluation mode.
+
+    Images are float (N, C, H, W) with values in 0..1, labels (N,) whole numbers in 0..classes - 1.
+    Raises ValueError for others.
+    """
     return loop.accuracy(model, _samples(model, images, labels))
 
 
@@ -205,6 +220,8 @@ def export(
         For a value that the integer formats cannot hold.
     quant.lowering.verify.Mismatch
         Where the two integer models disagree, a defect of ours.
+    ValueError
+        For a model, name, images, labels or class names that make no sense.
     """
     inner = _unwrapped(model)
     origin = _origin_of(inner)

@@ -16,7 +16,8 @@ from quant.nn.modes import evaluating
 class Samples(Split):
     """Images in memory, float (N, C, H, W) in 0..1, with labels (N,).
 
-    Raises ValueError for images or labels that are something else.
+    Methods are those of :class:`quant.data.splits.Split`. Raises ValueError for images or
+    labels that are something else.
     """
 
     def __init__(self, images: Tensor, labels: Tensor | Sequence[int] | np.ndarray) -> None:
@@ -25,19 +26,25 @@ class Samples(Split):
         self.shape = tuple(images.shape[1:])
 
     def to(self, device: str | torch.device) -> Self:
+        """Same samples, giving their batches on ``device``."""
         return type(self)(self.images.to(device), self.labels)
 
     def first(self, count: int | None) -> Self:
+        """Same samples, only the first ``count`` (all of them for None)."""
         return type(self)(self.images[:count], self.labels[:count])
 
     def batch(
         self, indices: Tensor, generator: torch.Generator | None = None, part: slice = EVERYTHING
     ) -> tuple[Tensor, Tensor]:
+        """Images float (n, C, H, W) and int64 labels (n,) of the samples ``indices[part]``.
+
+        Nothing is drawn: ``generator`` is not used.
+        """
         chosen = indices[part]
         return self.images[chosen], labels_of(self, chosen, self.images.device)
 
     def check_fit(self, model: nn.Module) -> None:
-        """Raises ValueError where ``model`` cannot classify the images into the labels' classes."""
+        """Check that ``model`` maps the images to a logit for each class: ValueError if not."""
         check_type(model, self.images)
         with evaluating(model), torch.no_grad():
             try:
@@ -55,7 +62,7 @@ class Samples(Split):
 
 
 def checked_images(images: object) -> Tensor:
-    """``images``; ValueError unless they are a batch, float (N, C, H, W), with values in 0..1."""
+    """``images``, checked: ValueError unless they are float (N, C, H, W) with values in 0..1."""
     if not isinstance(images, Tensor):
         raise ValueError(f"images must be a tensor (N, C, H, W), not {type(images).__name__}")
     if images.dim() < 2 or not images.numel():
@@ -68,7 +75,7 @@ def checked_images(images: object) -> Tensor:
 
 
 def checked_labels(labels: object, count: int) -> np.ndarray:
-    """Labels (count,) int64; ValueError unless they are that many numbers of classes."""
+    """Labels as int64 (count,); ValueError unless they are that many whole numbers."""
     try:
         given = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
     except (TypeError, ValueError) as error:
@@ -81,7 +88,7 @@ def checked_labels(labels: object, count: int) -> np.ndarray:
 
 
 def check_classes(labels: np.ndarray, classes: int) -> None:
-    """Raises ValueError for labels that are none of ``classes``."""
+    """Check that ``labels`` lie in 0..``classes`` - 1: ValueError otherwise."""
     least, most = labels.min(), labels.max()
     if least < 0 or most >= classes:
         raise ValueError(f"labels lie in {least}..{most}, the network has {classes} classes")

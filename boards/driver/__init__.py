@@ -52,14 +52,14 @@ def connect(
     load: bool = True,
     port: Optional[str] = None,
 ) -> Accelerator:
-    """An accelerator ready to run the network of the build folder ``folder``.
+    """Accelerator ready to run the network of the build folder ``folder``.
 
     Parameters
     ----------
     timeout : float
         Seconds that a run may take.
     load : bool
-        Load the bitstream first, where that is done by the board itself.
+        True to load the bitstream first, where that is done by the board itself.
     port : str, optional
         Serial device of a board that has no processor, such as ``/dev/ttyUSB0``.
 
@@ -86,7 +86,7 @@ def connect_layers(
     load: bool = True,
     port: Optional[str] = None,
 ) -> Layers:
-    """The layers of the hybrid network in the build folder ``folder``.
+    """Layers of the hybrid network in the build folder ``folder``.
 
     Parameters and errors are those of :func:`connect`.
     """

@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def selftest(accelerator: Accelerator, args: argparse.Namespace) -> Dict[str, Any]:
+    """Report of the golden images of a network: ``wrong`` ones, and ``cycles`` of each."""
     result = accelerator.selftest(args.images)
     equal = result.images - len(result.wrong)
     cycles = round(sum(result.cycles) / max(1, result.images))
@@ -74,6 +75,7 @@ def selftest(accelerator: Accelerator, args: argparse.Namespace) -> Dict[str, An
 
 
 def selftest_layers(layers: Layers, args: argparse.Namespace) -> Dict[str, Any]:
+    """Report of the golden inputs of a hybrid network: ``wrong`` layers, and ``cycles`` of each."""
     results = layers.selftest(args.images)
     wrong = sorted(name for name, result in results.items() if result.wrong)
     cycles = {name: sum(result.cycles) // max(1, result.images) for name, result in results.items()}
@@ -93,6 +95,7 @@ def selftest_layers(layers: Layers, args: argparse.Namespace) -> Dict[str, Any]:
 
 
 def throughput(accelerator: Accelerator, args: argparse.Namespace) -> Dict[str, Any]:
+    """Report of the speed: ``images``, ``seconds`` and ``cycles_per_image``."""
     result = accelerator.throughput(100 if args.images is None else args.images)
     clock = accelerator.package.accelerator["clock_hz"]
     cycles = result.cycles / result.images
@@ -110,6 +113,11 @@ def throughput(accelerator: Accelerator, args: argparse.Namespace) -> Dict[str, 
 
 
 def classify(accelerator: Accelerator, args: argparse.Namespace) -> Dict[str, Any]:
+    """Report of the ``classes`` and ``logits`` of the images in ``args.file``.
+
+    The file is ``.npy``, (C, H, W) or (N, C, H, W). Raises DriverError for a file that cannot be
+    read.
+    """
     if args.file is None:
         raise DriverError("classify needs a file: python3 -m driver classify DIR IMAGE.npy")
     try:
@@ -125,6 +133,7 @@ def classify(accelerator: Accelerator, args: argparse.Namespace) -> Dict[str, An
 
 
 def info(accelerator: Accelerator, args: argparse.Namespace) -> Dict[str, Any]:
+    """Report of what is in the FPGA: ``shape`` of the array, and name of the ``network``."""
     shape, about = accelerator.registers.fields("SHAPE"), accelerator.package.accelerator
     text = "{}: {} rows x {} channels x {} pixels, {:g} MHz, network {}".format(
         about["title"],

@@ -28,10 +28,10 @@ class RunResult:
     """Logits of an image, and the counters of its run.
 
     logits : np.ndarray
-        Int64; the largest is the answer.
+        Int64 (classes,); the largest is the answer.
     counters : dict of str to int
-        The accelerator's counters by register name; ``CYCLES`` is the run's length, and a run may
-        have several images.
+        The accelerator's counters by register name; ``CYCLES`` is the run's length in clock
+        cycles, and a run may have several images.
     """
 
     def __init__(self, logits: np.ndarray, counters: Dict[str, int]) -> None:
@@ -40,7 +40,7 @@ class RunResult:
 
 
 class Answer:
-    """A classified image: class ``index``, its ``name``, and the ``result`` behind it."""
+    """Classified image: class ``index``, its ``name``, and the ``result`` behind it."""
 
     def __init__(self, index: int, name: str, result: RunResult) -> None:
         self.index = index
@@ -49,13 +49,14 @@ class Answer:
 
 
 class SelfTest:
-    """Golden images against the accelerator.
+    """Outcome of golden images on the accelerator.
 
     images : int
+        Images that were run.
     wrong : list of int
-        Images with other logits than the golden ones.
+        Numbers of the images with other logits than the golden ones.
     cycles : list of int
-        Of each image.
+        Clock cycles of each run, which has as many images as the program is for.
     """
 
     def __init__(self, images: int, wrong: List[int], cycles: List[int]) -> None:
@@ -65,7 +66,10 @@ class SelfTest:
 
 
 class Throughput:
-    """Speed of ``images`` runs, packing of images included in ``seconds`` but not in ``cycles``."""
+    """Speed of ``images`` images.
+
+    ``seconds`` include packing of the images, the clock ``cycles`` of all runs do not.
+    """
 
     def __init__(self, images: int, seconds: float, cycles: int) -> None:
         self.images = images
@@ -74,13 +78,14 @@ class Throughput:
 
 
 class Accelerator:
-    """An accelerator with a network loaded, ready to run.
+    """Accelerator with a network loaded, ready to run.
 
     Parameters
     ----------
     hardware : Hardware
         How it is reached; :meth:`close` closes it.
     package : Package
+        Build folder with the network's program.
     timeout : float
         Seconds that a run may take. The accelerator's watchdog counts them, so that a run ends even
         when this program does not; where the accelerator itself stays silent, the run is aborted a
@@ -112,12 +117,12 @@ class Accelerator:
         self._prepare()
 
     def load_program(self, image: bytes) -> None:
-        """Write ``image``, of the size of the package's, to where the accelerator reads it."""
+        """Update of the program in the accelerator's memory to ``image``, of the same size."""
         self.buffers["program"].array[:] = np.frombuffer(image, np.uint8)
         self.buffers["program"].to_device()
 
     def close(self) -> None:
-        """Stop what is running and give the hardware back."""
+        """End of use: abort of what is running, release of the hardware."""
         self.abort()
         self.hardware.close()
 
@@ -130,18 +135,20 @@ class Accelerator:
     # Runs.
 
     def classify(self, image: np.ndarray) -> Answer:
-        """Class of one image (C, H, W) of integer codes or of float pixels; see :meth:`run`."""
+        """Class of one image (C, H, W), integer codes or float pixels; raises as :meth:`run`."""
         result = self.run(image)
         index = int(result.logits.argmax())
         names = self.package.class_names
         return Answer(index, names[index] if index < len(names) else str(index), result)
 
     def run(self, image: np.ndarray) -> RunResult:
-        """Run one image; see :meth:`run_batch`."""
+        """Logits and counters of one image (C, H, W); see :meth:`run_batch`."""
         return self.run_batch([image])[0]
 
     def run_batch(self, images: Sequence[np.ndarray]) -> List[RunResult]:
-        """Run as many images (C, H, W) together as the program is for, or fewer.
+        """Results of images (C, H, W) that run together: as many as the program is for, or fewer.
+
+        Integers are codes, floats the values that training saw.
 
         Raises ValueError for an image of the wrong shape or range and for too many of them,
         RunFailed when the accelerator reports an error, RunTimeout when it reports nothing. The
@@ -219,7 +226,7 @@ class Accelerator:
         )
 
     def abort(self) -> bool:
-        """Stop the run, if there is one; False when the accelerator is still busy after that."""
+        """Abort of the run, if there is one; False where the accelerator is busy after that."""
         hardware, registers = self.hardware, self.registers
         if not registers.fields("STATUS")["busy"]:
             return True
@@ -236,9 +243,10 @@ class Accelerator:
     # Tests.
 
     def selftest(self, images: Optional[int] = None) -> SelfTest:
-        """Run the golden images, or the first ``images`` of them, and compare all logits.
+        """Comparison of all logits of the golden images, or of the first ``images``.
 
-        Equality, because the accelerator computes integers. Raises as :meth:`run`.
+        Equality, because the accelerator computes integers. Raises as :meth:`run_batch`, and
+        WrongPackage without golden images.
         """
         golden = self.package.golden()
         wrong, cycles = [], []

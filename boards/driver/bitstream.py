@@ -55,7 +55,11 @@ def _strip_header(content: bytes) -> bytes:
 
 
 def load(bitstream: Path, root: Path = Path("/")) -> None:
-    """Load ``bitstream``. Raises NoHardware without an FPGA manager, WrongPackage if it refuses."""
+    """Configuration of the FPGA with ``bitstream``, by the FPGA manager of Linux under ``root``.
+
+    Raises NoHardware without an FPGA manager or where it refuses, WrongPackage for a file that is
+    no bitstream of a 7-series FPGA.
+    """
     manager = root / MANAGER
     if not (manager / "firmware").exists():
         raise NoHardware(

@@ -7,15 +7,15 @@ class DriverError(Exception):
 
 
 class NoHardware(DriverError):
-    """The board, or a part of its system that the driver needs, is not there."""
+    """Error where the board, or a part of its system that the driver needs, is not there."""
 
 
 class WrongPackage(DriverError):
-    """The files are damaged, or do not belong to the accelerator in the FPGA."""
+    """Error of files that are damaged, or do not belong to the accelerator in the FPGA."""
 
 
 class RunFailed(DriverError):
-    """The accelerator ended a run with an error. It can run again at once.
+    """Error that the accelerator ended a run with. It can run again at once.
 
     code : str
         Name of the error code, such as ``READ_ERROR``.
@@ -30,7 +30,7 @@ class RunFailed(DriverError):
 
 
 class RunTimeout(DriverError):
-    """A run did not end in time and was aborted. The accelerator can run again at once.
+    """Error of a run that did not end in time and was aborted. Another can begin at once.
 
     was_reset : bool
         Aborting was not enough (the memory did not answer), so the logic was reset.

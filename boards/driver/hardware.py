@@ -21,15 +21,15 @@ class Buffer(abc.ABC):
 
     @abc.abstractmethod
     def to_device(self) -> None:
-        """Make what was written to ``array`` visible to the accelerator."""
+        """Flush of ``array``: the accelerator sees what was written to it."""
 
     @abc.abstractmethod
     def from_device(self) -> None:
-        """Make what the accelerator wrote visible in ``array``."""
+        """Invalidation of ``array``: it shows what the accelerator wrote."""
 
 
 class Hardware(abc.ABC):
-    """One accelerator and its surroundings.
+    """Access to one accelerator and its surroundings.
 
     interrupts : bool
         :meth:`wait` returns on the accelerator's interrupt; otherwise it only lets time pass.
@@ -39,31 +39,31 @@ class Hardware(abc.ABC):
 
     @abc.abstractmethod
     def read(self, offset: int) -> int:
-        """The 32-bit register at byte ``offset``."""
+        """Value of the 32-bit register at byte ``offset``."""
 
     @abc.abstractmethod
     def write(self, offset: int, value: int) -> None:
-        """Write the 32-bit register at byte ``offset``."""
+        """Update of the 32-bit register at byte ``offset`` to ``value``."""
 
     @abc.abstractmethod
     def allocate(self, size: int) -> Buffer:
-        """``size`` bytes at an address that is a multiple of 4096. Raises NoHardware."""
+        """Buffer of ``size`` bytes, its address a multiple of 4096. Raises NoHardware."""
 
     @abc.abstractmethod
     def wait(self, seconds: float) -> None:
-        """Return at the interrupt, after a polling interval, or after ``seconds``."""
+        """Pause until the interrupt, a polling interval, or ``seconds`` have passed."""
 
     @abc.abstractmethod
     def now(self) -> float:
-        """Seconds since some moment."""
+        """Seconds of a clock that never goes back."""
 
     @abc.abstractmethod
     def reset(self) -> None:
-        """Reset the logic, for an accelerator that does not answer to abort."""
+        """Reset of the logic, for an accelerator that does not answer to abort."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Give everything back."""
+        """Release of everything."""
 
 
 class Arena:
@@ -84,4 +84,5 @@ class Arena:
         return start
 
     def describe(self) -> str:
+        """Text with the bytes that are taken, for messages."""
         return f"{self._used} of {self._size} bytes are taken"

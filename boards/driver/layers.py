@@ -12,7 +12,7 @@ from .package import Package
 
 
 class Layers(Mapping[str, Accelerator]):
-    """For each layer an :class:`Accelerator` with its program; all of them are the same hardware.
+    """Mapping of each layer's name to an :class:`Accelerator` with its program, on one hardware.
 
     Parameters
     ----------
@@ -52,10 +52,10 @@ class Layers(Mapping[str, Accelerator]):
         return len(self._layers)
 
     def run(self, name: str, codes: np.ndarray) -> np.ndarray:
-        """The sums (rows, length) int64 of a layer.
+        """Sums of layer ``name``, int64 (rows, length).
 
-        ``codes`` (channels, length) are what its quantiser makes of the vectors of a sequence, or
-        (channels, 1) of one. Raises ValueError for another shape or range; see
+        Integer ``codes`` (channels, length) are what its quantiser makes of the vectors of a
+        sequence, or (channels, 1) of one. Raises ValueError for another shape or range; see
         :meth:`Accelerator.run`.
         """
         accelerator = self._layers[name]
@@ -71,11 +71,11 @@ class Layers(Mapping[str, Accelerator]):
         return accelerator.run(image).logits.reshape(-1, length)
 
     def selftest(self, images: Optional[int] = None) -> Dict[str, SelfTest]:
-        """Run the golden inputs of every layer; see :meth:`Accelerator.selftest`."""
+        """Outcome of the golden inputs by layer; see :meth:`Accelerator.selftest`."""
         return {name: accelerator.selftest(images) for name, accelerator in self.items()}
 
     def close(self) -> None:
-        """Stop what is running and give the hardware back."""
+        """End of use: abort of what is running, release of the hardware."""
         next(iter(self._layers.values())).abort()  # they are one
         self._hardware.close()
 

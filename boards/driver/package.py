@@ -33,11 +33,12 @@ LAYERS = "layers"  #: folder of a program for each layer, where the host compute
 
 
 class Package:
-    """A build folder, or a copy of it.
+    """Folder of a build, or a copy of it.
 
     Parameters
     ----------
     folder : Path
+        Place of the files.
     layer : str, optional
         Of a hybrid network: the layer whose program it is.
 
@@ -106,14 +107,14 @@ class Package:
         return sorted(path.name for path in (Path(folder) / LAYERS).glob("*") if path.is_dir())
 
     def layer(self, descriptor: int) -> str:
-        """Name of the layer that ``descriptor`` belongs to."""
+        """Name of the layer that ``descriptor`` belongs to; ``end`` behind the last."""
         for segment in self._segments:
             if segment["first"] <= descriptor < segment["last"]:
                 return segment["layer"]
         return "end"
 
     def golden(self) -> Dict[str, np.ndarray]:
-        """``images`` (N, C, H, W) of codes and the ``logits`` (N, classes) that they must give.
+        """Golden ``images``, codes (N, C, H, W), and ``logits`` (N, classes) that they must give.
 
         Raises WrongPackage for a file that is missing, damaged or of another network.
         """
@@ -132,7 +133,10 @@ class Package:
         return golden
 
     def bitstream(self) -> Path:
-        """The bitstream: where the tools left it, or beside the other files."""
+        """Path of the bitstream: where the tools left it, or beside the other files.
+
+        Raises WrongPackage where there is none.
+        """
         name = self.accelerator["bitstream"]
         for path in (self.root / name, self.root / Path(name).name):
             if path.is_file():

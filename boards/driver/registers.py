@@ -11,7 +11,7 @@ MAJOR = 2
 
 
 class Registers:
-    """The registers of ``hardware`` under the names of ``manifest``.
+    """Registers of ``hardware`` under the names of ``manifest``.
 
     Raises WrongPackage for a map of another major version.
     """
@@ -44,19 +44,19 @@ class Registers:
         ]
 
     def read(self, name: str) -> int:
-        """The whole register."""
+        """Value of the register, 32 bits."""
         return self._hardware.read(self._offsets[name])
 
     def fields(self, name: str) -> Dict[str, int]:
-        """The fields of the register, read at once."""
+        """Values of the register's fields, by name, of one read."""
         word = self.read(name)
         return {field: word >> lsb & mask for field, (lsb, mask) in self._fields[name].items()}
 
     def write(self, name: str, value: int) -> None:
-        """The whole register."""
+        """Update of the whole register, 32 bits."""
         self._hardware.write(self._offsets[name], value)
 
     def set(self, name: str, **fields: int) -> None:
-        """The register, with the other fields zero."""
+        """Update of ``fields`` of the register; the other fields become zero."""
         places = self._fields[name]
         self.write(name, sum(value << places[field][0] for field, value in fields.items()))

@@ -27,31 +27,31 @@ OKAY = 0
 
 
 class Line(abc.ABC):
-    """Bytes to and from the board."""
+    """Serial line: bytes to and from the board."""
 
     @abc.abstractmethod
     def send(self, data: bytes) -> None:
-        """Send all of ``data``."""
+        """Transmission of all of ``data``."""
 
     @abc.abstractmethod
     def receive(self, count: int, seconds: float) -> bytes:
-        """``count`` bytes, or fewer when ``seconds`` have passed."""
+        """Next ``count`` bytes, or fewer when ``seconds`` have passed."""
 
     @abc.abstractmethod
     def pause(self, seconds: float) -> None:
-        """Let time pass."""
+        """Pause of ``seconds``."""
 
     @abc.abstractmethod
     def now(self) -> float:
-        """Seconds since some moment."""
+        """Seconds of a clock that never goes back."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Give the line back."""
+        """Release of the line."""
 
 
 class TerminalLine(Line):
-    """A serial device of Linux. Raises NoHardware when it is not there or cannot be that fast."""
+    """Serial device of Linux; raises NoHardware where it is not there or not that fast."""
 
     def __init__(self, device: str, baud: int) -> None:
         speed = getattr(termios, f"B{baud}", None)
@@ -76,10 +76,12 @@ class TerminalLine(Line):
             raise NoHardware(f"{device} is not a serial device: {error}") from error
 
     def send(self, data: bytes) -> None:
+        """Transmission of all of ``data``."""
         while data:
             data = data[os.write(self._file, data) :]
 
     def receive(self, count: int, seconds: float) -> bytes:
+        """Next ``count`` bytes, or fewer when ``seconds`` have passed."""
         received, deadline = b"", self.now() + seconds
         while len(received) < count:
             left = deadline - self.now()
@@ -89,12 +91,15 @@ class TerminalLine(Line):
         return received
 
     def pause(self, seconds: float) -> None:
+        """Pause of ``seconds``."""
         time.sleep(seconds)
 
     def now(self) -> float:
+        """Seconds of a clock that never goes back."""
         return time.monotonic()
 
     def close(self) -> None:
+        """Release of the serial device."""
         os.close(self._file)
 
 
@@ -116,7 +121,7 @@ class _RemoteBuffer(Buffer):
 
 
 class SerialHardware(Hardware):
-    """The accelerator behind ``line``; ``connection`` is that part of ``accelerator.json``."""
+    """Accelerator behind ``line``; ``connection`` is that part of ``accelerator.json``."""
 
     def __init__(self, connection: Dict[str, Any], line: Line) -> None:
         self._line = line
@@ -127,12 +132,15 @@ class SerialHardware(Hardware):
         line.receive(1 << 16, 0)
 
     def read(self, offset: int) -> int:
+        """Value of the 32-bit register at byte ``offset``."""
         return struct.unpack("<I", self.read_words(self._base + offset, 1))[0]
 
     def write(self, offset: int, value: int) -> None:
+        """Update of the 32-bit register at byte ``offset`` to ``value``."""
         self.write_words(self._base + offset, struct.pack("<I", value))
 
     def allocate(self, size: int) -> Buffer:
+        """Buffer of ``size`` bytes in the board's memory; raises NoHardware where it is full."""
         offset = self._arena.take(size)
         if offset is None:
             raise NoHardware(
@@ -143,20 +151,23 @@ class SerialHardware(Hardware):
         return _RemoteBuffer(self, size, offset)
 
     def wait(self, seconds: float) -> None:
-        """Nothing: reading the status over the line takes long enough."""
+        """Pause of no time: reading the status over the line takes long enough."""
 
     def now(self) -> float:
+        """Seconds of the line's clock."""
         return self._line.now()
 
     def reset(self) -> None:
+        """Reset of the accelerator by a command on the line."""
         self._line.send(RESET)
         self._check(self._receive(1), 0)
 
     def close(self) -> None:
+        """Release of the line."""
         self._line.close()
 
     def read_words(self, address: int, count: int) -> bytes:
-        """``count`` words from ``address`` on."""
+        """Bytes of ``count`` 32-bit words from ``address`` on."""
         found = b""
         while count:
             part = min(count, WORDS_MAX)
@@ -169,7 +180,7 @@ class SerialHardware(Hardware):
         return found
 
     def write_words(self, address: int, data: bytes) -> None:
-        """Write ``data``, whole words, from ``address`` on."""
+        """Transfer of ``data``, whole 32-bit words, to ``address`` and on."""
         while data:
             part = data[: 4 * WORDS_MAX]
             self._line.send(WRITE + struct.pack("<IH", address, len(part) // 4) + part)

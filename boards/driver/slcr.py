@@ -27,7 +27,7 @@ class Slcr:
     words : np.ndarray
         The registers from BASE on, uint32.
     ps_clock_hz : int
-        Crystal of the processing system.
+        Crystal of the processing system, in Hz.
     """
 
     def __init__(self, words: np.ndarray, ps_clock_hz: int) -> None:
@@ -37,7 +37,7 @@ class Slcr:
         self._set(UNLOCK, UNLOCK_KEY)
 
     def set_fclk0(self, hertz: int) -> int:
-        """Run FCLK0 at ``hertz`` or the next lower frequency that exists; returns that one.
+        """Setting of FCLK0 to ``hertz`` or the next lower frequency that exists, which is returned.
 
         Raises NoHardware where the PLL cannot come within a tenth.
         """
@@ -61,7 +61,7 @@ class Slcr:
 
     @staticmethod
     def divisors(pll_hertz: int, hertz: int) -> Tuple[int, int]:
-        """The two divisors with the highest result that is not above ``hertz``; 0, 0 for none."""
+        """Two divisors with the highest result that is not above ``hertz``; 0, 0 for none."""
         best, found = 0.0, (0, 0)
         for first in range(1, DIVISOR_MAX + 1):
             second = max(1, -(-pll_hertz // (hertz * first)))
@@ -70,14 +70,14 @@ class Slcr:
         return found
 
     def use_64_bit_ports(self, count: int) -> None:
-        """HP ports 0 to ``count - 1``."""
+        """Setting of HP ports 0 to ``count - 1`` to a width of 64 bits."""
         for port in range(count):
             for first in (HP0_READ, HP0_WRITE):
                 register = first + port * HP_PITCH
                 self._set(register, self._get(register) & ~1)
 
     def reset_logic(self) -> None:
-        """Pulse FCLKRESETN0, which is the accelerator's reset."""
+        """Reset of the accelerator by a pulse on FCLKRESETN0."""
         value = self._get(LOGIC_RESET)
         self._set(LOGIC_RESET, value | 1)
         self._set(LOGIC_RESET, value & ~1)

@@ -9,7 +9,7 @@ CODE_BITS = 4
 
 
 def input_codes(image: np.ndarray, tensor: Dict[str, Any]) -> np.ndarray:
-    """Integer codes (C, H, W) of an image.
+    """Integer codes of an image, int64 (C, H, W).
 
     An array of integers holds codes already; one of floats holds the values that training saw
     (pixels in 0..1), which are divided by the scale and rounded. Raises ValueError for another
@@ -46,8 +46,11 @@ def input_codes(image: np.ndarray, tensor: Dict[str, Any]) -> np.ndarray:
 
 
 def gather(codes: np.ndarray, space_to_depth: Dict[str, Any]) -> np.ndarray:
-    """The tensor that is stored for codes (C, H, W): at each of its positions the pixels of a
-    patch are channels; the zero point stands for pixels outside the image."""
+    """Stored form of codes (C, H, W), with the pixels of a patch as channels of each position.
+
+    The zero point stands for pixels outside the image. ``space_to_depth`` is that part of the
+    input's description: origin, size, step and patch of both axes.
+    """
     y, x = (
         axis["origin"]
         + np.arange(axis["size"])[:, np.newaxis] * axis["step"]
@@ -63,7 +66,12 @@ def gather(codes: np.ndarray, space_to_depth: Dict[str, Any]) -> np.ndarray:
 
 
 def pack(codes: np.ndarray, place: Dict[str, int]) -> np.ndarray:
-    """Codes (C, H, W) to memory order, uint8."""
+    """Codes (C, H, W) in the accelerator's memory order, uint8.
+
+    A byte has two 4-bit codes, the first in its low half; codes of 8 bits are two of 4, the high
+    half first. Channels come first, filled up to whole groups of ``place["k"]``, then columns and
+    rows.
+    """
     planes = place["bits"] // CODE_BITS
     groups = -(-place["channels"] // place["k"])
     nibbles = np.zeros((place["height"], place["width"], planes, groups * place["k"]), np.uint8)
@@ -75,7 +83,7 @@ def pack(codes: np.ndarray, place: Dict[str, int]) -> np.ndarray:
 
 
 def unpack(stored: np.ndarray, output: Dict[str, Any]) -> np.ndarray:
-    """The values of an output, int64, in the order channel, row, column."""
+    """Values of an output, int64, in the order channel, row, column; ``stored`` is uint8."""
     place = output["place"]
     if output["wide_rows"]:
         return unpack_raw(stored, output)
@@ -92,7 +100,7 @@ def unpack(stored: np.ndarray, output: Dict[str, Any]) -> np.ndarray:
 
 
 def unpack_raw(stored: np.ndarray, output: Dict[str, Any]) -> np.ndarray:
-    """The values of a raw output, int64, as :func:`unpack` orders them.
+    """Values of a raw output, int64, as :func:`unpack` orders them.
 
     They are stored as the row tiles gave them: tile by tile, some rows of pixels after the others,
     channel by channel.

@@ -50,7 +50,7 @@ class _DmaBuffer(Buffer):
 
 
 class DmaBufDevice:
-    """One u-dma-buf device, cut into buffers."""
+    """Memory of one u-dma-buf device, cut into buffers."""
 
     def __init__(self, device: Path, attributes: Path) -> None:
         self._attributes = attributes
@@ -62,6 +62,7 @@ class DmaBufDevice:
         self._memory, self._bytes = _map(device, size, 0, os.O_RDWR, np.uint8)
 
     def allocate(self, size: int) -> Buffer:
+        """Buffer of ``size`` bytes on whole pages; raises NoHardware where the device is full."""
         offset = self._arena.take(size)
         if offset is None:
             raise NoHardware(
@@ -85,12 +86,13 @@ class _PynqBuffer(Buffer):
 
 
 class PynqMemory:
-    """Buffers of the PYNQ package."""
+    """Memory of the PYNQ package, cut into buffers."""
 
     def __init__(self, pynq: Any) -> None:
         self._pynq = pynq
 
     def allocate(self, size: int) -> Buffer:
+        """Buffer of ``size`` bytes on whole pages; raises NoHardware where PYNQ has none."""
         # Whole pages: they are aligned, and no other buffer shares their cache lines.
         pages = -(-size // Arena.PAGE) * Arena.PAGE
         try:
@@ -102,7 +104,10 @@ class PynqMemory:
 
 
 def find_memory(root: Path) -> "Any":
-    """u-dma-buf where its module is loaded, else PYNQ. Raises NoHardware with the way out."""
+    """Allocator of contiguous memory: u-dma-buf where its module is loaded, else PYNQ.
+
+    Raises NoHardware with the way out.
+    """
     for name in DMA_CLASSES:
         for attributes in sorted((root / name).glob("*")):
             return DmaBufDevice(root / "dev" / attributes.name, attributes)
@@ -117,7 +122,7 @@ def find_memory(root: Path) -> "Any":
 
 
 def find_uio(base: int, root: Path) -> Optional[Path]:
-    """The UIO device whose first map begins at ``base``, or None."""
+    """Path of the UIO device whose first map begins at ``base``, or None."""
     for device in sorted((root / "sys/class/uio").glob("uio*")):
         try:
             address = int((device / "maps/map0/addr").read_text(), 0)
@@ -129,16 +134,16 @@ def find_uio(base: int, root: Path) -> Optional[Path]:
 
 
 class ZynqHardware(Hardware):
-    """The accelerator of a Zynq-7000.
+    """Accelerator of a Zynq-7000.
 
     Parameters
     ----------
     connection : dict
         Part ``connection`` of the package's ``accelerator.json``.
     clock_hz : int
-        What FCLK0 is set to.
+        Frequency that FCLK0 is set to.
     window_bytes : int
-        Size of the register window.
+        Size of the register window, in bytes.
     memory : optional
         Anything with ``allocate(size)``; by default what :func:`find_memory` finds.
     root : Path
@@ -185,15 +190,19 @@ class ZynqHardware(Hardware):
         self._memory = find_memory(root) if memory is None else memory
 
     def read(self, offset: int) -> int:
+        """Value of the 32-bit register at byte ``offset``."""
         return int(self._registers[offset // 4])
 
     def write(self, offset: int, value: int) -> None:
+        """Update of the 32-bit register at byte ``offset`` to ``value``."""
         self._registers[offset // 4] = value
 
     def allocate(self, size: int) -> Buffer:
+        """Buffer of ``size`` bytes of contiguous memory; raises NoHardware where there is none."""
         return self._memory.allocate(size)
 
     def wait(self, seconds: float) -> None:
+        """Pause until the interrupt or ``seconds`` have passed; without interrupts a short one."""
         if self._interrupt is None:
             time.sleep(min(seconds, POLL_SECONDS))
             return
@@ -202,12 +211,15 @@ class ZynqHardware(Hardware):
             os.read(self._interrupt, 4)
 
     def now(self) -> float:
+        """Seconds of a clock that never goes back."""
         return time.monotonic()
 
     def reset(self) -> None:
+        """Reset of the accelerator by the processing system."""
         self._slcr.reset_logic()
 
     def close(self) -> None:
+        """Release of the interrupt."""
         if self._interrupt is not None:
             os.close(self._interrupt)
             self._interrupt = None

@@ -11,13 +11,15 @@ from quant.nn.quantizers import SCHEMES
 
 
 def variance(weight: Tensor) -> Tensor:
-    """Variance of each row of ``weight`` (O, ...), float64 on the CPU."""
+    """Variance of each row of ``weight`` (O, ...), float64 (O,) on the CPU."""
     return _moments(weight)[0]
 
 
 def kurtosis(weight: Tensor) -> Tensor:
-    """Fourth standardised moment of each row, float64 on the CPU: 3 for normally distributed
-    weights, more with heavy tails."""
+    """Fourth standardised moment of each row of ``weight`` (O, ...), float64 (O,) on the CPU.
+
+    It is 3 for normally distributed weights, more with heavy tails.
+    """
     second, fourth = _moments(weight)
     return fourth / second.square().clamp_min(torch.finfo(torch.float64).tiny)
 
@@ -49,10 +51,10 @@ def assign_rows(
     split: str = "variance",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Schemes (uint8) of a layer's rows, exactly ``counts`` of ``base``, Fixed4 and Fixed8.
+    """Schemes (uint8 (O,)) of a layer's rows, exactly ``counts`` of ``base``, Fixed4 and Fixed8.
 
     The rows with the largest ``score`` get Fixed8; ``split`` decides between the other two. Rows
-    that are equal are served in order.
+    that are equal are served in order. ``weight`` is (O, ...), ``score`` (O,).
     """
     of_base, _, fixed8 = counts
     scheme = torch.full((len(weight),), int(Scheme.FIXED4), dtype=torch.uint8)
@@ -74,7 +76,7 @@ def assign(
     first_last: str = "same",
     generator: torch.Generator | None = None,
 ) -> tuple[int, int]:
-    """Give every layer's rows their schemes; returns (rows that changed, rows).
+    """Assignment of schemes to every layer's rows, in place; returns (rows that changed, rows).
 
     Parameters
     ----------
@@ -84,6 +86,8 @@ def assign(
     split : "variance" as in the paper, or its rivals "kurtosis" and "random"
     first_last : "w8a8" makes every row of the first and the last layer Fixed8
     generator : of the random split, on the CPU; with the same state all rows keep their schemes
+
+    Raises ValueError for another ``first_last``.
     """
     if first_last not in ("same", "w8a8"):
         raise ValueError(f"first_last must be 'same' or 'w8a8', not {first_last!r}")
@@ -116,7 +120,7 @@ def _by_execution(model: nn.Module, names: list[str]) -> list[str]:
 
 
 def scheme_table(model: nn.Module, scores: dict[str, Tensor]) -> list[dict[str, object]]:
-    """One record per row: layer, row, scheme, score, variance, kurtosis, alpha."""
+    """Table of all rows: layer, row, scheme, score, variance, kurtosis and alpha of each."""
     table = []
     for name, layer in quantised_layers(model).items():
         columns = {

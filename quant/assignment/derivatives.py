@@ -33,7 +33,7 @@ def weighted(model: nn.Module) -> dict[str, Weighted]:
 
 @contextlib.contextmanager
 def measuring(model: nn.Module) -> Iterator[None]:
-    """``model`` in float mode, its parameters without gradients, which nothing here needs."""
+    """Context with ``model`` in float mode and parameters without gradients."""
     trained = [p for p in model.parameters() if p.requires_grad]
     with layers.float_mode(model):
         try:
@@ -46,7 +46,7 @@ def measuring(model: nn.Module) -> Iterator[None]:
 
 
 class Layer:
-    """A layer as a linear map of each row's weights: (n, rows, positions) from (rows, terms)."""
+    """Layer as a linear map of each row's weights: (n, rows, positions) from (rows, terms)."""
 
     def __init__(self, module: Weighted, a: Tensor, out: Tensor) -> None:
         self.module = module
@@ -65,14 +65,14 @@ class Layer:
         return F.pad(a, module._reversed_padding_repeated_twice, mode=mode)
 
     def apply(self, a: Tensor, v: Tensor) -> Tensor:
-        """(n, rows, positions) with the weights ``v`` (rows, terms) instead of the layer's."""
+        """Sums (n, rows, positions) with the weights ``v`` (rows, terms) for the layer's."""
         if self.conv is None:
             return F.linear(a, v).mT
         m = self.conv
         return F.conv2d(a, v.view_as(m.weight), None, m.stride, 0, m.dilation, m.groups).flatten(2)
 
     def patches(self, a: Tensor) -> Tensor:
-        """The factors of the weights, (n, groups, positions, terms)."""
+        """Factors of the weights: (n, groups, positions, terms)."""
         if self.conv is None:
             return a[:, None]
         m = self.conv
@@ -80,13 +80,13 @@ class Layer:
         return unfolded.view(len(a), self.groups, self.terms, -1).mT
 
     def row_gradients(self, a: Tensor, delta: Tensor) -> Tensor:
-        """(rows, n * columns, terms) from delta (n, rows, columns, positions)."""
+        """Gradients (rows, n * columns, terms) of delta (n, rows, columns, positions)."""
         n, rows, columns, positions = delta.shape
         grouped = delta.view(n, self.groups, -1, positions) @ self.patches(a)
         return grouped.view(n, rows, columns, -1).transpose(0, 1).reshape(rows, n * columns, -1)
 
     def squared_gradients(self, a: Tensor, delta: Tensor) -> Tensor:
-        """Squared norms of the row gradients, summed over everything but rows."""
+        """Squared norms (rows,) of the row gradients, summed over everything but rows."""
         _, rows, columns, positions = delta.shape
         total = torch.zeros(rows, dtype=delta.dtype, device=delta.device)
         size = self.terms * self.groups * positions + rows * columns * max(self.terms, positions)
@@ -102,7 +102,10 @@ class Layer:
 
 
 def pieces(a: Tensor, delta: Tensor, size: int, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cut along the images so that ``limit`` bytes hold ``size`` elements for each."""
+    """Parts of ``a`` and ``delta``, cut along the images.
+
+    ``limit`` bytes hold ``size`` elements for each image of a part.
+    """
     n = max(1, limit // (size * delta.element_size()))
     return zip(a.split(n), delta.split(n), strict=True)
 
@@ -173,7 +176,10 @@ class Sweep:
         return {name: (record.inputs[name], delta) for name, delta in deltas.items()}
 
     def complete(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        """In order of definition; rows of layers that were never called have no influence."""
+        """Values of all layers, in order of definition.
+
+        Rows of layers that were never called have no influence: zeros.
+        """
         return {
             name: found[name]
             if name in found

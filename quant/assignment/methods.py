@@ -33,7 +33,7 @@ METHODS = {
 
 
 def method(name: str, ratio: str | None = None) -> Method:
-    """The method ``name``, with its own ratio or the given one, such as ``"60:35:5"``.
+    """Method ``name``, with its own ratio or the given one, such as ``"60:35:5"``.
 
     Raises ValueError for an unknown name, for a ratio that :meth:`Ratio.parse` refuses, and for one
     with rows of a scheme that the name does not promise.

@@ -53,10 +53,10 @@ def row_scores(
     seed: int = 0,
     report: Report | None = None,
 ) -> dict[str, Tensor]:
-    """One score per row of every layer with weights, by layer name; larger is more sensitive.
+    """Scores (O,) of the rows of every layer, by its name; larger is more sensitive.
 
     ``kind`` is ``hessian`` (:func:`row_eigenvalues`), ``fisher`` (:func:`row_traces`) or
-    ``random``, a control that looks at neither weights nor inputs.
+    ``random``, a control that looks at neither weights nor inputs; ValueError for others.
     """
     if kind == "hessian":
         return row_eigenvalues(model, inputs, iterations=iterations, seed=seed, report=report)
@@ -81,7 +81,7 @@ def row_eigenvalues(
     memory: int | None = None,
     report: Report | None = None,
 ) -> dict[str, Tensor]:
-    """Largest eigenvalue per row of every convolution and linear layer, by layer name.
+    """Largest Hessian eigenvalue (O,) of each row of every convolution and linear layer, by name.
 
     The float network is measured: quantisers are off, batch-norm uses its running statistics. The
     result depends neither on labels nor, but for rounding, on how the inputs are cut into batches.
@@ -128,7 +128,7 @@ def row_eigenvalues(
 def row_traces(
     model: nn.Module, inputs: Inputs, *, seed: int = 0, report: Report | None = None
 ) -> dict[str, Tensor]:
-    """Trace of each row's block, the sum of its eigenvalues, by layer name.
+    """Trace (O,) of each row's Hessian block, the sum of its eigenvalues, by layer name.
 
     It is the mean over the inputs of the expected squared norm of the row's gradient of
     ``log p(y)``, y distributed like the network's own output: the diagonal of the Fisher

@@ -46,7 +46,7 @@ class Names:
         self.used: set[str] = set()
 
     def place(self, path: str) -> str:
-        """The name of what the user's model has at ``path``."""
+        """Name of what the user's model has at ``path``."""
         place = theirs = ""
         for part in filter(None, path.split(".")):
             taken = OF_MODULES if place else OF_GRAPHS
@@ -61,7 +61,7 @@ class Names:
         return place
 
     def claim(self, path: str) -> str:
-        """The name of a layer, whose parameters are at ``path``; ValueError for a second one."""
+        """Name of a layer, whose parameters are at ``path``; ValueError for a second one."""
         name = self.place(path)
         if name in self.used:
             raise ValueError("another operation uses the same weights")
@@ -69,7 +69,7 @@ class Names:
         return name
 
     def free(self, path: str, operation: str) -> str:
-        """A name for ``operation``, which has no parameters and is called at ``path``.
+        """Name for ``operation``, which has no parameters and is called at ``path``.
 
         It is ``path`` itself for the first call of a module, a sibling for each further one, and
         inside of a module that holds others. Never is such a name above another one, so that its

@@ -38,7 +38,7 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
 
 
 def module_of(node: fx.Node) -> nn.Module | None:
-    """The module that ``node`` calls, if it calls one."""
+    """Module that ``node`` calls, or None where it calls none."""
     if node.op != "call_module":
         return None
     owner = node.graph.owning_module
@@ -51,12 +51,12 @@ def path_of(node: fx.Node) -> str:
 
 
 def class_of(node: fx.Node) -> str:
-    """Class of that module."""
+    """Class of the innermost module that ``node`` was called in."""
     return str(_innermost(node)[1]).rpartition(".")[2]
 
 
 def stack_of(node: fx.Node) -> list[str]:
-    """Names of all modules that ``node`` was called in, outermost first."""
+    """Paths of all modules that ``node`` was called in, outermost first."""
     return [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
 
 
@@ -66,8 +66,10 @@ def _innermost(node: fx.Node) -> tuple[str, object]:
 
 
 def note_shapes(module: fx.GraphModule, example: Tensor) -> None:
-    """Give the nodes of a flat graph their shapes where it lost them, as in a file of
-    :func:`torch.save`; ``example`` is a batch of inputs."""
+    """Update of the shapes of a flat graph's nodes where it lost them, as in a file of torch.save.
+
+    ``example`` is a batch of inputs.
+    """
     if all("shape" in node.meta for node in module.graph.nodes if node.op == "placeholder"):
         return
     with torch.no_grad():
@@ -78,7 +80,7 @@ def note_shapes(module: fx.GraphModule, example: Tensor) -> None:
 
 
 def free_submodule(module: nn.Module, stem: str) -> str:
-    """``stem``, or that with the first number that makes it the name of no submodule."""
+    """Name of no submodule yet: ``stem``, or that with the first number that makes it one."""
     taken = {name for name, _ in module.named_modules()}
     name, count = stem, 1
     while name in taken:
@@ -88,6 +90,6 @@ def free_submodule(module: nn.Module, stem: str) -> str:
 
 
 def replace_submodule(module: nn.Module, name: str, new: nn.Module) -> None:
-    """Put ``new`` where ``module`` has its submodule ``name``."""
+    """Replacement of the submodule ``name`` of ``module`` by ``new``."""
     path, _, leaf = name.rpartition(".")
     setattr(module.get_submodule(path), leaf, new)

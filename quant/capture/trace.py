@@ -39,7 +39,7 @@ CHECKS = {"_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_
 def capture(
     model: nn.Module, example: Tensor | tuple[Tensor, ...], *, keep_unknown: bool = False
 ) -> fx.GraphModule:
-    """A flat graph of ``model`` that computes the same, for any batch size.
+    """Flat graph of ``model`` that computes the same, for any batch size.
 
     Parameters
     ----------
@@ -48,7 +48,8 @@ def capture(
     keep_unknown : keep other operations as calls of ATen instead of refusing them
 
     Each node has its shape, batch first, in ``node.meta["shape"]``, and its place in the model in
-    ``node.meta["path"]``. Raises :class:`UnsupportedLayer`.
+    ``node.meta["path"]``. Raises :class:`UnsupportedLayer`, and
+    TypeError for an example that is no batch.
     """
     from torch._dynamo.exc import TorchDynamoException  # here, because importing it takes a second
 
@@ -89,7 +90,7 @@ def _frozen(model: nn.Module) -> set[str]:
 
 @contextlib.contextmanager
 def quiet_logs() -> Iterator[None]:
-    """Without what torch logs, tracebacks among it, before it raises the same."""
+    """Context without torch's logs, which repeat, with tracebacks, what it raises next."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -102,7 +103,7 @@ class Rewriter(GraphWriter):
     """Walk over an exported program that writes the flat graph."""
 
     def run(self) -> fx.GraphModule:
-        """The flat graph; raises :class:`~quant.capture.writer.UnsupportedLayer`."""
+        """Flat graph; raises :class:`~quant.capture.writer.UnsupportedLayer`."""
         for node in self.program.graph.nodes:
             if node.op == "output":
                 self._output(node)

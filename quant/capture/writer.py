@@ -14,7 +14,7 @@ SUPPORTED = (
 
 
 class UnsupportedLayer(ValueError):
-    """An operation that the accelerator does not compute, by its name and place in the model."""
+    """Error of an operation that the accelerator does not compute: its name and its place."""
 
     def __init__(self, name: str, operation: str, reason: str = "", kind: str = "") -> None:
         super().__init__(
@@ -63,7 +63,7 @@ class GraphWriter:
         self.names = Names(called, self.stored.values())
 
     def note(self, ours: fx.Node, theirs: fx.Node) -> fx.Node:
-        """``ours`` with the shape and the place in the model of ``theirs``."""
+        """Node ``ours`` with the shape and the place in the model of ``theirs``."""
         value = theirs.meta.get("val")
         if isinstance(value, Tensor) and "shape" not in ours.meta:
             ours.meta["shape"] = tuple(value.shape)
@@ -71,7 +71,7 @@ class GraphWriter:
         return ours
 
     def value(self, node: fx.Node) -> fx.Node:
-        """Our counterpart of ``node``; a parameter is fetched by its name."""
+        """Node of the flat graph for ``node``; a parameter is fetched by its name."""
         if node not in self.nodes:
             name = self.names.place(self.stored[node.name])
             at, _, leaf = name.rpartition(".")
@@ -86,7 +86,7 @@ class GraphWriter:
         return self.nodes[node]
 
     def container(self, path: str) -> nn.Module:
-        """The module at ``path``, a name of ours, made where there is none."""
+        """Module at ``path``, a name of ours, made where there is none."""
         owner: nn.Module = self.module
         for part in filter(None, path.split(".")):
             if not hasattr(owner, part):
@@ -101,7 +101,7 @@ class GraphWriter:
         return self.state[self.stored[node.name]]
 
     def optional_tensor(self, node: object) -> Tensor | None:
-        """As :meth:`tensor`, or None for None."""
+        """Parameter or buffer behind ``node`` as :meth:`tensor` has it, or None for None."""
         return None if node is None else self.tensor(node)
 
     def owner(self, node: fx.Node) -> str:
@@ -115,13 +115,14 @@ class GraphWriter:
         return name
 
     def layer_call(self, weight: fx.Node, module: nn.Module, source: fx.Node) -> fx.Node:
-        """Call ``module`` with our counterpart of ``source``, under the name of the layer that
-        holds ``weight``; ValueError for a second call."""
+        """Call of ``module``, named as the layer of ``weight``, with the value of ``source``.
+
+        Raises ValueError for a second call.
+        """
         return self._insert(self.names.claim(self.owner(weight)), module, self.nodes[source])
 
     def module_call(self, node: fx.Node, module: nn.Module, source: fx.Node) -> fx.Node:
-        """Call ``module``, which has no parameters and stands for ``node``, with ``source``, a node
-        of ours."""
+        """Call of ``module``, without parameters, for ``node``, with our node ``source``."""
         return self._insert(self.names.free(path_of(node), self._kind(node)), module, source)
 
     def _insert(self, name: str, module: nn.Module, source: fx.Node) -> fx.Node:

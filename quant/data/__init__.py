@@ -44,7 +44,7 @@ DATASETS = {
 
 
 def load(name: str, directory: str | None = None, **options: object) -> Dataset:
-    """The data set ``name`` of :data:`DATASETS` from the files in ``directory``.
+    """Data set ``name`` of :data:`DATASETS` from the files in ``directory``.
 
     Options of None are as good as not given. Raises :class:`DatasetError` with the remedy.
     """

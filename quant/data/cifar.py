@@ -52,18 +52,20 @@ CIFAR100 = Layout(
 
 
 def cifar10(directory: pathlib.Path | None) -> Dataset:
-    """CIFAR-10 from its archive or its unpacked folder."""
+    """CIFAR-10 from its archive or its unpacked folder; raises DatasetError."""
     return load(CIFAR10, directory)
 
 
 def cifar100(directory: pathlib.Path | None) -> Dataset:
-    """CIFAR-100 with its 100 fine labels, from its archive or its unpacked folder."""
+    """CIFAR-100, 100 fine labels, from its archive or its unpacked folder; raises DatasetError."""
     return load(CIFAR100, directory)
 
 
 def load(layout: Layout, path: pathlib.Path | None) -> Dataset:
-    """The set ``layout`` from ``path``: the archive, the folder in it or the folder around one of
-    them. Training moves images by up to 4 pixels and mirrors them."""
+    """Data set ``layout`` from ``path``: the archive, the folder in it or around one of them.
+
+    Training moves images by up to 4 pixels and mirrors them. Raises DatasetError with the remedy.
+    """
     files = {name: unpickle(content, name) for name, content in read(layout, path).items()}
     names = files[layout.meta].get(layout.class_names)
     if not isinstance(names, list) or not all(isinstance(n, bytes | str) for n in names):
@@ -77,7 +79,7 @@ def load(layout: Layout, path: pathlib.Path | None) -> Dataset:
 
 
 def read(layout: Layout, path: pathlib.Path | None) -> dict[str, bytes]:
-    """Content of all files of a set, by name."""
+    """Content of all files of a set, by name; raises DatasetError with the remedy."""
     wanted = (*layout.train, *layout.test, layout.meta)
     remedy = (
         f"get {layout.archive} from https://www.cs.toronto.edu/~kriz/cifar.html and name it "
@@ -100,7 +102,10 @@ def read(layout: Layout, path: pathlib.Path | None) -> dict[str, bytes]:
 
 
 def read_archive(path: pathlib.Path, folder: str, wanted: tuple[str, ...]) -> dict[str, bytes]:
-    """Files of ``folder`` in an archive, read in the order in which it holds them."""
+    """Files of ``folder`` in an archive, read in the order in which it holds them.
+
+    Raises FileNotFoundError for one of ``wanted`` that is missing.
+    """
     found = {}
     with tarfile.open(path) as archive:
         for member in archive:
@@ -136,8 +141,10 @@ def split(layout: Layout, files: list[dict], augment: Augment | None) -> ArraySp
 
 
 class PickledArray:
-    """Claims of a pickle about a numpy array or its type. numpy itself believes every word: damaged
-    files made it read memory that is not there."""
+    """Claims of a pickle about a numpy array or its type.
+
+    numpy itself believes every word: damaged files made it read memory that is not there.
+    """
 
     def __init__(self, *said: object) -> None:
         self.said, self.state = said, ()
@@ -146,7 +153,7 @@ class PickledArray:
         self.state = state
 
     def bytes_of(self, shape: tuple[int, ...]) -> np.ndarray | None:
-        """The array, if it is one of unsigned bytes in rows with that ``shape``."""
+        """Array of unsigned bytes with that ``shape``, or None where it is another."""
         match self.state:
             case [_, found, PickledArray(said=["u1" | b"u1", *_]), False, bytes(raw)] if (
                 found == shape and len(raw) == math.prod(shape)
@@ -156,11 +163,13 @@ class PickledArray:
 
 
 class ArrayUnpickler(pickle._Unpickler):
-    """Unpickler of containers, numbers, strings and arrays, and of nothing else: these files come
-    from the internet, and a pickle may name any function to be called.
+    """Unpickler of containers, numbers, strings and arrays, and of nothing else.
+
+    These files come from the internet, and a pickle may name any function to be called.
 
     It is the implementation in Python, because the one in C reserves as much memory as a damaged
-    file says, 4 GiB for one of nine bytes. For the same reason it knows no bytearray."""
+    file says, 4 GiB for one of nine bytes. For the same reason it knows no bytearray.
+    """
 
     dispatch = {
         code: load
@@ -176,13 +185,14 @@ class ArrayUnpickler(pickle._Unpickler):
     )  # of numpy 2
 
     def find_class(self, module: str, name: str) -> object:
+        """Stand-in for a part of an array; raises UnpicklingError for everything else."""
         if (module, name) not in self.ALLOWED:
             raise pickle.UnpicklingError(f"it wants {module}.{name}, no part of an array")
         return PickledArray
 
 
 def unpickle(content: bytes, name: str) -> dict:
-    """The dictionary in a pickle; strings of Python 2 become bytes."""
+    """Dictionary in a pickle; strings of Python 2 become bytes. Raises DatasetError."""
     try:
         found = ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
     except (

@@ -27,7 +27,7 @@ REMEDY = "apt-get install dataset-fashion-mnist, or name the folder of its four 
 
 
 def load(directory: pathlib.Path | None) -> Dataset:
-    """Fashion-MNIST from the four gzipped IDX files in ``directory``."""
+    """Fashion-MNIST from the four gzipped IDX files in ``directory``; raises DatasetError."""
     directory = directory or PATH
     if not directory.is_dir():
         raise DatasetError(f"no Fashion-MNIST at {directory}: {REMEDY}")
@@ -45,7 +45,7 @@ def load(directory: pathlib.Path | None) -> Dataset:
 
 
 def read_idx(path: pathlib.Path) -> np.ndarray:
-    """One gzipped IDX file of unsigned bytes."""
+    """Array in a gzipped IDX file of unsigned bytes; raises DatasetError for another file."""
     try:
         content = gzip.decompress(path.read_bytes())
     except FileNotFoundError as error:

@@ -43,6 +43,7 @@ class FolderSplit(Split):
         self.shape = (3, size, size)
 
     def to(self, device: str | torch.device) -> Self:
+        """Same samples, giving their batches on ``device``."""
         return type(self)(
             paths=self.paths,
             labels=self.labels,
@@ -52,6 +53,7 @@ class FolderSplit(Split):
         )
 
     def first(self, count: int | None) -> Self:
+        """Same samples, only the first ``count`` (all of them for None)."""
         return type(self)(
             paths=self.paths[:count],
             labels=self.labels[:count],
@@ -63,6 +65,7 @@ class FolderSplit(Split):
     def batch(
         self, indices: Tensor, generator: torch.Generator | None = None, part: slice = EVERYTHING
     ) -> tuple[Tensor, Tensor]:
+        """Images float32 (n, 3, size, size) in 0..1 and labels int64 (n,); see the base class."""
         chosen = indices[part].cpu()
         drawn = [None] * len(chosen)
         if generator is not None:
@@ -79,8 +82,11 @@ class FolderSplit(Split):
         return x, labels_of(self, chosen, self.device)
 
     def decode(self, path: str, drawn: Sequence[float] | None) -> np.ndarray:
-        """One image, uint8 (3, size, size): for training with its random numbers 0..1, else for
-        evaluation."""
+        """Image uint8 (3, size, size) of a file; raises DatasetError for one that is damaged.
+
+        For training it is cropped by the random numbers ``drawn`` (0 to below 1), else for
+        evaluation.
+        """
         Image = require("PIL.Image")
 
         try:
@@ -110,7 +116,7 @@ def centre(image, size: int):
 
 
 def random_box(width: int, height: int, drawn: Sequence[float]) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a random crop of an image of ``width`` x ``height``.
+    """Box (left, top, right, bottom) of a random crop of an image of ``width`` x ``height``.
 
     Each attempt uses four of the numbers ``drawn`` (0 to below 1): area, logarithm of the aspect,
     top and left. When none of the crops fits it is the centre with the nearest allowed aspect.

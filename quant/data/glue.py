@@ -14,7 +14,7 @@ HUB = "nyu-mll/glue"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-    """One of the tasks. Columns have one name on the hub and another in GLUE's own files."""
+    """Task of GLUE. Columns have one name on the hub and another in GLUE's own files."""
 
     name: str  #: on the hub
     folder: str  #: in GLUE's own archive
@@ -55,15 +55,17 @@ MNLI = Task(
 def sst2(
     directory: pathlib.Path | None, tokenizer: str | None = None, max_length: int = 64
 ) -> Dataset:
-    """Sentences of film reviews, negative or positive."""
+    """SST-2: sentences of film reviews, negative or positive. Raises DatasetError."""
     return load(SST2, directory, tokeniser(tokenizer, max_length))
 
 
 def mnli(
     directory: pathlib.Path | None, tokenizer: str | None = None, max_length: int = 128
 ) -> Dataset:
-    """Pairs of sentences: does the second follow from the first or contradict it? The test set is
-    the mismatched half of the validation set."""
+    """MNLI: pairs of sentences; the second follows from the first, contradicts it, or neither.
+
+    The test set is the mismatched half of the validation set. Raises DatasetError.
+    """
     return load(MNLI, directory, tokeniser(tokenizer, max_length))
 
 
@@ -96,8 +98,10 @@ def from_hub(task: Task, split: str) -> list[dict]:
 
 
 def find(task: Task, directory: pathlib.Path, beginnings: tuple[str, ...]) -> list[pathlib.Path]:
-    """Files in ``directory`` or its folder of the task whose names begin with one of
-    ``beginnings``, all of the first format that there is."""
+    """Files whose names begin with one of ``beginnings``, in ``directory`` or its task's folder.
+
+    All are of the first format that there is. Raises DatasetError where there are none.
+    """
     for folder in (directory, directory / task.name, directory / task.folder):
         for suffix in READERS:
             for beginning in beginnings:
@@ -107,7 +111,7 @@ def find(task: Task, directory: pathlib.Path, beginnings: tuple[str, ...]) -> li
 
 
 def read(path: pathlib.Path) -> list[dict]:
-    """Rows of a table."""
+    """Rows of a table, by column; raises DatasetError for a damaged file."""
     try:
         return READERS[path.suffix](path)
     except ImportError as error:
@@ -117,21 +121,25 @@ def read(path: pathlib.Path) -> list[dict]:
 
 
 def read_tsv(path: pathlib.Path) -> list[dict]:
+    """Rows of a table of tab-separated values, without quotes."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
 def read_csv(path: pathlib.Path) -> list[dict]:
+    """Rows of a table of comma-separated values."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file, strict=True))
 
 
 def read_jsonl(path: pathlib.Path) -> list[dict]:
+    """Rows of a file with one JSON object a line."""
     with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file if line.strip()]
 
 
 def read_parquet(path: pathlib.Path) -> list[dict]:
+    """Rows of a Parquet file; needs pyarrow."""
     from pyarrow import parquet
 
     return parquet.read_table(path).to_pylist()
@@ -141,7 +149,7 @@ READERS = {".parquet": read_parquet, ".tsv": read_tsv, ".csv": read_csv, ".jsonl
 
 
 def convert(task: Task, rows: list[dict], source: str, tokenise: Tokenise) -> TextSplit:
-    """Texts and labels of all rows; labels are numbers or names of classes."""
+    """Samples of ``rows`` with texts and labels, numbers or class names; raises DatasetError."""
     known = {name: i for i, name in enumerate(task.class_names)}
     known |= {str(i): i for i in known.values()}
     texts, labels = [], []

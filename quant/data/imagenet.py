@@ -20,7 +20,7 @@ def load(directory: pathlib.Path | None, size: int = 224) -> Dataset:
     """Images of ``size`` x ``size`` pixels from ``directory``/train and ``directory``/val.
 
     The names of the folders, sorted, are the class names. The first n images are of all classes
-    in turn.
+    in turn. Raises DatasetError.
     """
     if size < 1:
         raise DatasetError(f"images cannot be {size} pixels wide: give at least 1")
@@ -43,7 +43,7 @@ def load(directory: pathlib.Path | None, size: int = 224) -> Dataset:
 
 
 def classes(folder: pathlib.Path) -> tuple[str, ...]:
-    """Sorted names of the folders in ``folder``."""
+    """Sorted names of the folders in ``folder``, one a class; raises DatasetError for none."""
     if not folder.is_dir():
         raise DatasetError(f"no folder {folder}: {REMEDY}")
     with os.scandir(folder) as entries:
@@ -59,7 +59,10 @@ def classes(folder: pathlib.Path) -> tuple[str, ...]:
 
 
 def listing(folder: pathlib.Path, class_names: tuple[str, ...]) -> tuple[list[str], np.ndarray]:
-    """Paths of all images and their labels, the first image of every class before the second."""
+    """Paths of all images and their labels, the first image of every class before the second.
+
+    Raises DatasetError for a class without images.
+    """
     found = []
     for label, name in enumerate(class_names):
         with os.scandir(folder / name) as entries:

@@ -29,12 +29,14 @@ SEED = 2014
 def load(
     directory: pathlib.Path | None, tokenizer: str | None = None, max_length: int = 64
 ) -> Dataset:
-    """Negative and positive sentences by the sign of their mean rating, from the archive
-    ``directory`` or the folder that holds it.
+    """Sentences of film reviews, negative or positive by the sign of their mean rating.
+
+    ``directory`` is the archive or the folder that holds it.
 
     Sentences rated 0 and repeated ones are left out. The others are put into an order that a fixed
     seed decides, because the archive has most positive ones first, and a tenth of them is held out:
-    of the archive's 10,605 that leaves 9,510 and 1,056.
+    of the archive's 10,605 that leaves 9,510 and 1,056. Raises
+    DatasetError.
     """
     tokenise = tokeniser(tokenizer, max_length)
     texts, labels = parse(read(directory or CACHE.expanduser()))
@@ -48,7 +50,7 @@ def load(
 
 
 def read(path: pathlib.Path) -> str:
-    """The table, taken from the archive in the archive without unpacking them."""
+    """Text of the table in the archive inside the archive; raises DatasetError."""
     archive = path if path.is_file() else path / ARCHIVE
     remedy = (
         "pip download vaderSentiment==0.5 --no-binary :all: --no-deps -d DIR, then "
@@ -81,7 +83,7 @@ def read(path: pathlib.Path) -> str:
 
 
 def parse(table: str) -> tuple[list[str], list[int]]:
-    """Texts and labels of a table of number, mean rating and text."""
+    """Texts and labels of a table of number, mean rating and text; raises DatasetError."""
     found: dict[str, int] = {}
     for number, line in enumerate(table.split("\n"), 1):
         if not line.strip():

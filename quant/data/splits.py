@@ -19,7 +19,7 @@ Inputs = Tensor | tuple[Tensor, ...]
 
 
 class DatasetError(UserError):
-    """A data set that is not there or is damaged."""
+    """Error of a data set that is not there or is damaged, with the remedy."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))  # libraries give reasons of many lines
@@ -36,17 +36,17 @@ class Split(abc.ABC):
 
     @abc.abstractmethod
     def to(self, device: str | torch.device) -> Self:
-        """The same, giving its batches on ``device``."""
+        """Same samples, giving their batches on ``device``."""
 
     @abc.abstractmethod
     def first(self, count: int | None) -> Self:
-        """The same with its first ``count`` samples (all of them for None)."""
+        """Same samples, only the first ``count`` (all of them for None)."""
 
     @abc.abstractmethod
     def batch(
         self, indices: Tensor, generator: torch.Generator | None = None, part: slice = EVERYTHING
     ) -> tuple[Inputs, Tensor]:
-        """Inputs and int64 labels of the samples ``indices[part]``.
+        """Inputs and labels (int64 (n,)) of the samples ``indices[part]``.
 
         With a ``generator`` (of the CPU) the samples are changed at random, as training wants it.
         The random numbers of all ``indices`` are drawn before ``part`` is made, so that processes
@@ -66,8 +66,11 @@ class Augment:
     flip: bool = False
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Random numbers for ``count`` images, int64 (count, 3): 1 for mirrored, and the row and
-        the column, 0 to twice the shift, at which the image is cut out of its padded self."""
+        """Random numbers for ``count`` images, int64 (count, 3): mirroring, row and column.
+
+        The first is 1 for mirrored; the others, 0 to twice the shift, are where the image is cut
+        out of its padded self.
+        """
         drawn = torch.zeros(count, 3, dtype=torch.int64)
         if self.flip:
             drawn[:, 0] = torch.rand(count, generator=generator) < 0.5
@@ -112,22 +115,25 @@ class ArraySplit(Split):
 
     @property
     def images(self) -> np.ndarray:
-        """All pixels, uint8 (N, C, H, W), as the accelerator reads them."""
+        """Pixels of all images, uint8 (N, C, H, W), as the accelerator reads them."""
         return self.pixels.cpu().numpy()
 
     def to(self, device: str | torch.device) -> Self:
+        """Same samples, giving their batches on ``device``."""
         return type(self)(self.pixels.to(device), self.labels, self.augment)
 
     def first(self, count: int | None) -> Self:
+        """Same samples, only the first ``count`` (all of them for None)."""
         return type(self)(self.pixels[:count], self.labels[:count], self.augment)
 
     def augmented(self, augment: Augment) -> Self:
-        """The same, changing images in training as ``augment`` says."""
+        """Same samples, changed in training as ``augment`` says."""
         return type(self)(self.pixels, self.labels, augment)
 
     def batch(
         self, indices: Tensor, generator: torch.Generator | None = None, part: slice = EVERYTHING
     ) -> tuple[Tensor, Tensor]:
+        """Images float32 (n, C, H, W) in 0..1 and int64 labels (n,), as the base class says."""
         drawn = None if generator is None else self.augment.draw(len(indices), generator)
         chosen = indices[part]
         x = self.pixels[chosen.to(self.pixels.device)].float() / 255
@@ -174,25 +180,25 @@ class Dataset:
         return self.train.shape
 
     def subset(self, count: int | None) -> "Dataset":
-        """The same with only the first ``count`` training samples (all of them for None)."""
+        """Same data set with only the first ``count`` training samples (all of them for None)."""
         return dataclasses.replace(self, train=self.train.first(count))
 
     @property
     def train_images(self) -> np.ndarray:
-        """uint8 (N, C, H, W) of a set that is in memory, as are the test images."""
+        """Training images, uint8 (N, C, H, W); TypeError for a set that is not in memory."""
         return _in_memory(self.train).images
 
     @property
     def train_labels(self) -> np.ndarray:
-        """int64 (N,)."""
+        """Training labels, int64 (N,)."""
         return self.train.labels
 
     @property
     def test_images(self) -> np.ndarray:
-        """uint8 (N, C, H, W); TypeError for a set that is not in memory."""
+        """Test images, uint8 (N, C, H, W); TypeError for a set that is not in memory."""
         return _in_memory(self.test).images
 
     @property
     def test_labels(self) -> np.ndarray:
-        """int64 (N,)."""
+        """Test labels, int64 (N,)."""
         return self.test.labels

@@ -35,6 +35,7 @@ class TextSplit(Split):
         self.shape = tuple(tokens.shape[1:])
 
     def to(self, device: str | torch.device) -> Self:
+        """Same samples, giving their batches on ``device``."""
         return type(self)(
             tokens=self.tokens,
             lengths=self.lengths,
@@ -44,6 +45,7 @@ class TextSplit(Split):
         )
 
     def first(self, count: int | None) -> Self:
+        """Same samples, only the first ``count`` (all of them for None)."""
         return type(self)(
             tokens=self.tokens[:count],
             lengths=self.lengths[:count],
@@ -55,7 +57,10 @@ class TextSplit(Split):
     def batch(
         self, indices: Tensor, generator: torch.Generator | None = None, part: slice = EVERYTHING
     ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-        """As the base class says; texts are the same in training, nothing is drawn."""
+        """Tokens, two masks and labels of the samples ``indices[part]``, as the base class says.
+
+        Texts are the same in training: ``generator`` is not used.
+        """
         chosen = indices[part].cpu()
         rows = chosen.numpy()
         places = np.arange(self.shape[0])
@@ -72,9 +77,11 @@ Tokenise = Callable[[Sequence[tuple[str, ...]], Sequence[int]], TextSplit]
 
 
 def tokeniser(name: str | None, max_length: int) -> Tokenise:
-    """Function that makes a split of texts (each one or two sentences) and labels with the
-    tokenizer ``name``: the folder of a Hugging Face model, or its name on the hub. Longer texts are
-    cut to ``max_length`` tokens, shorter ones filled up."""
+    """Function that makes a split of texts (each one or two sentences) and labels.
+
+    ``name`` is that of the tokenizer: the folder of a Hugging Face model, or its name on the hub.
+    Longer texts are cut to ``max_length`` tokens, shorter ones filled up. Raises DatasetError.
+    """
     if name is None:
         raise DatasetError(
             "texts need a tokenizer: name the folder of a Hugging Face model, or "

@@ -27,7 +27,7 @@ EXACT_QUOTIENT = 2.0**-20
 
 @torch.no_grad()
 def align_scales(model: fx.GraphModule) -> int:
-    """Move scales and gammas, in place, to what the integer formats hold.
+    """Alignment of scales and gammas, in place, to what the integer formats hold.
 
     A residual operand's ``n`` becomes exact, by a shift of a scale of up to 2^-15: without it, fake
     quantisation and integers round 1 of 300 sums of a block differently. Multipliers become exact

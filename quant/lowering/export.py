@@ -131,7 +131,7 @@ class Lowering:
         self.pads: dict[fx.Node, Padding] = {}  # that await a layer
 
     def run(self) -> None:
-        """Lower every node of the flat graph."""
+        """Lowering of every node of the flat graph; raises UnsupportedLayer and ExportError."""
         found = fusion_groups(self.model)
         for node in self.model.graph.nodes:
             if node.op == "placeholder":

@@ -45,14 +45,17 @@ class FusionGroup:
 
     @property
     def output(self) -> ActQuantiser:
-        """The quantiser; TypeError for logits, which have none."""
+        """Quantiser of the group; raises TypeError for logits, which have none."""
         if self.quantiser is None:
             raise TypeError(f"layer {self.name!r} gives logits, which nothing quantises")
         return self.quantiser
 
     @property
     def affine(self) -> tuple[Tensor, Tensor]:
-        """``(gamma, beta)``, float64: bias and batch-norm in evaluation are ``gamma*x + beta``."""
+        """``(gamma, beta)``, float64 (O,).
+
+        Bias and batch-norm in evaluation are ``gamma*x + beta``.
+        """
         bias = self.layer.bias
         beta = torch.zeros(
             len(self.layer.weight), dtype=torch.float64, device=self.layer.weight.device
@@ -65,13 +68,16 @@ class FusionGroup:
         return gamma, offset + gamma * beta
 
     def steps(self, source_scale: float, target_scale: float) -> Tensor:
-        """Steps of the output per unit of the accumulator, of each row; signed as gamma is."""
+        """Steps of the output per unit of the accumulator, float64 (O,); signed as gamma is."""
         alpha = self.layer.alpha.detach().double() / denominators(self.layer.scheme)
         return self.affine[0] * alpha * (source_scale / target_scale)
 
 
 def fold_batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """``(gamma', beta')``, float64, with ``norm(x) = gamma' * x + beta'`` in evaluation."""
+    """``(gamma', beta')``, float64 (O,), with ``norm(x) = gamma' * x + beta'`` in evaluation.
+
+    Raises ValueError for a batch-norm without running statistics.
+    """
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError("a batch-norm without running statistics cannot be folded")
     mean, var, gamma, beta = (
@@ -118,14 +124,16 @@ def _group(node: fx.Node, result: fx.Node, quantiser: ActQuantiser | None) -> Fu
 
 
 def scale_of(node: fx.Node) -> float:
-    """Real step of the codes that ``node`` gives."""
+    """Step of the codes that ``node`` gives, a real number."""
     grid = grid_of(node)
     return numerics.IMAGE_SCALE if grid is None else grid.scale.item()
 
 
 def encode_or_raise(name: str, encode: Callable[P, R], *values: P.args, **options: P.kwargs) -> R:
-    """``encode(*values)``; raises :class:`~ir.arrays.ExportError` of layer ``name`` for values that
-    do not fit the format."""
+    """Result of ``encode(*values)``.
+
+    Raises :class:`~ir.arrays.ExportError` of layer ``name`` for values that do not fit the format.
+    """
     try:
         return encode(*values, **options)
     except ValueError as error:

@@ -41,7 +41,7 @@ class HybridLowering:
         return tuple(n.name for n in self.model.graph.nodes if n.op == "placeholder")
 
     def run(self) -> None:
-        """Lower the host segments and the layers behind each."""
+        """Lowering of the host segments and of the layers behind each."""
         for segment in segments(self.model):
             self.nodes.append(segment.node)
             specs = {}

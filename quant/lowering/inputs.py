@@ -11,7 +11,7 @@ from quant.lowering.partition import is_hybrid
 
 
 def check_inputs(model: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
-    """Raises ValueError unless ``model`` can take ``inputs``, and the accelerator can, too."""
+    """Check that ``model`` can take ``inputs``, and the accelerator, too: ValueError otherwise."""
     places = [node for node in model.graph.nodes if node.op == "placeholder"]
     if len(inputs) != len(places):
         raise ValueError(f"the network takes {len(places)} inputs, not {len(inputs)}")
@@ -28,7 +28,7 @@ def check_inputs(model: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
 
 
 def check_type(model: nn.Module, images: object) -> None:
-    """Raises ValueError for images of integers, or of another type than the weights'."""
+    """Check that ``images`` are float, of the weights' type: ValueError otherwise."""
     if not isinstance(images, Tensor):
         return
     if not images.is_floating_point():
@@ -43,7 +43,7 @@ def check_type(model: nn.Module, images: object) -> None:
 
 
 def check_range(images: Tensor) -> None:
-    """Raises ValueError for float images that are no pixels in 0..1, with the cure."""
+    """Check that float ``images`` are pixels in 0..1: ValueError, with the cure, otherwise."""
     least, most = (v.item() for v in images.aminmax())
     if math.isnan(least) or math.isinf(least) or math.isinf(most):
         raise ValueError("images have values that are not finite")

@@ -39,12 +39,12 @@ _HYBRID = "hybrid"
 
 
 def is_hybrid(model: nn.Module) -> bool:
-    """Whether ``model`` was prepared with float operations for the host."""
+    """True if ``model`` was prepared with float operations for the host."""
     return isinstance(model, fx.GraphModule) and model.meta.get(_HYBRID, False)
 
 
 def quantise_linears(model: fx.GraphModule, act_bits: int, wide_ends: bool) -> None:
-    """Give every linear layer of a captured graph quantised weights and a quantiser in front.
+    """Replacement of every linear layer of a captured graph by a quantised one behind a quantiser.
 
     Layers that read one tensor share its quantiser, which is signed and has ``act_bits``, or 8 for
     the first and the last layer with ``wide_ends``. Raises
@@ -88,7 +88,7 @@ def quantise_linears(model: fx.GraphModule, act_bits: int, wide_ends: bool) -> N
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HostSegment:
-    """One host node, and what it means in nodes of the model's graph.
+    """Host node, and what it means in nodes of the model's graph.
 
     inputs : what it reads: linear layers, values of earlier segments, inputs of the model
     outputs : quantisers, of whose arguments it gives the real values
@@ -106,7 +106,7 @@ class HostSegment:
 
 
 def segments(model: fx.GraphModule) -> list[HostSegment]:
-    """The segments of a hybrid model in execution order, as many as its longest row of layers."""
+    """Segments of a hybrid model in execution order, as many as its longest row of layers."""
     place = _places(model.graph)
     kept: dict[fx.Node, str] = {}
     found = []
@@ -137,7 +137,7 @@ def segments(model: fx.GraphModule) -> list[HostSegment]:
 
 
 class HostRunner:
-    """The callback that computes the host nodes of a hybrid model's integer graph.
+    """Callback that computes the host nodes of a hybrid model's integer graph.
 
     It holds a copy of the model as it is now, on the CPU and in evaluation; see
     :data:`ir.golden.HostCallback`.
@@ -161,7 +161,7 @@ class HostRunner:
 
 
 def quantiser_of(node: fx.Node) -> ActQuantiser:
-    """The quantiser that ``node`` calls."""
+    """Quantiser that ``node`` calls; raises TypeError where it calls none."""
     module = module_of(node)
     if not isinstance(module, ActQuantiser):
         raise TypeError(f"{name_of(node)} is no quantiser")
@@ -169,7 +169,7 @@ def quantiser_of(node: fx.Node) -> ActQuantiser:
 
 
 def offloaded_layer(node: fx.Node) -> OffloadedLinear:
-    """The linear layer that ``node`` calls."""
+    """Linear layer that ``node`` calls; raises TypeError where it calls none."""
     module = module_of(node)
     if not isinstance(module, OffloadedLinear):
         raise TypeError(f"{name_of(node)} is no offloaded layer")
@@ -177,7 +177,10 @@ def offloaded_layer(node: fx.Node) -> OffloadedLinear:
 
 
 def offloaded_shape(node: fx.Node) -> tuple[int, int, int]:
-    """Shape (C, T, 1) or (C, 1, 1) of the tensor of a linear layer or a quantiser."""
+    """Shape (C, T, 1) or (C, 1, 1) of the tensor of a linear layer or a quantiser.
+
+    Raises UnsupportedLayer for a tensor of more dimensions.
+    """
     *positions, channels = shape_of(node)
     if len(positions) > 2:
         raise UnsupportedLayer(name_of(node), "linear", f"it reads {len(positions) + 2} dimensions")

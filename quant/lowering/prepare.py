@@ -48,7 +48,7 @@ def prepare(
     first_last: str = "same",
     host: bool = False,
 ) -> fx.GraphModule:
-    """A flat copy of ``model`` with quantising layers; the model itself stays as it is.
+    """Flat copy of ``model`` with quantising layers; the model itself stays as it is.
 
     Parameters
     ----------
@@ -92,12 +92,15 @@ def prepare(
 
 @torch.no_grad()
 def calibrate(model: nn.Module, *inputs: Tensor) -> None:
-    """Set all scales: clip and zero point of every activation quantiser by the activations of
-    ``inputs``, ``alpha`` of every row by its weights and scheme, which may have changed since
-    :func:`prepare`, as by a checkpoint that was loaded.
+    """Calibration of all scales of ``model``, in place, on a batch of ``inputs``.
+
+    Clip and zero point of every activation quantiser are set by the activations, ``alpha`` of every
+    row by its weights and scheme, which may have changed since :func:`prepare`, as by a checkpoint
+    that was loaded.
 
     Images are float (N, C, H, W) in 0..1, of the size that the model was prepared for; raises
-    ValueError for others, which the accelerator would read as something else."""
+    ValueError for others, which the accelerator would read as something else.
+    """
     layers = quantised_layers(model).values()
     with _observing(model, layers):
         model(*inputs)
@@ -131,19 +134,19 @@ def _observing(model: nn.Module, layers: Collection[RowQuantised]) -> Iterator[N
 
 
 def is_add(node: fx.Node) -> bool:
-    """Whether ``node`` adds two tensors."""
+    """True if ``node`` adds two tensors."""
     return node.op == "call_function" and node.target is operator.add
 
 
 def codes_source(node: fx.Node) -> fx.Node:
-    """The node that decides the grid of ``node``'s codes: quantiser, average pool or image."""
+    """Node that decides the grid of ``node``'s codes: quantiser, average pool or image."""
     while isinstance(module_of(node), KEEPS_CODES):
         node = argument(node)
     return node
 
 
 def grid_of(node: fx.Node) -> ActQuantiser | QuantAvgPool | None:
-    """The module whose grid ``node``'s codes lie on; None for the image's."""
+    """Module whose grid ``node``'s codes lie on; None for the image's."""
     module = module_of(codes_source(node))
     return module if isinstance(module, ActQuantiser | QuantAvgPool) else None
 
@@ -267,7 +270,7 @@ class _Preparer:
 
 
 def pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-    """A size of PyTorch's, which may be one number for both directions."""
+    """Size as PyTorch takes it, which may be one number for both directions, as two."""
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 

@@ -16,7 +16,7 @@ def centre_rounding_margin(
     n: int = 0,
     residuals: tuple[int, int] = (0, 0),
 ) -> int:
-    """B that gives every sum the same output as ``bias`` does, with the largest rounding margin.
+    """Bias B that gives every sum the output that ``bias`` gives, with the largest rounding margin.
 
     ``y = (acc*M + r*N + B) >> S`` changes where the sum in brackets is a multiple of 2^S. Modulo
     2^S the sums leave a gap around that point; B moves by at most 2^(S-1), until it is in the

@@ -14,13 +14,16 @@ from ir.graph import AvgPool, Conv, Flatten, Host, IntegerNode, IntGraph, Linear
 
 
 class Mismatch(ArithmeticError):
-    """Two implementations of the same graph computed different integers."""
+    """Error of two implementations of one graph that computed different integers."""
 
 
 def run(
     graph: IntGraph, images: Tensor | tuple[Tensor, ...], host: golden.HostCallback | None = None
 ) -> dict[str, Tensor]:
-    """Every tensor of the graph for integer ``images``, by name, int64; see :func:`golden.run`."""
+    """Tensors of the graph for integer ``images``, by name: int64 (N, C, H, W), computed by torch.
+
+    Arguments are those of :func:`ir.golden.run`.
+    """
     if isinstance(images, tuple):
         tensors: dict[str, Tensor] = {}
         kept = dict(zip(graph.header.host_inputs, (i.numpy() for i in images), strict=True))
@@ -97,8 +100,8 @@ def verify(
 ) -> np.ndarray:
     """Logits (N, classes) int64 of integer ``images``, computed here and by the golden model.
 
-    Every tensor must agree in every element; raises :class:`Mismatch` naming the first that does
-    not.
+    They are computed ``batch`` at a time. Every tensor must agree in every element; raises
+    :class:`Mismatch` naming the first that does not.
     """
     logits = []
     for start in range(0, len(images[0] if isinstance(images, tuple) else images), batch):

@@ -18,7 +18,7 @@ CIFAR_STEM_PIXELS = 64
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A network that :func:`build` knows."""
+    """Description of a network that :func:`build` knows."""
 
     #: "module:function", called with (channels, classes, width=) and stem= where there is a choice;
     #: of a network that reads texts with (source, tokens, classes)
@@ -47,7 +47,7 @@ def build(
     stem: str = "auto",
     source: str | None = None,
 ) -> "nn.Module":
-    """A freshly initialised network.
+    """Network with random weights.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def build(
 
 
 def load_pretrained(model: "nn.Module", path: pathlib.Path | str) -> list[str]:
-    """Load a checkpoint: :func:`quant.models.weights.load_pretrained`."""
+    """Weights of a checkpoint in ``model``: :func:`quant.models.weights.load_pretrained`."""
     from quant.models import weights
 
     return weights.load_pretrained(model, path)

@@ -15,8 +15,9 @@ from ir.cli import UserError, require
 
 
 class BertClassifier(nn.Module):
-    """Logits (N, classes) of ``input_ids``, ``attention_mask`` and ``token_type_ids``, all int64
-    (N, T).
+    """BERT with a classifier: logits (N, classes) of texts of T tokens.
+
+    Its inputs are ``input_ids``, ``attention_mask`` and ``token_type_ids``, all int64 (N, T).
 
     Has the parts, and so the parameter names, of the
     :class:`transformers.BertForSequenceClassification` that it is made from, which must use eager
@@ -42,7 +43,7 @@ class BertClassifier(nn.Module):
 
 
 def build(source: str, tokens: int, classes: int) -> BertClassifier:
-    """A BERT with random weights of the architecture of ``source``, for texts of ``tokens`` tokens.
+    """BERT with random weights of the architecture of ``source``, for texts of ``tokens`` tokens.
 
     ``source`` is a folder with ``config.json``, or a name on the Hugging Face hub, which
     transformers downloads or has in its cache. Raises :class:`~ir.cli.UserError`.
@@ -58,14 +59,20 @@ def build(source: str, tokens: int, classes: int) -> BertClassifier:
 
 
 def load(source: str, classes: int) -> BertClassifier:
-    """A pre-trained BERT from a ``source`` as of :func:`build`, which also has weights. Its
-    classifier is new unless it is one for ``classes`` already."""
+    """Pre-trained BERT from a ``source`` as of :func:`build`, which also has weights.
+
+    Its classifier is new unless it is one for ``classes`` already. Raises
+    :class:`~ir.cli.UserError`.
+    """
     return _load(source, classes)[0]
 
 
 def load_weights(model: BertClassifier, source: str) -> list[str]:
-    """Give ``model`` the weights of ``source``, as :func:`load` does; returns the names of those
-    that it does not have, which are random."""
+    """Replacement of the weights of ``model`` by those of ``source``, as :func:`load` takes it.
+
+    Returns the names of those that ``source`` does not have, which are random. Raises
+    :class:`~ir.cli.UserError` for another architecture.
+    """
     other, missing = _load(source, len(model.classifier.weight))
     try:
         model.load_state_dict(other.state_dict())

@@ -21,7 +21,7 @@ STEM_CHANNELS, HEAD_CHANNELS = 32, 1280
 
 
 def round_channels(channels: float) -> int:
-    """The nearest multiple of 8 that is at least 8 and at least 90 % of ``channels``."""
+    """Multiple of 8 nearest to ``channels``, at least 8 and at least 90 % of them."""
     nearest = max(8, int(channels + 4) // 8 * 8)
     return nearest if nearest >= 0.9 * channels else nearest + 8
 

@@ -140,7 +140,7 @@ class TinyResNet(ResNet):
 
 
 def resnet20(channels: int = 3, classes: int = 10, width: int = 16) -> nn.Module:
-    """The CIFAR network of the paper's section 4.2 with n = 3 and option-B shortcuts."""
+    """ResNet-20, the CIFAR network of the paper's section 4.2 with n = 3 and option-B shortcuts."""
     return initialise(
         ResNet(
             block=BasicBlock,

@@ -31,7 +31,7 @@ UNREADABLE = (
 
 
 def initialise(model: nn.Module) -> nn.Module:
-    """Draw convolution weights from N(0, 2 / fan_out) (He et al., arXiv:1502.01852).
+    """Initialisation of convolutions with N(0, 2 / fan_out) (He et al., arXiv:1502.01852).
 
     ``fan_out`` is kernel area times output channels, grouped or not, as in torchvision. Batch-norm
     keeps its ones and zeros, a linear layer PyTorch's uniform distribution.
@@ -43,7 +43,7 @@ def initialise(model: nn.Module) -> nn.Module:
 
 
 def load_pretrained(model: nn.Module, path: pathlib.Path | str) -> list[str]:
-    """Load a checkpoint's weights into ``model``; returns the names that were not loaded.
+    """Replacement of ``model``'s weights by a checkpoint's; returns the names that were not loaded.
 
     Reads .pth, .pt (tensors only, no code is run) and .safetensors, with or without a wrapper of
     WRAPPERS and the prefix "module." of parallel training. A classifier for another number of
@@ -147,7 +147,10 @@ def _first_conv(model: nn.Module) -> tuple[str, nn.Conv2d]:
 
 @torch.no_grad()
 def fold_normalisation(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Make a network trained on ``(x - mean) / std`` take ``x`` (pixels of 0..1), in place.
+    """Fold of the input's normalisation ``(x - mean) / std`` into the first layer, in place.
+
+    Afterwards the network takes ``x``, pixels in 0..1; ``mean`` and ``std`` have a number for each
+    channel.
 
     With w' = w / std and c = sum(w * mean / std) of each row, conv(w, (x - mean) / std) =
     conv(w', x) - c: c goes out of the bias, or into the mean of the batch-norm that follows, so

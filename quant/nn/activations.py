@@ -34,18 +34,21 @@ class ActQuantiser(ClampedScales):
         )  #: real value of the largest code
 
     def extra_repr(self) -> str:
+        """Bits, zero point and limit, for the module's text."""
         limit = "" if self.limit is None else f", limit={self.limit:g}"
         return f"bits={self.bits}, zero_point={self.zero_point}{limit}"
 
     def widen(self) -> None:
-        """Use 8 bits from now on; calibrate afterwards."""
+        """Change to 8 bits; calibrate afterwards."""
         self.bits = 8
         self.zero_point = 128 if self.signed else 0
 
     def get_extra_state(self) -> Tensor:
+        """Zero point, for a state dict."""
         return torch.tensor(self.zero_point)
 
     def set_extra_state(self, state: Tensor) -> None:
+        """Update of the zero point from a state dict."""
         self.zero_point = int(state)
 
     @property
@@ -80,11 +83,11 @@ class ActQuantiser(ClampedScales):
 
     @torch.no_grad()
     def clamp_scales_(self) -> None:
-        """Keep ``clip`` between MIN_SCALE and ``limit``."""
+        """Clamp of ``clip`` to MIN_SCALE and ``limit``, in place."""
         self.clip.clamp_(MIN_SCALE, self.limit)
 
     def to_int(self, x: Tensor) -> Tensor:
-        """The stored integers, int64."""
+        """Stored integers of ``x``, int64 in its shape, 0 to 15 or 255."""
         steps = quantizers.act_to_steps(x, self.scale, self.low, self.high)
         return steps.to(torch.int64) + self.zero_point
 
@@ -146,7 +149,7 @@ class QuantAvgPool(nn.AvgPool2d):
         return max(1, min(area, most // numerics.act_max(self.source.bits)))
 
     def widen(self) -> None:
-        """Use 8 bits from now on."""
+        """Change to 8 bits."""
         self.bits = 8
 
     @property
@@ -156,12 +159,12 @@ class QuantAvgPool(nn.AvgPool2d):
 
     @property
     def quantise(self) -> bool:
-        """Whether the source rounds, and the pool with it."""
+        """True if the source rounds, and the pool with it."""
         return self.source.quantise
 
     @property
     def observe(self) -> bool:
-        """Whether the source is being calibrated."""
+        """True while the source is being calibrated."""
         return self.source.observe
 
     @property

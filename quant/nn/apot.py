@@ -17,6 +17,6 @@ UNIT = 2**-4  #: all sums are multiples of it
 
 
 def apot4_values() -> np.ndarray:
-    """All weight values, ascending, int64; the largest, 10, is the denominator."""
+    """Weight values of APoT-4, ascending, int64; the largest, 10, is the denominator."""
     magnitudes = sorted(int((a + b) / UNIT) for a, b in itertools.product(COARSE, FINE))
     return np.array([-m for m in magnitudes[:0:-1]] + magnitudes, dtype=np.int64)

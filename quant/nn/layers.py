@@ -33,7 +33,7 @@ class RowQuantised(ClampedScales):
 
     @classmethod
     def from_float(cls, layer: nn.Conv2d | nn.Linear) -> Self:
-        """A copy of a float layer; all rows are Fixed8 until they are assigned a scheme."""
+        """Copy of a float layer; all rows are Fixed8 until they are assigned a scheme."""
         quantised = cls.__new__(cls)  # same parameters and hyperparameters
         own = {k: v for k, v in layer.__dict__.items() if k != "_modules"}
         quantised.__dict__ = copy.deepcopy(own, {id(layer): quantised})
@@ -48,7 +48,10 @@ class RowQuantised(ClampedScales):
 
     @torch.no_grad()
     def assign(self, scheme: Tensor) -> int:
-        """Give the rows their schemes; returns how many changed. Those get a new ``alpha``."""
+        """Assignment of a scheme (O,) to the rows, in place; returns how many changed.
+
+        Those get a new ``alpha``.
+        """
         changed = (scheme.to(self.scheme) != self.scheme).nonzero()[:, 0]
         self.scheme.copy_(scheme)
         if len(changed):
@@ -58,13 +61,13 @@ class RowQuantised(ClampedScales):
 
     @torch.no_grad()
     def refresh_alpha(self) -> None:
-        """Set every row's ``alpha`` from its weights and its scheme, as for a new layer."""
+        """Update of every row's ``alpha`` from its weights and scheme, as for a new layer."""
         self.stale = False
         self.alpha.copy_(quantizers.best_alpha(self.weight, self.scheme, MIN_SCALE))
 
     @torch.no_grad()
     def clamp_scales_(self) -> None:
-        """Keep ``alpha`` between 1/16 and twice the row's largest weight.
+        """Clamp of ``alpha``, in place, to 1/16 and twice the row's largest weight.
 
         Outside, nearly all weights are clipped or become zero.
         """
@@ -74,14 +77,14 @@ class RowQuantised(ClampedScales):
 
     @property
     def effective_weight(self) -> Tensor:
-        """The weight that forward uses."""
+        """Weight that forward uses, in the shape of ``weight``."""
         if not self.quantise:
             return self.weight
         self.check_scales()
         return quantizers.fake_quantise_weight(self.weight, self.alpha, self.scheme)
 
     def check_scales(self) -> None:
-        """Raises ValueError where scales are those of other weights."""
+        """Check that scales belong to these weights: ValueError otherwise."""
         if self.stale:
             raise ValueError(
                 "the weights came from a checkpoint without scales, so that those of the model fit "
@@ -96,7 +99,7 @@ class RowQuantised(ClampedScales):
             self.stale = f"{prefix}alpha" not in state_dict
 
     def to_int(self) -> Tensor:
-        """Weight values, int64, in the shape of ``weight``."""
+        """Weight values of each row's scheme, int64, in the shape of ``weight``."""
         return quantizers.weight_to_int(self.weight.detach(), self.alpha.detach(), self.scheme)
 
 
@@ -132,7 +135,7 @@ def training_only(model: nn.Module) -> list[str]:
 
 @contextlib.contextmanager
 def float_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluate ``model`` with its float weights, unrounded activations and fixed batch-norm."""
+    """Context with ``model`` in evaluation, float weights and unrounded activations."""
     modules = [m for m in model.modules() if isinstance(m, RowQuantised | ActQuantiser)]
     before = [m.quantise for m in modules]
     for module in modules:

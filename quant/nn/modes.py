@@ -12,7 +12,7 @@ LAYERS = (nn.Conv2d, nn.Linear)
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards each module's former mode, of frozen ones, too."""
+    """Context in evaluation mode; afterwards each module has its former mode, frozen ones, too."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -30,7 +30,7 @@ def frozen_norms(model: nn.Module) -> set[nn.Module]:
 
 
 def train(model: nn.Module) -> None:
-    """Training mode of all modules, but for batch-norms that the user has frozen."""
+    """Change of all modules to training mode, but for batch-norms that the user has frozen."""
     frozen = frozen_norms(model)
     model.train()
     for norm in frozen:

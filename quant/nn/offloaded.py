@@ -27,7 +27,7 @@ class Requantisation(NamedTuple):
 
 
 class OffloadedLinear(QuantLinear):
-    """A linear layer of a network whose other operations stay on the host.
+    """Linear layer of a network whose other operations stay on the host.
 
     In training it is a :class:`~quant.nn.layers.QuantLinear`. In evaluation it gives what the host
     gets from the accelerator, to the bit: exact sums of codes, times the integer multipliers,
@@ -42,8 +42,10 @@ class OffloadedLinear(QuantLinear):
 
     @classmethod
     def from_linear(cls, layer: nn.Linear, name: str, source: ActQuantiser, last: bool) -> Self:
-        """A copy of a float ``layer`` that reads the codes of ``source``; the rows of the ``last``
-        one share one S, as a graph's output must."""
+        """Copy of a float ``layer`` that reads the codes of ``source``.
+
+        The rows of the ``last`` one share one S, as a graph's output must.
+        """
         offloaded = cls.from_float(layer)
         offloaded.name = name
         offloaded._source = [source]  # in a list: it is no child of this module
@@ -56,7 +58,7 @@ class OffloadedLinear(QuantLinear):
         return self._source[0]
 
     def forward(self, input: Tensor) -> Tensor:
-        """As a QuantLinear in training; in evaluation the accelerator's result."""
+        """Sums as of a QuantLinear in training; in evaluation the accelerator's result."""
         if self.training or not self.quantise:
             return super().forward(input)
         exact = self._from_accelerator(input)
@@ -75,12 +77,15 @@ class OffloadedLinear(QuantLinear):
         return total.double().mul_(scale).add_(offset).to(x.dtype)  # 48 bits: exact
 
     def factors(self) -> Tensor:
-        """Real value of each row's unit of the accumulator, float64."""
+        """Real value of each row's unit of the accumulator, float64 (O,)."""
         alpha = self.alpha.detach().double() / denominators(self.scheme)
         return alpha * self.source.scale.detach().double()
 
     def requantisation(self) -> Requantisation:
-        """Raises :class:`~ir.arrays.ExportError` for a row that M cannot express."""
+        """M, B and S of all rows.
+
+        Raises :class:`~ir.arrays.ExportError` for a row that M cannot express.
+        """
         factors = self.factors().tolist()
         try:
             rows = [numerics.encode_multiplier(f) for f in factors]

@@ -30,9 +30,12 @@ ABOVE_ONE = float(np.nextafter(np.float32(1), np.float32(2)))
 
 
 class Tables(NamedTuple):
-    """All midpoints between the levels of a scheme are multiples of ``1 / (2 * denominator)``, so
-    that the level of a ratio ``v`` depends on ``ceil(2 * denominator * v)`` alone: that plus
-    ``zero`` of the scheme is its place in the tables."""
+    """Lookup tables of the levels of all schemes.
+
+    Midpoints between the levels of a scheme are multiples of ``1 / (2 * denominator)``, so that the
+    level of a ratio ``v`` depends on ``ceil(2 * denominator * v)`` alone: that plus ``zero`` of the
+    scheme is its place in the tables.
+    """
 
     twice: Tensor  #: by scheme, ``2 * denominator``, float64
     zero: Tensor  #: by scheme, place of the ratio 0, float64
@@ -92,12 +95,15 @@ def _places(weight: Tensor, alpha: Tensor, scheme: Tensor) -> Tensor:
 
 
 def weight_to_int(weight: Tensor, alpha: Tensor, scheme: Tensor) -> Tensor:
-    """Weight values (int64) of ``weight`` (O, ...), each row by its ``alpha`` and ``scheme``."""
+    """Weight values, int64, of ``weight`` (O, ...), in its shape.
+
+    ``alpha`` (O,) and ``scheme`` (O,) are those of the rows.
+    """
     return _tables(weight.device).values[_places(weight.float(), alpha.float(), scheme)]
 
 
 def denominators(scheme: Tensor) -> Tensor:
-    """Denominator of each row's weight values, int64."""
+    """Denominator of each row's weight values, int64 (O,)."""
     return _tables(scheme.device).twice[scheme.long()].long() // 2
 
 
@@ -127,12 +133,18 @@ class _FakeWeight(torch.autograd.Function):
 
 
 def fake_quantise_weight(weight: Tensor, alpha: Tensor, scheme: Tensor) -> Tensor:
-    """``alpha * value / denominator`` with the gradients described above, in ``weight``'s type."""
+    """Weight ``alpha * value / denominator``, in ``weight``'s shape (O, ...) and type.
+
+    ``alpha`` and ``scheme`` are (O,). The gradients are those described above.
+    """
     return _FakeWeight.apply(weight.float(), alpha.float(), scheme).to(weight.dtype)
 
 
 def act_to_steps(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
-    """``clamp(floor(x / scale + 0.5), low, high)``, the stored integer less its zero point."""
+    """Steps ``clamp(floor(x / scale + 0.5), low, high)``, in ``x``'s shape.
+
+    They are the stored integer less its zero point.
+    """
     return (x.float() / scale).add_(0.5).floor_().clamp_(low, high)
 
 
@@ -158,12 +170,18 @@ class _FakeAct(torch.autograd.Function):
 
 
 def fake_quantise_act(x: Tensor, clip: Tensor, low: int, high: int) -> Tensor:
-    """``x`` on the grid of ``clip / high``, with the gradients described above, in ``x``'s type."""
+    """Values of ``x`` on the grid of ``clip / high``, in ``x``'s shape and type.
+
+    They lie between ``low`` and ``high`` steps. The gradients are those described above.
+    """
     return _FakeAct.apply(x.float(), clip.float(), low, high).to(x.dtype)
 
 
 def best_alpha(weight: Tensor, scheme: Tensor, floor: float) -> Tensor:
-    """Initial ``alpha`` (O,): the maximum for PoT, least squared error for the other schemes."""
+    """Initial ``alpha`` (O,): the maximum for PoT, least squared error for the other schemes.
+
+    ``weight`` is (O, ...), ``scheme`` (O,), ``floor`` the least ``alpha``.
+    """
     rows = weight.detach().float().flatten(1)
     peak = rows.abs().amax(1).clamp_min(floor)
     best, error = peak.clone(), torch.full_like(peak, torch.inf)
@@ -176,7 +194,7 @@ def best_alpha(weight: Tensor, scheme: Tensor, floor: float) -> Tensor:
 
 
 def sample(x: Tensor, most: int) -> Tensor:
-    """At most ``most`` elements of ``x``, always the same ones, with no regard to its axes."""
+    """Sample of at most ``most`` elements of ``x``, always the same ones, as one dimension."""
     x = x.detach().flatten()
     if x.numel() <= most:
         return x
@@ -185,7 +203,10 @@ def sample(x: Tensor, most: int) -> Tensor:
 
 
 def best_clip(x: Tensor, low: int, high: int, floor: float) -> Tensor:
-    """Initial ``clip`` of an activation tensor: least squared error, from a sample of ``x``."""
+    """Initial ``clip`` of activations: least squared error, from a sample of ``x``.
+
+    ``low`` and ``high`` are the least and largest step, ``floor`` the least clip.
+    """
     x = sample(x, 100_000).float()
     if low == 0:
         x = x.clamp_min(0)

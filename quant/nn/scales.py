@@ -30,7 +30,10 @@ class ClampedScales(nn.Module):
         return module
 
     def clamp_scales_(self) -> None:
-        """Move the scales in place to the nearest useful value; a second call changes nothing."""
+        """Clamp of the scales, in place, to the nearest useful values.
+
+        A second call changes nothing.
+        """
         raise NotImplementedError
 
 
@@ -38,7 +41,7 @@ _modules: "weakref.WeakSet[ClampedScales]" = weakref.WeakSet()
 
 
 def clamp_scales_(model: nn.Module) -> None:
-    """Clamp the scales of all modules of ``model`` in place, as every optimiser step does."""
+    """Clamp of the scales of all modules of ``model``, in place, as every optimiser step does."""
     for module in model.modules():
         if isinstance(module, ClampedScales):
             module.clamp_scales_()

@@ -22,8 +22,10 @@ CHECKPOINTS = (".pt", ".pth", ".safetensors")  #: ends of the names of files wit
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preset:
-    """Defaults of a data set. Those of CIFAR, ImageNet and the texts are the paper's, section 4.1,
-    where it names them."""
+    """Defaults of a data set.
+
+    Those of CIFAR, ImageNet and the texts are the paper's, section 4.1, where it names them.
+    """
 
     float_epochs: int
     epochs: int
@@ -62,7 +64,10 @@ PRESETS = {
 
 
 def setting(group: str, text: str, default: object = ..., **limits: Any) -> Any:
-    """A field with its place in and its line of ``--help``. Without a default the preset has it."""
+    """Field with its place in and its line of ``--help``.
+
+    Without a default the preset has it.
+    """
     return pydantic.Field(default, description=text, json_schema_extra={"group": group}, **limits)
 
 
@@ -223,26 +228,30 @@ class TrainConfig(pydantic.BaseModel):
 
     @classmethod
     def resolve(cls, **given: Any) -> Self:
-        """The settings that ``given`` make complete; raises ValueError, one line, naming what is
-        unknown or makes no sense."""
+        """Settings that ``given`` make complete.
+
+        Raises ValueError, one line, naming what is unknown or makes no sense.
+        """
         try:
             return cls(**given)
         except pydantic.ValidationError as error:
             raise ValueError(_one_line(error.errors()[0], cls)) from error
 
     def dump(self) -> str:
-        """The content of ``config.json``."""
+        """Content of ``config.json``."""
         return json.dumps(self.model_dump(), indent=2) + "\n"
 
     @classmethod
     def load(cls, path: pathlib.Path) -> Self:
-        """The settings in a file; raises ValueError for one that does not hold any."""
+        """Settings in a file; raises ValueError for one that does not hold any."""
         return cls.resolve(**read_settings(path))
 
 
 def check_model_reads(model: str, dataset: str) -> str:
-    """Kind of samples in a data set of PRESETS, "images" or "texts"; raises ValueError where
-    ``model`` reads something else."""
+    """Kind of samples in a data set of PRESETS, "images" or "texts".
+
+    Raises ValueError where ``model`` reads something else.
+    """
     wants, has = MODELS[model].reads, MODELS[PRESETS[dataset].model].reads
     if wants != has:
         raise ValueError(f"model {model!r} reads {wants}, {dataset} has {has}")
@@ -250,7 +259,7 @@ def check_model_reads(model: str, dataset: str) -> str:
 
 
 def is_hugging_face(pretrained: str) -> bool:
-    """Whether ``pretrained`` is a Hugging Face model's folder or name, and no checkpoint file."""
+    """True if ``pretrained`` is a Hugging Face model's folder or name, and no checkpoint file."""
     return not pretrained.endswith(CHECKPOINTS)
 
 

@@ -35,16 +35,16 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes and prints."""
+        """True for the process that writes and prints."""
         return self.index == 0
 
     @property
     def announces(self) -> bool:
-        """Whether this is the one of its machine that tells errors."""
+        """True for the process of its machine that tells errors."""
         return self.count == 1 or self._accelerator.is_local_main_process
 
     def part(self, batch_size: int) -> slice:
-        """This process's part of a batch; raises :class:`UserError` when parts are not equal."""
+        """Part of a batch that is this process's; raises :class:`UserError` for unequal parts."""
         each, rest = divmod(batch_size, self.count)
         if rest:
             raise UserError(f"batch_size {batch_size} cannot be divided by {self.count} processes")
@@ -58,7 +58,7 @@ class Processes:
         return self._accelerator.prepare_model(model)
 
     def total(self, *values: float) -> list[float]:
-        """Sums over the processes."""
+        """Sums of ``values`` over the processes."""
         if self.count == 1:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -74,14 +74,14 @@ class Processes:
         return box[0]
 
     def equalise(self, model: nn.Module) -> None:
-        """Give ``model`` the state it has in the first process."""
+        """Update of ``model`` to the state that it has in the first process."""
         if self.count > 1:
             own = model.state_dict().items() if self.first else ()
             state = {k: v.cpu() if isinstance(v, Tensor) else v for k, v in own}
             model.load_state_dict(self.of_first(state))
 
     def end(self) -> None:
-        """Say goodbye to the others."""
+        """End of the work together, where there are several."""
         if self.count > 1:
             self._accelerator.end_training()
 
@@ -103,11 +103,13 @@ class _Sum(torch.autograd.Function):
 
 
 class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Mixin of a batch-norm that trains with the statistics of the parts of all processes, which
-    are of equal size. On any device, which torch's own (for GPUs only) is not."""
+    """Mixin of a batch-norm that trains with the statistics of all processes' parts of a batch.
+
+    The parts are of equal size. It runs on any device, which torch's own (for GPUs only) does not.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
-        """As torch's, of this process's part of the batch."""
+        """Batch-norm as torch's, of this process's part of the batch."""
         if not self.training:
             return super().forward(input)
         x = input
@@ -144,7 +146,7 @@ class GlobalBatchNorm2d(GlobalBatchNorm, nn.BatchNorm2d):
 
 
 def globalise_batch_norm(model: nn.Module) -> None:
-    """Make the batch-norms of ``model`` global, in place; parameters and names stay."""
+    """Change of ``model``'s batch-norms to global ones, in place; parameters and names stay."""
     for module in model.modules():
         for kind, is_global in (
             (nn.BatchNorm1d, GlobalBatchNorm1d),

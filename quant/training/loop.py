@@ -29,12 +29,12 @@ REESTIMATED = 10_000  #: most training samples that final statistics of batch-no
 
 
 class Diverged(ArithmeticError):
-    """Training left the range where it can find back."""
+    """Error of training that left the range where it can find back."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EpochResult:
-    """Means over one epoch of training, and the learning rate of its last step."""
+    """Means over one epoch of training, learning rate of its last step, and its seconds."""
 
     loss: float
     accuracy: float
@@ -43,7 +43,7 @@ class EpochResult:
 
 
 def forward(model: nn.Module, inputs: Inputs) -> Tensor:
-    """Logits of a batch."""
+    """Logits (N, classes) of a batch."""
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
@@ -62,6 +62,8 @@ class Trainer:
     amp : compute in bfloat16 where torch's autocast does
     compiled : compile the model with torch.compile
     processes : that share each batch
+
+    Raises ValueError for an unknown ``optimiser``.
     """
 
     def __init__(
@@ -114,7 +116,7 @@ class Trainer:
         )
 
     def epoch(self, report: Callable[[float, float], None]) -> EpochResult:
-        """Train for one epoch; ``report(loss, accuracy)`` is called after every batch.
+        """Training of one epoch; ``report(loss, accuracy)`` is called after every batch.
 
         Raises :class:`Diverged`; before that, a loss that is not finite changes nothing.
         """
@@ -181,7 +183,7 @@ class Trainer:
                 yield ahead.result()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that continues training bit for bit, beside the model."""
+        """State that continues training bit for bit, beside the model."""
         return {
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
@@ -192,7 +194,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` gave; raises ValueError for another training's."""
+        """Continuation from what :meth:`state_dict` gave; ValueError for another training's."""
         if missing := self.state_dict().keys() - state.keys():
             raise ValueError(f"the state of training has no {', '.join(sorted(missing))}")
         self.optimiser.load_state_dict(state["optimiser"])
@@ -227,8 +229,9 @@ def _check_finite(model: nn.Module, before: dict[str, float]) -> None:
 def reestimate_batch_norm(
     model: nn.Module, data: Split, processes: Processes | None = None, seed: int = 0
 ) -> bool:
-    """Give batch-norm the statistics of training samples under the final weights, where that lowers
-    the loss on these samples; tells whether it did.
+    """Update of batch-norm to the statistics of training samples under the final weights.
+
+    It is kept where it lowers the loss on these samples; returns True if it did.
 
     Weights of 4 bits keep jumping between levels, and the running averages of the last steps may
     lag far behind (Nagel et al. 2022, "Overcoming Oscillations in Quantization-Aware Training").
@@ -270,7 +273,10 @@ def _mean_loss(model: nn.Module, data: Split, indices: Tensor) -> float:
 
 @torch.no_grad()
 def predict(model: nn.Module, data: Split, indices: Tensor | None = None) -> Tensor:
-    """Class of each sample (or of those with ``indices``), in evaluation mode, on the CPU."""
+    """Class of each sample, int64 (N,) on the CPU, in evaluation mode.
+
+    With ``indices`` only of those samples.
+    """
     indices = torch.arange(len(data)) if indices is None else indices
     with evaluating(model):
         return torch.cat(
@@ -282,7 +288,7 @@ def predict(model: nn.Module, data: Split, indices: Tensor | None = None) -> Ten
 
 
 def accuracy(model: nn.Module, data: Split, processes: Processes | None = None) -> float:
-    """Share of right predictions; ``processes`` share the work."""
+    """Share of right predictions, 0..1; ``processes`` share the work."""
     processes = processes or Processes()
     own = torch.arange(processes.index, len(data), processes.count)
     right = int((predict(model, data, own) == torch.from_numpy(data.labels)[own]).sum())

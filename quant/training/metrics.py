@@ -54,7 +54,7 @@ class Metrics:
                 self._writer = SummaryWriter(run / "tensorboard", purge_step=keep + 1)
 
     def add(self, row: dict[str, Any], model: "nn.Module") -> None:
-        """Write the record of one more epoch, after which the model is ``model``."""
+        """Record of one more epoch, which ended with ``model``; UserError for a full disk."""
         text = io.StringIO()
         writer: csv.DictWriter[str] = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         if not self.count:
@@ -80,7 +80,7 @@ class Metrics:
         writer.flush()
 
     def close(self) -> None:
-        """End the event file; raises UserError for a full disk."""
+        """End of the event file; raises UserError for a full disk."""
         if self._writer:
             with self.run.writing():
                 self._writer.close()

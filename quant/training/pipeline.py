@@ -50,8 +50,10 @@ def train(
     progress: Progress,
     processes: Processes | None = None,
 ) -> dict[str, Any] | None:
-    """Do everything ``config`` says, write it into ``run`` and give the content of result.json;
-    None in all but the first of several processes."""
+    """Training, export and checks as ``config`` says, written into ``run``.
+
+    Returns the content of result.json; None in all but the first of several processes.
+    """
     processes = processes or Processes(config.device)
     setup_torch(config)
     there = on_device(dataset, config, processes)
@@ -94,7 +96,10 @@ def finish(
     progress: Progress,
     record: dict[str, Any],
 ) -> dict[str, Any]:
-    """Export and compare what can be exported; gives most of result.json."""
+    """Result of a trained ``model`` after its export and comparisons: most of result.json.
+
+    Networks without an integer graph are measured alone.
+    """
     result = {
         "run": str(run.final_path),
         "dataset": dataset.name,
@@ -136,7 +141,10 @@ def finish(
 
 
 def choose_device(wanted: str) -> str:
-    """ "cpu" or "cuda": what ``wanted``, which may also be "auto", means here."""
+    """Device "cpu" or "cuda" that ``wanted``, which may also be "auto", means here.
+
+    Raises UserError for "cuda" where there is none.
+    """
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise UserError("device cuda: torch finds no CUDA device here")
@@ -144,7 +152,10 @@ def choose_device(wanted: str) -> str:
 
 
 def setup_torch(config: TrainConfig) -> None:
-    """Raises UserError for a version of torch that does not compile as it should."""
+    """Setup of torch: seed, determinism and threads, as ``config`` says.
+
+    Raises UserError for a version of torch that does not compile as it should.
+    """
     if config.compile and TorchVersion(torch.__version__) < COMPILES:
         raise UserError(
             f"torch {torch.__version__} compiles to wrong gradients of the quantisers: "
@@ -159,7 +170,7 @@ def setup_torch(config: TrainConfig) -> None:
 def load_data(
     config: TrainConfig, name: str | None = None, directory: str | None = None
 ) -> data.Dataset:
-    """The data set of ``config``, or another one with its options."""
+    """Data set of ``config``, or another one with its options."""
     return data.load(
         name or config.dataset,
         directory or config.data,
@@ -170,7 +181,10 @@ def load_data(
 
 
 def on_device(dataset: data.Dataset, config: TrainConfig, processes: Processes) -> data.Dataset:
-    """``dataset`` for training; refuses batches that are too large or cannot be shared."""
+    """``dataset`` for training, on the device of ``processes``.
+
+    Raises UserError for batches that are too large or cannot be shared.
+    """
     processes.part(config.batch_size)
     if len(dataset.train) < config.batch_size:
         raise UserError(
@@ -193,7 +207,7 @@ def lay_out(model: nn.Module, device: str) -> nn.Module:
 
 
 def flat(model: nn.Module) -> fx.GraphModule:
-    """``model``, which :func:`quantisable` gave."""
+    """Flat graph that :func:`quantisable` gave, by its type."""
     return cast(fx.GraphModule, model)
 
 
@@ -214,7 +228,7 @@ def memory_format(model: nn.Module, device: str) -> torch.memory_format:
 
 
 def build(config: TrainConfig, dataset: data.Dataset) -> nn.Module:
-    """The float network for samples of ``dataset``, with random weights."""
+    """Float network for samples of ``dataset``, with random weights; raises UserError."""
     try:
         return models.build(
             config.model,
@@ -243,8 +257,10 @@ def quantisable(model: nn.Module, config: TrainConfig, dataset: data.Dataset) ->
 def start(
     config: TrainConfig, dataset: data.Dataset, run: RunFolder, progress: Progress
 ) -> nn.Module:
-    """The float network that training begins with; its weights do not matter where ``run`` has
-    a checkpoint."""
+    """Float network that training begins with; raises UserError.
+
+    Its weights do not matter where ``run`` has a checkpoint.
+    """
     model = build(config, dataset)
     if config.pretrained and not run.resuming:
         if isinstance(model, bert.BertClassifier) and is_hugging_face(config.pretrained):
@@ -262,7 +278,7 @@ def start(
 
 
 def sample(config: TrainConfig, dataset: data.Dataset) -> Inputs:
-    """The training samples that clips are calibrated on."""
+    """Training samples that clips are calibrated on."""
     most = max(64, CALIBRATION // math.prod(dataset.shape))
     if models.MODELS[config.model].reads == "texts":
         most = CALIBRATION_TEXTS
@@ -276,8 +292,10 @@ def in_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
 
 
 def export_run(model: nn.Module, config: TrainConfig, dataset: data.Dataset) -> IntGraph:
-    """The integer graph of a trained model, with where it comes from. No times: the digest of two
-    equal runs is equal."""
+    """Integer graph of a trained model, with where it comes from.
+
+    No times: the digest of two equal runs is equal.
+    """
     provenance = {
         "dataset": dataset.name,
         "model": config.model,
@@ -299,7 +317,7 @@ def export_run(model: nn.Module, config: TrainConfig, dataset: data.Dataset) -> 
 
 
 def integers(inputs: Inputs) -> np.ndarray | tuple[np.ndarray, ...]:
-    """A batch as the accelerator reads it: pixels uint8, or tokens."""
+    """Batch as the accelerator reads it: pixels uint8 (N, C, H, W), or tokens."""
     if isinstance(inputs, tuple):
         return tuple(i.cpu().numpy() for i in inputs)
     return (inputs * 255).round().to(torch.uint8).cpu().numpy()
@@ -308,11 +326,11 @@ def integers(inputs: Inputs) -> np.ndarray | tuple[np.ndarray, ...]:
 def check(
     model: nn.Module, graph: IntGraph, dataset: data.Dataset, most: int | None, progress: Progress
 ) -> tuple[dict[str, float], float, np.ndarray]:
-    """Compare fake quantisation, torch's integers and the golden model on the test set.
+    """Comparison of fake quantisation, torch's integers and the golden model on the test set.
 
     Returns accuracies (that of fake quantisation of all samples, that of integers of the first
     ``most``, or all), the share of those samples on which both decide alike, and the integer
-    logits. Raises :class:`~quant.lowering.verify.Mismatch` when integers differ.
+    logits (N, classes). Raises :class:`~quant.lowering.verify.Mismatch` when integers differ.
     """
     some = torch.arange(len(dataset.test))[:most]
     progress.compared(0, len(some))
@@ -340,8 +358,10 @@ def save_vectors(
     accuracies: dict[str, float],
     host: golden.HostCallback | None,
 ) -> None:
-    """The first test samples with their logits, for the simulation of the accelerator. With a
-    ``host`` also what crosses the border to the accelerator in the first of them."""
+    """Export of the first test samples with their logits, for the simulation of the accelerator.
+
+    With a ``host`` also of what comes from it to the accelerator in the first of them.
+    """
     some = torch.arange(min(VECTORS, len(logits)))
     inputs = integers(dataset.test.batch(some)[0])
     codes = {}

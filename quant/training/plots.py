@@ -38,7 +38,7 @@ STAGES = {"float": "before quantisation", "quantised": "quantised"}
 
 
 def curves(metrics: Sequence[dict[str, str]]) -> Figure:
-    """Loss, and accuracy in training and on the test set, over the epochs of both stages."""
+    """Curves of loss, and of accuracy in training and on the test set, over the epochs."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     border = sum(row["stage"] == "float" for row in metrics)
@@ -84,7 +84,10 @@ def curves(metrics: Sequence[dict[str, str]]) -> Figure:
 
 
 def scheme_map(table: Sequence[dict[str, str]]) -> Figure:
-    """Layers as bars of their rows, each row in the colour of its scheme; lengths are relative."""
+    """Layers as bars of their rows, each row in the colour of its scheme.
+
+    Lengths are relative.
+    """
     layers: dict[str, list[str]] = {}
     for row in table:
         layers.setdefault(row["layer"], []).append(row["scheme"])
@@ -193,7 +196,7 @@ def weights_on_levels(state: dict[str, "np.ndarray"]) -> Figure | None:
 
 
 def draw(run: RunFolder) -> list[str]:
-    """Write the figures of what ``run`` has into its folder ``plots``; gives their names."""
+    """Export of the figures of what ``run`` has to its folder ``plots``; returns their names."""
     figures = {}
     if metrics := read(run, "metrics.csv", lambda row: [float(row[key]) for key in DRAWN]):
         figures["curves"] = curves(metrics)
@@ -214,7 +217,10 @@ def draw(run: RunFolder) -> list[str]:
 def read(
     run: RunFolder, name: str, check: Callable[[dict[str, str]], object]
 ) -> list[dict[str, str]]:
-    """The lines of a table, none of one that is missing; ``check`` raises for a damaged line."""
+    """Lines of a table, none of one that is missing.
+
+    ``check`` raises for a damaged line, which becomes a UserError.
+    """
     if not (run / name).is_file():
         return []
     try:

@@ -44,7 +44,7 @@ class Progress:
             self._bar.stop()
 
     def stage(self, name: str, epochs: int, batches: int, done: int = 0) -> None:
-        """A new stage of ``epochs`` times ``batches`` begins, after ``done`` epochs."""
+        """Start of a stage of ``epochs`` times ``batches``, after ``done`` epochs."""
         self._name, self._epochs, self._batches = name, epochs, batches
         self._done = done * batches
         if self._bar:
@@ -59,11 +59,11 @@ class Progress:
         self.epoch_begins(done + 1)
 
     def epoch_begins(self, epoch: int) -> None:
-        """Tell that ``epoch``, counted from 1, begins."""
+        """Start of ``epoch``, counted from 1."""
         self.place = f"in epoch {epoch} of {self._epochs} of {self._name} training"
 
     def batch(self, loss: float, accuracy: float) -> None:
-        """One more batch is done; means over the epoch so far."""
+        """End of one more batch; means over the epoch so far, accuracy 0..1."""
         self._done += 1
         if self._bar:
             at = f"{-(-self._done // self._batches)}/{self._epochs}"
@@ -72,12 +72,12 @@ class Progress:
             )
 
     def measured(self, done: int, total: int) -> None:
-        """``done`` of ``total`` steps of measuring sensitivities, between two epochs."""
+        """Step ``done`` of ``total`` of measuring sensitivities, between two epochs."""
         self.place = f"in the measurement of sensitivities ({done} of {total} steps)"
         self._part("sensitivities", done, total)
 
     def compared(self, done: int, total: int) -> None:
-        """``done`` of ``total`` samples of comparing integer models, after the last epoch."""
+        """Sample ``done`` of ``total`` of comparing integer models, after the last epoch."""
         self.place = f"in the comparison of integer models ({done} of {total} samples)"
         if not done and not self._bar:
             self.note(f"comparing integer models on {total} samples")
@@ -95,7 +95,7 @@ class Progress:
                 self._between = None
 
     def epoch(self, row: dict[str, object]) -> None:
-        """One more epoch is done; ``row`` is its line of metrics.csv."""
+        """End of one more epoch; ``row`` is its line of metrics.csv."""
         if self.verbosity > 0 or (self.verbosity == 0 and not self._bar):
             self.say(
                 f"{row['stage']} {row['epoch']}/{self._epochs}: loss {row['loss']:.4f}, "
@@ -104,12 +104,12 @@ class Progress:
             )
 
     def note(self, text: str) -> None:
-        """A line about what happens between epochs."""
+        """Line about what happens between epochs."""
         if self.verbosity >= 0:
             self.say(text)
 
     def say(self, text: str) -> None:
-        """Write a line for the user."""
+        """Output of a line for the user to stderr, above the bar if there is one."""
         if self._bar:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:

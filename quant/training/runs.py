@@ -35,7 +35,7 @@ FOLDERS = ("tensorboard", "plots")
 
 
 class RunFolder:
-    """``<out>/<name>/`` with everything a run writes.
+    """Folder ``<out>/<name>/`` with everything a run writes.
 
     config.json      resolved settings
     metrics.csv      one line per epoch; the same as JSON in metrics.jsonl
@@ -64,7 +64,7 @@ class RunFolder:
 
     @classmethod
     def plan(cls, out: str, name: str) -> Self:
-        """A run that is not begun yet; nothing is written."""
+        """Folder of a run to begin; nothing is written. Raises UserError for a bad name."""
         if (
             name in ("", ".", "..", LATEST)
             or "/" in name
@@ -75,7 +75,11 @@ class RunFolder:
         return cls(pathlib.Path(out) / f"{name}{PARTIAL}")
 
     def begin(self, config: TrainConfig) -> None:
-        """Make ``<name>.partial``, which :meth:`finish` moves: a former run stays until then."""
+        """Creation of ``<name>.partial``, which :meth:`finish` moves.
+
+        A former run stays until then. Raises UserError where another process trains it, or the disk
+        refuses.
+        """
         final, link = self.final_path, self.final_path.with_name(LATEST)
         if final.exists() and not final.is_dir():
             raise UserError(f"{final} is a file: move it away, or give the run another --name")
@@ -91,7 +95,10 @@ class RunFolder:
         self.replace("config.json", config.dump().encode())
 
     def claim(self) -> None:
-        """Keep other processes from this run, until :meth:`release` or the end of this one."""
+        """Lock of the run against other processes, until :meth:`release` or the end of this one.
+
+        Raises UserError where another process has it.
+        """
         if self._claim is not None:
             return
         with self.writing():
@@ -109,20 +116,22 @@ class RunFolder:
         self._claim = folder
 
     def release(self) -> None:
-        """Let other processes have the run."""
+        """Release of the lock, which lets other processes have the run."""
         if self._claim is not None:
             os.close(self._claim)
             self._claim = None
 
     @property
     def claimed(self) -> bool:
-        """Whether this process may write to the folder, which therefore exists."""
+        """True if this process may write to the folder, which therefore exists."""
         return self._claim is not None
 
     @classmethod
     def reopen(cls, out: str, which: str) -> Self:
-        """The run ``which``, a folder or a name in ``out``, to go on with; the part that awaits
-        completion, if there is one."""
+        """Folder of the run ``which``, a path or a name in ``out``, to go on with.
+
+        It is the part that awaits completion, if there is one. Raises UserError for none.
+        """
         found = pathlib.Path(which)
         if not found.is_dir() and not found.with_name(f"{found.name}{PARTIAL}").is_dir():
             found = pathlib.Path(out) / which
@@ -136,7 +145,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """A folder that cannot be written, or a full disk, is a :class:`UserError`."""
+        """Context in which an OSError, as of a full disk, becomes a :class:`UserError`."""
         try:
             yield
         except OSError as error:
@@ -149,12 +158,12 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether all is done, but perhaps for the move to its final place."""
+        """True if all is done, but perhaps for the move to its final place."""
         return (self / "result.json").is_file()
 
     @classmethod
     def open(cls, path: str) -> Self:
-        """An existing run; raises :class:`UserError` when it was not completed."""
+        """Existing run; raises :class:`UserError` when it was not completed."""
         run = cls(pathlib.Path(path))
         if not run.path.is_dir():
             raise UserError(f"no run at {path}; python -m quant.train makes one")
@@ -187,7 +196,10 @@ class RunFolder:
         return content
 
     def replace(self, name: str, content: bytes | memoryview) -> None:
-        """Write a file; it has the old content until the new one is on the disk."""
+        """Replacement of a file, which has the old content until the new one is on the disk.
+
+        Raises UserError.
+        """
         partial = self / f"{name}{PARTIAL}"
         with self.writing():
             try:
@@ -206,24 +218,27 @@ class RunFolder:
                 os.close(folder)
 
     def append(self, name: str, text: str) -> None:
-        """Add ``text`` to a file."""
+        """Addition of ``text`` to the end of a file; raises UserError."""
         with self.writing(), (self / name).open("a") as file:
             file.write(text)
 
     def keep_lines(self, name: str, count: int) -> None:
-        """Remove all but the first ``count`` lines of a file that may be missing."""
+        """Removal of all but the first ``count`` lines of a file that may be missing."""
         if (self / name).exists():
             lines = (self / name).read_bytes().splitlines(keepends=True)
             self.replace(name, b"".join(lines[:count]))
 
     def save_state(self, name: str, **content: object) -> None:
-        """Write a checkpoint; the old one stays until the new one is complete."""
+        """Checkpoint of ``content`` in a file; the old one stays until the new one is complete."""
         buffer = io.BytesIO()
         torch.save(content, buffer)
         self.replace(name, buffer.getbuffer())
 
     def load_state(self, name: str) -> dict[str, Any]:
-        """Content that :meth:`save_state` wrote; ``model`` is always in it."""
+        """Content that :meth:`save_state` wrote; ``model`` is always in it.
+
+        Raises UserError for a damaged file.
+        """
         try:
             content = torch.load(self / name, map_location="cpu", weights_only=True)
         except (*UNREADABLE, pickle.UnpicklingError) as error:
@@ -235,7 +250,7 @@ class RunFolder:
         return content
 
     def save_schemes(self, table: Iterable[dict[str, object]]) -> None:
-        """Write schemes.csv, a line for each record of ``table``."""
+        """Export of ``table`` as schemes.csv, a line for each record."""
         table, text = list(table), io.StringIO()
         writer = csv.DictWriter(text, table[0])
         writer.writeheader()
@@ -243,17 +258,20 @@ class RunFolder:
         self.replace("schemes.csv", text.getvalue().encode())
 
     def save_vectors(self, vectors: Vectors) -> None:
+        """Export of ``vectors`` as vectors.npz; raises UserError."""
         with self.writing():
             vectors.save(self / "vectors.npz")
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Write the result and move the folder to its place."""
+        """Export of the result, after which the folder moves to its place."""
         self.replace("result.json", f"{json.dumps(result, indent=2)}\n".encode())
         self.publish()
 
     def publish(self) -> None:
-        """Move a finished run to its place and point ``latest`` beside it there. Can be repeated
-        when it was interrupted."""
+        """Publication of a finished run at its place, with the link ``latest`` beside it.
+
+        Can be repeated when it was interrupted.
+        """
         final = self.final_path
         link, old = final.parent / LATEST, final.parent / f".{final.name}.old"
         pointer = final.parent / f".{LATEST}.{os.getpid()}"
@@ -275,8 +293,11 @@ class RunFolder:
 
 
 def restore(model: nn.Module, state: Mapping[str, object]) -> None:
-    """Load ``state``, read from a file, into ``model``; raises ValueError unless it has tensors of
-    the model's names and shapes, so that any other error is a fault of ours."""
+    """Replacement of ``model``'s state by ``state``, which was read from a file.
+
+    Raises ValueError unless it has tensors of the model's names and shapes, so that any other error
+    is a fault of ours.
+    """
     own = model.state_dict()
     if state.keys() != own.keys():
         raise ValueError(f"{next(iter(state.keys() ^ own.keys()))!r} is in one of them only")
@@ -287,12 +308,12 @@ def restore(model: nn.Module, state: Mapping[str, object]) -> None:
 
 
 def has_graph(config: TrainConfig) -> bool:
-    """Whether the run ends with an integer graph: APoT rows have no hardware."""
+    """True if the run ends with an integer graph: APoT rows have no hardware."""
     return config.method != FLOAT32 and method(config.method, config.ratio).base == Scheme.POT4
 
 
 def files_of(config: TrainConfig) -> tuple[str, ...]:
-    """The files that a complete run with these settings has."""
+    """Files, by name, that a complete run with these settings has."""
     kinds = (
         ALWAYS,
         () if config.method == FLOAT32 else QUANTISED,

@@ -65,7 +65,7 @@ class Training:
 
     @property
     def quantised_already(self) -> bool:
-        """Whether the float stage was over when the checkpoint was made."""
+        """True if the float stage was over when the checkpoint was made."""
         return bool(self.checkpoint) and self.checkpoint["stage"] == "quantised"
 
     @property
@@ -75,8 +75,11 @@ class Training:
         return before + time.monotonic() - self.started
 
     def fit(self, model: nn.Module, stage: str, epochs: int, lr: float) -> None:
-        """Train for ``epochs``. Rows of a prepared ``model`` get their schemes first and again
-        every ``reassign_every`` epochs."""
+        """Training of one ``stage``, "float" or "quantised", for ``epochs``.
+
+        Rows of a prepared ``model`` get their schemes first and again every ``reassign_every``
+        epochs. Raises Diverged.
+        """
         config = self.config
         trainer = loop.Trainer(
             model,
@@ -162,7 +165,10 @@ class Training:
         self.progress.epoch(row)
 
     def reassign(self, model: nn.Module, epoch: int) -> dict[str, int]:
-        """Measure sensitivities and give the rows their schemes."""
+        """Assignment of schemes to the rows by sensitivities measured now.
+
+        Returns the ``epoch``, the number of ``rows`` and of those that ``changed``.
+        """
         config, generator = self.config, torch.Generator().manual_seed(self.config.seed)
         chosen = method(config.method, config.ratio)
         if chosen.ratio.fixed8:
@@ -192,7 +198,7 @@ class Training:
         return change
 
     def sample(self) -> Inputs:
-        """The samples that sensitivities are measured on, the same ones each time."""
+        """Samples that sensitivities are measured on, the same ones each time."""
         generator = torch.Generator().manual_seed(self.config.seed)
         order = torch.randperm(len(self.data.train), generator=generator)
         return self.data.train.batch(order[: self.config.hessian_images])[0]
@@ -202,15 +208,15 @@ class Training:
         return loop.accuracy(model, self.data.test, self.processes)
 
     def keep(self, **facts: Any) -> None:
-        """Remember for the result, and for a session that goes on."""
+        """Record of ``facts`` for the result, and for a session that goes on."""
         self.record = self.record | facts
 
     def save(self, name: str, model: nn.Module, **content: Any) -> None:
-        """Write the state of ``model`` into the run, where this process writes."""
+        """Checkpoint of the state of ``model`` in the run, where this process writes."""
         if self.processes.first:
             self.run.save_state(name, model=model.state_dict(), **content)
 
     def close(self) -> None:
-        """End the files of metrics."""
+        """End of the files of metrics."""
         if self.metrics:
             self.metrics.close()
