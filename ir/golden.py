@@ -98,7 +98,10 @@ def _begin(graph: IntGraph, images: Inputs) -> tuple[dict[str, np.ndarray], dict
 def ask(
     graph: IntGraph, node: Host, given: dict[str, np.ndarray], host: HostCallback | None
 ) -> dict[str, np.ndarray]:
-    """Answer of ``host`` for ``node``; raises ValueError for anything but what was asked."""
+    """Answer of ``host`` for ``node``: float32 arrays (N, C, H, W) by output, and what it keeps.
+
+    Raises ValueError for anything but what was asked, and where there is no ``host``.
+    """
     if host is None:
         raise ValueError(
             f"graph {graph.header.name!r} runs {', '.join(node.ops) or node.name} on "

@@ -88,7 +88,7 @@ def connect_layers(
 ) -> Layers:
     """Layers of the hybrid network in the build folder ``folder``.
 
-    Parameters and errors are those of :func:`connect`.
+    Parameters and errors are those of :func:`connect`; WrongPackage for a network without a host.
     """
     packages = {name: Package(Path(folder), name) for name in Package.layers(Path(folder))}
     if not packages:

@@ -260,7 +260,7 @@ class Accelerator:
         return SelfTest(len(tensors), wrong, cycles)
 
     def throughput(self, images: int) -> Throughput:
-        """Speed of ``images`` runs, of the golden images in turn."""
+        """Speed of ``images`` images, the golden ones in turn; raises as :meth:`selftest`."""
         golden = self.package.golden()["images"]
         start, cycles, batch = self.hardware.now(), 0, self.package.batch
         for first in range(0, images, batch):

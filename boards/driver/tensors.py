@@ -46,10 +46,10 @@ def input_codes(image: np.ndarray, tensor: Dict[str, Any]) -> np.ndarray:
 
 
 def gather(codes: np.ndarray, space_to_depth: Dict[str, Any]) -> np.ndarray:
-    """Stored form of codes (C, H, W), with the pixels of a patch as channels of each position.
+    """Stored form of codes (C, H, W): (C * p, H', W'), the p pixels of a patch as channels.
 
     The zero point stands for pixels outside the image. ``space_to_depth`` is that part of the
-    input's description: origin, size, step and patch of both axes.
+    input's description: ``zero_point``, and origin, size, step and patch of both axes.
     """
     y, x = (
         axis["origin"]
@@ -66,11 +66,10 @@ def gather(codes: np.ndarray, space_to_depth: Dict[str, Any]) -> np.ndarray:
 
 
 def pack(codes: np.ndarray, place: Dict[str, int]) -> np.ndarray:
-    """Codes (C, H, W) in the accelerator's memory order, uint8.
+    """Codes (C, H, W) in the accelerator's memory order, uint8, two 4-bit codes to a byte.
 
-    A byte has two 4-bit codes, the first in its low half; codes of 8 bits are two of 4, the high
-    half first. Channels come first, filled up to whole groups of ``place["k"]``, then columns and
-    rows.
+    From fastest to slowest: channels, filled up to whole groups of ``place["k"]``; halves of 8-bit
+    codes, the high one first; columns; rows. The first of two codes is the byte's low half.
     """
     planes = place["bits"] // CODE_BITS
     groups = -(-place["channels"] // place["k"])
@@ -83,7 +82,7 @@ def pack(codes: np.ndarray, place: Dict[str, int]) -> np.ndarray:
 
 
 def unpack(stored: np.ndarray, output: Dict[str, Any]) -> np.ndarray:
-    """Values of an output, int64, in the order channel, row, column; ``stored`` is uint8."""
+    """Values of an output, int64 (C * H * W,) in C, H, W order, from ``stored`` bytes, uint8."""
     place = output["place"]
     if output["wide_rows"]:
         return unpack_raw(stored, output)
@@ -100,7 +99,7 @@ def unpack(stored: np.ndarray, output: Dict[str, Any]) -> np.ndarray:
 
 
 def unpack_raw(stored: np.ndarray, output: Dict[str, Any]) -> np.ndarray:
-    """Values of a raw output, int64, as :func:`unpack` orders them.
+    """Values of a raw output, int64 (C * H * W,), as :func:`unpack` orders them.
 
     They are stored as the row tiles gave them: tile by tile, some rows of pixels after the others,
     channel by channel.

@@ -120,7 +120,10 @@ def _by_execution(model: nn.Module, names: list[str]) -> list[str]:
 
 
 def scheme_table(model: nn.Module, scores: dict[str, Tensor]) -> list[dict[str, object]]:
-    """Table of all rows: layer, row, scheme, score, variance, kurtosis and alpha of each."""
+    """Table of all rows: layer, row, scheme, score, variance, kurtosis and alpha of each.
+
+    ``scores`` (O,) are those of each layer, by its name.
+    """
     table = []
     for name, layer in quantised_layers(model).items():
         columns = {

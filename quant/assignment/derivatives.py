@@ -102,7 +102,7 @@ class Layer:
 
 
 def pieces(a: Tensor, delta: Tensor, size: int, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Parts of ``a`` and ``delta``, cut along the images.
+    """Parts of ``a`` (n, ...) and ``delta`` (n, ...), cut along the images.
 
     ``limit`` bytes hold ``size`` elements for each image of a part.
     """
@@ -176,7 +176,7 @@ class Sweep:
         return {name: (record.inputs[name], delta) for name, delta in deltas.items()}
 
     def complete(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Values of all layers, in order of definition.
+        """Values (O,) of all layers by name, in order of definition.
 
         Rows of layers that were never called have no influence: zeros.
         """

@@ -68,7 +68,7 @@ def _innermost(node: fx.Node) -> tuple[str, object]:
 def note_shapes(module: fx.GraphModule, example: Tensor) -> None:
     """Update of the shapes of a flat graph's nodes where it lost them, as in a file of torch.save.
 
-    ``example`` is a batch of inputs.
+    ``example`` is a batch of inputs, (N, ...).
     """
     if all("shape" in node.meta for node in module.graph.nodes if node.op == "placeholder"):
         return

@@ -105,7 +105,10 @@ class GraphWriter:
         return None if node is None else self.tensor(node)
 
     def owner(self, node: fx.Node) -> str:
-        """Name in the user's model of the layer that holds parameter ``node``."""
+        """Name in the user's model of the layer that holds parameter ``node``.
+
+        Raises ValueError for a parameter of the model itself.
+        """
         name = self.stored[node.name].rpartition(".")[0]
         if not name:
             raise ValueError(

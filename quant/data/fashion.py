@@ -45,7 +45,7 @@ def load(directory: pathlib.Path | None) -> Dataset:
 
 
 def read_idx(path: pathlib.Path) -> np.ndarray:
-    """Array in a gzipped IDX file of unsigned bytes; raises DatasetError for another file."""
+    """Array, uint8, in a gzipped IDX file of bytes; raises DatasetError for another file."""
     try:
         content = gzip.decompress(path.read_bytes())
     except FileNotFoundError as error:

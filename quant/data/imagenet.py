@@ -59,9 +59,10 @@ def classes(folder: pathlib.Path) -> tuple[str, ...]:
 
 
 def listing(folder: pathlib.Path, class_names: tuple[str, ...]) -> tuple[list[str], np.ndarray]:
-    """Paths of all images and their labels, the first image of every class before the second.
+    """Paths of all N images and their labels (N,), int64.
 
-    Raises DatasetError for a class without images.
+    The first image of every class comes before the second of any. Raises DatasetError for a class
+    without images.
     """
     found = []
     for label, name in enumerate(class_names):

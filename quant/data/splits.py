@@ -143,7 +143,7 @@ class ArraySplit(Split):
 
 
 def labels_of(split: Split, chosen: Tensor, device: str | torch.device) -> Tensor:
-    """Labels of the samples ``chosen``, int64 on ``device``."""
+    """Labels of the samples ``chosen`` (n,), int64 (n,) on ``device``."""
     return torch.from_numpy(split.labels[chosen.cpu().numpy()]).to(device)
 
 

@@ -57,9 +57,10 @@ class TextSplit(Split):
     def batch(
         self, indices: Tensor, generator: torch.Generator | None = None, part: slice = EVERYTHING
     ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-        """Tokens, two masks and labels of the samples ``indices[part]``, as the base class says.
+        """Tokens and two masks, int64 (n, L), and labels, int64 (n,), of ``indices[part]``.
 
-        Texts are the same in training: ``generator`` is not used.
+        They are what the base class says. Texts are the same in training: ``generator`` is not
+        used.
         """
         chosen = indices[part].cpu()
         rows = chosen.numpy()

@@ -11,7 +11,10 @@ from quant.lowering.partition import is_hybrid
 
 
 def check_inputs(model: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
-    """Check that ``model`` can take ``inputs``, and the accelerator, too: ValueError otherwise."""
+    """Check that ``model`` can take ``inputs``, and the accelerator, too: ValueError otherwise.
+
+    Shapes are (N, ...) as it was prepared for; images are float, in 0..1.
+    """
     places = [node for node in model.graph.nodes if node.op == "placeholder"]
     if len(inputs) != len(places):
         raise ValueError(f"the network takes {len(places)} inputs, not {len(inputs)}")

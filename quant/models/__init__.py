@@ -94,7 +94,10 @@ def build(
 
 
 def load_pretrained(model: "nn.Module", path: pathlib.Path | str) -> list[str]:
-    """Weights of a checkpoint in ``model``: :func:`quant.models.weights.load_pretrained`."""
+    """Replacement of ``model``'s weights by those of a checkpoint.
+
+    See :func:`quant.models.weights.load_pretrained`.
+    """
     from quant.models import weights
 
     return weights.load_pretrained(model, path)

@@ -63,7 +63,7 @@ class ActQuantiser(ClampedScales):
 
     @property
     def scale(self) -> Tensor:
-        """Step of the grid, float32."""
+        """Step of the grid, a float32 scalar."""
         return self.clip / self.high
 
     def forward(self, x: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ class QuantAvgPool(nn.AvgPool2d):
 
     @property
     def scale(self) -> Tensor:
-        """Step of the output, float32."""
+        """Step of the output, a float32 scalar."""
         return self.source.scale / self.steps
 
     def forward(self, input: Tensor) -> Tensor:

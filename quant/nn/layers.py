@@ -48,7 +48,7 @@ class RowQuantised(ClampedScales):
 
     @torch.no_grad()
     def assign(self, scheme: Tensor) -> int:
-        """Assignment of a scheme (O,) to the rows, in place; returns how many changed.
+        """Assignment of ``scheme`` (O,) to the rows, in place; returns how many changed.
 
         Those get a new ``alpha``.
         """

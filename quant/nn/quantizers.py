@@ -194,7 +194,7 @@ def best_alpha(weight: Tensor, scheme: Tensor, floor: float) -> Tensor:
 
 
 def sample(x: Tensor, most: int) -> Tensor:
-    """Sample of at most ``most`` elements of ``x``, always the same ones, as one dimension."""
+    """Sample (n,) of ``x``, n at most ``most``: always the same elements, whatever its axes."""
     x = x.detach().flatten()
     if x.numel() <= most:
         return x

@@ -77,8 +77,8 @@ class RunFolder:
     def begin(self, config: TrainConfig) -> None:
         """Creation of ``<name>.partial``, which :meth:`finish` moves.
 
-        A former run stays until then. Raises UserError where another process trains it, or the disk
-        refuses.
+        A former run stays until then. Raises UserError where another process trains it, its place
+        is taken, or the disk refuses.
         """
         final, link = self.final_path, self.final_path.with_name(LATEST)
         if final.exists() and not final.is_dir():
