@@ -48,8 +48,8 @@ def capture(
     keep_unknown : keep other operations as calls of ATen instead of refusing them
 
     Each node has its shape, batch first, in ``node.meta["shape"]``, and its place in the model in
-    ``node.meta["path"]``. Raises :class:`UnsupportedLayer`, and
-    TypeError for an example that is no batch.
+    ``node.meta["path"]``. Raises :class:`UnsupportedLayer`, and TypeError for
+    an example that is no batch.
     """
     from torch._dynamo.exc import TorchDynamoException  # here, because importing it takes a second
 

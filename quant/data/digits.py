@@ -12,8 +12,8 @@ def load(directory: pathlib.Path | None) -> Dataset:
     """Digits of scikit-learn: 1,437 training and 360 test images, uint8 (N, 1, 8, 8).
 
     Pixels 0..16 are stretched to 0..255. The last 360 images are held out. They come from other
-    sittings than the first 1,437, which makes them harder than a random choice (98 % against 100
-    %). Raises DatasetError for a ``directory``.
+    sittings than the first 1,437, which makes them harder than a random choice (98 % against
+    100 %). Raises DatasetError for a ``directory``.
     """
     from sklearn.datasets import load_digits  # here, because importing it takes a second
 

@@ -35,8 +35,7 @@ def load(
 
     Sentences rated 0 and repeated ones are left out. The others are put into an order that a fixed
     seed decides, because the archive has most positive ones first, and a tenth of them is held out:
-    of the archive's 10,605 that leaves 9,510 and 1,056. Raises
-    DatasetError.
+    of the archive's 10,605 that leaves 9,510 and 1,056. Raises DatasetError.
     """
     tokenise = tokeniser(tokenizer, max_length)
     texts, labels = parse(read(directory or CACHE.expanduser()))
