@@ -5,16 +5,16 @@ import dataclasses
 
 from amaranth import *
 from amaranth.lib import data, stream
-from amaranth.lib.fifo import SyncFIFO
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.arch.isa import QUEUES, Base, Opcode
 from gateware.arch.registers import DESCRIPTOR_INDEX_BITS, ErrorCode
 from gateware.rtl.payloads import TransferJob
+from gateware.rtl.release import COUNTS, ReleaseQueue
 
-QUEUE_DEPTH = 32  #: descriptors that wait in each queue; what one column of LUT RAM holds
+_STOPS = ("abort", "watchdog", "read_error", "write_error")
 
 
 class Cause(data.StructLayout):
@@ -33,41 +33,54 @@ class Cause(data.StructLayout):
         super().__init__({"load": 1, "execute": 1, "store": 1, "fetch": 1})
 
 
+class Event(data.StructLayout):
+    """What the sequencer hears from the other units, a cycle after it happened.
+
+    Members
+    -------
+    abort, watchdog, read_error, write_error : unsigned(1)
+        Reasons to stop.
+    fetch_owns, array_idle : unsigned(1)
+        State in that cycle.
+    loads, executes, stores : unsigned(1)
+        A descriptor of that queue is complete.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(dict.fromkeys((*_STOPS, "fetch_owns", "array_idle", *QUEUES), 1))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Source:
-    """What goes into one queue, and where it leaves."""
+class _Decoded:
+    """The descriptor at hand, a cycle after it came."""
 
-    name: str
-    out: stream.Interface
-    completed: Signal
-    payload: Value
-    dispatch: Signal  # the descriptor at hand enters
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Queue:
-    """One queue: what leaves it, and its counts."""
-
-    dispatch: Signal
-    valid: Signal  # there is a descriptor
-    waits: dict[str, Value]  # it waits for descriptors of that queue
-    index: Value  # of the oldest that is not complete
-    room: Value
-    idle: Value
+    at_hand: Signal
+    queues: dict[str, Signal]  # it goes there
+    end: Signal
+    job: data.View  # it, for the loader or the storer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Run:
     """State of a run."""
 
-    header: data.View  # of the descriptor that comes next
+    event: data.View
+    descriptor: _Decoded
     index: Signal  # its number
     ending: Signal  # END was met
-    stop: Signal  # the run cannot go on
-    reason: Signal  # why it ends
+    over: Signal  # this is the last cycle before flushing
+    flushing: Signal  # nothing begins any more; the bus comes to rest
+    flushed: Signal  # flushing went on in the last cycle
+    bus_idle: Signal  # the bus was at rest in the last cycle
+    reason: Signal  # why the run ends
     failing: Signal  # the descriptor that it is about
-    done: dict[str, Signal]  # complete descriptors of each queue, modulo 2^16
-    queues: dict[str, _Queue]
+    done: data.View  # complete descriptors of each queue
+    queues: dict[str, ReleaseQueue]
+
+    @property
+    def stop(self) -> Value:
+        """The run cannot go on."""
+        return Cat(self.event[name] for name in _STOPS).any()
 
 
 class Sequencer(Component):
@@ -110,9 +123,13 @@ class Sequencer(Component):
     load_completed, store_completed, execute_completed : In(1)
         Pulse for each, in order.
 
-    Latency: a descriptor leaves its queue in the cycle after it was dispatched, at the earliest.
+    Everything that the sequencer hears it registers first. What it says follows from registers,
+    but for ``descriptor.ready``, ``fetch_start`` and the pulses at the end.
 
-    Throughput: one descriptor per cycle.
+    Latency: three cycles from ``descriptor`` to ``load``, ``execute`` or ``store`` at the earliest;
+    three from ``load_completed`` and the like to what waited for it.
+
+    Throughput: one descriptor in two cycles.
     """
 
     def __init__(self, config: AccelConfig) -> None:
@@ -155,129 +172,89 @@ class Sequencer(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         run = self._set_up_run(m)
-        m.d.comb += self.descriptor_index.eq(self._oldest(run))
+        oldest = self._oldest(run)
+        m.d.comb += [
+            self.descriptor_index.eq(
+                Mux(run.flushing & (run.reason != ErrorCode.NONE), run.failing, oldest)
+            ),
+            self.flush.eq(run.flushing),
+            self.reset_units.eq(run.flushing),
+            self.fetch_halt.eq(run.ending | run.flushing),
+        ]
         self._classify(m, run)
-        m.d.comb += self.busy.eq(1)
-        with m.FSM():
-            with m.State("Idle"):
-                self._await_start(m, run)
-            with m.State("Run"):
-                self._dispatch(m, run)
-            with m.State("Flush"):
-                self._flush(m, run)
+        self._dispatch(m, run)
+        with m.If(~self.busy):
+            self._await_start(m, run)
+        with m.Elif(~run.flushing):
+            self._end(m, run, oldest)
+        with m.Else():
+            self._flush(m, run)
         return m
 
     def _set_up_run(self, m: Module) -> _Run:
         """Registers of a run and its queues."""
-        header = data.View(isa.TENSOR, self.descriptor.payload[: isa.TENSOR.size])
-        index = Signal(DESCRIPTOR_INDEX_BITS)
-        stop, reason, failing = Signal(), Signal(ErrorCode), Signal(DESCRIPTOR_INDEX_BITS)
-        m.d.comb += stop.eq(self.abort | self.watchdog | self.read_error | self.write_error)
-        job = self._transfer_job(m, header)
-        dispatch = {name: Signal(name=f"dispatch_{name}") for name in QUEUES}
-        done = {name: Signal(isa.COUNT_BITS, name=f"{name}_done") for name in QUEUES}
-        execute = self.descriptor.payload[: isa.EXECUTE.size]
-        ports = {
-            "loads": (self.load, self.load_completed, job),
-            "executes": (self.execute, self.execute_completed, execute),
-            "stores": (self.store, self.store_completed, job),
-        }
-        sources = [
-            _Source(
-                name=name,
-                out=out,
-                completed=completed,
-                payload=payload,
-                dispatch=dispatch[name],
-            )
-            for name, (out, completed, payload) in ports.items()
+        event, flushing, flushed, bus_idle = Signal(Event()), Signal(), Signal(), Signal()
+        done = Signal(COUNTS)
+        m.d.sync += [
+            *(event[name].eq(getattr(self, name) & self.busy) for name in _STOPS),
+            event.fetch_owns.eq(self.fetch_owns),
+            event.array_idle.eq(self.array_idle),
+            event.loads.eq(self.load_completed),
+            event.executes.eq(self.execute_completed),
+            event.stores.eq(self.store_completed),
+            flushed.eq(flushing),
+            bus_idle.eq(self.bus_idle),
+            *(done[name].eq(done[name] + event[name]) for name in QUEUES),
         ]
-        queues = {source.name: self._queue(m, source, index, done) for source in sources}
-        ending = Signal()
         return _Run(
-            header=header,
-            index=index,
-            ending=ending,
-            stop=stop,
-            reason=reason,
-            failing=failing,
+            event=event,
+            descriptor=self._decode(m),
+            index=Signal(DESCRIPTOR_INDEX_BITS),
+            ending=Signal(),
+            over=Signal(),
+            flushing=flushing,
+            flushed=flushed,
+            bus_idle=bus_idle,
+            reason=Signal(ErrorCode),
+            failing=Signal(DESCRIPTOR_INDEX_BITS),
             done=done,
-            queues=queues,
+            queues=self._queues(m, event, done, flushing),
         )
 
-    def _transfer_job(self, m: Module, header: data.View) -> Value:
-        """The descriptor as a TransferJob, combinational."""
-        address = Signal(32)
+    def _decode(self, m: Module) -> _Decoded:
+        """Kind of the descriptor and its address in memory, registers."""
+        header = data.View(isa.TENSOR, self.descriptor.payload[: isa.TENSOR.size])
+        at_hand, end, address = Signal(), Signal(), Signal(32)
+        queues = {name: Signal(name=f"to_{name}") for name in QUEUES}
+        base = Signal(32)
         with m.Switch(header.base):
             with m.Case(Base.INPUT):
-                m.d.comb += address.eq(self.input_base + header.offset)
+                m.d.comb += base.eq(self.input_base)
             with m.Case(Base.OUTPUT):
-                m.d.comb += address.eq(self.output_base + header.offset)
+                m.d.comb += base.eq(self.output_base)
             with m.Default():
-                m.d.comb += address.eq(self.program_base + header.offset)
+                m.d.comb += base.eq(self.program_base)
+        m.d.sync += [
+            address.eq(base + header.offset),
+            end.eq(header.opcode == Opcode.END),
+            *(queues[name].eq(header.opcode.matches(*QUEUES[name])) for name in QUEUES),
+        ]
         job = Signal(TransferJob())
         m.d.comb += [job.tensor.eq(header), job.address.eq(address)]
-        return Value.cast(job)
+        return _Decoded(at_hand=at_hand, queues=queues, end=end, job=job)
 
-    def _queue(self, m: Module, source: _Source, index: Signal, done: dict[str, Signal]) -> _Queue:
-        """A queue before ``source.out``, which leaves when its waits are over: at the earliest in
-        the cycle after it was dispatched."""
-        name, payload = source.name, source.payload
-        header = data.View(isa.HEADER, self.descriptor.payload[: isa.HEADER.size])
-        wanted = Cat(header[f"wait_{other}"] for other in QUEUES)
-        reset = ResetInserter(self.reset_units)
-        m.submodules[f"{name}_queue"] = fifo = reset(
-            SyncFIFO(width=len(payload) + len(wanted), depth=QUEUE_DEPTH)
-        )
-        m.submodules[f"{name}_indices"] = indices = reset(
-            SyncFIFO(width=DESCRIPTOR_INDEX_BITS, depth=2 * QUEUE_DEPTH)
-        )
-        m.d.comb += [
-            fifo.w_data.eq(Cat(payload, wanted)),
-            fifo.w_en.eq(source.dispatch),
-            indices.w_data.eq(index),
-            indices.w_en.eq(source.dispatch),
-            indices.r_en.eq(source.completed),
-        ]
-        unfinished = self._count(m, source, done[name])
-        waits = self._waits(m, name, fifo.r_data[len(payload) :], done)
-        released = Signal(name=f"{name}_released")
-        m.d.comb += [
-            released.eq(fifo.r_rdy & ~Cat(waits.values()).any()),
-            source.out.valid.eq(released),
-            Value.cast(source.out.payload).eq(fifo.r_data[: len(payload)]),
-            fifo.r_en.eq(released & source.out.ready),
-        ]
-        return _Queue(
-            dispatch=source.dispatch,
-            valid=fifo.r_rdy,
-            waits=waits,
-            index=indices.r_data,
-            room=fifo.w_rdy & indices.w_rdy,
-            idle=unfinished == 0,
-        )
-
-    def _count(self, m: Module, source: _Source, done: Signal) -> Signal:
-        """Descriptors dispatched and not complete; ``done`` counts those that are."""
-        with m.If(source.completed):
-            m.d.sync += done.eq(done + 1)
-        unfinished = Signal(range(2 * QUEUE_DEPTH + 1), name=f"{source.name}_unfinished")
-        m.d.sync += unfinished.eq(unfinished + source.dispatch - source.completed)
-        with m.If(self.reset_units):
-            m.d.sync += unfinished.eq(0)
-        return unfinished
-
-    @staticmethod
-    def _waits(m: Module, name: str, wanted: Value, done: dict[str, Signal]) -> dict[str, Value]:
-        """For each queue whether fewer of its descriptors are complete than ``wanted`` says."""
-        waits = {}
-        for at, other in enumerate(QUEUES):
-            want = wanted[at * isa.COUNT_BITS :][: isa.COUNT_BITS]
-            missing = Signal(signed(isa.COUNT_BITS), name=f"{name}_miss_{other}")
-            waiting = Signal(name=f"{name}_wait_{other}")
-            m.d.comb += [missing.eq(done[other] - want), waiting.eq(missing < 0)]
-            waits[other] = waiting
-        return waits
+    def _queues(
+        self, m: Module, event: data.View, done: data.View, reset: Signal
+    ) -> dict[str, ReleaseQueue]:
+        """The queues before the units, without what enters them."""
+        queues = {}
+        ports = {"loads": self.load, "executes": self.execute, "stores": self.store}
+        for name, out in ports.items():
+            queue = queues[name] = ReleaseQueue(out.payload.shape())
+            m.submodules[name] = ResetInserter(reset)(queue)
+            m.d.comb += [queue.done.eq(done), queue.completed.eq(event[name])]
+            connect(m, queue.o, flipped(out))
+        return queues
 
     @staticmethod
     def _oldest(run: _Run) -> Value:
@@ -285,18 +262,18 @@ class Sequencer(Component):
         loads, executes, stores = (run.queues[name] for name in ("loads", "executes", "stores"))
         return Mux(
             executes.idle,
-            Mux(loads.idle, Mux(stores.idle, run.index, stores.index), loads.index),
-            executes.index,
+            Mux(loads.idle, Mux(stores.idle, run.index, stores.oldest), loads.oldest),
+            executes.oldest,
         )
 
     def _classify(self, m: Module, run: _Run) -> None:
         """Why no word enters the array, combinational."""
         executes, cause = run.queues["executes"], self.cause
-        with m.If(self.array_idle):
-            with m.If(executes.valid):
-                with m.If(executes.waits["loads"]):
+        with m.If(self.busy & run.event.array_idle):
+            with m.If(executes.present):
+                with m.If(executes.waits.loads):
                     m.d.comb += cause.load.eq(1)
-                with m.Elif(executes.waits["stores"]):
+                with m.Elif(executes.waits.stores):
                     m.d.comb += cause.store.eq(1)
                 with m.Else():  # for results of an earlier one, or it is just beginning
                     m.d.comb += cause.execute.eq(1)
@@ -310,72 +287,70 @@ class Sequencer(Component):
                 m.d.comb += cause.store.eq(1)
 
     def _await_start(self, m: Module, run: _Run) -> None:
-        """State Idle."""
-        m.d.comb += [self.busy.eq(0), self.cause.eq(0)]
-        m.d.sync += run.ending.eq(0)
+        """No run."""
         with m.If(self.start):
             m.d.comb += self.fetch_start.eq(1)
-            m.d.sync += [run.index.eq(0), *(count.eq(0) for count in run.done.values())]
-            m.next = "Run"
+            m.d.sync += [self.busy.eq(1), run.index.eq(0), run.done.eq(0), run.ending.eq(0)]
 
     def _dispatch(self, m: Module, run: _Run) -> None:
-        """State Run: a descriptor per cycle to its queue, until END, an error or the host."""
-        queues = run.queues
-        with m.If(run.ending):
-            m.d.comb += self.fetch_halt.eq(1)
-            with m.If(Cat(queue.idle for queue in queues.values()).all()):
-                m.d.sync += run.reason.eq(ErrorCode.NONE)
-                m.next = "Flush"
-        with m.Elif(self.descriptor.valid):
-            with m.Switch(run.header.opcode):
-                for name, opcodes in QUEUES.items():
-                    with m.Case(*opcodes):
-                        m.d.comb += queues[name].dispatch.eq(queues[name].room)
-                with m.Case(Opcode.END):
-                    m.d.comb += self.dispatched.eq(1)
-                    m.d.sync += run.ending.eq(1)
-                with m.Default():
-                    m.d.sync += [
-                        run.reason.eq(ErrorCode.BAD_DESCRIPTOR),
-                        run.failing.eq(run.index),
-                    ]
-                    m.next = "Flush"
-        with m.If(Cat(queue.dispatch for queue in queues.values()).any()):
-            m.d.comb += [self.descriptor.ready.eq(1), self.dispatched.eq(1)]
-            m.d.sync += run.index.eq(run.index + 1)
-        # The last assignment to the next state wins.
-        with m.If(run.stop):
-            self._blame(m, run)
-            m.next = "Flush"
-
-    def _blame(self, m: Module, run: _Run) -> None:
-        """Why a run stops, and which descriptor it is about."""
-        loads, stores = run.queues["loads"], run.queues["stores"]
-        m.d.sync += run.failing.eq(self.descriptor_index)
-        with m.If(self.abort):
-            m.d.sync += run.reason.eq(ErrorCode.ABORTED)
-        with m.Elif(self.watchdog):
-            m.d.sync += run.reason.eq(ErrorCode.WATCHDOG)
-        with m.Elif(self.read_error):
-            m.d.sync += [
-                run.reason.eq(ErrorCode.READ_ERROR),
-                run.failing.eq(Mux(self.fetch_owns | loads.idle, run.index, loads.index)),
+        """The descriptor at hand to its queue, when there is room."""
+        descriptor = run.descriptor
+        for name, queue in run.queues.items():
+            job = self.descriptor.payload if name == "executes" else descriptor.job
+            m.d.comb += [
+                queue.i.valid.eq(descriptor.at_hand & descriptor.queues[name]),
+                Value.cast(queue.i.payload).eq(job),
+                queue.index.eq(run.index),
             ]
+        entering = Cat(queue.i.valid & queue.i.ready for queue in run.queues.values()).any()
+        met = descriptor.at_hand & descriptor.end
+        m.d.comb += [self.descriptor.ready.eq(entering), self.dispatched.eq(entering | met)]
+        m.d.sync += descriptor.at_hand.eq(
+            self.descriptor.valid & ~entering & ~met & self.busy & ~run.ending & ~run.over
+        )
+        with m.If(entering):
+            m.d.sync += run.index.eq(run.index + 1)
+        with m.If(met):
+            m.d.sync += run.ending.eq(1)
+
+    def _end(self, m: Module, run: _Run, oldest: Value) -> None:
+        """A good end, or why a run stops and which descriptor it is about."""
+        descriptor, event, queues = run.descriptor, run.event, run.queues
+        bad = descriptor.at_hand & ~Cat(*descriptor.queues.values(), descriptor.end).any()
+        loads = queues["loads"]
+        with m.If(event.abort):
+            m.d.sync += run.reason.eq(ErrorCode.ABORTED)
+        with m.Elif(event.watchdog):
+            m.d.sync += run.reason.eq(ErrorCode.WATCHDOG)
+        with m.Elif(event.read_error):
+            m.d.sync += run.reason.eq(ErrorCode.READ_ERROR)
+        with m.Elif(event.write_error):
+            m.d.sync += run.reason.eq(ErrorCode.WRITE_ERROR)
+        with m.Elif(bad):
+            m.d.sync += run.reason.eq(ErrorCode.BAD_DESCRIPTOR)
         with m.Else():
-            m.d.sync += [run.reason.eq(ErrorCode.WRITE_ERROR), run.failing.eq(stores.index)]
+            m.d.sync += run.reason.eq(ErrorCode.NONE)
+        with m.If(event.abort | event.watchdog):
+            m.d.sync += run.failing.eq(oldest)
+        with m.Elif(event.read_error):
+            m.d.sync += run.failing.eq(Mux(event.fetch_owns | loads.idle, run.index, loads.oldest))
+        with m.Elif(event.write_error):
+            m.d.sync += run.failing.eq(queues["stores"].oldest)
+        with m.Else():
+            m.d.sync += run.failing.eq(run.index)
+        idle = Cat(queue.idle for queue in queues.values()).all()
+        m.d.comb += run.over.eq(run.stop | bad | (run.ending & idle))
+        m.d.sync += run.flushing.eq(run.over)
 
     def _flush(self, m: Module, run: _Run) -> None:
-        """State Flush, until nothing is in flight.
+        """Until nothing is in flight, at least two cycles.
 
         Also after a good end: what was fetched beyond it is still on its way.
         """
-        m.d.comb += [self.flush.eq(1), self.reset_units.eq(1), self.fetch_halt.eq(1)]
-        with m.If(self.bus_idle):
+        with m.If(run.flushed & run.bus_idle):
             m.d.comb += [
                 self.finished.eq(run.reason == ErrorCode.NONE),
                 self.failed.eq(run.reason != ErrorCode.NONE),
                 self.error_code.eq(run.reason),
             ]
-            m.next = "Idle"
-        with m.If(run.reason != ErrorCode.NONE):
-            m.d.comb += self.descriptor_index.eq(run.failing)
+            m.d.sync += [self.busy.eq(0), run.flushing.eq(0)]
