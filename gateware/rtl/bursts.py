@@ -43,9 +43,9 @@ class BurstSplitter(wiring.Component):
     rejected : Out(1)
         Pulse: the command just accepted was misaligned.
 
-    Latency: the burst comes in the cycle after the command was accepted.
+    Latency: the burst comes two cycles after the command was accepted.
 
-    Throughput: one burst per cycle, also from one command to the next.
+    Throughput: one burst in two cycles, and a third one between two commands.
     """
 
     def __init__(self, *, addr_bits: int, data_bits: int) -> None:
@@ -63,36 +63,43 @@ class BurstSplitter(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         offset_bits = (self._bytes - 1).bit_length()
-        address = Signal.like(self.command.p.address)
-        beats = Signal(BEATS_BITS)
+        address = Signal.like(self.command.p.address, reset_less=True)
+        beats = Signal(BEATS_BITS, reset_less=True)
+        # Of the burst that comes next; known a cycle after address and beats are.
+        offered = Signal()
+        length, last = Signal(5, reset_less=True), Signal(reset_less=True)
+        taken = Signal()
 
-        to_boundary = Signal(5)
-        length = Signal(5)
-        last = Signal()
+        to_boundary = BURST_BEATS - address[offset_bits:][:4]
         m.d.comb += [
-            to_boundary.eq(BURST_BEATS - address[offset_bits:][:4]),
-            last.eq(beats <= to_boundary),
-            length.eq(Mux(last, beats, to_boundary)),
             self.burst.p.address.eq(address),
             self.burst.p.length.eq(length - 1),
-            self.burst.valid.eq(self.active),
-            self.command.ready.eq(~self.active | (last & self.burst.ready) | self.flush),
+            self.burst.valid.eq(offered),
+            self.command.ready.eq(~self.active | self.flush),
+            taken.eq(offered & self.burst.ready),
         ]
-
-        with m.If(self.active & self.burst.ready):
+        m.d.sync += [
+            last.eq(beats <= to_boundary),
+            length.eq(Mux(beats <= to_boundary, beats, to_boundary)),
+        ]
+        with m.If(taken):
             m.d.sync += [
                 address.eq(address + (length << offset_bits)),
                 beats.eq(beats - length),
                 self.active.eq(~last),
+                offered.eq(0),
             ]
+        with m.Else():
+            m.d.sync += offered.eq(self.active)
         with m.If(self.flush):
-            m.d.sync += self.active.eq(0)
-        with m.Elif(self.command.valid & self.command.ready):
+            m.d.sync += [self.active.eq(0), offered.eq(0)]
+        with m.Elif(self.command.valid & ~self.active):
             aligned = self.command.p.address[:offset_bits] == 0
             m.d.comb += self.rejected.eq(~aligned)
             m.d.sync += [
                 address.eq(self.command.p.address),
                 beats.eq(self.command.p.beats),
                 self.active.eq(aligned & (self.command.p.beats != 0)),
+                offered.eq(0),
             ]
         return m

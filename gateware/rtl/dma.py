@@ -12,12 +12,12 @@ multiple of the bus width is dropped with a pulse on ``error``: no access is mad
 import dataclasses
 
 from amaranth import *
-from amaranth.lib import stream, wiring
-from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from gateware.rtl.axi import Axi3Signature, Burst, Resp
 from gateware.rtl.bursts import BurstSplitter, command_layout
+from gateware.rtl.queue import Queue
 
 # Normal memory, bufferable: what the memory controller behind an HP port expects.
 _CACHE = 0b0011
@@ -119,7 +119,7 @@ class _Dma(wiring.Component):
 class ReadDma(_Dma):
     """DMA engine from memory to a stream.
 
-    The bus beat is the stream beat, without a register between.
+    A beat is offered in the cycle after the bus brought it; the bus sees registers only.
 
     Parameters
     ----------
@@ -145,9 +145,9 @@ class ReadDma(_Dma):
     error : Out(1)
         Pulse: a response other than OKAY, or a misaligned command.
     beat : Out(1)
-        Pulse for each beat that came over the bus.
+        Pulse for each beat of the bus that was taken, or swallowed.
 
-    Latency: two cycles from a command to its first burst on the bus.
+    Latency: three cycles from a command to its first burst on the bus.
 
     Throughput: long commands go at one beat per cycle when the memory takes at most
     ``16 * (max_outstanding - 1) - 2`` cycles from AR to R.
@@ -180,13 +180,18 @@ class ReadDma(_Dma):
         retire = Signal()
         issue = self._address_channel(m, "ar", retire)
         swallow = issue.swallow
+        answer = data.StructLayout({"data": self._data_bits, "last": 1, "resp": 2})
+        m.submodules.answers = answers = Queue(answer)
         m.d.comb += [
-            self.data.payload.eq(axi.rdata),
-            self.data.valid.eq(axi.rvalid & ~swallow),
-            axi.rready.eq(self.data.ready | swallow),
-            self.beat.eq(axi.rvalid & axi.rready),
-            retire.eq(self.beat & axi.rlast),
-            self.error.eq((self.beat & (axi.rresp != Resp.OKAY)) | issue.splitter.rejected),
+            answers.i.valid.eq(axi.rvalid),
+            axi.rready.eq(answers.i.ready),
+            *(answers.i.p[name].eq(getattr(axi, f"r{name}")) for name in ("data", "last", "resp")),
+            self.data.payload.eq(answers.o.p.data),
+            self.data.valid.eq(answers.o.valid & ~swallow),
+            answers.o.ready.eq(self.data.ready | swallow),
+            self.beat.eq(answers.o.valid & answers.o.ready),
+            retire.eq(self.beat & answers.o.p.last),
+            self.error.eq((self.beat & (answers.o.p.resp != Resp.OKAY)) | issue.splitter.rejected),
         ]
         return m
 
@@ -221,7 +226,7 @@ class WriteDma(_Dma):
     beat : Out(1)
         Pulse for each beat that went over the bus.
 
-    Latency: two cycles from a command to its first burst on the bus.
+    Latency: three cycles from a command to its first burst on the bus.
 
     Throughput: long commands go at one beat per cycle when the memory takes at most
     ``16 * (max_outstanding - 1) - 2`` cycles from the last W to B.
@@ -256,18 +261,18 @@ class WriteDma(_Dma):
         swallow = issue.swallow
 
         # Lengths of the bursts whose data is still owed; as deep as there can be bursts.
-        m.submodules.owed = owed = SyncFIFO(width=4, depth=self._max_outstanding)
+        m.submodules.owed = owed = Queue(4, depth=max(2, self._max_outstanding))
         position = Signal(4)
         last = Signal()
         free = Signal()
         load = Signal()
         m.d.comb += [
-            owed.w_data.eq(issue.splitter.burst.p.length),
-            owed.w_en.eq(issue.taken),
-            last.eq(position == owed.r_data),
-            free.eq((~axi.wvalid | axi.wready) & owed.r_rdy),
+            owed.i.payload.eq(issue.splitter.burst.p.length),
+            owed.i.valid.eq(issue.taken),
+            last.eq(position == owed.o.payload),
+            free.eq((~axi.wvalid | axi.wready) & owed.o.valid),
             load.eq(free & (self.data.valid | swallow)),
-            owed.r_en.eq(load & last),
+            owed.o.ready.eq(load & last),
             self.data.ready.eq(free | swallow),
             axi.bready.eq(1),
             retire.eq(axi.bvalid),

@@ -29,7 +29,10 @@ class Fetcher(Component):
     beats : In(stream of bus words)
     descriptor : Out(stream of unsigned(512))
 
-    Throughput: a descriptor takes as many cycles as it has beats.
+    Latency: three cycles from ``start`` to the command; a descriptor is offered in the cycle after
+    its last beat left the queue, two cycles after that came.
+
+    Throughput: a descriptor takes as many cycles as it has beats, and those until it is taken.
     """
 
     def __init__(self, config: AccelConfig) -> None:
@@ -54,51 +57,55 @@ class Fetcher(Component):
         m.d.comb += [
             fifo.w_data.eq(self.beats.payload),
             fifo.w_en.eq(self.beats.valid),
-            self.beats.ready.eq(fifo.w_rdy),
+            # No more is ever on order than there is room for.
+            self.beats.ready.eq(1),
         ]
-        running, address = Signal(), Signal(32)
-        self._order_groups(m, fifo, running, address)
+        self._order_groups(m, fifo)
         self._assemble(m, fifo)
-        with m.If(self.start):
-            m.d.sync += [running.eq(1), address.eq(self.address)]
-        with m.If(self.halt):
-            m.d.sync += running.eq(0)
         return m
 
-    def _order_groups(
-        self, m: Module, fifo: SyncFIFOBuffered, running: Signal, address: Signal
-    ) -> None:
-        """Order a group whenever there is room for it."""
+    def _order_groups(self, m: Module, fifo: SyncFIFOBuffered) -> None:
+        """Order of a group whenever there is room for it; what is on offer stays so."""
         group = isa.DESCRIPTOR_BITS // self._config.bus_bits * isa.FETCH_GROUP
-        # Beats that are neither here nor on order.
-        room = Signal(range(fifo.depth + 1), init=fifo.depth)
-        taken = Signal()
+        running, offered, address = Signal(), Signal(), Signal(32, reset_less=True)
+        # Beats that are neither here nor on order; whether they were enough in the last cycle.
+        room, enough = Signal(range(fifo.depth + 1), init=fifo.depth), Signal()
+        taken = offered & self.command.ready
         m.d.comb += [
-            self.command.valid.eq(running & (room >= group)),
+            self.command.valid.eq(offered),
             self.command.p.address.eq(address),
             self.command.p.beats.eq(group),
-            taken.eq(self.command.valid & self.command.ready),
         ]
-        m.d.sync += room.eq(room - Mux(taken, group, 0) + fifo.r_en)
-        with m.If(taken):
+        m.d.sync += [
+            room.eq(room - Mux(taken, group, 0) + fifo.r_en),
+            enough.eq(running & ~offered & (room >= group)),
+            offered.eq(Mux(offered, ~self.command.ready, enough & ~self.halt)),
+        ]
+        with m.If(self.start):
+            m.d.sync += [running.eq(1), address.eq(self.address)]
+        with m.Elif(taken):
             m.d.sync += address.eq(address + isa.DESCRIPTOR_BYTES * isa.FETCH_GROUP)
+        with m.If(self.halt):
+            m.d.sync += running.eq(0)
 
     def _assemble(self, m: Module, fifo: SyncFIFOBuffered) -> None:
-        """Shift beats into a descriptor; it is offered in the cycle after its last."""
+        """Beats to their places in a descriptor, which is offered in the cycle after its last.
+
+        A register for each beat, which only its beat enables: no net to 512 of them.
+        """
         bus_bits = self._config.bus_bits
         beats = isa.DESCRIPTOR_BITS // bus_bits
-        position, full = Signal(range(beats)), Signal()
-        free = ~full | self.descriptor.ready
+        place, full = Signal(beats, init=1), Signal()  # one bit is set
+        words = Signal(isa.DESCRIPTOR_BITS, reset_less=True)
         m.d.comb += [
+            self.descriptor.payload.eq(words),
             self.descriptor.valid.eq(full),
-            fifo.r_en.eq(fifo.r_rdy & free),
+            fifo.r_en.eq(fifo.r_rdy & ~full),
         ]
-        with m.If(self.descriptor.ready):
-            m.d.sync += full.eq(0)
+        for beat in range(beats):
+            with m.If(fifo.r_en & place[beat]):
+                m.d.sync += words.word_select(beat, bus_bits).eq(fifo.r_data)
         with m.If(fifo.r_en):
-            m.d.sync += [
-                self.descriptor.payload.eq(Cat(self.descriptor.payload[bus_bits:], fifo.r_data)),
-                position.eq(position + 1),
-            ]
-            with m.If(position == beats - 1):
-                m.d.sync += [position.eq(0), full.eq(1)]
+            m.d.sync += [place.eq(place.rotate_left(1)), full.eq(place[-1])]
+        with m.Elif(self.descriptor.ready):
+            m.d.sync += full.eq(0)
