@@ -2,18 +2,18 @@
 """One read port of memory, shared by the fetcher of descriptors and the loader."""
 
 from amaranth import *
-from amaranth.lib import stream
-from amaranth.lib.fifo import SyncFIFO
+from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out
 
 from gateware.rtl.bursts import BEATS_BITS, command_layout
+from gateware.rtl.queue import Queue
 
 
 class ReadShare(Component):
     """Share of one :class:`~gateware.rtl.dma.ReadDma` between two clients.
 
-    Commands are taken one at a time, the first client's before the second's; beats go back to the
-    client whose command they answer, in order.
+    Commands are taken one at a time, the first client's before the second's if it was there in the
+    cycle before; beats go back to the client whose command they answer, in order.
 
     Parameters
     ----------
@@ -30,11 +30,12 @@ class ReadShare(Component):
     command : Out(stream of command_layout), beats : In(stream of unsigned(data_bits))
         To and from the :class:`~gateware.rtl.dma.ReadDma`.
     owner : Out(1)
-        The client whose beats come next.
+        The client whose beats come next, or came last; a register.
 
-    Latency: none, commands and beats pass in the cycle in which they come.
+    Latency: a command is taken in the cycle after it came, and offered in the next; beats pass in the cycle in which
+    they come.
 
-    Throughput: a command and a beat per cycle.
+    Throughput: a command in two cycles, a beat per cycle.
     """
 
     def __init__(self, data_bits: int, *, depth: int = 8) -> None:
@@ -52,49 +53,56 @@ class ReadShare(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.order = order = SyncFIFO(width=1 + BEATS_BITS, depth=self._depth)
-        self._take_commands(m, order)
-        self._return_beats(m, order)
+        order = data.StructLayout({"owner": 1, "beats": BEATS_BITS})
+        m.submodules.order = queue = Queue(order, depth=self._depth)
+        self._take_commands(m, queue.i)
+        self._return_beats(m, queue.o)
         return m
 
-    def _take_commands(self, m: Module, order: SyncFIFO) -> None:
-        """The first client's command before the second's, combinational; ``order`` keeps whose."""
-        # A command on offer may not change before it is taken, so the choice is kept.
-        chosen, waiting = Signal(), Signal()
-        choice = Mux(waiting, chosen, ~self.commands[0].valid)
-        first, second = self.commands
-        offered = Signal()
-        m.d.comb += offered.eq(Mux(choice, second.valid, first.valid))
-        taken = offered & order.w_rdy & self.command.ready
-        beats = Signal(BEATS_BITS)
+    def _take_commands(self, m: Module, order: stream.Interface) -> None:
+        """A command is chosen in one cycle and offered from the next on; ``order`` keeps whose."""
+        held, turn, owner = Signal(), Signal(), Signal()
+        command = Signal(command_layout(), reset_less=True)
+        taken = Signal()
+        offers = Array(offer.valid for offer in self.commands)
+        payloads = Array(offer.payload.as_value() for offer in self.commands)
         m.d.comb += [
-            self.command.valid.eq(offered & order.w_rdy),
-            self.command.payload.eq(
-                Mux(choice, second.payload.as_value(), first.payload.as_value())
-            ),
-            beats.eq(self.command.p.beats),
-            order.w_data.eq(Cat(choice, beats)),
-            order.w_en.eq(taken & (beats != 0)),
+            *(offer.ready.eq(~held & (turn == i)) for i, offer in enumerate(self.commands)),
+            self.command.valid.eq(held & order.ready),
+            self.command.payload.eq(command),
+            taken.eq(held & order.ready & self.command.ready),
+            order.valid.eq(taken & (command.beats != 0)),
+            order.p.owner.eq(owner),
+            order.p.beats.eq(command.beats),
         ]
-        m.d.sync += [chosen.eq(choice), waiting.eq(offered & ~taken)]
-        for index, command in enumerate(self.commands):
-            m.d.comb += command.ready.eq((choice == index) & order.w_rdy & self.command.ready)
+        # A register, so that one client's valid is not the other one's ready.
+        m.d.sync += turn.eq(~self.commands[0].valid)
+        with m.If(~held):
+            m.d.sync += [held.eq(offers[turn]), owner.eq(turn), command.eq(payloads[turn])]
+        with m.Elif(taken):
+            m.d.sync += held.eq(0)
 
-    def _return_beats(self, m: Module, order: SyncFIFO) -> None:
-        """Each beat to the client of the oldest command, combinational."""
-        position = Signal(BEATS_BITS)
+    def _return_beats(self, m: Module, order: stream.Interface) -> None:
+        """Each beat to the client of the oldest command, in the cycle in which it comes."""
+        current, left, last = Signal(), Signal(BEATS_BITS, reset_less=True), Signal()
+        moved = Signal()
         ready = Mux(self.owner, self.data[1].ready, self.data[0].ready)
         m.d.comb += [
-            self.owner.eq(order.r_data[0]),
-            self.beats.ready.eq(order.r_rdy & ready),
+            self.beats.ready.eq(current & ready),
+            moved.eq(self.beats.valid & self.beats.ready),
+            order.ready.eq(~current | (moved & last)),
         ]
         for index, beat in enumerate(self.data):
             m.d.comb += [
                 beat.payload.eq(self.beats.payload),
-                beat.valid.eq(self.beats.valid & order.r_rdy & (self.owner == index)),
+                beat.valid.eq(self.beats.valid & current & (self.owner == index)),
             ]
-        with m.If(self.beats.valid & self.beats.ready):
-            m.d.sync += position.eq(position + 1)
-            with m.If(position == order.r_data[1:] - 1):
-                m.d.comb += order.r_en.eq(1)
-                m.d.sync += position.eq(0)
+        with m.If(order.ready):
+            m.d.sync += [
+                current.eq(order.valid),
+                self.owner.eq(order.p.owner),
+                left.eq(order.p.beats),
+                last.eq(order.p.beats == 1),
+            ]
+        with m.Elif(moved):
+            m.d.sync += [left.eq(left - 1), last.eq(left == 2)]
