@@ -41,7 +41,7 @@ class BurstSplitter(wiring.Component):
     active : Out(1)
         A command is in hand.
     rejected : Out(1)
-        Pulse: the command just accepted was misaligned.
+        Pulse: the command accepted in the cycle before was misaligned.
 
     Latency: the burst comes two cycles after the command was accepted.
 
@@ -91,12 +91,13 @@ class BurstSplitter(wiring.Component):
             ]
         with m.Else():
             m.d.sync += offered.eq(self.active)
+        m.d.sync += self.rejected.eq(0)
         with m.If(self.flush):
             m.d.sync += [self.active.eq(0), offered.eq(0)]
         with m.Elif(self.command.valid & ~self.active):
             aligned = self.command.p.address[:offset_bits] == 0
-            m.d.comb += self.rejected.eq(~aligned)
             m.d.sync += [
+                self.rejected.eq(~aligned),
                 address.eq(self.command.p.address),
                 beats.eq(self.command.p.beats),
                 self.active.eq(aligned & (self.command.p.beats != 0)),

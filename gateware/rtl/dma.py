@@ -138,14 +138,15 @@ class ReadDma(_Dma):
         The bus; the write channels stay idle.
     flush : In(1)
         Abandon everything: commands and beats on offer are swallowed from this cycle until
-        ``idle``. One cycle is enough; held, it keeps swallowing.
+        ``idle``; a beat that is offered to the client in this cycle is so for the last time. One
+        cycle is enough; held, it keeps swallowing.
     idle : Out(1)
         No command in hand, nothing outstanding, no flush going on. Falls in the cycle after a
         command was accepted.
     error : Out(1)
-        Pulse: a response other than OKAY, or a misaligned command.
+        Pulse: a beat with a response other than OKAY is taken; a cycle later, a misaligned command.
     beat : Out(1)
-        Pulse for each beat of the bus that was taken, or swallowed.
+        Pulse for each beat that came over the bus.
 
     Latency: three cycles from a command to its first burst on the bus.
 
@@ -180,18 +181,22 @@ class ReadDma(_Dma):
         retire = Signal()
         issue = self._address_channel(m, "ar", retire)
         swallow = issue.swallow
-        answer = data.StructLayout({"data": self._data_bits, "last": 1, "resp": 2})
-        m.submodules.answers = answers = Queue(answer)
+        # A flush empties the queue, and keeps out what comes.
+        answer = data.StructLayout({"data": self._data_bits, "error": 1})
+        m.submodules.answers = answers = ResetInserter(swallow)(Queue(answer))
         m.d.comb += [
             answers.i.valid.eq(axi.rvalid),
-            axi.rready.eq(answers.i.ready),
-            *(answers.i.p[name].eq(getattr(axi, f"r{name}")) for name in ("data", "last", "resp")),
+            answers.i.p.data.eq(axi.rdata),
+            answers.i.p.error.eq(axi.rresp != Resp.OKAY),
+            axi.rready.eq(answers.i.ready | swallow),
+            self.beat.eq(axi.rvalid & axi.rready),
+            retire.eq(self.beat & axi.rlast),
             self.data.payload.eq(answers.o.p.data),
-            self.data.valid.eq(answers.o.valid & ~swallow),
-            answers.o.ready.eq(self.data.ready | swallow),
-            self.beat.eq(answers.o.valid & answers.o.ready),
-            retire.eq(self.beat & answers.o.p.last),
-            self.error.eq((self.beat & (answers.o.p.resp != Resp.OKAY)) | issue.splitter.rejected),
+            self.data.valid.eq(answers.o.valid),
+            answers.o.ready.eq(self.data.ready),
+            self.error.eq(
+                (answers.o.valid & self.data.ready & answers.o.p.error) | issue.splitter.rejected
+            ),
         ]
         return m
 
@@ -222,7 +227,7 @@ class WriteDma(_Dma):
         No command in hand, the last response arrived, no flush going on. Falls in the cycle after a
         command was accepted.
     error : Out(1)
-        Pulse: a response other than OKAY, or a misaligned command.
+        Pulse, a cycle later: a response other than OKAY, or a misaligned command.
     beat : Out(1)
         Pulse for each beat that went over the bus.
 
@@ -263,6 +268,7 @@ class WriteDma(_Dma):
         # Lengths of the bursts whose data is still owed; as deep as there can be bursts.
         m.submodules.owed = owed = Queue(4, depth=max(2, self._max_outstanding))
         position = Signal(4)
+        refused = Signal()
         last = Signal()
         free = Signal()
         load = Signal()
@@ -277,8 +283,9 @@ class WriteDma(_Dma):
             axi.bready.eq(1),
             retire.eq(axi.bvalid),
             self.beat.eq(axi.wvalid & axi.wready),
-            self.error.eq((axi.bvalid & (axi.bresp != Resp.OKAY)) | issue.splitter.rejected),
+            self.error.eq(refused | issue.splitter.rejected),
         ]
+        m.d.sync += refused.eq(axi.bvalid & (axi.bresp != Resp.OKAY))
         with m.If(axi.wready):
             m.d.sync += axi.wvalid.eq(0)
         with m.If(load):

@@ -94,6 +94,32 @@ class DrainJob(data.StructLayout):
         )
 
 
+class ActWord(data.StructLayout):
+    """Word for the activation buffer, and its place.
+
+    Parameters
+    ----------
+    config : AccelConfig
+
+    Members
+    -------
+    address : unsigned(16)
+        Within the bank.
+    bank : unsigned(ceil_log2(banks))
+    data : unsigned(bus_bits)
+        A nibble for each of ``k`` columns.
+    """
+
+    def __init__(self, config: AccelConfig) -> None:
+        super().__init__(
+            {
+                "address": isa.ADDRESS_BITS,
+                "bank": ceil_log2(config.banks),
+                "data": config.bus_bits,
+            }
+        )
+
+
 class TransferJob(data.StructLayout):
     """Job of the loader or the storer: a LOAD_* or STORE_* that may begin.
 
