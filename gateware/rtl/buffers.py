@@ -2,13 +2,16 @@
 """On-chip buffers: activations in banks of nibble columns, and wide words filled by beats."""
 
 from amaranth import *
-from amaranth.lib import data
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import Component, In, Out, Signature
 from amaranth.utils import ceil_log2
 
 from gateware.arch.config import AccelConfig
+from gateware.rtl.payloads import ActWord
 from gateware.rtl.ram import Ram
 from ir.numerics import ACT_BITS
+
+GATHER_CYCLES = 1  #: from the address of a gathered word to the word
 
 
 class ActBuffer(Component):
@@ -39,10 +42,8 @@ class ActBuffer(Component):
     write_bank : In(ceil_log2(banks))
     write_address : In(16).array(k)
     write_data : In(unsigned(4)).array(k)
-    load_valid : In(1), load_ready : Out(1)
-        The word is written when both are high; not ready while ``write`` has the bank, nor, with
-        one copy, while ``gather`` has it.
-    load_bank : In(ceil_log2(banks)), load_address : In(16), load_data : In(4 * k)
+    load : In(stream of ActWord)
+        Not ready while ``write`` has the bank, nor, with one copy, while ``gather`` has it.
     """
 
     def __init__(self, config: AccelConfig) -> None:
@@ -61,31 +62,29 @@ class ActBuffer(Component):
                 "write_bank": In(bank_bits),
                 "write_address": In(data.ArrayLayout(address, config.k)),
                 "write_data": In(word),
-                "load_valid": In(1),
-                "load_ready": Out(1),
-                "load_bank": In(bank_bits),
-                "load_address": In(address),
-                "load_data": In(word),
+                "load": In(stream.Signature(ActWord(config))),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self._config
+        place = self.load.p.place
+        loaded = data.View(self.write_data.shape(), self.load.p.data)
         gathered = Signal(data.ArrayLayout(self.gather_data.shape(), config.banks))
         gather_bank = Signal.like(self.gather_bank)
         m.d.sync += gather_bank.eq(self.gather_bank)
         writing, taken = self.write_enable.any(), Signal()
-        m.d.comb += taken.eq(writing & (self.write_bank == self.load_bank))
+        m.d.comb += taken.eq(writing & (self.write_bank == place.bank))
         if config.act_copies == 1:
-            with m.If(self.gather_enable & (self.gather_bank == self.load_bank)):
+            with m.If(self.gather_enable & (self.gather_bank == place.bank)):
                 m.d.comb += taken.eq(1)
-        m.d.comb += [self.gather_data.eq(gathered[gather_bank]), self.load_ready.eq(~taken)]
+        m.d.comb += [self.gather_data.eq(gathered[gather_bank]), self.load.ready.eq(~taken)]
 
         for bank in range(config.banks):
             loading, here = Signal(name=f"loading_{bank}"), Signal(name=f"here_{bank}")
             m.d.comb += [
-                loading.eq(self.load_valid & self.load_ready & (self.load_bank == bank)),
+                loading.eq(self.load.valid & self.load.ready & (place.bank == bank)),
                 here.eq(writing & (self.write_bank == bank)),
             ]
             for column in range(config.k):
@@ -93,19 +92,17 @@ class ActBuffer(Component):
                     width=ACT_BITS, depth=config.act_depth, side=True, copied=config.act_copies == 2
                 )
                 m.submodules[f"bank{bank}_column{column}"] = ram
-                place = Mux(loading, self.load_address, self.write_address[column])
+                at = Mux(loading, place.address, self.write_address[column])
                 if config.act_copies == 2:
                     m.d.comb += ram.side_address.eq(self.gather_address[column])
                 else:
-                    place = Mux(loading | here, place, self.gather_address[column])
+                    at = Mux(loading | here, at, self.gather_address[column])
                 m.d.comb += [
                     ram.read_address.eq(self.read_address[bank]),
                     self.read_data[bank][column].eq(ram.read_data),
                     gathered[bank][column].eq(ram.side_data),
-                    ram.write_address.eq(place),
-                    ram.write_data.eq(
-                        Mux(loading, self.load_data[column], self.write_data[column])
-                    ),
+                    ram.write_address.eq(at),
+                    ram.write_data.eq(Mux(loading, loaded[column], self.write_data[column])),
                     ram.write_enable.eq(loading | (self.write_enable[column] & here)),
                 ]
         return m
@@ -159,8 +156,12 @@ class BeatBuffer(Component):
     read_data : Out(beats * bus_bits)
         One cycle after the address.
 
+    Latency: a beat is in memory two cycles after it came.
+
     Throughput: one beat per port and one word read per cycle.
     """
+
+    _SHARERS = 16  #: memories that share a register of address and data
 
     def __init__(
         self, *, beats: int, bus_bits: int, depth: int, ports: int = 1, distributed: bool = False
@@ -179,26 +180,39 @@ class BeatBuffer(Component):
         m = Module()
         each = self._beats // self._ports
         for p, fill in enumerate(self.fill):
-            word = Signal(range(self._depth), name=f"word_{p}")
-            beat = Signal(range(each), name=f"beat_{p}")
+            word = Signal(range(self._depth), name=f"word_{p}", reset_less=True)
+            place = Signal(each, name=f"beat_{p}", reset_less=True)  # one bit is set
             with m.If(fill.start):
-                m.d.sync += [word.eq(fill.address), beat.eq(0)]
+                m.d.sync += [word.eq(fill.address), place.eq(1)]
             with m.Elif(fill.enable):
-                m.d.sync += beat.eq(beat + 1)
-                with m.If(beat == each - 1):
-                    m.d.sync += [word.eq(Mux(word == self._depth - 1, 0, word + 1)), beat.eq(0)]
+                m.d.sync += place.eq(place.rotate_left(1))
+                with m.If(place[-1]):
+                    m.d.sync += word.eq(Mux(word == self._depth - 1, 0, word + 1))
+            self._write(m, p, fill, word, place)
+        return m
 
-            for i in range(each):
+    def _write(
+        self, m: Module, p: int, fill: wiring.PureInterface, word: Signal, place: Signal
+    ) -> None:
+        """Beats of port ``p`` to their memories, one cycle later: few share a register."""
+        each = len(place)
+        for first in range(0, each, self._SHARERS):
+            names = {"name": f"at_{p}_{first}", "attrs": {"keep": "true"}, "reset_less": True}
+            at = Signal.like(word, **names)
+            beat = Signal.like(fill.data, **(names | {"name": f"data_{p}_{first}"}))
+            m.d.sync += [at.eq(word), beat.eq(fill.data)]
+            for i in range(first, min(first + self._SHARERS, each)):
                 column = i * self._ports + p
                 part = Ram.shared(
                     width=self._bus_bits, depth=self._depth, distributed=self._distributed
                 )
+                enable = Signal(name=f"enable_{column}", reset_less=True)
                 m.submodules[f"beat{column}"] = part
+                m.d.sync += enable.eq(fill.enable & place[i])
                 m.d.comb += [
                     part.read_address.eq(self.read_address),
                     self.read_data.word_select(column, self._bus_bits).eq(part.read_data),
-                    part.write_address.eq(word),
-                    part.write_data.eq(fill.data),
-                    part.write_enable.eq(fill.enable & (beat == i)),
+                    part.write_address.eq(at),
+                    part.write_data.eq(beat),
+                    part.write_enable.eq(enable),
                 ]
-        return m

@@ -288,9 +288,10 @@ class Sequencer(Component):
 
     def _await_start(self, m: Module, run: _Run) -> None:
         """No run."""
+        m.d.sync += run.ending.eq(0)
         with m.If(self.start):
             m.d.comb += self.fetch_start.eq(1)
-            m.d.sync += [self.busy.eq(1), run.index.eq(0), run.done.eq(0), run.ending.eq(0)]
+            m.d.sync += [self.busy.eq(1), run.index.eq(0), run.done.eq(0)]
 
     def _dispatch(self, m: Module, run: _Run) -> None:
         """The descriptor at hand to its queue, when there is room."""

@@ -130,8 +130,8 @@ class Receiver(Component):
             walk.start.eq(begin),
             walk.step.eq(beats.moved),
             words.i.valid.eq(beats.moved & kind.tensor),
-            words.i.p.word.address.eq(walk.address),
-            words.i.p.word.bank.eq(walk.bank),
+            words.i.p.word.place.address.eq(walk.address),
+            words.i.p.word.place.bank.eq(walk.bank),
             words.i.p.word.data.eq(self.beats.payload),
             words.i.p.last.eq(beats.last),
             self.act.valid.eq(words.o.valid),
@@ -259,10 +259,7 @@ class Loader(Component):
             command.p.beats.eq(beats),
             sent.eq(command.valid & command.ready),
             queue.i.valid.eq(sent),
-            *(
-                queue.i.p[name].eq(beats if name == "beats" else tensor[name])
-                for name, _ in layout
-            ),
+            *(queue.i.p[name].eq(beats if name == "beats" else tensor[name]) for name, _ in layout),
             receiver.job.valid.eq(queue.o.valid),
             *(receiver.job.p[name].eq(queue.o.p[name]) for name, _ in layout),
             queue.o.ready.eq(receiver.job.ready),

@@ -94,8 +94,8 @@ class DrainJob(data.StructLayout):
         )
 
 
-class ActWord(data.StructLayout):
-    """Word for the activation buffer, and its place.
+class ActPlace(data.StructLayout):
+    """Place of a word in the activation buffer.
 
     Parameters
     ----------
@@ -106,18 +106,28 @@ class ActWord(data.StructLayout):
     address : unsigned(16)
         Within the bank.
     bank : unsigned(ceil_log2(banks))
+    """
+
+    def __init__(self, config: AccelConfig) -> None:
+        super().__init__({"address": isa.ADDRESS_BITS, "bank": ceil_log2(config.banks)})
+
+
+class ActWord(data.StructLayout):
+    """Word for the activation buffer, and its place.
+
+    Parameters
+    ----------
+    config : AccelConfig
+
+    Members
+    -------
+    place : ActPlace
     data : unsigned(bus_bits)
         A nibble for each of ``k`` columns.
     """
 
     def __init__(self, config: AccelConfig) -> None:
-        super().__init__(
-            {
-                "address": isa.ADDRESS_BITS,
-                "bank": ceil_log2(config.banks),
-                "data": config.bus_bits,
-            }
-        )
+        super().__init__({"place": ActPlace(config), "data": config.bus_bits})
 
 
 class TransferJob(data.StructLayout):

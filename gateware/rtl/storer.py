@@ -2,19 +2,128 @@
 """Storer of tensors and raw outputs from the on-chip buffers to memory: STORE_* descriptors."""
 
 from amaranth import *
-from amaranth.lib import stream
-from amaranth.lib.fifo import SyncFIFO
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib import data, stream
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
+from gateware.pe.base import delay
+from gateware.rtl.buffers import GATHER_CYCLES
 from gateware.rtl.bursts import command_layout
-from gateware.rtl.payloads import TransferJob
+from gateware.rtl.payloads import ActPlace, TransferJob
+from gateware.rtl.queue import Queue
 from gateware.rtl.tensor_walk import TensorWalk
 from ir.numerics import BIAS_BITS
 
-STORE_AHEAD = 4  #: words of a store that are read before the bus takes them
+STORE_AHEAD = 8  #: words of a store that are read before the bus takes them
+
+
+class WordReader(Component):
+    """Reader of the words of a store from the on-chip buffers.
+
+    Places are made as long as there is room for their words, and wait until the buffer has time.
+
+    Parameters
+    ----------
+    config : AccelConfig
+
+    Members
+    -------
+    tensor : In(isa.TENSOR), wide : In(1)
+        What to read, and whether it is raw outputs; stable from ``start`` until ``over``.
+    start : In(1)
+    gather, gather_data, wide_address, wide_data
+        To the buffers, as :class:`Storer` has them.
+    beats : Out(stream of bus words)
+        Raw outputs are sign-extended, lowest beat first.
+    over : Out(1)
+        From the second cycle after ``start``: every beat was taken.
+
+    Throughput: a beat per cycle at most.
+    """
+
+    def __init__(self, config: AccelConfig) -> None:
+        self._config = config
+        super().__init__(
+            {
+                "tensor": In(isa.TENSOR),
+                "wide": In(1),
+                "start": In(1),
+                "gather": Out(stream.Signature(ActPlace(config))),
+                "gather_data": In(config.bus_bits),
+                "wide_address": Out(isa.ADDRESS_BITS),
+                "wide_data": In(signed(BIAS_BITS)),
+                "beats": Out(stream.Signature(unsigned(config.bus_bits))),
+                "over": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        part_bits = ceil_log2(isa.WIDE_BITS // self._config.bus_bits)
+        layout = data.StructLayout({"place": ActPlace(self._config), "part": max(1, part_bits)})
+        m.submodules.places = places = Queue(layout)
+        m.submodules.words = words = Queue(self._config.bus_bits, depth=STORE_AHEAD)
+        asking = self._count_beats(m, places.i.ready, self.beats.valid & self.beats.ready)
+        m.d.comb += places.i.valid.eq(asking)
+        self._make_places(m, places.i.payload, asking)
+
+        # A place goes to its buffer; the word comes back to the room that was kept for it.
+        place, taken = places.o.p.place, Signal()
+        m.d.comb += [
+            self.gather.valid.eq(places.o.valid & ~self.wide),
+            self.gather.payload.eq(place),
+            self.wide_address.eq(place.address),
+            places.o.ready.eq(self.gather.ready | self.wide),
+            taken.eq(places.o.valid & places.o.ready),
+        ]
+        extended = Signal(signed(isa.WIDE_BITS))
+        part = delay(m, places.o.p.part, 1, name="part")
+        m.d.comb += extended.eq(self.wide_data)
+        beat = extended.as_unsigned().word_select(part, self._config.bus_bits)
+        m.d.comb += [
+            words.i.valid.eq(delay(m, taken, GATHER_CYCLES, name="arrived", reset_less=False)),
+            words.i.payload.eq(
+                Mux(self.wide, delay(m, beat, GATHER_CYCLES - 1, name="beat"), self.gather_data)
+            ),
+        ]
+        connect(m, words.o, flipped(self.beats))
+        return m
+
+    def _count_beats(self, m: Module, place_ready: Value, leaving: Value) -> Value:
+        """Whether a place is made in this cycle: of the beats that are left, one that has room."""
+        left, more = Signal(isa.BEATS_BITS, reset_less=True), Signal()
+        room = Signal(range(STORE_AHEAD + 1), init=STORE_AHEAD)
+        asking = more & (room != 0) & place_ready
+        m.d.sync += room.eq(room - asking + leaving)
+        with m.If(self.start):
+            m.d.sync += [left.eq(self.tensor.beats), more.eq(self.tensor.beats != 0)]
+        with m.Elif(asking):
+            m.d.sync += [left.eq(left - 1), more.eq(left != 1)]
+        m.d.comb += self.over.eq(~more & (room == STORE_AHEAD))
+        return asking
+
+    def _make_places(self, m: Module, given: data.View, asking: Value) -> None:
+        """Place of the next beat, in either buffer."""
+        m.submodules.walk = walk = TensorWalk(self._config)
+        entry = Signal(isa.ADDRESS_BITS, reset_less=True)
+        part = Signal(given.part.shape(), reset_less=True)
+        beats = isa.WIDE_BITS // self._config.bus_bits
+        m.d.comb += [
+            walk.tensor.eq(self.tensor),
+            walk.start.eq(self.start),
+            walk.step.eq(asking),
+            given.place.address.eq(Mux(self.wide, entry, walk.address)),
+            given.place.bank.eq(walk.bank),
+            given.part.eq(part),
+        ]
+        with m.If(self.start):
+            m.d.sync += [entry.eq(self.tensor.address), part.eq(0)]
+        with m.Elif(asking):
+            m.d.sync += part.eq(Mux(part == beats - 1, 0, part + 1))
+            with m.If(part == beats - 1):
+                m.d.sync += entry.eq(entry + 1)
 
 
 class Storer(Component):
@@ -32,15 +141,16 @@ class Storer(Component):
     beats : Out(stream of bus words)
     write_idle : In(1)
         The memory has answered everything.
-    gathering : Out(1), gather_ready : In(1)
-        A word is wanted; ``gather_bank`` and ``gather_address`` reach the activation buffer in
-        this cycle.
-    gather_address : Out(16), gather_bank : Out, gather_data : In(bus_bits)
-        Activation buffer; data one cycle after the address.
+    gather : Out(stream of ActPlace)
+        Word of the activation buffer that is wanted.
+    gather_data : In(bus_bits)
+        It, :data:`~gateware.rtl.buffers.GATHER_CYCLES` after its place was taken.
     wide_address : Out(16), wide_data : In(signed(48))
         Raw outputs; data one cycle after the address.
     completed : Out(1)
-        Pulse for each job, when the memory has answered.
+        Pulse for each job, after the memory has answered.
+
+    Latency: four cycles from a job to its first place.
 
     Throughput: a beat per cycle at most.
     """
@@ -53,10 +163,7 @@ class Storer(Component):
                 "command": Out(stream.Signature(command_layout())),
                 "beats": Out(stream.Signature(unsigned(config.bus_bits))),
                 "write_idle": In(1),
-                "gathering": Out(1),
-                "gather_ready": In(1),
-                "gather_address": Out(isa.ADDRESS_BITS),
-                "gather_bank": Out(ceil_log2(config.banks)),
+                "gather": Out(stream.Signature(ActPlace(config))),
                 "gather_data": In(config.bus_bits),
                 "wide_address": Out(isa.ADDRESS_BITS),
                 "wide_data": In(signed(BIAS_BITS)),
@@ -66,64 +173,42 @@ class Storer(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        bus_bits = self._config.bus_bits
-        wide = self.job.p.tensor.opcode == isa.Opcode.STORE_WIDE
-        left, index = Signal(isa.BEATS_BITS), Signal(isa.BEATS_BITS)
-        m.submodules.walk = walk = TensorWalk(self._config)
-        m.submodules.fifo = fifo = SyncFIFO(width=bus_bits, depth=STORE_AHEAD)
-        # A word whose address is given comes in the next cycle; then it must find room.
-        asking, arriving = Signal(), Signal()
-        word_bits = ceil_log2(isa.WIDE_BITS // bus_bits)  # of the number of a beat within a result
-        part = Signal(max(1, word_bits))
-        m.d.sync += [arriving.eq(asking), part.eq(index[:word_bits])]
-        self._address_words(m, walk, asking, index >> word_bits)
-        self._queue_words(m, fifo, arriving, part, wide)
+        tensor = self.job.p.tensor
+        begin, wide = Signal(), Signal(reset_less=True)
+        m.d.sync += wide.eq(tensor.opcode == isa.Opcode.STORE_WIDE)
+        m.d.comb += [
+            self.command.p.address.eq(self.job.p.address),
+            self.command.p.beats.eq(tensor.beats),
+        ]
+        m.submodules.words = words = WordReader(self._config)
+        m.d.comb += [
+            words.tensor.eq(tensor),
+            words.start.eq(begin),
+            words.wide.eq(wide),
+            words.gather_data.eq(self.gather_data),
+            words.wide_data.eq(self.wide_data),
+            self.wide_address.eq(words.wide_address),
+        ]
+        connect(m, words.gather, flipped(self.gather))
+        connect(m, words.beats, flipped(self.beats))
         with m.FSM():
+            with m.State("Idle"):
+                with m.If(self.job.valid):
+                    m.next = "Begin"
+            with m.State("Begin"):
+                m.d.comb += begin.eq(1)
+                m.next = "Command"
             with m.State("Command"):
-                m.d.comb += [self.command.valid.eq(self.job.valid), walk.start.eq(1)]
-                m.d.sync += [left.eq(self.job.p.tensor.beats), index.eq(0)]
-                with m.If(self.job.valid & self.command.ready):
+                m.d.comb += self.command.valid.eq(1)
+                with m.If(self.command.ready):
                     m.next = "Words"
             with m.State("Words"):
-                wanted = (left != 0) & (fifo.level + arriving < STORE_AHEAD)
-                m.d.comb += [
-                    self.gathering.eq(wanted & ~wide),
-                    asking.eq(wanted & (self.gather_ready | wide)),
-                ]
-                with m.If(asking):
-                    m.d.sync += [left.eq(left - 1), index.eq(index + 1)]
-                with m.If((left == 0) & ~arriving & (fifo.level == 0)):
+                with m.If(words.over):
                     m.next = "Answer"
             with m.State("Answer"):
                 with m.If(self.write_idle):
-                    m.d.comb += [self.job.ready.eq(1), self.completed.eq(1)]
-                    m.next = "Command"
+                    m.next = "End"
+            with m.State("End"):
+                m.d.comb += [self.job.ready.eq(1), self.completed.eq(1)]
+                m.next = "Idle"
         return m
-
-    def _address_words(self, m: Module, walk: TensorWalk, asking: Signal, entry: Value) -> None:
-        """The command to memory, and places of the next word in both buffers, combinational."""
-        tensor = self.job.p.tensor
-        m.d.comb += [
-            walk.tensor.eq(tensor),
-            walk.step.eq(asking),
-            self.command.p.address.eq(self.job.p.address),
-            self.command.p.beats.eq(tensor.beats),
-            self.gather_address.eq(walk.address),
-            self.gather_bank.eq(walk.bank),
-            self.wide_address.eq(tensor.address + entry),
-        ]
-
-    def _queue_words(
-        self, m: Module, fifo: SyncFIFO, arriving: Signal, part: Signal, wide: Value
-    ) -> None:
-        """Words that arrive wait for the bus; raw outputs are sign-extended, lowest beat first."""
-        extended = Signal(signed(isa.WIDE_BITS))
-        beat = extended.as_unsigned().word_select(part, self._config.bus_bits)
-        m.d.comb += [
-            extended.eq(self.wide_data),
-            fifo.w_en.eq(arriving),
-            fifo.w_data.eq(Mux(wide, beat, self.gather_data)),
-            self.beats.valid.eq(fifo.r_rdy),
-            self.beats.payload.eq(fifo.r_data),
-            fifo.r_en.eq(self.beats.ready),
-        ]

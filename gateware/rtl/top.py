@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.arch.registers import WINDOW_BITS
+from gateware.pe.broadcast import copies
 from gateware.rtl.axi import Axi3Signature, AxiLiteSignature
 from gateware.rtl.buffers import ActBuffer, BeatBuffer
 from gateware.rtl.control import Sequencer
@@ -127,12 +128,17 @@ class Accelerator(wiring.Component):
         )
         loader, storer, engine = Loader(config), Storer(config), TileEngine(config)
         fetcher, share = Fetcher(config), ReadShare(config.bus_bits)
-        reset = ResetInserter(sequencer.reset_units)
-        m.submodules.loader = reset(loader)
-        m.submodules.storer = reset(storer)
-        m.submodules.engine = reset(engine)
-        m.submodules.fetcher = reset(fetcher)
-        m.submodules.share = reset(share)
+        working = {
+            "loader": loader,
+            "storer": storer,
+            "engine": engine,
+            "fetcher": fetcher,
+            "share": share,
+        }
+        # A copy for each, a cycle later: the sequencer holds it for two cycles at least.
+        resets = copies(m, sequencer.reset_units, len(working), "reset")
+        for (name, unit), reset in zip(working.items(), resets, strict=True):
+            m.submodules[name] = ResetInserter(reset)(unit)
         return _Units(
             regs=regs,
             sequencer=sequencer,
@@ -240,31 +246,27 @@ class Accelerator(wiring.Component):
         config = self.config
         act, loader, storer, engine = units.act, units.loader, units.storer, units.engine
         writes_there = (
-            engine.write_enable.any() & (engine.write_bank == storer.gather_bank)
+            engine.write_enable.any() & (engine.write_bank == storer.gather.p.bank)
             if config.act_copies == 1
             else 0
         )
         m.d.comb += [
             act.read_address.eq(engine.read_address),
             engine.read_data.eq(act.read_data),
-            act.gather_bank.eq(Mux(engine.gathering, engine.gather_bank, storer.gather_bank)),
+            act.gather_bank.eq(Mux(engine.gathering, engine.gather_bank, storer.gather.p.bank)),
             engine.gather_data.eq(act.gather_data),
             storer.gather_data.eq(act.gather_data),
-            act.gather_enable.eq(engine.gathering | storer.gathering),
-            storer.gather_ready.eq(~(engine.gathering | writes_there)),
+            act.gather_enable.eq(engine.gathering | storer.gather.valid),
+            storer.gather.ready.eq(~(engine.gathering | writes_there)),
             act.write_bank.eq(engine.write_bank),
             act.write_enable.eq(engine.write_enable),
             act.write_address.eq(engine.write_address),
             act.write_data.eq(engine.write_data),
-            act.load_valid.eq(loader.act_valid),
-            loader.act_ready.eq(act.load_ready),
-            act.load_bank.eq(loader.act_bank),
-            act.load_address.eq(loader.act_address),
-            act.load_data.eq(loader.act_data),
         ]
+        connect(m, loader.act, act.load)
         for column in range(config.k):
             m.d.comb += act.gather_address[column].eq(
-                Mux(engine.gathering, engine.gather_address[column], storer.gather_address)
+                Mux(engine.gathering, engine.gather_address[column], storer.gather.p.address)
             )
 
     def _connect_constants(self, m: Module, units: _Units) -> None:

@@ -48,11 +48,11 @@ def test_act_buffer(copies, seed):
             ctx.set(dut.write_enable, pack(enable, 1))
             load, load_bank = int(rng.integers(depth)), int(rng.integers(banks))
             loaded, loads = rng.integers(0, 16, k), bool(rng.integers(2))
-            ctx.set(dut.load_valid, loads)
-            ctx.set(dut.load_bank, load_bank)
-            ctx.set(dut.load_address, load)
-            ctx.set(dut.load_data.as_value(), pack(loaded, 4))
-            ready = ctx.get(dut.load_ready)
+            ctx.set(dut.load.valid, loads)
+            ctx.set(dut.load.p.place.bank, load_bank)
+            ctx.set(dut.load.p.place.address, load)
+            ctx.set(dut.load.p.data, pack(loaded, 4))
+            ready = ctx.get(dut.load.ready)
             assert ready == (
                 (not enable.any() or load_bank != write_bank)
                 and (copies == 2 or not gathers or load_bank != gather_bank)
@@ -82,6 +82,7 @@ def test_beat_buffer(beats, ports, seed):
 
     async def bench(ctx) -> None:
         memory = np.zeros((depth, beats), object)
+        coming: list[tuple[int, int, int]] = []  # written in the next cycle
         for _ in range(12):
             # Every port goes its own way, begins on its own and may stop within a word.
             words = rng.integers(depth, size=ports)
@@ -103,12 +104,23 @@ def test_beat_buffer(beats, ports, seed):
                 ctx.set(dut.read_address, read)
                 await ctx.tick()
                 assert ctx.get(dut.read_data) == pack(memory[read], 32)
-                for p in np.flatnonzero(enable):
-                    place = (words[p] + written[p] // each) % depth
-                    memory[place, written[p] % each * ports + p] = int(values[p])
+                for place, column, value in coming:
+                    memory[place, column] = value
+                coming = [
+                    (
+                        (words[p] + written[p] // each) % depth,
+                        written[p] % each * ports + p,
+                        int(values[p]),
+                    )
+                    for p in np.flatnonzero(enable)
+                ]
                 written += enable
             for fill in dut.fill:
                 ctx.set(fill.enable, 0)
+            await ctx.tick()
+            for place, column, value in coming:
+                memory[place, column] = value
+            coming = []
         for word in range(depth):
             ctx.set(dut.read_address, word)
             await ctx.tick()

@@ -86,14 +86,16 @@ def load(
 
     async def bench(ctx) -> None:
         left, answers = list(jobs), [[] for _ in range(ports)]
-        taken, now = [0] * ports, 0
+        taken, now, offered = [0] * ports, 0, False
         expected = np.array([[len(part) for part in job] for job in beats])
         while result.completed < len(jobs):
             now += 1
-            ctx.set(dut.job.valid, bool(left) and rng.random() >= pause)
+            # What is on offer stays so until it is taken.
+            offered = bool(left) and (offered or rng.random() >= pause)
+            ctx.set(dut.job.valid, offered)
             if left:
                 ctx.set(dut.job.payload, left[0])
-            ctx.set(dut.act_ready, rng.random() >= pause)
+            ctx.set(dut.act.ready, rng.random() >= pause)
             for p in range(ports):
                 ctx.set(dut.commands[p].ready, rng.random() >= pause)
                 due = answers[p] and answers[p][0][0] <= now and rng.random() >= pause
@@ -113,9 +115,10 @@ def load(
                         result.fills[p].append((name, ctx.get(fill.address), None))
                     if ctx.get(fill.enable):
                         result.fills[p].append((name, None, ctx.get(fill.data)))
-            if ctx.get(dut.act_valid) and ctx.get(dut.act_ready):
+            if ctx.get(dut.act.valid) and ctx.get(dut.act.ready):
+                word = dut.act.p
                 result.writes.append(
-                    (ctx.get(dut.act_address), ctx.get(dut.act_bank), ctx.get(dut.act_data))
+                    (ctx.get(word.place.address), ctx.get(word.place.bank), ctx.get(word.data))
                 )
             for p in range(ports):
                 if ctx.get(dut.beats[p].valid) and ctx.get(dut.beats[p].ready):
@@ -127,9 +130,10 @@ def load(
                 assert (np.array(taken) >= expected[: result.completed].sum(0)).all()
             if ctx.get(dut.job.valid) and ctx.get(dut.job.ready):
                 left.pop(0)
+                offered = False
             await ctx.tick()
         for _ in range(20):
-            assert not ctx.get(dut.completed) and not ctx.get(dut.act_valid)
+            assert not ctx.get(dut.completed) and not ctx.get(dut.act.valid)
             await ctx.tick()
 
     pysim.run(dut, bench, cycles=40 * sum(len(p) for job in beats for p in job) + 500)
@@ -239,7 +243,7 @@ def store(
             ctx.set(dut.command.ready, rng.random() >= pause)
             ctx.set(dut.beats.ready, rng.random() >= pause)
             ready = rng.random() >= pause
-            ctx.set(dut.gather_ready, ready)
+            ctx.set(dut.gather.ready, ready)
             answer = max(0, answer - 1)
             ctx.set(dut.write_idle, answer == 0)
             if ctx.get(dut.command.valid) and ctx.get(dut.command.ready):
@@ -257,7 +261,7 @@ def store(
             if ctx.get(dut.completed):
                 assert answer == 0
                 left.pop(0)
-            bank, address = ctx.get(dut.gather_bank), ctx.get(dut.gather_address)
+            bank, address = ctx.get(dut.gather.p.bank), ctx.get(dut.gather.p.address)
             number = ctx.get(dut.wide_address)
             await ctx.tick()
             cycles[0] += 1
