@@ -37,7 +37,7 @@ class BurstSplitter(wiring.Component):
     burst : Out(stream of {address, length})
         ``length`` is the number of beats less one, as on the bus.
     flush : In(1)
-        Drop the command in hand and every one offered.
+        Drop the command in hand, and every one that is taken.
     active : Out(1)
         A command is in hand.
     rejected : Out(1)
@@ -75,7 +75,7 @@ class BurstSplitter(wiring.Component):
             self.burst.p.address.eq(address),
             self.burst.p.length.eq(length - 1),
             self.burst.valid.eq(offered),
-            self.command.ready.eq(~self.active | self.flush),
+            self.command.ready.eq(~self.active),
             taken.eq(offered & self.burst.ready),
         ]
         m.d.sync += [

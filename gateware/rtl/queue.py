@@ -77,7 +77,8 @@ class Queue(wiring.Component):
         m.d.comb += [
             write.addr.eq(produce),
             write.data.eq(given),
-            write.en.eq(entering),
+            # Also without a word: the place is free, and what is there is not looked at.
+            write.en.eq(self.i.ready),
             read.addr.eq(consume),
             Value.cast(self.o.payload)[bits].eq(read.data),
         ]

@@ -84,25 +84,26 @@ class ReadShare(Component):
 
     def _return_beats(self, m: Module, order: stream.Interface) -> None:
         """Each beat to the client of the oldest command, in the cycle in which it comes."""
-        current, left, last = Signal(), Signal(BEATS_BITS, reset_less=True), Signal()
-        moved = Signal()
-        ready = Mux(self.owner, self.data[1].ready, self.data[0].ready)
+        # Of the oldest command: its client, one bit, none without a command; beats that are left.
+        client = Signal(len(self.data))
+        left, last = Signal(BEATS_BITS, reset_less=True), Signal(reset_less=True)
+        over = Signal()
         m.d.comb += [
-            self.beats.ready.eq(current & ready),
-            moved.eq(self.beats.valid & self.beats.ready),
-            order.ready.eq(~current | (moved & last)),
+            self.beats.ready.eq((client & Cat(beat.ready for beat in self.data)).any()),
+            over.eq(self.beats.valid & self.beats.ready & last),
+            order.ready.eq(over | (client == 0)),
         ]
-        for index, beat in enumerate(self.data):
+        for beat, mine in zip(self.data, client, strict=True):
             m.d.comb += [
                 beat.payload.eq(self.beats.payload),
-                beat.valid.eq(self.beats.valid & current & (self.owner == index)),
+                beat.valid.eq(self.beats.valid & mine),
             ]
         with m.If(order.ready):
             m.d.sync += [
-                current.eq(order.valid),
+                client.eq(Mux(order.valid, 1 << order.p.owner, 0)),
                 self.owner.eq(order.p.owner),
                 left.eq(order.p.beats),
                 last.eq(order.p.beats == 1),
             ]
-        with m.Elif(moved):
+        with m.Elif(self.beats.valid & self.beats.ready):
             m.d.sync += [left.eq(left - 1), last.eq(left == 2)]
