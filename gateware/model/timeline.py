@@ -22,10 +22,14 @@ from gateware.rtl.window import Window
 
 READ_LATENCY = 40  #: cycles from a read address to its first beat, as the DDR model has it
 WRITE_LATENCY = 20  #: cycles from the last beat written to the response, likewise
-_COMMAND_CYCLES = 3  #: from a DMA command to its address on the bus, and from data to use
+_COMMAND_CYCLES = 5  #: from a DMA command to its address on the bus, and from data to use
+_ORDER_CYCLES = 3  #: from a load's begin to its DMA command
+_LOAD_CYCLES = 5  #: between two loads' begins
+_DECODE_CYCLES = 2  #: from a descriptor's last beat to its dispatch
+_RELEASE_CYCLES = 2  #: from a descriptor's dispatch to its begin, and from a completion to it
 _DISPATCH_CYCLES = 3  #: between the words of two executes
-_STORE_CYCLES = 6  #: from a store's begin to its first beat, and from the answer to its end
-_END_CYCLES = 4  #: from the last completion to the end of the run
+_STORE_CYCLES = 12  #: from a store's begin to its first beat, and from the answer to its end
+_END_CYCLES = 6  #: from the last completion to the end of the run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,22 +103,25 @@ class Timeline:
     def _fetch(self, index: int) -> float:
         """When descriptor ``index`` can be dispatched."""
         beats = DESCRIPTOR_BITS // self._config.bus_bits
-        return self._groups[index // FETCH_GROUP] + beats * (index % FETCH_GROUP + 1)
+        return (
+            self._groups[index // FETCH_GROUP] + beats * (index % FETCH_GROUP + 1) + _DECODE_CYCLES
+        )
 
     def _descriptor(self, index: int, descriptor: isa.Descriptor) -> Span:
         self._order_fetches()
         queue = descriptor.queue
         begins, ends = self._begins[queue], self._ends[queue]
         room = begins[-QUEUE_DEPTH] if len(begins) >= QUEUE_DEPTH else 0
+        apart = DESCRIPTOR_BITS // self._config.bus_bits + _DECODE_CYCLES
         at = math.ceil(
-            max(self._fetch(index), room, self._dispatched[-1] + 1 if self._dispatched else 0)
+            max(self._fetch(index), room, self._dispatched[-1] + apart if self._dispatched else 0)
         )
         self._dispatched.append(at)
         ready = {other: self._completion(other, count) for other, count in descriptor.waits.items()}
         reason = max(ready, key=lambda other: ready[other])
-        if ready[reason] <= at + 1:
+        if ready[reason] <= at:
             reason = ""
-        released = max(at + 1, *ready.values())
+        released = max(at, *ready.values()) + _RELEASE_CYCLES
         model = {"loads": self._load, "executes": self._execute, "stores": self._store}[queue]
         begin, end = model(released, descriptor.fields, descriptor.opcode)
         begins.append(begin)
@@ -128,18 +135,18 @@ class Timeline:
 
     def _load(self, released: int, fields: dict[str, int], opcode: Opcode) -> tuple[int, int]:
         begins, ends = self._begins["loads"], self._ends["loads"]
-        begin = max(released, begins[-1] + 1 if begins else 0)
+        begin = max(released, begins[-1] + _LOAD_CYCLES if begins else 0)
         if len(ends) > LOADS_IN_FLIGHT + 1:
             begin = max(begin, ends[-LOADS_IN_FLIGHT - 1])
         whole = opcode is not Opcode.LOAD_TENSOR
         # Ports that share less than a beat each take longer for theirs.
         share = min(1.0, self._rate / (self._config.ports if whole else 1))
-        cycles, arrival = fields["beats"] / share, begin + self._latency
-        self._first_port = end = max(arrival, self._first_port + 1) + cycles
+        cycles, arrival = fields["beats"] / share, begin + _ORDER_CYCLES + self._latency
+        self._first_port = end = max(arrival, self._first_port + 2) + cycles
         if whole:
-            self._other_ports = max(arrival, self._other_ports + 1) + cycles
+            self._other_ports = max(arrival, self._other_ports + 2) + cycles
             end = max(end, self._other_ports)
-        return begin, math.ceil(end) + 1
+        return begin, math.ceil(end) + 3
 
     def _execute(self, released: int, f: dict[str, int], opcode: Opcode) -> tuple[int, int]:
         config = self._config

@@ -34,7 +34,7 @@ class Cause(data.StructLayout):
 
 
 class Event(data.StructLayout):
-    """What the sequencer hears from the other units, a cycle after it happened.
+    """Events in the other units, as the sequencer hears them a cycle later.
 
     Members
     -------

@@ -44,7 +44,8 @@ def test_waits_and_order(start, seed):
             if completed < sent:
                 assert ctx.get(dut.oldest) == completed
             over = left < sent and all(
-                (done[name] - wanted[left][name]) & MASK < 1 << isa.COUNT_BITS - 1 for name in QUEUES
+                (done[name] - wanted[left][name]) & MASK < 1 << isa.COUNT_BITS - 1
+                for name in QUEUES
             )
             valid = ctx.get(dut.o.valid)
             assert over or not valid
