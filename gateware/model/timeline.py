@@ -15,9 +15,9 @@ from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.arch.isa import DESCRIPTOR_BITS, FETCH_AHEAD, FETCH_GROUP, QUEUES, Opcode
 from gateware.rtl.array import GemmArray
-from gateware.rtl.release import QUEUE_DEPTH
 from gateware.rtl.drain import Drain
 from gateware.rtl.loader import LOADS_IN_FLIGHT
+from gateware.rtl.release import QUEUE_DEPTH
 from gateware.rtl.window import Window
 
 READ_LATENCY = 40  #: cycles from a read address to its first beat, as the DDR model has it

@@ -32,8 +32,8 @@ class ReadShare(Component):
     owner : Out(1)
         The client whose beats come next, or came last; a register.
 
-    Latency: a command is taken in the cycle after it came, and offered in the next; beats pass in the cycle in which
-    they come.
+    Latency: a command is taken in the cycle after it came, and offered in the next; beats pass in
+    the cycle in which they come.
 
     Throughput: a command in two cycles, a beat per cycle.
     """

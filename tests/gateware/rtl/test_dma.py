@@ -95,7 +95,7 @@ def test_read_streams_without_gaps(
         background=(memory.serve,),
     )
     assert memory.read_at[-1] - memory.read_at[0] == count - 1
-    # Accepted in cycle 1, measured in 2, split in 3, on the bus in 4, and the latency of the memory.
+    # Accepted in cycle 1, measured in 2, split in 3, on the bus in 4, then the memory's latency.
     assert memory.read_at[0] == 4 + 1 + latency
 
 
