@@ -148,9 +148,8 @@ class TileEngine(Component):
             drain.slot.eq(self.slot),
         ]
         m.d.sync += [self.issued.eq(loop.issued), self.stalled.eq(loop.stalled)]
-        # The job comes a cycle after the word. The drain fetches its first slot two cycles before
-        # the sums are there.
-        wait = sums_after - 3
+        # The job comes a cycle after the word, and has to be there three before the sums.
+        wait = sums_after - 4
         m.d.comb += [
             drain.job.eq(delay(m, loop.job, wait, name="job")),
             drain.job_valid.eq(delay(m, loop.job_valid, wait, name="job_valid", reset_less=False)),
