@@ -30,7 +30,6 @@ from gateware.rtl.payloads import DrainJob
 from gateware.rtl.requant import RequantLane
 from ir.numerics import ACT_BITS, BIAS_BITS
 
-
 COLUMNS_PER_COPY = 4  #: nibble columns that one copy of what steers writes has
 
 
@@ -126,8 +125,8 @@ class _Results:
 class Drain(Component):
     """Drain of finished sums, ``requant_lanes`` a step, into codes or raw outputs.
 
-    A job must arrive three cycles before its sums are valid at ``sums``, and the next one at least a
-    drain later, see :class:`~gateware.rtl.sequence.TileLoop`.
+    A job must arrive three cycles before its sums are valid at ``sums``, and the next one at least
+    a drain later, see :class:`~gateware.rtl.sequence.TileLoop`.
 
     Parameters
     ----------
