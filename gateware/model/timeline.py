@@ -18,6 +18,7 @@ from gateware.rtl.array import GemmArray
 from gateware.rtl.drain import Drain
 from gateware.rtl.loader import LOADS_IN_FLIGHT
 from gateware.rtl.release import QUEUE_DEPTH
+from gateware.rtl.sequence import TileLoop
 from gateware.rtl.window import Window
 
 READ_LATENCY = 40  #: cycles from a read address to its first beat, as the DDR model has it
@@ -27,7 +28,7 @@ _ORDER_CYCLES = 3  #: from a load's begin to its DMA command
 _LOAD_CYCLES = 5  #: between two loads' begins
 _DECODE_CYCLES = 2  #: from a descriptor's last beat to its dispatch
 _RELEASE_CYCLES = 2  #: from a descriptor's dispatch to its begin, and from a completion to it
-_DISPATCH_CYCLES = 3  #: between the words of two executes
+_DISPATCH_CYCLES = 2  #: from an execute's last word to the setup of the next
 _STORE_CYCLES = 12  #: from a store's begin to its first beat, and from the answer to its end
 _END_CYCLES = 6  #: from the last completion to the end of the run
 
@@ -69,7 +70,8 @@ class Timeline:
         self._rate = min(config.ports, beats_per_cycle or config.ports)
         self._latency = read_latency + _COMMAND_CYCLES
         array = GemmArray.latency_for(config)
-        self._pipeline = Window.latency + array + Drain.latency + 2
+        self._pipeline = TileLoop.latency + Window.latency + array + Drain.latency + 2
+        self._dispatch = _DISPATCH_CYCLES + TileLoop.setup_for(config)
         self._ends: dict[str, list[int]] = {queue: [0] for queue in QUEUES}
         self._begins: dict[str, list[int]] = {queue: [] for queue in QUEUES}
         self._dispatched: list[int] = []
@@ -163,7 +165,7 @@ class Timeline:
         full = f["slots"] * phases * config.pixels
         partial = f["slots"] * phases * (f["out_width"] - (row_groups - 1) * config.pixels)
         row = (row_groups - 1) * max(words, full)  # from a row's first last word to its last
-        begin = max(released, self._last_word + _DISPATCH_CYCLES)
+        begin = max(released, self._last_word + self._dispatch)
         first = max(begin + words, self._last_word + self._last_drain)
         self._last_word = first + row + (f["out_height"] - 1) * (row + max(words, partial))
         self._last_drain = partial

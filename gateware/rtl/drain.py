@@ -25,9 +25,47 @@ from amaranth.utils import ceil_log2
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.pe.base import SUM_BITS, delay
+from gateware.pe.broadcast import copies
 from gateware.rtl.payloads import DrainJob
 from gateware.rtl.requant import RequantLane
 from ir.numerics import ACT_BITS, BIAS_BITS
+
+COLUMNS_PER_COPY = 4  #: nibble columns that one copy of what steers writes has
+
+
+class _Job(data.StructLayout):
+    """Layout of a job in hand, with what its steps have in common.
+
+    Parameters
+    ----------
+    config : AccelConfig
+
+    Members
+    -------
+    given : DrainJob
+    two_phases : unsigned(1)
+        Hi nibbles, then lo nibbles.
+    last_pixel, last_slot : unsigned
+        How many follow the first.
+    single_slot : unsigned(1)
+    gather_address : unsigned(16)
+        Of the residual's hi nibbles.
+    out_address : unsigned(16)
+        Of the pixel; for raw outputs that of the first bank's pixel.
+    """
+
+    def __init__(self, config: AccelConfig) -> None:
+        super().__init__(
+            {
+                "given": DrainJob(config),
+                "two_phases": 1,
+                "last_pixel": range(config.pixels),
+                "last_slot": isa.ADDRESS_BITS,
+                "single_slot": 1,
+                "gather_address": isa.ADDRESS_BITS,
+                "out_address": isa.ADDRESS_BITS,
+            }
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,9 +89,9 @@ class _Slot:
     final: Value
     execute: data.View
     phase: Value
-    pixel: Value
+    next_pixel: Value  # of the step a cycle later
     bank: Value
-    word: Value  # from the tensor's first word, in the bank
+    out_address: Value  # of the pixel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,27 +104,29 @@ class _Requantised:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Results:
-    """Results of a slot at the outputs of the requantisers, and where they go."""
+    """Results of a slot, and where they go.
 
-    done: Value
-    columns: data.View
-    phase: Value
+    early : one cycle before the results
+    """
+
+    early_done: Value
+    early_columns: data.View
+    early_phase: Value
+    early_raw: Value  # raw outputs, not codes
+    early_address: Value
+    early_second: Value  # the low nibbles of the codes a turn ago are written next
+    early_second_pitch: Value
     bank: Value
-    word: Value
-    raw: Value  # raw outputs, not codes
     two_planes: Value  # codes of 8 bits
-    address: Value
     codes: data.View
     raw_outputs: data.View
-    second: Value  # the low nibbles of the codes a turn ago are written now
-    second_pitch: Value
 
 
 class Drain(Component):
     """Drain of finished sums, ``requant_lanes`` a step, into codes or raw outputs.
 
-    A job must arrive two cycles before its sums are valid at ``sums``, and the next one at least a
-    drain later, see :class:`~gateware.rtl.sequence.TileLoop`.
+    A job must arrive three cycles before its sums are valid at ``sums``, and the next one at least
+    a drain later, see :class:`~gateware.rtl.sequence.TileLoop`.
 
     Parameters
     ----------
@@ -122,7 +162,7 @@ class Drain(Component):
     """
 
     #: Cycles from a job's arrival to the write of its first result, or one more.
-    latency = 6 + RequantLane.latency
+    latency = 7 + RequantLane.latency
 
     def __init__(self, config: AccelConfig) -> None:
         self._config = config
@@ -155,7 +195,7 @@ class Drain(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        step = self._walk_job(m)
+        step = self._walk_job(m, self._take_job(m))
         slot = self._take_slot(m, step)
         requantised = self._requantise(m, slot, self._pick_sums(m, slot))
         results = self._collect_results(m, slot, requantised)
@@ -163,44 +203,79 @@ class Drain(Component):
         self._write_words(m, results, step.turn)
         return m
 
-    def _walk_job(self, m: Module) -> _Step:
+    def _take_job(self, m: Module) -> data.View:
+        """One cycle after the job: what its steps have in common is computed."""
+        job, execute = Signal(_Job(self._config), reset_less=True), self.job.execute
+        bank_bits = ceil_log2(self._config.banks)
+        m.d.sync += [
+            job.given.eq(self.job),
+            job.two_phases.eq(execute.out_planes | (execute.residual & execute.residual_planes)),
+            job.last_pixel.eq(self.job.count - 1),
+            job.last_slot.eq(execute.slots - 1),
+            job.single_slot.eq(execute.slots == 1),
+            job.gather_address.eq(execute.residual_address + self.job.pixel),
+            job.out_address.eq(
+                execute.out_address + Mux(execute.wide, self.job.pixel << bank_bits, self.job.pixel)
+            ),
+        ]
+        return job
+
+    def _walk_job(self, m: Module, coming: data.View) -> _Step:
         """Stage 0: walk over pixels, slots and phases of the job in hand; address of the slot.
 
-        The first step comes in the cycle after the job, or one later where a turn is two cycles.
+        The first step comes two cycles after the job, or one later where a turn is two cycles.
         """
         config = self._config
-        active, job = Signal(), Signal(DrainJob(config))
-        execute = job.execute
-        pixel, slot = Signal(range(config.pixels)), Signal(isa.ADDRESS_BITS)
-        phase = Signal(range(max(2, config.requant_lanes)))
-        last_phase = phase == Mux(
-            execute.wide,
-            config.requant_lanes - 1,
-            execute.out_planes | (execute.residual & execute.residual_planes),
-        )
-        last_slot = slot == execute.slots - 1
+        active, begin = Signal(), Signal()
+        job = Signal(coming.shape(), reset_less=True)
+        execute = job.given.execute
+        pixel = Signal(range(config.pixels), reset_less=True)
+        slot, last_slot = Signal(isa.ADDRESS_BITS, reset_less=True), Signal(reset_less=True)
+        slots_left = Signal(isa.ADDRESS_BITS, reset_less=True)
+        phase = Signal(range(max(2, config.requant_lanes)), reset_less=True)
+        last_phase = phase == Mux(execute.wide, config.requant_lanes - 1, job.two_phases)
+        last_pixel = pixel == job.last_pixel
         turn = Signal(reset_less=True)
         valid = active
         if config.drain_turn == 2:
-            # Operands come 3 cycles after a job, results `latency`.
-            assert (self.latency - 3) % 2 == 1
+            # Operands come 4 cycles after a job, results `latency`.
+            assert (self.latency - 4) % 2 == 1
             m.d.sync += turn.eq(~turn)
             valid = active & (execute.wide | ~turn)
+
         with m.If(valid):
             m.d.sync += phase.eq(phase + 1)
             with m.If(last_phase):
-                m.d.sync += phase.eq(0)
-                m.d.sync += slot.eq(slot + 1)
+                m.d.sync += [
+                    phase.eq(0),
+                    slot.eq(slot + 1),
+                    slots_left.eq(slots_left - 1),
+                    last_slot.eq(slots_left == 1),
+                ]
                 with m.If(last_slot):
-                    m.d.sync += [slot.eq(0), pixel.eq(pixel + 1)]
-                    with m.If(pixel == job.count - 1):
+                    m.d.sync += [
+                        slot.eq(execute.slot_address),
+                        slots_left.eq(job.last_slot),
+                        last_slot.eq(job.single_slot),
+                        pixel.eq(pixel + 1),
+                    ]
+                    with m.If(last_pixel):
                         m.d.sync += active.eq(0)
-        with m.If(self.job_valid):
-            m.d.sync += [active.eq(1), job.eq(self.job), pixel.eq(0), slot.eq(0), phase.eq(0)]
-        m.d.comb += self.slot_address.eq(execute.slot_address + slot)
+        m.d.sync += begin.eq(self.job_valid)
+        with m.If(begin):
+            m.d.sync += [
+                active.eq(1),
+                job.eq(coming),
+                slot.eq(coming.given.execute.slot_address),
+                slots_left.eq(coming.last_slot),
+                last_slot.eq(coming.single_slot),
+                pixel.eq(0),
+                phase.eq(0),
+            ]
+        m.d.comb += self.slot_address.eq(slot)
         return _Step(
             done=valid & (last_phase | execute.wide),
-            final=valid & last_phase & last_slot & (pixel == job.count - 1) & job.final,
+            final=valid & last_phase & last_slot & last_pixel & job.given.final,
             gathers=valid & execute.residual,
             job=job,
             pixel=pixel,
@@ -210,42 +285,48 @@ class Drain(Component):
 
     def _take_slot(self, m: Module, step: _Step) -> _Slot:
         """Stage 1, one cycle after the step: the slot is there; addresses of the operands."""
+        job, execute = step.job, step.job.given.execute
         s_done = delay(m, step.done, 1, name="s_done", reset_less=False)
         s_final = delay(m, step.final, 1, name="s_final", reset_less=False)
         s_gathers = delay(m, step.gathers, 1, name="s_gathers", reset_less=False)
-        s = delay(m, step.job.execute, 1, name="s_execute")
-        s_phase = delay(m, step.phase, 1, name="s_phase")
-        s_pixel = delay(m, step.pixel, 1, name="s_pixel")
-        s_bank = delay(m, step.job.bank + step.pixel, 1, name="s_bank")
-        s_word = delay(m, step.job.pixel, 1, name="s_word")
-        residual_plane = Mux(s_phase[0] & s.residual_planes, s.residual_plane_pitch, 0)
-        m.d.sync += [self.gather_bank.eq(s_bank), self.gathering.eq(s_gathers)]
+        bank = (job.given.bank + step.pixel)[: ceil_log2(self._config.banks)]
+        s_bank = delay(m, bank, 1, name="s_bank")
+        low_plane = step.phase[0] & execute.residual_planes
+        s_gather, gather_bank = (Signal(isa.ADDRESS_BITS, reset_less=True) for _ in range(2))
+        addresses = Signal(self.gather_address.shape(), reset_less=True)
         m.d.sync += [
-            self.gather_address[j].eq(
-                s.residual_address + residual_plane + s_word + self.slot.columns[j].offset
-            )
-            for j in range(self._config.k)
+            s_gather.eq(job.gather_address + Mux(low_plane, execute.residual_plane_pitch, 0)),
+            gather_bank.eq(s_bank),
+            self.gathering.eq(s_gathers),
         ]
+        m.d.sync += [
+            address.eq(s_gather + column.offset)
+            for address, column in zip(addresses, self.slot.columns, strict=True)
+        ]
+        m.d.comb += [self.gather_bank.eq(gather_bank), self.gather_address.eq(addresses)]
         return _Slot(
             done=s_done,
             final=s_final,
-            execute=s,
-            phase=s_phase,
-            pixel=s_pixel,
+            execute=delay(m, execute, 1, name="s_execute"),
+            phase=delay(m, step.phase, 1, name="s_phase"),
+            next_pixel=step.pixel,
             bank=s_bank,
-            word=s_word,
+            out_address=delay(
+                m, job.out_address + Mux(execute.wide, bank, 0), 1, name="s_out_address"
+            ),
         )
 
     def _pick_sums(self, m: Module, slot: _Slot) -> data.View:
         """Stage 1: the sum that each requantiser takes, one cycle after the slot."""
         config, lanes = self._config, self._config.requant_lanes
         rows = (config.rows + config.k) // lanes
-        picked = Signal(data.ArrayLayout(signed(SUM_BITS), lanes))
+        picked = Signal(data.ArrayLayout(signed(SUM_BITS), lanes), reset_less=True)
+        pixels = copies(m, slot.next_pixel, lanes, "s_pixel")
         for q in range(lanes):
             choices = data.ArrayLayout(data.ArrayLayout(signed(SUM_BITS), config.pixels), rows)
             mine = Signal(choices, name=f"choices_{q}")
             m.d.comb += [mine[row].eq(self.sums[row * lanes + q]) for row in range(rows)]
-            m.d.sync += picked[q].eq(mine[self.slot.lanes[q].row][slot.pixel])
+            m.d.sync += picked[q].eq(mine[self.slot.lanes[q].row][pixels[q]])
         return picked
 
     def _requantise(self, m: Module, slot: _Slot, picked: data.View) -> _Requantised:
@@ -260,8 +341,8 @@ class Drain(Component):
         r = delay(m, slot.execute, 3, name="r_execute")
         lanes = []
         for q in range(self._config.requant_lanes):
-            nibble = Signal(ACT_BITS, name=f"residual_{q}")
-            high_nibble = Signal(ACT_BITS, name=f"residual_high_{q}")
+            nibble = Signal(ACT_BITS, name=f"residual_{q}", reset_less=True)
+            high_nibble = Signal(ACT_BITS, name=f"residual_high_{q}", reset_less=True)
             m.d.sync += nibble.eq(self.gather_data[g_record.lanes[q].column])
             with m.If(delay(m, g_phase, 1, name=f"r_phase_{q}") == 0):
                 m.d.sync += high_nibble.eq(nibble)
@@ -282,81 +363,100 @@ class Drain(Component):
         return _Requantised(execute=r, lanes=lanes)
 
     def _collect_results(self, m: Module, slot: _Slot, requantised: _Requantised) -> _Results:
-        """Last stage, ``3 + RequantLane.latency`` cycles after the slot: results, and where they
-        go. The low nibbles of 8 bits follow a turn later."""
-        cycles, turn_cycles = 3 + RequantLane.latency, self._config.drain_turn
-        y_done = delay(m, slot.done, cycles, name="y_done", reset_less=False)
-        y_columns = delay(m, self.slot.columns, cycles, name="y_columns")
-        y_phase = delay(m, slot.phase, cycles, name="y_phase")
-        y_bank = delay(m, slot.bank, cycles, name="y_bank")
-        y_word = delay(m, slot.word, cycles, name="y_word")
-        y = {
-            name: delay(m, requantised.execute[name], cycles - 3, name=f"y_{name}")
-            for name in ("wide", "out_planes", "out_address", "out_plane_pitch")
-        }
+        """Last stages, ``3 + RequantLane.latency`` cycles after the slot and one before: results,
+        and where they go. The low nibbles of 8 bits follow a turn later."""
+        turn_cycles, lanes = self._config.drain_turn, requantised.lanes
+        early = 2 + RequantLane.latency
+        wide = delay(m, requantised.execute.wide, early - 3, name="y_wide")
+        two_planes = delay(m, requantised.execute.out_planes, early - 3, name="y_out_planes")
+        done = delay(m, slot.done, early, name="y_done", reset_less=False)
+        second = delay(m, done & two_planes, turn_cycles, name="second", reset_less=False)
         # The last nibbles, the low ones of 8 bits, are in memory two cycles and a turn later.
         m.d.comb += self.completed.eq(
-            delay(m, slot.final, cycles + 2 + turn_cycles, name="y_final", reset_less=False)
+            delay(m, slot.final, early + 3 + turn_cycles, name="y_final", reset_less=False)
         )
-        lanes = requantised.lanes
         results = Signal(data.ArrayLayout(unsigned(8), len(lanes)))
         wides = Signal(data.ArrayLayout(signed(BIAS_BITS), len(lanes)))
         m.d.comb += [results[q].eq(lane.y) for q, lane in enumerate(lanes)]
         m.d.comb += [wides[q].eq(lane.wide) for q, lane in enumerate(lanes)]
-        second = delay(m, y_done & y["out_planes"], turn_cycles, name="second", reset_less=False)
-        second_pitch = delay(m, y["out_plane_pitch"], turn_cycles, name="second_pitch")
+        pitch = delay(
+            m, requantised.execute.out_plane_pitch, early - 3 + turn_cycles, name="second_pitch"
+        )
         return _Results(
-            done=y_done,
-            columns=y_columns,
-            phase=y_phase,
-            bank=y_bank,
-            word=y_word,
-            raw=y["wide"],
-            two_planes=y["out_planes"],
-            address=y["out_address"],
+            early_done=done,
+            early_columns=delay(m, self.slot.columns, early, name="y_columns"),
+            early_phase=delay(m, slot.phase, early, name="y_phase"),
+            early_raw=wide,
+            early_address=delay(m, slot.out_address, early, name="y_address"),
+            early_second=second,
+            early_second_pitch=pitch,
+            bank=delay(m, slot.bank, early + 1, name="y_bank"),
+            two_planes=delay(m, two_planes, 1, name="y_two_planes"),
             codes=results,
             raw_outputs=wides,
-            second=second,
-            second_pitch=second_pitch,
         )
 
     def _write_raw(self, m: Module, y: _Results) -> None:
         """Raw outputs, one lane a cycle, one cycle after the result."""
-        columns = y.columns
+        phase = delay(m, y.early_phase, 1, name="wide_phase")
+        column = y.early_columns[y.early_phase]
+        enable, address = Signal(), Signal(isa.ADDRESS_BITS, reset_less=True)
+        offset = Signal(isa.ADDRESS_BITS, reset_less=True)
+        wide_address = Signal(isa.ADDRESS_BITS, reset_less=True)
+        wide_data = Signal(signed(BIAS_BITS), reset_less=True)
         m.d.sync += [
-            self.wide_enable.eq(y.done & y.raw & columns[y.phase].enable),
-            self.wide_address.eq(
-                y.address
-                + columns[y.phase].offset
-                + Cat(y.bank[: ceil_log2(self._config.banks)], y.word)
-            ),
-            self.wide_data.eq(y.raw_outputs[y.phase]),
+            enable.eq(y.early_done & y.early_raw & column.enable),
+            offset.eq(column.offset),
+            address.eq(y.early_address),
+            self.wide_enable.eq(enable),
+            wide_address.eq(address + offset),
+            wide_data.eq(y.raw_outputs[phase]),
         ]
+        m.d.comb += [self.wide_address.eq(wide_address), self.wide_data.eq(wide_data)]
 
     def _write_words(self, m: Module, y: _Results, turn: Signal) -> None:
         """Nibbles to their columns one cycle after the result; low ones of 8 bits a turn later."""
         k = self._config.k
-        second_data = Signal(data.ArrayLayout(unsigned(ACT_BITS), k))
-        enables, second_enable = Signal(k), Signal(k)
-        m.d.comb += [enables[j].eq(y.columns[j].enable & y.done & ~y.raw) for j in range(k)]
-        with m.If(y.second):
-            m.d.sync += [self.write_data.eq(second_data), self.write_enable.eq(second_enable)]
-            m.d.sync += [
-                self.write_address[j].eq(self.write_address[j] + y.second_pitch) for j in range(k)
-            ]
-        with m.Elif(turn):
-            m.d.sync += self.write_enable.eq(0)
-        with m.Else():
-            m.d.sync += [
-                self.write_enable.eq(enables),
-                second_enable.eq(enables),
-                self.write_bank.eq(y.bank),
-            ]
-            for j in range(k):
-                result = Signal(8, name=f"result_{j}")
-                m.d.comb += result.eq(y.codes[y.columns[j].lane])
+        word = Signal(self.write_data.shape(), reset_less=True)
+        second_word = Signal(self.write_data.shape(), reset_less=True)
+        addresses = Signal(self.write_address.shape(), reset_less=True)
+        bank = Signal(len(self.write_bank), reset_less=True)
+        enables, second_enable = Signal(k, reset_less=True), Signal(k, reset_less=True)
+        columns = delay(m, y.early_columns, 1, name="columns")
+        # What is added to the offset of a column, or to its last address.
+        added = Signal(isa.ADDRESS_BITS, reset_less=True)
+        m.d.sync += [
+            added.eq(Mux(y.early_second, y.early_second_pitch, y.early_address)),
+            *(
+                enable.eq(column.enable & y.early_done & ~y.early_raw)
+                for enable, column in zip(enables, y.early_columns, strict=True)
+            ),
+        ]
+        seconds = copies(m, y.early_second, -(-k // COLUMNS_PER_COPY), "second")
+        for j in range(k):
+            second = seconds[j // COLUMNS_PER_COPY]
+            result = Signal(8, name=f"result_{j}")
+            m.d.comb += result.eq(y.codes[columns[j].lane])
+            with m.If(second | ~turn):
                 m.d.sync += [
-                    self.write_data[j].eq(Mux(y.two_planes, result[ACT_BITS:], result[:ACT_BITS])),
-                    second_data[j].eq(result[:ACT_BITS]),
-                    self.write_address[j].eq(y.address + y.word + y.columns[j].offset),
+                    self.write_enable[j].eq(Mux(second, second_enable[j], enables[j])),
+                    addresses[j].eq(Mux(second, addresses[j], columns[j].offset) + added),
+                    word[j].eq(
+                        Mux(
+                            second,
+                            second_word[j],
+                            Mux(y.two_planes, result[ACT_BITS:], result[:ACT_BITS]),
+                        )
+                    ),
                 ]
+            with m.Else():
+                m.d.sync += self.write_enable[j].eq(0)
+            with m.If(~second & ~turn):
+                m.d.sync += [second_word[j].eq(result[:ACT_BITS]), second_enable[j].eq(enables[j])]
+        with m.If(~seconds[0] & ~turn):
+            m.d.sync += bank.eq(y.bank)
+        m.d.comb += [
+            self.write_data.eq(word),
+            self.write_address.eq(addresses),
+            self.write_bank.eq(bank),
+        ]

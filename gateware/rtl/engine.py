@@ -108,7 +108,8 @@ class TileEngine(Component):
             loop.start.eq(begun),
         ]
         self._connect_array(m, current, loop, window, array)
-        self._connect_drain(m, loop, array, drain, window.latency + array.latency)
+        sums_after = loop.latency + window.latency + array.latency
+        self._connect_drain(m, loop, array, drain, sums_after)
         # A new descriptor is taken in one cycle and the loop started in the next.
         m.d.sync += begun.eq(self.execute.valid & self.execute.ready)
         with m.If(self.execute.ready):
@@ -125,11 +126,11 @@ class TileEngine(Component):
     ) -> None:
         """Requests of the loop through the window into the array, ``window.latency`` later."""
         weights = delay(m, self.weights, 1, name="weights")
-        pool_sum = delay(m, current.pool_sum, window.latency, name="pool_sum")
+        pool_sum = delay(m, current.pool_sum, loop.latency + window.latency, name="pool_sum")
         m.d.comb += [
             window.request.eq(loop.request),
-            window.stride_x.eq(current.stride_x),
-            window.width.eq(current.width),
+            window.stride_x.eq(delay(m, current.stride_x, loop.latency - 1, name="stride")),
+            window.width.eq(delay(m, current.width, loop.latency + 1, name="width")),
             window.read_data.eq(self.read_data),
             array.act.eq(window.act),
             array.control.eq(window.control),
@@ -140,16 +141,15 @@ class TileEngine(Component):
     def _connect_drain(
         self, m: Module, loop: TileLoop, array: GemmArray, drain: Drain, sums_after: int
     ) -> None:
-        """Sums to the drain; they come ``sums_after`` cycles after the loop's job."""
+        """Sums to the drain; they come ``sums_after`` cycles after the last word is issued."""
         m.d.comb += [
             drain.sums.eq(array.sums),
             drain.gather_data.eq(self.gather_data),
             drain.slot.eq(self.slot),
-            self.issued.eq(loop.request.control.valid),
-            self.stalled.eq(loop.stalled),
         ]
-        # The drain fetches its first slot two cycles before the sums are there.
-        wait = sums_after - 2
+        m.d.sync += [self.issued.eq(loop.issued), self.stalled.eq(loop.stalled)]
+        # The job comes a cycle after the word, and has to be there three before the sums.
+        wait = sums_after - 4
         m.d.comb += [
             drain.job.eq(delay(m, loop.job, wait, name="job")),
             drain.job_valid.eq(delay(m, loop.job_valid, wait, name="job_valid", reset_less=False)),

@@ -19,6 +19,7 @@ from gateware.arch.registers import (
     WINDOW_BITS,
     config_digest,
 )
+from gateware.pe.broadcast import copies
 from gateware.rtl.axi import AxiLiteSignature, Resp
 
 #: What each entry of COUNTERS grows by in a cycle.
@@ -61,11 +62,12 @@ class RegisterFile(wiring.Component):
     watchdog_limit : Out(32)
         What the host wrote, live.
     watchdog : Out(1)
-        High from the cycle after CYCLES reached the limit, until the run ends.
+        High from two cycles after the last busy one that the limit allows, until the run ends.
     irq : Out(1)
         Level: an enabled bit of IRQ_STATUS is set.
     busy : In(1)
-        A run is going on; high from the cycle after ``start`` at the latest. CYCLES counts this.
+        A run is going on; high from the cycle after ``start`` at the latest. CYCLES counts this,
+        one cycle late.
     done, failed : In(1)
         Pulses at the end of a run, one of them.
     error_code : In(8)
@@ -73,7 +75,7 @@ class RegisterFile(wiring.Component):
     descriptor_index : In(16)
         The descriptor in execution, followed while busy and no error.
     count : In(COUNT_LAYOUT)
-        Advance these counters.
+        Advance these counters, one cycle late.
 
     Raises
     ------
@@ -121,7 +123,10 @@ class RegisterFile(wiring.Component):
         irq_enable = Signal()
         irq_status = Signal()
         failing_index = Signal(DESCRIPTOR_INDEX_BITS)
-        counters = {name: Signal(32, name=f"count_{name}") for name in ("cycles", *COUNTERS)}
+        counters = {
+            name: Signal(32, name=f"count_{name}", reset_less=True)
+            for name in ("cycles", *COUNTERS)
+        }
         return _State(
             status=status,
             irq_enable=irq_enable,
@@ -172,13 +177,22 @@ class RegisterFile(wiring.Component):
             m.d.sync += [status["error"].eq(1), status["error_code"].eq(self.error_code)]
         with m.If(self.busy & ~status["error"]):
             m.d.sync += state.failing_index.eq(self.descriptor_index)
-        for name, counter in counters.items():
-            m.d.sync += counter.eq(counter + (self.busy if name == "cycles" else self.count[name]))
         with m.If(start):
-            m.d.sync += [signal.eq(0) for signal in [*status.values(), *counters.values()]]
+            m.d.sync += [signal.eq(0) for signal in status.values()]
+        self._count(m, counters, start)
         m.d.sync += self.watchdog.eq(
             self.busy & (self.watchdog_limit != 0) & (counters["cycles"] >= self.watchdog_limit)
         )
+
+    def _count(self, m: Module, counters: dict[str, Signal], start: Value) -> None:
+        """Counters, one cycle late: what they grow by and their reset come from registers."""
+        clear = copies(m, start | ResetSignal(), len(counters), "clear")
+        for cleared, (name, counter) in zip(clear, counters.items(), strict=True):
+            advance = self.busy if name == "cycles" else self.count[name]
+            late = Signal(advance.shape(), name=f"advance_{name}", reset_less=True)
+            m.d.sync += [late.eq(advance), counter.eq(counter + late)]
+            with m.If(cleared):
+                m.d.sync += counter.eq(0)
 
     def _elaborate_read(self, m: Module, contents: dict[str, _Content]) -> None:
         """Read channels: the answer comes in the cycle after the address."""

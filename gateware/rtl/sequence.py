@@ -9,41 +9,74 @@ from amaranth.utils import ceil_log2
 
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
+from gateware.pe.base import delay
 from gateware.rtl.payloads import DRAIN_FIELDS, DrainJob, WordRequest
+from gateware.rtl.spacing import DrainSpacing
 from ir.numerics import ACT_BITS
+
+
+class _Counter:
+    """Counter of the turns of one loop; a register says that a turn is the last, compared a turn
+    ahead.
+
+    Parameters
+    ----------
+    m : Module
+    name : str
+    bound : Value
+        Turns, at least one; constant from two cycles before the loop begins.
+    """
+
+    def __init__(self, m: Module, name: str, bound: Value) -> None:
+        self.turn = Signal(len(bound), name=name, reset_less=True)
+        self.last = Signal(name=f"{name}_last", reset_less=True)
+        self._penultimate = Signal(len(bound), name=f"{name}_penultimate", reset_less=True)
+        self._single = Signal(name=f"{name}_single", reset_less=True)
+        m.d.sync += [self._penultimate.eq(bound - 2), self._single.eq(bound == 1)]
+
+    def begin(self, m: Module) -> None:
+        """First turn."""
+        m.d.sync += [self.turn.eq(0), self.last.eq(self._single)]
+
+    def advance(self, m: Module) -> None:
+        """Next turn, or the first again."""
+        m.d.sync += [self.turn.eq(self.turn + 1), self.last.eq(self.turn == self._penultimate)]
+        with m.If(self.last):
+            self.begin(m)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Loops:
     """Loop counters, innermost first, and the addresses that go with them."""
 
-    group: Signal
-    group_offset: Signal
-    kernel_x: Signal
-    kernel_y: Signal
-    kernel_offset: Signal
+    group: _Counter
+    kernel_x: _Counter
+    kernel_y: _Counter
     plane: Signal
-    out_x: Signal
+    plane_last: Signal
+    column: _Counter  # of pixel groups
+    row: _Counter
+    first_of_plane: Signal
+    group_offset: Signal
+    kernel_offset: Signal
     in_x: Signal
-    out_y: Signal
     in_y: Signal
     row_base: Signal
     out_row: Signal
     weight: Signal
-    running: Signal
 
+    @property
+    def last_kernel_x(self) -> Value:
+        return self.group.last & self.kernel_x.last
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Bounds:
-    """Where in the loops the current word is."""
+    @property
+    def last_kernel_y(self) -> Value:
+        return self.last_kernel_x & self.kernel_y.last
 
-    last_group: Value
-    last_kernel_x: Value
-    last_kernel_y: Value
-    last_word: Value  # of a pixel group
-    last_x: Value
-    last_y: Value
-    first_of_plane: Value
+    @property
+    def last_word(self) -> Value:
+        """Of a pixel group."""
+        return self.last_kernel_y & self.plane_last
 
 
 class TileLoop(Component):
@@ -60,218 +93,201 @@ class TileLoop(Component):
     Members
     -------
     execute : In(isa.EXECUTE)
-        Stable from ``start`` to ``done``.
+        Stable from ``start`` to the first cycle of ``done``.
     start : In(1)
+    issued, stalled : Out(1)
+        A word is issued in this cycle; one waits for the drain.
     request : Out(WordRequest)
-        Combinational; ``request.control.valid`` marks a word.
+        ``latency`` cycles after ``issued``; ``request.control.valid`` marks a word.
     job : Out(DrainJob), job_valid : Out(1)
-        With the last word of a pixel group.
-    stalled : Out(1)
-        Waiting for the drain.
+        With the last word of a pixel group, one cycle after ``issued``.
     done : Out(1)
         Every word is issued; low from the cycle after ``start``.
 
-    Latency: the first word comes in the cycle after ``start``.
+    Attributes
+    ----------
+    setup : int
+        Cycles from ``start`` to the first word, which the constants of an EXECUTE take.
 
     Throughput: one word per cycle, unless ``stalled``.
     """
 
+    latency = 2
+
     def __init__(self, config: AccelConfig) -> None:
         self._config = config
+        self.setup = self.setup_for(config)
         super().__init__(
             {
                 "execute": In(isa.EXECUTE),
                 "start": In(1),
+                "issued": Out(1),
+                "stalled": Out(1),
                 "request": Out(WordRequest()),
                 "job": Out(DrainJob(config)),
                 "job_valid": Out(1),
-                "stalled": Out(1),
                 "done": Out(1),
             }
         )
 
+    @staticmethod
+    def setup_for(config: AccelConfig) -> int:
+        """Setup of a loop of this configuration, in cycles."""
+        return DrainSpacing.setup_for(config)
+
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        loops = self._loops()
-        at = self._bounds(loops)
-        drain_cycles, spacing = self._count_drain(m)
-        step = Signal()
+        m.submodules.spacing = spacing = DrainSpacing(self._config)
+        loops = self._loops(m)
+        running, group_done, ended = Signal(), Signal(), Signal()
+        begin = delay(m, self.start, self.setup - 1, name="begin", reset_less=False)
         m.d.comb += [
-            self.stalled.eq(loops.running & at.last_word & (spacing != 0)),
-            step.eq(loops.running & ~self.stalled),
-            self.done.eq(~loops.running),
+            self.stalled.eq(running & loops.last_word & spacing.waiting),
+            self.issued.eq(running & ~(loops.last_word & spacing.waiting)),
+            group_done.eq(running & loops.last_word & ~spacing.waiting),
+            ended.eq(group_done & loops.column.last & loops.row.last),
+            spacing.execute.eq(self.execute),
+            spacing.load.eq(group_done),
+            spacing.partial.eq(loops.column.last),
+            spacing.final.eq(loops.column.last & loops.row.last),
         ]
-        self._request_word(m, loops, at, step)
-        self._offer_job(m, loops, at, step)
-        with m.If(self.start):
+        self._request_word(m, loops)
+        self._offer_job(m, loops, group_done)
+        with m.If(begin):
+            m.d.sync += running.eq(1)
             self._begin(m, loops)
-        with m.Elif(step):
-            self._advance_in_group(m, loops, at)
-            with m.If(at.last_word):
-                # The last low nibble of 8 bits is written a turn late, where the next EXECUTE may
-                # have a result to write.
-                late = (self.job.final & self.execute.out_planes) << self._config.drain_turn - 1
-                m.d.sync += [loops.plane.eq(0), spacing.eq(drain_cycles - 1 + late)]
-                self._advance_pixels(m, loops, at)
+        with m.Elif(self.issued):
+            self._advance_in_group(m, loops)
+            with m.If(loops.last_word):
+                self._advance_pixels(m, loops)
+        with m.If(ended):
+            m.d.sync += running.eq(0)
+        idle = Signal(init=1)
+        with m.If(self.start):
+            m.d.sync += idle.eq(0)
+        with m.Elif(ended):
+            m.d.sync += idle.eq(1)
+        m.d.comb += self.done.eq(idle)
         return m
 
-    @staticmethod
-    def _loops() -> _Loops:
-        position = signed(isa.SIZE_BITS + 2)
-        group, group_offset = Signal(8), Signal(isa.ADDRESS_BITS)
-        kernel_x = Signal(8)
-        kernel_y, kernel_offset = Signal(8), Signal(isa.ADDRESS_BITS)
-        plane = Signal()
-        out_x, in_x = Signal(isa.SIZE_BITS + 1), Signal(position)
-        out_y, in_y = Signal(isa.SIZE_BITS), Signal(position)
-        row_base, out_row = Signal(isa.ADDRESS_BITS), Signal(isa.ADDRESS_BITS)
-        weight = Signal(isa.ADDRESS_BITS)
-        running = Signal()
-        return _Loops(
-            group=group,
-            group_offset=group_offset,
-            kernel_x=kernel_x,
-            kernel_y=kernel_y,
-            kernel_offset=kernel_offset,
-            plane=plane,
-            out_x=out_x,
-            in_x=in_x,
-            out_y=out_y,
-            in_y=in_y,
-            row_base=row_base,
-            out_row=out_row,
-            weight=weight,
-            running=running,
-        )
-
-    def _bounds(self, loops: _Loops) -> _Bounds:
+    def _loops(self, m: Module) -> _Loops:
         d = self.execute
-        last_group = loops.group == d.groups - 1
-        last_kernel_x = last_group & (loops.kernel_x == d.kernel_x - 1)
-        last_kernel_y = last_kernel_x & (loops.kernel_y == d.kernel_y - 1)
-        return _Bounds(
-            last_group=last_group,
-            last_kernel_x=last_kernel_x,
-            last_kernel_y=last_kernel_y,
-            last_word=last_kernel_y & (loops.plane == d.planes),
-            last_x=loops.out_x + self._config.pixels >= d.out_width,
-            last_y=loops.out_y == d.out_height - 1,
-            first_of_plane=(loops.group == 0) & (loops.kernel_x == 0) & (loops.kernel_y == 0),
+        position, address = signed(isa.SIZE_BITS + 2), isa.ADDRESS_BITS
+        columns = (d.out_width + self._config.pixels - 1) >> ceil_log2(self._config.pixels)
+        return _Loops(
+            group=_Counter(m, "group", d.groups),
+            kernel_x=_Counter(m, "kernel_x", d.kernel_x),
+            kernel_y=_Counter(m, "kernel_y", d.kernel_y),
+            plane=Signal(name="plane", reset_less=True),
+            plane_last=Signal(name="plane_last", reset_less=True),
+            column=_Counter(m, "column", columns),
+            row=_Counter(m, "row", d.out_height),
+            first_of_plane=Signal(name="first_of_plane", reset_less=True),
+            group_offset=Signal(address, name="group_offset", reset_less=True),
+            kernel_offset=Signal(address, name="kernel_offset", reset_less=True),
+            in_x=Signal(position, name="in_x", reset_less=True),
+            in_y=Signal(position, name="in_y", reset_less=True),
+            row_base=Signal(address, name="row_base", reset_less=True),
+            out_row=Signal(address, name="out_row", reset_less=True),
+            weight=Signal(address, name="weight", reset_less=True),
         )
 
-    def _count_drain(self, m: Module) -> tuple[Signal, Signal]:
-        """Cycles that the drain of the current pixel group takes, and those until the sums of the
-        group before have been read."""
-        config, d = self._config, self.execute
-        two_phases = d.out_planes | (d.residual & d.residual_planes)
-        each = Mux(d.wide, d.slots * config.requant_lanes, d.slots << two_phases)
-        drain_cycles = Signal(isa.ADDRESS_BITS + 2 + ceil_log2(config.pixels))
-        spacing = Signal.like(drain_cycles)
-        # With one copy of the activations the drain works every second cycle, but on raw outputs.
-        turns = config.drain_turn - 1
-        m.d.comb += drain_cycles.eq((each * self.job.count) << Mux(d.wide, 0, turns))
-        with m.If(spacing != 0):
-            m.d.sync += spacing.eq(spacing - 1)
-        return drain_cycles, spacing
-
-    def _request_word(self, m: Module, loops: _Loops, at: _Bounds, step: Signal) -> None:
-        """Addresses and control of the current word, combinational."""
-        d, request, plane = self.execute, self.request, loops.plane
-        y = Signal(signed(isa.SIZE_BITS + 2))
-        m.d.comb += [
-            y.eq(loops.in_y + loops.kernel_y),
-            request.control.valid.eq(step),
-            request.control.first.eq(at.first_of_plane & (plane == 0)),
-            request.control.shift.eq(at.first_of_plane & (plane == 1)),
-            request.control.last.eq(at.last_word),
-            request.row_address.eq(
-                loops.row_base
-                + Mux(plane, d.plane_pitch, 0)
-                + loops.kernel_offset
-                + loops.group_offset
-            ),
+    def _request_word(self, m: Module, loops: _Loops) -> None:
+        """Addresses and control of the current word, in two stages of one addition each."""
+        d, plane, address = self.execute, loops.plane, isa.ADDRESS_BITS
+        word = Signal(WordRequest(), reset_less=True)
+        row, offset = Signal(address, reset_less=True), Signal(address, reset_less=True)
+        y = Signal(loops.in_y.shape(), reset_less=True)
+        m.d.sync += [
+            row.eq(loops.row_base + Mux(plane, d.plane_pitch, 0)),
+            offset.eq(loops.kernel_offset + loops.group_offset),
+            y.eq(loops.in_y + loops.kernel_y.turn),
+            word.x.eq(loops.in_x + loops.kernel_x.turn),
+            word.control.valid.eq(self.issued),
+            word.control.first.eq(loops.first_of_plane & ~plane),
+            word.control.shift.eq(loops.first_of_plane & plane),
+            word.control.last.eq(loops.last_word),
+            word.pad.eq(Mux(d.planes & ~plane, d.pad_value[ACT_BITS:], d.pad_value[:ACT_BITS])),
+            word.weight_address.eq(loops.weight),
+        ]
+        request = Signal(WordRequest(), reset_less=True)
+        m.d.sync += [
+            request.eq(word),
+            request.row_address.eq(row + offset),
             request.row_inside.eq((y >= 0) & (y < d.height)),
-            request.x.eq(loops.in_x + loops.kernel_x),
-            request.pad.eq(
-                Mux(d.planes & (plane == 0), d.pad_value[ACT_BITS:], d.pad_value[:ACT_BITS])
-            ),
-            request.weight_address.eq(loops.weight),
         ]
+        m.d.comb += self.request.eq(request)
 
-    def _offer_job(self, m: Module, loops: _Loops, at: _Bounds, step: Signal) -> None:
-        """What the drain does with the sums of the current pixel group, combinational."""
-        d, job, pixels = self.execute, self.job, self._config.pixels
-        m.d.comb += [
-            self.job_valid.eq(step & at.last_word),
-            job.pixel.eq(loops.out_row + (loops.out_x >> ceil_log2(self._config.banks))),
-            job.bank.eq(loops.out_x),
-            job.count.eq(Mux(at.last_x, d.out_width - loops.out_x, pixels)),
-            job.final.eq(at.last_x & at.last_y),
-            *(job.execute[name].eq(d[name]) for name in DRAIN_FIELDS),
+    def _offer_job(self, m: Module, loops: _Loops, group_done: Value) -> None:
+        """What the drain does with the sums of the current pixel group, one cycle later."""
+        d, config, column = self.execute, self._config, loops.column
+        job = Signal(DrainJob(config), reset_less=True)
+        fewer = (d.out_width - 1)[: ceil_log2(config.pixels)]
+        m.d.sync += [
+            self.job_valid.eq(group_done),
+            job.pixel.eq(loops.out_row + (column.turn >> 1)),  # two pixel groups to a word
+            job.bank.eq(column.turn << ceil_log2(config.pixels)),
+            job.count.eq(Mux(column.last, fewer + 1, config.pixels)),
+            job.final.eq(column.last & loops.row.last),
         ]
+        m.d.comb += self.job.eq(job)
+        # Of the EXECUTE that the registers above were of: the next comes a cycle later.
+        m.d.comb += [self.job.execute[name].eq(d[name]) for name in DRAIN_FIELDS]
 
     def _begin(self, m: Module, loops: _Loops) -> None:
         d = self.execute
+        for counter in (loops.group, loops.kernel_x, loops.kernel_y, loops.column, loops.row):
+            counter.begin(m)
         m.d.sync += [
-            loops.running.eq(1),
-            loops.group.eq(0),
             loops.group_offset.eq(0),
-            loops.kernel_x.eq(0),
-            loops.kernel_y.eq(0),
             loops.kernel_offset.eq(0),
             loops.plane.eq(0),
+            loops.plane_last.eq(~d.planes),
+            loops.first_of_plane.eq(1),
             loops.weight.eq(d.weight_address),
-            loops.out_x.eq(0),
             loops.in_x.eq(-d.pad_left),
-            loops.out_y.eq(0),
             loops.in_y.eq(-d.pad_top),
             loops.row_base.eq(d.first_row),
             loops.out_row.eq(0),
         ]
 
-    def _advance_in_group(self, m: Module, loops: _Loops, at: _Bounds) -> None:
+    def _advance_in_group(self, m: Module, loops: _Loops) -> None:
         """To the next word of a pixel group: channel group, kernel column, kernel row, plane."""
         d, weight = self.execute, loops.weight
+        loops.group.advance(m)
         m.d.sync += [
-            loops.group.eq(loops.group + 1),
             loops.group_offset.eq(loops.group_offset + d.group_pitch),
+            loops.first_of_plane.eq(loops.last_kernel_y),
             weight.eq(Mux(weight == self._config.weight_depth - 1, 0, weight + 1)),
         ]
-        with m.If(at.last_group):
+        with m.If(loops.group.last):
+            loops.kernel_x.advance(m)
+            m.d.sync += loops.group_offset.eq(0)
+        with m.If(loops.last_kernel_x):
+            loops.kernel_y.advance(m)
+            m.d.sync += loops.kernel_offset.eq(loops.kernel_offset + d.row_pitch)
+        with m.If(loops.last_kernel_y):
             m.d.sync += [
-                loops.group.eq(0),
-                loops.group_offset.eq(0),
-                loops.kernel_x.eq(loops.kernel_x + 1),
-            ]
-        with m.If(at.last_kernel_x):
-            m.d.sync += [
-                loops.kernel_x.eq(0),
-                loops.kernel_y.eq(loops.kernel_y + 1),
-                loops.kernel_offset.eq(loops.kernel_offset + d.row_pitch),
-            ]
-        with m.If(at.last_kernel_y):
-            m.d.sync += [
-                loops.kernel_y.eq(0),
                 loops.kernel_offset.eq(0),
                 loops.plane.eq(1),
+                loops.plane_last.eq(1),
                 weight.eq(d.weight_address),
             ]
 
-    def _advance_pixels(self, m: Module, loops: _Loops, at: _Bounds) -> None:
-        """To the next pixel group, the next output row, or the end."""
-        d, pixels = self.execute, self._config.pixels
+    def _advance_pixels(self, m: Module, loops: _Loops) -> None:
+        """To the next pixel group or the next output row."""
+        d = self.execute
+        loops.column.advance(m)
         m.d.sync += [
-            loops.out_x.eq(loops.out_x + pixels),
-            loops.in_x.eq(loops.in_x + (d.stride_x << ceil_log2(pixels))),
+            loops.plane.eq(0),
+            loops.plane_last.eq(~d.planes),
+            loops.in_x.eq(loops.in_x + (d.stride_x << ceil_log2(self._config.pixels))),
         ]
-        with m.If(at.last_x):
+        with m.If(loops.column.last):
+            loops.row.advance(m)
             m.d.sync += [
-                loops.out_x.eq(0),
                 loops.in_x.eq(-d.pad_left),
-                loops.out_y.eq(loops.out_y + 1),
                 loops.in_y.eq(loops.in_y + d.stride_y),
                 loops.row_base.eq(loops.row_base + d.row_step),
                 loops.out_row.eq(loops.out_row + d.out_row_pitch),
             ]
-            with m.If(at.last_y):
-                m.d.sync += loops.running.eq(0)

@@ -122,7 +122,7 @@ class Bench:
 
     def begin(self, arrival: int) -> int:
         """When a job that arrives in this cycle can begin."""
-        return arrival if self.turn == 1 else arrival + (arrival + 1) % 2
+        return arrival if self.turn == 1 else arrival + arrival % 2
 
     @property
     def spacing(self) -> int:
@@ -142,8 +142,8 @@ class Bench:
         for cycle, job, sums in jobs:
             valid |= dict.fromkeys(
                 range(
-                    cycle + 2,
-                    cycle + 2 + self.turn * len(self.records) * self.phases * job["count"],
+                    cycle + 3,
+                    cycle + 3 + self.turn * len(self.records) * self.phases * job["count"],
                 ),
                 sums,
             )

@@ -197,6 +197,27 @@ def random_case(rng: np.random.Generator, pixels: int) -> dict[str, int]:
     }
 
 
+def _check_request(ctx, dut: TileLoop, word: Expected | None) -> None:
+    """The request in this cycle is that of ``word``, or there is none."""
+    request = dut.request
+    assert ctx.get(request.control.valid) == (word is not None)
+    if word is not None:
+        got = {name: ctx.get(getattr(request.control, name)) for name in ("first", "shift", "last")}
+        got |= {
+            name: ctx.get(getattr(request, name))
+            for name in ("row_address", "row_inside", "x", "pad", "weight_address")
+        }
+        assert got == word.request
+
+
+def _check_job(ctx, dut: TileLoop, word: Expected | None, f: dict[str, int]) -> None:
+    """The job in this cycle is that of ``word``, or there is none."""
+    assert ctx.get(dut.job_valid) == (word is not None and word.job is not None)
+    if word is not None and word.job is not None:
+        assert {name: ctx.get(getattr(dut.job, name)) for name in word.job} == word.job
+        assert all(ctx.get(dut.job.execute[name]) == f[name] for name in DRAIN_FIELDS)
+
+
 async def check(
     ctx,
     dut: TileLoop,
@@ -220,31 +241,20 @@ async def check(
     ctx.set(dut.start, 1)
     await ctx.tick()
     ctx.set(dut.start, 0)
+    for _ in range(dut.setup - 1):
+        assert not ctx.get(dut.done) and not ctx.get(dut.issued)
+        await ctx.tick()
     stalls = 0
     for cycle in range(final + rest + 1):
         assert ctx.get(dut.done) == (cycle > final)
         word = at.get(cycle)
-        assert ctx.get(dut.request.control.valid) == (word is not None), cycle
-        assert ctx.get(dut.job_valid) == (word is not None and word.job is not None), cycle
+        assert ctx.get(dut.issued) == (word is not None), cycle
         assert ctx.get(dut.stalled) == (word is None and cycle < final), cycle
         stalls += ctx.get(dut.stalled)
-        if word is not None:
-            request = dut.request
-            got = {
-                name: ctx.get(getattr(request.control, name)) for name in ("first", "shift", "last")
-            }
-            got |= {
-                name: ctx.get(getattr(request, name))
-                for name in ("row_address", "row_inside", "x", "pad", "weight_address")
-            }
-            assert got == word.request, cycle
-        if word is not None and word.job:
-            assert {name: ctx.get(getattr(dut.job, name)) for name in word.job} == word.job, cycle
-        if word is not None and word.job:
-            assert all(ctx.get(dut.job.execute[name]) == f[name] for name in DRAIN_FIELDS)
+        _check_job(ctx, dut, at.get(cycle - 1), f)
+        _check_request(ctx, dut, at.get(cycle - dut.latency))
         await ctx.tick()
-    # The next start takes one cycle.
-    return stalls, end - (final + rest + 1) - 1
+    return stalls, end - (final + rest + 1) - dut.setup
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -279,7 +289,7 @@ def test_random(config, seed):
 def test_the_next_execute_waits_for_the_drain(rest):
     # Its first words do not.
     dut = TileLoop(TINY)
-    slow = fields(isa.EXECUTE, **SMALL | {"slots": 20, "groups": 2, "out_height": 1})
+    slow = fields(isa.EXECUTE, **SMALL | {"slots": 30, "groups": 2, "out_height": 1})
     short = fields(isa.EXECUTE, **SMALL | {"slots": 1, "groups": 2, "out_height": 1})
 
     async def bench(ctx) -> None:

@@ -38,6 +38,7 @@ def run(
     async def bench(ctx) -> None:
         ctx.set(dut.stride_x, stride)
         ctx.set(dut.width, width)
+        await ctx.tick()  # the stride comes a cycle before its request
         addresses = 0
         for cycle in range(len(requests) + dut.latency):
             request = requests[min(cycle, len(requests) - 1)]
@@ -53,9 +54,12 @@ def run(
             acts.append(ctx.get(dut.act.as_value()))
             controls.append(ctx.get(dut.control.as_value()))
 
-    pysim.run(dut, bench, cycles=len(requests) + dut.latency + 1)
+    pysim.run(dut, bench, cycles=len(requests) + dut.latency + 2)
     late = dut.latency - 1
-    return acts[late:][: len(requests)], controls[late:][: len(requests)], weights[: len(requests)]
+    return tuple(
+        seen[first:][: len(requests)]
+        for seen, first in ((acts, late), (controls, late), (weights, 1))
+    )
 
 
 def expected(

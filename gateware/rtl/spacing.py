@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Spacing of pixel groups: how long the last word of one waits for the drain of the one before."""
+
+from amaranth import *
+from amaranth.lib.wiring import Component, In, Out
+from amaranth.utils import ceil_log2
+
+from gateware.arch import isa
+from gateware.arch.config import AccelConfig
+
+
+class DrainSpacing(Component):
+    """Counter of the cycles until the sums of the pixel group before have been read.
+
+    A drain takes one of three times in an EXECUTE: that of a full pixel group, of the last one in
+    a row, and of the last one of all. They are products, computed once, in ``setup`` cycles.
+
+    Parameters
+    ----------
+    config : AccelConfig
+
+    Members
+    -------
+    execute : In(isa.EXECUTE)
+        Stable for ``setup`` cycles before the first ``load``, and as long as there are any.
+    load : In(1)
+        A pixel group is complete, its drain begins; only while not ``waiting``.
+    partial, final : In(1)
+        With ``load``: it is the last one of its row, and of the EXECUTE.
+    waiting : Out(1)
+        The next pixel group may not be complete in this cycle.
+
+    Attributes
+    ----------
+    setup : int
+    """
+
+    def __init__(self, config: AccelConfig) -> None:
+        self._config = config
+        self.setup = self.setup_for(config)
+        super().__init__(
+            {
+                "execute": In(isa.EXECUTE),
+                "load": In(1),
+                "partial": In(1),
+                "final": In(1),
+                "waiting": Out(1),
+            }
+        )
+
+    @staticmethod
+    def setup_for(config: AccelConfig) -> int:
+        """Setup for a configuration, in cycles: a step's time, a tree of adders, the last drain."""
+        return 1 + ceil_log2(1 + ceil_log2(config.pixels)) + 1
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        each, fewer = self._pixel(m)
+        full = each << ceil_log2(self._config.pixels)
+        partial = self._product(m, each, fewer)
+        # The last low nibble of 8 bits is written a turn late, where the next EXECUTE may have a
+        # result to write.
+        late = self.execute.out_planes
+        final = Signal(len(partial) + 1, reset_less=True)
+        partial_waits, final_waits = Signal(reset_less=True), Signal(reset_less=True)
+        m.d.sync += [
+            final.eq(partial + (late << self._config.drain_turn - 1)),
+            partial_waits.eq((each != 1) | (fewer != 0)),
+            final_waits.eq((each != 1) | (fewer != 0) | late),
+        ]
+        left = Signal(len(final), reset_less=True)
+        with m.If(self.load):
+            m.d.sync += [
+                left.eq(Mux(self.final, final, Mux(self.partial, partial, full))),
+                self.waiting.eq(Mux(self.final, final_waits, ~self.partial | partial_waits)),
+            ]
+        with m.Elif(self.waiting):
+            m.d.sync += [left.eq(left - 1), self.waiting.eq(left != 2)]
+        return m
+
+    def _pixel(self, m: Module) -> tuple[Signal, Signal]:
+        """Cycles that the drain of one pixel takes; pixels of a row's last group, less one."""
+        config, d = self._config, self.execute
+        two_phases = d.out_planes | (d.residual & d.residual_planes)
+        # With one copy of the activations the drain works every second cycle, but on raw outputs.
+        turns = config.drain_turn - 1
+        width = isa.ADDRESS_BITS + max(1 + turns, ceil_log2(config.requant_lanes))
+        each = Signal(width, reset_less=True)
+        fewer = Signal(ceil_log2(config.pixels), reset_less=True)
+        m.d.sync += [
+            each.eq(
+                Mux(
+                    d.wide,
+                    d.slots << ceil_log2(config.requant_lanes),
+                    Mux(two_phases, d.slots << 1, d.slots) << turns,
+                )
+            ),
+            fewer.eq(d.out_width - 1),
+        ]
+        return each, fewer
+
+    def _product(self, m: Module, each: Signal, fewer: Signal) -> Signal:
+        """``each * (fewer + 1)`` by a tree of adders."""
+        width = len(each) + len(fewer)
+        terms = [each, *(Mux(bit, each << i, 0) for i, bit in enumerate(fewer))]
+        while len(terms) > 1:
+            sums = []
+            for first in range(0, len(terms), 2):
+                total = Signal(width, name=f"product_{len(terms)}_{first}", reset_less=True)
+                m.d.sync += total.eq(sum(terms[first + 1 : first + 2], terms[first]))
+                sums.append(total)
+            terms = sums
+        return terms[0]
