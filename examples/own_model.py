@@ -35,7 +35,7 @@ class Network(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def pictures(count: int, seed: int) -> tuple[Tensor, Tensor]:
+def random_images(count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Coloured noise, float (count, 3, 16, 16) in 0..1, and its classes: brightness, in steps."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(CLASSES, (count,), generator=generator)
@@ -64,8 +64,8 @@ def parser() -> cli.Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     torch.manual_seed(1)
-    images, labels = pictures(512, seed=1)
-    test_images, test_labels = pictures(100, seed=2)
+    images, labels = random_images(512, seed=1)
+    test_images, test_labels = random_images(100, seed=2)
     FOLDER.mkdir(parents=True, exist_ok=True)
 
     network = Network()

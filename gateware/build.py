@@ -19,19 +19,19 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import boards
 from boards.board import Board
 from gateware.arch.config import SIZES, AccelConfig
-from gateware.arch.results import DoesNotFit, ToolError
+from gateware.arch.results import DoesNotFit, ToolError, ToolReport
 from gateware.compiler.hybrid import Compiled, compile_all
 from gateware.compiler.operations import CompileError
 from gateware.explore import presets
 from gateware.explore.retraining import retraining
 from gateware.flow import manifest
-from gateware.flow.target import TARGETS, driver_bytes
+from gateware.flow.target import TARGETS, Target, driver_bytes
 from gateware.flow.verilog import MODULE, accelerator_verilog
 from gateware.report import page
 from gateware.report.summary import check_fit, markdown, report
@@ -52,6 +52,13 @@ def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m gateware.build", description=__doc__)
     p.add_argument("-q", "--quiet", action="store_true", help="only errors")
     p.add_argument("--json", action="store_true", help="print the report as one JSON document")
+    _add_what(p)
+    _add_array(p)
+    _add_output(p)
+    return p
+
+
+def _add_what(p: cli.Parser) -> None:
     g = p.add_argument_group("what")
     g.add_argument(
         "--board", required=True, metavar="NAME", help=f"one of {', '.join(boards.BOARDS)}"
@@ -71,6 +78,9 @@ def parser() -> cli.Parser:
         help="images of a run, for which weights are loaded once where that binds "
         "(default: %(default)s)",
     )
+
+
+def _add_array(p: cli.Parser) -> None:
     g = p.add_argument_group("array")
     g.add_argument(
         "--ratio",
@@ -93,6 +103,9 @@ def parser() -> cli.Parser:
             help=f"(default: {default})",
         )
     g.add_argument("--clock-mhz", type=_clock_mhz, metavar="F", help="(default: the board's)")
+
+
+def _add_output(p: cli.Parser) -> None:
     g = p.add_argument_group("output")
     g.add_argument(
         "--out", type=Path, default=Path("build"), metavar="DIR", help="(default: %(default)s)"
@@ -108,7 +121,6 @@ def parser() -> cli.Parser:
         choices=("yosys",),
         help="no bitstream: synthesise with Yosys and report the cells of every module",
     )
-    return p
 
 
 def _clock_mhz(text: str) -> float:
@@ -209,37 +221,53 @@ def build(
         _write(board, config, graph, compiled, partial)
         if graph is not None:
             _write_network(graph, compiled, vectors, partial)
-        _write_report(report(board, config, graph, compiled, None, other), partial)
+
+        def write_report(measured: ToolReport | None, where: Path) -> None:
+            _write_report(report(board, config, graph, compiled, measured, other), where)
+
+        write_report(None, partial)
         # The former build stays until this one is complete.
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)
         say(f"wrote {folder}")
-        project = folder / target.folder
         if synthesise is not None:
             say(f"synthesising {folder / MODULE}.v with Yosys; takes minutes")
             measured = synthesise(folder)
-            _write_report(report(board, config, graph, compiled, measured, other), folder)
+            write_report(measured, folder)
             check_fit(board, measured.resources, "measured")
-        elif bitstream and target.found():
-            say(f"running {target.tools} in {project}")
-            measured = target.run(config, project)
-            _write_report(report(board, config, graph, compiled, measured, other), folder)
-            routed = measured.routed_hz(config.clock_hz)
-            say(
-                f"bitstream in {project}: {routed / 1e6:.2f} MHz routed, "
-                f"{config.clock_hz / 1e6:g} MHz asked for"
-            )
         elif bitstream:
-            say(
-                f"{target.tools} not on the PATH: stopping after the project in {project}; run sh "
-                f"build_top.sh there"
-            )
+            _make_bitstream(target, config, folder, write_report, say)
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
     except (CompileError, DoesNotFit, GraphError, ToolError) as error:
         raise UserError(str(error)) from error
     return json.loads((folder / "report.json").read_text())
+
+
+def _make_bitstream(
+    target: Target,
+    config: AccelConfig,
+    folder: Path,
+    write_report: Callable[[ToolReport, Path], None],
+    say: Callable[[str], None],
+) -> None:
+    """Bitstream and a report of what the board's tools measured, where they are installed."""
+    project = folder / target.folder
+    if not target.found():
+        say(
+            f"{target.tools} not on the PATH: stopping after the project in {project}; run sh "
+            f"build_top.sh there"
+        )
+        return
+    say(f"running {target.tools} in {project}")
+    measured = target.run(config, project)
+    write_report(measured, folder)
+    routed = measured.routed_hz(config.clock_hz)
+    say(
+        f"bitstream in {project}: {routed / 1e6:.2f} MHz routed, {config.clock_hz / 1e6:g} MHz "
+        "asked for"
+    )
 
 
 def _fresh(folder: Path) -> None:

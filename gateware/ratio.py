@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 import boards
 from boards.board import Board
 from gateware.explore.presets import keep, paper
-from gateware.explore.search import PIXELS, ROWS, SHARES, Point, SearchResult, explore
+from gateware.explore.search import PIXELS, ROWS, SHARES, DesignPoint, SearchResult, explore
 from gateware.explore.shapes import resnet18
 from gateware.model.work import network_macs
 from ir import cli
@@ -31,8 +31,8 @@ DPI = 150
 ZYNQ = tuple(name for name, board in boards.BOARDS.items() if board.device.family == "xc7")
 
 
-def row(point: Point, work: int) -> dict[str, object]:
-    """Point as a JSON-able line of the table; ``work`` is in MACs per image."""
+def row(point: DesignPoint, work: int) -> dict[str, object]:
+    """Design point as a JSON-able line of the table; ``work`` is in MACs per image."""
     config = point.config
     cycles, clock = point.cycles, config.clock_hz
     return {
@@ -80,7 +80,7 @@ def plot(found: SearchResult, title: str) -> Figure:
     runs = found.points[0].cycles is not None
     x = [100 * point.used["lut"] for point in found.points]
 
-    def height(point: Point) -> int:
+    def height(point: DesignPoint) -> int:
         return point.config.macs_per_cycle if point.cycles is None else point.cycles
 
     y = [height(point) for point in found.points]

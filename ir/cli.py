@@ -8,7 +8,7 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import ClassVar, NoReturn
+from typing import ClassVar, NoReturn, TextIO
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -83,9 +83,12 @@ def explained(error: ModuleNotFoundError) -> Exception:
 
 
 def say(text: str = "") -> None:
-    """Output of one line to stderr, where everything but results goes."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    """Output of one line to stderr, where everything but results goes; none where nobody reads."""
+    try:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+    except OSError:  # there is nowhere left to say so
+        _discard(sys.stderr)
 
 
 def give(text: str) -> None:
@@ -93,19 +96,24 @@ def give(text: str) -> None:
 
     Raises :class:`UserError` where stdout cannot be written to, as on a full disk.
     """
+    _to_stdout(f"{text}\n")
+
+
+def _to_stdout(text: str) -> None:
+    """Output of ``text`` after what is in the buffer. Raises as :func:`give` does."""
     try:
-        sys.stdout.write(f"{text}\n")
+        sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        _close_stdout()
+        _discard(sys.stdout)
     except OSError as error:
-        _close_stdout()
+        _discard(sys.stdout)
         raise UserError(f"cannot write the result to stdout: {error.strerror}") from error
 
 
-def _close_stdout() -> None:
+def _discard(stream: TextIO) -> None:
     """What is still in its buffer would be written at the end, and fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
@@ -122,6 +130,8 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
             return main(argv)
         except ModuleNotFoundError as error:
             raise explained(error) from error
+        finally:
+            _to_stdout("")  # what argparse or rich left in the buffer: --help, --version
     except UserError as error:
         say(f"error: {error}")
         return EXIT_USER_ERROR

@@ -223,12 +223,7 @@ def export(
     ValueError
         For a model, name, images, labels or class names that make no sense.
     """
-    inner = _unwrapped(model)
-    origin = _origin_of(inner)
-    if origin is None or not isinstance(inner, fx.GraphModule):
-        raise ValueError(
-            f"export needs a model that rmsmp.quantise made, not {type(inner).__name__}"
-        )
+    inner, origin = _quantised(model)
     if name is not None and not isinstance(name, str):
         raise ValueError(f"the name must be a string, not {name!r}")
     pixels, right = _test_vectors(origin, images, labels)
@@ -255,6 +250,17 @@ def export(
     if pixels is not None and logits is not None:
         Vectors.of(graph, pixels.astype(np.uint8), logits, labels=right).save(beside(path))
     return graph
+
+
+def _quantised(model: nn.Module) -> tuple[fx.GraphModule, _Origin]:
+    """The network inside of wrappers, and what :func:`quantise` noted of it."""
+    inner = _unwrapped(model)
+    origin = _origin_of(inner)
+    if origin is None or not isinstance(inner, fx.GraphModule):
+        raise ValueError(
+            f"export needs a model that rmsmp.quantise made, not {type(inner).__name__}"
+        )
+    return inner, origin
 
 
 def _test_vectors(

@@ -132,6 +132,7 @@ def keep_report(result: NetworkResult | HybridResult, build: Path) -> None:
 
 
 def parser() -> cli.Parser:
+    """Options of the command."""
     p = cli.Parser(prog="python -m sim.run", description=__doc__)
     p.add_argument(
         "build",
@@ -141,6 +142,13 @@ def parser() -> cli.Parser:
         metavar="BUILD",
         help="folder that gateware.build wrote (default: %(default)s)",
     )
+    _add_inputs(p)
+    _add_memory(p)
+    _add_output(p)
+    return p
+
+
+def _add_inputs(p: cli.Parser) -> None:
     g = p.add_argument_group("inputs and comparison")
     g.add_argument(
         "--graph",
@@ -161,6 +169,9 @@ def parser() -> cli.Parser:
         help="compare the logits only, or every layer's output (default: logits; of a hybrid "
         "network layers)",
     )
+
+
+def _add_memory(p: cli.Parser) -> None:
     g = p.add_argument_group("memory")
     g.add_argument(
         "--ddr-bytes",
@@ -190,6 +201,9 @@ def parser() -> cli.Parser:
         metavar="N",
         help="of the stalls and of random inputs (default: %(default)s)",
     )
+
+
+def _add_output(p: cli.Parser) -> None:
     g = p.add_argument_group("output")
     g.add_argument(
         "--report",
@@ -203,7 +217,6 @@ def parser() -> cli.Parser:
         help=f"on a mismatch, simulate again and write the waveform around it to BUILD/{WAVES}",
     )
     g.add_argument("--json", action="store_true", help="print one JSON document")
-    return p
 
 
 def _at_least(least: int) -> Callable[[str], int]:

@@ -235,6 +235,7 @@ def test_help_names_every_default() -> None:
         ("{} | true", ""),
         ("{} >&-", ""),
         ("{} 2>&-", ""),
+        ("{} 2>&1 | true", ""),
         pytest.param(
             "{} > /dev/full",
             "error: cannot write the result to stdout: No space left on device\n",
@@ -242,18 +243,30 @@ def test_help_names_every_default() -> None:
         ),
     ],
 )
-def test_result_that_nobody_can_read(shell: str, told: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "main",
+    [
+        "cli.give('result') or cli.say() or 0",
+        "cli.Parser(prog='p').print_help() or 0",
+        "cli.Parser(prog='p').parse_args(['--help'])",
+        "print('result') or 0",
+    ],
+)
+def test_result_that_nobody_can_read(shell: str, told: str, main: str, tmp_path: Path) -> None:
+    """No traceback, by whatever the result was written, and the command's own exit code."""
     program = (
         "import sys, time; from ir import cli; time.sleep(0.2); "
-        "main = lambda argv: cli.give('result') or cli.say() or 0; sys.exit(cli.run(main))"
+        f"sys.exit(cli.run(lambda argv: {main}))"
     )
+    status = tmp_path / "status"
     done = subprocess.run(
-        shell.format(f'{sys.executable} -c "{program}"'),
+        shell.format(f'{{ {sys.executable} -c "{program}"; echo $? > {status}; }}'),
         shell=True,
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
     )
     assert done.stderr.strip() == told.strip()
-    assert done.returncode == (2 if told else 0)
+    assert status.read_text() == ("2\n" if told else "0\n")

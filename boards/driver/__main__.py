@@ -12,6 +12,7 @@ DIR is a folder that gateware.build wrote, with the bitstream in it. Exit status
 
 import argparse
 import json
+import os
 import sys
 from typing import Any, Dict, List, Optional
 
@@ -175,7 +176,11 @@ def main(argv: Optional[List[str]] = None) -> int:
         sys.stderr.write("interrupted; the run was aborted\n")
         return EXIT_INTERRUPTED
     text, status = result.pop("text"), result.pop("exit", 0)
-    sys.stdout.write((json.dumps(result) if args.json else text) + "\n")
+    try:
+        sys.stdout.write((json.dumps(result) if args.json else text) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # its reader has gone (| head); the rest of the buffer goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
 

@@ -164,7 +164,6 @@ class Tile:
         place, out = source.place, target.place
         group_in = self.first * place.group_pitch
         group_out = self.first * out.group_pitch if pool else 0
-        other = target if residual is None else residual
         reads = [self.weights, self.slots, *source.regions(begin, end)]
         if residual is not None:
             reads += residual.regions(first, last)
@@ -181,8 +180,6 @@ class Tile:
             wide=operation.wide,
             planes=place.planes - 1,
             out_planes=0 if operation.wide else out.planes - 1,
-            residual=residual is not None,
-            residual_planes=other.place.planes - 1,
             first_row=(source.row(begin) - pad * place.row_pitch + group_in) % _WRAP,
             height=source.height - begin,
             width=place.width,
@@ -191,10 +188,6 @@ class Tile:
             row_pitch=place.row_pitch,
             row_step=place.row_pitch * operation.stride[0] % _WRAP,
             plane_pitch=place.plane_pitch % _WRAP,
-            kernel_y=operation.kernel[0],
-            kernel_x=operation.kernel[1],
-            stride_y=operation.stride[0] if target.height > 1 else 1,
-            stride_x=operation.stride[1] if out.width > 1 else 1,
             pad_top=pad,
             pad_left=operation.padding[2],
             pad_value=0 if pool else place.zero_point,
@@ -203,15 +196,38 @@ class Tile:
             out_address=out_address,
             out_row_pitch=out.row_pitch,
             out_plane_pitch=out.plane_pitch % _WRAP,  # of raw outputs, which have none, any
-            residual_address=(other.row(first) + group_out) % _WRAP,
-            residual_plane_pitch=other.place.plane_pitch % _WRAP,
-            residual_n=0 if pool else operation.residual_n,
             low=operation.low,
             high=operation.high,
             weight_address=self.weights.first,
             slot_address=self.slots.first,
             slots=self.slots.words,
+            **self._kernel_fields(target),
+            **self._residual_fields(residual, target, first, group_out),
         )
+
+    def _kernel_fields(self, target: Strip) -> dict[str, int]:
+        """Sizes and strides; along an axis with a single output there is no stride."""
+        operation = self.operation
+        return {
+            "kernel_y": operation.kernel[0],
+            "kernel_x": operation.kernel[1],
+            "stride_y": operation.stride[0] if target.height > 1 else 1,
+            "stride_x": operation.stride[1] if target.place.width > 1 else 1,
+        }
+
+    def _residual_fields(
+        self, residual: Strip | None, target: Strip, first: int, group: int
+    ) -> dict[str, int]:
+        """Where the residual operand lies, from row ``first`` and word ``group`` of a pixel; where
+        there is none the addresses are the target's."""
+        operand = target if residual is None else residual
+        return {
+            "residual": residual is not None,
+            "residual_planes": operand.place.planes - 1,
+            "residual_address": (operand.row(first) + group) % _WRAP,
+            "residual_plane_pitch": operand.place.plane_pitch % _WRAP,
+            "residual_n": self.operation.residual_n if isinstance(self.operation, Gemm) else 0,
+        }
 
 
 def store_raw(image: ProgramImage, region: Region, offset: int) -> None:

@@ -44,7 +44,7 @@ SUSTAINED = 0.75
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Point:
+class DesignPoint:
     """Array that the device holds, and what it does.
 
     used : share of the device by resource, 0..1
@@ -70,7 +70,7 @@ class Point:
         """Share of PoT-4 lanes, 0..1."""
         return self.config.pot4_rows / self.config.rows
 
-    def dominates(self, other: "Point") -> bool:
+    def dominates(self, other: "DesignPoint") -> bool:
         """True if it is no worse in cycles, LUTs, 8-bit rows and PoT-4 rows, and better in one."""
         mine, theirs = self._costs(), other._costs()
         return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
@@ -89,11 +89,11 @@ class SearchResult:
     refused : why the others are not among them, and how many
     """
 
-    points: tuple[Point, ...]
+    points: tuple[DesignPoint, ...]
     refused: Counter
 
     @property
-    def pareto(self) -> tuple[Point, ...]:
+    def pareto(self) -> tuple[DesignPoint, ...]:
         """Points that no other dominates, the fastest first."""
         left = [
             point
@@ -103,7 +103,7 @@ class SearchResult:
         return tuple(sorted(left, key=lambda point: (point.objective, -point.fixed8_share)))
 
     @property
-    def best(self) -> Point:
+    def best(self) -> DesignPoint:
         """Point of choice: of those about as fast as the fastest the one with the smallest share of
         PoT-4 rows, then with a share of 8-bit rows nearest to the paper's.
 
@@ -169,7 +169,7 @@ def explore(
         ),
         key=lambda point: point.objective,
     )
-    points: list[Point] = []
+    points: list[DesignPoint] = []
     known = {} if known is None else known
     slowest = 1.0 if given else SLOWEST
     copied: set[tuple[int, ...]] = set()  # shapes that run with two ports of the activation buffer
@@ -237,11 +237,11 @@ def _point(
     ratio: Ratio,
     cycles: int | None,
     refusal: str = "",
-) -> Point:
+) -> DesignPoint:
     rows = [len(layer.scheme) for layer in graph.layers.values()]
     fixed8 = sum(ratio.rows(count, config.rows)[Scheme.FIXED8] for count in rows)
     used = {name: count / board.device.limits[name] for name, count in _used(config).items()}
-    return Point(
+    return DesignPoint(
         config=config,
         ratio=ratio,
         used=used,
@@ -253,8 +253,8 @@ def _point(
 
 def estimated_on(
     graph: IntGraph, board: Board, config: AccelConfig, ratio: Ratio, known: dict[tuple, int | str]
-) -> Point:
-    """Point of ``config`` with the shapes of ``graph``, its rows in ``ratio``.
+) -> DesignPoint:
+    """Design point of ``config`` with the shapes of ``graph``, its rows in ``ratio``.
 
     What scheme a row has changes cycles only by the beats of a weight word and by the array's
     latency, so arrays that differ in nothing else are compiled once; ``known`` keeps what was

@@ -21,7 +21,7 @@ PORTS = "ports"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Point:
+class PathPoint:
     """Cell on a path, and when its output arrives.
 
     net : name of the net that it drives
@@ -55,7 +55,7 @@ class TimingPath:
     end_unit: str
     end: str
     end_source: str
-    points: tuple[Point, ...]
+    points: tuple[PathPoint, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -290,7 +290,7 @@ class TimingGraph:
     def _path(self, ns: float, end: _End, chain: list[int], names: dict[int, Name]) -> TimingPath:
         kinds = [self._drivers[net].cell.kind if net in self._drivers else PORTS for net in chain]
         points = tuple(
-            Point(
+            PathPoint(
                 kind,
                 names[net].text if net in names else "",
                 self._fanout[net],

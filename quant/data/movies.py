@@ -40,10 +40,10 @@ def load(
     tokenise = tokeniser(tokenizer, max_length)
     texts, labels = parse(read(directory or CACHE.expanduser()))
     order = np.random.default_rng(SEED).permutation(len(texts))
-    border = len(texts) // TEST_SHARE
+    test_size = len(texts) // TEST_SHARE
     train, test = (
         tokenise([(texts[i],) for i in part], [labels[i] for i in part])
-        for part in (order[border:], order[:border])
+        for part in (order[test_size:], order[:test_size])
     )
     return Dataset("movies", train, test, ("negative", "positive"))
 

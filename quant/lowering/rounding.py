@@ -16,11 +16,12 @@ def centre_rounding_margin(
     n: int = 0,
     residuals: tuple[int, int] = (0, 0),
 ) -> int:
-    """Bias B that gives every sum the output that ``bias`` gives, with the largest rounding margin.
+    """Bias B that gives every sum the output that ``bias`` gives, with a rounding margin as large.
 
     ``y = (acc*M + r*N + B) >> S`` changes where the sum in brackets is a multiple of 2^S. Modulo
     2^S the sums leave a gap around that point; B moves by at most 2^(S-1), until it is in the
-    middle of the gap.
+    middle of the gap. The gap is that of the sums which ``bias`` leaves unclamped: where a sum
+    crosses the end of the output range with B, centring again would move B again, by a little.
 
     Parameters
     ----------

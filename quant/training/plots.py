@@ -41,7 +41,7 @@ def curves(metrics: Sequence[dict[str, str]]) -> Figure:
     """Curves of loss, and of accuracy in training and on the test set, over the epochs."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    border = sum(row["stage"] == "float" for row in metrics)
+    float_epochs = sum(row["stage"] == "float" for row in metrics)
     for stage, title in STAGES.items():
         rows = [(i, row) for i, row in enumerate(metrics, 1) if row["stage"] == stage]
         if not rows:
@@ -75,8 +75,8 @@ def curves(metrics: Sequence[dict[str, str]]) -> Figure:
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, fontsize="small")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        if 0 < border < len(metrics):
-            axes.axvline(border + 0.5, color="0.6", linewidth=0.8, linestyle="--")
+        if 0 < float_epochs < len(metrics):
+            axes.axvline(float_epochs + 0.5, color="0.6", linewidth=0.8, linestyle="--")
     if all(float(row["loss"]) > 0 for row in metrics):
         left.set_yscale("log")  # the quantised stage begins where the float one ended
     right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}" if value <= 1 else "")

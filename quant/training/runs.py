@@ -164,6 +164,10 @@ class RunFolder:
     @classmethod
     def open(cls, path: str) -> Self:
         """Existing run; raises :class:`UserError` when it was not completed."""
+        if not path:
+            raise UserError(
+                "the run's name is empty: give a folder that python -m quant.train made"
+            )
         run = cls(pathlib.Path(path))
         if not run.path.is_dir():
             raise UserError(f"no run at {path}; python -m quant.train makes one")

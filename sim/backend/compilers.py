@@ -138,18 +138,61 @@ def verilate(
     ``cache`` is where the compiled runtime and hierarchical modules are shared; the other
     parameters are those of :func:`sim.backend.harness.build_simulation`. Raises BuildFailed.
     """
-    sources = list(sources)
-    libraries = []
-    texts = [source.read_text() for source in sources]
-    texts, modules = hierarchical.split(texts, hierarchical_modules)
-    if modules:
-        for source, text in zip(sources, texts, strict=True):
-            source.write_text(text)
-        libraries = [_library(simulator, module, waves, cache) for module in modules]
-        sources += [folder / f"{module.name}.sv" for module in modules]
-        for module, library in zip(modules, libraries, strict=True):
-            shutil.copy(library / f"{module.name}.sv", folder)
-    command = [
+    sources, libraries = _hierarchical_libraries(
+        simulator, list(sources), hierarchical_modules, folder, waves, cache
+    )
+    command = _verilator_command(
+        simulator,
+        toplevel=toplevel,
+        folder=folder,
+        parameters=parameters,
+        timescale=timescale,
+        waves=waves,
+    )
+    command += _visibility(toplevel, sources[0], folder, optimise)
+    log = folder / "build.log"
+    _run([*command, *sources], log, env={"VERILATOR_ROOT": str(simulator.root)})
+
+    plan = json.loads((folder / "Vtop.json").read_text())
+    flags = _compile_flags(simulator, plan, folder)
+    runtime = _runtime(simulator, plan, cache, waves)
+    objects = _compile(_units(plan, folder, optimise), flags, folder, log)
+    _link(folder / toplevel, objects, [*libraries, runtime], log)
+    for file in objects:
+        file.unlink()
+
+
+def _hierarchical_libraries(
+    simulator: Simulator,
+    sources: list[Path],
+    names: Iterable[str],
+    folder: Path,
+    waves: bool,
+    cache: Path,
+) -> tuple[list[Path], list[Path]]:
+    """Sources with wrappers for the hierarchical modules, and the folders of these, compiled."""
+    texts, modules = hierarchical.split([source.read_text() for source in sources], names)
+    if not modules:
+        return sources, []
+    for source, text in zip(sources, texts, strict=True):
+        source.write_text(text)
+    libraries = [_library(simulator, module, waves, cache) for module in modules]
+    for module, library in zip(modules, libraries, strict=True):
+        shutil.copy(library / f"{module.name}.sv", folder)
+    return [*sources, *(folder / f"{module.name}.sv" for module in modules)], libraries
+
+
+def _verilator_command(
+    simulator: Simulator,
+    *,
+    toplevel: str,
+    folder: Path,
+    parameters: Mapping[str, object],
+    timescale: tuple[str, str],
+    waves: bool,
+) -> list:
+    """Command without its sources, which makes C++ and a list of it, ``folder/Vtop.json``."""
+    return [
         simulator.executable,
         "--cc",
         "--exe",
@@ -168,52 +211,51 @@ def verilate(
         # Yosys writes many constructs that lint complains about; the messages stay in the log.
         "-Wno-fatal",
         *(f"-G{name}={value}" for name, value in parameters.items()),
+        *(["--trace"] if waves else []),
     ]
-    if waves:
-        command += ["--trace"]
-    if optimise:
-        ports = folder / "ports.vlt"
-        ports.write_text(_port_rules(toplevel, sources[0].read_text()))
-        command += [*_OPTIMISED, ports]
-        # Verilator 5.48 stops with an internal error where it finds equal memories in several
-        # ports of the DDR model that never write.
-        command += ["-fno-dedup"]
-    else:
-        command += ["--public-flat-rw"]
-    log = folder / "build.log"
-    _run([*command, *sources], log, env={"VERILATOR_ROOT": str(simulator.root)})
 
-    plan = json.loads((folder / "Vtop.json").read_text())
-    flags = _compile_flags(simulator, plan, folder)
-    runtime = _runtime(simulator, plan, cache, waves)
+
+def _visibility(toplevel: str, source: Path, folder: Path, optimise: bool) -> list:
+    """Options that decide which signals a bench sees: all, or the ports of the top module."""
+    if not optimise:
+        return ["--public-flat-rw"]
+    ports = folder / "ports.vlt"
+    ports.write_text(_port_rules(toplevel, source.read_text()))
+    # Verilator 5.48 stops with an internal error where it finds equal memories in several ports of
+    # the DDR model that never write.
+    return [*_OPTIMISED, ports, "-fno-dedup"]
+
+
+def _units(plan: dict, folder: Path, optimise: bool) -> list[Unit]:
+    """C++ files to compile: with ``optimise`` each alone, else all in one."""
     driver = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
     files = {
         kind: [Path(name).name for name in plan["sources"][kind]]
         for kind in ("classes_fast", "support_fast", "classes_slow", "support_slow")
     }
-    units: list[Unit]
     if optimise:
         units = [
             (folder / name, FAST_FLAGS if kind.endswith("fast") else SLOW_FLAGS)
             for kind, names in files.items()
             for name in names
         ]
-        units.append((driver, FAST_FLAGS))
-    else:
-        unity = folder / "unity.cpp"
-        names = [name for group in files.values() for name in group]
-        unity.write_text("".join(f'#include "{name}"\n' for name in [*names, driver]))
-        units = [(unity, SMALL_FLAGS)]
-    objects = _compile(units, flags, folder, log)
+        return [*units, (driver, FAST_FLAGS)]
+    unity = folder / "unity.cpp"
+    names = [name for group in files.values() for name in group]
+    unity.write_text("".join(f'#include "{name}"\n' for name in [*names, driver]))
+    return [(unity, SMALL_FLAGS)]
+
+
+def _link(program: Path, objects: Iterable[Path], libraries: Iterable[Path], log: Path) -> None:
+    """Link ``objects`` and those in the folders ``libraries`` with cocotb's library."""
     libs = cocotb_tools.config.libs_dir
     _run(
         [
             _compiler(),
             "-o",
-            folder / toplevel,
+            program,
             *objects,
             *(file for library in libraries for file in sorted(library.glob("*.o"))),
-            *sorted(runtime.glob("*.o")),
             "-pthread",
             f"-Wl,-rpath,{libs}",
             f"-L{libs}",
@@ -221,8 +263,6 @@ def verilate(
         ],
         log,
     )
-    for file in objects:
-        file.unlink()
 
 
 def _library(simulator: Simulator, module: hierarchical.Module, waves: bool, cache: Path) -> Path:

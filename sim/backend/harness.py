@@ -6,6 +6,7 @@ Verilog and every option, so an unchanged design is built once and shared by all
 processes. Finding simulators is :mod:`sim.backend.simulators`, compiling for them
 :mod:`sim.backend.compilers`."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -93,57 +94,82 @@ def build_simulation(
     """
     simulator = simulator or find_simulator()
     waves = waves or _waves_wanted()
-    parameters, hierarchical_modules = dict(parameters or {}), sorted(hierarchical_modules)
     if isinstance(design, wiring.Component):
         design = to_verilog(design, toplevel)
-    texts = [design.read_text() if isinstance(design, Path) else design]
-    texts += [file.read_text() if isinstance(file, Path) else file for file in extra_verilog]
-
-    key = json.dumps(
-        [
-            simulator.name,
-            simulator.version,
-            str(simulator.executable),
-            toplevel,
-            texts,
-            {name: str(value) for name, value in parameters.items()},
-            waves,
-            optimise,
-            hierarchical_modules,
-        ]
+    files = [design, *extra_verilog]
+    request = _Request(
+        simulator=simulator,
+        toplevel=toplevel,
+        texts=[file.read_text() if isinstance(file, Path) else file for file in files],
+        parameters=dict(parameters or {}),
+        waves=waves,
+        optimise=optimise,
+        hierarchical_modules=sorted(hierarchical_modules),
     )
-    digest = hashlib.blake2s(key.encode(), digest_size=8).hexdigest()
+    return built_once(
+        build_root / f"{toplevel}-{simulator.name}-{request.digest}",
+        lambda folder: request.compile(folder, build_root),
+    )
 
-    def make(folder: Path) -> None:
-        sources = []
-        for index, text in enumerate(texts):
-            sources.append(folder / f"source_{index}.v")
-            sources[-1].write_text(text)
-        if simulator.name == ICARUS:
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Request:
+    """Texts and options of a simulation: all that its build depends on."""
+
+    simulator: Simulator
+    toplevel: str
+    texts: list[str]
+    parameters: dict[str, object]
+    waves: bool
+    optimise: bool
+    hierarchical_modules: list[str]
+
+    @property
+    def digest(self) -> str:
+        """Digest of everything, in hexadecimal, 8 bytes of BLAKE2s."""
+        key = json.dumps(
+            [
+                self.simulator.name,
+                self.simulator.version,
+                str(self.simulator.executable),
+                self.toplevel,
+                self.texts,
+                {name: str(value) for name, value in self.parameters.items()},
+                self.waves,
+                self.optimise,
+                self.hierarchical_modules,
+            ]
+        )
+        return hashlib.blake2s(key.encode(), digest_size=8).hexdigest()
+
+    def compile(self, folder: Path, cache: Path) -> None:
+        """Fill ``folder``; ``cache`` is where designs share what is compiled once."""
+        sources = [folder / f"source_{index}.v" for index in range(len(self.texts))]
+        for source, text in zip(sources, self.texts, strict=True):
+            source.write_text(text)
+        if self.simulator.name == ICARUS:
             compile_icarus(
-                simulator,
+                self.simulator,
                 sources,
-                toplevel=toplevel,
+                toplevel=self.toplevel,
                 folder=folder,
-                parameters=parameters,
+                parameters=self.parameters,
                 timescale=TIMESCALE,
-                waves=waves,
+                waves=self.waves,
             )
         else:
             verilate(
-                simulator,
+                self.simulator,
                 sources,
-                toplevel=toplevel,
+                toplevel=self.toplevel,
                 folder=folder,
-                parameters=parameters,
+                parameters=self.parameters,
                 timescale=TIMESCALE,
-                waves=waves,
-                optimise=optimise,
-                hierarchical_modules=hierarchical_modules,
-                cache=build_root,
+                waves=self.waves,
+                optimise=self.optimise,
+                hierarchical_modules=self.hierarchical_modules,
+                cache=cache,
             )
-
-    return built_once(build_root / f"{toplevel}-{simulator.name}-{digest}", make)
 
 
 def run_bench(
@@ -198,18 +224,19 @@ def run_bench(
         # SystemExit, the latter only under pytest; what the results say decides in both cases.
         failure = str(error)
     passed, failed = _read_results(results)
-    if failed or failure or not passed:
-        what = (
-            f"failed: {', '.join(failed)}"
-            if failed
-            else failure
-            if passed
-            else f"no test ran ({failure})"
-        )
-        tail = log.read_text(errors="replace").splitlines()[-LOG_TAIL:] if log.is_file() else []
-        sys.stderr.write("\n".join([*tail, ""]))
-        raise BenchFailed(f"{test_module} on {simulator.name}: {what}; seed {seed}, log {log}")
+    if failed:
+        failure = f"failed: {', '.join(failed)}"
+    elif not passed:
+        failure = f"no test ran ({failure})"
+    if failure:
+        _show_tail(log)
+        raise BenchFailed(f"{test_module} on {simulator.name}: {failure}; seed {seed}, log {log}")
     return results
+
+
+def _show_tail(log: Path) -> None:
+    tail = log.read_text(errors="replace").splitlines()[-LOG_TAIL:] if log.is_file() else []
+    sys.stderr.write("\n".join([*tail, ""]))
 
 
 def build_and_test(

@@ -76,6 +76,10 @@ def test_missing_run(tmp_path, capsys) -> None:
     assert "no run at" in failure(tmp_path / "none", capsys)
 
 
+def test_empty_name(capsys) -> None:
+    assert "the run's name is empty" in failure("", capsys)
+
+
 @pytest.mark.parametrize(
     "file", ["config.json", "result.json", "graph.safetensors", "quantised.pt", "metrics.jsonl"]
 )

@@ -127,9 +127,9 @@ def test_no_image_is_faster_than_the_bound(sizes: dict[str, int]) -> None:
     assert 0.3 * found.cycles < least < found.cycles
 
 
-def point(cycles: int | None, lut: float, fixed8: int, pot4: int = 8) -> search.Point:
+def point(cycles: int | None, lut: float, fixed8: int, pot4: int = 8) -> search.DesignPoint:
     config = AccelConfig(pot4_rows=pot4, fixed4_rows=32 - pot4 - fixed8, fixed8_rows=fixed8)
-    return search.Point(
+    return search.DesignPoint(
         config=config,
         ratio=search.percent(config.lanes),
         used={"lut": lut},

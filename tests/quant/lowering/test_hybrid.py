@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The border between host and accelerator: where it runs, and that both sides agree on it."""
+"""Partition between host and accelerator: where it runs, and that both sides agree on it."""
 
 import copy
 import functools
@@ -179,7 +179,7 @@ def test_operations_in_place_are_refused():
         prepare(nn.Sequential(InPlace(), nn.Linear(3, 2)), torch.rand(2, 3), host=True)
 
 
-# The border
+# The partition
 
 
 def test_segments_hold_everything_between_two_rows_of_layers(seed):
