@@ -7,11 +7,16 @@ from amaranth.lib.wiring import Component, In, Out, Signature
 from amaranth.utils import ceil_log2
 
 from gateware.arch.config import AccelConfig
+from gateware.pe.base import delay
+from gateware.pe.broadcast import copies
+from gateware.pe.series7 import SharedModule
 from gateware.rtl.payloads import ActWord
 from gateware.rtl.ram import Ram
 from ir.numerics import ACT_BITS
 
-GATHER_CYCLES = 1  #: from the address of a gathered word to the word
+GATHER_CYCLES = 3  #: from the address of a gathered word to the word
+COLUMNS_PER_COPY = 4  #: nibble columns of an :class:`ActBuffer` that share a register
+READ_CYCLES = 2  #: from the address of a :class:`BeatBuffer` to its word
 
 
 class ActBuffer(Component):
@@ -21,6 +26,9 @@ class ActBuffer(Component):
     one bank, each column at its own address (residual operands, stores); port ``write`` writes
     likewise. A nibble column is a memory of its own, so a tile can write any subset of channels of
     a word. Port ``load`` writes whole words, beside ``write`` unless both need the same bank.
+
+    Which bank each port has is decided in the cycle in which it asks; what goes there is
+    registered first, so that the memories see it in the next cycle.
 
     With one copy of the words (``act_copies``), ``gather`` has the block RAMs' port that writes
     have: it may not read the bank that ``write`` has in the same cycle.
@@ -37,13 +45,17 @@ class ActBuffer(Component):
     gather_enable : In(1), gather_bank : In(ceil_log2(banks))
     gather_address : In(16).array(k)
     gather_data : Out(unsigned(4)).array(k)
-        One cycle after bank and address; ``gather_enable`` asks for it.
+        :data:`GATHER_CYCLES` after bank and address; ``gather_enable`` asks for it.
+    writing : In(1)
+        Some column may be written; without it none is.
     write_enable : In(k)
     write_bank : In(ceil_log2(banks))
     write_address : In(16).array(k)
     write_data : In(unsigned(4)).array(k)
     load : In(stream of ActWord)
         Not ready while ``write`` has the bank, nor, with one copy, while ``gather`` has it.
+
+    Latency: what is written in a cycle is read by an address of the cycle after the next.
     """
 
     def __init__(self, config: AccelConfig) -> None:
@@ -58,6 +70,7 @@ class ActBuffer(Component):
                 "gather_bank": In(bank_bits),
                 "gather_address": In(data.ArrayLayout(address, config.k)),
                 "gather_data": Out(word),
+                "writing": In(1),
                 "write_enable": In(config.k),
                 "write_bank": In(bank_bits),
                 "write_address": In(data.ArrayLayout(address, config.k)),
@@ -69,43 +82,60 @@ class ActBuffer(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self._config
-        place = self.load.p.place
-        loaded = data.View(self.write_data.shape(), self.load.p.data)
+        address = self.load.p.place.address[: ceil_log2(config.act_depth)]
+        load_address = copies(m, address, self._parts, "load_address")
+        loaded = delay(m, self.load.p.data, 1, name="loaded").word_select
+        written = delay(m, self.write_data, 1, name="written")
+        write_enable = delay(m, self.write_enable, 1, name="write_enable")
+        write_address = delay(m, self.write_address, 1, name="write_address")
+        gather_address = delay(m, self.gather_address, 1, name="gather_address")
         gathered = Signal(data.ArrayLayout(self.gather_data.shape(), config.banks))
-        gather_bank = Signal.like(self.gather_bank)
-        m.d.sync += gather_bank.eq(self.gather_bank)
-        writing, taken = self.write_enable.any(), Signal()
-        m.d.comb += taken.eq(writing & (self.write_bank == place.bank))
-        if config.act_copies == 1:
-            with m.If(self.gather_enable & (self.gather_bank == place.bank)):
-                m.d.comb += taken.eq(1)
-        m.d.comb += [self.gather_data.eq(gathered[gather_bank]), self.load.ready.eq(~taken)]
-
-        for bank in range(config.banks):
-            loading, here = Signal(name=f"loading_{bank}"), Signal(name=f"here_{bank}")
-            m.d.comb += [
-                loading.eq(self.load.valid & self.load.ready & (place.bank == bank)),
-                here.eq(writing & (self.write_bank == bank)),
-            ]
+        for bank, (load, write) in enumerate(self._give_banks(m)):
             for column in range(config.k):
+                part = column // COLUMNS_PER_COPY
                 ram = Ram.shared(
                     width=ACT_BITS, depth=config.act_depth, side=True, copied=config.act_copies == 2
                 )
                 m.submodules[f"bank{bank}_column{column}"] = ram
-                at = Mux(loading, place.address, self.write_address[column])
+                at = Mux(load[part], load_address[part], write_address[column])
                 if config.act_copies == 2:
-                    m.d.comb += ram.side_address.eq(self.gather_address[column])
+                    m.d.comb += ram.side_address.eq(gather_address[column])
                 else:
-                    at = Mux(loading | here, at, self.gather_address[column])
+                    at = Mux(load[part] | write[part], at, gather_address[column])
                 m.d.comb += [
                     ram.read_address.eq(self.read_address[bank]),
                     self.read_data[bank][column].eq(ram.read_data),
                     gathered[bank][column].eq(ram.side_data),
                     ram.write_address.eq(at),
-                    ram.write_data.eq(Mux(loading, loaded[column], self.write_data[column])),
-                    ram.write_enable.eq(loading | (self.write_enable[column] & here)),
+                    ram.write_data.eq(Mux(load[part], loaded(column, ACT_BITS), written[column])),
+                    ram.write_enable.eq(load[part] | (write_enable[column] & write[part])),
                 ]
+        chosen = Signal(self.gather_data.shape(), reset_less=True)
+        m.d.sync += chosen.eq(gathered[delay(m, self.gather_bank, 2, name="gather_bank")])
+        m.d.comb += self.gather_data.eq(chosen)
         return m
+
+    @property
+    def _parts(self) -> int:
+        """Copies of what goes to every column."""
+        return -(-self._config.k // COLUMNS_PER_COPY)
+
+    def _give_banks(self, m: Module) -> list[tuple[list[Value], list[Value]]]:
+        """For each bank copies of two bits, a cycle after the ports asked: ``load`` has it, and
+        ``write`` has it."""
+        bank = self.load.p.place.bank
+        taken = self.writing & (self.write_bank == bank)
+        if self._config.act_copies == 1:
+            taken |= self.gather_enable & (self.gather_bank == bank)
+        loading = Signal()
+        m.d.comb += [self.load.ready.eq(~taken), loading.eq(self.load.valid & ~taken)]
+        return [
+            (
+                copies(m, loading & (bank == b), self._parts, f"load_{b}"),
+                copies(m, self.writing & (self.write_bank == b), self._parts, f"write_{b}"),
+            )
+            for b in range(self._config.banks)
+        ]
 
 
 class FillPort(Signature):
@@ -148,25 +178,39 @@ class BeatBuffer(Component):
     bus_bits, depth, ports : int
     distributed : bool
         Made of LUTs, for few words; else the tools choose.
+    late_bits : int
+        Bits at the low end of a word that are read ``late_cycles`` after the others.
+    late_cycles : int
 
     Members
     -------
     fill : In(FillPort).array(ports)
     read_address : In(ceil_log2(depth))
     read_data : Out(beats * bus_bits)
-        One cycle after the address.
+        :data:`READ_CYCLES` after the address, which is registered first; a memory's register
+        comes last.
 
     Latency: a beat is in memory two cycles after it came.
 
     Throughput: one beat per port and one word read per cycle.
     """
 
-    _SHARERS = 16  #: memories that share a register of address and data
+    _SHARERS = 16  #: memories that share a register of what is written
+    _READ_SHARERS = 2  #: memories that share a register of the address that is read
 
     def __init__(
-        self, *, beats: int, bus_bits: int, depth: int, ports: int = 1, distributed: bool = False
+        self,
+        *,
+        beats: int,
+        bus_bits: int,
+        depth: int,
+        ports: int = 1,
+        distributed: bool = False,
+        late_bits: int = 0,
+        late_cycles: int = 0,
     ) -> None:
         self._distributed = distributed
+        self._late_bits, self._late_cycles = late_bits, late_cycles
         self._beats, self._bus_bits, self._depth, self._ports = beats, bus_bits, depth, ports
         super().__init__(
             {
@@ -179,6 +223,12 @@ class BeatBuffer(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         each = self._beats // self._ports
+        memories = [
+            Ram.shared(width=self._bus_bits, depth=self._depth, distributed=self._distributed)
+            for _ in range(self._beats)
+        ]
+        for beat, part in enumerate(memories):
+            m.submodules[f"beat{beat}"] = part
         for p, fill in enumerate(self.fill):
             word = Signal(range(self._depth), name=f"word_{p}", reset_less=True)
             place = Signal(each, name=f"beat_{p}", reset_less=True)  # one bit is set
@@ -188,31 +238,39 @@ class BeatBuffer(Component):
                 m.d.sync += place.eq(place.rotate_left(1))
                 with m.If(place[-1]):
                     m.d.sync += word.eq(Mux(word == self._depth - 1, 0, word + 1))
-            self._write(m, p, fill, word, place)
+            self._write(m, memories[p :: self._ports], p, word, place)
+        self._read(m, memories)
         return m
 
     def _write(
-        self, m: Module, p: int, fill: wiring.PureInterface, word: Signal, place: Signal
+        self, m: Module, memories: list[SharedModule], p: int, word: Signal, place: Signal
     ) -> None:
-        """Beats of port ``p`` to their memories, one cycle later: few share a register."""
-        each = len(place)
-        for first in range(0, each, self._SHARERS):
-            names = {"name": f"at_{p}_{first}", "attrs": {"keep": "true"}, "reset_less": True}
-            at = Signal.like(word, **names)
-            beat = Signal.like(fill.data, **(names | {"name": f"data_{p}_{first}"}))
-            m.d.sync += [at.eq(word), beat.eq(fill.data)]
-            for i in range(first, min(first + self._SHARERS, each)):
-                column = i * self._ports + p
-                part = Ram.shared(
-                    width=self._bus_bits, depth=self._depth, distributed=self._distributed
-                )
-                enable = Signal(name=f"enable_{column}", reset_less=True)
-                m.submodules[f"beat{column}"] = part
-                m.d.sync += enable.eq(fill.enable & place[i])
-                m.d.comb += [
-                    part.read_address.eq(self.read_address),
-                    self.read_data.word_select(column, self._bus_bits).eq(part.read_data),
-                    part.write_address.eq(at),
-                    part.write_data.eq(beat),
-                    part.write_enable.eq(enable),
-                ]
+        """Beats of port ``p`` to its memories, one cycle later."""
+        fill, groups = self.fill[p], -(-len(memories) // self._SHARERS)
+        addresses = copies(m, word, groups, f"fill_{p}_address")
+        words = copies(m, fill.data, groups, f"fill_{p}_data")
+        for i, part in enumerate(memories):
+            enable = Signal(name=f"enable_{p}_{i}", reset_less=True)
+            m.d.sync += enable.eq(fill.enable & place[i])
+            m.d.comb += [
+                part.write_address.eq(addresses[i // self._SHARERS]),
+                part.write_data.eq(words[i // self._SHARERS]),
+                part.write_enable.eq(enable),
+            ]
+
+    def _read(self, m: Module, memories: list[SharedModule]) -> None:
+        """Words from registered addresses; the late bits from later ones. A beat of both kinds is
+        read early, and a part of it kept."""
+        behind = self._late_bits // self._bus_bits
+        late = delay(m, self.read_address, self._late_cycles, name="late_address")
+        for name, address, group in (
+            ("late", late, memories[:behind]),
+            ("early", self.read_address, memories[behind:]),
+        ):
+            addresses = copies(m, address, -(-len(group) // self._READ_SHARERS), name)
+            for i, part in enumerate(group):
+                m.d.comb += part.read_address.eq(addresses[i // self._READ_SHARERS])
+        read = Cat(part.read_data for part in memories)
+        first = behind * self._bus_bits
+        kept = delay(m, read[first : self._late_bits], self._late_cycles, name="kept")
+        m.d.comb += self.read_data.eq(Cat(read[:first], kept, read[self._late_bits :]))

@@ -26,10 +26,14 @@ from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.pe.base import SUM_BITS, delay
 from gateware.pe.broadcast import copies
+from gateware.rtl.buffers import GATHER_CYCLES, READ_CYCLES
 from gateware.rtl.payloads import DrainJob
 from gateware.rtl.requant import RequantLane
 from ir.numerics import ACT_BITS, BIAS_BITS
 
+#: Cycles from the address of a slot to its lanes. Its columns come earlier, by the cycles that it
+#: takes to gather the operands which they name.
+LANES_CYCLES = READ_CYCLES + GATHER_CYCLES - 1
 COLUMNS_PER_COPY = 4  #: nibble columns that one copy of what steers writes has
 
 
@@ -78,12 +82,12 @@ class _Step:
     job: data.View
     pixel: Signal
     phase: Signal  # plane of an 8-bit operand or result; lane of raw outputs
-    turn: Signal  # with one copy of the activations: operands are read, nothing is written
+    writes: Value  # results may be written next; with one copy of the activations every other cycle
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Slot:
-    """A step one cycle later, beside its slot."""
+    """A step, beside the lanes of its slot."""
 
     done: Value
     final: Value
@@ -125,8 +129,8 @@ class _Results:
 class Drain(Component):
     """Drain of finished sums, ``requant_lanes`` a step, into codes or raw outputs.
 
-    A job must arrive three cycles before its sums are valid at ``sums``, and the next one at least
-    a drain later, see :class:`~gateware.rtl.sequence.TileLoop`.
+    A job must arrive :attr:`sums_after` cycles before its sums are valid at ``sums``, and the next
+    one at least a drain later, see :class:`~gateware.rtl.sequence.TileLoop`.
 
     Parameters
     ----------
@@ -138,13 +142,16 @@ class Drain(Component):
     sums : In(ArrayLayout(ArrayLayout(signed(25), pixels), rows + k))
         ``sums[lane][pixel]`` of :class:`~gateware.rtl.array.GemmArray`.
     slot_address : Out(16), slot : In(isa.slot_layout)
-        To the slot buffer; the slot arrives one cycle later.
+        To the slot buffer; columns of the slot arrive ``READ_CYCLES`` later, its lanes
+        :data:`LANES_CYCLES`.
     gather_bank : Out(ceil_log2(banks)), gather_address : Out(ArrayLayout(address, k))
         Residual operands, as :class:`~gateware.rtl.buffers.ActBuffer` has them.
     gather_data : In(ArrayLayout(unsigned(4), k))
-        One cycle after their address.
+        :data:`~gateware.rtl.buffers.GATHER_CYCLES` after their address.
     gathering : Out(1)
         There is an operand to read in this cycle.
+    writing : Out(1)
+        There may be a code to write in this cycle; without it there is none.
     write_enable : Out(k), write_bank : Out(ceil_log2(banks))
     write_address : Out(ArrayLayout(address, k)), write_data : Out(ArrayLayout(unsigned(4), k))
         Codes, as :class:`~gateware.rtl.buffers.ActBuffer` has them.
@@ -161,8 +168,10 @@ class Drain(Component):
     cycles that have no results, because an odd number of cycles lies between.
     """
 
+    #: Cycles from a job's arrival to its sums.
+    sums_after = 2 + LANES_CYCLES
     #: Cycles from a job's arrival to the write of its first result, or one more.
-    latency = 7 + RequantLane.latency
+    latency = sums_after + 4 + RequantLane.latency
 
     def __init__(self, config: AccelConfig) -> None:
         self._config = config
@@ -182,6 +191,7 @@ class Drain(Component):
                 "gather_address": Out(address),
                 "gather_data": In(word),
                 "gathering": Out(1),
+                "writing": Out(1),
                 "write_enable": Out(config.k),
                 "write_bank": Out(ceil_log2(config.banks)),
                 "write_address": Out(address),
@@ -200,7 +210,7 @@ class Drain(Component):
         requantised = self._requantise(m, slot, self._pick_sums(m, slot))
         results = self._collect_results(m, slot, requantised)
         self._write_raw(m, results)
-        self._write_words(m, results, step.turn)
+        self._write_words(m, results, step.writes)
         return m
 
     def _take_job(self, m: Module) -> data.View:
@@ -235,13 +245,14 @@ class Drain(Component):
         phase = Signal(range(max(2, config.requant_lanes)), reset_less=True)
         last_phase = phase == Mux(execute.wide, config.requant_lanes - 1, job.two_phases)
         last_pixel = pixel == job.last_pixel
-        turn = Signal(reset_less=True)
-        valid = active
+        valid, writes = active, Const(1)
         if config.drain_turn == 2:
-            # Operands come 4 cycles after a job, results `latency`.
-            assert (self.latency - 4) % 2 == 1
+            turn = Signal(reset_less=True)
+            # Operands are read 3 cycles after a step, results are written an odd number later.
+            assert (self.latency - self.sums_after + LANES_CYCLES - 3) % 2 == 1
             m.d.sync += turn.eq(~turn)
             valid = active & (execute.wide | ~turn)
+            writes = turn if (LANES_CYCLES + 3 + RequantLane.latency) % 2 else ~turn
 
         with m.If(valid):
             m.d.sync += phase.eq(phase + 1)
@@ -280,40 +291,42 @@ class Drain(Component):
             job=job,
             pixel=pixel,
             phase=phase,
-            turn=turn,
+            writes=writes,
         )
 
     def _take_slot(self, m: Module, step: _Step) -> _Slot:
-        """Stage 1, one cycle after the step: the slot is there; addresses of the operands."""
+        """Stage 1: columns of the slot are there, and addresses of the operands follow; its lanes
+        come ``LANES_CYCLES`` after the step, beside what is returned."""
         job, execute = step.job, step.job.given.execute
-        s_done = delay(m, step.done, 1, name="s_done", reset_less=False)
-        s_final = delay(m, step.final, 1, name="s_final", reset_less=False)
-        s_gathers = delay(m, step.gathers, 1, name="s_gathers", reset_less=False)
         bank = (job.given.bank + step.pixel)[: ceil_log2(self._config.banks)]
-        s_bank = delay(m, bank, 1, name="s_bank")
         low_plane = step.phase[0] & execute.residual_planes
-        s_gather, gather_bank = (Signal(isa.ADDRESS_BITS, reset_less=True) for _ in range(2))
+        address = Signal(isa.ADDRESS_BITS, reset_less=True)
         addresses = Signal(self.gather_address.shape(), reset_less=True)
         m.d.sync += [
-            s_gather.eq(job.gather_address + Mux(low_plane, execute.residual_plane_pitch, 0)),
-            gather_bank.eq(s_bank),
-            self.gathering.eq(s_gathers),
+            address.eq(job.gather_address + Mux(low_plane, execute.residual_plane_pitch, 0)),
+            self.gathering.eq(delay(m, step.gathers, READ_CYCLES, name="g_step", reset_less=False)),
         ]
+        address = delay(m, address, READ_CYCLES - 1, name="s_gather")
         m.d.sync += [
-            address.eq(s_gather + column.offset)
-            for address, column in zip(addresses, self.slot.columns, strict=True)
+            each.eq(address + column.offset)
+            for each, column in zip(addresses, self.slot.columns, strict=True)
         ]
-        m.d.comb += [self.gather_bank.eq(gather_bank), self.gather_address.eq(addresses)]
+        m.d.comb += [
+            self.gather_bank.eq(delay(m, bank, READ_CYCLES + 1, name="s_bank")),
+            self.gather_address.eq(addresses),
+        ]
+
+        def late(value: Value | data.View, name: str, reset_less: bool = True) -> Value:
+            return delay(m, value, LANES_CYCLES, name=f"s_{name}", reset_less=reset_less)
+
         return _Slot(
-            done=s_done,
-            final=s_final,
-            execute=delay(m, execute, 1, name="s_execute"),
-            phase=delay(m, step.phase, 1, name="s_phase"),
-            next_pixel=step.pixel,
-            bank=s_bank,
-            out_address=delay(
-                m, job.out_address + Mux(execute.wide, bank, 0), 1, name="s_out_address"
-            ),
+            done=late(step.done, "done", reset_less=False),
+            final=late(step.final, "final", reset_less=False),
+            execute=late(execute, "execute"),
+            phase=late(step.phase, "phase"),
+            next_pixel=delay(m, step.pixel, LANES_CYCLES - 1, name="s_pixel"),
+            bank=late(bank, "s_bank"),
+            out_address=late(job.out_address + Mux(execute.wide, bank, 0), "out_address"),
         )
 
     def _pick_sums(self, m: Module, slot: _Slot) -> data.View:
@@ -371,9 +384,9 @@ class Drain(Component):
         two_planes = delay(m, requantised.execute.out_planes, early - 3, name="y_out_planes")
         done = delay(m, slot.done, early, name="y_done", reset_less=False)
         second = delay(m, done & two_planes, turn_cycles, name="second", reset_less=False)
-        # The last nibbles, the low ones of 8 bits, are in memory two cycles and a turn later.
+        # The last nibbles, the low ones of 8 bits, are in memory three cycles and a turn later.
         m.d.comb += self.completed.eq(
-            delay(m, slot.final, early + 3 + turn_cycles, name="y_final", reset_less=False)
+            delay(m, slot.final, early + 4 + turn_cycles, name="y_final", reset_less=False)
         )
         results = Signal(data.ArrayLayout(unsigned(8), len(lanes)))
         wides = Signal(data.ArrayLayout(signed(BIAS_BITS), len(lanes)))
@@ -384,7 +397,9 @@ class Drain(Component):
         )
         return _Results(
             early_done=done,
-            early_columns=delay(m, self.slot.columns, early, name="y_columns"),
+            early_columns=delay(
+                m, self.slot.columns, LANES_CYCLES - READ_CYCLES + early, name="y_columns"
+            ),
             early_phase=delay(m, slot.phase, early, name="y_phase"),
             early_raw=wide,
             early_address=delay(m, slot.out_address, early, name="y_address"),
@@ -414,7 +429,7 @@ class Drain(Component):
         ]
         m.d.comb += [self.wide_address.eq(wide_address), self.wide_data.eq(wide_data)]
 
-    def _write_words(self, m: Module, y: _Results, turn: Signal) -> None:
+    def _write_words(self, m: Module, y: _Results, writes: Value) -> None:
         """Nibbles to their columns one cycle after the result; low ones of 8 bits a turn later."""
         k = self._config.k
         word = Signal(self.write_data.shape(), reset_less=True)
@@ -433,11 +448,13 @@ class Drain(Component):
             ),
         ]
         seconds = copies(m, y.early_second, -(-k // COLUMNS_PER_COPY), "second")
+        some = delay(m, y.early_done & ~y.early_raw, 1, name="some")
+        m.d.sync += self.writing.eq(seconds[0] | (some & writes))
         for j in range(k):
             second = seconds[j // COLUMNS_PER_COPY]
             result = Signal(8, name=f"result_{j}")
             m.d.comb += result.eq(y.codes[columns[j].lane])
-            with m.If(second | ~turn):
+            with m.If(second | writes):
                 m.d.sync += [
                     self.write_enable[j].eq(Mux(second, second_enable[j], enables[j])),
                     addresses[j].eq(Mux(second, addresses[j], columns[j].offset) + added),
@@ -451,9 +468,9 @@ class Drain(Component):
                 ]
             with m.Else():
                 m.d.sync += self.write_enable[j].eq(0)
-            with m.If(~second & ~turn):
+            with m.If(~second & writes):
                 m.d.sync += [second_word[j].eq(result[:ACT_BITS]), second_enable[j].eq(enables[j])]
-        with m.If(~seconds[0] & ~turn):
+        with m.If(~seconds[0] & writes):
             m.d.sync += bank.eq(y.bank)
         m.d.comb += [
             self.write_data.eq(word),

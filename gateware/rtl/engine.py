@@ -23,6 +23,7 @@ _DRAIN_PORTS = (
     "gather_address",
     "gathering",
     "completed",
+    "writing",
     "write_enable",
     "write_bank",
     "write_address",
@@ -50,8 +51,8 @@ class TileEngine(Component):
         Pulse for each: every result is written.
     issued, stalled : Out(1)
         A word enters the array; the array waits for the drain.
-    read_address, read_data, gather_bank, gather_address, gather_data, gathering, write_enable,
-    write_bank, write_address, write_data
+    read_address, read_data, gather_bank, gather_address, gather_data, gathering, writing,
+    write_enable, write_bank, write_address, write_data
         To :class:`~gateware.rtl.buffers.ActBuffer`.
     weight_address : Out(16), weights : In(weight_bits)
     slot_address : Out(16), slot : In(isa.slot_layout)
@@ -79,6 +80,7 @@ class TileEngine(Component):
                 "gather_address": Out(data.ArrayLayout(address, config.k)),
                 "gather_data": In(word),
                 "gathering": Out(1),
+                "writing": Out(1),
                 "write_enable": Out(config.k),
                 "write_bank": Out(bank),
                 "write_address": Out(data.ArrayLayout(address, config.k)),
@@ -148,8 +150,8 @@ class TileEngine(Component):
             drain.slot.eq(self.slot),
         ]
         m.d.sync += [self.issued.eq(loop.issued), self.stalled.eq(loop.stalled)]
-        # The job comes a cycle after the word, and has to be there three before the sums.
-        wait = sums_after - 4
+        # The job comes a cycle after the word, and has to be there some before the sums.
+        wait = sums_after - 1 - Drain.sums_after
         m.d.comb += [
             drain.job.eq(delay(m, loop.job, wait, name="job")),
             drain.job_valid.eq(delay(m, loop.job_valid, wait, name="job_valid", reset_less=False)),

@@ -12,9 +12,10 @@ from gateware.arch.config import AccelConfig
 from gateware.arch.registers import WINDOW_BITS
 from gateware.pe.broadcast import copies
 from gateware.rtl.axi import Axi3Signature, AxiLiteSignature
-from gateware.rtl.buffers import ActBuffer, BeatBuffer
+from gateware.rtl.buffers import READ_CYCLES, ActBuffer, BeatBuffer
 from gateware.rtl.control import Sequencer
 from gateware.rtl.dma import DmaPort, ReadDma
+from gateware.rtl.drain import LANES_CYCLES
 from gateware.rtl.engine import TileEngine
 from gateware.rtl.fetch import Fetcher
 from gateware.rtl.loader import Loader
@@ -122,6 +123,8 @@ class Accelerator(wiring.Component):
             depth=config.slot_depth,
             ports=config.ports,
             distributed=True,
+            late_bits=isa.slot_layout(config)["lanes"].width,
+            late_cycles=LANES_CYCLES - READ_CYCLES,
         )
         m.submodules.wide = wide = memory.Memory(
             shape=signed(BIAS_BITS), depth=config.wide_depth, init=[]
@@ -246,7 +249,7 @@ class Accelerator(wiring.Component):
         config = self.config
         act, loader, storer, engine = units.act, units.loader, units.storer, units.engine
         writes_there = (
-            engine.write_enable.any() & (engine.write_bank == storer.gather.p.bank)
+            engine.writing & (engine.write_bank == storer.gather.p.bank)
             if config.act_copies == 1
             else 0
         )
@@ -259,6 +262,7 @@ class Accelerator(wiring.Component):
             act.gather_enable.eq(engine.gathering | storer.gather.valid),
             storer.gather.ready.eq(~(engine.gathering | writes_there)),
             act.write_bank.eq(engine.write_bank),
+            act.writing.eq(engine.writing),
             act.write_enable.eq(engine.write_enable),
             act.write_address.eq(engine.write_address),
             act.write_data.eq(engine.write_data),

@@ -38,7 +38,7 @@ class Window(Component):
     read_address : Out(ArrayLayout(address, banks)), read_data : In(ArrayLayout(word, banks))
         To :class:`~gateware.rtl.buffers.ActBuffer`.
     weight_address : Out(address)
-        To the weight buffer, two cycles after the request; its word arrives one cycle later and
+        To the weight buffer, one cycle after the request; its word arrives two cycles later and
         must be registered once.
     act : Out(act_layout(k, pixels)), control : Out(WordControl)
         ``latency`` cycles after the request.
@@ -102,7 +102,7 @@ class Window(Component):
         ]
         m.d.comb += [
             self.read_address.eq(addresses),
-            self.weight_address.eq(delay(m, request.weight_address, 2, name="weight_address")),
+            self.weight_address.eq(delay(m, request.weight_address, 1, name="weight_address")),
         ]
 
     def _inside(self, m: Module, columns: list[Signal]) -> Signal:

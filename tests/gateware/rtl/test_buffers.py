@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gateware.arch.config import AccelConfig
-from gateware.rtl.buffers import ActBuffer, BeatBuffer
+from gateware.rtl.buffers import GATHER_CYCLES, READ_CYCLES, ActBuffer, BeatBuffer
 from sim.backend import pysim
 from sim.benches.stimulus import pack
 from tests.helpers.units import TINY
@@ -26,6 +26,8 @@ def test_act_buffer(copies, seed):
 
     async def bench(ctx) -> None:
         memory = np.zeros((banks, depth, k), np.int64)
+        before = memory.copy()  # what is read in this cycle: writes are a cycle late
+        gathers_of: list[list[int] | None] = []  # what each cycle's addresses gather, if anything
         collisions = waits = 0
         for _ in range(cycles):
             read = rng.integers(0, depth, banks)
@@ -46,6 +48,10 @@ def test_act_buffer(copies, seed):
             ctx.set(dut.gather_bank, gather_bank)
             ctx.set(dut.write_bank, write_bank)
             ctx.set(dut.write_enable, pack(enable, 1))
+            writing = bool(enable.any() or rng.integers(2))
+            if copies == 1 and write_bank == gather_bank and gathers:
+                writing = False
+            ctx.set(dut.writing, writing)
             load, load_bank = int(rng.integers(depth)), int(rng.integers(banks))
             loaded, loads = rng.integers(0, 16, k), bool(rng.integers(2))
             ctx.set(dut.load.valid, loads)
@@ -54,19 +60,22 @@ def test_act_buffer(copies, seed):
             ctx.set(dut.load.p.data, pack(loaded, 4))
             ready = ctx.get(dut.load.ready)
             assert ready == (
-                (not enable.any() or load_bank != write_bank)
+                (not writing or load_bank != write_bank)
                 and (copies == 2 or not gathers or load_bank != gather_bank)
             )
             waits += loads and not ready
             await ctx.tick()
             ctx.set(dut.gather_bank, int(rng.integers(banks)))  # too late to matter
             # A read in the cycle of a write gives the old nibble.
-            words = [memory[bank, read[bank]] for bank in range(banks)]
+            words = [before[bank, read[bank]] for bank in range(banks)]
             assert ctx.get(dut.read_data.as_value()) == pack(np.concatenate(words), 4)
-            gathered = memory[gather_bank, gather, np.arange(k)]
-            if copies == 2 or gathers:
-                assert ctx.get(dut.gather_data.as_value()) == pack(gathered, 4)
+            gathered = memory[gather_bank, gather, np.arange(k)].tolist()
+            gathers_of.append(gathered if copies == 2 or gathers else None)
+            due = gathers_of[-GATHER_CYCLES:][0]
+            if len(gathers_of) >= GATHER_CYCLES and due is not None:
+                assert ctx.get(dut.gather_data.as_value()) == pack(due, 4)
             collisions += int((enable & (gather == write) & (gather_bank == write_bank)).sum())
+            before = memory.copy()
             memory[write_bank, write[enable == 1], np.flatnonzero(enable)] = values[enable == 1]
             if loads and ready:
                 memory[load_bank, load] = loaded
@@ -75,56 +84,70 @@ def test_act_buffer(copies, seed):
     pysim.run(dut, bench, cycles=cycles + 1)
 
 
-@pytest.mark.parametrize(("beats", "ports"), [(1, 1), (3, 1), (4, 1), (4, 2), (4, 4), (8, 4)])
-def test_beat_buffer(beats, ports, seed):
-    depth, rng, each = 4, np.random.default_rng(seed), beats // ports
-    dut = BeatBuffer(beats=beats, bus_bits=32, depth=depth, ports=ports)
+@pytest.mark.parametrize("late_bits", [0, 32, 45])
+@pytest.mark.parametrize(("beats", "ports"), [(2, 1), (3, 1), (4, 1), (4, 2), (4, 4), (8, 4)])
+def test_beat_buffer(beats, ports, late_bits, seed):
+    depth, rng, each, late = 4, np.random.default_rng(seed), beats // ports, 2
+    dut = BeatBuffer(
+        beats=beats,
+        bus_bits=32,
+        depth=depth,
+        ports=ports,
+        late_bits=late_bits,
+        late_cycles=late,
+    )
+    low = (1 << late_bits) - 1
 
     async def bench(ctx) -> None:
-        memory = np.zeros((depth, beats), object)
-        coming: list[tuple[int, int, int]] = []  # written in the next cycle
-        for _ in range(12):
+        contents = [np.zeros((depth, beats), object)]  # after each cycle that wrote
+        asked = [0]
+
+        async def cycle(written: list[tuple[int, int, int]]) -> None:
+            """One more; what is written now is in memory in the cycle after the next."""
+            asked.append(int(rng.integers(depth)))
+            ctx.set(dut.read_address, asked[-1])
+            await ctx.tick()
+            contents.append(contents[-1].copy())
+            for word, column, value in written:
+                contents[-1][word, column] = value
+            if len(asked) > READ_CYCLES + late + 2:
+                # Of a beat with bits of both kinds the late ones are kept from the early word.
+                kept = late_bits % 32
+                early = pack(contents[-READ_CYCLES - 1][asked[-READ_CYCLES]], 32)
+                then = pack(contents[-READ_CYCLES - late - 1][asked[-READ_CYCLES - late]], 32)
+                now = pack(contents[-READ_CYCLES - 1][asked[-READ_CYCLES - late]], 32)
+                whole = (1 << late_bits - kept) - 1
+                wanted = early & ~low | then & low & ~whole | now & whole
+                assert ctx.get(dut.read_data) == wanted
+
+        for _ in range(8):
             # Every port goes its own way, begins on its own and may stop within a word.
             words = rng.integers(depth, size=ports)
             for fill, word in zip(dut.fill, words.tolist(), strict=True):
                 ctx.set(fill.start, 1)
                 ctx.set(fill.address, word)
-            await ctx.tick()
+            await cycle([])
             counts = rng.integers(1, depth * each + 1, size=ports)
-            written = np.zeros(ports, int)
+            done = np.zeros(ports, int)
             for fill in dut.fill:
                 ctx.set(fill.start, 0)
                 ctx.set(fill.address, int(rng.integers(depth)))  # counts with start only
-            while (written < counts).any():
-                enable = (rng.random(ports) < 0.7) & (written < counts)
-                values, read = rng.integers(0, 1 << 32, ports), int(rng.integers(depth))
+            while (done < counts).any():
+                enable = (rng.random(ports) < 0.7) & (done < counts)
+                values = rng.integers(0, 1 << 32, ports).tolist()
                 for p, fill in enumerate(dut.fill):
                     ctx.set(fill.enable, bool(enable[p]))
-                    ctx.set(fill.data, int(values[p]))
-                ctx.set(dut.read_address, read)
-                await ctx.tick()
-                assert ctx.get(dut.read_data) == pack(memory[read], 32)
-                for place, column, value in coming:
-                    memory[place, column] = value
-                coming = [
-                    (
-                        (words[p] + written[p] // each) % depth,
-                        written[p] % each * ports + p,
-                        int(values[p]),
-                    )
+                    ctx.set(fill.data, values[p])
+                places = [
+                    ((words[p] + done[p] // each) % depth, done[p] % each * ports + p, values[p])
                     for p in np.flatnonzero(enable)
                 ]
-                written += enable
+                await cycle(places)
+                done += enable
             for fill in dut.fill:
                 ctx.set(fill.enable, 0)
-            await ctx.tick()
-            for place, column, value in coming:
-                memory[place, column] = value
-            coming = []
-        for word in range(depth):
-            ctx.set(dut.read_address, word)
-            await ctx.tick()
-            assert ctx.get(dut.read_data) == pack(memory[word], 32)
+            for _ in range(8):
+                await cycle([])
 
     pysim.run(dut, bench, cycles=1500)
 

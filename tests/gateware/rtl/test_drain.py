@@ -8,11 +8,13 @@ import itertools
 import numpy as np
 import pytest
 
+from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.arch.isa import ADDRESS_BITS
 from gateware.compiler.pack import SlotResult, pack_slot
 from gateware.pe.base import SUM_BITS
-from gateware.rtl.drain import Drain
+from gateware.rtl.buffers import GATHER_CYCLES, READ_CYCLES
+from gateware.rtl.drain import LANES_CYCLES, Drain
 from gateware.rtl.payloads import DrainJob
 from ir import numerics
 from sim.backend import pysim
@@ -142,11 +144,17 @@ class Bench:
         for cycle, job, sums in jobs:
             valid |= dict.fromkeys(
                 range(
-                    cycle + 3,
-                    cycle + 3 + self.turn * len(self.records) * self.phases * job["count"],
+                    cycle + dut.sums_after,
+                    cycle
+                    + dut.sums_after
+                    + self.turn * len(self.records) * self.phases * job["count"],
                 ),
                 sums,
             )
+
+        lanes_bits = (1 << isa.slot_layout(config)["lanes"].width) - 1
+        slots: list[int] = []  # asked for in each cycle
+        gathers: list[int] = []
 
         async def bench(ctx) -> None:
             for cycle in range(length):
@@ -159,15 +167,20 @@ class Bench:
                     self.completed.append(cycle)
                 if ctx.get(dut.gathering):
                     self.gathered.add(cycle)
-                slot, bank = ctx.get(dut.slot_address), ctx.get(dut.gather_bank)
-                gather = ctx.get(dut.gather_address.as_value())
-                await ctx.tick()
-                ctx.set(dut.slot.as_value(), stored[slot % len(stored)])
+                slots.append(stored[ctx.get(dut.slot_address) % len(stored)])
+                bank, gather = ctx.get(dut.gather_bank), ctx.get(dut.gather_address.as_value())
                 nibbles = [
                     self.memory[bank, gather >> j * address_bits & config.act_depth - 1, j]
                     for j in range(config.k)
                 ]
-                ctx.set(dut.gather_data.as_value(), pack(nibbles, 4))
+                gathers.append(pack(nibbles, 4))
+                await ctx.tick()
+                columns, lanes = (
+                    ([0] * LANES_CYCLES + slots)[-READ_CYCLES],
+                    slots[-LANES_CYCLES:][0],
+                )
+                ctx.set(dut.slot.as_value(), columns & ~lanes_bits | lanes & lanes_bits)
+                ctx.set(dut.gather_data.as_value(), gathers[-GATHER_CYCLES:][0])
 
         pysim.run(dut, bench, cycles=length + 1)
 
@@ -264,7 +277,7 @@ def hold(bench: Bench, jobs: list) -> None:
         bench.begin(arrival)
         + bench.turn * (job["count"] * len(bench.records) * bench.phases - 1)
         + Drain.latency
-        + 1
+        + 2
         + bench.config.drain_turn
         for arrival, job, _ in jobs
         if job["final"]

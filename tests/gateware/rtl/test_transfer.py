@@ -18,6 +18,7 @@ from gateware.arch.isa import Opcode
 from gateware.compiler.emit import transfer_fields
 from gateware.compiler.layout import Strip, TensorLayout
 from gateware.compiler.operations import TensorKey
+from gateware.rtl.buffers import GATHER_CYCLES
 from gateware.rtl.loader import LOADS_IN_FLIGHT, Loader
 from gateware.rtl.payloads import TransferJob
 from gateware.rtl.storer import Storer
@@ -232,11 +233,11 @@ def store(
     pause: float,
     rng: np.random.Generator,
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """Beats and commands of ``jobs``; both buffers answer a cycle after their address."""
+    """Beats and commands of ``jobs``; raw outputs come a cycle after their address."""
     dut, beats, commands, cycles = Storer(config), [], [], [0]
 
     async def bench(ctx) -> None:
-        waiting, left, answer = None, list(jobs), 0
+        waiting, left, answer, words = None, list(jobs), 0, [0]
         while left:
             ctx.set(dut.job.valid, 1)
             ctx.set(dut.job.payload, left[0])
@@ -267,7 +268,8 @@ def store(
             cycles[0] += 1
             # Where the address did not reach the buffer another one's word comes.
             nibbles = memory[bank, address % config.act_depth] if ready else [0xA] * config.k
-            ctx.set(dut.gather_data, sum(int(n) << 4 * j for j, n in enumerate(nibbles)))
+            words.append(sum(int(n) << 4 * j for j, n in enumerate(nibbles)))
+            ctx.set(dut.gather_data, words[-GATHER_CYCLES:][0])
             ctx.set(dut.wide_data, wide[number % len(wide)])
 
     pysim.run(dut, bench, cycles=30 * count + 200)
