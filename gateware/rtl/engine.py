@@ -9,12 +9,15 @@ from amaranth.utils import ceil_log2
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.pe.base import delay
+from gateware.pe.broadcast import copies
 from gateware.rtl.array import GemmArray
 from gateware.rtl.drain import Drain
 from gateware.rtl.pool import PoolMode
 from gateware.rtl.sequence import TileLoop
 from gateware.rtl.window import Window
 from ir.numerics import ACT_BITS, BIAS_BITS
+
+BITS_PER_COPY = 128  #: bits of the descriptor in hand that one copy of an enable has
 
 #: Ports to the buffers that are the window's, and those that are the drain's.
 _WINDOW_PORTS = ("read_address", "weight_address")
@@ -103,20 +106,33 @@ class TileEngine(Component):
         m.submodules.array = array = GemmArray(config)
         m.submodules.drain = drain = Drain(config)
         self._connect_buffers(m, window, drain)
-        current, begun = Signal(isa.EXECUTE), Signal()
-        m.d.comb += [
-            self.execute.ready.eq(loop.done & ~begun),
-            loop.execute.eq(current),
-            loop.start.eq(begun),
-        ]
+        current = self._take_descriptor(m, loop)
         self._connect_array(m, current, loop, window, array)
         sums_after = loop.latency + window.latency + array.latency
         self._connect_drain(m, loop, array, drain, sums_after)
-        # A new descriptor is taken in one cycle and the loop started in the next.
-        m.d.sync += begun.eq(self.execute.valid & self.execute.ready)
-        with m.If(self.execute.ready):
-            m.d.sync += current.eq(self.execute.payload)
         return m
+
+    def _take_descriptor(self, m: Module, loop: TileLoop) -> data.View:
+        """A new descriptor is taken in one cycle, as soon as the one before has no words left, and
+        the loop started in the next."""
+        current = Signal(isa.EXECUTE, reset_less=True)
+        ready, next_ready, begun = Signal(init=1), Signal(), Signal()
+        taken = self.execute.valid & ready
+        m.d.comb += [
+            next_ready.eq(loop.ending | (ready & ~taken)),
+            self.execute.ready.eq(ready),
+            loop.execute.eq(current),
+            loop.start.eq(begun),
+        ]
+        m.d.sync += [ready.eq(next_ready), begun.eq(taken)]
+        # After a reset these follow a cycle later, when nothing is taken yet.
+        bits = Value.cast(current)
+        parts = range(0, len(bits), BITS_PER_COPY)
+        for first, enable in zip(parts, copies(m, next_ready, len(parts), "ready"), strict=True):
+            part = slice(first, first + BITS_PER_COPY)
+            with m.If(enable):
+                m.d.sync += bits[part].eq(Value.cast(self.execute.payload)[part])
+        return current
 
     def _connect_buffers(self, m: Module, window: Window, drain: Drain) -> None:
         for unit, names in ((window, _WINDOW_PORTS), (drain, _DRAIN_PORTS)):

@@ -93,7 +93,7 @@ class TileLoop(Component):
     Members
     -------
     execute : In(isa.EXECUTE)
-        Stable from ``start`` to the first cycle of ``done``.
+        Stable from ``start`` to the cycle after ``ending``.
     start : In(1)
     issued, stalled : Out(1)
         A word is issued in this cycle; one waits for the drain.
@@ -101,8 +101,8 @@ class TileLoop(Component):
         ``latency`` cycles after ``issued``; ``request.control.valid`` marks a word.
     job : Out(DrainJob), job_valid : Out(1)
         With the last word of a pixel group, one cycle after ``issued``.
-    done : Out(1)
-        Every word is issued; low from the cycle after ``start``.
+    ending : Out(1)
+        The last word of all is issued in this cycle.
 
     Attributes
     ----------
@@ -126,7 +126,7 @@ class TileLoop(Component):
                 "request": Out(WordRequest()),
                 "job": Out(DrainJob(config)),
                 "job_valid": Out(1),
-                "done": Out(1),
+                "ending": Out(1),
             }
         )
 
@@ -139,13 +139,13 @@ class TileLoop(Component):
         m = Module()
         m.submodules.spacing = spacing = DrainSpacing(self._config)
         loops = self._loops(m)
-        running, group_done, ended = Signal(), Signal(), Signal()
+        running, group_done = Signal(), Signal()
         begin = delay(m, self.start, self.setup - 1, name="begin", reset_less=False)
         m.d.comb += [
             self.stalled.eq(running & loops.last_word & spacing.waiting),
             self.issued.eq(running & ~(loops.last_word & spacing.waiting)),
             group_done.eq(running & loops.last_word & ~spacing.waiting),
-            ended.eq(group_done & loops.column.last & loops.row.last),
+            self.ending.eq(group_done & loops.column.last & loops.row.last),
             spacing.execute.eq(self.execute),
             spacing.load.eq(group_done),
             spacing.partial.eq(loops.column.last),
@@ -160,14 +160,8 @@ class TileLoop(Component):
             self._advance_in_group(m, loops)
             with m.If(loops.last_word):
                 self._advance_pixels(m, loops)
-        with m.If(ended):
+        with m.If(self.ending):
             m.d.sync += running.eq(0)
-        idle = Signal(init=1)
-        with m.If(self.start):
-            m.d.sync += idle.eq(0)
-        with m.Elif(ended):
-            m.d.sync += idle.eq(1)
-        m.d.comb += self.done.eq(idle)
         return m
 
     def _loops(self, m: Module) -> _Loops:

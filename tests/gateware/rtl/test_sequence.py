@@ -242,11 +242,11 @@ async def check(
     await ctx.tick()
     ctx.set(dut.start, 0)
     for _ in range(dut.setup - 1):
-        assert not ctx.get(dut.done) and not ctx.get(dut.issued)
+        assert not ctx.get(dut.issued)
         await ctx.tick()
     stalls = 0
     for cycle in range(final + rest + 1):
-        assert ctx.get(dut.done) == (cycle > final)
+        assert ctx.get(dut.ending) == (cycle == final)
         word = at.get(cycle)
         assert ctx.get(dut.issued) == (word is not None), cycle
         assert ctx.get(dut.stalled) == (word is None and cycle < final), cycle
