@@ -80,22 +80,27 @@ class _Dma(wiring.Component):
         )
         connect(m, flipped(self.command), splitter.command)
         outstanding = Signal(range(self._max_outstanding + 1))
+        room = Signal(init=1)  # outstanding != max_outstanding, a response late
         swallow = Signal()
         taken = Signal()
+        flushing = self._flush_until_quiet(m, swallow, ~splitter.active & (outstanding == 0))
         m.d.comb += [
             splitter.flush.eq(swallow),
             splitter.burst.ready.eq(
-                (~port("valid") | port("ready")) & ~swallow & (outstanding != self._max_outstanding)
+                (~port("valid") | port("ready")) & ~flushing & room
             ),
             taken.eq(splitter.burst.valid & splitter.burst.ready),
         ]
-        self._flush_until_quiet(m, swallow, ~splitter.active & (outstanding == 0))
         m.d.comb += [
             port("size").eq((self._data_bits // 8).bit_length() - 1),
             port("burst").eq(Burst.INCR),
             port("cache").eq(_CACHE),
         ]
-        m.d.sync += outstanding.eq(outstanding + taken - retire)
+        most = self._max_outstanding
+        m.d.sync += [
+            outstanding.eq(outstanding + taken - retire),
+            room.eq(Mux(taken, outstanding < most - 1, outstanding < most)),
+        ]
         with m.If(port("ready")):
             m.d.sync += port("valid").eq(0)
         with m.If(taken):
@@ -106,14 +111,16 @@ class _Dma(wiring.Component):
             ]
         return _Issue(splitter, taken, swallow)
 
-    def _flush_until_quiet(self, m: Module, swallow: Signal, quiet: Value) -> None:
-        """``swallow`` from ``flush`` on until nothing is in flight."""
+    def _flush_until_quiet(self, m: Module, swallow: Signal, quiet: Value) -> Signal:
+        """``swallow`` from ``flush`` on until nothing is in flight; returns its part after the
+        first cycle."""
         flushing = Signal()
         m.d.comb += [
             swallow.eq(self.flush | flushing),
             self.idle.eq(quiet & ~flushing),
         ]
         m.d.sync += flushing.eq(swallow & ~quiet)
+        return flushing
 
 
 class ReadDma(_Dma):
@@ -138,8 +145,8 @@ class ReadDma(_Dma):
         The bus; the write channels stay idle.
     flush : In(1)
         Abandon everything: commands and beats on offer are swallowed from this cycle until
-        ``idle``; a beat that is offered to the client in this cycle is so for the last time. One
-        cycle is enough; held, it keeps swallowing.
+        ``idle``; a beat may be offered to the client, and a burst to the bus, in this cycle for the
+        last time. One cycle is enough; held, it keeps swallowing.
     idle : Out(1)
         No command in hand, nothing outstanding, no flush going on. Falls in the cycle after a
         command was accepted.
@@ -151,7 +158,7 @@ class ReadDma(_Dma):
     Latency: three cycles from a command to its first burst on the bus.
 
     Throughput: long commands go at one beat per cycle when the memory takes at most
-    ``16 * (max_outstanding - 1) - 2`` cycles from AR to R.
+    ``16 * (max_outstanding - 1) - 3`` cycles from AR to R.
 
     Raises
     ------
@@ -221,8 +228,9 @@ class WriteDma(_Dma):
         The bus; the read channels stay idle.
     flush : In(1)
         Abandon everything: commands and beats on offer are swallowed from this cycle until
-        ``idle``, and beats owed to announced bursts are sent with ``wstrb`` zero. One cycle is
-        enough; held, it keeps swallowing.
+        ``idle``, and beats owed to announced bursts are sent with ``wstrb`` zero; a burst may be
+        offered to the bus in this cycle for the last time. One cycle is enough; held, it keeps
+        swallowing.
     idle : Out(1)
         No command in hand, the last response arrived, no flush going on. Falls in the cycle after a
         command was accepted.
@@ -234,7 +242,7 @@ class WriteDma(_Dma):
     Latency: three cycles from a command to its first burst on the bus.
 
     Throughput: long commands go at one beat per cycle when the memory takes at most
-    ``16 * (max_outstanding - 1) - 2`` cycles from the last W to B.
+    ``16 * (max_outstanding - 1) - 3`` cycles from the last W to B.
 
     Raises
     ------
