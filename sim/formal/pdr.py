@@ -33,6 +33,7 @@ hierarchy -top gate
 techmap
 abc -script pdr.abc
 """
+TAIL = 4  #: lines of the tools that a proof without a result shows
 _GATE = "module gate(input a, b, output y); assign y = a & b; endmodule\n"
 _PDR = """
 set abcout pdr.txt
@@ -61,4 +62,5 @@ def check_for_ever(text: str, *, folder: Path, what: str, seconds: int = 60) -> 
     failed = re.search(r"was asserted in frame (\d+)", said)
     if failed:
         raise ProofFailed(f"{what} in cycle {failed[1]}; see {folder}")
-    raise RuntimeError(f"the proof ended without a result: {said}")
+    last = " ".join(said.splitlines()[-TAIL:])
+    raise RuntimeError(f"the proof ended without a result: {last}; see {folder}")
