@@ -39,6 +39,7 @@ COMMANDS = (
     "gateware.ratio",
     "gateware.report.page",
     "sim.run",
+    "sim.formal",
     "boards.driver",
     "examples.demo",
 )

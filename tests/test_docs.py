@@ -124,7 +124,8 @@ def module_of(words: list[str]) -> tuple[str, list[str]]:
     if words[0] == "rmsmp":
         return rmsmp.cli.COMMANDS[words[1]][0], words[2:]
     name = {"driver": "boards.driver"}.get(words[2], words[2])
-    return f"{name}.__main__" if name == "boards.driver" else name, words[3:]
+    is_package = (ROOT / name.replace(".", "/") / "__main__.py").is_file()
+    return f"{name}.__main__" if is_package else name, words[3:]
 
 
 def make_targets() -> set[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 NONE = -1  #: net of a bit that is constant
 _BOXES = ("blackbox", "whitebox")
+_REMARKS = ("$scopeinfo",)  #: cells that are no circuit
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -200,9 +201,20 @@ class JoinedNetlist:
                     for port, bits in cell["connections"].items()
                 }
                 self._visit(kind, (*path, name), pins, scope.source)
-            elif not kind.startswith("$"):  # such as $scopeinfo
+            elif kind not in _REMARKS:
                 self.cells.append(Cell(name, cell, scope))
         return scope
+
+    def wire(self, path: tuple[str, ...], name: str) -> list[int]:
+        """Nets of the bits of a wire of the instance at ``path``, the least significant first.
+
+        Raises KeyError where there is no such instance or wire.
+        """
+        scope = next((scope for scope in self._scopes if scope.path == path), None)
+        if scope is None:
+            raise KeyError(".".join(path))
+        bits = self._modules[scope.module]["netnames"][name]["bits"]
+        return [scope.nets[bit] if isinstance(bit, int) else NONE for bit in bits]
 
     def names(self, wanted: Mapping[int, tuple[str, ...]]) -> dict[int, Name]:
         """Best name of each net; ``wanted`` has the path of the cell that drives each.

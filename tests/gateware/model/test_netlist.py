@@ -39,6 +39,17 @@ def test_instances_are_joined() -> None:
     }
 
 
+def test_a_wire_of_an_instance() -> None:
+    netlist = JoinedNetlist(nested(), "top")
+    first, second = netlist.cells
+    assert netlist.wire((), "middle") == first.pins("O")
+    assert netlist.wire(("second",), "A") == second.pins("I0")
+    with pytest.raises(KeyError, match="third"):
+        netlist.wire(("third",), "A")
+    with pytest.raises(KeyError, match="none"):
+        netlist.wire((), "none")
+
+
 def test_names_are_those_nearest_to_the_driver() -> None:
     document = nested()
     netlist = JoinedNetlist(document, "top", Path("/src"))

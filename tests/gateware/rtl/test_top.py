@@ -139,7 +139,8 @@ def test_a_network(ports, seed):
         assert await host.read(ctx, "READ_BEATS") > len(program.image) // 8
         assert await host.read(ctx, "WRITE_BEATS") * 4 == sum(o.size for o in program.outputs)
 
-    pysim.run(dut, bench, cycles=14000, background=tuple(other.serve for other in memories))
+    serve = tuple(other.serve for other in memories)
+    pysim.run(dut, bench, cycles=14000, background=serve, fair_bench=True)
     for output in program.outputs:
         np.testing.assert_array_equal(
             output.read(memory.bytes[OUTPUT:]), reference[output.name][0], output.name
