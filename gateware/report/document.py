@@ -74,12 +74,27 @@ class Sizes(_Part):
     pixels: int
 
 
+class Time(_Part):
+    """Clock that times are given at, and its evidence."""
+
+    hz: Positive
+    basis: str
+
+
+class Clock(_Part):
+    """Clock of the build, see :class:`gateware.flow.clock.Clock`."""
+
+    times: Annotated[list[Time], pydantic.Field(min_length=1)]
+    sentence: str
+
+
 class Report(_Part):
     """Content of ``report.json``, see :func:`gateware.report.summary.report`."""
 
     title: str
     part: str
     clock_hz: Positive
+    clock: Clock
     config: Sizes
     config_digest: str
     lanes: Lanes

@@ -141,7 +141,7 @@ def test_figures_of_several_images_and_of_a_host() -> None:
     document["program"]["batch"] = 4
     said = words(Page(page.page(document, SIMULATION)))
     for words_said in (
-        "latency of 4 images 0.16 ms measured",
+        "latency of 4 images at 100 MHz, assumed 0.16 ms measured",
         "cycles of an image, its share 4,000 measured",
         "work of an image",
     ):
