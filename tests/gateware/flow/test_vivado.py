@@ -145,6 +145,8 @@ def build(
         "4",
         "--ratio",
         "50:25:25",
+        "--clock-mhz",
+        "100",
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{tools}:{os.environ['PATH']}"}
     return subprocess.run(
@@ -159,6 +161,14 @@ def test_measured_figures_replace_estimates(tmp_path: Path) -> None:
     result = json.loads(done.stdout)
     assert (result["slack_ns"], result["routed_hz"]) == (0.412, 104297038)
     assert result["resources"]["lut"] == {"used": 21034, "limit": 218600, "how": "measured"}
+    assert result["clock"]["times"] == [{"hz": 100_000_000, "basis": "routed (Vivado WNS)"}]
+    routing = result["routing"]
+    assert (routing["tool"], routing["tns_ns"], routing["whs_ns"]) == ("Vivado 2023.2", 0, 0.021)
+    assert routing["power"]["total_w"] == 2.391
+    assert [attempt["slack_ns"] for attempt in routing["attempts"]] == [-0.31, None, 0.021]
+    markdown = (tmp_path / "build" / "zc706" / "report.md").read_text()
+    assert "Power 2.391 W: 2.178 W dynamic, 0.213 W static (estimated by Vivado" in markdown
+    assert "| Explore, AggressiveExplore, Explore | failed |" in markdown
 
 
 @pytest.mark.slow
