@@ -40,7 +40,7 @@ from boards.clocks import ROUTING_MARGIN
 from gateware.arch.config import AccelConfig
 from gateware.explore import presets
 from gateware.flow import yosys
-from gateware.flow.clock import verilog_digest
+from gateware.flow.clock import sizes_digest, verilog_digest
 from gateware.flow.manifest import ACCELERATOR
 from gateware.flow.verilog import MODULE, accelerator_verilog
 from gateware.model.delays_xc7 import Series7Delays
@@ -251,7 +251,7 @@ def _bounds(design: Design) -> dict[str, Any]:
     before = kept()["designs"].get(design.name)
     if before is None:
         raise cli.UserError(f"no paths of {design.name} are kept: run with --keep first")
-    if AccelConfig(**before["config"]) != design.config:
+    if sizes_digest(AccelConfig(**before["config"])) != sizes_digest(design.config):
         raise cli.UserError(f"the kept paths of {design.name} are of another array: --keep anew")
     return before
 

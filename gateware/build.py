@@ -180,7 +180,10 @@ def configure(
         if rows < 1:
             raise ValueError(f"--rows must be positive, not {rows}")
         config = AccelConfig.from_ratio(
-            chosen, rows, clock_hz=clock_hz or board.clock_hz, **{**sizes, **target.sizes}
+            chosen,
+            rows,
+            clock_hz=board.clock_hz if clock_hz is None else clock_hz,
+            **{**sizes, **target.sizes},
         )
         if clock_hz is None:
             config = dataclasses.replace(config, clock_hz=clock.default_hz(board, config))

@@ -155,7 +155,7 @@ def remarks(board: Board, config: AccelConfig, clock: Clock) -> list[str]:
             f"the processing system makes {mhz(clock.made_hz)} MHz instead of the "
             f"{mhz(clock.asked_hz)} MHz asked for"
         )
-    if clock.basis is Basis.MODELLED and clock.contradicted:
+    if clock.basis is Basis.MODELLED and clock.limit_hz and clock.contradicted:
         lines.append(
             f"warning: {mhz(clock.made_hz)} MHz is above what the model of this netlist supports: "
             f"{clock.limit_hz / 1e6:.1f} MHz, {mhz(clock.hz)} MHz with {ROUTING_MARGIN:.0%} for "
