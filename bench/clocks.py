@@ -286,20 +286,20 @@ def blocks() -> dict[str, dict[str, str]]:
     """Generated parts of pages, by file and name."""
     return {
         "README.md": {"times": sentence()},
-        "docs/resnet18.md": {"times": times_table()},
-        "docs/resources.md": {"table6": table6_rows()},
-        "docs/paths.md": {"models": models_table(), "boards": boards_table()},
+        "docs/resnet18.md": {"times": f"\n{times_table()}\n"},
+        "docs/resources.md": {"table6": f"\n{table6_rows()}\n"},
+        "docs/paths.md": {"models": f"\n{models_table()}\n", "boards": f"\n{boards_table()}\n"},
     }
 
 
 def with_block(text: str, name: str, content: str) -> str:
-    """Page with what lies between its marks of a name replaced. ValueError without such marks."""
+    """Page with what lies between the marks of ``name`` replaced. ValueError without such marks."""
     begin, end = f"<!-- bench.clocks: {name} -->", "<!-- end -->"
     before, mark, rest = text.partition(begin)
     _, closed, after = rest.partition(end)
     if not mark or not closed:
         raise ValueError(f"the page has no part {begin} ... {end}")
-    return f"{before}{begin}\n{content}\n{end}{after}"
+    return f"{before}{begin}{content}{end}{after}"
 
 
 def write_pages() -> None:

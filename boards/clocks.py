@@ -92,7 +92,7 @@ def modelled() -> tuple[ModelledClock, ...]:
 
 
 def reload() -> None:
-    """Read the file again when it is asked for next."""
+    """Fresh look into the file, when it is asked for next."""
     _content.cache_clear()
 
 

@@ -17,7 +17,7 @@ from gateware.arch.results import ToolReport
 
 
 class Basis(enum.StrEnum):
-    """What a clock is known from."""
+    """Source of what is known about a clock."""
 
     VIVADO = "routed (Vivado WNS)"
     NEXTPNR = "routed (nextpnr)"
@@ -63,7 +63,7 @@ class Clock:
         return found
 
     def sentence(self) -> str:
-        """What is known about the clock, in one line."""
+        """One line about the clock and its evidence."""
         asked = f"{mhz(self.made_hz)} MHz"
         if self.limit_hz is None:
             return f"A clock of {asked} is assumed: nothing was routed, and no netlist modelled."
