@@ -88,6 +88,18 @@ class Clock(_Part):
     sentence: str
 
 
+class Power(_Part):
+    """Power that the tools estimate."""
+
+    sentence: str
+
+
+class Routing(_Part):
+    """What a router said, see :func:`gateware.report.summary.report`."""
+
+    power: Power | None
+
+
 class Report(_Part):
     """Content of ``report.json``, see :func:`gateware.report.summary.report`."""
 
@@ -103,6 +115,7 @@ class Report(_Part):
     resources: dict[str, Resource]
     modules: list[dict[str, str | int | float]]
     routed_hz: Positive | None
+    routing: Routing | None
     program: Network | None = None
 
 

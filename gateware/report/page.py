@@ -77,6 +77,7 @@ def page(report: dict, simulation: dict | None = None) -> str:
         ],
         timing=report["clock"]["sentence"],
         timing_how="measured" if report["routed_hz"] else None,
+        power=_power(report["routing"]),
         layers=[_layer(layer, layers) for layer in layers],
         cycles_how=how,
         graph=_graph(layers) if layers else None,
@@ -147,6 +148,10 @@ def _resource(name: str, row: dict) -> dict:
         "width": f"{min(100, 100 * share):.1f}",
         "how": row["how"],
     }
+
+
+def _power(routing: dict | None) -> str | None:
+    return routing["power"]["sentence"] if routing and routing["power"] else None
 
 
 def _runs(schemes: list[int] | None) -> list[dict]:

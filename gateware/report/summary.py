@@ -153,7 +153,8 @@ def _routing(measured: ToolReport) -> dict:
         "tool": measured.tool,
         "tns_ns": measured.total_slack_ns,
         "whs_ns": measured.hold_slack_ns,
-        "power": measured.power and dataclasses.asdict(measured.power),
+        "power": measured.power
+        and dataclasses.asdict(measured.power) | {"sentence": _power(measured)},
         "attempts": [dataclasses.asdict(attempt) for attempt in measured.attempts],
         "unclocked": measured.unclocked,
     }
@@ -171,13 +172,18 @@ def _routing_lines(routing: dict) -> list[str]:
             for attempt in attempts
         ]
     if power := routing["power"]:
-        lines += [
-            "",
-            f"Power {power['total_w']:g} W: {power['dynamic_w']:g} W dynamic, "
-            f"{power['static_w']:g} W static (estimated by {routing['tool']}, confidence "
-            f"{power['confidence'].lower()}).",
-        ]
+        lines += ["", power["sentence"]]
     return lines
+
+
+def _power(measured: ToolReport) -> str:
+    power = measured.power
+    if power is None:
+        return ""
+    return (
+        f"Power {power.total_w:g} W: {power.dynamic_w:g} W dynamic, {power.static_w:g} W static "
+        f"(estimated by {measured.tool}, confidence {power.confidence.lower()})."
+    )
 
 
 def _program_lines(program: dict, clock: dict) -> list[str]:
