@@ -255,7 +255,10 @@ def boards_table() -> str:
         if board.ps_clock_hz:
             known = modelled(board, config_of_board(board))
             limit = f"{known.hz / 1e6:.1f} MHz" if known else "nothing"
-            why = f"{Basis.MODELLED} for its array: {limit}, {clocks.ROUTING_MARGIN:.0%} kept"
+            why = (
+                f"{Basis.MODELLED}: {limit} for its array, {clocks.ROUTING_MARGIN:.0%} left for "
+                "routing"
+            )
         else:
             why = f"{Basis.NEXTPNR}: {paths_ecp5.bitstream_mhz()} MHz on the ulx3s_85f"
         lines.append(f"| `{board.name}` | {mhz(clocks.default_hz(board.name))} MHz | {why} |")
