@@ -60,8 +60,13 @@ def test_times_have_their_clock_named() -> None:
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert cells[4] == f"{mhz(hz)} MHz, {basis}"
         if run.memory_bytes == 32:
-            assert cells[3] == f"{1e3 * run.cycles / hz:.2f} ms"
             assert cells[6] == ""  # at 200 MHz the memory gives half of it
+            measured = f"{1e3 * run.cycles / hz:.2f} ms"
+            if hz <= 100_000_000:
+                assert cells[3] == measured
+            else:
+                assert cells[3].endswith(" ms (estimated)")
+                assert float(cells[3].split()[0]) > float(measured.split()[0])
 
 
 def test_a_page_without_its_marks() -> None:
