@@ -31,11 +31,11 @@ def build_plan(board: Board, config: AccelConfig, accelerator: str) -> BuildPlan
 
 
 def _with_attempts(script: str) -> str:
-    """Amaranth's script with :data:`IMPLEMENT` instead of its own steps, each of which it must
-    have once."""
+    """Amaranth's script with :data:`IMPLEMENT` instead of its own steps. Raises ToolError where it
+    has others."""
     lines = script.splitlines()
     if [line for line in lines if line in STEPS] != list(STEPS):
-        raise RuntimeError(f"Amaranth's Tcl has other steps than {', '.join(STEPS)}")
+        raise ToolError(f"Amaranth's Tcl has other steps than {', '.join(STEPS)}")
     lines[lines.index(STEPS[0])] = f"source {IMPLEMENT.name}"
     return "\n".join(line for line in lines if line not in STEPS) + "\n"
 

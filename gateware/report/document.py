@@ -95,7 +95,7 @@ class Power(_Part):
 
 
 class Routing(_Part):
-    """What a router said, see :func:`gateware.report.summary.report`."""
+    """Results of a router, see :func:`gateware.report.summary.report`."""
 
     power: Power | None
 

@@ -14,6 +14,7 @@ import pytest
 
 import boards
 from gateware.arch.config import AccelConfig
+from gateware.arch.results import ToolError
 from gateware.flow import vivado, vivado_reports
 from gateware.flow.verilog import accelerator_verilog
 from gateware.pe.series7 import Series7
@@ -115,7 +116,7 @@ def test_the_project_has_these_attempts_between_synthesis_and_reports() -> None:
 
 @pytest.mark.parametrize("script", ["opt_design\n", "place_design\n" * 2 + "opt_design\n"])
 def test_other_scripts_of_amaranth_are_refused(script: str) -> None:
-    with pytest.raises(RuntimeError, match="Amaranth's Tcl has other steps"):
+    with pytest.raises(ToolError, match="Amaranth's Tcl has other steps"):
         vivado._with_attempts(script)
 
 
