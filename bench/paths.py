@@ -28,7 +28,6 @@ from typing import Any
 import boards
 from bench import paths_ecp5, synthesis
 from bench.paths_report import (
-    ROUTING_MARGIN,
     detail,
     full_report,
     grade,
@@ -37,9 +36,11 @@ from bench.paths_report import (
     shape,
 )
 from boards.board import Board
+from boards.clocks import ROUTING_MARGIN
 from gateware.arch.config import AccelConfig
 from gateware.explore import presets
 from gateware.flow import yosys
+from gateware.flow.clock import sizes_digest, verilog_digest
 from gateware.flow.manifest import ACCELERATOR
 from gateware.flow.verilog import MODULE, accelerator_verilog
 from gateware.model.delays_xc7 import Series7Delays
@@ -86,6 +87,16 @@ class Design:
     def factor(self) -> float:
         """Delays of the first part by those of its fabric as measured."""
         return fabric_of(self.parts[0]).factors[grade(self.parts[0])]
+
+
+def small() -> Design:
+    """The array of the tests."""
+    return Design("small", PARTS, SMALL)
+
+
+def default() -> Design:
+    """The array of ``gateware.build`` without options."""
+    return Design("default", PARTS, synthesis.DESIGNS["default"][1])
 
 
 def design_of_board(name: str) -> Design:
@@ -175,7 +186,7 @@ def _clock(ns: float) -> dict[str, float]:
     return {
         "ns": round(ns, 2),
         "mhz": round(mhz, 1),
-        "with_margin_mhz": round((1 - ROUTING_MARGIN) * mhz, 1),
+        "with_margin_mhz": round(mhz / (1 + ROUTING_MARGIN), 1),
     }
 
 
@@ -211,6 +222,13 @@ def longer(found: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def keep_design(design: Design, found: dict[str, Any]) -> None:
+    """Keep what :func:`measure` found of a design, with the digest of its Verilog."""
+    text = design.text or accelerator_verilog(design.config, Series7())
+    digest = verilog_digest(design.config, text)
+    _keep(designs={design.name: {**found, "verilog": digest}})
+
+
 def _keep(**entry: Any) -> None:
     """Put entries into the kept results."""
     results = kept() if RESULTS.exists() else {"designs": {}}
@@ -225,9 +243,7 @@ def _chosen(args: argparse.Namespace) -> Design:
         return design_of_build(args.build)
     if args.board:
         return design_of_board(args.board)
-    if args.small:
-        return Design("small", PARTS, SMALL)
-    return Design("default", PARTS, synthesis.DESIGNS["default"][1])
+    return small() if args.small else default()
 
 
 def _bounds(design: Design) -> dict[str, Any]:
@@ -235,7 +251,7 @@ def _bounds(design: Design) -> dict[str, Any]:
     before = kept()["designs"].get(design.name)
     if before is None:
         raise cli.UserError(f"no paths of {design.name} are kept: run with --keep first")
-    if AccelConfig(**before["config"]) != design.config:
+    if sizes_digest(AccelConfig(**before["config"])) != sizes_digest(design.config):
         raise cli.UserError(f"the kept paths of {design.name} are of another array: --keep anew")
     return before
 
@@ -281,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = measure(design, netlist)
     cli.say(f"{design.name}: {time.monotonic() - began:.0f} s")
     if args.keep:
-        _keep(designs={design.name: found})
+        keep_design(design, found)
     cli.give(json.dumps(found) if args.json else report(found))
     over = longer(found, before) if before else []
     for line in over:

@@ -4,11 +4,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from boards.clocks import ROUTING_MARGIN
 from gateware.arch.config import AccelConfig
 from gateware.model.paths import TimingGraph
 from ir import cli
-
-ROUTING_MARGIN = 0.15  #: of the clock, left for what routing adds to the model
 
 
 def shape(config: AccelConfig) -> str:
@@ -22,11 +21,10 @@ def grade(part: str) -> int:
 
 def report(found: Mapping[str, Any]) -> str:
     """Figures of one accelerator for people, in Markdown."""
-    off = f"{ROUTING_MARGIN:.0%}"
     lines = [
         f"## {found['name']}: {shape(AccelConfig(**found['config']))}",
         "",
-        f"| device | grade | longest path | predicted clock | {off} off for routing |",
+        f"| device | grade | longest path | predicted clock | {ROUTING_MARGIN:.0%} for routing |",
         "|---|---|---:|---:|---:|",
     ]
     lines += [

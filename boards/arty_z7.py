@@ -4,6 +4,7 @@
 from amaranth_boards.arty_z7 import ArtyZ720Platform
 
 from boards.board import Board
+from boards.clocks import default_hz
 from boards.xilinx import xc7z020, zynq7_memory
 
 __all__ = ["ARTY_Z7"]
@@ -19,7 +20,7 @@ ARTY_Z7 = Board(
         width_bits=16,
         source="Arty Z7 reference manual: 512 MB, 16-bit bus at 1050 Mbit/s per pin",
     ),
-    clock_hz=100_000_000,
+    clock_hz=default_hz("arty_z7"),
     ps_clock_hz=50_000_000,
     platform=ArtyZ720Platform,
 )

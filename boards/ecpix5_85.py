@@ -4,6 +4,7 @@
 from amaranth_boards.ecpix5 import ECPIX585Platform
 
 from boards.board import Board, MemorySystem
+from boards.clocks import default_hz
 from boards.lattice import ecp5_85
 
 __all__ = ["ECPIX5_85"]
@@ -21,7 +22,7 @@ ECPIX5_85 = Board(
         hp_bits=0,
         source="ECPIX-5 documentation: 512 MB DDR3, 16 bits; 400 MHz is what an ECP5 drives",
     ),
-    clock_hz=50_000_000,
+    clock_hz=default_hz("ecpix5_85"),
     platform=ECPIX585Platform,
     toolchain="Trellis",
 )

@@ -14,6 +14,7 @@ from amaranth_boards.resources import (
 )
 
 from boards.board import Board
+from boards.clocks import default_hz
 from boards.xilinx import xc7z020, zynq7_memory
 
 LVCMOS33 = Attrs(IOSTANDARD="LVCMOS33")
@@ -50,7 +51,7 @@ def pynq(name: str, title: str, manual: str) -> Board:
             width_bits=16,
             source=f"{manual}: 512 MB, 16-bit bus at 1050 Mbit/s per pin",
         ),
-        clock_hz=100_000_000,
+        clock_hz=default_hz(name),
         ps_clock_hz=50_000_000,
         platform=PynqPlatform,
     )

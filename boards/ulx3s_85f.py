@@ -4,6 +4,7 @@
 from amaranth_boards.ulx3s import ULX3S_85F_Platform
 
 from boards.board import Board, MemorySystem
+from boards.clocks import default_hz
 from boards.lattice import ecp5_85
 
 __all__ = ["ULX3S_85F"]
@@ -22,7 +23,7 @@ ULX3S_85F = Board(
         hp_bits=0,
         source="ULX3S manual: 32 MB SDRAM, 166 MHz, 16 bits",
     ),
-    clock_hz=50_000_000,
+    clock_hz=default_hz("ulx3s_85f"),
     platform=ULX3S_85F_Platform,
     toolchain="Trellis",
 )

@@ -10,6 +10,7 @@ from amaranth.build import Attrs, Clock, DiffPairs, Pins, Resource
 from amaranth.vendor import XilinxPlatform
 
 from boards.board import Board
+from boards.clocks import default_hz
 from boards.xilinx import xc7z045, zynq7_memory
 
 __all__ = ["ZC706", "ZC706Platform"]
@@ -60,7 +61,7 @@ ZC706 = Board(
         width_bits=32,
         source="ZC706 user guide (UG954): 1 GB of component memory on the processing system",
     ),
-    clock_hz=100_000_000,
+    clock_hz=default_hz("zc706"),
     ps_clock_hz=33_333_333,
     platform=ZC706Platform,
 )

@@ -9,6 +9,7 @@ from amaranth.vendor import XilinxPlatform
 from amaranth_boards.resources import ButtonResources, LEDResources, SwitchResources
 
 from boards.board import Board
+from boards.clocks import default_hz
 from boards.xilinx import xc7z020, zynq7_memory
 
 __all__ = ["ZEDBOARD", "ZedBoardPlatform"]
@@ -45,7 +46,7 @@ ZEDBOARD = Board(
         width_bits=32,
         source="ZedBoard hardware user's guide: two 16-bit DDR3 devices, 512 MB",
     ),
-    clock_hz=100_000_000,
+    clock_hz=default_hz("zedboard"),
     ps_clock_hz=33_333_333,
     platform=ZedBoardPlatform,
 )

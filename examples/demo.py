@@ -103,7 +103,7 @@ def rows(result: dict) -> list[tuple[str, str]]:
     """The lines of the closing table."""
     train, build, simulation = result["train"], result["build"], result["simulation"]
     accuracy, config, lanes = train["accuracy"], build["config"], build["lanes"]
-    cycles, clock = simulation["cycles_per_image"], build["clock_hz"]
+    cycles, clock = simulation["cycles_per_image"], build["clock"]["times"][0]
     lines = [
         ("accuracy float", f"{accuracy['float']:.2%} of {train['images']} test images"),
         ("accuracy quantised", f"{accuracy['quantised']:.2%}"),
@@ -114,8 +114,8 @@ def rows(result: dict) -> list[tuple[str, str]]:
         ),
         (
             "cycles per image",
-            f"{cycles} (measured in RTL simulation), {1e3 * cycles / clock:.3f} ms at "
-            f"{clock / 1e6:g} MHz",
+            f"{cycles} (measured in RTL simulation), {1e3 * cycles / clock['hz']:.3f} ms at "
+            f"{clock['hz'] / 1e6:.2f} MHz ({clock['basis']})",
         ),
         (
             "array",

@@ -15,6 +15,7 @@ Bitstreams of ECP5 boards are made by open tools, which takes minutes.
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import shutil
@@ -30,7 +31,7 @@ from gateware.compiler.hybrid import Compiled, compile_all
 from gateware.compiler.operations import CompileError
 from gateware.explore import presets
 from gateware.explore.retraining import retraining
-from gateware.flow import manifest
+from gateware.flow import clock, manifest
 from gateware.flow.target import TARGETS, Target, driver_bytes
 from gateware.flow.verilog import MODULE, accelerator_verilog
 from gateware.report import page
@@ -102,7 +103,12 @@ def _add_array(p: cli.Parser) -> None:
             metavar="N",
             help=f"(default: {default})",
         )
-    g.add_argument("--clock-mhz", type=_clock_mhz, metavar="F", help="(default: the board's)")
+    g.add_argument(
+        "--clock-mhz",
+        type=_clock_mhz,
+        metavar="F",
+        help="(default: what the model of this array supports where one is kept, else the board's)",
+    )
 
 
 def _add_output(p: cli.Parser) -> None:
@@ -173,10 +179,14 @@ def configure(
             rows = graph.header.tile_rows if graph else 16
         if rows < 1:
             raise ValueError(f"--rows must be positive, not {rows}")
-        clock_hz = board.clock_hz if clock_hz is None else clock_hz
         config = AccelConfig.from_ratio(
-            chosen, rows, clock_hz=clock_hz, **{**sizes, **target.sizes}
+            chosen,
+            rows,
+            clock_hz=board.clock_hz if clock_hz is None else clock_hz,
+            **{**sizes, **target.sizes},
         )
+        if clock_hz is None:
+            config = dataclasses.replace(config, clock_hz=clock.default_hz(board, config))
         target.check(board, config)
         check_fit(board, target.resources(config))
     except (DoesNotFit, ValueError) as error:
@@ -218,12 +228,17 @@ def build(
             f"channels x {config.pixels} pixels; generating Verilog"
         )
         _fresh(partial)
-        _write(board, config, graph, compiled, partial)
+        verilog = _write(board, config, graph, compiled, partial)
         if graph is not None:
             _write_network(graph, compiled, vectors, partial)
+        known = clock.evidence(board, config, verilog, None)
+        for line in clock.remarks(board, config, known):
+            say(line)
 
         def write_report(measured: ToolReport | None, where: Path) -> None:
-            _write_report(report(board, config, graph, compiled, measured, other), where)
+            found = clock.evidence(board, config, verilog, measured)
+            content = report(board, config, graph, compiled, measured, other, clock=found)
+            _write_report(content, where)
 
         write_report(None, partial)
         # The former build stays until this one is complete.
@@ -263,9 +278,11 @@ def _make_bitstream(
     say(f"running {target.tools} in {project}")
     measured = target.run(config, project)
     write_report(measured, folder)
+    if measured.unclocked:
+        say(f"warning: {measured.unclocked} pins of registers have no clock, see {project}")
     routed = measured.routed_hz(config.clock_hz)
     say(
-        f"bitstream in {project}: {routed / 1e6:.2f} MHz routed, {config.clock_hz / 1e6:g} MHz "
+        f"bitstream in {project}: {routed / 1e6:.2f} MHz routed, {clock.mhz(config.clock_hz)} MHz "
         "asked for"
     )
 
@@ -282,8 +299,8 @@ def _write(
     graph: IntGraph | None,
     compiled: Sequence[Compiled],
     folder: Path,
-) -> None:
-    """Verilog, configuration, programs and the project of the board's tools."""
+) -> str:
+    """Verilog, configuration, programs and the project of the board's tools; returns the first."""
     text = accelerator_verilog(config, TARGETS[board.device.family].primitives())
     (folder / "accelerator.v").write_text(text)
     (folder / "config.json").write_text(config.to_json() + "\n")
@@ -292,6 +309,7 @@ def _write(
         one.program.save(folder / one.folder, graph.digest if graph else None)
     memory = driver_bytes(one.program for one in compiled)
     TARGETS[board.device.family].write(board, config, memory, text, folder)
+    return text
 
 
 def _write_network(

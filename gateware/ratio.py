@@ -22,6 +22,7 @@ from boards.board import Board
 from gateware.explore.presets import keep, paper
 from gateware.explore.search import PIXELS, ROWS, SHARES, DesignPoint, SearchResult, explore
 from gateware.explore.shapes import resnet18
+from gateware.flow.clock import mhz
 from gateware.model.work import network_macs
 from ir import cli
 from ir.graph import GraphError, IntGraph
@@ -232,8 +233,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 0
     cli.give(
-        f"{graph.header.name} on {board.title} at {board.clock_hz / 1e6:g} MHz, all figures "
-        f"estimated; of {len(found.points)} arrays those that no other dominates:\n\n"
+        f"{graph.header.name} on {board.title} at {mhz(board.clock_hz)} MHz, the board's default, "
+        f"assumed for every array; all figures estimated; of {len(found.points)} arrays those that "
+        "no other dominates:\n\n"
         f"{table(found, work)}\n"
     )
     if found.points[0].cycles is None:

@@ -59,11 +59,11 @@ def test_report(small: Path, capsys: pytest.CaptureFixture) -> None:
     assert (unit["start_unit"], unit["end_unit"], unit["levels"]) == ("queue", "storer", 2)
     assert unit["start"] == "queue.head" and unit["end_source"] == "gateware/rtl/storer.py:70"
     clocks = found["clock"]["xc7z020clg484-1"]
-    assert clocks["1"] == {"ns": 1.77, "mhz": 563.7, "with_margin_mhz": 479.1}
+    assert clocks["1"] == {"ns": 1.77, "mhz": 563.7, "with_margin_mhz": 490.2}
     assert clocks["2"]["ns"] == round(0.85 * 1.774, 2)
     assert paths.main(["--small"]) == 0
     said = capsys.readouterr().out
-    assert "| XC7Z020 | -1 * | 1.77 ns | 563.7 MHz | 479.1 MHz |" in said
+    assert "| XC7Z020 | -1 * | 1.77 ns | 563.7 MHz | 490.2 MHz |" in said
     assert "| storer | 1.77 | 2 | 0 | 1 | `queue.head` gateware/rtl/control.py:156 |" in said
 
 
@@ -97,7 +97,7 @@ def test_a_unit_without_a_bound_is_found(small: Path) -> None:
 def test_kept_report(capsys: pytest.CaptureFixture) -> None:
     assert paths.main(["--report"]) == 0
     assert capsys.readouterr().out == paths.REPORT.read_text()
-    assert set(RECORDED["designs"]) == {"small", "default", "zedboard", "zc706"}
+    assert set(RECORDED["designs"]) >= {"small", "default", "zedboard", "zc706"}
 
 
 @pytest.mark.parametrize("name", ["zedboard", "zc706"])

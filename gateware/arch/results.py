@@ -13,18 +13,51 @@ class ToolError(RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True)
+class Attempt:
+    """Placement and routing with one set of directives.
+
+    slack_ns : worst slack of setup and hold; None where the tools failed
+    """
+
+    directives: str
+    slack_ns: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Power:
+    """Power in W that the tools estimate, and how far they trust it (``Low`` to ``High``)."""
+
+    total_w: float
+    dynamic_w: float
+    static_w: float
+    confidence: str
+
+
+@dataclasses.dataclass(frozen=True)
 class ToolReport:
     """Measurements after synthesis, or after placement and routing.
 
     resources : cells by resource of the device
-    slack_ns : worst slack of the clock asked for, negative when it is missed; None where nothing
-        was routed
+    slack_ns : worst slack of the clock asked for (WNS), negative when it is missed; None where
+        nothing was routed
     modules : cells of each part of the design, named, with its number of ``instances``
+    total_slack_ns : sum of all negative slacks (TNS), 0 where there is none
+    hold_slack_ns : worst slack of hold (WHS)
+    power : estimate after routing
+    tool : name and version of what routed
+    attempts : placements that were tried, in order
+    unclocked : pins of registers that no clock reaches, and whose paths nothing has checked
     """
 
     resources: dict[str, float]
     slack_ns: float | None = None
     modules: tuple[dict[str, str | float], ...] = ()
+    total_slack_ns: float | None = None
+    hold_slack_ns: float | None = None
+    power: Power | None = None
+    tool: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+    unclocked: int = 0
 
     def routed_hz(self, clock_hz: int) -> float:
         """Fastest clock in Hz that the routed design allows, when ``clock_hz`` was asked for.

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from amaranth.build.run import BuildPlan
 
+from boards import clocks
 from boards.board import RESOURCES, Board
 from gateware.arch.config import AccelConfig
 from gateware.arch.registers import WINDOW_BITS
@@ -96,7 +97,14 @@ class Zynq(Target):
         return Series7()
 
     def check(self, board: Board, config: AccelConfig) -> None:
-        """Check of the ports; the clock is set by the driver, which finds out what it can be."""
+        """Check of the ports and of the clock's range; within it, the driver sets the next lower
+        one that the processing system makes."""
+        makes = clocks.zynq7_clocks()
+        if not makes[0] <= config.clock_hz <= makes[-1]:
+            raise ValueError(
+                f"the processing system of {board.title} makes clocks of {makes[0] / 1e6:.3f} to "
+                f"{makes[-1] / 1e6:g} MHz, not {config.clock_hz / 1e6:g} MHz"
+            )
         if config.ports > board.memory.hp_ports:
             raise ValueError(
                 f"{board.title} has {board.memory.hp_ports} memory ports, --ports "

@@ -117,4 +117,4 @@ def read_report(folder: Path, clock_hz: int) -> ToolReport:
         used = {name: said["utilization"][cell]["used"] for name, cell in CELLS.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ToolError(f"{path} says nothing about clock and cells ({error!r})") from error
-    return ToolReport(used, 1e9 / clock_hz - 1e9 / routed_hz)
+    return ToolReport(used, 1e9 / clock_hz - 1e9 / routed_hz, tool="nextpnr-ecp5")

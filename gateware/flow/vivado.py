@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Vivado project of an accelerator, and what Vivado said about it."""
+"""Vivado project of an accelerator, and a run of Vivado on it."""
 
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,16 +10,34 @@ from amaranth.build.run import BuildPlan
 from boards.board import Board
 from gateware.arch.config import AccelConfig
 from gateware.arch.results import ToolError, ToolReport
+from gateware.flow import vivado_reports
 from gateware.flow.verilog import AcceleratorBox
 from gateware.soc.zynq7 import Zynq7Top
 
 TOP = "top"
+IMPLEMENT = Path(__file__).with_name("implement.tcl")
+#: Steps of Amaranth's script that :data:`IMPLEMENT` takes the place of.
+STEPS = ("opt_design", "place_design", "route_design", "phys_opt_design")
 
 
 def build_plan(board: Board, config: AccelConfig, accelerator: str) -> BuildPlan:
     """Plan of a build for Vivado: Verilog, constraints, Tcl, a script to start it."""
+    platform = board.platform()
+    platform.add_file(IMPLEMENT.name, IMPLEMENT.read_text())
     design = Zynq7Top(AcceleratorBox(config, accelerator), config.clock_hz)
-    return board.platform().prepare(design, name=TOP)
+    plan = platform.prepare(design, name=TOP)
+    plan.files[f"{TOP}.tcl"] = _with_attempts(plan.files[f"{TOP}.tcl"])
+    return plan
+
+
+def _with_attempts(script: str) -> str:
+    """Amaranth's script with :data:`IMPLEMENT` instead of its own steps. Raises ToolError where it
+    has others."""
+    lines = script.splitlines()
+    if [line for line in lines if line in STEPS] != list(STEPS):
+        raise ToolError(f"Amaranth's Tcl has other steps than {', '.join(STEPS)}")
+    lines[lines.index(STEPS[0])] = f"source {IMPLEMENT.name}"
+    return "\n".join(line for line in lines if line not in STEPS) + "\n"
 
 
 def find() -> str | None:
@@ -43,40 +60,24 @@ def run(folder: Path) -> ToolReport:
             f"Vivado failed with exit status {done.returncode}; see {log} and "
             f"{folder / 'build.out'}"
         )
-    report = read_report(folder)
-    slack = report.slack_ns
-    if slack is not None and slack < 0:
-        raise ToolError(
-            f"timing is missed by {-slack:.3f} ns (worst negative slack "
-            f"{slack:.3f} ns); lower --clock-mhz, see {folder / f'{TOP}_timing.rpt'}"
-        )
+    report = vivado_reports.read(folder)
+    if missed := _missed(report):
+        for suffix in (".bit", ".bin"):
+            (folder / TOP).with_suffix(suffix).unlink(missing_ok=True)
+        raise ToolError(f"{missed}, see {folder / vivado_reports.TIMING}")
     return report
 
 
-def read_report(folder: Path) -> ToolReport:
-    """Report of Vivado in ``folder``: cells after placement, and worst negative slack in ns.
-
-    Raises ToolError when a file is missing or says nothing.
-    """
-    try:
-        used = (folder / f"{TOP}_utilization_place.rpt").read_text()
-        timing = (folder / f"{TOP}_timing.rpt").read_text()
-    except FileNotFoundError as error:
-        raise ToolError(f"Vivado left no {Path(error.filename).name} in {folder}") from error
-
-    def cells(name: str) -> float:
-        row = re.search(rf"^\|\s*{name}\s*\|\s*([\d.]+)\s*\|", used, re.MULTILINE)
-        if row is None:
-            raise ToolError(f"{folder / f'{TOP}_utilization_place.rpt'} has no line for {name}")
-        return float(row[1])
-
-    summary = re.search(r"WNS\(ns\).*?\n[\s-]*\n\s*(-?[\d.]+)", timing)
-    if summary is None:
-        raise ToolError(f"{folder / f'{TOP}_timing.rpt'} has no timing summary")
-    resources = {
-        "lut": int(cells("Slice LUTs")),
-        "ff": int(cells("Slice Registers")),
-        "dsp48e1": int(cells("DSPs")),
-        "bram36": cells("Block RAM Tile"),
-    }
-    return ToolReport(resources, float(summary[1]))
+def _missed(report: ToolReport) -> str | None:
+    """Sentence about slack that is negative, None where none is."""
+    tried = f"after {len(report.attempts)} placement(s)"
+    if report.slack_ns is not None and report.slack_ns < 0:
+        return (
+            f"timing is missed by {-report.slack_ns:.3f} ns (worst negative slack "
+            f"{report.slack_ns:.3f} ns) {tried}; lower --clock-mhz"
+        )
+    if report.hold_slack_ns is not None and report.hold_slack_ns < 0:
+        return (
+            f"hold times are missed by {-report.hold_slack_ns:.3f} ns {tried}, which no clock cures"
+        )
+    return None

@@ -74,12 +74,39 @@ class Sizes(_Part):
     pixels: int
 
 
+class Time(_Part):
+    """Clock that times are given at, and its evidence."""
+
+    hz: Positive
+    basis: str
+
+
+class Clock(_Part):
+    """Clock of the build, see :class:`gateware.flow.clock.Clock`."""
+
+    times: Annotated[list[Time], pydantic.Field(min_length=1)]
+    sentence: str
+
+
+class Power(_Part):
+    """Power that the tools estimate."""
+
+    sentence: str
+
+
+class Routing(_Part):
+    """Results of a router, see :func:`gateware.report.summary.report`."""
+
+    power: Power | None
+
+
 class Report(_Part):
     """Content of ``report.json``, see :func:`gateware.report.summary.report`."""
 
     title: str
     part: str
     clock_hz: Positive
+    clock: Clock
     config: Sizes
     config_digest: str
     lanes: Lanes
@@ -88,6 +115,7 @@ class Report(_Part):
     resources: dict[str, Resource]
     modules: list[dict[str, str | int | float]]
     routed_hz: Positive | None
+    routing: Routing | None
     program: Network | None = None
 
 

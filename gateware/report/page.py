@@ -15,6 +15,7 @@ from pathlib import Path
 
 import jinja2
 
+from gateware.flow.clock import mhz
 from gateware.report.document import Report, Simulation, parse
 from ir import cli
 from ir.cli import UserError
@@ -55,7 +56,7 @@ def page(report: dict, simulation: dict | None = None) -> str:
     return template.render(
         title=f"Accelerator for {report['title']}",
         part=report["part"],
-        clock=f"{report['clock_hz'] / 1e6:g}",
+        clock=mhz(report["clock_hz"]),
         config_digest=report["config_digest"],
         program=program,
         tiles=_tiles(report, simulation),
@@ -74,8 +75,9 @@ def page(report: dict, simulation: dict | None = None) -> str:
             }
             for module in report["modules"]
         ],
-        timing=_timing(report),
+        timing=report["clock"]["sentence"],
         timing_how="measured" if report["routed_hz"] else None,
+        power=_power(report["routing"]),
         layers=[_layer(layer, layers) for layer in layers],
         cycles_how=how,
         graph=_graph(layers) if layers else None,
@@ -90,21 +92,33 @@ def _tiles(report: dict, simulation: dict | None) -> list[dict]:
     tiles = [{"label": "MACs per cycle", "value": report["macs_per_cycle"], "how": None}]
     if report.get("program") is None:
         return tiles
-    program, clock = report["program"], report["clock_hz"]
+    program = report["program"]
     cycles, how = program["cycles"]["total"], program["cycles"]["how"]
     if simulation:
         cycles, how = simulation["cycles_per_image"], "measured"
     macs = sum(layer["macs"] for layer in program["layers"])
-    seconds, batch = cycles / clock, program["batch"]
+    clocks, batch = report["clock"]["times"], program["batch"]
+    seconds = cycles / clocks[0]["hz"]
     whole, each = (
         ("a sequence, without the host", "a sequence")
         if program["hybrid"]
         else ((f"{batch} images", "an image, its share") if batch > 1 else ("an image", "an image"))
     )
     return [
-        {"label": f"latency of {whole}", "value": f"{1e3 * seconds * batch:.3g} ms", "how": how},
+        *(
+            {
+                "label": f"latency of {whole} at {mhz(clock['hz'])} MHz, {clock['basis']}",
+                "value": f"{1e3 * batch * cycles / clock['hz']:.3g} ms",
+                "how": how,
+            }
+            for clock in clocks
+        ),
         {"label": f"cycles of {each}", "value": f"{cycles:,}", "how": how},
-        {"label": "throughput", "value": f"{2e-9 * macs / seconds:.1f} GOP/s", "how": how},
+        {
+            "label": f"throughput at {mhz(clocks[0]['hz'])} MHz",
+            "value": f"{2e-9 * macs / seconds:.1f} GOP/s",
+            "how": how,
+        },
         {"label": f"work of {each.split(',')[0]}", "value": f"{_short(macs)} MACs", "how": None},
         {
             "label": "use of the array",
@@ -136,13 +150,8 @@ def _resource(name: str, row: dict) -> dict:
     }
 
 
-def _timing(report: dict) -> str:
-    if not report["routed_hz"]:
-        return f"The clock of {report['clock_hz'] / 1e6:g} MHz is asked for; nothing was routed."
-    return (
-        f"Routed for up to {report['routed_hz'] / 1e6:.2f} MHz; {report['clock_hz'] / 1e6:g} "
-        f"MHz asked for."
-    )
+def _power(routing: dict | None) -> str | None:
+    return routing["power"]["sentence"] if routing and routing["power"] else None
 
 
 def _runs(schemes: list[int] | None) -> list[dict]:

@@ -10,6 +10,7 @@ from gateware.arch.registers import config_digest
 from gateware.arch.results import DoesNotFit, ToolReport
 from gateware.compiler.hybrid import Compiled, is_hybrid
 from gateware.explore.retraining import Retraining
+from gateware.flow.clock import Clock, evidence, mhz
 from gateware.flow.target import TARGETS
 from gateware.model import estimate
 from gateware.report.layers import bus_bytes_per_cycle, layers
@@ -38,12 +39,17 @@ def report(
     compiled: Sequence[Compiled],
     measured: ToolReport | None,
     retraining: Retraining | None = None,
+    *,
+    clock: Clock | None = None,
 ) -> dict:
     """Summary of a build as a JSON-able dictionary; each figure says if it is estimated or
     measured.
 
-    ``retraining`` is what :func:`gateware.explore.retraining.retraining` found.
+    ``retraining`` is what :func:`gateware.explore.retraining.retraining` found. ``clock`` is what
+    :func:`gateware.flow.clock.evidence` knows, which without it is what was routed or nothing.
     """
+    if clock is None:
+        clock = evidence(board, config, "", measured)
     if measured is None:
         used, how = TARGETS[board.device.family].resources(config), "estimated"
     else:
@@ -56,6 +62,7 @@ def report(
         "title": board.title,
         "part": board.device.part,
         "clock_hz": config.clock_hz,
+        "clock": clock.as_dict(),
         "config": dataclasses.asdict(config),
         "config_digest": f"{config_digest(config):08x}",
         "lanes": dict(zip(("pot4", "fixed4", "fixed8"), config.lanes, strict=True)),
@@ -68,6 +75,7 @@ def report(
         "modules": list(measured.modules) if measured else [],
         "slack_ns": measured.slack_ns if measured else None,
         "routed_hz": routed_hz,
+        "routing": None if routed_hz is None or measured is None else _routing(measured),
     }
     if graph is not None and compiled:
         cycles = estimate.layer_cycles(compiled)
@@ -94,7 +102,7 @@ def markdown(result: dict) -> str:
         f"Array: {sum(lanes.values())} rows (PoT-4 {lanes['pot4']}, Fixed-4 {lanes['fixed4']}, "
         f"Fixed-8 {lanes['fixed8']}) x {config['bus_bits'] // 4} channels x {config['pixels']} "
         f"pixels = "
-        f"{result['macs_per_cycle']} MACs per cycle, clock {result['clock_hz'] / 1e6:g} MHz. "
+        f"{result['macs_per_cycle']} MACs per cycle, clock {mhz(result['clock_hz'])} MHz. "
         f"Configuration {result['config_digest']}.",
         "",
         "| resource | used | of | share | |",
@@ -114,8 +122,11 @@ def markdown(result: dict) -> str:
             f"Routed for up to {result['routed_hz'] / 1e6:.2f} MHz, worst slack "
             f"{result['slack_ns']:.3f} ns (measured).",
         ]
+        lines += _routing_lines(result["routing"])
+    else:
+        lines += ["", result["clock"]["sentence"]]
     if "program" in result:
-        lines += _program_lines(result["program"], result["clock_hz"])
+        lines += _program_lines(result["program"], result["clock"])
     return "\n".join(lines) + "\n"
 
 
@@ -136,7 +147,46 @@ def _module_lines(result: dict) -> list[str]:
     ]
 
 
-def _program_lines(program: dict, clock_hz: int) -> list[str]:
+def _routing(measured: ToolReport) -> dict:
+    """What a router said beside cells and worst slack."""
+    return {
+        "tool": measured.tool,
+        "tns_ns": measured.total_slack_ns,
+        "whs_ns": measured.hold_slack_ns,
+        "power": measured.power
+        and dataclasses.asdict(measured.power) | {"sentence": _power(measured)},
+        "attempts": [dataclasses.asdict(attempt) for attempt in measured.attempts],
+        "unclocked": measured.unclocked,
+    }
+
+
+def _routing_lines(routing: dict) -> list[str]:
+    """Placements that were tried, and power where the tools estimate it."""
+    lines = []
+    if attempts := routing["attempts"]:
+        lines += ["", "| placement, optimisation, routing | worst slack, setup and hold |", "|---|"]
+        lines[-1] += "---:|"
+        lines += [
+            f"| {attempt['directives']} | "
+            + ("failed |" if attempt["slack_ns"] is None else f"{attempt['slack_ns']:.3f} ns |")
+            for attempt in attempts
+        ]
+    if power := routing["power"]:
+        lines += ["", power["sentence"]]
+    return lines
+
+
+def _power(measured: ToolReport) -> str:
+    power = measured.power
+    if power is None:
+        return ""
+    return (
+        f"Power {power.total_w:g} W: {power.dynamic_w:g} W dynamic, {power.static_w:g} W static "
+        f"(estimated by {measured.tool}, confidence {power.confidence.lower()})."
+    )
+
+
+def _program_lines(program: dict, clock: dict) -> list[str]:
     """Network, cycles of its layers, and what training it for the array would save."""
     total, how = program["cycles"]["total"], program["cycles"]["how"]
     lines = [
@@ -154,7 +204,11 @@ def _program_lines(program: dict, clock_hz: int) -> list[str]:
         *(f"| {layer} | {count} |" for layer, count in program["cycles"]["layers"].items()),
         f"| total | {total} |",
         "",
-        f"{1e3 * total / clock_hz:.3f} ms per image at {clock_hz / 1e6:g} MHz ({how}).",
+        *(
+            f"{1e3 * total / time['hz']:.3f} ms per image at {mhz(time['hz'])} MHz, clock "
+            f"{time['basis']}, cycles {how}."
+            for time in clock["times"]
+        ),
     ]
     if other := program["retraining"]:
         lanes, trained = (":".join(map(str, other[n])) for n in ("lanes", "trained_lanes"))

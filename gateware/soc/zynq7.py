@@ -88,6 +88,21 @@ def device_tree_overlay(window_bytes: int, buffer_bytes: int) -> str:
 """
 
 
+def constraints(clock_hz: int) -> str:
+    """Timing constraints of :class:`Zynq7Top` as XDC, all but those of reset synchronisers, which
+    Amaranth's script has."""
+    return f"""\
+# The one clock. It goes through a BUFG to every register and to the ports of the processing system;
+# nothing divides or multiplies it, so there is no generated clock.
+create_clock -name fclk0 -period {1e9 / clock_hz} [get_pins {{ps7/FCLKCLK[0]}}]
+# A level that the processor's interrupt controller samples by a clock of its own.
+set_false_path -quiet -to [get_pins {{ps7/IRQF2P[0]}}]
+# A level as well. It leads to the asynchronous preset of a synchroniser, which releases it in step.
+set_false_path -quiet -from [get_pins {{ps7/FCLKRESETN[0]}}]
+# No port of the design is a pin of the package: there is no input or output delay to give.
+"""
+
+
 class Zynq7Top(Elaboratable):
     """Top level of a Zynq-7000: processing system, bridge and accelerator.
 
@@ -150,11 +165,7 @@ class Zynq7Top(Elaboratable):
         m.submodules.reset = cdc.ResetSynchronizer(~fclk_reset_n[0], domain="sync")
         # Not add_clock_constraint(sync.clk): that names the net by a port of some submodule, which
         # is gone when Vivado dissolves that one. A pin of a primitive keeps its name.
-        period_ns = 1e9 / self._clock_hz
-        platform.add_file(
-            "ps7.xdc",
-            f"create_clock -name fclk0 -period {period_ns} [get_pins {{ps7/FCLKCLK[0]}}]\n",
-        )
+        platform.add_file("ps7.xdc", constraints(self._clock_hz))
 
         m.submodules.ps7 = Instance(
             "PS7",

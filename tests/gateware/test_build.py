@@ -10,7 +10,9 @@ import pytest
 
 import boards
 import gateware.build
+from boards import clocks
 from boards.board import Board
+from boards.clocks import ModelledClock
 from boards.driver import Package, WrongPackage
 from gateware import build
 from gateware.arch.config import AccelConfig
@@ -18,6 +20,7 @@ from gateware.build import configure, main, parser
 from gateware.compiler.operations import CompileError
 from gateware.compiler.program import Program, compile_graph
 from gateware.explore.shapes import shape_only
+from gateware.flow import clock
 from gateware.model import estimate
 from ir import cli, golden
 from ir.cli import UserError
@@ -154,6 +157,44 @@ def test_files_of_two_networks_are_not_used_together(tmp_path: Path, seed: int, 
 def test_a_clock_that_makes_no_sense(clock: str) -> None:
     with pytest.raises(UserError, match=r"a clock is 0\.001 to 10000 MHz, not "):
         parser().parse_args(["--board", "zc706", "--clock-mhz", clock])
+
+
+@pytest.mark.usefixtures("no_verilog")
+def test_a_clock_that_the_evidence_contradicts(
+    tmp_path: Path, seed: int, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, graph = network(tmp_path / "run", seed, count=10)
+    config = configure(boards.get("zedboard"), graph, ratio=None, rows=None, clock_hz=None)
+    model = ModelledClock(
+        design="own",
+        device="xc7z020",
+        grade=1,
+        ns=12.5,
+        config=clock.sizes_digest(config),
+        verilog=clock.verilog_digest(config, ""),
+    )
+    monkeypatch.setattr(clocks, "modelled", lambda: (model,))
+    argv = ["--board", "zedboard", "--graph", str(path), "--out", str(tmp_path), "--project-only"]
+    assert cli.run(build.main, argv) == 0
+    said = capsys.readouterr()
+    assert "warning" not in said.err
+    assert " ms per image at 66.67 MHz, clock modelled, cycles estimated." in said.out
+    assert cli.run(build.main, [*argv, "--clock-mhz", "100"]) == 0
+    said = capsys.readouterr()
+    (line,) = [line for line in said.err.splitlines() if "warning" in line]
+    assert line == (
+        "warning: 100 MHz is above what the model of this netlist supports: 80.0 MHz, 66.67 MHz "
+        "with 15% for routing"
+    )
+    first, second = [line for line in said.out.splitlines() if " ms per image at " in line]
+    assert "66.67 MHz, clock modelled" in first and "100 MHz, clock assumed" in second
+    report = json.loads((tmp_path / "zedboard" / "report.json").read_text())
+    assert [time["basis"] for time in report["clock"]["times"]] == ["modelled", "assumed"]
+    page = (tmp_path / "zedboard" / "report.html").read_text()
+    assert page.index("at 66.67 MHz, modelled") < page.index("at 100 MHz, assumed")
+    assert cli.run(build.main, [*argv, "--clock-mhz", "5000"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("makes clocks of 0.252 to 250 MHz, not 5000 MHz")
 
 
 def test_an_array_that_the_network_was_not_trained_for(

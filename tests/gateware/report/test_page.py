@@ -14,7 +14,7 @@ import pytest
 
 import boards
 from gateware.arch.config import AccelConfig
-from gateware.arch.results import ToolReport
+from gateware.arch.results import Power, ToolReport
 from gateware.compiler.hybrid import compile_all
 from gateware.report import page
 from gateware.report.summary import report
@@ -121,10 +121,14 @@ def test_figures_of_the_layers() -> None:
 
 
 def test_measured_figures_are_marked() -> None:
-    measured = ToolReport({"lut": 1000, "ff": 900, "dsp48e1": 24, "bram36": 30.5}, 0.5)
+    power = Power(total_w=2.1, dynamic_w=1.9, static_w=0.2, confidence="Low")
+    cells = {"lut": 1000, "ff": 900, "dsp48e1": 24, "bram36": 30.5}
+    measured = ToolReport(cells, 0.5, power=power, tool="Vivado 2023.2")
     drawn = Page(page.page(built(measured), SIMULATION))
     said = words(drawn)
     assert "Routed for up to 105.26 MHz; 100 MHz asked for. measured" in said
+    assert "at 100 MHz, routed (Vivado WNS)" in said
+    assert "Power 2.1 W: 1.9 W dynamic, 0.2 W static (estimated by Vivado 2023.2" in said
     assert "BRAM36 30.5 140 21.8 % measured" in said
     assert "cycles of an image 4,000 measured" in said
     for row in (
@@ -141,7 +145,7 @@ def test_figures_of_several_images_and_of_a_host() -> None:
     document["program"]["batch"] = 4
     said = words(Page(page.page(document, SIMULATION)))
     for words_said in (
-        "latency of 4 images 0.16 ms measured",
+        "latency of 4 images at 100 MHz, assumed 0.16 ms measured",
         "cycles of an image, its share 4,000 measured",
         "work of an image",
     ):

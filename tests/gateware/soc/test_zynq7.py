@@ -128,11 +128,25 @@ def test_clock_is_constrained_where_it_enters(files) -> None:
         clocks = [
             text for name, text in plan.items() if name.endswith(".xdc") and "create_clock" in text
         ]
-        assert clocks == ["create_clock -name fclk0 -period 12.5 [get_pins {ps7/FCLKCLK[0]}]\n"]
+        (constraints,) = clocks
+        assert re.findall("^create_.*", constraints, re.MULTILINE) == [
+            "create_clock -name fclk0 -period 12.5 [get_pins {ps7/FCLKCLK[0]}]"
+        ]
         assert re.search(r"^read_xdc \W?ps7[.]xdc\W?$", plan["top.tcl"], re.MULTILINE)
         # The pin of the constraint is where the clock of the whole design comes from.
         assert _connections(plan["top.v"], "BUFG") == {"I": "fclk[0]", "O": "clk"}
         assert _connections(plan["top.v"], "PS7")["FCLKCLK"] == "fclk"
+
+
+def test_constraints_are_complete(files) -> None:
+    for plan in files.values():
+        # Without ports there is no input or output to constrain, without an MMCM or PLL no
+        # generated clock.
+        assert not re.search(r"^  (input|output|inout)\b", _top_module(plan["top.v"]), re.MULTILINE)
+        assert not re.search(r"\b(MMCM|PLL)", plan["top.v"])
+        exceptions = re.findall(r"^set_false_path.*\{ps7/(\w+)\[0\]\}\]$", plan["ps7.xdc"], re.M)
+        assert exceptions == ["IRQF2P", "FCLKRESETN"]
+        assert set(exceptions) <= set(_connections(plan["top.v"], "PS7"))
 
 
 def test_every_pin_of_ps7_exists_and_has_our_width(files, ps7_pins) -> None:
