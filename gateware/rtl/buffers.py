@@ -2,7 +2,7 @@
 """On-chip buffers: activations in banks of nibble columns, and wide words filled by beats."""
 
 from amaranth import *
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out, Signature
 from amaranth.utils import ceil_log2
 

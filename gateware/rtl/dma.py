@@ -86,9 +86,7 @@ class _Dma(wiring.Component):
         flushing = self._flush_until_quiet(m, swallow, ~splitter.active & (outstanding == 0))
         m.d.comb += [
             splitter.flush.eq(swallow),
-            splitter.burst.ready.eq(
-                (~port("valid") | port("ready")) & ~flushing & room
-            ),
+            splitter.burst.ready.eq((~port("valid") | port("ready")) & ~flushing & room),
             taken.eq(splitter.burst.valid & splitter.burst.ready),
         ]
         m.d.comb += [
