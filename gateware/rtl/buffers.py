@@ -195,7 +195,7 @@ class BeatBuffer(Component):
     Throughput: one beat per port and one word read per cycle.
     """
 
-    _SHARERS = 16  #: memories that share a register of what is written
+    _SHARERS = 8  #: memories that share a register of what is written
     _READ_SHARERS = 2  #: memories that share a register of the address that is read
 
     def __init__(

@@ -194,7 +194,7 @@ class Sequencer(Component):
     def _set_up_run(self, m: Module) -> _Run:
         """Registers of a run and its queues."""
         event, flushing, flushed, bus_idle = Signal(Event()), Signal(), Signal(), Signal()
-        done = Signal(COUNTS)
+        done = Signal(COUNTS, reset_less=True)
         m.d.sync += [
             *(event[name].eq(getattr(self, name) & self.busy) for name in _STOPS),
             event.fetch_owns.eq(self.fetch_owns),
@@ -209,14 +209,14 @@ class Sequencer(Component):
         return _Run(
             event=event,
             descriptor=self._decode(m),
-            index=Signal(DESCRIPTOR_INDEX_BITS),
+            index=Signal(DESCRIPTOR_INDEX_BITS, reset_less=True),
             ending=Signal(),
             over=Signal(),
             flushing=flushing,
             flushed=flushed,
             bus_idle=bus_idle,
             reason=Signal(ErrorCode),
-            failing=Signal(DESCRIPTOR_INDEX_BITS),
+            failing=Signal(DESCRIPTOR_INDEX_BITS, reset_less=True),
             done=done,
             queues=self._queues(m, event, done, flushing),
         )
@@ -224,7 +224,7 @@ class Sequencer(Component):
     def _decode(self, m: Module) -> _Decoded:
         """Kind of the descriptor and its address in memory, registers."""
         header = data.View(isa.TENSOR, self.descriptor.payload[: isa.TENSOR.size])
-        at_hand, end, address = Signal(), Signal(), Signal(32)
+        at_hand, end, address = Signal(), Signal(), Signal(32, reset_less=True)
         queues = {name: Signal(name=f"to_{name}") for name in QUEUES}
         base = Signal(32)
         with m.Switch(header.base):

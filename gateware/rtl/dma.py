@@ -101,12 +101,10 @@ class _Dma(wiring.Component):
         ]
         with m.If(port("ready")):
             m.d.sync += port("valid").eq(0)
+        burst = Signal(splitter.burst.payload.shape(), reset_less=True)
+        m.d.comb += [port("addr").eq(burst.address), port("len").eq(burst.length)]
         with m.If(taken):
-            m.d.sync += [
-                port("valid").eq(1),
-                port("addr").eq(splitter.burst.p.address),
-                port("len").eq(splitter.burst.p.length),
-            ]
+            m.d.sync += [port("valid").eq(1), burst.eq(splitter.burst.payload)]
         return _Issue(splitter, taken, swallow)
 
     def _flush_until_quiet(self, m: Module, swallow: Signal, quiet: Value) -> Signal:
@@ -278,6 +276,9 @@ class WriteDma(_Dma):
         last = Signal()
         free = Signal()
         load = Signal()
+        word, strobes = (Signal(len(s), reset_less=True) for s in (axi.wdata, axi.wstrb))
+        ends = Signal(reset_less=True)
+        m.d.comb += [axi.wdata.eq(word), axi.wstrb.eq(strobes), axi.wlast.eq(ends)]
         m.d.comb += [
             owed.i.payload.eq(issue.splitter.burst.p.length),
             owed.i.valid.eq(issue.taken),
@@ -297,9 +298,9 @@ class WriteDma(_Dma):
         with m.If(load):
             m.d.sync += [
                 axi.wvalid.eq(1),
-                axi.wdata.eq(self.data.payload),
-                axi.wstrb.eq(Mux(swallow, 0, ~0)),
-                axi.wlast.eq(last),
+                word.eq(self.data.payload),
+                strobes.eq(Mux(swallow, 0, ~0)),
+                ends.eq(last),
                 position.eq(Mux(last, 0, position + 1)),
             ]
         return m

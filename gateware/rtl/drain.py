@@ -348,8 +348,8 @@ class Drain(Component):
         """
         g_record = delay(m, self.slot, 2, name="g_record")
         g_phase = delay(m, slot.phase, 2, name="g_phase")
-        # With a reset, or the three registers of a bit become a shift register, which takes a LUT.
-        r_record = delay(m, g_record, 1, name="r_record", reset_less=False)
+        # A module of its own, or the three registers of a bit become a shift register, a LUT each.
+        (r_record,) = copies(m, g_record, 1, "r_record")
         r_sums = delay(m, picked, 2, name="r_sums")
         r = delay(m, slot.execute, 3, name="r_execute")
         lanes = []
