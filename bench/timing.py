@@ -103,8 +103,10 @@ def synthesise(design: wiring.Component, name: str, folder: Path) -> Path:
     Raises UserError when a tool is missing or fails.
     """
     (folder / "design.v").write_text(to_verilog(Harness(design), TOP, Ecp5()))
-    script = f"read_verilog design.v; synth_ecp5 -top {TOP} -json {NETLIST}"
-    _run([tools()["YOSYS"], "-q", "-p", script], folder, name)
+    (folder / "design.ys").write_text(
+        f"read_verilog design.v\n{trellis.KEEP_COPIES}synth_ecp5 -top {TOP} -json {NETLIST}\n"
+    )
+    _run([tools()["YOSYS"], "-q", "-s", "design.ys"], folder, name)
     return folder / NETLIST
 
 

@@ -1,6 +1,6 @@
 # amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
-"""MULT18X18D of an ECP5 with its registers, and the slice of a cascade on it (Lattice FPGA-TN-02205).
+"""MULT18X18D of an ECP5 with its registers, and the slice of a cascade on it (FPGA-TN-02205).
 
 An ECP5's adders behind the multiplier (ALU54B) are not used: nextpnr does not time them.
 """
