@@ -12,7 +12,8 @@ from amaranth import *
 from gateware.pe.base import RowEngine, accumulate
 from gateware.pe.broadcast import steering
 from gateware.pe.cascade import cascade, late_weights
-from gateware.pe.dsp48 import DspMac
+from gateware.pe.dsp48 import P_BITS, DspMac
+from gateware.pe.mult18 import FACTOR_BITS, Fields
 from gateware.pe.pot4 import Pot4Engine
 from ir.numerics import ACT_BITS, NIBBLE_MAX, Scheme
 
@@ -119,11 +120,13 @@ class UnpackedBaseline(RowEngine):
         for p in range(self.pixels):
             total = cascade(
                 m,
+                platform,
                 [
                     (Cat(self.act[p][c], Const(0, 21)).as_signed(), weights[c])
                     for c in range(self.k)
                 ],
                 f"mac_{p}",
+                fields=Fields(count=1, bits=2 * FACTOR_BITS, spacing=P_BITS),
             ).p
             m.d.comb += self.sums[0][p].eq(
                 accumulate(

@@ -28,6 +28,7 @@ from bench.resources import ENGINES
 from gateware.arch.config import AccelConfig
 from gateware.flow import trellis
 from gateware.pe.base import RowEngine
+from gateware.pe.ecp5 import Ecp5
 from gateware.pe.series7 import to_verilog
 from gateware.rtl.array import GemmArray
 from ir import cli
@@ -101,9 +102,11 @@ def synthesise(design: wiring.Component, name: str, folder: Path) -> Path:
 
     Raises UserError when a tool is missing or fails.
     """
-    (folder / "design.v").write_text(to_verilog(Harness(design), TOP))
-    script = f"read_verilog design.v; synth_ecp5 -top {TOP} -json {NETLIST}"
-    _run([tools()["YOSYS"], "-q", "-p", script], folder, name)
+    (folder / "design.v").write_text(to_verilog(Harness(design), TOP, Ecp5()))
+    (folder / "design.ys").write_text(
+        f"read_verilog design.v\n{trellis.KEEP_COPIES}synth_ecp5 -top {TOP} -json {NETLIST}\n"
+    )
+    _run([tools()["YOSYS"], "-q", "-s", "design.ys"], folder, name)
     return folder / NETLIST
 
 

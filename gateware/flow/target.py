@@ -19,6 +19,7 @@ from gateware.compiler.program import Program
 from gateware.flow import manifest, trellis, vivado, yosys
 from gateware.flow.verilog import MODULE
 from gateware.model import estimate
+from gateware.pe import ecp5 as primitives
 from gateware.pe.series7 import Series7
 from gateware.soc import ecp5, zynq7
 from gateware.soc.serial_system import BUS_BITS
@@ -146,7 +147,7 @@ class Ecp5(Target):
         return trellis.resources(config)
 
     def primitives(self) -> object:
-        """No platform: the portable form."""
+        return primitives.Ecp5()
 
     def check(self, board: Board, config: AccelConfig) -> None:
         ecp5.check_clock(board, config.clock_hz)

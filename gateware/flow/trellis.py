@@ -32,6 +32,12 @@ TOOLS = {
     "ECPPACK": ("ecppack", "yowasp-ecppack"),
 }
 CELLS = {"lut4": "TRELLIS_COMB", "ff": "TRELLIS_FF", "mult18": "MULT18X18D", "ebr": "DP16KD"}
+#: Yosys script before ``synth_ecp5``: registers whose wire has the attribute ``keep`` get it, too.
+#: synth_ecp5 flattens the design, and would merge copies of a register.
+KEEP_COPIES = """\
+proc
+setattr -set keep 1 a:keep %ci1:+$dff[Q] t:$dff %i
+"""
 SEED = 1  #: of the placer, so that a build can be repeated
 
 
@@ -61,6 +67,7 @@ def build_plan(board: Board, config: AccelConfig, accelerator: str, memory_bytes
         name=TOP,
         # router1 did not end in hours. A missed clock is judged here, with its report at hand.
         nextpnr_opts=f"--seed {SEED} --router router2 --timing-allow-fail --report {REPORT}",
+        script_after_read=KEEP_COPIES,
         ecppack_opts="--compress",
     )
 

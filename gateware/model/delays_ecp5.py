@@ -20,6 +20,9 @@ FF_OUT, FF_SETUP, FF_ENABLE, FF_RESET = 0.525, 0.0, 0.0, 0.424
 CARRY_IN, CARRY_THROUGH, CARRY_SUM = 0.447, 0.071, 0.443
 SUM = 0.698  #: from the lower bit of a CCU2C to the sum of the upper one, assumed
 MULTIPLIER = 3.927
+#: MULT18X18D with registers at its operands and its product: clock to product; setup of an operand
+#: is assumed; from register to register the longer of both ways with one register alone.
+MULTIPLIER_OUT, MULTIPLIER_SETUP, MULTIPLIER_INNER = 0.735, 0.2, 3.86
 ALU = 2.7  #: assumed
 RAM_OUT, RAM_SETUP = 5.6, 0.3  #: assumed
 LUTRAM_OUT, LUTRAM_SETUP = 0.9, 0.1  #: assumed
@@ -42,7 +45,7 @@ class Ecp5Delays(DelayModel):
         self._scale = scale
 
     def key(self, cell: Cell) -> object:
-        return cell.kind
+        return cell.kind, frozenset(_registers(cell))
 
     def timing(self, cell: Cell) -> CellTiming:
         kind, inputs, outputs = cell.kind, list(cell.inputs), list(cell.outputs)
@@ -59,6 +62,13 @@ class Ecp5Delays(DelayModel):
             return CellTiming(arcs={"Z": tuple(Arc(port, ns) for port in inputs)})
         if kind == "CCU2C":
             return _CCU2C
+        if kind == "MULT18X18D" and _registers(cell) == _ALL_REGISTERS:
+            return CellTiming(
+                starts=dict.fromkeys(outputs, MULTIPLIER_OUT),
+                ends={port: MULTIPLIER_SETUP for port in inputs if port[0] in "AB"},
+                inner=MULTIPLIER_INNER,
+                clocks=frozenset({"CLK0"}),
+            )
         if kind in ("MULT18X18D", "ALU54B"):
             return _multiplier(cell, MULTIPLIER if kind == "MULT18X18D" else ALU)
         if kind == "TRELLIS_DPR16X4":
@@ -109,14 +119,24 @@ def _is_inside(hop: Hop) -> bool:
     }
 
 
-def _multiplier(cell: Cell, ns: float) -> CellTiming:
-    registers = [
-        value
+_ALL_REGISTERS = {"INPUTA", "INPUTB", "OUTPUT"}
+
+
+def _registers(cell: Cell) -> set[str]:
+    """Registers that a multiplier uses."""
+    return {
+        name.removeprefix("REG_").removesuffix("_CLK")
         for name, value in cell.parameters.items()
-        if name.startswith("REG_") and "CLK" in name
-    ]
-    if any(value != "NONE" for value in registers):
-        raise ValueError(f"the delays of a {cell.kind} with registers are not known")
+        if name.startswith("REG_") and name.endswith("_CLK") and value != "NONE"
+    }
+
+
+def _multiplier(cell: Cell, ns: float) -> CellTiming:
+    if used := _registers(cell):
+        raise ValueError(
+            f"the delays of a {cell.kind} with registers at {', '.join(sorted(used))} alone are "
+            f"not known"
+        )
     inputs = [port for port in cell.inputs if not port.startswith(("CLK", "CE", "RST"))]
     return CellTiming(
         arcs={port: tuple(Arc(source, ns) for source in inputs) for port in cell.outputs}

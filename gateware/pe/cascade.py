@@ -1,6 +1,6 @@
 # amaranth: UnusedElaboratable=no
 # SPDX-License-Identifier: Apache-2.0
-"""Parts of the engines on DSP48E1: operands with two pixels, cascades, late weights."""
+"""Parts of the engines on multipliers: operands with two pixels, cascades, late weights."""
 
 from collections.abc import Sequence
 
@@ -9,16 +9,26 @@ from amaranth.lib import data
 
 from gateware.pe.base import RowEngine
 from gateware.pe.dsp48 import DspMac, Head
+from gateware.pe.ecp5 import is_ecp5
+from gateware.pe.mult18 import Fields, Mult18Mac
 from gateware.pe.series7 import SharedModule
 from ir.numerics import ACT_BITS
 
 LANE_SHIFT = 20  #: distance of the two pixels inside the 48-bit sum
+#: Two products of a nibble and a weight of up to eight bits.
+LANES = Fields(count=2, bits=12, spacing=LANE_SHIFT)
 
 
-def two_pixels(act: data.View, pixel: int) -> list[Value]:
-    """Operands ``a1 * 2^20 + a0``, signed(25), of ``pixel`` and the next, one per channel."""
+def lane_shift(platform: object) -> int:
+    """Distance of the two pixels inside an operand: that of the sum, where it fits the
+    multiplier."""
+    return LANES.bits if is_ecp5(platform) else LANE_SHIFT
+
+
+def two_pixels(act: data.View, pixel: int, shift: int) -> list[Value]:
+    """Operands ``a1 * 2^shift + a0``, signed, of ``pixel`` and the next, one per channel."""
     return [
-        Cat(a0, Const(0, LANE_SHIFT - ACT_BITS), a1, Const(0, 1)).as_signed()
+        Cat(a0, Const(0, shift - ACT_BITS), a1, Const(0, 1)).as_signed()
         for a0, a1 in zip(act[pixel], act[pixel + 1], strict=True)
     ]
 
@@ -53,21 +63,27 @@ def late_bits(k: int, engine: type[RowEngine]) -> int:
 
 def cascade(
     m: Module,
+    platform: object,
     operands: Sequence[tuple[Value, Value]],
     name: str,
     *,
+    fields: Fields,
     preadd: int | None = None,
     start: Value | None = None,
-) -> SharedModule:
+) -> SharedModule | Mult18Mac:
     """Cascade of slices that adds up ``a * b`` of all ``operands``; returns the last slice.
 
     The operands of each slice come a cycle after those of the one before. ``start`` is added to the
-    first product; it comes as ``pcin`` of :class:`DspMac` does.
+    first product; it comes as ``pcin`` of :class:`DspMac` does. ``fields`` says how a product
+    becomes part of the sum on ECP5; elsewhere it is one already.
     """
     before = None
     for i, (a, b) in enumerate(operands):
         head = Head.SUM if before else Head.PRODUCT if start is None else Head.START
-        mac = SharedModule(DspMac(preadd=preadd, head=head), DspMac.module_name(preadd, head))
+        if is_ecp5(platform):
+            mac = Mult18Mac(fields=fields, preadd=preadd, head=head)
+        else:
+            mac = SharedModule(DspMac(preadd=preadd, head=head), DspMac.module_name(preadd, head))
         m.submodules[f"{name}_{i}"] = mac
         m.d.comb += [mac.a.eq(a), mac.b.eq(b)]
         if before is not None:

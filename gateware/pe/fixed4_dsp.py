@@ -6,7 +6,15 @@ from amaranth.lib import data
 
 from gateware.pe.base import Resources, RowEngine, control_resources, delay, require_pairs
 from gateware.pe.broadcast import copies
-from gateware.pe.cascade import LANE_SHIFT, cascade, late_bits, late_weights, two_pixels
+from gateware.pe.cascade import (
+    LANE_SHIFT,
+    LANES,
+    cascade,
+    lane_shift,
+    late_bits,
+    late_weights,
+    two_pixels,
+)
 from gateware.pe.dsp48 import P_BITS, DspAccumulator, DspMac
 from ir.numerics import ACT_BITS, Scheme
 
@@ -53,10 +61,13 @@ class Fixed4DspEngine(RowEngine):
         control = copies(m, mode, pairs, "control")
         for i in range(pairs):
             p = 2 * i
+            acts = two_pixels(self.act, p, lane_shift(platform))
             last = cascade(
                 m,
-                list(zip(two_pixels(self.act, p), weights, strict=True)),
+                platform,
+                list(zip(acts, weights, strict=True)),
                 f"mac_{p}",
+                fields=LANES,
                 start=self._start(begin[i]),
             )
             accumulator = DspAccumulator()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Row engine for pairs of rows of 4-bit fixed-point weights: four multiplications per DSP48E1."""
 
+import dataclasses
+
 import numpy as np
 from amaranth import *
 
@@ -15,14 +17,37 @@ from gateware.pe.base import (
 )
 from gateware.pe.broadcast import steering
 from gateware.pe.cascade import LANE_SHIFT, cascade, late, late_bits, two_pixels
-from gateware.pe.dsp48 import DspMac
+from gateware.pe.dsp48 import B_BITS, DspMac
+from gateware.pe.ecp5 import is_ecp5
+from gateware.pe.mult18 import Fields
 from ir.numerics import ACT_BITS, Scheme
 
-WEIGHT_SHIFT = 10  #: distance of the two rows inside the 48-bit sum
-FIELDS = ((0, 0), (1, 0), (0, 1), (1, 1))  #: (row, pixel) of the sum's four fields, low bits first
+FIELD_BITS = 10  #: of each product's sum inside the 48-bit sum
 CENTRE = 1 << ACT_BITS - 1  #: taken from each activation, to halve its magnitude
 #: Products that a 10-bit field holds, for all weights and activations.
 DEPTH = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Packing:
+    """Packing of the operands of one multiplication.
+
+    pixel_shift, row_shift : distance of the two pixels, and of the two rows
+    fields : (row, pixel) of the sum's four fields, low bits first
+    """
+
+    pixel_shift: int
+    row_shift: int
+    fields: tuple[tuple[int, int], ...]
+
+
+_DSP48E1 = _Packing(
+    pixel_shift=LANE_SHIFT, row_shift=FIELD_BITS, fields=((0, 0), (1, 0), (0, 1), (1, 1))
+)
+#: Products of seven bits, -56 to 56. With the rows nearer to each other than the pixels, which are
+#: down to -8, an operand would not fit 18 bits.
+_PRODUCTS = Fields(count=4, bits=7, spacing=FIELD_BITS)
+_MULT18X18D = _Packing(pixel_shift=7, row_shift=14, fields=((0, 0), (0, 1), (1, 0), (1, 1)))
 
 
 class Fixed4PairEngine(RowEngine):
@@ -36,7 +61,8 @@ class Fixed4PairEngine(RowEngine):
     The pre-adder takes the constants. Cascades of eight add up to 8 * 7 * 8 = 448 in magnitude,
     which ten bits hold. Each field borrows 1 from the next one when it is negative; the sign bit of
     the field below, as a carry-in, puts that right. Two cascades, for 16 channels, meet in a
-    registered adder, and then in an accumulator of LUTs.
+    registered adder, and then in an accumulator of LUTs. A MULT18X18D of an ECP5 has narrower
+    operands: the pixels are 7 bits apart there, the rows 14, and the sum's fields in that order.
 
     Stored codes are ``w0`` and ``w1 - (w0 < 0)``, four bits each, so that B is their concatenation
     with the signs extended. What the sums miss, ``8 * sum(w)``, is in the bias.
@@ -92,13 +118,14 @@ class Fixed4PairEngine(RowEngine):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         control = steering(m, self.control, self._dot_latency(self.k), self.pixels)
-        weights = self._weights(m)
+        packing = _MULT18X18D if is_ecp5(platform) else _DSP48E1
+        weights = self._weights(m, packing.row_shift)
         for p in range(0, self.pixels, 2):
-            totals = self._cascade(m, p, weights)
-            for i, (row, pixel) in enumerate(FIELDS):
-                low = i * WEIGHT_SHIFT
+            totals = self._cascade(m, platform, p, weights, packing.pixel_shift)
+            for i, (row, pixel) in enumerate(packing.fields):
+                low = i * FIELD_BITS
                 dots = [
-                    (total[low : low + WEIGHT_SHIFT].as_signed(), total[low - 1] if i else None)
+                    (total[low : low + FIELD_BITS].as_signed(), total[low - 1] if i else None)
                     for total in totals
                 ]
                 dot, carry = _add_fields(m, dots, f"field_{p}_{i}")
@@ -114,8 +141,9 @@ class Fixed4PairEngine(RowEngine):
                 )
         return m
 
-    def _weights(self, m: Module) -> list[Value]:
-        """Operand B for each channel, as late as its activations."""
+    def _weights(self, m: Module, shift: int) -> list[Value]:
+        """Operand B for each channel, as late as its activations; the rows ``shift`` bits
+        apart."""
         bits = self.scheme.bits
         weights = []
         for c in range(self.k):
@@ -123,19 +151,27 @@ class Fixed4PairEngine(RowEngine):
             both = late(m, both, self.skew(c), f"weight_{c}")
             operand = Cat(
                 both[:bits],
-                both[bits - 1].replicate(WEIGHT_SHIFT - bits),
+                both[bits - 1].replicate(shift - bits),
                 both[bits:],
-                both[-1].replicate(WEIGHT_SHIFT - 2 - bits),
+                both[-1].replicate(B_BITS - shift - bits),
             )
             weights.append(operand.as_signed())
         return weights
 
-    def _cascade(self, m: Module, p: int, weights: list[Value]) -> list[Value]:
+    def _cascade(
+        self, m: Module, platform: object, p: int, weights: list[Value], shift: int
+    ) -> list[Value]:
         """Sums of the cascades of pixels p and p + 1, four fields in each."""
-        acts = two_pixels(self.act, p)
-        preadd = -(CENTRE << LANE_SHIFT) - CENTRE
+        acts = two_pixels(self.act, p, shift)
         return [
-            cascade(m, [(acts[c], weights[c]) for c in channels], f"mac_{p}_{i}", preadd=preadd).p
+            cascade(
+                m,
+                platform,
+                [(acts[c], weights[c]) for c in channels],
+                f"mac_{p}_{i}",
+                fields=_PRODUCTS,
+                preadd=-(CENTRE << shift) - CENTRE,
+            ).p
             for i, channels in enumerate(self._cascades(self.k))
         ]
 

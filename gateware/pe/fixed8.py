@@ -12,7 +12,15 @@ from gateware.pe.base import (
     require_pairs,
 )
 from gateware.pe.broadcast import steering
-from gateware.pe.cascade import LANE_SHIFT, cascade, late_bits, late_weights, two_pixels
+from gateware.pe.cascade import (
+    LANE_SHIFT,
+    LANES,
+    cascade,
+    lane_shift,
+    late_bits,
+    late_weights,
+    two_pixels,
+)
 from gateware.pe.dsp48 import DspMac
 from ir.numerics import NIBBLE_MAX, Scheme
 
@@ -62,9 +70,9 @@ class Fixed8Engine(RowEngine):
         ).width
         control = steering(m, self.control, self.latency - 2, self.pixels)
         for p in range(0, self.pixels, 2):
-            total = cascade(
-                m, list(zip(two_pixels(self.act, p), weights, strict=True)), f"mac_{p}"
-            ).p
+            acts = two_pixels(self.act, p, lane_shift(platform))
+            operands = list(zip(acts, weights, strict=True))
+            total = cascade(m, platform, operands, f"mac_{p}", fields=LANES).p
             for lane in range(2):
                 dot = total[lane * LANE_SHIFT :][:dot_bits].as_signed()
                 m.d.comb += self.sums[0][p + lane].eq(

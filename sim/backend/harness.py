@@ -26,6 +26,7 @@ from sim.backend.simulators import ICARUS, Simulator, SimulatorNotFound, find_si
 
 __all__ = [
     "BUILD_ROOT",
+    "ECP5_MODELS",
     "SERIES7_MODELS",
     "BenchFailed",
     "BuildFailed",
@@ -40,6 +41,8 @@ __all__ = [
 
 #: Verilog of the primitives that text for :class:`~gateware.pe.series7.Series7` instantiates.
 SERIES7_MODELS = Path(__file__).with_name("series7.v")
+#: The same for :class:`~gateware.pe.ecp5.Ecp5`.
+ECP5_MODELS = Path(__file__).with_name("ecp5.v")
 BUILD_ROOT = Path(__file__).resolve().parents[2] / "build" / "sim"
 TIMESCALE = ("1ns", "1ps")
 LOG_TAIL = 40  #: lines of a failed bench's log that are shown

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bench of the row engines with 7-series primitives, against their models in every cycle."""
+"""Bench of the row engines with primitives of a family, against their models in every cycle."""
 
 from collections.abc import Sequence
 

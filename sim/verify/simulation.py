@@ -28,7 +28,14 @@ from gateware.model.timeline import Timeline
 from gateware.pe.series7 import Series7
 from gateware.rtl.array import engine_modules
 from ir import cli
-from sim.backend.harness import BUILD_ROOT, SERIES7_MODELS, BenchFailed, build_simulation, run_bench
+from sim.backend.harness import (
+    BUILD_ROOT,
+    ECP5_MODELS,
+    SERIES7_MODELS,
+    BenchFailed,
+    build_simulation,
+    run_bench,
+)
 from sim.backend.simulators import VERILATOR, Simulator, find_simulator
 from sim.world.ddr import DDR_VERILOG
 from sim.world.system import WAVEFORM_FILE, WAVEFORM_TRIGGER, System
@@ -186,6 +193,7 @@ class _System:
                 verilog,
                 DDR_VERILOG,
                 SERIES7_MODELS,
+                ECP5_MODELS,
                 *([WAVEFORM_TRIGGER] if traced else []),
             ],
             optimise=True,

@@ -57,5 +57,22 @@ def test_multiplier() -> None:
     expected = 0.525 + NET_BASE + 3.927 + NET_BASE + NET_MULTIPLIER
     assert d.path().ns == pytest.approx(expected)
     d.json["cells"]["mul"]["parameters"]["REG_INPUTA_CLK"] = "CLK0"
-    with pytest.raises(ValueError, match="a MULT18X18D with registers are not known"):
+    with pytest.raises(ValueError, match="MULT18X18D with registers at INPUTA alone are not known"):
         d.path()
+
+
+def test_multiplier_with_registers() -> None:
+    d = Design()
+    p, z = d.bits(), d.bits()
+    d.cell("MULT18X18D", "mul", A0=d.register(["0"]), CLK0=d.clock, P0=p)
+    d.json["cells"]["mul"]["parameters"] |= {
+        f"REG_{name}_CLK": "CLK0" for name in ("INPUTA", "INPUTB", "OUTPUT")
+    }
+    d.register(p)
+    # From register to register inside, which takes longer than the net behind the product.
+    assert d.path().ns == pytest.approx(3.86)
+    d.cell("LUT4", "lut", A=p, Z=z)
+    d.register(z)
+    fanout = 0.12  # two pins
+    expected = 0.735 + NET_BASE + fanout + NET_MULTIPLIER + 0.236 + NET_BASE
+    assert d.path().ns == pytest.approx(max(3.86, expected - NET_BASE + 0.13))
