@@ -7,10 +7,11 @@ import boards
 from gateware.arch.config import AccelConfig
 from gateware.flow import manifest
 from gateware.flow.verilog import AcceleratorBox, accelerator_verilog
+from gateware.pe.ecp5 import Ecp5
 from gateware.soc.ecp5 import connection
 from gateware.soc.serial_system import BUS_BITS, SerialSystem
 from ir.ratio import Ratio
-from sim.backend.harness import build_and_test
+from sim.backend.harness import ECP5_MODELS, build_and_test
 from sim.backend.simulators import VERILATOR, find_simulator
 from sim.verify.cases import CaseMaker
 
@@ -39,7 +40,7 @@ def test_driver_over_a_serial_line(make_case: CaseMaker, tmp_path: Path, seed: i
         system,
         toplevel="serial",
         test_module="sim.benches.serial_bench",
-        extra_verilog=[accelerator_verilog(CONFIG)],
+        extra_verilog=[accelerator_verilog(CONFIG, Ecp5()), ECP5_MODELS],
         optimise=True,
         simulator=find_simulator(prefer=VERILATOR),
         seed=seed,

@@ -10,10 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from amaranth import Cat, Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
 
 from bench import resources, timing
 from bench.baselines import BASELINES
 from gateware.pe.base import RowEngine
+from gateware.pe.broadcast import copies
 from gateware.pe.fixed8 import Fixed8Engine
 from ir.cli import UserError
 from sim.benches.stimulus import random_values, random_words
@@ -22,12 +26,12 @@ from tests.helpers.engines import check_engine
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One engine of two multiplications in place of all."""
+    """One engine of a few multiplications in place of all."""
     for module in (resources, timing):
         monkeypatch.setattr(module, "ENGINES", (Fixed8Engine,))
         monkeypatch.setattr(module, "PIXELS", 2)
     monkeypatch.setattr(resources, "BASELINES", ())
-    monkeypatch.setattr(timing, "K", 1)
+    monkeypatch.setattr(timing, "K", 2)
     monkeypatch.setattr(timing, "ARRAYS", ())
 
 
@@ -50,11 +54,30 @@ def test_timing(tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture) -> No
     assert timing.main(["--jobs", "1", "--out", str(out), "--json"]) == 0
     (row,) = json.loads(out.read_text())
     assert json.loads(capsys.readouterr().out) == [row]
-    assert (row["name"], row["macs"]) == ("Fixed8Engine 1 x 2", 2)
+    assert (row["name"], row["macs"]) == ("Fixed8Engine 2 x 2", 4)
     assert 50 < row["mhz"] < 400
-    # The packed product is 25 x 18 bits, and the harness took nothing away.
+    # Two products share a multiplier, and the harness took nothing away.
     assert row["cells"]["mult18"] == 2
     assert row["cells"]["ff"] > 2 * 2 * 25  # two accumulators and what they show
+
+
+class Copies(wiring.Component):
+    """Three copies of one register."""
+
+    def __init__(self) -> None:
+        super().__init__({"i": In(1), "o": Out(3)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.d.comb += self.o.eq(Cat(copies(m, self.i, 3, "value")))
+        return m
+
+
+def test_copies_stay_apart_in_synthesis(tmp_path: Path) -> None:
+    document = json.loads(timing.synthesise(Copies(), "copies", tmp_path).read_text())
+    cells = document["modules"][timing.TOP]["cells"].values()
+    # Beside them the harness has one register before, three behind and one for its output.
+    assert sum(cell["type"] == "TRELLIS_FF" for cell in cells) == 3 + 1 + 3 + 1
 
 
 def test_rows_of_other_designs_stay(

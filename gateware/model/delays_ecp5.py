@@ -13,7 +13,7 @@ from gateware.model.netlist import Cell
 
 NET_BASE = 0.9
 NET_DOUBLING = 0.12
-NET_MULTIPLIER = 1.5
+NET_MULTIPLIER = 1.0
 LUT = 0.236
 PFUMX, L6MUX = 0.173, 0.148  #: assumed
 FF_OUT, FF_SETUP, FF_ENABLE, FF_RESET = 0.525, 0.0, 0.0, 0.424

@@ -20,8 +20,9 @@ class _Read:
     """The read burst in hand."""
 
     index: Signal  # word that comes next
-    left: Signal  # beats
-    issue: Signal  # a beat is read in this cycle
+    busy: Signal  # beats are left to read
+    moves: Value  # the word at the output of the RAM moves on, if there is one
+    idle: Value  # no beat is at the output of the RAM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,16 +30,8 @@ class _Write:
     """The write burst in hand."""
 
     index: Signal  # word that comes next
-    inside: Value  # the memory
-    beat: Signal  # a beat comes in this cycle
-
-
-@dataclasses.dataclass(frozen=True)
-class _Host:
-    """The access at the word port."""
-
-    free: Signal  # neither address of the RAM is in use, and no word waits at its output
-    read: Signal  # a word is read in this cycle
+    busy: Signal  # beats are left to write
+    enable: Value  # bytes that a beat writes in this cycle
 
 
 class BlockMemory(wiring.Component):
@@ -62,7 +55,10 @@ class BlockMemory(wiring.Component):
     answer : Out(stream of unsigned(data_bits))
         One per access: the word read, or anything for a write.
 
-    Latency: two cycles from an address to the first beat, and from an access to its answer.
+    Latency: three cycles from an address to the first beat, two from an access to its answer.
+
+    Both ports of the RAM have registers around them: it is far from everything, and its own output
+    takes half a cycle.
 
     Throughput: one beat read and one written per cycle; an access in two cycles.
 
@@ -91,11 +87,14 @@ class BlockMemory(wiring.Component):
             shape=self._data_bits, depth=self._words, init=[]
         )
         read, write = store.read_port(), store.write_port(granularity=8)
-        reading = self._read_burst(m)
+        reading = self._read_burst(m, read)
         writing = self._write_burst(m)
-        host = self._word_port(m, reading, writing, read)
-        self._drive_read_port(m, reading, host, read)
-        self._drive_write_port(m, writing, host, write)
+        free = self._word_port(m, reading, writing, read)
+        m.d.comb += [
+            read.en.eq(reading.moves),
+            read.addr.eq(Mux(reading.busy, reading.index, self.access.p.index)),
+        ]
+        self._drive_write_port(m, writing, free, write)
         return m
 
     @property
@@ -107,36 +106,46 @@ class BlockMemory(wiring.Component):
         """Bits of a word's number that are zero inside the memory."""
         return index[(self._words - 1).bit_length() :]
 
-    def _read_burst(self, m: Module) -> _Read:
-        """Read channels, a beat per cycle, the first two cycles after its address.
+    def _read_burst(self, m: Module, read: memory.ReadPort) -> _Read:
+        """Read channels, a beat per cycle, the first three cycles after its address.
 
-        ``en`` moves a word to the output of the RAM, which is where it waits for ``rready``.
+        A beat waits for ``rready`` in a register, and the next one at the output of the RAM.
         """
         axi = self.axi
-        read_index = Signal(32 - self._offset_bits)
-        read_left = Signal(5)
-        issue = Signal()
-        m.d.comb += [
-            axi.arready.eq((read_left == 0) & (~axi.rvalid | axi.rready)),
-            issue.eq((read_left != 0) & (~axi.rvalid | axi.rready)),
-        ]
-        with m.If(axi.rready):
-            m.d.sync += axi.rvalid.eq(0)
+        index = Signal(32 - self._offset_bits)
+        left = Signal(4)  # after the next beat
+        busy = Signal()
+        number = Signal.like(axi.arid)
+        # Of the beat at the output of the RAM.
+        loaded, last, outside, loaded_number = Signal(), Signal(), Signal(), Signal.like(axi.arid)
+        takes = ~axi.rvalid | axi.rready
+        moves = ~loaded | takes
+        m.d.comb += axi.arready.eq(~busy)
         with m.If(axi.arvalid & axi.arready):
             m.d.sync += [
-                read_index.eq(axi.araddr[self._offset_bits :]),
-                read_left.eq(axi.arlen + 1),
-                axi.rid.eq(axi.arid),
+                index.eq(axi.araddr[self._offset_bits :]),
+                left.eq(axi.arlen),
+                number.eq(axi.arid),
+                busy.eq(1),
             ]
-        with m.If(issue):
+        with m.If(moves):
             m.d.sync += [
-                read_index.eq(read_index + 1),
-                read_left.eq(read_left - 1),
-                axi.rvalid.eq(1),
-                axi.rlast.eq(read_left == 1),
-                axi.rresp.eq(Mux(self._outside(read_index) == 0, Resp.OKAY, Resp.DECERR)),
+                loaded.eq(busy),
+                last.eq(left == 0),
+                loaded_number.eq(number),
+                outside.eq(self._outside(index) != 0),
             ]
-        return _Read(read_index, read_left, issue)
+            with m.If(busy):
+                m.d.sync += [index.eq(index + 1), left.eq(left - 1), busy.eq(left != 0)]
+        with m.If(takes):
+            m.d.sync += [
+                axi.rvalid.eq(loaded),
+                axi.rid.eq(loaded_number),
+                axi.rdata.eq(read.data),
+                axi.rlast.eq(last),
+                axi.rresp.eq(Mux(outside, Resp.DECERR, Resp.OKAY)),
+            ]
+        return _Read(index, busy, moves, ~loaded)
 
     def _write_burst(self, m: Module) -> _Write:
         """Write channels, a beat per cycle from the cycle after the address."""
@@ -150,6 +159,7 @@ class BlockMemory(wiring.Component):
             axi.wready.eq(writing),
             beat.eq(axi.wvalid & writing),
         ]
+        enable = Mux(beat & inside, axi.wstrb, 0)
         with m.If(axi.bready):
             m.d.sync += axi.bvalid.eq(0)
         with m.If(axi.awvalid & axi.awready):
@@ -165,59 +175,44 @@ class BlockMemory(wiring.Component):
                 m.d.sync += axi.bresp.eq(Resp.DECERR)
             with m.If(axi.wlast):
                 m.d.sync += [writing.eq(0), axi.bvalid.eq(1)]
-        return _Write(write_index, inside, beat)
+        return _Write(write_index, writing, enable)
 
     def _word_port(
         self, m: Module, reading: _Read, writing: _Write, read: memory.ReadPort
-    ) -> _Host:
-        """The word port; an answer two cycles after its access."""
-        axi, access, answer = self.axi, self.access, self.answer
+    ) -> Signal:
+        """The word port, an answer two cycles after its access; whether it is free: no burst uses
+        an address of the RAM, and no word waits at its output."""
+        access, answer = self.access, self.answer
         fetched = Signal()
         free = Signal()
         m.d.comb += [
             free.eq(
                 ~fetched
                 & (~answer.valid | answer.ready)
-                & ~writing.beat
-                & (reading.left == 0)
-                & ~axi.rvalid
+                & ~writing.busy
+                & ~reading.busy
+                & reading.idle
             ),
             access.ready.eq(free),
         ]
-        host_read = Signal()
-        m.d.comb += host_read.eq(access.valid & free & ~access.p.write)
         with m.If(answer.ready):
             m.d.sync += answer.valid.eq(0)
         m.d.sync += fetched.eq(access.valid & free)
         with m.If(fetched):
             m.d.sync += [answer.valid.eq(1), answer.payload.eq(read.data)]
-        return _Host(free, host_read)
-
-    def _drive_read_port(
-        self, m: Module, reading: _Read, host: _Host, read: memory.ReadPort
-    ) -> None:
-        """Address and enable of the RAM's read port, combinational."""
-        m.d.comb += [
-            read.en.eq(reading.issue | host.read),
-            # Not by `issue`: `rready` comes late, and this net goes to every block RAM.
-            read.addr.eq(Mux(reading.left != 0, reading.index, self.access.p.index)),
-            self.axi.rdata.eq(read.data),
-        ]
+        return free
 
     def _drive_write_port(
-        self, m: Module, writing: _Write, host: _Host, write: memory.WritePort
+        self, m: Module, writing: _Write, free: Value, write: memory.WritePort
     ) -> None:
-        """Address, data and enables of the RAM's write port, combinational."""
+        """Address, data and enables of the RAM's write port, a cycle later."""
         axi, access = self.axi, self.access
-        host_write = access.valid & host.free & access.p.write
-        m.d.comb += [
-            write.addr.eq(Mux(writing.beat, writing.index, access.p.index)),
-            write.data.eq(Mux(writing.beat, axi.wdata, access.p.data)),
-            write.en.eq(
-                Mux(
-                    writing.beat & writing.inside,
-                    axi.wstrb,
-                    host_write.replicate(self._data_bits // 8),
-                )
-            ),
+        host_write = access.valid & free & access.p.write
+        address, word = Signal.like(write.addr), Signal.like(write.data)
+        enable = Signal.like(write.en)
+        m.d.sync += [
+            address.eq(Mux(writing.busy, writing.index, access.p.index)),
+            word.eq(Mux(writing.busy, axi.wdata, access.p.data)),
+            enable.eq(writing.enable | host_write.replicate(len(write.en))),
         ]
+        m.d.comb += [write.addr.eq(address), write.data.eq(word), write.en.eq(enable)]

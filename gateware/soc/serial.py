@@ -39,8 +39,8 @@ class _Command:
     address_done: Signal  # taken by the registers
     data_done: Signal
     resetting: Signal  # cycles that the reset still lasts
-    is_register: Value
-    in_memory: Value
+    is_register: Signal
+    in_memory: Signal
 
 
 class SerialBridge(wiring.Component):
@@ -96,7 +96,7 @@ class SerialBridge(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        command = self._command()
+        command = self._command(m)
         self._drive_ports(m, command)
         self._count_reset(m, command)
         forgotten = self._watch_silence(m)
@@ -108,7 +108,7 @@ class SerialBridge(wiring.Component):
             self._answer_states(m, command)
         return m
 
-    def _command(self) -> _Command:
+    def _command(self, m: Module) -> _Command:
         header = Signal(48)
         address, words = header[:32], header[32:]
         is_write = Signal()
@@ -118,6 +118,12 @@ class SerialBridge(wiring.Component):
         address_done, data_done = Signal(), Signal()
         resetting = Signal(range(RESET_CYCLES))
         window_bytes = 1 << len(self.axil.awaddr)
+        # A cycle before state Begin the address is there.
+        is_register, in_memory = Signal(), Signal()
+        m.d.sync += [
+            is_register.eq((address >= REGISTER_BASE) & (address < REGISTER_BASE + window_bytes)),
+            in_memory.eq(address < self._memory_bytes),
+        ]
         return _Command(
             header=header,
             address=address,
@@ -129,8 +135,8 @@ class SerialBridge(wiring.Component):
             address_done=address_done,
             data_done=data_done,
             resetting=resetting,
-            is_register=(address >= REGISTER_BASE) & (address < REGISTER_BASE + window_bytes),
-            in_memory=address < self._memory_bytes,
+            is_register=is_register,
+            in_memory=in_memory,
         )
 
     def _drive_ports(self, m: Module, command: _Command) -> None:
