@@ -89,16 +89,16 @@ def parts(config: AccelConfig) -> dict[str, Usage]:
         "engine.window": _window(config),
         # A word of weights, an EXECUTE; a job on its way in shift registers.
         "engine": Usage(lut=160, ff=config.weight_bits + 417),
-        "engine.loop": Usage(lut=466, ff=169, dsp48e1=1),
+        "engine.loop": Usage(lut=540, ff=480),
         "act": _act_buffer(config),
         "weights": _beat_buffer(config, config.weight_beats, config.weight_depth),
         "slots": _slot_buffer(config),
         "wide": _wide_buffer(config),
         "loader": _loader(config),
-        "storer": Usage(lut=251, ff=96),
-        "dma": Usage(lut=230, ff=271) + Usage(lut=105, ff=95) * (config.ports - 1),
-        "fetcher": Usage(lut=73, ff=578, bram36=1) + Usage(lut=135, ff=32),
-        "sequencer": Usage(lut=1296, ff=212),
+        "storer": Usage(lut=345, ff=260),
+        "dma": Usage(lut=330, ff=310) + Usage(lut=155, ff=120) * (config.ports - 1),
+        "fetcher": Usage(lut=73, ff=600, bram36=1) + Usage(lut=135, ff=100),
+        "sequencer": Usage(lut=1296, ff=300),
         "regs": Usage(lut=483, ff=510),
     }
 
@@ -139,7 +139,7 @@ def _drain(config: AccelConfig) -> Usage:
         lut=round(
             lanes * (requant.lut + SUM_BITS * _choice(ways)) + k * (lanes * 3 + 40) + slot_bits
         ),
-        ff=lanes * (requant.ff + waiting) + slot_bits + 600,
+        ff=lanes * (requant.ff + waiting) + 2 * slot_bits + 1000,
         dsp48e1=lanes * requant.dsp48e1,
     )
 
@@ -158,7 +158,7 @@ def _act_buffer(config: AccelConfig) -> Usage:
     columns, address = config.banks * config.k, ceil_log2(config.act_depth)
     return Usage(
         lut=columns * (address + ACT_BITS + 1) + config.banks * (config.k * ACT_BITS // 4 + 10),
-        ff=ceil_log2(config.banks),
+        ff=540 + 8 * config.banks,
         # A RAMB18E1 of four bits has 4096 words.
         bram36=columns * config.act_copies * math.ceil(config.act_depth / 4096) / 2,
     )
@@ -171,9 +171,15 @@ def _beat_buffer(config: AccelConfig, beats: int, depth: int) -> Usage:
     choice = 0 if blocks & blocks - 1 == 0 else 1.1 * (blocks - 2) * config.weight_bits
     return Usage(
         lut=36 * config.ports + round(choice),
-        ff=15 * config.ports,
+        ff=15 * config.ports + _copies(config, beats, depth),
         bram36=beats * blocks * config.bus_bits / 64,
     )
+
+
+def _copies(config: AccelConfig, beats: int, depth: int) -> int:
+    """Flip-flops of the copies of what is written, of the address that is read, and enables."""
+    written = config.ports * math.ceil(beats / config.ports / 8)
+    return written * (config.bus_bits + ceil_log2(depth)) + beats * ceil_log2(depth) // 2 + beats
 
 
 def _slot_buffer(config: AccelConfig) -> Usage:
@@ -182,7 +188,8 @@ def _slot_buffer(config: AccelConfig) -> Usage:
     memories = beats * math.ceil(config.bus_bits / 3) * deep
     choice = beats * config.bus_bits * math.ceil(deep / 4) if deep > 1 else 0
     return Usage(
-        lut=4 * memories + choice + 26 * config.ports, ff=beats * config.bus_bits + 9 * config.ports
+        lut=4 * memories + choice + 26 * config.ports,
+        ff=beats * config.bus_bits + 9 * config.ports + _copies(config, beats, config.slot_depth),
     )
 
 
@@ -197,8 +204,5 @@ def _wide_buffer(config: AccelConfig) -> Usage:
 
 
 def _loader(config: AccelConfig) -> Usage:
-    """Its queues are of LUTs; the first port also walks tensors. The address of the fourth port's
-    part is a product."""
-    return Usage(lut=509, ff=273, dsp48e1=config.ports // 4) + Usage(lut=134, ff=44) * (
-        config.ports - 1
-    )
+    """Its queues are of LUTs; the first port also walks tensors."""
+    return Usage(lut=509, ff=430) + Usage(lut=134, ff=150) * (config.ports - 1)

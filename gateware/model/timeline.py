@@ -23,11 +23,11 @@ from gateware.rtl.window import Window
 
 READ_LATENCY = 40  #: cycles from a read address to its first beat, as the DDR model has it
 WRITE_LATENCY = 20  #: cycles from the last beat written to the response, likewise
-_COMMAND_CYCLES = 5  #: from a DMA command to its address on the bus, and from data to use
+_COMMAND_CYCLES = 6  #: from a DMA command to its address on the bus, and from data to use
 _ORDER_CYCLES = 3  #: from a load's begin to its DMA command
 _LOAD_CYCLES = 5  #: between two loads' begins
 _DECODE_CYCLES = 2  #: from a descriptor's last beat to its dispatch
-_RELEASE_CYCLES = 2  #: from a descriptor's dispatch to its begin, and from a completion to it
+_RELEASE_CYCLES = 3  #: from a descriptor's dispatch to its begin, and from a completion to it
 _DISPATCH_CYCLES = 2  #: from an execute's last word to the setup of the next
 _STORE_CYCLES = 12  #: from a store's begin to its first beat, and from the answer to its end
 _END_CYCLES = 6  #: from the last completion to the end of the run
@@ -70,7 +70,7 @@ class Timeline:
         self._rate = min(config.ports, beats_per_cycle or config.ports)
         self._latency = read_latency + _COMMAND_CYCLES
         array = GemmArray.latency_for(config)
-        drain = Drain.latency - Drain.sums_after + 3
+        drain = Drain.latency - Drain.sums_after + 6
         self._pipeline = TileLoop.latency + Window.latency + array + drain
         self._dispatch = _DISPATCH_CYCLES + TileLoop.setup_for(config)
         self._ends: dict[str, list[int]] = {queue: [0] for queue in QUEUES}
