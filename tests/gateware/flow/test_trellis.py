@@ -115,7 +115,7 @@ def test_build_says_what_was_routed(tmp_path: Path) -> None:
         ([], {"status": 3}, "the tools failed with exit status 3; see "),
         (["--clock-mhz", "51.3"], {}, "the PLL cannot make 51.3 MHz from 25 MHz"),
         (["--clock-mhz", "3"], {}, "a clock of 3 MHz gives no serial line of 1000000 baud"),
-        (["--rows", "32"], {}, "MULT18 (estimated), Radiona ULX3S-85F has 156; use fewer --rows"),
+        (["--rows", "64"], {}, "MULT18 (estimated), Radiona ULX3S-85F has 156; use fewer --rows"),
     ],
 )
 def test_what_cannot_be_is_one_line(tmp_path: Path, options, result, message: str) -> None:
