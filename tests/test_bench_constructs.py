@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every ordinary piece of a network runs: torch = golden model = compiled program."""
+
+import pytest
+
+from bench.constructs import CONSTRUCTS, Construct, chain, main
+
+#: Pieces that are still refused; a name leaves this list when its piece runs.
+PENDING = {
+    "normalisation inside the model",
+    "batch-norm on the image",
+    "batch-norm after ReLU",
+    "concatenation (brevitas#295, nncf#421)",
+    "concatenation of unaligned channels",
+    "dense block",
+    "nearest upsampling",
+    "bilinear upsampling (brevitas#295)",
+    "transposed convolution (brevitas#186)",
+    "transposed convolution 4x4, stride 2",
+    "leaky ReLU (quantized-yolov5#48)",
+    "PReLU",
+    "hard swish",
+    "SiLU",
+    "GELU",
+    "sigmoid inside",
+    "squeeze and excitation",
+    "dilated convolution",
+    "convolution with stride 4",
+    "adaptive pool to 2x2",
+    "max pool 4x4 before a classifier (finn#298)",
+    "max pool, ceil mode",
+    "average pool with padding",
+    "average pool, padding not counted",
+    "global max pool",
+    "convolution in one dimension",
+    "two outputs",
+    "a map as output (finn#304)",
+    "maps at two scales (detection)",
+    "one layer used twice",
+    "shortcut by slicing and channel padding",
+    "channels cut in two",
+    "channel shuffle",
+    "softmax at the end",
+    "sigmoid at the end",
+    "tanh at the end",
+    "classifier of 12,288 inputs",
+    "3,000 channels",
+    "33 refused:, 5 refused, 3 runs",
+}
+
+
+@pytest.mark.parametrize(
+    "construct",
+    [
+        pytest.param(
+            c, id=c.name, marks=[pytest.mark.xfail(raises=ValueError)] * (c.name in PENDING)
+        )
+        for c in CONSTRUCTS
+    ],
+)
+def test_construct_runs(construct: Construct) -> None:
+    chain(construct.make, construct.shape)
+
+
+def test_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stride 4"]) == 1
+    assert "refused" in capsys.readouterr().out
