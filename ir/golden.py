@@ -145,16 +145,23 @@ def _step(graph: IntGraph, node: IntegerNode, tensors: dict[str, np.ndarray]) ->
             return _windows(_pad(x, node.padding, 0), node.kernel, node.stride).max((4, 5))
         case AvgPool():
             total = _windows(x, node.kernel, node.stride).sum((4, 5))
-            return numerics.requantise(
+            y = numerics.requantise(
                 total, node.multiplier, node.bias, node.shift, node.low, node.high
             )
+            return _look_up(graph, node.table, y)
         case Conv():
             padded = _pad(x, node.padding, graph.tensor(node.input).zero_point)
             layer = graph.layers[node.name]
-            return _finish(layer, node, _convolve(padded, layer, node), tensors)
+            y = _finish(layer, node, _convolve(padded, layer, node), tensors)
+            return _look_up(graph, node.table, y)
         case Linear():
             layer = graph.layers[node.name]
-            return _finish(layer, node, _matmul(_flat(x), layer.rows)[:, :, None, None], tensors)
+            y = _finish(layer, node, _matmul(_flat(x), layer.rows)[:, :, None, None], tensors)
+            return _look_up(graph, node.table, y)
+
+
+def _look_up(graph: IntGraph, table: str | None, codes: np.ndarray) -> np.ndarray:
+    return codes if table is None else graph.tables[table].astype(np.int64)[codes]
 
 
 def _finish(

@@ -36,6 +36,8 @@ from ir.nodes import (
 )
 from ir.validate import validate
 
+TABLE = "table"  #: last part of the name of a stored table
+
 __all__ = [
     "AvgPool",
     "Conv",
@@ -59,13 +61,20 @@ class IntGraph:
     """Integer graph, validated.
 
     Construction raises :class:`GraphError` for anything inconsistent.
+
+    Parameters
+    ----------
+    header : all but the arrays
+    layers : arrays of each layer, by the name of its node
+    tables : uint8 (256,) each, which nodes name: the code of the output for each code before it
     """
 
     header: Header
     layers: dict[str, LayerArrays]
+    tables: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        validate(self.header, self.layers)
+        validate(self.header, self.layers, self.tables)
 
     def tensor(self, name: str) -> TensorSpec:
         """Spec of tensor ``name``, one of ``header.tensors``."""
@@ -89,11 +98,12 @@ class IntGraph:
         return _digest(self.header, self._stored())
 
     def _stored(self) -> dict[str, np.ndarray]:
-        return {
+        arrays = {
             f"{name}.{key}": array
             for name, layer in self.layers.items()
             for key, array in layer.pack().items()
         }
+        return arrays | {f"{name}.{TABLE}": table for name, table in self.tables.items()}
 
     def save(self, path: pathlib.Path | str) -> None:
         """Export to ``path``; the old file stays until the new one is complete.
@@ -151,14 +161,18 @@ class IntGraph:
                 f"{path} does not match its digest: the file was damaged or edited; export it again"
             )
         arrays: dict[str, dict[str, np.ndarray]] = {}
-        for key, array in stored.items():
+        tables: dict[str, np.ndarray] = {}
+        for key, array in sorted(stored.items()):
             name, _, field = key.rpartition(".")
-            arrays.setdefault(name, {})[field] = array
+            if field == TABLE:
+                tables[name] = array
+            else:
+                arrays.setdefault(name, {})[field] = array
         try:
             layers = {name: LayerArrays.unpack(arrays[name]) for name in sorted(arrays)}
         except (KeyError, ValueError) as error:
             raise GraphError(f"{path}: weights are damaged: {error}") from error
-        return cls(header, layers)
+        return cls(header, layers, tables)
 
 
 def _digest(header: Header, stored: dict[str, np.ndarray]) -> str:

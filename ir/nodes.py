@@ -8,7 +8,7 @@ import pydantic
 from ir import numerics
 
 FORMAT = "rmsmp-intgraph"
-VERSION = 2
+VERSION = 3
 
 
 class _Model(pydantic.BaseModel):
@@ -50,13 +50,15 @@ class _Gemm(_Node):
     """A layer with weights; its arrays are a :class:`LayerArrays` under the node's name.
 
     The result of a ``wide`` layer is ``t`` itself, for host nodes or as the graph's output. The
-    rows of an output have one S, so that they compare.
+    rows of an output have one S, so that they compare. ``table`` names one of the graph's tables,
+    which gives the output's code for each code of 0..255 after the clamp.
     """
 
     low: int = 0
     high: int = numerics.NIBBLE_MAX
     residual: Residual | None = None
     wide: bool = False
+    table: str | None = None
 
 
 class Conv(_Gemm):
@@ -87,7 +89,11 @@ class MaxPool(_Node):
 
 
 class AvgPool(_Node):
-    """Average ``y = clamp((sum * multiplier + bias) >> shift)`` over each window."""
+    """Average ``y = clamp((sum * multiplier + bias) >> shift)`` over each window.
+
+    A ``table`` of the graph is applied to that, as in a layer; an average of one pixel with one is
+    a function of its input's codes.
+    """
 
     op: Literal["avg_pool"] = "avg_pool"
     kernel: tuple[int, int]
@@ -97,6 +103,7 @@ class AvgPool(_Node):
     shift: int = pydantic.Field(ge=numerics.SHIFT_MIN, le=numerics.SHIFT_MAX)
     low: int = 0
     high: int = numerics.NIBBLE_MAX
+    table: str | None = None
 
 
 class Flatten(_Node):

@@ -24,7 +24,9 @@ from ir.numerics import Scheme
 from ir.ratio import Ratio
 
 
-def validate(header: Header, layers: dict[str, LayerArrays]) -> None:
+def validate(
+    header: Header, layers: dict[str, LayerArrays], tables: dict[str, np.ndarray] | None = None
+) -> None:
     """Check of a graph: raises :class:`GraphError` naming the node for anything inconsistent."""
     try:
         Ratio.parse(header.ratio)
@@ -38,7 +40,9 @@ def validate(header: Header, layers: dict[str, LayerArrays]) -> None:
             raise GraphError(
                 f"tensor {spec.name!r} has shape {spec.shape}, zero point {spec.zero_point}"
             )
-    _Flow(header, specs).check(layers)
+    tables = tables or {}
+    _check_tables(header, tables)
+    _Flow(header, specs, tables).check(layers)
     extra = set(layers) - {n.name for n in header.nodes if isinstance(n, Conv | Linear)}
     if extra:
         raise GraphError(f"weights without a layer: {', '.join(sorted(extra))}")
@@ -47,8 +51,10 @@ def validate(header: Header, layers: dict[str, LayerArrays]) -> None:
 class _Flow:
     """Walks the nodes in order with what is known before each: integers, and the host's values."""
 
-    def __init__(self, header: Header, specs: dict[str, TensorSpec]) -> None:
-        self.header, self.specs = header, specs
+    def __init__(
+        self, header: Header, specs: dict[str, TensorSpec], tables: dict[str, np.ndarray]
+    ) -> None:
+        self.header, self.specs, self.tables = header, specs, tables
         self.known: set[str] = set()
         self.wide: set[str] = set()
         self.kept: set[str] = set()
@@ -81,9 +87,12 @@ class _Flow:
             if raw := self.wide & sources:
                 raise GraphError(f"node {node.name!r} reads {min(raw)!r}, which is wide")
             self._writes(node, [node.output])
-            _check_node(node, self.specs, layers, self.most[node.input])
+            table = self.tables.get(table_of(node) or "")
+            _check_node(node, self.specs, layers, self.most[node.input], table)
             passes = isinstance(node, MaxPool | Flatten)
             self.most[node.output] = self.most[node.input] if passes else node.high
+            if table is not None:
+                self.most[node.output] = int(table.max())
             if isinstance(node, Conv | Linear) and node.wide:
                 self.wide.add(node.output)
                 _check_wide(
@@ -128,8 +137,30 @@ def _window(size: int, kernel: int, stride: int, before: int, after: int) -> int
     return (size + before + after - kernel) // stride + 1
 
 
+def table_of(node: Node) -> str | None:
+    """Name of the table that ``node`` applies to its codes, if there is one."""
+    return getattr(node, "table", None)
+
+
+def _check_tables(header: Header, tables: dict[str, np.ndarray]) -> None:
+    named = {name for node in header.nodes if (name := table_of(node)) is not None}
+    if named != set(tables):
+        wrong = min(named ^ set(tables))
+        raise GraphError(f"table {wrong!r} is {'missing' if wrong in named else 'used by no node'}")
+    for name, table in tables.items():
+        if table.shape != (numerics.TABLE_SIZE,) or table.dtype != np.uint8:
+            raise GraphError(
+                f"table {name!r} has shape {table.shape} of {table.dtype}, not "
+                f"{numerics.TABLE_SIZE} of uint8"
+            )
+
+
 def _check_node(
-    node: IntegerNode, specs: dict[str, TensorSpec], layers: dict[str, LayerArrays], most: int
+    node: IntegerNode,
+    specs: dict[str, TensorSpec],
+    layers: dict[str, LayerArrays],
+    most: int,
+    table: np.ndarray | None = None,
 ) -> None:
     """Check a node whose input has codes of up to ``most``."""
     source, target = specs[node.input], specs[node.output]
@@ -146,10 +177,15 @@ def _check_node(
         )
     if isinstance(node, MaxPool | Flatten):
         return
-    if not 0 <= node.low <= node.high <= numerics.act_max(target.bits):
+    bits = target.bits if table is None else numerics.TABLE_BITS
+    if not 0 <= node.low <= node.high <= numerics.act_max(bits):
+        raise GraphError(f"node {node.name!r} clamps to {node.low}..{node.high}, outside {bits} bits")
+    if table is not None and table.max() > numerics.act_max(target.bits):
         raise GraphError(
-            f"node {node.name!r} clamps to {node.low}..{node.high}, outside {target.bits} bits"
+            f"node {node.name!r} has a table with {table.max()}, outside {target.bits} bits"
         )
+    if table is not None and isinstance(node, Conv | Linear) and node.wide:
+        raise GraphError(f"node {node.name!r} gives raw outputs, which no table can take")
     if isinstance(node, Conv | Linear) and node.residual is not None:
         other = specs[node.residual.tensor]
         if other.shape != target.shape or node.wide:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Questions to a node of an fx graph: what it calls, what it reads, where it was written."""
 
+import operator
+
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
@@ -24,6 +26,17 @@ def argument(node: fx.Node, index: int = 0) -> fx.Node:
     found = node.args[index]
     if not isinstance(found, fx.Node):
         raise TypeError(f"argument {index} of {node.format_node()} is no node")
+    return found
+
+
+def tensor_arguments(node: fx.Node) -> list[Tensor]:
+    """Parameters and buffers that ``node`` reads as its further arguments."""
+    found, owner = [], node.graph.owning_module
+    for given in node.args[1:]:
+        if isinstance(given, fx.Node) and given.op == "get_attr" and owner is not None:
+            value = operator.attrgetter(name_of(given))(owner)
+            assert isinstance(value, Tensor)
+            found.append(value)
     return found
 
 

@@ -101,6 +101,14 @@ def _relu(w: GraphWriter, node: fx.Node) -> fx.Node:
     return w.module_call(node, nn.ReLU(), w.nodes[argument(node)])
 
 
+def _prelu(w: GraphWriter, node: fx.Node) -> fx.Node:
+    """With a slope for each channel; one slope makes an elementwise function."""
+    slopes = w.tensor(node.args[1])
+    prelu = nn.PReLU(slopes.numel(), device="meta")
+    _own(prelu, weight=slopes)
+    return w.layer_call(cast(fx.Node, node.args[1]), prelu, argument(node))
+
+
 def _clamp(w: GraphWriter, node: fx.Node) -> fx.Node:
     a = _bound(node, min_val=-1.0, max_val=1.0, min=None, max=None)
     if operation(node) == "relu6":
@@ -211,6 +219,7 @@ REWRITES: dict[str, Callable[[GraphWriter, fx.Node], fx.Node | None]] = {
     "batch_norm": _batch_norm,
     "relu": _relu,
     "relu_": _relu,
+    "prelu": _prelu,
     "hardtanh": _clamp,
     "hardtanh_": _clamp,
     "relu6": _clamp,

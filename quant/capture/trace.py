@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
+from quant.capture.functions import Found, find_functions
 from quant.capture.nodes import argument, class_of, operation, path_of
 from quant.capture.rewrites import REWRITES
 from quant.capture.writer import GraphWriter, UnsupportedLayer
@@ -104,8 +105,14 @@ class Rewriter(GraphWriter):
 
     def run(self) -> fx.GraphModule:
         """Flat graph; raises :class:`~quant.capture.writer.UnsupportedLayer`."""
+        functions = {} if self.keep_unknown else find_functions(self.program, self.stored)
+        inner = {node for found in functions.values() for node in found.inner}
         for node in self.program.graph.nodes:
-            if node.op == "output":
+            if node in functions:
+                self._function(node, functions[node])
+            elif node in inner:
+                continue
+            elif node.op == "output":
                 self._output(node)
             elif node.op == "placeholder":
                 if node.name not in self.stored:
@@ -116,6 +123,12 @@ class Rewriter(GraphWriter):
         self.graph.lint()
         self.module.recompile()
         return self.module
+
+    def _function(self, node: fx.Node, found: Found) -> None:
+        parameters = [self.value(parameter) for parameter in found.parameters]
+        call = self.module_call(node, found.function, self.nodes[found.source])
+        call.args = (*call.args, *parameters)
+        self.nodes[node] = self.note(call, node)
 
     def _output(self, node: fx.Node) -> None:
         given = cast("tuple[object, ...]", node.args[0])

@@ -32,14 +32,15 @@ from ir.graph import (
 )
 from ir.nodes import Bits
 from ir.ratio import Ratio
-from quant.capture.nodes import argument, module_of, name_of
+from quant.capture.nodes import argument, module_of, name_of, tensor_arguments
 from quant.capture.writer import UnsupportedLayer
 from quant.lowering.align import align_scales
 from quant.lowering.fusion import FusionGroup, encode_or_raise, fusion_groups
 from quant.lowering.hybrid import HybridLowering
 from quant.lowering.partition import is_hybrid
 from quant.lowering.prepare import pair
-from quant.nn.activations import QuantAvgPool
+from quant.nn.activations import ActQuantiser, QuantAvgPool
+from quant.nn.elementwise import TableQuantiser
 from quant.nn.layers import QuantConv2d, quantised_layers, training_only
 
 LOGITS = "logits"
@@ -93,7 +94,7 @@ def export(
         logit_scale=lowering.tensors[-1].scale,
         provenance=provenance or {},
     )
-    return IntGraph(header, lowering.layers)
+    return IntGraph(header, lowering.layers, lowering.tables)
 
 
 def _check_exportable(model: nn.Module) -> None:
@@ -127,6 +128,7 @@ class Lowering:
         self.tensors: list[TensorSpec] = []
         self.nodes: list[Node] = []
         self.layers: dict[str, LayerArrays] = {}
+        self.tables: dict[str, np.ndarray] = {}
         self.specs: dict[fx.Node, TensorSpec] = {}  # of the codes that a node gives
         self.pads: dict[fx.Node, Padding] = {}  # that await a layer
 
@@ -153,6 +155,8 @@ class Lowering:
             self.specs[node] = self._max_pool(name, module, source)
         elif isinstance(module, QuantAvgPool):
             self.specs[node] = self._avg_pool(name, module, source)
+        elif isinstance(module, TableQuantiser):
+            self.specs[node] = self._function(name, module, node)
         elif isinstance(module, nn.Flatten):
             self.specs[node] = self._flatten(name, source)
         elif isinstance(module, nn.Dropout):
@@ -169,6 +173,45 @@ class Lowering:
             )
         )
         return self.tensors[-1]
+
+    def _grid(self, name: str, shape: tuple[int, int, int], grid: ActQuantiser) -> TensorSpec:
+        """Tensor of the codes of a quantiser."""
+        return self._tensor(name, shape, grid.bits, grid.scale.item(), grid.zero_point)
+
+    def _table(self, node: fx.Node) -> str | None:
+        """Name of the table of a quantiser that has one."""
+        quantiser = module_of(node)
+        if not isinstance(quantiser, TableQuantiser):
+            return None
+        source = quantiser.arguments or self.specs[argument(node)]
+        scale = source.scale.item() if isinstance(source, ActQuantiser) else source.scale
+        name, parameters = name_of(node), tensor_arguments(node)
+        self.tables[name] = quantiser.table(scale, source.zero_point, parameters)
+        return name
+
+    def _function(self, name: str, quantiser: TableQuantiser, node: fx.Node) -> TensorSpec:
+        """A function of codes: an average over one pixel, with a table."""
+        source = argument(node)
+        if source in self.pads:
+            raise UnsupportedLayer(name, "zero padding before a function")
+        spec = self.specs[source]
+        result = self._grid(name, spec.shape, quantiser)
+        m, b, s = numerics.encode_mean(1, 1)
+        self.nodes.append(
+            AvgPool(
+                name=name,
+                input=spec.name,
+                output=result.name,
+                kernel=(1, 1),
+                stride=(1, 1),
+                multiplier=m,
+                bias=b,
+                shift=s,
+                high=numerics.act_max(spec.bits),
+                table=self._table(node),
+            )
+        )
+        return result
 
     def _padded(self, source: fx.Node, top: int, bottom: int, left: int, right: int) -> Padding:
         """Padding that already awaits a layer, and more of it."""
@@ -197,28 +240,23 @@ class Lowering:
             node["wide"] = True
         else:
             spec, node["residual"] = self._quantised(group, source, shape)
-            node |= {"low": 0, "high": numerics.act_max(spec.bits)}
+            node |= {"low": 0, "high": numerics.act_max(group.output.bits)}
+            node["table"] = self._table(group.result)
         self.nodes.append(kind(name=group.name, input=source.name, output=spec.name, **node))
         return spec
 
     def _quantised(
         self, group: FusionGroup, source: TensorSpec, shape: tuple[int, int, int]
     ) -> tuple[TensorSpec, Residual | None]:
-        quantiser = group.output
-        spec = self._tensor(
-            name_of(group.result),
-            shape,
-            quantiser.bits,
-            quantiser.scale.item(),
-            quantiser.zero_point,
-        )
-        residual, constant = None, spec.zero_point
+        sums = group.output
+        spec = self._grid(name_of(group.result), shape, group.quantiser or sums)
+        scale, residual, constant = sums.scale.item(), None, sums.zero_point
         if group.residual is not None:
             operand = self.specs[group.residual]
-            n = encode_or_raise(group.name, numerics.encode_residual, operand.scale / spec.scale)
+            n = encode_or_raise(group.name, numerics.encode_residual, operand.scale / scale)
             residual = Residual(tensor=operand.name, n=n)
             constant -= operand.zero_point * n / (1 << numerics.SHIFT_MIN)
-        values, factor, offset = _affine(group, source, spec.scale)
+        values, factor, offset = _affine(group, source, scale)
         rows = [
             encode_or_raise(group.name, numerics.encode_row, f, o + constant)
             for f, o in zip(factor, offset, strict=True)

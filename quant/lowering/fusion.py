@@ -13,6 +13,7 @@ from ir.arrays import ExportError
 from quant.capture.nodes import argument, module_of, name_of
 from quant.lowering.prepare import NORMS, grid_of, is_add
 from quant.nn.activations import ActQuantiser
+from quant.nn.elementwise import TableQuantiser
 from quant.nn.layers import QuantConv2d, QuantLinear
 from quant.nn.quantizers import denominators
 
@@ -45,10 +46,13 @@ class FusionGroup:
 
     @property
     def output(self) -> ActQuantiser:
-        """Quantiser of the group; raises TypeError for logits, which have none."""
+        """Grid that the sums of the group are requantised to, before a table if there is one.
+
+        Raises TypeError for logits, which have none.
+        """
         if self.quantiser is None:
             raise TypeError(f"layer {self.name!r} gives logits, which nothing quantises")
-        return self.quantiser
+        return self.quantiser.requantised
 
     @property
     def affine(self) -> tuple[Tensor, Tensor]:
@@ -92,6 +96,8 @@ def fusion_groups(model: fx.GraphModule) -> dict[fx.Node, FusionGroup]:
     found = {}
     for node in model.graph.nodes:
         quantiser = module_of(node)
+        if isinstance(quantiser, TableQuantiser) and quantiser.arguments is None:
+            continue  # a function of codes
         if isinstance(quantiser, ActQuantiser):
             found[node] = _group(argument(node), node, quantiser)
         elif node.op == "output" and _is_sum(last := argument(node)):

@@ -34,6 +34,7 @@ class HybridLowering:
         self.tensors: list[TensorSpec] = []
         self.nodes: list[Node] = []
         self.layers: dict[str, LayerArrays] = {}
+        self.tables: dict[str, np.ndarray] = {}
 
     @property
     def host_inputs(self) -> tuple[str, ...]:

@@ -28,7 +28,9 @@ from quant.capture.trace import capture
 from quant.capture.writer import UnsupportedLayer
 from quant.lowering.inputs import check_inputs, check_type
 from quant.lowering.partition import quantise_linears
+from quant.lowering.slopes import lower_slopes
 from quant.nn.activations import ActQuantiser, QuantAvgPool
+from quant.nn.elementwise import Elementwise, TableQuantiser
 from quant.nn.layers import QuantConv2d, QuantLinear, RowQuantised, quantised_layers
 from quant.nn.modes import evaluating
 
@@ -200,6 +202,12 @@ class _Preparer:
             self.sums[node] = False
         elif isinstance(module, nn.ReLU | nn.Hardtanh):
             self._relu(node, getattr(module, "max_val", None))
+        elif isinstance(module, Elementwise):
+            self._function(node, module)
+        elif isinstance(module, nn.PReLU):
+            self._codes(argument(node))
+            total = lower_slopes(self.module, node, module)
+            self.sums |= {node: False, total: True}
         elif isinstance(module, nn.AvgPool2d):
             self._average(node, module)
         elif isinstance(module, KEEPS_CODES):
@@ -216,6 +224,15 @@ class _Preparer:
             raise ValueError("something else reads its input, too")
         node.replace_all_uses_with(argument(node))  # codes without sign already
         self.graph.erase_node(node)
+
+    def _function(self, node: fx.Node, function: Elementwise) -> None:
+        """A table behind the sum, or a layer of its own where something else reads the sum, too."""
+        source = argument(node)
+        of_sums = source in self.sums and len(source.users) == 1
+        if not of_sums:
+            self._codes(source)
+        bits = self.act_bits if _feeds_layer(node) else SHORTCUT_BITS
+        self._replace(node, TableQuantiser(function, bits, of_sums=of_sums))
 
     def _average(self, node: fx.Node, pool: nn.AvgPool2d) -> None:
         self._codes(argument(node))

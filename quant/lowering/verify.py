@@ -69,7 +69,7 @@ def _step(graph: IntGraph, node: IntegerNode, tensors: dict[str, Tensor]) -> Ten
     if isinstance(node, AvgPool):
         total = F.avg_pool2d(x, node.kernel, node.stride, divisor_override=1).to(torch.int64)
         t = total * node.multiplier + node.bias
-        return (t >> node.shift).clamp(node.low, node.high)
+        return _look_up(graph, node.table, (t >> node.shift).clamp(node.low, node.high))
     layer = graph.layers[node.name]
     weight = torch.from_numpy(layer.values).to(x)
     if isinstance(node, Conv):
@@ -84,7 +84,16 @@ def _step(graph: IntGraph, node: IntegerNode, tensors: dict[str, Tensor]) -> Ten
     t = acc.to(torch.int64) * m + b
     if node.residual is not None:
         t = t + tensors[node.residual.tensor] * (node.residual.n << (s - numerics.SHIFT_MIN))
-    return t if node.wide else (t >> s).clamp(node.low, node.high)
+    if node.wide:
+        return t
+    return _look_up(graph, node.table, (t >> s).clamp(node.low, node.high))
+
+
+def _look_up(graph: IntGraph, table: str | None, codes: Tensor) -> Tensor:
+    if table is None:
+        return codes
+    entries = torch.from_numpy(graph.tables[table]).to(codes)
+    return entries.gather(0, codes.flatten()).view_as(codes)
 
 
 def _pad(x: Tensor, padding: tuple[int, int, int, int], value: int) -> Tensor:

@@ -52,6 +52,11 @@ class ActQuantiser(ClampedScales):
         self.zero_point = int(state)
 
     @property
+    def requantised(self) -> "ActQuantiser":
+        """Grid that sums are requantised to: this one, unless a table follows."""
+        return self
+
+    @property
     def low(self) -> int:
         """Smallest code less the zero point."""
         return -self.zero_point
