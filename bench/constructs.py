@@ -429,7 +429,9 @@ def run_program(
     graph: IntGraph, image: np.ndarray, logits: np.ndarray, config: AccelConfig | None = None
 ) -> None:
     """Compiled program of ``graph`` in the emulator; raises :class:`Difference`, CompileError."""
-    config = config or AccelConfig.from_ratio(RATIO, TILE_ROWS, act_depth=2048)
+    config = config or AccelConfig.from_ratio(
+        RATIO, TILE_ROWS, act_depth=2048, tables=bool(graph.tables)
+    )
     program = compile_graph(graph, config)
     memory = Emulator(config).run(program.image, program.pack(image), program.output_size)
     found = next(iter(program.read(memory)[0].values()))

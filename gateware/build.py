@@ -160,7 +160,10 @@ def configure(
     clock_hz: int | None,
     **sizes: int,
 ) -> AccelConfig:
-    """Configuration that the options ask for. Raises UserError."""
+    """Configuration that the options ask for, with tables where the network needs them.
+
+    Raises UserError.
+    """
     target = TARGETS[board.device.family]
     try:
         if ratio == "auto":
@@ -183,6 +186,7 @@ def configure(
             chosen,
             rows,
             clock_hz=board.clock_hz if clock_hz is None else clock_hz,
+            tables=graph is not None and bool(graph.tables),
             **{**sizes, **target.sizes},
         )
         if clock_hz is None:

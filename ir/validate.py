@@ -179,7 +179,9 @@ def _check_node(
         return
     bits = target.bits if table is None else numerics.TABLE_BITS
     if not 0 <= node.low <= node.high <= numerics.act_max(bits):
-        raise GraphError(f"node {node.name!r} clamps to {node.low}..{node.high}, outside {bits} bits")
+        raise GraphError(
+            f"node {node.name!r} clamps to {node.low}..{node.high}, outside {bits} bits"
+        )
     if table is not None and table.max() > numerics.act_max(target.bits):
         raise GraphError(
             f"node {node.name!r} has a table with {table.max()}, outside {target.bits} bits"

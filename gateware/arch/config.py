@@ -68,6 +68,8 @@ class AccelConfig:
     wide_depth : int
         Raw outputs (logits) that are kept until they are stored; at least one for each row lane.
         With twice as many as a row tile gives, none waits for those before.
+    tables : bool
+        Whether each requantiser has a table of 256 codes for activation functions.
     fixed4_style : Fixed4Style
         Engines of the Fixed-4 rows, see :mod:`gateware.pe.lanes`.
     clock_hz : int
@@ -91,6 +93,7 @@ class AccelConfig:
     weight_depth: int = SIZES["weight_depth"]
     slot_depth: int = SIZES["slot_depth"]
     wide_depth: int = SIZES["wide_depth"]
+    tables: bool = False
     fixed4_style: Fixed4Style = Fixed4Style.PAIRS
     clock_hz: int = 100_000_000
 
@@ -191,9 +194,17 @@ class AccelConfig:
         """Bus beats that hold ``bits``, a multiple of the ports."""
         return -(-bits // (self.bus_bits * self.ports)) * self.ports
 
+    def fields(self) -> dict[str, Any]:
+        """Fields by name, without ``tables`` where there are none: what an array of before was
+        known by it still is."""
+        fields = dataclasses.asdict(self)
+        if not self.tables:
+            del fields["tables"]
+        return fields
+
     def to_json(self) -> str:
-        """Fields as JSON text, the inverse of :meth:`from_json`."""
-        return json.dumps(dataclasses.asdict(self), indent=1)
+        """:meth:`fields` as JSON text, the inverse of :meth:`from_json`."""
+        return json.dumps(self.fields(), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> "AccelConfig":

@@ -44,11 +44,12 @@ class Opcode(enum.IntEnum):
     STORE_TENSOR = 5  #: activation buffer -> memory
     STORE_WIDE = 6  #: raw outputs -> memory, one 64-bit integer each
     EXECUTE = 7  #: one row tile over all output pixels
+    LOAD_TABLE = 8  #: memory -> tables of the requantisers, of an array that has them
 
 
 #: The queues, and what goes to each.
 QUEUES = {
-    "loads": (Opcode.LOAD_WEIGHTS, Opcode.LOAD_SLOTS, Opcode.LOAD_TENSOR),
+    "loads": (Opcode.LOAD_WEIGHTS, Opcode.LOAD_SLOTS, Opcode.LOAD_TENSOR, Opcode.LOAD_TABLE),
     "executes": (Opcode.EXECUTE,),
     "stores": (Opcode.STORE_TENSOR, Opcode.STORE_WIDE),
 }
@@ -82,6 +83,7 @@ _TRANSFER = {
 #: LOAD_WEIGHTS, LOAD_SLOTS: ``beats`` of every port into whole buffer words from word
 #: ``destination`` on. The ports' parts follow one another in memory; port p brings the beats p,
 #: p + ports, p + 2 * ports... of each word.
+#: LOAD_TABLE: 256 beats of the first port, the low byte of each is an entry, from the first on.
 #: STORE_WIDE: entries of the wide buffer from number ``destination`` on, 64 bits each.
 TRANSFER = data.StructLayout({**_TRANSFER, "destination": ADDRESS_BITS})
 
@@ -109,7 +111,7 @@ EXECUTE = data.StructLayout(
         "residual": 1,  #: add a residual operand
         "residual_planes": 1,  #: residual planes - 1
         "planes": 1,  #: input planes - 1
-        "reserved": 1,
+        "table": 1,  #: codes after the clamp are looked up in the table
         "first_row": ADDRESS_BITS,  #: input address of group 0, row -pad_top
         "height": SIZE_BITS,
         "width": SIZE_BITS,
@@ -150,7 +152,13 @@ LAYOUTS: Mapping[Opcode, data.StructLayout] = {
     Opcode.STORE_TENSOR: TENSOR,
     Opcode.STORE_WIDE: TRANSFER,
     Opcode.EXECUTE: EXECUTE,
+    Opcode.LOAD_TABLE: TRANSFER,
 }
+
+
+def opcodes(config: AccelConfig, queue: str) -> tuple[Opcode, ...]:
+    """Opcodes of a queue of :data:`QUEUES` that an array of ``config`` has."""
+    return tuple(o for o in QUEUES[queue] if config.tables or o is not Opcode.LOAD_TABLE)
 
 
 @dataclasses.dataclass(frozen=True)

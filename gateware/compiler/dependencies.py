@@ -45,6 +45,7 @@ class Dependencies:
             "weights": config.weight_depth,
             "slots": config.slot_depth,
             "wide": config.wide_depth,
+            "table": 1,
         }
         self._written, self._read = (
             {

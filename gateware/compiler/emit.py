@@ -123,7 +123,7 @@ class Tile:
     Parameters
     ----------
     operation : Gemm or Pool
-    weights, slots : Region
+    weights, slots, table : Region
         Where they are, once loaded.
     first, words : int
         What it reads of each pixel's words; a pooling one, into the same of its result.
@@ -137,11 +137,13 @@ class Tile:
         weights: Region,
         slots: Region,
         *,
+        table: Region,
         first: int,
         words: int,
         rows: Sequence[int] = (),
     ) -> None:
         self.operation, self.weights, self.slots = operation, weights, slots
+        self.table = table
         self.first, self.words, self.rows = first, words, tuple(rows)
 
     def execute(
@@ -164,7 +166,7 @@ class Tile:
         place, out = source.place, target.place
         group_in = self.first * place.group_pitch
         group_out = self.first * out.group_pitch if pool else 0
-        reads = [self.weights, self.slots, *source.regions(begin, end)]
+        reads = [self.weights, self.slots, self.table, *source.regions(begin, end)]
         if residual is not None:
             reads += residual.regions(first, last)
         out_address = wide.first if wide else (target.row(first) + group_out) % _WRAP
@@ -174,7 +176,7 @@ class Tile:
             reads=reads,
             writes=[wide] if wide else target.regions(first, last),
             opcode=Opcode.EXECUTE,
-            reserved=0,
+            table=operation.table is not None,
             pool=pool,
             pool_sum=pool and operation.total,
             wide=operation.wide,
@@ -307,10 +309,12 @@ def _gemm_tiles(
                 for slot in slots
             ]
             weights = image.load_weights(pack_weights(part.values, lanes, config))
+            slots_at = image.load_slots(records)
             yield Tile(
                 gemm,
                 weights,
-                image.load_slots(records),
+                slots_at,
+                table=image.load_table(gemm.table),
                 first=part.first,
                 words=part.words,
                 rows=rows,
@@ -357,9 +361,9 @@ def _pool_tiles(image: ProgramImage, pool: Pool, plan: Plan) -> Iterable[Tile]:
         )
         for slot in schedule_slots(lanes, config)
     ]
-    slots = image.load_slots(records)
+    slots, table = image.load_slots(records), image.load_table(pool.table)
     for group in range(plan.places[pool.source].groups):
-        yield Tile(pool, Region("weights", 0, 0), slots, first=group, words=1)
+        yield Tile(pool, Region("weights", 0, 0), slots, table=table, first=group, words=1)
 
 
 def cuts(rows: int, parts: int) -> Sequence[tuple[int, int]]:

@@ -141,6 +141,7 @@ def _operation(
             shift=node.shift,
             low=node.low,
             high=node.high,
+            table=_table(graph, node),
         )
     layer = graph.layers[node.name]
     values, stride, padding, groups = layer.values, (1, 1), (0, 0, 0, 0), 1
@@ -165,7 +166,12 @@ def _operation(
         residual=TensorKey(stored[node.residual.tensor]) if node.residual else None,
         residual_n=node.residual.n if node.residual else 0,
         groups=groups,
+        table=_table(graph, node),
     )
+
+
+def _table(graph: IntGraph, node: Conv | Linear | AvgPool) -> bytes | None:
+    return None if node.table is None else graph.tables[node.table].tobytes()
 
 
 def _check(
@@ -177,6 +183,10 @@ def _check(
         raise CompileError(f"layer {operation.name!r} {reason}")
 
     source, target = forms[operation.source], forms[operation.target]
+    if operation.table is not None and not config.tables:
+        refuse(
+            "needs a table for its activation function; the array has none: AccelConfig(tables=True), which gateware.build sets by itself"
+        )
     if max(source.height, source.width, target.height, target.width) >= 1 << SIZE_BITS:
         refuse(f"has a height or width over {(1 << SIZE_BITS) - 1}")
     if (

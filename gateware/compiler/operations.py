@@ -59,6 +59,7 @@ class Gemm:
     groups : of a grouped convolution: as many equal parts of the rows read equal parts of the
         channels
     multiplier, bias, shift, scheme : (rows,)
+    table : 256 codes that the results are looked up in
     """
 
     name: str
@@ -77,6 +78,7 @@ class Gemm:
     residual: TensorKey | None = None
     residual_n: int = 0
     groups: int = 1
+    table: bytes | None = None
 
     @property
     def kernel(self) -> tuple[int, int]:
@@ -124,7 +126,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Maximum or sum over a window, requantised by one M, B, S."""
+    """Maximum or sum over a window, requantised by one M, B, S, and maybe looked up in a table."""
 
     wide: ClassVar[bool] = False
     residual: ClassVar[None] = None
@@ -141,6 +143,7 @@ class Pool:
     shift: int
     low: int
     high: int
+    table: bytes | None = None
 
 
 @dataclasses.dataclass(frozen=True)

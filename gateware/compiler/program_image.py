@@ -57,6 +57,7 @@ class ProgramImage:
         self.weights = Ring("weights", config.weight_depth)
         self.slots = Ring("slots", config.slot_depth)
         self.wide = Ring("wide", config.wide_depth)
+        self._table: bytes | None = None  # that is loaded
 
     @contextlib.contextmanager
     def segment(self, layer: str) -> Iterator[None]:
@@ -112,6 +113,27 @@ class ProgramImage:
         """Addition of a LOAD_SLOTS of drain slots to the ring's next region, which is returned."""
         region = self.slots.take(len(records))
         self._load(Opcode.LOAD_SLOTS, b"".join(records), region)
+        return region
+
+    def load_table(self, table: bytes | None) -> Region:
+        """Addition of a LOAD_TABLE of 256 codes, unless they are there; returns what an EXECUTE
+        with the table reads, which without one is nothing."""
+        region = Region("table", 0, 0 if table is None else 1)
+        if table is None or table == self._table:
+            return region
+        self._table, beat = table, self.config.bus_bits // 8
+        self.add(
+            "loads",
+            isa.TRANSFER,
+            writes=(region,),
+            block=len(self.blocks),
+            opcode=Opcode.LOAD_TABLE,
+            base=Base.PROGRAM,
+            offset=0,
+            beats=len(table),
+            destination=0,
+        )
+        self.blocks.append(b"".join(bytes([code]).ljust(beat, b"\0") for code in table))
         return region
 
     def _load(self, opcode: Opcode, words: bytes, region: Region) -> None:

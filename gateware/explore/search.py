@@ -303,6 +303,7 @@ def _arrays(
             "ports": board.memory.hp_ports,
             "wide_depth": _power_of_two(2 * count),
             "clock_hz": board.clock_hz,
+            "tables": bool(graph.tables),
         }
         for splits in [[given.lanes(count)]] if given else _splits(count):
             fitting = [

@@ -48,7 +48,7 @@ def shape_only(graph: IntGraph, ratio: Ratio, tile_rows: int) -> IntGraph:
             scheme=rng.permutation(np.repeat(np.arange(len(Scheme)), counts)),
         )
     header = graph.header.model_copy(update={"ratio": str(ratio), "tile_rows": tile_rows})
-    return IntGraph(header, layers)
+    return IntGraph(header, layers, graph.tables)
 
 
 class _Builder:

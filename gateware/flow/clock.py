@@ -92,7 +92,7 @@ def mhz(hz: float) -> str:
 
 def sizes_digest(config: AccelConfig) -> str:
     """Digest of all that a configuration says but its clock."""
-    fields = dataclasses.asdict(config)
+    fields = config.fields()
     del fields["clock_hz"]
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -38,6 +38,7 @@ class Emulator:
         self._weight_bytes = config.weight_beats * config.bus_bits // 8
         self.weights = np.zeros((config.weight_depth, self._weight_bytes), np.uint8)
         self.slots: list[dict | None] = [None] * config.slot_depth
+        self.table = np.zeros(numerics.TABLE_SIZE, np.int64)
         self._hazards = self._new_hazards(0)
 
     def _new_hazards(self, output_size: int) -> Hazards:
@@ -49,6 +50,7 @@ class Emulator:
                 "wide": (config.wide_depth,),
                 "weights": (config.weight_depth,),
                 "slots": (config.slot_depth,),
+                "table": (1,),
             }
         )
 
@@ -69,6 +71,8 @@ class Emulator:
         for index, descriptor in enumerate(_decoded(image)):
             if descriptor.opcode is Opcode.END:
                 break
+            if not self.config.tables and descriptor.opcode is Opcode.LOAD_TABLE:
+                raise EmulatorError(f"descriptor {index} has opcode {descriptor.opcode}")
             try:
                 self._hazards.begin(descriptor.queue, index, descriptor.waits)
                 if descriptor.opcode is Opcode.EXECUTE:
@@ -93,6 +97,10 @@ class Emulator:
                 self.weights[at] = words
             case Opcode.LOAD_SLOTS:
                 self._hazards.write("slots", self.load_slots(f, memory))
+            case Opcode.LOAD_TABLE:
+                self._hazards.write("table", np.zeros(1, np.int64))
+                beats = np.frombuffer(memory[start : start + size], np.uint8)
+                self.table[: f["beats"]] = beats.reshape(f["beats"], -1)[:, 0]
             case Opcode.LOAD_TENSOR:
                 if f["base"] == isa.Base.OUTPUT:
                     self._hazards.read("memory", self._bus_words(f))
@@ -160,6 +168,8 @@ class Emulator:
         pixel, bank = y * f["out_row_pitch"] + x // self.config.banks, x % self.config.banks
         at = self._buffer_words("slots", f["slot_address"], f["slots"])
         self._hazards.read("slots", at)
+        if f["table"]:
+            self._hazards.read("table", np.zeros(1, np.int64))
         for slot in (self.slots[place] for place in at.tolist()):
             for column, entry in enumerate(slot["columns"]):
                 if entry["enable"]:
@@ -195,6 +205,8 @@ class Emulator:
                 )
                 residual = residual << ACT_BITS | low
         y = numerics.requantise(acc, *constants, f["low"], f["high"], residual, f["residual_n"])
+        if f["table"]:
+            y = self.table[y]
         out = f["out_address"] + place
         if f["out_planes"]:
             self._hazards.write("act", bank, self._wrap(out))

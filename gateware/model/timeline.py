@@ -141,7 +141,7 @@ class Timeline:
         begin = max(released, begins[-1] + _LOAD_CYCLES if begins else 0)
         if len(ends) > LOADS_IN_FLIGHT + 1:
             begin = max(begin, ends[-LOADS_IN_FLIGHT - 1])
-        whole = opcode is not Opcode.LOAD_TENSOR
+        whole = opcode not in (Opcode.LOAD_TENSOR, Opcode.LOAD_TABLE)
         # Ports that share less than a beat each take longer for theirs.
         share = min(1.0, self._rate / (self._config.ports if whole else 1))
         cycles, arrival = fields["beats"] / share, begin + _ORDER_CYCLES + self._latency

@@ -49,4 +49,3 @@ def lower_slopes(module: fx.GraphModule, node: fx.Node, prelu: nn.PReLU) -> fx.N
     total.meta |= node.meta
     node.replace_all_uses_with(total, lambda user: user is not total)
     return total
-

@@ -16,7 +16,9 @@ from quant.nn.activations import ActQuantiser
 from quant.nn.scales import MIN_SCALE
 
 SAMPLES = 10_000  #: values of a sum that its grid is chosen by
-SHRINK = np.geomspace(1, 1 / 16, 17).tolist()  #: steps tried, as parts of one that holds every value
+SHRINK = np.geomspace(
+    1, 1 / 16, 17
+).tolist()  #: steps tried, as parts of one that holds every value
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,6 +76,7 @@ class GraphBuilder:
             )
         self.nodes: list = []
         self.layers: dict[str, LayerArrays] = {}
+        self.tables: dict[str, np.ndarray] = {}
 
     def conv(
         self,
@@ -90,6 +91,7 @@ class GraphBuilder:
         zero_point: int = 0,
         residual: str | None = None,
         wide: bool = False,
+        table: bool = False,
     ) -> str:
         """A convolution; ``kernel`` and ``stride`` are numbers or pairs, ``padding`` a number or
         (top, bottom, left, right), by default what keeps the size at stride 1."""
@@ -107,6 +109,7 @@ class GraphBuilder:
             zero_point,
             residual,
             wide,
+            table,
         )
         self.nodes.append(
             Conv(**node, kernel=kernel, stride=stride, padding=padding, groups=groups)
@@ -156,7 +159,9 @@ class GraphBuilder:
         )
         return name
 
-    def avg_pool(self, source: str, kernel=None, *, stride=None, bits: int = 8) -> str:
+    def avg_pool(
+        self, source: str, kernel=None, *, stride=None, bits: int = 8, table: bool = False
+    ) -> str:
         """Over the whole image unless ``kernel`` says otherwise."""
         channels, height, width = self.tensors[source].shape
         kernel = (height, width) if kernel is None else _pair(kernel)
@@ -164,6 +169,7 @@ class GraphBuilder:
         shape = (channels, *self._window(source, kernel, stride, (0, 0, 0, 0)))
         name = self._tensor("avg_pool", shape, bits)
         top_in, top_out = (numerics.act_max(self.tensors[t].bits) for t in (source, name))
+        top_out = numerics.act_max(numerics.TABLE_BITS) if table else top_out
         real = top_out / (kernel[0] * kernel[1] * top_in)
         multiplier, shift = numerics.encode_multiplier(min(real, MAX_REAL))
         self.nodes.append(
@@ -177,8 +183,16 @@ class GraphBuilder:
                 bias=1 << shift - 1,
                 shift=shift,
                 high=top_out,
+                table=self._table(name) if table else None,
             )
         )
+        return name
+
+    def _table(self, name: str) -> str:
+        """A random table for the codes of tensor ``name``."""
+        most = numerics.act_max(self.tensors[name].bits)
+        size = numerics.TABLE_SIZE
+        self.tables[name] = self.rng.integers(0, most, size, np.uint8, endpoint=True)
         return name
 
     def flatten(self, source: str) -> str:
@@ -207,7 +221,7 @@ class GraphBuilder:
             logit_scale=self.tensors[last].scale,
             provenance={"made by": "tests/helpers/graphs.py"},
         )
-        return IntGraph(header, self.layers)
+        return IntGraph(header, self.layers, self.tables)
 
     def _step(self, name: str) -> None:
         """Give a wide tensor its scale."""
@@ -246,10 +260,13 @@ class GraphBuilder:
         zero_point: int,
         residual: str | None,
         wide: bool,
+        table: bool = False,
     ) -> tuple[str, dict]:
         """Random arrays of one layer, and the fields that conv and linear nodes share."""
         name = self._tensor(kind, out, bits, zero_point)
         low, high = zero_point, numerics.act_max(bits)
+        if table:
+            low, high = 0, numerics.act_max(numerics.TABLE_BITS)
         spread, centre = (2, 0.0) if wide else (high - low, (low + high) / 2)
         node = None
         if residual is not None:
@@ -281,6 +298,7 @@ class GraphBuilder:
             "high": high,
             "residual": node,
             "wide": wide,
+            "table": self._table(name) if table else None,
         }
 
 

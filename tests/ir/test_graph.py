@@ -166,7 +166,7 @@ def test_digest_missing_or_wrong(path):
 def test_wrong_version(path):
     rewrite(path, lambda content: content.update(version=1))
     assert refused(path).endswith(
-        "has graph version 1, this software reads version 2; export it again"
+        "has graph version 1, this software reads version 3; export it again"
     )
 
 

@@ -76,7 +76,7 @@ def test_descriptors_of_a_strided_convolution():
         "residual": 0,
         "residual_planes": 0,
         "planes": 1,
-        "reserved": 0,
+        "table": 0,
         "first_row": 65536 - 2 * 3,
         "height": 7,
         "width": 10,
