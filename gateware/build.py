@@ -165,6 +165,11 @@ def configure(
     Raises UserError.
     """
     target = TARGETS[board.device.family]
+    if graph is not None and graph.tables:
+        raise UserError(
+            f"graph {graph.header.name!r} looks its activation function {min(graph.tables)!r} up "
+            "in a table, which the accelerator's Verilog does not have yet: use a ReLU"
+        )
     try:
         if ratio == "auto":
             found = presets.auto(board)

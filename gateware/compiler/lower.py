@@ -185,7 +185,8 @@ def _check(
     source, target = forms[operation.source], forms[operation.target]
     if operation.table is not None and not config.tables:
         refuse(
-            "needs a table for its activation function; the array has none: AccelConfig(tables=True), which gateware.build sets by itself"
+            "needs a table for its activation function, and the array has none: "
+            "AccelConfig(tables=True), which gateware.build sets by itself"
         )
     if max(source.height, source.width, target.height, target.width) >= 1 << SIZE_BITS:
         refuse(f"has a height or width over {(1 << SIZE_BITS) - 1}")

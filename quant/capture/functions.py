@@ -225,7 +225,7 @@ def _changes_type(node: fx.Node) -> bool:
 
 def _clamps_at_zero(node: fx.Node) -> bool:
     name, args = _plain(node), [*node.args[1:], *node.kwargs.values()]
-    return name in ("relu", "relu6") or (bool(args) and args[0] == 0)
+    return name in ("relu", "relu6") or (bool(args) and args[0] in (0, 0.0))
 
 
 def _has_shape(node: fx.Node) -> bool:

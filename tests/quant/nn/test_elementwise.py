@@ -241,7 +241,7 @@ def test_slopes_of_vectors_are_refused() -> None:
     model = nn.Sequential(
         nn.Flatten(), nn.Linear(12, 6), nn.PReLU(6), nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 2)
     )
-    with pytest.raises(UnsupportedLayer, match="'2'.*give it one slope for all channels"):
+    with pytest.raises(UnsupportedLayer, match=r"'2'.*give it one slope for all channels"):
         prepare(model, torch.rand(2, 3, 2, 2))
 
 
