@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of a graph: checked, looked up, stored, and part of the digest."""
+"""Tables of a graph: checked, looked up, stored, and part of the digest.
+
+Mirrors no module: tables go through all of this package.
+"""
 
 import dataclasses
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of activation functions: programs equal the golden model, in order and in time."""
+"""Tables of activation functions: programs equal the golden model, in order and in time.
+
+Mirrors no module: tables go through all of this package.
+"""
 
 import dataclasses
 
