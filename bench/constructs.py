@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gateware.arch.config import AccelConfig
+from gateware.compiler.lower import needs_tables
 from gateware.compiler.operations import CompileError
 from gateware.compiler.program import compile_graph
 from gateware.model.emulator import Emulator
@@ -430,7 +431,7 @@ def run_program(
 ) -> None:
     """Compiled program of ``graph`` in the emulator; raises :class:`Difference`, CompileError."""
     config = config or AccelConfig.from_ratio(
-        RATIO, TILE_ROWS, act_depth=2048, tables=bool(graph.tables)
+        RATIO, TILE_ROWS, act_depth=2048, tables=needs_tables(graph)
     )
     program = compile_graph(graph, config)
     memory = Emulator(config).run(program.image, program.pack(image), program.output_size)

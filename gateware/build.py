@@ -28,6 +28,7 @@ from boards.board import Board
 from gateware.arch.config import SIZES, AccelConfig
 from gateware.arch.results import DoesNotFit, ToolError, ToolReport
 from gateware.compiler.hybrid import Compiled, compile_all
+from gateware.compiler.lower import needs_tables
 from gateware.compiler.operations import CompileError
 from gateware.explore import presets
 from gateware.explore.retraining import retraining
@@ -165,10 +166,10 @@ def configure(
     Raises UserError.
     """
     target = TARGETS[board.device.family]
-    if graph is not None and graph.tables:
+    if graph is not None and needs_tables(graph):
         raise UserError(
-            f"graph {graph.header.name!r} looks its activation function {min(graph.tables)!r} up "
-            "in a table, which the accelerator's Verilog does not have yet: use a ReLU"
+            f"graph {graph.header.name!r} has activation functions or products, which the "
+            "accelerator's Verilog does not have yet: use ReLU, and additions"
         )
     try:
         if ratio == "auto":
@@ -191,7 +192,7 @@ def configure(
             chosen,
             rows,
             clock_hz=board.clock_hz if clock_hz is None else clock_hz,
-            tables=graph is not None and bool(graph.tables),
+            tables=graph is not None and needs_tables(graph),
             **{**sizes, **target.sizes},
         )
         if clock_hz is None:

@@ -21,6 +21,7 @@ from ir.graph import (
     LayerArrays,
     Linear,
     MaxPool,
+    Mul,
 )
 
 #: Images (N, C, H, W), or one array per host input of the graph, each with N first.
@@ -148,6 +149,11 @@ def _step(graph: IntGraph, node: IntegerNode, tensors: dict[str, np.ndarray]) ->
             y = numerics.requantise(
                 total, node.multiplier, node.bias, node.shift, node.low, node.high
             )
+            return _look_up(graph, node.table, y)
+        case Mul():
+            factors = tensors[node.factor]
+            zeros = graph.tensor(node.input).zero_point, graph.tensor(node.factor).zero_point
+            y = numerics.multiply(x, factors, zeros, node.bias, node.shift, node.low, node.high)
             return _look_up(graph, node.table, y)
         case Conv():
             padded = _pad(x, node.padding, graph.tensor(node.input).zero_point)

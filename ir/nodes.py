@@ -106,6 +106,22 @@ class AvgPool(_Node):
     table: str | None = None
 
 
+class Mul(_Node):
+    """Product of two tensors, element by element: :func:`ir.numerics.multiply` of their codes.
+
+    The ``factor`` has the shape of the input, or (C, 1, 1), a factor for each channel. A ``table``
+    is applied to the result, as in a layer.
+    """
+
+    op: Literal["mul"] = "mul"
+    factor: str
+    bias: int = pydantic.Field(gt=-numerics.PRODUCT_BIAS_LIMIT, lt=numerics.PRODUCT_BIAS_LIMIT)
+    shift: int = pydantic.Field(ge=numerics.PRODUCT_SHIFT_MIN, le=numerics.PRODUCT_SHIFT_MAX)
+    low: int = 0
+    high: int = numerics.NIBBLE_MAX
+    table: str | None = None
+
+
 class Flatten(_Node):
     """Reshape of (C, H, W) to (C*H*W, 1, 1), as ``torch.flatten``; codes stay the same."""
 
@@ -130,7 +146,7 @@ class Host(_Model):
 
 
 #: Nodes of the accelerator, each of one tensor and maybe a residual operand.
-IntegerNode = Conv | Linear | MaxPool | AvgPool | Flatten
+IntegerNode = Conv | Linear | MaxPool | AvgPool | Mul | Flatten
 Node = Annotated[IntegerNode | Host, pydantic.Field(discriminator="op")]
 
 

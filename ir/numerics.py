@@ -27,6 +27,9 @@ IMAGE_SCALE = 1 / 255  #: step of an 8-bit image, whose real values lie in 0..1
 ACC_BITS = 24  #: bits of the largest accumulator, signed
 TABLE_BITS = 8  #: of the codes that a table is looked up with, and of its entries
 TABLE_SIZE = 1 << TABLE_BITS  #: entries of a table
+PRODUCT_SHIFT_MIN = 6  #: smallest shift of a product of two codes
+PRODUCT_SHIFT_MAX = 14  #: and the largest
+PRODUCT_BIAS_LIMIT = 1 << 24  #: what is added to a product is smaller
 
 
 #: An integer, or an int64 array of them.
@@ -243,6 +246,31 @@ def accumulate(
     acc, multiplier, bias = (np.asarray(v, np.int64) for v in (acc, multiplier, bias))
     shift, residual = np.asarray(shift, np.int64), np.asarray(residual, np.int64)
     return acc * multiplier + bias + residual * (np.int64(n) << (shift - SHIFT_MIN))
+
+
+def multiply(
+    codes: Integers,
+    factors: Integers,
+    zero_points: tuple[int, int],
+    bias: int,
+    shift: int,
+    low: int,
+    high: int,
+) -> np.ndarray:
+    """Product ``y = clamp(((a - z_a) * (f - z_f) + bias) >> shift, low, high)`` of two codes.
+
+    Parameters
+    ----------
+    codes, factors : a and f, 0 to 255
+    zero_points : z_a and z_f
+    bias : with the rounding constant, of less than PRODUCT_BIAS_LIMIT either way
+    shift : PRODUCT_SHIFT_MIN to PRODUCT_SHIFT_MAX
+    low, high : codes, 0 to 255
+
+    Arrays broadcast; gives int64.
+    """
+    a, f = np.asarray(codes, np.int64), np.asarray(factors, np.int64)
+    return np.clip((a - zero_points[0]) * (f - zero_points[1]) + bias >> shift, low, high)
 
 
 def requantise(

@@ -17,6 +17,7 @@ from ir.nodes import (
     IntegerNode,
     Linear,
     MaxPool,
+    Mul,
     Node,
     TensorSpec,
 )
@@ -81,8 +82,11 @@ class _Flow:
                 self._keep(f"node {node.name!r}", node.keeps)
                 self.most |= {n: numerics.act_max(self.specs[n].bits) for n in node.outputs}
                 continue
-            residual = node.residual if isinstance(node, Conv | Linear) else None
-            sources = {node.input} if residual is None else {node.input, residual.tensor}
+            sources = {node.input}
+            if isinstance(node, Conv | Linear) and node.residual is not None:
+                sources.add(node.residual.tensor)
+            elif isinstance(node, Mul):
+                sources.add(node.factor)
             self._reads(node, sorted(sources), self.known)
             if raw := self.wide & sources:
                 raise GraphError(f"node {node.name!r} reads {min(raw)!r}, which is wide")
@@ -186,6 +190,10 @@ def _check_node(
         raise GraphError(
             f"node {node.name!r} has a table with {table.max()}, outside {target.bits} bits"
         )
+    if isinstance(node, Mul):
+        factor = specs[node.factor].shape
+        if factor not in (source.shape, (source.shape[0], 1, 1)):
+            raise GraphError(f"node {node.name!r} cannot multiply {source.shape} by {factor}")
     if table is not None and isinstance(node, Conv | Linear) and node.wide:
         raise GraphError(f"node {node.name!r} gives raw outputs, which no table can take")
     if isinstance(node, Conv | Linear) and node.residual is not None:
@@ -201,6 +209,8 @@ def _shape(
     channels, height, width = source.shape
     if isinstance(node, Flatten):
         return channels * height * width, 1, 1
+    if isinstance(node, Mul):
+        return source.shape
     if isinstance(node, Linear):
         rows = _check_layer(node, source, (channels * height * width,), layers, most)
         if (height, width) != (1, 1):

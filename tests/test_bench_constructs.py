@@ -17,7 +17,6 @@ PENDING = {
     "bilinear upsampling (brevitas#295)",
     "transposed convolution (brevitas#186)",
     "transposed convolution 4x4, stride 2",
-    "squeeze and excitation",
     "dilated convolution",
     "convolution with stride 4",
     "adaptive pool to 2x2",

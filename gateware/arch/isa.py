@@ -140,8 +140,13 @@ EXECUTE = data.StructLayout(
         "weight_address": ADDRESS_BITS,
         "slot_address": ADDRESS_BITS,
         "slots": ADDRESS_BITS,
+        # Of an array with tables:
+        "product": 1,  #: a lane's sum is multiplied by 256 times the residual operand less M
+        "broadcast": 1,  #: the residual operand is that of the first pixel, for all
     }
 )
+#: Fields of EXECUTE that only an array with tables has; they are the last ones.
+TABLE_FIELDS = ("product", "broadcast")
 
 #: Layout of the descriptors of each opcode; of END only the header counts.
 LAYOUTS: Mapping[Opcode, data.StructLayout] = {
@@ -154,6 +159,14 @@ LAYOUTS: Mapping[Opcode, data.StructLayout] = {
     Opcode.EXECUTE: EXECUTE,
     Opcode.LOAD_TABLE: TRANSFER,
 }
+
+
+def execute_layout(config: AccelConfig) -> data.StructLayout:
+    """Layout of EXECUTE as an array of ``config`` reads it."""
+    if config.tables:
+        return EXECUTE
+    kept = {name: field.shape for name, field in EXECUTE if name not in TABLE_FIELDS}
+    return data.StructLayout(kept)
 
 
 def opcodes(config: AccelConfig, queue: str) -> tuple[Opcode, ...]:

@@ -18,8 +18,6 @@ from gateware.compiler.operations import Gemm, Operation, Pool, TensorKey
 def of_image(operation: Gemm | Pool, image: int) -> Gemm | Pool:
     """Operation of the same layer on the tensors of another image."""
     source, target = operation.source.of_image(image), operation.target.of_image(image)
-    if isinstance(operation, Pool):
-        return dataclasses.replace(operation, source=source, target=target)
     residual = operation.residual and operation.residual.of_image(image)
     return dataclasses.replace(operation, source=source, target=target, residual=residual)
 

@@ -168,7 +168,7 @@ class Tile:
         group_out = self.first * out.group_pitch if pool else 0
         reads = [self.weights, self.slots, self.table, *source.regions(begin, end)]
         if residual is not None:
-            reads += residual.regions(first, last)
+            reads += residual.regions(*((0, 1) if self._broadcast else (first, last)))
         out_address = wide.first if wide else (target.row(first) + group_out) % _WRAP
         image.add(
             "executes",
@@ -203,9 +203,15 @@ class Tile:
             weight_address=self.weights.first,
             slot_address=self.slots.first,
             slots=self.slots.words,
+            product=pool and operation.product,
+            broadcast=self._broadcast,
             **self._kernel_fields(target),
-            **self._residual_fields(residual, target, first, group_out),
+            **self._residual_fields(residual, target, first),
         )
+
+    @property
+    def _broadcast(self) -> bool:
+        return isinstance(self.operation, Pool) and self.operation.broadcast
 
     def _kernel_fields(self, target: Strip) -> dict[str, int]:
         """Sizes and strides; along an axis with a single output there is no stride."""
@@ -217,18 +223,19 @@ class Tile:
             "stride_x": operation.stride[1] if target.place.width > 1 else 1,
         }
 
-    def _residual_fields(
-        self, residual: Strip | None, target: Strip, first: int, group: int
-    ) -> dict[str, int]:
-        """Where the residual operand lies, from row ``first`` and word ``group`` of a pixel; where
-        there is none the addresses are the target's."""
+    def _residual_fields(self, residual: Strip | None, target: Strip, first: int) -> dict[str, int]:
+        """Where the residual operand lies, from row ``first`` on, and of a pooling in the words
+        that it reads of a pixel; where there is none the addresses are the target's."""
         operand = target if residual is None else residual
+        pool = isinstance(self.operation, Pool)
+        group = self.first * operand.place.group_pitch if pool else 0
+        row = operand.row(0 if self._broadcast else first)
         return {
             "residual": residual is not None,
             "residual_planes": operand.place.planes - 1,
-            "residual_address": (operand.row(first) + group) % _WRAP,
+            "residual_address": (row + group) % _WRAP,
             "residual_plane_pitch": operand.place.plane_pitch % _WRAP,
-            "residual_n": self.operation.residual_n if isinstance(self.operation, Gemm) else 0,
+            "residual_n": self.operation.residual_n,
         }
 
 

@@ -17,8 +17,10 @@ from gateware.compiler.operations import (
 )
 from gateware.compiler.plan import Plan, make_plan
 from gateware.compiler.space_to_depth import SpaceToDepth, identity, rewrite
-from ir.graph import AvgPool, Conv, Flatten, Host, IntGraph, Linear, MaxPool
+from ir.graph import AvgPool, Conv, Flatten, Host, IntGraph, Linear, MaxPool, Mul
 from ir.numerics import ACT_BITS, SHIFT_MIN, act_max
+
+FACTOR_BITS = 8  #: by which a product of codes is finer in the requantiser
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,11 @@ class Lowered:
     plan: Plan
     space_to_depth: SpaceToDepth
     input_key: TensorKey
+
+
+def needs_tables(graph: IntGraph) -> bool:
+    """True for a network with functions or products, which only an array with tables has."""
+    return bool(graph.tables) or any(isinstance(node, Mul) for node in graph.nodes)
 
 
 def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
@@ -107,7 +114,7 @@ def _operations(graph: IntGraph) -> tuple[list[Gemm | Pool], dict[str, str]]:
 
 
 def _operation(
-    graph: IntGraph, node: Conv | Linear | MaxPool | AvgPool, stored: dict[str, str]
+    graph: IntGraph, node: Conv | Linear | MaxPool | AvgPool | Mul, stored: dict[str, str]
 ) -> Gemm | Pool:
     source = stored[node.input]
     if source != node.input and not isinstance(node, Linear):
@@ -143,6 +150,8 @@ def _operation(
             high=node.high,
             table=_table(graph, node),
         )
+    if isinstance(node, Mul):
+        return _product(graph, node, stored)
     layer = graph.layers[node.name]
     values, stride, padding, groups = layer.values, (1, 1), (0, 0, 0, 0), 1
     if isinstance(node, Conv):
@@ -170,7 +179,36 @@ def _operation(
     )
 
 
-def _table(graph: IntGraph, node: Conv | Linear | AvgPool) -> bytes | None:
+def _product(graph: IntGraph, node: Mul, stored: dict[str, str]) -> Pool:
+    """A pooling over one pixel, whose sum, the code a, the requantiser multiplies.
+
+    It computes ``a * (256 * f - M) + B + (255 - f) * N`` of the factor f, with ``M = 256 * z_f``
+    and ``N = 256 * z_a``; B makes that ``256 * ((a - z_a) * (f - z_f) + bias)``.
+    """
+    zero, factor_zero = graph.tensor(node.input).zero_point, graph.tensor(node.factor).zero_point
+    bias = node.bias + zero * factor_zero - act_max(8) * zero
+    return Pool(
+        name=node.name,
+        source=TensorKey(stored[node.input]),
+        target=TensorKey(node.output),
+        kernel=(1, 1),
+        stride=(1, 1),
+        padding=(0, 0, 0, 0),
+        total=True,
+        multiplier=factor_zero << FACTOR_BITS,
+        bias=bias << FACTOR_BITS,
+        shift=node.shift + FACTOR_BITS,
+        low=node.low,
+        high=node.high,
+        table=_table(graph, node),
+        residual=TensorKey(stored[node.factor]),
+        residual_n=zero << SHIFT_MIN - node.shift,
+        product=True,
+        broadcast=graph.tensor(node.factor).shape != graph.tensor(node.input).shape,
+    )
+
+
+def _table(graph: IntGraph, node: Conv | Linear | AvgPool | Mul) -> bytes | None:
     return None if node.table is None else graph.tables[node.table].tobytes()
 
 
@@ -183,10 +221,11 @@ def _check(
         raise CompileError(f"layer {operation.name!r} {reason}")
 
     source, target = forms[operation.source], forms[operation.target]
-    if operation.table is not None and not config.tables:
+    product = isinstance(operation, Pool) and operation.product
+    if (operation.table is not None or product) and not config.tables:
         refuse(
-            "needs a table for its activation function, and the array has none: "
-            "AccelConfig(tables=True), which gateware.build sets by itself"
+            f"needs {'products' if product else 'a table for its activation function'}, and the "
+            "array has none: AccelConfig(tables=True), which gateware.build sets by itself"
         )
     if max(source.height, source.width, target.height, target.width) >= 1 << SIZE_BITS:
         refuse(f"has a height or width over {(1 << SIZE_BITS) - 1}")

@@ -126,10 +126,13 @@ class Part:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Maximum or sum over a window, requantised by one M, B, S, and maybe looked up in a table."""
+    """Maximum or sum over a window, requantised by one M, B, S, and maybe looked up in a table.
+
+    residual, residual_n : operand that a product is taken with, and its multiplier
+    broadcast : the operand is one pixel, for all
+    """
 
     wide: ClassVar[bool] = False
-    residual: ClassVar[None] = None
 
     name: str
     source: TensorKey
@@ -144,6 +147,10 @@ class Pool:
     low: int
     high: int
     table: bytes | None = None
+    residual: TensorKey | None = None
+    residual_n: int = 0
+    product: bool = False
+    broadcast: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +175,7 @@ def operands(operation: Operation) -> list[TensorKey]:
     """Tensors that an operation reads from the activation buffer."""
     if isinstance(operation, Reload):
         return []
-    if isinstance(operation, Gemm) and operation.residual is not None:
+    if isinstance(operation, Gemm | Pool) and operation.residual is not None:
         return [operation.source, operation.residual]
     return [operation.source]
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from boards.board import Board
 from gateware.arch.config import AccelConfig
+from gateware.compiler.lower import needs_tables
 from gateware.compiler.operations import CompileError
 from gateware.compiler.program import compile_graph
 from gateware.explore.shapes import shape_only
@@ -303,7 +304,7 @@ def _arrays(
             "ports": board.memory.hp_ports,
             "wide_depth": _power_of_two(2 * count),
             "clock_hz": board.clock_hz,
-            "tables": bool(graph.tables),
+            "tables": needs_tables(graph),
         }
         for splits in [[given.lanes(count)]] if given else _splits(count):
             fitting = [

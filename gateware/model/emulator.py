@@ -198,12 +198,10 @@ class Emulator:
         place = pixel + entry["offset"]
         residual: int | np.ndarray = 0
         if f["residual"]:
-            residual = self._nibble(f["residual_address"] + place, bank, lane["column"])
-            if f["residual_planes"]:
-                low = self._nibble(
-                    f["residual_address"] + f["residual_plane_pitch"] + place, bank, lane["column"]
-                )
-                residual = residual << ACT_BITS | low
+            residual = self._operand(f, lane["column"], entry["offset"], pixel, bank)
+        if f["product"]:
+            acc = acc * ((residual << numerics.TABLE_BITS) - lane["multiplier"])
+            residual, constants = numerics.act_max(8) - residual, (1, *constants[1:])
         y = numerics.requantise(acc, *constants, f["low"], f["high"], residual, f["residual_n"])
         if f["table"]:
             y = self.table[y]
@@ -214,6 +212,19 @@ class Emulator:
             out = out + f["out_plane_pitch"]
         self._hazards.write("act", bank, self._wrap(out))
         self.act[bank, self._wrap(out), column] = y & numerics.NIBBLE_MAX
+
+    def _operand(
+        self, f: dict[str, int], column: int, offset: int, pixel: np.ndarray, bank: np.ndarray
+    ) -> np.ndarray:
+        """Codes of the residual operand of each pixel."""
+        if f["broadcast"]:
+            pixel, bank = np.zeros_like(pixel), np.zeros_like(bank)
+        at = f["residual_address"] + pixel + offset
+        residual = self._nibble(at, bank, column)
+        if f["residual_planes"]:
+            low = self._nibble(at + f["residual_plane_pitch"], bank, column)
+            residual = residual << ACT_BITS | low
+        return residual
 
     def _nibble(self, address: np.ndarray, bank: np.ndarray, column: int) -> np.ndarray:
         self._hazards.read("act", bank, self._wrap(address))

@@ -4,7 +4,7 @@
 from boards.board import Board
 from gateware.arch.config import AccelConfig
 from gateware.model.work import layer_macs
-from ir.graph import AvgPool, Conv, Host, IntegerNode, IntGraph, Linear, MaxPool
+from ir.graph import AvgPool, Conv, Host, IntegerNode, IntGraph, Linear, MaxPool, Mul
 from ir.numerics import Scheme
 
 
@@ -63,5 +63,7 @@ def _describe(node: IntegerNode) -> str:
 
 
 def _residual(node: IntegerNode) -> str | None:
+    if isinstance(node, Mul):
+        return node.factor
     residual = node.residual if isinstance(node, Conv | Linear) else None
     return residual.tensor if residual else None

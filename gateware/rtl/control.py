@@ -162,7 +162,7 @@ class Sequencer(Component):
                 "reset_units": Out(1),
                 "load": Out(transfer),
                 "store": Out(transfer),
-                "execute": Out(stream.Signature(isa.EXECUTE)),
+                "execute": Out(stream.Signature(isa.execute_layout(config))),
                 "load_completed": In(1),
                 "store_completed": In(1),
                 "execute_completed": In(1),
@@ -237,7 +237,10 @@ class Sequencer(Component):
         m.d.sync += [
             address.eq(base + header.offset),
             end.eq(header.opcode == Opcode.END),
-            *(queues[name].eq(header.opcode.matches(*QUEUES[name])) for name in QUEUES),
+            *(
+                queue.eq(header.opcode.matches(*isa.opcodes(self._config, name)))
+                for name, queue in queues.items()
+            ),
         ]
         job = Signal(TransferJob())
         m.d.comb += [job.tensor.eq(header), job.address.eq(address)]

@@ -73,7 +73,7 @@ class TileEngine(Component):
         bank = ceil_log2(config.banks)
         super().__init__(
             {
-                "execute": In(stream.Signature(isa.EXECUTE)),
+                "execute": In(stream.Signature(isa.execute_layout(config))),
                 "completed": Out(1),
                 "issued": Out(1),
                 "stalled": Out(1),
@@ -115,7 +115,7 @@ class TileEngine(Component):
     def _take_descriptor(self, m: Module, loop: TileLoop) -> data.View:
         """A new descriptor is taken in one cycle, as soon as the one before has no words left, and
         the loop started in the next."""
-        current = Signal(isa.EXECUTE, reset_less=True)
+        current = Signal(isa.execute_layout(self._config), reset_less=True)
         ready, next_ready, begun = Signal(init=1), Signal(), Signal()
         taken = self.execute.valid & ready
         m.d.comb += [

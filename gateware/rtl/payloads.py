@@ -42,7 +42,7 @@ class WordRequest(data.StructLayout):
         )
 
 
-#: Fields of EXECUTE that the drain needs.
+#: Fields of EXECUTE that the drain needs; of an array with tables some more.
 DRAIN_FIELDS = (
     "wide",
     "out_planes",

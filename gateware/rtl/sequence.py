@@ -119,7 +119,7 @@ class TileLoop(Component):
         self.setup = self.setup_for(config)
         super().__init__(
             {
-                "execute": In(isa.EXECUTE),
+                "execute": In(isa.execute_layout(config)),
                 "start": In(1),
                 "issued": Out(1),
                 "stalled": Out(1),

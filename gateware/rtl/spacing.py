@@ -40,7 +40,7 @@ class DrainSpacing(Component):
         self.setup = self.setup_for(config)
         super().__init__(
             {
-                "execute": In(isa.EXECUTE),
+                "execute": In(isa.execute_layout(config)),
                 "load": In(1),
                 "partial": In(1),
                 "final": In(1),

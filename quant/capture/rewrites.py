@@ -134,6 +134,35 @@ def _add(w: GraphWriter, node: fx.Node) -> fx.Node | None:
     return w.graph.call_function(operator.add, tuple(w.nodes[t] for t in terms))
 
 
+def _mul(w: GraphWriter, node: fx.Node) -> fx.Node | None:
+    """Product of two activations; the second may have one value for each channel."""
+    a = _bound(node)
+    terms = [a["self"], a["other"]]
+    if w.keep_unknown:
+        return None
+    if any(not isinstance(t, fx.Node) or t not in w.nodes for t in terms):
+        raise ValueError("both operands must be activations")
+    terms.sort(key=lambda t: t.meta["val"].shape != node.meta["val"].shape)
+    whole, factor = (tuple(t.meta["val"].shape[1:]) for t in terms)
+    if whole != tuple(node.meta["val"].shape[1:]) or (
+        factor != whole and (len(whole) != 3 or factor != (whole[0], 1, 1))
+    ):
+        raise ValueError(
+            f"it multiplies {whole} by {factor}: both must have one shape, or one a value for each "
+            "channel"
+        )
+    return w.graph.call_function(operator.mul, tuple(w.nodes[t] for t in terms))
+
+
+def _expand(w: GraphWriter, node: fx.Node) -> fx.Node | None:
+    """One value for each channel, repeated for a product, which needs no repetition."""
+    if w.keep_unknown:
+        return None
+    if any(operation(user) not in ("mul", "mul_") for user in node.users):
+        raise ValueError("only what is multiplied with a map can be expanded to it")
+    return w.nodes[argument(node)]
+
+
 def _max_pool(w: GraphWriter, node: fx.Node) -> fx.Node:
     a = _bound(node, stride=[], padding=0, dilation=1, ceil_mode=False)
     kernel = _pair(a["kernel_size"])
@@ -180,6 +209,9 @@ def _flatten(w: GraphWriter, node: fx.Node) -> fx.Node | None:
     before, after = (n.meta["val"].shape for n in (argument(node), node))
     if before == after:
         return w.nodes[argument(node)]
+    if _adds_ones(before, after):
+        fill = nn.Unflatten(len(before) - 1, (before[-1], *after[len(before) :]))
+        return w.module_call(node, fill, w.nodes[argument(node)])
     if len(before) == 4 and len(after) == 2 and before[0] == after[0]:
         return w.module_call(node, nn.Flatten(), w.nodes[argument(node)])
     if w.keep_unknown:
@@ -187,6 +219,15 @@ def _flatten(w: GraphWriter, node: fx.Node) -> fx.Node | None:
     raise ValueError(
         f"it makes {_sizes(after)} of {_sizes(before)}; only (batch, values) can be "
         f"made of (batch, channels, height, width)"
+    )
+
+
+def _adds_ones(before: torch.Size, after: torch.Size) -> bool:
+    """Whether vectors (N, C) or (N, C, 1) get a height and width of 1."""
+    return (
+        2 <= len(before) < len(after) <= 4
+        and after[: len(before)] == before
+        and all(size == 1 for size in after[2:])
     )
 
 
@@ -233,6 +274,11 @@ REWRITES: dict[str, Callable[[GraphWriter, fx.Node], fx.Node | None]] = {
     "avg_pool2d": _avg_pool,
     "adaptive_avg_pool2d": _adaptive_avg_pool,
     "mean": _mean,
+    "mul": _mul,
+    "mul_": _mul,
+    "expand": _expand,
+    "expand_as": _expand,
+    "unsqueeze": _flatten,
     "flatten": _flatten,
     "view": _flatten,
     "reshape": _flatten,

@@ -26,6 +26,7 @@ from ir.graph import (
     LayerArrays,
     Linear,
     MaxPool,
+    Mul,
     Node,
     Residual,
     TensorSpec,
@@ -42,6 +43,7 @@ from quant.lowering.prepare import pair
 from quant.nn.activations import ActQuantiser, QuantAvgPool
 from quant.nn.elementwise import TableQuantiser
 from quant.nn.layers import QuantConv2d, quantised_layers, training_only
+from quant.nn.product import ProductQuantiser
 
 LOGITS = "logits"
 Padding = tuple[int, int, int, int]  #: rows above and below, columns left and right
@@ -157,9 +159,11 @@ class Lowering:
             self.specs[node] = self._avg_pool(name, module, source)
         elif isinstance(module, TableQuantiser):
             self.specs[node] = self._function(name, module, node)
+        elif isinstance(module, ProductQuantiser):
+            self.specs[node] = self._product(name, module, node)
         elif isinstance(module, nn.Flatten):
             self.specs[node] = self._flatten(name, source)
-        elif isinstance(module, nn.Dropout):
+        elif isinstance(module, nn.Dropout | nn.Unflatten):
             self.specs[node] = self.specs[source]
 
     def _tensor(
@@ -209,6 +213,28 @@ class Lowering:
                 shift=s,
                 high=numerics.act_max(spec.bits),
                 table=self._table(node),
+            )
+        )
+        return result
+
+    def _product(self, name: str, quantiser: ProductQuantiser, node: fx.Node) -> TensorSpec:
+        operands = argument(node), argument(node, 1)
+        if any(operand in self.pads for operand in operands):
+            raise UnsupportedLayer(name, "zero padding before a product")
+        spec, factor = (self.specs[operand] for operand in operands)
+        result = self._grid(name, spec.shape, quantiser)
+        self.tables[name] = quantiser.table(tensor_arguments(node))
+        half = 1 << quantiser.shift - 1
+        self.nodes.append(
+            Mul(
+                name=name,
+                input=spec.name,
+                factor=factor.name,
+                output=result.name,
+                bias=(quantiser.middle << quantiser.shift) + half,
+                shift=quantiser.shift,
+                high=numerics.act_max(numerics.TABLE_BITS),
+                table=name,
             )
         )
         return result

@@ -15,6 +15,7 @@ from quant.lowering.prepare import NORMS, grid_of, is_add
 from quant.nn.activations import ActQuantiser
 from quant.nn.elementwise import TableQuantiser
 from quant.nn.layers import QuantConv2d, QuantLinear
+from quant.nn.product import ProductQuantiser
 from quant.nn.quantizers import denominators
 
 P = ParamSpec("P")
@@ -96,8 +97,10 @@ def fusion_groups(model: fx.GraphModule) -> dict[fx.Node, FusionGroup]:
     found = {}
     for node in model.graph.nodes:
         quantiser = module_of(node)
-        if isinstance(quantiser, TableQuantiser) and quantiser.arguments is None:
-            continue  # a function of codes
+        if isinstance(quantiser, ProductQuantiser) or (
+            isinstance(quantiser, TableQuantiser) and quantiser.arguments is None
+        ):
+            continue  # of codes
         if isinstance(quantiser, ActQuantiser):
             found[node] = _group(argument(node), node, quantiser)
         elif node.op == "output" and _is_sum(last := argument(node)):

@@ -30,14 +30,15 @@ from quant.lowering.inputs import check_inputs, check_type
 from quant.lowering.partition import quantise_linears
 from quant.lowering.slopes import lower_slopes
 from quant.nn.activations import ActQuantiser, QuantAvgPool
-from quant.nn.elementwise import Elementwise, TableQuantiser
+from quant.nn.elementwise import Elementwise, TableQuantiser, clamp_function
 from quant.nn.layers import QuantConv2d, QuantLinear, RowQuantised, quantised_layers
 from quant.nn.modes import evaluating
+from quant.nn.product import ProductQuantiser
 
 LAYERS = (nn.Conv2d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 #: Modules whose output has the codes of their input.
-KEEPS_CODES = (nn.MaxPool2d, nn.ZeroPad2d, nn.Flatten, nn.Dropout)
+KEEPS_CODES = (nn.MaxPool2d, nn.ZeroPad2d, nn.Flatten, nn.Unflatten, nn.Dropout)
 SHORTCUT_BITS = 8  #: of a sum that only an addition reads
 POOLED_BITS = 8  #: of a global average
 
@@ -187,6 +188,10 @@ class _Preparer:
         module = module_of(node)
         if is_add(node):
             self._addition(node)
+        elif node.op == "call_function" and node.target is operator.mul:
+            self._product(node)
+        elif self._follows_product(node):
+            self._absorb(node)
         elif node.op == "output":
             if self.sums.get(argument(node)):
                 self._codes(argument(node))
@@ -234,6 +239,49 @@ class _Preparer:
         bits = self.act_bits if _feeds_layer(node) else SHORTCUT_BITS
         self._replace(node, TableQuantiser(function, bits, of_sums=of_sums))
 
+    def _product(self, node: fx.Node) -> None:
+        for operand in (argument(node), argument(node, 1)):
+            self._codes(operand)
+        x, factor = argument(node), argument(node, 1)
+        grids = grid_of(x), grid_of(factor)
+        if shape_of(x) == shape_of(factor) and _bits(grids[0]) > _bits(grids[1]):
+            x, factor, grids = factor, x, grids[::-1]
+        if grids[1] is not None and grids[1].bits != SHORTCUT_BITS:
+            grids[1].widen()  # the table has 8 bits of the product
+        quantiser = ProductQuantiser(
+            grids,
+            self.act_bits if _feeds_layer(node) else SHORTCUT_BITS,
+            signed=any(map(_is_signed, grids)),
+        )
+        name = free_submodule(self.module, f"{self._place(node)}_quant")
+        self.module.add_submodule(name, quantiser)
+        with self.graph.inserting_after(node):
+            call = self.graph.call_module(name, (x, factor))
+        call.meta |= node.meta
+        node.replace_all_uses_with(call)
+        self.graph.erase_node(node)
+
+    def _follows_product(self, node: fx.Node) -> bool:
+        """Whether ``node`` is a function of a product that nothing else reads."""
+        if not isinstance(module_of(node), nn.ReLU | nn.Hardtanh | Elementwise):
+            return False
+        source = argument(node)
+        return isinstance(module_of(source), ProductQuantiser) and len(source.users) == 1
+
+    def _absorb(self, node: fx.Node) -> None:
+        """The table of a product gives a function of it as well."""
+        source, function = argument(node), module_of(node)
+        product = module_of(source)
+        assert isinstance(product, ProductQuantiser)
+        if not isinstance(function, Elementwise):
+            function = clamp_function(getattr(function, "max_val", None))
+        bits = self.act_bits if _feeds_layer(node) else SHORTCUT_BITS
+        signed = not function.never_negative()
+        self._replace(node, ProductQuantiser(product.grids, bits, signed=signed, function=function))
+        node.args = (*source.args, *node.args[1:])
+        self.graph.erase_node(source)
+        self.module.delete_submodule(name_of(source))
+
     def _average(self, node: fx.Node, pool: nn.AvgPool2d) -> None:
         self._codes(argument(node))
         source = grid_of(argument(node))
@@ -280,7 +328,8 @@ class _Preparer:
 
     @staticmethod
     def _place(node: fx.Node) -> str:
-        return ".".join(filter(None, (node.meta.get("path"), "add")))
+        kind = "mul" if node.target is operator.mul else "add"
+        return ".".join(filter(None, (node.meta.get("path"), kind)))
 
     def _replace(self, node: fx.Node, module: nn.Module) -> None:
         replace_submodule(self.module, name_of(node), module)
@@ -307,6 +356,16 @@ def _feeds_layer(node: fx.Node) -> bool:
         or (isinstance(module_of(user), (*KEEPS_CODES, nn.AvgPool2d)) and _feeds_layer(user))
         for user in node.users
     )
+
+
+def _bits(grid: ActQuantiser | QuantAvgPool | None) -> int:
+    return numerics.act_max(8).bit_length() if grid is None else grid.bits
+
+
+def _is_signed(grid: ActQuantiser | QuantAvgPool | None) -> bool:
+    if isinstance(grid, QuantAvgPool):
+        return _is_signed(grid.source)
+    return grid is not None and grid.signed
 
 
 def _most_codes(node: fx.Node) -> int:

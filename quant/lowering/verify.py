@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ir import golden, numerics
-from ir.graph import AvgPool, Conv, Flatten, Host, IntegerNode, IntGraph, Linear, MaxPool
+from ir.graph import AvgPool, Conv, Flatten, Host, IntegerNode, IntGraph, Linear, MaxPool, Mul
 
 
 class Mismatch(ArithmeticError):
@@ -63,6 +63,12 @@ def _step(graph: IntGraph, node: IntegerNode, tensors: dict[str, Tensor]) -> Ten
     x = tensors[node.input]
     if isinstance(node, Flatten):
         return x.flatten(1)[:, :, None, None]
+    if isinstance(node, Mul):
+        product = (x - graph.tensor(node.input).zero_point) * (
+            tensors[node.factor] - graph.tensor(node.factor).zero_point
+        )
+        codes = (product + node.bias) >> node.shift
+        return _look_up(graph, node.table, codes.clamp(node.low, node.high))
     x = x.double()
     if isinstance(node, MaxPool):
         return F.max_pool2d(_pad(x, node.padding, 0), node.kernel, node.stride).to(torch.int64)

@@ -86,6 +86,13 @@ class Elementwise(nn.Module):
         return not bool((values < 0).any())
 
 
+def clamp_function(most: float | None) -> Elementwise:
+    """ReLU, with a largest value or none."""
+    if most is None:
+        return Elementwise([Step("relu.default", (Ref(0),), {})])
+    return Elementwise([Step("clamp.default", (Ref(0), 0.0, most), {})])
+
+
 class TableQuantiser(ActQuantiser):
     """Quantiser of an elementwise function, which the accelerator looks up in a table.
 
@@ -128,17 +135,28 @@ class TableQuantiser(ActQuantiser):
         else:
             super()._observe(x)
 
-    @torch.no_grad()
     def table(self, scale: float, zero_point: int, parameters: Sequence[Tensor]) -> np.ndarray:
-        """Code of the value for each code of 0..255 of the argument, uint8 (256,).
+        """Code of the value for each code of 0..255 of the argument, as :func:`look_up` has it."""
+        return look_up(self, self.function, scale, zero_point, parameters)
 
-        The argument of code ``a`` is ``scale * (a - zero_point)``. Where the function has no value
-        it counts as 0.
-        """
-        steps = torch.arange(numerics.TABLE_SIZE, device=self.clip.device) - zero_point
-        x = steps.float().view(-1, 1, 1, 1) * torch.tensor(scale, device=self.clip.device)
-        values = self.function(x, *parameters).nan_to_num(0, torch.inf, -torch.inf)
-        return self.to_int(values).flatten().cpu().numpy().astype(np.uint8)
+
+@torch.no_grad()
+def look_up(
+    grid: ActQuantiser,
+    function: nn.Module,
+    scale: float,
+    zero_point: int,
+    parameters: Sequence[Tensor],
+) -> np.ndarray:
+    """Code on ``grid`` of the function of each code of 0..255, uint8 (256,).
+
+    The argument of code ``a`` is ``scale * (a - zero_point)``. Where the function has no value it
+    counts as 0.
+    """
+    steps = torch.arange(numerics.TABLE_SIZE, device=grid.clip.device) - zero_point
+    x = steps.float().view(-1, 1, 1, 1) * torch.tensor(scale, device=grid.clip.device)
+    values = function(x, *parameters).nan_to_num(0, torch.inf, -torch.inf)
+    return grid.to_int(values).flatten().cpu().numpy().astype(np.uint8)
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from ir.graph import (
     LayerArrays,
     Linear,
     MaxPool,
+    Mul,
     Residual,
     TensorSpec,
 )
@@ -183,6 +184,32 @@ class GraphBuilder:
                 bias=1 << shift - 1,
                 shift=shift,
                 high=top_out,
+                table=self._table(name) if table else None,
+            )
+        )
+        return name
+
+    def mul(
+        self, source: str, factor: str, *, bits: int = 4, zero_point: int = 0, table: bool = True
+    ) -> str:
+        """A product with a tensor of the same shape, or with a value for each channel."""
+        name = self._tensor("mul", self.tensors[source].shape, bits, zero_point)
+        most = numerics.act_max(numerics.TABLE_BITS if table else bits)
+        spans = [numerics.act_max(self.tensors[t].bits) for t in (source, factor)]
+        zeros = [self.tensors[t].zero_point for t in (source, factor)]
+        ends = [(a - zeros[0]) * (f - zeros[1]) for a in (0, spans[0]) for f in (0, spans[1])]
+        shift = max(
+            numerics.PRODUCT_SHIFT_MIN, ((max(ends) - min(ends)) // (most + 1)).bit_length() - 1
+        )
+        self.nodes.append(
+            Mul(
+                name=name,
+                input=source,
+                factor=factor,
+                output=name,
+                bias=int(self.rng.integers(1 << shift)) - min(ends),
+                shift=shift,
+                high=most,
                 table=self._table(name) if table else None,
             )
         )

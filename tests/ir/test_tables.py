@@ -5,6 +5,8 @@ Mirrors no module: tables go through all of this package.
 """
 
 import dataclasses
+import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ def small(seed: int) -> IntGraph:
     build = GraphBuilder(np.random.default_rng(seed), (3, 6, 5))
     x = build.conv("image", 7, bits=8, table=True)
     x = build.conv(x, 7, residual=x, table=True)
+    y = build.mul(x, build.avg_pool(x), bits=8, zero_point=100)
+    x = build.mul(build.conv(x, 7, bits=8, zero_point=128), y, bits=4)
     build.avg_pool(x, 2, bits=4, table=True)
     return build.build()
 
@@ -42,6 +46,27 @@ def test_golden_and_torch_look_up(seed) -> None:
     assert len(np.unique(before[first.output])) > 20
 
 
+def test_products_are_those_of_the_real_values(seed) -> None:
+    """A code of the product is the nearest to that of the real values, by exact fractions."""
+    rng = np.random.default_rng(seed)
+    a, f = rng.integers(0, 256, (2, 500))
+    for shift in range(numerics.PRODUCT_SHIFT_MIN, numerics.PRODUCT_SHIFT_MAX + 1):
+        zeros, middle = tuple(int(z) for z in rng.integers(0, 256, 2)), int(rng.integers(256))
+        bias = (middle << shift) + (1 << shift - 1)
+        found = numerics.multiply(a, f, zeros, bias, shift, 0, 255)
+        for code, x, y in zip(found.tolist(), a.tolist(), f.tolist(), strict=True):
+            real = Fraction((x - zeros[0]) * (y - zeros[1]), 1 << shift) + middle
+            assert code == min(max(math.floor(real + Fraction(1, 2)), 0), 255)
+
+
+def test_products_of_wrong_shapes_are_refused(seed) -> None:
+    build = GraphBuilder(np.random.default_rng(seed), (3, 6, 6))
+    x = build.conv("image", 5)
+    build.mul(x, build.avg_pool(x, 2))
+    with pytest.raises(GraphError, match=r"'mul2' cannot multiply \(5, 6, 6\) by \(5, 3, 3\)"):
+        build.build()
+
+
 def test_file_and_digest_hold_the_tables(seed, tmp_path) -> None:
     graph = small(seed)
     graph.save(tmp_path / "graph.safetensors")
@@ -59,7 +84,7 @@ def test_file_and_digest_hold_the_tables(seed, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda t: {}, "table 'avg_pool2' is missing"),
+        (lambda t: {}, "table 'avg_pool6' is missing"),
         (lambda t: t | {"more": t["conv0"]}, "table 'more' is used by no node"),
         (lambda t: t | {"conv0": t["conv0"][:16]}, r"shape \(16,\) of uint8"),
         (lambda t: t | {"conv0": t["conv0"].astype(np.int64)}, "of int64, not 256 of uint8"),

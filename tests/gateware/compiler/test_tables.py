@@ -12,7 +12,7 @@ import pytest
 from gateware.arch.config import AccelConfig
 from gateware.arch.isa import Opcode, descriptors
 from gateware.compiler.operations import CompileError
-from gateware.compiler.program import Program, compile_graph
+from gateware.compiler.program import compile_graph
 from gateware.model.emulator import Emulator, EmulatorError
 from gateware.model.estimate import cycles
 from ir import golden
@@ -44,19 +44,33 @@ def table_graph(rng: np.random.Generator) -> IntGraph:
     return build.build()
 
 
-def run(graph: IntGraph, program: Program, image: np.ndarray) -> np.ndarray:
-    memory = Emulator(program.config).run(program.image, program.pack(image), program.output_size)
-    return program.read(memory)[0][graph.header.output]
+def product_graph(rng: np.random.Generator) -> IntGraph:
+    """Products of maps of 4 and 8 bits and any zero point with maps and with a factor for each
+    channel, with a table and without."""
+    build = GraphBuilder(rng, (int(rng.integers(1, 20)), 5, 7))
+    channels = int(rng.integers(3, 40))
+    zero, other = (int(z) for z in rng.integers(0, 256, 2))
+    x = build.conv("image", channels, 3)
+    y = build.conv(x, channels, 1, bits=8, zero_point=zero, table=True)
+    factors = build.conv(build.avg_pool(y), channels, 1, bits=8, zero_point=other, table=True)
+    z = build.mul(y, factors)
+    w = build.mul(z, y, bits=8, table=False)
+    w = build.mul(w, build.avg_pool(x), bits=8, zero_point=7)
+    build.linear(build.avg_pool(w), 5, wide=True)
+    return build.build()
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("make", [table_graph, product_graph])
 @pytest.mark.parametrize("number", range(4))
-def test_programs_equal_the_golden_model(seed, number, config) -> None:
+def test_programs_equal_the_golden_model(seed, number, make, config) -> None:
     rng = np.random.default_rng([seed, number])
-    graph = table_graph(rng)
+    graph = make(rng)
     images = random_images(graph, rng, 2)
     program = compile_graph(graph, config, dump=True)
     emulator = Emulator(config)
+    used = {d.fields["product"] for d in descriptors(program.image) if d.opcode is Opcode.EXECUTE}
+    assert (1 in used) == (make is product_graph)
     reference = golden.run(graph, images)
     for index, image in enumerate(images):
         memory = emulator.run(program.image, program.pack(image), program.output_size)
@@ -79,8 +93,14 @@ def test_an_array_without_tables_is_refused_in_a_line(seed) -> None:
     build = GraphBuilder(np.random.default_rng(seed), (4, 5, 5))
     build.linear(build.avg_pool(build.conv("image", 6, table=True)), 3, wide=True)
     graph, config = build.build(), CONFIGS["R4 Q2 bus32"]
+    without = dataclasses.replace(config, tables=False)
     with pytest.raises(CompileError, match=r"layer 'conv0' needs a table .* AccelConfig\(tables"):
-        compile_graph(graph, dataclasses.replace(config, tables=False))
+        compile_graph(graph, without)
+    build = GraphBuilder(np.random.default_rng(seed), (4, 5, 5))
+    x = build.conv("image", 6)
+    build.mul(x, build.avg_pool(x), table=False)
+    with pytest.raises(CompileError, match=r"layer 'mul2' needs products, and the array has none"):
+        compile_graph(build.build(), without)
     program = compile_graph(graph, config)
     other = Emulator(dataclasses.replace(config, tables=False))
     with pytest.raises(EmulatorError, match="opcode 8"):
