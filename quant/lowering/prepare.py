@@ -245,7 +245,7 @@ class _Preparer:
         x, factor = argument(node), argument(node, 1)
         grids = grid_of(x), grid_of(factor)
         if shape_of(x) == shape_of(factor) and _bits(grids[0]) > _bits(grids[1]):
-            x, factor, grids = factor, x, grids[::-1]
+            x, factor, grids = factor, x, (grids[1], grids[0])
         if grids[1] is not None and grids[1].bits != SHORTCUT_BITS:
             grids[1].widen()  # the table has 8 bits of the product
         quantiser = ProductQuantiser(

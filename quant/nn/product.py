@@ -56,8 +56,10 @@ class ProductQuantiser(ActQuantiser):
         """Step of the 8-bit product, a real number."""
         return math.prod(_scale(grid) for grid in self.grids) * 2.0**self.shift
 
-    def forward(self, x: Tensor, factor: Tensor, *parameters: Tensor) -> Tensor:
-        """Values of ``x * factor`` on the grid, in the shape of ``x``."""
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        """Values of ``x`` times the first of ``others`` on the grid, in the shape of ``x``; the
+        rest are parameters of the function."""
+        factor, *parameters = others
         product = x * factor
         if self.observe:
             self._observe_product(product)
