@@ -237,7 +237,7 @@ async def check(
     at = dict(zip(cycles, words, strict=True))
     final = max(at)
     rest = end - final if rest is None else rest
-    ctx.set(dut.execute, isa.EXECUTE.from_bits(isa.pack(isa.EXECUTE, **f)))
+    ctx.set(dut.execute, isa.execute_layout(config).from_bits(isa.pack(isa.EXECUTE, **f)))
     ctx.set(dut.start, 1)
     await ctx.tick()
     ctx.set(dut.start, 0)
