@@ -6,11 +6,11 @@ below 2^23 (numerics.ACC_BITS), and so do the negative ones, hence every sum of 
 Where the graph has a node of the host, a callback is asked for it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from ir import numerics
+from ir import numerics, tail
 from ir.graph import (
     AvgPool,
     Conv,
@@ -133,8 +133,22 @@ def _real(graph: IntGraph, name: str, tensor: np.ndarray) -> np.ndarray:
 
 
 def logits(graph: IntGraph, images: Inputs, host: HostCallback | None = None) -> np.ndarray:
-    """Output of the graph, int64 (N, classes); arguments and errors are those of :func:`run`."""
-    return _flat(run(graph, images, host)[graph.header.output])
+    """First output of the graph, int64 (N, classes), before its tail.
+
+    Arguments and errors are those of :func:`run`.
+    """
+    return _flat(run(graph, images, host)[graph.output.name])
+
+
+def results(graph: IntGraph, tensors: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Results of the network, one for each output: the real values of ``tensors`` (N, C, H, W), as
+    :func:`run` gives them, after the output's tail."""
+    found = []
+    for output in graph.header.outputs:
+        real = _real(graph, output.tensor, tensors[output.tensor])
+        real = real.reshape(len(real), *(output.shape or real.shape[1:]))
+        found.append(tail.apply(output.tail, real))
+    return found
 
 
 def _step(graph: IntGraph, node: IntegerNode, tensors: dict[str, np.ndarray]) -> np.ndarray:

@@ -27,11 +27,13 @@ from ir.nodes import (
     Flatten,
     Header,
     Host,
+    HostFunction,
     IntegerNode,
     Linear,
     MaxPool,
     Mul,
     Node,
+    Output,
     Residual,
     TensorSpec,
 )
@@ -46,6 +48,7 @@ __all__ = [
     "GraphError",
     "Header",
     "Host",
+    "HostFunction",
     "IntGraph",
     "IntegerNode",
     "LayerArrays",
@@ -53,6 +56,7 @@ __all__ = [
     "MaxPool",
     "Mul",
     "Node",
+    "Output",
     "Residual",
     "TensorSpec",
 ]
@@ -88,6 +92,19 @@ class IntGraph:
         if self.header.input is None:
             raise ValueError(f"graph {self.header.name!r} begins on the host, and takes no images")
         return self.tensor(self.header.input)
+
+    @property
+    def output(self) -> TensorSpec:
+        """Spec of the first output's tensor, the logits: real values are ``scale * (t - zero)``."""
+        return self.tensor(self.header.outputs[0].tensor)
+
+    def writer(self, tensor: str) -> Node:
+        """Node that writes ``tensor``, which is not the graph's input."""
+        return next(
+            node
+            for node in self.nodes
+            if tensor in (node.outputs if isinstance(node, Host) else (node.output,))
+        )
 
     @property
     def nodes(self) -> tuple[Node, ...]:

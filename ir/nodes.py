@@ -49,9 +49,9 @@ class _Node(_Model):
 class _Gemm(_Node):
     """A layer with weights; its arrays are a :class:`LayerArrays` under the node's name.
 
-    The result of a ``wide`` layer is ``t`` itself, for host nodes or as the graph's output. The
-    rows of an output have one S, so that they compare. ``table`` names one of the graph's tables,
-    which gives the output's code for each code of 0..255 after the clamp.
+    The result of a ``wide`` layer is ``t`` itself, for host nodes or as an output. The rows of an
+    output have one S, so that they compare. ``table`` names one of the graph's tables, which gives
+    the output's code for each code of 0..255 after the clamp.
     """
 
     low: int = 0
@@ -150,6 +150,27 @@ IntegerNode = Conv | Linear | MaxPool | AvgPool | Mul | Flatten
 Node = Annotated[IntegerNode | Host, pydantic.Field(discriminator="op")]
 
 
+class HostFunction(_Model):
+    """Function of :mod:`ir.tail` that the host applies to real values."""
+
+    name: str
+    arguments: tuple[float | int, ...] = ()
+
+
+class Output(_Model):
+    """Tensor that leaves the graph, and what it means to whoever called the network.
+
+    The real values of ``tensor`` have the ``shape`` that the network's layer gave them, without the
+    batch; the functions of ``tail`` follow, one after the other. ``name`` is the place in what the
+    network returns, such as ``boxes`` or ``1``; a single result has none.
+    """
+
+    tensor: str
+    name: str = ""
+    shape: tuple[int, ...] = ()  #: () for the tensor's own
+    tail: tuple[HostFunction, ...] = ()
+
+
 class Header(_Model):
     """JSON part of a graph file.
 
@@ -164,10 +185,14 @@ class Header(_Model):
     nodes: tuple[Node, ...]
     input: str | None
     host_inputs: tuple[str, ...] = ()
-    output: str
+    #: in the order in which the network returns them; the first one's values are the logits
+    outputs: tuple[Output, ...] = pydantic.Field(min_length=1)
     ratio: str  #: PoT4:Fixed4:Fixed8 that the rows were assigned with
     tile_rows: int = pydantic.Field(gt=0)  #: rows per tile of that assignment
     class_names: tuple[str, ...] = ()
-    #: of a wide output's tensor: real logit = logit_scale * t
-    logit_scale: float = pydantic.Field(default=1.0, gt=0)
     provenance: dict[str, str] = {}
+
+    @property
+    def output_tensors(self) -> tuple[str, ...]:
+        """Names of the tensors that leave, each once; the logits first."""
+        return tuple(dict.fromkeys(output.tensor for output in self.outputs))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ir import numerics
+from ir import numerics, tail
 from ir.arrays import GraphError, LayerArrays
 from ir.nodes import (
     AvgPool,
@@ -19,6 +19,7 @@ from ir.nodes import (
     MaxPool,
     Mul,
     Node,
+    Output,
     TensorSpec,
 )
 from ir.numerics import Scheme
@@ -102,7 +103,7 @@ class _Flow:
                 _check_wide(
                     self.specs[node.output],
                     layers[node.name].shift,
-                    is_output=node.output == self.header.output,
+                    is_output=node.output in self.header.output_tensors,
                 )
         self._check_ends(read)
 
@@ -127,14 +128,24 @@ class _Flow:
 
     def _check_ends(self, read: set[str]) -> None:
         header = self.header
-        if header.output not in self.known - {header.input}:
-            raise GraphError(f"graph output {header.output!r} is written by no node")
-        if unread := self.wide - read - {header.output}:
+        for output in header.outputs:
+            if output.tensor not in self.known - {header.input}:
+                raise GraphError(f"graph output {output.tensor!r} is written by no node")
+            _check_output(output, self.specs[output.tensor])
+        if unread := self.wide - read - set(header.output_tensors):
             raise GraphError(
                 f"wide tensor {min(unread)!r} is neither the graph's output nor read by the host"
             )
-        if header.output in self.wide and self.specs[header.output].scale != header.logit_scale:
-            raise GraphError(f"logit_scale is not the scale of {header.output!r}")
+
+
+def _check_output(output: Output, spec: TensorSpec) -> None:
+    shape = output.shape or spec.shape
+    if math.prod(shape) != math.prod(spec.shape):
+        raise GraphError(f"graph output {spec.name!r} of shape {spec.shape} is read as {shape}")
+    try:
+        tail.apply(output.tail, np.zeros((1, *shape)))
+    except (ValueError, TypeError, IndexError) as error:
+        raise GraphError(f"graph output {spec.name!r}: {error}") from error
 
 
 def _window(size: int, kernel: int, stride: int, before: int, after: int) -> int:

@@ -24,6 +24,7 @@ __all__ = ["Vectors", "VectorsError", "beside", "find"]
 GRAPH_SUFFIX = ".safetensors"
 IMAGES = "images"  #: key of the input of a graph that has an input tensor
 DIGEST = "graph_digest"
+OUTPUT = "output."  #: key of an output but the first, before the name of the tensor
 CODES = "codes."  #: key of codes, before the name of the tensor
 ACCURACY = "accuracy_"  #: key of an accuracy, before its kind
 RESERVED = (DIGEST, "logits", "labels")
@@ -58,7 +59,9 @@ class Vectors:
         By name, N first: ``images`` (N, C, H, W), integers in the range of the graph's input; of a
         hybrid graph the arrays of its host inputs.
     logits : np.ndarray
-        Int64 (N, classes), which every implementation must reproduce.
+        Int64 (N, classes), the first output, which every implementation must reproduce.
+    outputs : mapping of str to np.ndarray
+        Of a graph that gives several tensors: the others, int64 (N, C, H, W), by name.
     labels : np.ndarray, optional
         Int64 (N,), the right classes.
     codes : mapping of str to np.ndarray
@@ -72,6 +75,7 @@ class Vectors:
     inputs: Mapping[str, np.ndarray]
     logits: np.ndarray
     labels: np.ndarray | None = None
+    outputs: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     codes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     accuracies: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
@@ -82,6 +86,7 @@ class Vectors:
         inputs: np.ndarray | tuple[np.ndarray, ...],
         logits: np.ndarray,
         *,
+        outputs: Mapping[str, np.ndarray] | None = None,
         labels: np.ndarray | None = None,
         codes: Mapping[str, np.ndarray] | None = None,
         accuracies: Mapping[str, float] | None = None,
@@ -98,6 +103,7 @@ class Vectors:
             graph_digest=graph.digest,
             inputs=dict(zip(names, arrays, strict=True)),
             logits=logits,
+            outputs=outputs or {},
             labels=labels,
             codes=codes or {},
             accuracies=accuracies or {},
@@ -125,6 +131,7 @@ class Vectors:
             self,
             inputs={name: array[:count] for name, array in self.inputs.items()},
             logits=self.logits[:count],
+            outputs={name: array[:count] for name, array in self.outputs.items()},
             labels=None if self.labels is None else self.labels[:count],
             codes={name: array[:count] for name, array in self.codes.items()},
         )
@@ -141,11 +148,18 @@ class Vectors:
             raise VectorsError(f"inputs are {', '.join(self.inputs)} instead of {', '.join(names)}")
         count = len(self.logits)
         for name, array in self.inputs.items():
-            if name in RESERVED or name.startswith((CODES, ACCURACY)):
+            if name in RESERVED or name.startswith((OUTPUT, CODES, ACCURACY)):
                 raise VectorsError(f"an input must not be called {name!r}")
             _check(name, array, (count, *np.shape(array)[1:]))
-        output = graph.tensor(header.output).shape
-        _check("logits", self.logits, (count, int(np.prod(output))))
+        _check("logits", self.logits, (count, int(np.prod(graph.output.shape))))
+        others = header.output_tensors[1:]
+        if set(self.outputs) != set(others):
+            raise VectorsError(
+                f"outputs are {', '.join(self.outputs) or 'missing'} instead of "
+                f"{', '.join(others) or 'none'}"
+            )
+        for name, array in self.outputs.items():
+            _check(name, array, (count, *graph.tensor(name).shape))
         if self.labels is not None:
             _check("labels", self.labels, (count,))
         if header.input is not None:
@@ -167,6 +181,7 @@ class Vectors:
         if self.labels is not None:
             arrays["labels"] = self.labels
         arrays["logits"] = self.logits
+        arrays |= {OUTPUT + name: array for name, array in self.outputs.items()}
         arrays |= {ACCURACY + kind: np.array(share) for kind, share in self.accuracies.items()}
         arrays[DIGEST] = np.array(self.graph_digest)
         partial = path.with_name(path.name + ".partial")
@@ -198,14 +213,16 @@ class Vectors:
                 raise VectorsError(f"cannot read {path}: {error.strerror}") from error
             raise VectorsError(f"{path} is damaged ({error}); {REMEDY}") from error
         digest, labels = str(stored.pop(DIGEST)), stored.pop("labels", None)
-        parts: dict[str, dict[str, np.ndarray]] = {"": {}, CODES: {}, ACCURACY: {}}
+        prefixes = (OUTPUT, CODES, ACCURACY)
+        parts: dict[str, dict[str, np.ndarray]] = {prefix: {} for prefix in ("", *prefixes)}
         for key, array in stored.items():
-            prefix = next((p for p in (CODES, ACCURACY) if key.startswith(p)), "")
+            prefix = next((p for p in prefixes if key.startswith(p)), "")
             parts[prefix][key.removeprefix(prefix)] = array
         vectors = cls(
             graph_digest=digest,
             inputs=parts[""],
             logits=logits,
+            outputs=parts[OUTPUT],
             labels=labels,
             codes=parts[CODES],
             accuracies={kind: float(array) for kind, array in parts[ACCURACY].items()},

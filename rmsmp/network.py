@@ -239,16 +239,19 @@ def export(
             tile_rows=origin.tile_rows,
             class_names=_names(class_names),
         )
-    classes = math.prod(graph.tensor(graph.header.output).shape)
+    classes = math.prod(graph.output.shape)
     if class_names and len(class_names) != classes:
         raise ValueError(f"{len(class_names)} class names for a network of {classes} classes")
     if right is not None:
         check_classes(right, classes)
-    logits = None if pixels is None else verify.verify(graph, pixels)
+    outputs = None if pixels is None else verify.verify_outputs(graph, pixels)
     graph.save(path)
     beside(path).unlink(missing_ok=True)  # of the graph that was there before
-    if pixels is not None and logits is not None:
-        Vectors.of(graph, pixels.astype(np.uint8), logits, labels=right).save(beside(path))
+    if pixels is not None and outputs is not None:
+        logits = outputs.pop(graph.output.name)
+        pixels = pixels.astype(np.uint8)
+        vectors = Vectors.of(graph, pixels, logits, outputs=outputs, labels=right)
+        vectors.save(beside(path))
     return graph
 
 

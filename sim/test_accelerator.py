@@ -64,7 +64,7 @@ def test_recovers_from_errors(make_case: CaseMaker, seed: int) -> None:
         testcase="recover",
         plusargs=["+ddr_error_beat=300"],
     )
-    got = np.stack([output[case.graph.header.output].reshape(-1) for output in result.outputs])
+    got = np.stack([output[case.graph.output.name].reshape(-1) for output in result.outputs])
     np.testing.assert_array_equal(got, case.logits[:3])
 
 

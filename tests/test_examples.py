@@ -32,7 +32,7 @@ def test_own_model_is_built_and_runs_on_the_emulator(tmp_path, monkeypatch, caps
     memory = Emulator(program.config).run(
         program.image, program.pack(vectors.images[0]), program.output_size
     )
-    logits = program.read(memory)[0][graph.header.output]
+    logits = program.read(memory)[0][graph.output.name]
     np.testing.assert_array_equal(logits.reshape(-1), vectors.logits[0])
 
 

@@ -7,8 +7,9 @@ import numpy as np
 
 from .errors import RunFailed, RunTimeout, WrongPackage
 from .hardware import Buffer, Hardware
-from .package import Package
+from .package import OUTPUT, Package
 from .registers import Registers
+from .tail import apply
 from .tensors import gather, input_codes, pack, unpack
 
 TIMEOUT = 1.0  #: seconds that a run may take, unless told otherwise
@@ -25,18 +26,43 @@ CAUSES = {
 
 
 class RunResult:
-    """Logits of an image, and the counters of its run.
+    """Outputs of an image, and the counters of its run.
 
     logits : np.ndarray
-        Int64 (classes,); the largest is the answer.
+        Int64 (classes,), the first output; of a classifier the largest is the answer.
     counters : dict of str to int
         The accelerator's counters by register name; ``CYCLES`` is the run's length in clock
         cycles, and a run may have several images.
+    tensors : dict of str to np.ndarray
+        All outputs, int64 (C, H, W), by the name of the tensor.
     """
 
-    def __init__(self, logits: np.ndarray, counters: Dict[str, int]) -> None:
+    def __init__(
+        self,
+        logits: np.ndarray,
+        counters: Dict[str, int],
+        tensors: Optional[Dict[str, np.ndarray]] = None,
+        package: Optional[Package] = None,
+    ) -> None:
         self.logits = logits
         self.counters = counters
+        self.tensors = tensors or {}
+        self._package = package
+
+    @property
+    def results(self) -> List[np.ndarray]:
+        """Results that the network returns: real values, float32 (or int64 of an argmax).
+
+        Functions at its end, such as a softmax, are computed here.
+        """
+        package, found = self._package, []
+        for result in package.results if package else []:
+            output, steps = package.outputs[result["tensor"]], self.tensors[result["tensor"]]
+            steps = steps - output["place"]["zero_point"]
+            real = (steps * np.float64(output["scale"])).astype(np.float32)
+            shape = result["shape"] or steps.shape
+            found.append(apply(result["tail"], real.reshape(1, *shape))[0])
+        return found
 
 
 class Answer:
@@ -54,7 +80,7 @@ class SelfTest:
     images : int
         Images that were run.
     wrong : list of int
-        Numbers of the images with other logits than the golden ones.
+        Numbers of the images with other outputs than the golden ones.
     cycles : list of int
         Clock cycles of each run, which has as many images as the program is for.
     """
@@ -165,15 +191,19 @@ class Accelerator:
         ]
         stored, counters = self._run(np.concatenate(packed))
         return [
-            RunResult(
-                unpack(
-                    stored[index * package.output_stride + package.output["offset"] :],
-                    package.output,
-                ),
-                counters,
-            )
+            self._result(stored[index * package.output_stride :], counters)
             for index in range(len(images))
         ]
+
+    def _result(self, stored: np.ndarray, counters: Dict[str, int]) -> RunResult:
+        """Outputs in the ``stored`` bytes of an image."""
+        tensors = {}
+        for name, output in self.package.outputs.items():
+            place = output["place"]
+            values = unpack(stored[output["offset"] :], output)
+            tensors[name] = values.reshape(place["channels"], place["height"], place["width"])
+        logits = next(iter(tensors.values())).reshape(-1)
+        return RunResult(logits, counters, tensors, self.package)
 
     def _run(self, packed: np.ndarray) -> Tuple[np.ndarray, Dict[str, int]]:
         """The output buffer and the counters of a run on the bytes of some images."""
@@ -243,7 +273,7 @@ class Accelerator:
     # Tests.
 
     def selftest(self, images: Optional[int] = None) -> SelfTest:
-        """Comparison of all logits of the golden images, or of the first ``images``.
+        """Comparison of all outputs of the golden images, or of the first ``images``.
 
         Equality, because the accelerator computes integers. Raises as :meth:`run_batch`, and
         WrongPackage without golden images.
@@ -255,7 +285,10 @@ class Accelerator:
             results = self.run_batch(list(tensors[first : first + batch]))
             cycles.append(results[0].counters["CYCLES"])
             for index, result in enumerate(results, first):
-                if not np.array_equal(result.logits, golden["logits"][index]):
+                expected = [golden["logits"][index]]
+                expected += [golden[OUTPUT + name][index] for name in self._others()]
+                found = [result.logits, *(result.tensors[name] for name in self._others())]
+                if not all(map(np.array_equal, found, expected)):
                     wrong.append(index)
         return SelfTest(len(tensors), wrong, cycles)
 
@@ -270,6 +303,11 @@ class Accelerator:
         return Throughput(images, self.hardware.now() - start, cycles)
 
     # Parts.
+
+    def _others(self) -> List[str]:
+        """Tensors that the network returns, but for the logits."""
+        names = dict.fromkeys(result["tensor"] for result in self.package.results)
+        return list(names)[1:]
 
     def _check(self) -> None:
         """Is this the accelerator that the package was built for?"""

@@ -17,6 +17,7 @@ ACCELERATOR = "accelerator.json"
 PROGRAM = "program.json"
 IMAGE = "program.bin"
 GOLDEN = "golden.npz"
+OUTPUT = "output."  #: of golden outputs but the logits, before the tensor's name
 #: What zipfile and numpy raise for a damaged file.
 DAMAGE = (
     ValueError,
@@ -83,8 +84,13 @@ class Package:
                 "space_to_depth": self.program["space_to_depth"],
                 "scale": self.program["input_scale"],
             }
-            #: What a run leaves as its answer; tensors dumped for comparison follow it.
-            self.output = dict(self.program["outputs"][0], wide_bytes=self.program["wide_bytes"])
+            #: Tensors that a run leaves, by name; the logits first.
+            self.outputs = {
+                output["name"]: dict(output, wide_bytes=self.program["wide_bytes"])
+                for output in self.program["outputs"]
+            }
+            #: What the network returns: which of them, and functions for the host.
+            self.results: List[Dict[str, Any]] = self.program["results"]
             self.output_bytes: int = self.program["output_bytes"]
             #: Images of a run, and bytes from an output to the same of the next image.
             self.batch: int = self.program["batch"]
@@ -116,12 +122,16 @@ class Package:
     def golden(self) -> Dict[str, np.ndarray]:
         """Golden ``images``, codes (N, C, H, W), and ``logits`` (N, classes) that they must give.
 
+        Where the network returns several tensors also the others, ``output.NAME`` (N, C, H, W).
+
         Raises WrongPackage for a file that is missing, damaged or of another network.
         """
         path = self.folder / GOLDEN
         try:
             with path.open("rb") as file, np.load(file) as stored:
-                golden = {name: stored[name] for name in ("images", "logits", "graph_digest")}
+                wanted = ["images", "logits", "graph_digest"]
+                wanted += [name for name in stored.files if name.startswith(OUTPUT)]
+                golden = {name: stored[name] for name in wanted}
         except DAMAGE as error:
             raise WrongPackage(f"cannot read {path} ({error}); build it again") from error
         digest = str(golden.pop("graph_digest"))

@@ -101,20 +101,20 @@ def unpack(stored: np.ndarray, output: Dict[str, Any]) -> np.ndarray:
 def unpack_raw(stored: np.ndarray, output: Dict[str, Any]) -> np.ndarray:
     """Values of a raw output, int64 (C * H * W,), as :func:`unpack` orders them.
 
-    They are stored as the row tiles gave them: tile by tile, some rows of pixels after the others,
-    channel by channel.
+    They are stored as the row tiles gave them: tile by tile, range of columns by range, some rows
+    of pixels after the others, channel by channel.
     """
     place, rows = output["place"], output["wide_rows"]
-    height, width = place["height"], place["width"]
-    parts = -(-height // rows)
-    pitch = 1 if height == width == 1 else -(-width // place["banks"]) * place["banks"]
-    size = place["channels"] * parts * rows * pitch * output["wide_bytes"]
+    height, width, pitch = place["height"], place["width"], output["wide_pitch"]
+    parts, ranges = -(-height // rows), list(zip(output["columns"], output["columns"][1:]))
+    size = place["channels"] * parts * len(ranges) * rows * pitch * output["wide_bytes"]
     entries = np.frombuffer(stored[:size].tobytes(), "<i{}".format(output["wide_bytes"]))
     result, at = np.zeros((place["channels"], height, width), np.int64), 0
     for channels in output["tiles"]:
-        end = at + len(channels) * parts * rows * pitch
-        found = entries[at:end].reshape(parts, len(channels), rows, pitch)
-        found = found.transpose(1, 0, 2, 3).reshape(len(channels), -1, pitch)
-        result[channels] = found[:, :height, :width]
-        at = end
+        for first, last in ranges:
+            end = at + len(channels) * parts * rows * pitch
+            found = entries[at:end].reshape(parts, len(channels), rows, pitch)
+            found = found.transpose(1, 0, 2, 3).reshape(len(channels), -1, pitch)
+            result[channels, :, first:last] = found[:, :height, : last - first]
+            at = end
     return result.reshape(-1)

@@ -7,7 +7,6 @@ import itertools
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.compiler.batch import together
-from gateware.compiler.dependencies import Region
 from gateware.compiler.emit import Tile, cuts, reload, spill, store_raw, store_rows, tiles
 from gateware.compiler.layout import Strip
 from gateware.compiler.lower import Lowered
@@ -23,6 +22,7 @@ from gateware.compiler.operations import (
 from gateware.compiler.outputs import OutputMemory
 from gateware.compiler.plan import input_rows
 from gateware.compiler.program_image import ProgramImage
+from gateware.compiler.raw import RawRegion
 from gateware.compiler.source import Source
 from ir.graph import IntGraph
 
@@ -123,14 +123,14 @@ class CodeGenerator:
         target: Strip,
         first: int,
         last: int,
-        wide: Region | None = None,
+        raw: RawRegion | None = None,
     ) -> None:
         """Output rows ``first`` to ``last`` of a tile, in as many parts as the input comes."""
         residual = self._strip(operation.residual) if operation.residual else None
         read = None if self.plan.input_strips else self.sources.get(operation.source)
         if operation.residual in self.sources:
             self.sources[operation.residual].need()
-        parts = read.parts((last - first) / target.height) if read and not wide else 1
+        parts = read.parts((last - first) / target.height) if read and not raw else 1
         for part, end in cuts(last - first, parts):
             if read:
                 read.need(input_rows(operation, source.height, first, first + end)[1])
@@ -141,7 +141,7 @@ class CodeGenerator:
                 residual=residual,
                 first=first + part,
                 last=first + end,
-                wide=wide,
+                raw=raw,
             )
 
     def _whole(self, run: list[Gemm | Pool]) -> None:
@@ -171,7 +171,10 @@ class CodeGenerator:
                         self._strip(operation.target),
                         self.memory.output(operation.target),
                     )
-                    for first in range(0, form.height, output.wide_rows):
+                    parts = itertools.product(
+                        output.ranges, range(0, form.height, output.wide_rows)
+                    )
+                    for (left, right), first in parts:
                         last = min(first + output.wide_rows, form.height)
                         region = self.image.wide.take(output.entries(len(tile.rows)))
                         self._execute(
@@ -181,7 +184,7 @@ class CodeGenerator:
                             target,
                             first,
                             last,
-                            region,
+                            RawRegion(region, left, right),
                         )
                         store_raw(self.image, region, ends[index])
                         ends[index] += region.words * isa.WIDE_BITS // 8

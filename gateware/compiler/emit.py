@@ -5,7 +5,6 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 from gateware.arch import isa
-from gateware.arch.config import AccelConfig
 from gateware.arch.isa import Base, Opcode
 from gateware.compiler.dependencies import Region
 from gateware.compiler.layout import MAX_GROUPS, Strip, TensorLayout
@@ -13,6 +12,7 @@ from gateware.compiler.operations import CompileError, Gemm, Pool, TensorKey
 from gateware.compiler.pack import SlotResult, pack_slot, pack_weights
 from gateware.compiler.plan import Plan, input_rows
 from gateware.compiler.program_image import ProgramImage
+from gateware.compiler.raw import Drain, RawRegion, first_column, raw_drains
 from gateware.compiler.schedule import schedule_slots, split_rows
 from gateware.pe.base import RowEngine
 from gateware.pe.lanes import row_engines
@@ -155,10 +155,10 @@ class Tile:
         residual: Strip | None,
         first: int,
         last: int,
-        wide: Region | None = None,
+        raw: RawRegion | None = None,
     ) -> None:
-        """EXECUTE of output rows ``first`` to ``last`` (exclusive); raw outputs go to ``wide``."""
-        operation = self.operation
+        """EXECUTE of output rows ``first`` to ``last`` (exclusive), of raw outputs into ``raw``."""
+        operation, wide = self.operation, raw and raw.region
         pool = isinstance(operation, Pool)
         begin, end = input_rows(operation, source.height, first, last)
         # None where all rows lie below the image.
@@ -166,6 +166,10 @@ class Tile:
         place, out = source.place, target.place
         group_in = self.first * place.group_pitch
         group_out = self.first * out.group_pitch if pool else 0
+        skipped, pad_left, out_width = 0, operation.padding[2], out.width
+        if raw is not None:
+            skipped, pad_left = first_column(operation, raw.first, place.banks)
+            out_width = raw.last - raw.first
         reads = [self.weights, self.slots, self.table, *source.regions(begin, end)]
         if residual is not None:
             reads += residual.regions(*((0, 1) if self._broadcast else (first, last)))
@@ -182,21 +186,21 @@ class Tile:
             wide=operation.wide,
             planes=place.planes - 1,
             out_planes=0 if operation.wide else out.planes - 1,
-            first_row=(source.row(begin) - pad * place.row_pitch + group_in) % _WRAP,
+            first_row=(source.row(begin) - pad * place.row_pitch + group_in + skipped) % _WRAP,
             height=source.height - begin,
-            width=place.width,
+            width=max(0, place.width - skipped * place.banks),
             groups=self.words,
             group_pitch=place.group_pitch % _WRAP,
             row_pitch=place.row_pitch,
             row_step=place.row_pitch * operation.stride[0] % _WRAP,
             plane_pitch=place.plane_pitch % _WRAP,
             pad_top=pad,
-            pad_left=operation.padding[2],
+            pad_left=pad_left,
             pad_value=0 if pool else place.zero_point,
             out_height=last - first,
-            out_width=out.width,
+            out_width=out_width,
             out_address=out_address,
-            out_row_pitch=out.row_pitch,
+            out_row_pitch=-(-out_width // out.banks),
             out_plane_pitch=out.plane_pitch % _WRAP,  # of raw outputs, which have none, any
             low=operation.low,
             high=operation.high,
@@ -253,14 +257,6 @@ def store_raw(image: ProgramImage, region: Region, offset: int) -> None:
     )
 
 
-def raw_rows(place: TensorLayout, config: AccelConfig) -> int:
-    """Rows of pixels of which a row tile gives raw outputs at a time.
-
-    As many as leave half of the wide buffer to those before, which are being stored.
-    """
-    return min(place.height, max(1, config.wide_depth // 2 // (config.rows * place.wide_pitch)))
-
-
 def tiles(
     image: ProgramImage, operation: Gemm | Pool, plan: Plan, target: TensorLayout
 ) -> Iterable[Tile]:
@@ -297,35 +293,32 @@ def _gemm_tiles(
             raise CompileError(f"layer {gemm.name!r} {error}") from error
         for lanes in split:
             taken = [(lane, part.rows[row]) for lane, row in enumerate(lanes) if row >= 0]
-            rows = [row for _, row in taken]
-            if gemm.wide:  # one result of each requantiser in a slot, whatever its column
-                each = raw_rows(target, config) * target.wide_pitch
-                offsets = {row: rank * each for rank, row in enumerate(rows)}
-                lanes_of = [
-                    [pair for pair in taken if pair[0] % config.requant_lanes == q]
-                    for q in range(config.requant_lanes)
-                ]
-                slots = [[pair for pair in row if pair] for row in itertools.zip_longest(*lanes_of)]
+            if gemm.wide:
+                drains = raw_drains(gemm, taken, target, config)
             else:
-                offsets = {row: row // config.k * target.group_pitch for row in rows}
+                offsets = {row: row // config.k * target.group_pitch for _, row in taken}
                 slots = [list(slot.results) for slot in schedule_slots(taken, config)]
-            records = [
-                pack_slot(
-                    [result(lane, row, offsets[row]) for lane, row in slot], config, gemm.wide
-                )
-                for slot in slots
-            ]
+                drains = [Drain([row for _, row in taken], slots, offsets)]
             weights = image.load_weights(pack_weights(part.values, lanes, config))
-            slots_at = image.load_slots(records)
-            yield Tile(
-                gemm,
-                weights,
-                slots_at,
-                table=image.load_table(gemm.table),
-                first=part.first,
-                words=part.words,
-                rows=rows,
-            )
+            for drain in drains:
+                records = [
+                    pack_slot(
+                        [result(lane, row, drain.offsets[row]) for lane, row in slot],
+                        config,
+                        gemm.wide,
+                    )
+                    for slot in drain.slots
+                ]
+                slots_at = image.load_slots(records)
+                yield Tile(
+                    gemm,
+                    weights,
+                    slots_at,
+                    table=image.load_table(gemm.table),
+                    first=part.first,
+                    words=part.words,
+                    rows=drain.rows,
+                )
 
 
 def _bias(gemm: Gemm, row: int, engine: type[RowEngine], planes: int) -> int:

@@ -15,7 +15,7 @@ from gateware.arch.config import AccelConfig
 from gateware.compiler.operations import CompileError
 from gateware.compiler.program import Program, compile_graph
 from ir import golden
-from ir.graph import Conv, Host, IntGraph, Linear, Node
+from ir.graph import Conv, Host, IntGraph, Linear, Node, Output
 
 LAYERS = PurePosixPath("layers")  #: folder of the layers' programs in a build folder
 
@@ -92,10 +92,9 @@ def layer_graph(graph: IntGraph, node: Node, config: AccelConfig) -> IntGraph:
             "name": node.name,
             "nodes": (node,),
             "input": source.name,
-            "output": target.name,
+            "outputs": (Output(tensor=target.name),),
             "host_inputs": (),
             "class_names": (),
-            "logit_scale": scale,
             "tensors": (
                 source.model_copy(update={"shape": folded(source.shape, config)}),
                 target.model_copy(update={"shape": folded(target.shape, config), "scale": scale}),

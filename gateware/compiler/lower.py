@@ -16,6 +16,7 @@ from gateware.compiler.operations import (
     operands,
 )
 from gateware.compiler.plan import Plan, make_plan
+from gateware.compiler.raw import aligned
 from gateware.compiler.space_to_depth import SpaceToDepth, identity, rewrite
 from ir.graph import AvgPool, Conv, Flatten, Host, IntGraph, Linear, MaxPool, Mul
 from ir.numerics import ACT_BITS, SHIFT_MIN, act_max
@@ -45,12 +46,12 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
     operations, stored = _operations(graph)
     if not operations:
         raise CompileError(f"graph {graph.header.name!r} has no layer to run")
-    output = graph.header.output
-    if stored[output] != output:
-        raise CompileError(
-            f"graph {graph.header.name!r} ends with {output!r}, a flattened tensor; "
-            f"let it end with {stored[output]!r}"
-        )
+    for output in graph.header.output_tensors:
+        if stored[output] != output:
+            raise CompileError(
+                f"graph {graph.header.name!r} ends with {output!r}, a flattened tensor; "
+                f"let it end with {stored[output]!r}"
+            )
     forms = {
         TensorKey(spec.name): TensorLayout.of(
             spec.shape, config, bits=spec.bits, zero_point=spec.zero_point
@@ -90,6 +91,7 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
             f"graph {graph.header.name!r} reads {size} bytes for {batch} images in a run, which "
             f"addresses {MEMORY_LIMIT}"
         )
+    operations = [aligned(operation, forms, config) for operation in operations]
     for operation in operations:
         _check(forms, operation, config)
     return Lowered(make_plan(graph, operations, forms, config, batch), arrangement, image)
@@ -242,10 +244,10 @@ def _check(
         refuse(
             f"has a horizontal stride of {operation.stride[1]}, the largest is {config.max_stride}"
         )
-    if operation.wide and config.rows * target.wide_pitch > config.wide_depth:
+    if operation.wide and min(target.wide_pitch, config.banks) > config.wide_depth:
         refuse(
-            f"gives {config.rows * target.wide_pitch} raw outputs for each row of pixels, the "
-            f"buffer holds {config.wide_depth}"
+            f"gives raw outputs of {config.banks} pixels at a time, the buffer holds "
+            f"{config.wide_depth}"
         )
     if isinstance(operation, Pool):
         if config.k // config.requant_lanes > config.slot_depth:

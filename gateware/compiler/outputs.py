@@ -2,16 +2,18 @@
 """Memory from OUTPUT_BASE on: the outputs of every image of a run, then spilled tensors."""
 
 import dataclasses
+import itertools
+import math
 
 import numpy as np
 
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
-from gateware.compiler.emit import raw_rows
 from gateware.compiler.layout import TensorLayout
 from gateware.compiler.operations import MEMORY_LIMIT, CompileError, Gemm, Pool, TensorKey
 from gateware.compiler.plan import Plan
 from gateware.compiler.program_image import ALIGN
+from gateware.compiler.raw import RawParts
 from ir.graph import IntGraph
 
 
@@ -23,16 +25,29 @@ def _aligned(size: int) -> int:
 class Output:
     """Tensor that a run writes, ``offset`` bytes from OUTPUT_BASE.
 
+    scale : real value of a step
     wide_rows : of raw outputs: the rows of pixels that are stored together; 0 for codes
-    tiles : of raw outputs: the channels of each row tile. Tile by tile, ``wide_rows`` rows of
-        pixels after the others, channel by channel: the entries of these rows.
+    wide_pitch : of raw outputs: entries of a row of pixels, by default of all columns
+    columns : of raw outputs: edges of the ranges of columns that are stored together, by default
+        of one range
+    tiles : of raw outputs: the channels of each row tile. Tile by tile, range of columns by range,
+        ``wide_rows`` rows of pixels after the others, channel by channel: the entries of these
+        rows.
     """
 
     name: str
     offset: int
     wide_rows: int
     place: TensorLayout
+    scale: float = 1.0
+    wide_pitch: int = 0
+    columns: tuple[int, ...] = ()
     tiles: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.wide and not self.columns:
+            object.__setattr__(self, "columns", (0, self.place.width))
+            object.__setattr__(self, "wide_pitch", self.place.wide_pitch)
 
     @property
     def wide(self) -> bool:
@@ -48,12 +63,18 @@ class Output:
     def size(self) -> int:
         """Bytes that it takes in memory."""
         if self.wide:
-            return self.entries(self.place.channels) * self.parts * isa.WIDE_BITS // 8
+            parts = self.parts * len(self.ranges)
+            return self.entries(self.place.channels) * parts * isa.WIDE_BITS // 8
         return self.place.beats * self.place.k // 2
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """Ranges of columns, first and last (exclusive), whose raw outputs are stored together."""
+        return list(itertools.pairwise(self.columns))
 
     def entries(self, channels: int) -> int:
         """Raw outputs of ``channels`` channels that are stored together."""
-        return channels * self.wide_rows * self.place.wide_pitch
+        return channels * self.wide_rows * self.wide_pitch
 
     def read(self, memory: bytes) -> np.ndarray:
         """Tensor (C, H, W), int64, out of the bytes from OUTPUT_BASE on."""
@@ -61,13 +82,12 @@ class Output:
         if not self.wide:
             return self.place.unpack(stored)
         entries, result, at = np.frombuffer(stored, "<i8"), np.zeros(self.place.shape, np.int64), 0
-        for channels in self.tiles:
-            end = at + self.entries(len(channels)) * self.parts
-            found = entries[at:end].reshape(
-                self.parts, len(channels), self.wide_rows, self.place.wide_pitch
-            )
-            found = found.transpose(1, 0, 2, 3).reshape(len(channels), -1, self.place.wide_pitch)
-            result[list(channels)] = found[:, : self.place.height, : self.place.width]
+        for channels, (first, last) in itertools.product(self.tiles, self.ranges):
+            shape = self.parts, len(channels), self.wide_rows, self.wide_pitch
+            end = at + math.prod(shape)
+            found = entries[at:end].reshape(shape).transpose(1, 0, 2, 3)
+            found = found.reshape(len(channels), -1, shape[-1])
+            result[list(channels), :, first:last] = found[:, : self.place.height, : last - first]
             at = end
         return result
 
@@ -100,12 +120,20 @@ class OutputMemory:
             for o in plan.operations
             if isinstance(o, Gemm | Pool) and o.target.image == 0 and self.wanted(o.target)
         ]
-        for operation in sorted(wanted, key=lambda o: o.target.name != graph.header.output):
+        first = {name: rank for rank, name in enumerate(graph.header.output_tensors)}
+        for operation in sorted(wanted, key=lambda o: first.get(o.target.name, len(first))):
             key = operation.target
-            height = graph.tensor(key.name).shape[1]
-            form = dataclasses.replace(plan.places[key], height=height, address=0)
-            rows = raw_rows(form, config) if operation.wide else 0
-            output = Output(name=key.name, offset=offset, wide_rows=rows, place=form)
+            spec = graph.tensor(key.name)
+            form = dataclasses.replace(plan.places[key], height=spec.shape[1], address=0)
+            output = Output(name=key.name, offset=offset, wide_rows=0, place=form, scale=spec.scale)
+            if isinstance(operation, Gemm) and operation.wide:
+                parts = RawParts.of(operation, form, config)
+                output = dataclasses.replace(
+                    output,
+                    wide_rows=parts.rows,
+                    wide_pitch=parts.pitch,
+                    columns=parts.columns,
+                )
             self._outputs[key.name] = output
             offset += _aligned(output.size)
         self.stride = offset  #: bytes from an output to the same of the next image
@@ -114,12 +142,12 @@ class OutputMemory:
 
     @property
     def outputs(self) -> tuple[Output, ...]:
-        """Outputs of the first image; the graph's is the first."""
+        """Outputs of the first image; the graph's are the first."""
         return tuple(self._outputs.values())
 
     def wanted(self, key: TensorKey) -> bool:
         """True if the tensor is stored as an output."""
-        return key.name == self._graph.header.output or self._dump
+        return key.name in self._graph.header.output_tensors or self._dump
 
     def output(self, key: TensorKey) -> Output:
         """Output that the tensor is, of its image."""

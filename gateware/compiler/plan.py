@@ -76,8 +76,8 @@ def make_plan(
     """
     operations, forms = repeat(operations, forms, config, batch)
     inputs, outputs = (
-        {TensorKey(name, image) for image in range(batch)}
-        for name in (graph.input.name, graph.header.output)
+        {TensorKey(name, image) for image in range(batch) for name in names}
+        for names in ((graph.input.name,), graph.header.output_tensors)
     )
     refusals: list[NoRoom] = []
     cuts = list(_cuts(graph, operations, forms))
@@ -148,7 +148,7 @@ def _pairs(graph: IntGraph, operations: Sequence[Gemm | Pool]) -> list[tuple[Gem
         and pool.source == gemm.target
         and readers[gemm.target] == 1
         and gemm.residual is None
-        and gemm.target.name != graph.header.output
+        and gemm.target.name not in graph.header.output_tensors
     ]
 
 

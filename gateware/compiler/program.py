@@ -18,6 +18,7 @@ from gateware.compiler.operations import CompileError
 from gateware.compiler.outputs import Output, OutputMemory
 from gateware.compiler.program_image import LayerSegment
 from gateware.compiler.space_to_depth import SpaceToDepth
+from ir import nodes
 from ir.graph import IntGraph
 
 MANIFEST = "program.json"
@@ -31,7 +32,8 @@ class Program:
     image : descriptors, then weights and slots; to be placed at PROGRAM_BASE
     input : place of the input tensor
     space_to_depth : what becomes of an image before it is stored, see :meth:`pack`
-    outputs : the graph's output first, then the tensors dumped for comparison
+    outputs : tensors that the graph gives, the logits first, then those dumped for comparison
+    results : what the network returns: which of them, and functions that the host applies
     input_scale : what a step of an input code means to the network
     output_size : bytes that a run may write from OUTPUT_BASE on, outputs and spilled tensors
     batch : images of a run; their inputs follow one another
@@ -43,6 +45,7 @@ class Program:
     input: TensorLayout
     space_to_depth: SpaceToDepth
     outputs: tuple[Output, ...]
+    results: tuple[nodes.Output, ...] = ()
     segments: tuple[LayerSegment, ...]
     graph_digest: str
     config: AccelConfig
@@ -81,6 +84,7 @@ class Program:
             "input": dataclasses.asdict(self.input),
             "space_to_depth": dataclasses.asdict(self.space_to_depth),
             "outputs": [dataclasses.asdict(output) for output in self.outputs],
+            "results": [result.model_dump() for result in self.results],
             "segments": [dataclasses.asdict(segment) for segment in self.segments],
             "class_names": self.class_names,
             "image_bytes": len(self.image),
@@ -116,11 +120,13 @@ class Program:
                         **{
                             **output,
                             "place": TensorLayout(**output["place"]),
+                            "columns": tuple(output["columns"]),
                             "tiles": tuple(map(tuple, output["tiles"])),
                         }
                     )
                     for output in manifest["outputs"]
                 ),
+                results=tuple(map(nodes.Output.model_validate, manifest["results"])),
                 segments=tuple(LayerSegment(**segment) for segment in manifest["segments"]),
                 graph_digest=manifest["graph_digest"],
                 config=AccelConfig(**manifest["config"]),
@@ -164,6 +170,7 @@ def compile_graph(
         input=generator.input,
         space_to_depth=lowered.space_to_depth,
         outputs=memory.outputs,
+        results=graph.header.outputs,
         segments=tuple(image.segments),
         graph_digest=graph.digest,
         config=config,

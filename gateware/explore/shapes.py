@@ -20,6 +20,7 @@ from ir.graph import (
     Linear,
     MaxPool,
     Node,
+    Output,
     Residual,
     TensorSpec,
 )
@@ -195,10 +196,9 @@ def resnet18(size: int = 224, classes: int = 1000) -> IntGraph:
             tensors=tuple(build.tensors.values()),
             nodes=tuple(build.nodes),
             input="input",
-            output=output,
+            outputs=(Output(tensor=output),),
             ratio=str(ratio),
             tile_rows=1,
-            logit_scale=build.tensors[output].scale,
         ),
         build.layers,
     )

@@ -45,7 +45,7 @@ def write_accelerator(
 
 
 def write_golden(folder: Path, graph: IntGraph, images: np.ndarray | None) -> None:
-    """Export of ``golden.npz`` to ``folder``: images and the logits that the golden model computes
+    """Export of ``golden.npz`` to ``folder``: images and the outputs that the golden model computes
     from them, as :class:`ir.vectors.Vectors`.
 
     The images are the first :data:`GOLDEN_IMAGES` of the integer ``images`` (N, C, H, W), or random
@@ -56,5 +56,7 @@ def write_golden(folder: Path, graph: IntGraph, images: np.ndarray | None) -> No
         rng = np.random.default_rng(GOLDEN_SEED)
         images = rng.integers(0, 1 << spec.bits, (GOLDEN_IMAGES, *spec.shape))
     images = np.asarray(images[:GOLDEN_IMAGES], np.int64).reshape(-1, *spec.shape)
-    logits = golden.run(graph, images)[graph.header.output].reshape(len(images), -1)
-    Vectors.of(graph, images, logits).save(folder / GOLDEN)
+    tensors = golden.run(graph, images)
+    logits = tensors[graph.output.name].reshape(len(images), -1)
+    others = {name: tensors[name] for name in graph.header.output_tensors[1:]}
+    Vectors.of(graph, images, logits, outputs=others).save(folder / GOLDEN)

@@ -28,6 +28,7 @@ from ir.graph import (
     MaxPool,
     Mul,
     Node,
+    Output,
     Residual,
     TensorSpec,
 )
@@ -89,11 +90,10 @@ def export(
         nodes=tuple(lowering.nodes),
         input=None if lowering.host_inputs else lowering.tensors[0].name,
         host_inputs=lowering.host_inputs,
-        output=lowering.tensors[-1].name,
+        outputs=(Output(tensor=lowering.tensors[-1].name),),
         ratio=str(ratio),
         tile_rows=tile_rows,
         class_names=class_names,
-        logit_scale=lowering.tensors[-1].scale,
         provenance=provenance or {},
     )
     return IntGraph(header, lowering.layers, lowering.tables)

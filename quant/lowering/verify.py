@@ -113,12 +113,23 @@ def verify(
     batch: int = 250,
     host: golden.HostCallback | None = None,
 ) -> np.ndarray:
-    """Logits (N, classes) int64 of integer ``images``, computed here and by the golden model.
+    """Logits (N, classes) int64 of integer ``images``: the first of :func:`verify_outputs`."""
+    return next(iter(verify_outputs(graph, images, batch, host).values()))
+
+
+def verify_outputs(
+    graph: IntGraph,
+    images: golden.Inputs,
+    batch: int = 250,
+    host: golden.HostCallback | None = None,
+) -> dict[str, np.ndarray]:
+    """Tensors that ``graph`` gives for integer ``images``, by name, computed here and by the golden
+    model: the logits, int64 (N, classes), then the others, int64 (N, C, H, W).
 
     They are computed ``batch`` at a time. Every tensor must agree in every element; raises
     :class:`Mismatch` naming the first that does not.
     """
-    logits = []
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in graph.header.output_tensors}
     for start in range(0, len(images[0] if isinstance(images, tuple) else images), batch):
         chosen = slice(start, start + batch)
         if isinstance(images, tuple):
@@ -129,9 +140,11 @@ def verify(
             ours = run(graph, torch.from_numpy(part.astype(np.int64)), host)
         for name, expected in golden.run(graph, part, host).items():
             _compare(name, ours[name].numpy(), expected, start)
-        output = ours[graph.header.output]
-        logits.append(output.flatten(1).numpy())
-    return np.concatenate(logits)
+        for name, found in parts.items():
+            found.append(ours[name].numpy())
+    outputs = {name: np.concatenate(found) for name, found in parts.items()}
+    logits = outputs[graph.output.name]
+    return outputs | {graph.output.name: logits.reshape(len(logits), -1)}
 
 
 def _compare(name: str, ours: np.ndarray, expected: np.ndarray, start: int) -> None:

@@ -58,7 +58,7 @@ def check_logits(case: Case, stall: int, seed: int) -> None:
     estimate."""
     program = case.program()
     result = simulate(program, case.images[:IMAGES], stall=stall, seed=seed)
-    got = np.stack([output[case.graph.header.output].reshape(-1) for output in result.outputs])
+    got = np.stack([output[case.graph.output.name].reshape(-1) for output in result.outputs])
     np.testing.assert_array_equal(got, case.logits[:IMAGES])
     if not stall:
         predicted = sum(estimate.cycles(program).values())

@@ -143,7 +143,7 @@ class Layer:
         self, images: np.ndarray, simulation: Simulation, conditions: Conditions
     ) -> LayerRun:
         """Comparison of what the layer gave for ``images`` with the golden model."""
-        output = self.graph.header.output
+        output = self.graph.output.name
         expected = golden.run(self.graph, images)[output]
         got = [outputs[output] for outputs in simulation.outputs]
         wrong = tuple(

@@ -27,6 +27,8 @@ class Inputs:
         Integers (N, C, H, W).
     logits : np.ndarray
         Int64 (N, classes).
+    outputs : mapping of str to np.ndarray
+        Other tensors that the network gives, int64 (N, C, H, W), by name.
     origin : str
         Where they come from, for people.
     reference : str
@@ -37,6 +39,7 @@ class Inputs:
     logits: np.ndarray
     origin: str
     reference: str
+    outputs: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,14 +92,17 @@ def choose(build: Path, graph: IntGraph, graph_path: Path, count: int, seed: int
     found = find_vectors(build, graph, graph_path)
     if found is not None:
         vectors, path = found[0].head(count), found[1]
-        return Inputs(vectors.images, vectors.logits, str(path), PYTORCH)
+        return Inputs(vectors.images, vectors.logits, str(path), PYTORCH, vectors.outputs)
     path = build / GOLDEN
     if path.exists():
         vectors = Vectors.load(path, graph).head(count)
-        return Inputs(vectors.images, vectors.logits, str(path), GOLDEN_MODEL)
+        return Inputs(vectors.images, vectors.logits, str(path), GOLDEN_MODEL, vectors.outputs)
     assert graph.header.input is not None
     images = random_codes(graph.tensor(graph.header.input), count, np.random.default_rng(seed))
-    return Inputs(images, golden.logits(graph, images), f"random, seed {seed}", GOLDEN_MODEL)
+    tensors = golden.run(graph, images)
+    logits = tensors[graph.output.name].reshape(count, -1)
+    others = {name: tensors[name] for name in graph.header.output_tensors[1:]}
+    return Inputs(images, logits, f"random, seed {seed}", GOLDEN_MODEL, others)
 
 
 def choose_codes(

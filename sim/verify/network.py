@@ -34,7 +34,7 @@ class NetworkResult:
     simulation : Simulation
     conditions : Conditions
     equal : int
-        Images whose logits all equal the reference.
+        Images whose outputs all equal the reference.
     difference : Difference, optional
         The first one, in the logits or, where they were compared, in a layer.
     rows : list of LayerRow
@@ -144,17 +144,19 @@ def verify(
     started = time.monotonic()
     images, verilog = inputs.images, build / VERILOG
     simulation = simulate(program, images, verilog, **conditions.options(program.config))
-    outputs = [output[graph.header.output] for output in simulation.outputs]
-    wrong = [
-        image
-        for image, output in enumerate(outputs)
-        if not np.array_equal(output.reshape(-1), inputs.logits[image])
-    ]
+    expected = {graph.output.name: inputs.logits, **inputs.outputs}
+    wrong = {
+        image: name
+        for image, tensors in enumerate(simulation.outputs)
+        for name, values in reversed(expected.items())
+        if not np.array_equal(tensors[name].reshape(-1), values[image].reshape(-1))
+    }
     difference = compare(graph, images, simulation.outputs) if layers else None
     if difference is None and wrong:
-        got = outputs[wrong[0]]
-        expected = inputs.logits[wrong[0]].reshape(got.shape)
-        difference = first_difference(wrong[0], graph.header.nodes[-1].name, expected, got)
+        image, name = next(iter(wrong.items()))
+        got = simulation.outputs[image][name]
+        right = expected[name][image].reshape(got.shape)
+        difference = first_difference(image, graph.writer(name).name, right, got)
     if difference and waves:
         waveform.record(program, graph, images, verilog, difference, simulation, conditions, waves)
     return NetworkResult(

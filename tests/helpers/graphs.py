@@ -23,6 +23,7 @@ from ir.graph import (
     Linear,
     MaxPool,
     Mul,
+    Output,
     Residual,
     TensorSpec,
 )
@@ -230,22 +231,22 @@ class GraphBuilder:
         self.nodes.append(Flatten(name=name, input=source, output=name))
         return name
 
-    def build(self, name: str = "random") -> IntGraph:
-        """The graph whose output is the last tensor made."""
+    def build(self, name: str = "random", outputs: tuple[str, ...] = ()) -> IntGraph:
+        """The graph whose outputs are ``outputs``, by default the last tensor made."""
         last = list(self.tensors)[-1]
-        if getattr(self.nodes[-1], "wide", False):
-            self.layers[last] = _share_shift(self.layers[last])
-            self._step(last)
+        for node in self.nodes:
+            if getattr(node, "wide", False) and node.output in (outputs or (last,)):
+                self.layers[node.output] = _share_shift(self.layers[node.output])
+                self._step(node.output)
         header = Header(
             name=name,
             tensors=tuple(self.tensors.values()),
             nodes=tuple(self.nodes),
             input=None if self.host_inputs else INPUT,
             host_inputs=self.host_inputs,
-            output=last,
+            outputs=tuple(Output(tensor=name) for name in outputs or (last,)),
             ratio=str(self.ratio),
             tile_rows=self.tile_rows,
-            logit_scale=self.tensors[last].scale,
             provenance={"made by": "tests/helpers/graphs.py"},
         )
         return IntGraph(header, self.layers, self.tables)

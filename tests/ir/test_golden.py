@@ -317,7 +317,7 @@ def test_logits_are_the_output_per_image(seed):
     images = random_images(graph, np.random.default_rng(seed), 3)
     logits = golden.logits(graph, images)
     assert logits.shape == (3, 10)
-    assert np.array_equal(logits, golden.run(graph, images)[graph.header.output][:, :, 0, 0])
+    assert np.array_equal(logits, golden.run(graph, images)[graph.output.name][:, :, 0, 0])
 
 
 def test_images_are_independent(seed):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ir import numerics
-from ir.graph import GraphError, IntGraph
+from ir.graph import GraphError, HostFunction, IntGraph, Output
 from tests.helpers.graphs import INPUT, GraphBuilder, edited, residual_graph, sequence_graph
 
 #: change to residual_graph(channels=4, size=4): its nodes are conv0, max_pool1, conv2, conv3
@@ -17,7 +17,22 @@ INVALID = {
     "ratio": ({"ratio": "65:30"}, "ratio '65:30' is not of the form"),
     "ratio sum": ({"ratio": "65:30:6"}, "ratio 65:30:6 sums to 101"),
     "input": ({"input": "nothing"}, "graph input 'nothing' is not a tensor of the graph"),
-    "output": ({"output": "image"}, "graph output 'image' is written by no node"),
+    "output": (
+        {"outputs": (Output(tensor="linear9"), Output(tensor="image"))},
+        "graph output 'image' is written by no node",
+    ),
+    "output shape": (
+        {"outputs": (Output(tensor="linear9", shape=(3, 3)),)},
+        r"graph output 'linear9' of shape \(\d+, 1, 1\) is read as \(3, 3\)",
+    ),
+    "no such tail": (
+        {"outputs": (Output(tensor="linear9", tail=(HostFunction(name="cubed"),)),)},
+        "graph output 'linear9': there is no function 'cubed'",
+    ),
+    "tail that does not fit": (
+        {"outputs": (Output(tensor="linear9", tail=(HostFunction(name="softmax"),)),)},
+        "graph output 'linear9': .* missing 1 required positional argument: 'axis'",
+    ),
     "same tensor": ({"tensors": {"conv2": {"name": "conv0"}}}, "two tensors have the same name"),
     "tensor shape": (
         {"tensors": {"conv2": {"shape": (4, 0, 4)}}},
@@ -169,7 +184,6 @@ INVALID_HOST = {
         {"tensors": {"conv1": {"scale": 0.5}}},
         r"^wide tensor 'conv1' has scale 0.5, zero point 0; it needs 2\^-\d+ and 0",
     ),
-    "logit scale": ({"logit_scale": 2.0}, "^logit_scale is not the scale of 'linear6'"),
 }
 
 

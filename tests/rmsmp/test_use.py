@@ -45,7 +45,7 @@ LABELS = torch.arange(16) % CLASSES
 
 def decisions(graph: IntGraph, images: Tensor) -> Tensor:
     codes = images.mul(255).round().to(torch.int64).numpy()
-    logits = golden.run(graph, codes)[graph.header.output]
+    logits = golden.run(graph, codes)[graph.output.name]
     return torch.from_numpy(logits).flatten(1).argmax(1)
 
 

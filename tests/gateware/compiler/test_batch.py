@@ -35,7 +35,7 @@ def run(graph: IntGraph, program: Program, seed: int) -> None:
     for index, outputs in enumerate(program.read(memory)):
         for name, value in outputs.items():
             np.testing.assert_array_equal(value, reference[name][index], f"{index} {name}")
-    logits = [outputs[graph.header.output].tobytes() for outputs in program.read(memory)]
+    logits = [outputs[graph.output.name].tobytes() for outputs in program.read(memory)]
     assert len(set(logits)) > 1 or program.batch == 1
 
 

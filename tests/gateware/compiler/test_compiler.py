@@ -167,12 +167,12 @@ def test_large_images_are_refused():
 
 def test_wide_images_that_leave_no_room_are_refused():
     conv(
-        (2, 3, 3),
+        (2, 3, 9),
         4,
         1,
         wide=True,
-        match="'conv1' gives 16 raw outputs for each row of pixels, the buffer holds 8",
-        config=dataclasses.replace(ROOMY, wide_depth=8),
+        match="'conv1' gives raw outputs of 16 pixels at a time, the buffer holds 8",
+        config=dataclasses.replace(ROOMY, pixels=8, wide_depth=8),
     )
 
 

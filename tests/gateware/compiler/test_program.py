@@ -160,7 +160,7 @@ def test_residual_and_wide_descriptors():
 def test_dump_keeps_the_output_first():
     graph = residual_graph(3)
     program, plain = compile_graph(graph, LARGE, dump=True), compile_graph(graph, LARGE)
-    assert program.outputs[0].name == plain.outputs[0].name == graph.header.output
+    assert program.outputs[0].name == plain.outputs[0].name == graph.output.name
     assert {o.name for o in program.outputs} == {
         str(operation.target) for operation in lower(graph, LARGE).plan.operations
     }

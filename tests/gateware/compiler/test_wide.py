@@ -42,9 +42,9 @@ def test_equal_to_the_golden_model(shape, batch, room, seed):
     memory = Emulator(config).run(
         program.image, b"".join(map(program.pack, images)), program.output_size
     )
-    expected = golden.run(graph, images)[graph.header.output]
+    expected = golden.run(graph, images)[graph.output.name]
     for index, outputs in enumerate(program.read(memory)):
-        np.testing.assert_array_equal(outputs[graph.header.output], expected[index])
+        np.testing.assert_array_equal(outputs[graph.output.name], expected[index])
 
 
 def test_a_layer_has_more_results_than_the_buffer(seed):

@@ -76,7 +76,7 @@ def test_integers_equal_the_golden_model_and_follow_fake_quantisation(seed) -> N
     with torch.no_grad():
         fake = model(torch.from_numpy(images) / 255).double().numpy()
     assert len(compared) == 9
-    np.testing.assert_allclose(logits * graph.header.logit_scale, fake, atol=1e-3 * fake.std())
+    np.testing.assert_allclose(logits * graph.output.scale, fake, atol=1e-3 * fake.std())
 
 
 @pytest.mark.slow
@@ -412,7 +412,7 @@ def test_other_networks(seed, layers, nodes) -> None:
     logits = verify.verify(graph, images)
     with torch.no_grad():
         fake = model(torch.from_numpy(images) / 255).double().flatten(1).numpy()
-    np.testing.assert_allclose(logits * graph.header.logit_scale, fake, atol=1e-3 * fake.std())
+    np.testing.assert_allclose(logits * graph.output.scale, fake, atol=1e-3 * fake.std())
 
 
 def test_padding_of_a_signed_tensor_before_a_pool_is_refused() -> None:

@@ -46,7 +46,7 @@ def quantise(
         model, images, CLASSES, steps=2, generator=torch.Generator().manual_seed(seed)
     )
     graph = export(model, images[:2], name="test", ratio=zoo.RATIO, tile_rows=zoo.TILE_ROWS)
-    logits = verify.verify(graph, pixels[:4]) * graph.header.logit_scale
+    logits = verify.verify(graph, pixels[:4]) * graph.output.scale
     with torch.no_grad():
         fake = model(images[:4]).double().numpy()
     assert logits.shape == (4, CLASSES)

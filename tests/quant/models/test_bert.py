@@ -175,4 +175,4 @@ def test_from_folder_to_integers(folder, seed):
     )
     with torch.no_grad():
         fake = model.eval()(*x).numpy()
-    assert np.array_equal(fake, (logits * graph.header.logit_scale).astype(np.float32))
+    assert np.array_equal(fake, (logits * graph.output.scale).astype(np.float32))

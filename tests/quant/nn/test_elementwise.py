@@ -126,7 +126,7 @@ def test_integers_are_those_of_the_trained_network(seed, name) -> None:
     with torch.no_grad():
         fake = model(torch.from_numpy(codes) / 255).double().numpy()
     assert len(compared) == 2
-    flat = logits * graph.header.logit_scale
+    flat = logits * graph.output.scale
     np.testing.assert_allclose(flat, fake, atol=1e-3 * max(fake.std(), 1e-3))
     tables = [n.table for n in graph.nodes if isinstance(n, Conv) and n.table]
     assert len(tables) == len(graph.tables) == 1, "a table, and no layer of its own"

@@ -118,7 +118,7 @@ def test_golden_model_and_trained_host_give_the_vectors(run) -> None:
     assert np.array_equal(logits, vectors["logits"])
     with torch.no_grad():
         trained = model.eval()(*map(torch.from_numpy, given)).numpy()
-    assert np.array_equal(trained, (logits * graph.header.logit_scale).astype(np.float32))
+    assert np.array_equal(trained, (logits * graph.output.scale).astype(np.float32))
     first = tuple(array[: pipeline.OFFLOADED_TEXTS] for array in given)
     tensors = golden.run(graph, first, HostRunner(model))
     codes = {name: vectors[name] for name in vectors if name.startswith("codes.")}
