@@ -12,13 +12,14 @@ names are public reports in which users met the same situation.
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from gateware.arch.config import AccelConfig
 from gateware.compiler.lower import needs_tables
@@ -417,27 +418,35 @@ def chain(
     for _ in range(3):
         results = model(images)
         optimiser.zero_grad()
-        results = results if isinstance(results, tuple | list) else [results]
-        torch.stack([r.float().square().mean() for r in results]).sum().backward()
+        leaves = [r for r in tree_leaves(results) if isinstance(r, Tensor)]
+        torch.stack([r.float().square().mean() for r in leaves]).sum().backward()
         optimiser.step()
     graph = export(model.eval(), images, name="case", ratio=RATIO, tile_rows=TILE_ROWS)
-    logits = verify.verify(graph, codes.numpy())
-    run_program(graph, codes[0].numpy().astype(np.int64), logits[0], config)
+    outputs = verify.verify_outputs(graph, codes.numpy())
+    first = {name: values[0] for name, values in outputs.items()}
+    run_program(graph, codes[0].numpy().astype(np.int64), first, config)
     return graph
 
 
 def run_program(
-    graph: IntGraph, image: np.ndarray, logits: np.ndarray, config: AccelConfig | None = None
+    graph: IntGraph,
+    image: np.ndarray,
+    outputs: Mapping[str, np.ndarray],
+    config: AccelConfig | None = None,
 ) -> None:
-    """Compiled program of ``graph`` in the emulator; raises :class:`Difference`, CompileError."""
+    """Compiled program of ``graph`` in the emulator, against the ``outputs`` that it must give.
+
+    Raises :class:`Difference` and CompileError.
+    """
     config = config or AccelConfig.from_ratio(
         RATIO, TILE_ROWS, act_depth=2048, tables=needs_tables(graph)
     )
     program = compile_graph(graph, config)
     memory = Emulator(config).run(program.image, program.pack(image), program.output_size)
-    found = next(iter(program.read(memory)[0].values()))
-    if (found.reshape(-1) != logits.reshape(-1)).any():
-        raise Difference("the emulator's results are not the golden model's")
+    found = program.read(memory)[0]
+    for name, values in outputs.items():
+        if not np.array_equal(found[name].reshape(-1), values.reshape(-1)):
+            raise Difference(f"the emulator's {name!r} is not the golden model's")
 
 
 def outcome(construct: Construct) -> str:

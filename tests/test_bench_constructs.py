@@ -27,7 +27,6 @@ PENDING = {
     "global max pool",
     "convolution in one dimension",
     "two outputs",
-    "a map as output (finn#304)",
     "maps at two scales (detection)",
     "one layer used twice",
     "shortcut by slicing and channel padding",
