@@ -56,7 +56,9 @@ class RunResult:
         Functions at its end, such as a softmax, are computed here.
         """
         package, found = self._package, []
-        for result in package.results if package else []:
+        if package is None:
+            return found
+        for result in package.results:
             output, steps = package.outputs[result["tensor"]], self.tensors[result["tensor"]]
             steps = steps - output["place"]["zero_point"]
             real = (steps * np.float64(output["scale"])).astype(np.float32)
