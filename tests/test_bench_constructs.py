@@ -7,9 +7,6 @@ from bench.constructs import CONSTRUCTS, Construct, chain, main
 
 #: Pieces that are still refused; a name leaves this list when its piece runs.
 PENDING = {
-    "normalisation inside the model",
-    "batch-norm on the image",
-    "batch-norm after ReLU",
     "concatenation (brevitas#295, nncf#421)",
     "concatenation of unaligned channels",
     "dense block",
@@ -28,7 +25,6 @@ PENDING = {
     "convolution in one dimension",
     "two outputs",
     "maps at two scales (detection)",
-    "one layer used twice",
     "shortcut by slicing and channel padding",
     "channels cut in two",
     "channel shuffle",

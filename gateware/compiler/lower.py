@@ -65,6 +65,7 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
         isinstance(first, Gemm)
         and isinstance(graph.nodes[0], Conv)
         and first.groups == 1
+        and first.residual != image
         and sum(image in operands(o) for o in operations) == 1
     ):
         better = rewrite(

@@ -6,7 +6,13 @@ from torch import Tensor, fx, nn
 
 from ir.numerics import Scheme
 from quant.assignment.methods import Method
-from quant.nn.layers import quantised_layers
+from quant.nn.layers import (
+    CopyLayer,
+    QuantConv2d,
+    QuantLinear,
+    RowQuantised,
+    quantised_layers,
+)
 from quant.nn.quantizers import SCHEMES
 
 
@@ -92,10 +98,15 @@ def assign(
     if first_last not in ("same", "w8a8"):
         raise ValueError(f"first_last must be 'same' or 'w8a8', not {first_last!r}")
     layers = quantised_layers(model)
-    order = _by_execution(model, list(layers))
+    order = _by_execution(model, [n for n, m in layers.items() if not isinstance(m, CopyLayer)])
     wide = {order[0], order[-1]} if first_last == "w8a8" and order else ()
     changed = total = 0
+    first: dict[nn.Parameter, RowQuantised] = {}
+    scores = _joint_scores(layers, scores)
     for name, layer in layers.items():
+        if (leading := first.setdefault(layer.alpha, layer)) is not layer:
+            layer.scheme.copy_(leading.scheme)  # the same rows
+            continue
         rows = len(layer.weight)
         counts = (0, 0, rows) if name in wide else method.ratio.rows(rows, tile_rows)
         changed += layer.assign(
@@ -110,6 +121,19 @@ def assign(
         )
         total += rows
     return changed, total
+
+
+def _joint_scores(
+    layers: dict[str, QuantConv2d | QuantLinear], scores: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Scores of all layers: those with one weight have the sum of theirs, copies have zeros."""
+    joint: dict[nn.Parameter, Tensor] = {}
+    for name, layer in layers.items():
+        own = scores.get(name)
+        if own is None:
+            own = torch.zeros(len(layer.weight))
+        joint[layer.alpha] = joint[layer.alpha] + own if layer.alpha in joint else own
+    return {name: joint[layer.alpha] for name, layer in layers.items()}
 
 
 def _by_execution(model: nn.Module, names: list[str]) -> list[str]:
@@ -127,7 +151,7 @@ def scheme_table(model: nn.Module, scores: dict[str, Tensor]) -> list[dict[str, 
     table = []
     for name, layer in quantised_layers(model).items():
         columns = {
-            "score": scores[name],
+            "score": scores.get(name, torch.zeros(len(layer.weight))),
             "variance": variance(layer.weight),
             "kurtosis": kurtosis(layer.weight),
             "alpha": layer.alpha.detach(),

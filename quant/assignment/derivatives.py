@@ -5,8 +5,9 @@ What :mod:`quant.assignment.sensitivity` is made from: with ``diag(p) - p p^T = 
 is the derivative of ``L_c . logits`` at a layer's output, one backward pass per column c of L."""
 
 import contextlib
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -27,8 +28,12 @@ WORKSPACE = 1 << 29
 
 
 def weighted(model: nn.Module) -> dict[str, Weighted]:
-    """Convolutions and linear layers by name, in order of definition."""
-    return {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    """Convolutions and linear layers by name, in order of definition, but for exact copies."""
+    return {
+        n: m
+        for n, m in model.named_modules()
+        if isinstance(m, nn.Conv2d | nn.Linear) and not isinstance(m, layers.CopyLayer)
+    }
 
 
 @contextlib.contextmanager
@@ -132,7 +137,7 @@ class Sweep:
             raise ValueError(f"logits must be (N, classes), not {tuple(logits.shape)}")
         self.device, self.dtype = logits.device, logits.dtype
         self.layers = {
-            name: Layer(self.modules[name], record.inputs[name], out)
+            name: Layer(self.modules[_module(name)], record.inputs[name], out)
             for name, out in record.outputs.items()
         }
         exact = logits.shape[1] <= EXACT_CLASSES
@@ -146,10 +151,10 @@ class Sweep:
 
     def run(self, names: list[str]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
         """Padded input and delta (n, rows, columns, positions) of each batch, by layer."""
-        modules = {name: self.modules[name] for name in names}
+        modules = {_module(name): self.modules[_module(name)] for name in names}
         for batch in self.batches:
             part = slice(int(batch[0]), int(batch[-1]) + 1)
-            with torch.enable_grad(), _Recorder(modules, len(batch)) as record:
+            with torch.enable_grad(), _Recorder(modules, len(batch), names) as record:
                 logits = self.model(*(x[part] for x in self.inputs))
             draws = None if self.draws is None else self.draws[part].to(logits.device)
             cotangents = _cotangents(logits.detach().softmax(1), draws, self.columns)
@@ -178,21 +183,37 @@ class Sweep:
     def complete(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
         """Values (O,) of all layers by name, in order of definition.
 
-        Rows of layers that were never called have no influence: zeros.
+        Those of several calls of a layer are added. Rows of layers that were never called have no
+        influence: zeros.
         """
+        total = {}
+        for call, values in found.items():
+            name = _module(call)
+            total[name] = total[name] + values if name in total else values
         return {
-            name: found[name]
-            if name in found
+            name: total[name]
+            if name in total
             else torch.zeros(len(module.weight), dtype=self.dtype, device=self.device)
             for name, module in self.modules.items()
         }
 
 
-class _Recorder:
-    """Keeps input and output of each layer during a forward pass, in the order of the calls."""
+def _module(call: str) -> str:
+    """Name of the layer of a call: ``layer``, or ``layer#2`` for its second."""
+    return call.partition("#")[0]
 
-    def __init__(self, modules: dict[str, Weighted], count: int) -> None:
-        self.modules, self.count, self.inputs, self.outputs = modules, count, {}, {}
+
+class _Recorder:
+    """Keeps input and output of each layer during a forward pass, in the order of the calls.
+
+    ``calls`` names the calls that are of interest, by default all.
+    """
+
+    def __init__(
+        self, modules: dict[str, Weighted], count: int, calls: Collection[str] | None = None
+    ) -> None:
+        self.modules, self.count, self.calls = modules, count, calls
+        self.inputs, self.outputs = {}, {}
 
     def __enter__(self) -> "_Recorder":
         self.handles = [m.register_forward_hook(self._hook(n)) for n, m in self.modules.items()]
@@ -203,14 +224,18 @@ class _Recorder:
             handle.remove()
 
     def _hook(self, name: str) -> Callable[[Any, tuple[Tensor], Tensor], Tensor]:
+        counter = itertools.count(1)
+
         def keep(module: Weighted, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-            if name in self.outputs:
-                raise ValueError(f"layer {name} is called more than once")
+            number = next(counter)
+            call = name if number == 1 else f"{name}#{number}"
+            if self.calls is not None and call not in self.calls:
+                return output
             if isinstance(module, nn.Conv2d) and len(output) != self.count:
                 raise ValueError(f"layer {name} does not have the batch as its first axis")
-            self.inputs[name] = Layer.padded(module, inputs[0].detach(), self.count)
+            self.inputs[call] = Layer.padded(module, inputs[0].detach(), self.count)
             # Parameters have no gradients, so autograd records from the first of the layers on.
-            self.outputs[name] = output if output.requires_grad else output.requires_grad_()
+            self.outputs[call] = output if output.requires_grad else output.requires_grad_()
             return output.clone()  # may be changed in place
 
         return keep

@@ -90,7 +90,8 @@ def row_eigenvalues(
 
     Parameters
     ----------
-    model : maps the inputs to logits (N, classes); each layer is called at most once
+    model : maps the inputs to logits (N, classes); of a layer that is called several
+        times the values of its calls are added
     inputs : a tensor, or a tuple of them, batch first
     iterations : most products with the Hessian per layer
     tolerance : a layer is done when no row's value grew by more than this fraction in an iteration

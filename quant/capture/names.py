@@ -61,10 +61,12 @@ class Names:
         return place
 
     def claim(self, path: str) -> str:
-        """Name of a layer, whose parameters are at ``path``; ValueError for a second one."""
-        name = self.place(path)
-        if name in self.used:
-            raise ValueError("another operation uses the same weights")
+        """Name of a layer, whose parameters are at ``path``: that, or a sibling if it is used."""
+        stem = name = self.place(path)
+        count = 1
+        while name in self.used or (count > 1 and name in self.known):
+            count += 1
+            name = f"{stem}_{count}"
         self.used.add(name)
         return name
 

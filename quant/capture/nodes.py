@@ -5,6 +5,7 @@ import operator
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
 from torch.fx.passes.shape_prop import ShapeProp
 
 
@@ -38,6 +39,36 @@ def tensor_arguments(node: fx.Node) -> list[Tensor]:
             assert isinstance(value, Tensor)
             found.append(value)
     return found
+
+
+def is_constant(node: object) -> bool:
+    """True for a number, and for a node that only parameters and buffers go into."""
+    if not isinstance(node, fx.Node):
+        return isinstance(node, int | float)
+    if node.op == "call_function" and node.target not in (operator.add, operator.mul):
+        return all(map(is_constant, node.all_input_nodes))
+    return node.op == "get_attr"
+
+
+def is_affine(node: fx.Node) -> bool:
+    """True if ``node`` adds a constant to its first argument, or multiplies that with one."""
+    return (
+        node.op == "call_function"
+        and node.target in (operator.add, operator.mul)
+        and is_constant(node.args[1])
+    )
+
+
+def constant_of(node: object) -> Tensor:
+    """Value of an argument that :func:`is_constant`, a tensor."""
+    if not isinstance(node, fx.Node):
+        return torch.tensor(node)
+    if node.op == "get_attr":
+        value = operator.attrgetter(name_of(node))(node.graph.owning_module)
+        assert isinstance(value, Tensor)
+        return value
+    assert callable(node.target)
+    return node.target(*map_arg(node.args, constant_of), **map_arg(node.kwargs, constant_of))
 
 
 def result_of(graph: fx.Graph) -> fx.Node:

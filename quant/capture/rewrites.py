@@ -5,13 +5,12 @@ A rewrite gets the :class:`~quant.capture.writer.GraphWriter` and a node of the 
 adds to the flat graph. It raises ValueError with the reason why it cannot, or gives None where the
 operation is to be kept as it is, if the caller allows that."""
 
-import operator
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
+from quant.capture.arithmetic import ARITHMETIC, Rewrite
 from quant.capture.nodes import argument, operation, path_of
 from quant.capture.writer import GraphWriter
 from quant.nn.norms import FrozenBatchNorm1d, FrozenBatchNorm2d
@@ -65,7 +64,7 @@ def _convolution(w: GraphWriter, node: fx.Node) -> fx.Node:
         device="meta",
     )
     _own(conv, weight=weight, bias=bias)
-    return w.layer_call(a["weight"], conv, a["input"])
+    return w.layer_call(a["weight"], conv, a["input"], path_of(node))
 
 
 def _linear(w: GraphWriter, node: fx.Node) -> fx.Node | None:
@@ -73,28 +72,42 @@ def _linear(w: GraphWriter, node: fx.Node) -> fx.Node | None:
     weight, bias = w.tensor(a["weight"]), w.optional_tensor(a["bias"])
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
     _own(linear, weight=weight, bias=bias)
-    return w.layer_call(a["weight"], linear, a["input"])
+    return w.layer_call(a["weight"], linear, a["input"], path_of(node))
+
+
+_OF_NORMS = ("weight", "bias", "running_mean", "running_var")
 
 
 def _batch_norm(w: GraphWriter, node: fx.Node) -> fx.Node:
     a = _bound(node)
-    if a["running_mean"] is None or a["weight"] is None:
-        raise ValueError("running statistics and gamma are needed")
-    name = w.owner(a["weight"])
+    if a["running_mean"] is None:
+        raise ValueError("it normalises by its own batch: give it track_running_stats=True")
+    name = w.owner(a["running_mean"])
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d)
     if name in w.frozen:
         kinds = (FrozenBatchNorm1d, FrozenBatchNorm2d)
-    norm = kinds[node.meta["val"].dim() == 4](len(w.tensor(a["weight"])), a["eps"], a["momentum"])
-    for key in ("weight", "bias", "running_mean", "running_var"):
-        _own(norm, **{key: w.tensor(a[key])})
+    kind = kinds[node.meta["val"].dim() == 4]
+    given = {key: w.optional_tensor(a[key]) for key in _OF_NORMS}
+    affine = given["weight"] is not None
+    norm = kind(len(w.tensor(a["running_mean"])), a["eps"], a["momentum"], affine=affine)
+    _own(norm, **given)
     counter = w.state.get(f"{name}.num_batches_tracked")
     if counter is not None:
         norm.num_batches_tracked = counter
-    given = w.modules.get(name)
-    if isinstance(given, nn.modules.batchnorm._NormBase):
+    theirs = w.modules.get(name)
+    if isinstance(theirs, nn.modules.batchnorm._NormBase):
         # In evaluation ATen is told 0 instead of None, an average over all batches.
-        norm.momentum, norm.track_running_stats = given.momentum, given.track_running_stats
-    return w.layer_call(a["weight"], norm, a["input"])
+        norm.momentum, norm.track_running_stats = theirs.momentum, theirs.track_running_stats
+    return w.layer_call(a["running_mean"], norm, a["input"])
+
+
+def _other_norm(w: GraphWriter, node: fx.Node) -> None:
+    """Refusal of what normalises each image by its own statistics."""
+    if not w.keep_unknown:
+        raise ValueError(
+            "it measures each image in inference, which the accelerator does not: use batch-norm, "
+            "whose statistics are known then"
+        )
 
 
 def _relu(w: GraphWriter, node: fx.Node) -> fx.Node:
@@ -121,37 +134,6 @@ def _clamp(w: GraphWriter, node: fx.Node) -> fx.Node:
         raise ValueError("it must clamp at 0 from below, as ReLU6 does")
     module = nn.ReLU() if high is None else nn.Hardtanh(0.0, float(high))
     return w.module_call(node, module, w.nodes[argument(node)])
-
-
-def _add(w: GraphWriter, node: fx.Node) -> fx.Node | None:
-    a = _bound(node, alpha=1)
-    terms = [a["self"], a["other"]]
-    shapes = [t.meta["val"].shape if isinstance(t, fx.Node) else None for t in terms]
-    if any(t not in w.nodes for t in terms) or shapes[0] != shapes[1] or a["alpha"] != 1:
-        if w.keep_unknown:
-            return None
-        raise ValueError("both operands must be activations of one shape")
-    return w.graph.call_function(operator.add, tuple(w.nodes[t] for t in terms))
-
-
-def _mul(w: GraphWriter, node: fx.Node) -> fx.Node | None:
-    """Product of two activations; the second may have one value for each channel."""
-    a = _bound(node)
-    terms = [a["self"], a["other"]]
-    if w.keep_unknown:
-        return None
-    if any(not isinstance(t, fx.Node) or t not in w.nodes for t in terms):
-        raise ValueError("both operands must be activations")
-    terms.sort(key=lambda t: t.meta["val"].shape != node.meta["val"].shape)
-    whole, factor = (tuple(t.meta["val"].shape[1:]) for t in terms)
-    if whole != tuple(node.meta["val"].shape[1:]) or (
-        factor != whole and (len(whole) != 3 or factor != (whole[0], 1, 1))
-    ):
-        raise ValueError(
-            f"it multiplies {whole} by {factor}: both must have one shape, or one a value for each "
-            "channel"
-        )
-    return w.graph.call_function(operator.mul, tuple(w.nodes[t] for t in terms))
 
 
 def _expand(w: GraphWriter, node: fx.Node) -> fx.Node | None:
@@ -254,7 +236,7 @@ def _pad(w: GraphWriter, node: fx.Node) -> fx.Node | None:
     return w.module_call(node, nn.ZeroPad2d(tuple(amounts)), w.nodes[argument(node)])
 
 
-REWRITES: dict[str, Callable[[GraphWriter, fx.Node], fx.Node | None]] = {
+REWRITES: dict[str, Rewrite] = {
     "conv2d": _convolution,
     "linear": _linear,
     "batch_norm": _batch_norm,
@@ -268,14 +250,16 @@ REWRITES: dict[str, Callable[[GraphWriter, fx.Node], fx.Node | None]] = {
     "clamp_": _clamp,
     "clamp_min": _clamp,
     "clamp_min_": _clamp,
-    "add": _add,
-    "add_": _add,
+    **ARITHMETIC,
+    "group_norm": _other_norm,
+    "instance_norm": _other_norm,
+    "layer_norm": _other_norm,
+    "rms_norm": _other_norm,
+    "local_response_norm": _other_norm,
     "max_pool2d": _max_pool,
     "avg_pool2d": _avg_pool,
     "adaptive_avg_pool2d": _adaptive_avg_pool,
     "mean": _mean,
-    "mul": _mul,
-    "mul_": _mul,
     "expand": _expand,
     "expand_as": _expand,
     "unsqueeze": _flatten,

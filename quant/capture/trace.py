@@ -141,6 +141,10 @@ class Rewriter(GraphWriter):
         name = operation(node)
         if name in CHECKS or (name == "sym_size" and not self.keep_unknown):
             return  # sizes that only a view reads, which becomes a flatten
+        if not self.keep_unknown and self.computes_constant(node):
+            self.constants.add(node)
+            self.nodes[node] = self.note(self._kept(node), node)
+            return
         if name in IDENTITIES and not self._changes_type(node):
             self.nodes[node] = self.nodes[argument(node)]
             return
@@ -149,7 +153,17 @@ class Rewriter(GraphWriter):
             result = rewrite(self, node) if rewrite else None
             if result is None:
                 result = self._keep(node)
-        self.nodes[node] = self.note(result, node)
+        self._give(node, self.note(result, node))
+
+    def _give(self, node: fx.Node, result: fx.Node) -> None:
+        """``result`` for the value of ``node``, and for what that is in place of."""
+        schema = getattr(node.target, "_schema", None)
+        if schema is not None and schema.is_mutable and not self.keep_unknown:
+            before = self.nodes.get(argument(node))
+            for other, ours in self.nodes.items():
+                if ours is before:
+                    self.nodes[other] = result
+        self.nodes[node] = result
 
     @staticmethod
     def _changes_type(node: fx.Node) -> bool:
@@ -172,6 +186,9 @@ class Rewriter(GraphWriter):
         """The node as it is; parameters that it reads are fetched by name."""
         if not self.keep_unknown:
             raise ValueError("")
+        return self._kept(node)
+
+    def _kept(self, node: fx.Node) -> fx.Node:
         if not callable(node.target):
             raise ValueError("it is no function")
         args = map_arg(node.args, self.value)

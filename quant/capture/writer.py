@@ -8,8 +8,8 @@ from quant.capture.names import Names
 from quant.capture.nodes import operation, path_of, stack_of
 
 SUPPORTED = (
-    "convolution, linear, batch-norm behind either, ReLU, ReLU6, addition, max and "
-    "average pool, zero padding, flatten, dropout"
+    "convolution, linear, batch-norm, ReLU, ReLU6, sums, scalars, max and average pool, zero "
+    "padding, flatten, dropout"
 )
 
 
@@ -48,6 +48,8 @@ class GraphWriter:
         self.module = fx.GraphModule(nn.Module(), fx.Graph())
         self.graph = self.module.graph
         self.nodes: dict[fx.Node, fx.Node] = {}  # of the program, to ours
+        self.constants: set[fx.Node] = set()  # of the program, computed of parameters alone
+        self.layers: dict[str, list[tuple[str, nn.Module]]] = {}  # by the place of their weights
         signature = program.graph_signature
         self.stored = {
             **signature.inputs_to_parameters,
@@ -100,6 +102,16 @@ class GraphWriter:
             raise ValueError("its weights must be parameters")
         return self.state[self.stored[node.name]]
 
+    def is_constant(self, node: fx.Node) -> bool:
+        """True if the value of ``node`` depends on parameters and buffers alone."""
+        return node.name in self.stored or node in self.constants
+
+    def computes_constant(self, node: fx.Node) -> bool:
+        """True if ``node`` computes a tensor from nothing but constants."""
+        return isinstance(node.meta.get("val"), Tensor) and all(
+            map(self.is_constant, node.all_input_nodes)
+        )
+
     def optional_tensor(self, node: object) -> Tensor | None:
         """Parameter or buffer behind ``node`` as :meth:`tensor` has it, or None for None."""
         return None if node is None else self.tensor(node)
@@ -117,12 +129,27 @@ class GraphWriter:
             )
         return name
 
-    def layer_call(self, weight: fx.Node, module: nn.Module, source: fx.Node) -> fx.Node:
+    def layer_call(
+        self, weight: fx.Node, module: nn.Module, source: fx.Node, place: str = ""
+    ) -> fx.Node:
         """Call of ``module``, named as the layer of ``weight``, with the value of ``source``.
 
-        Raises ValueError for a second call.
+        A further call of an equal module, with the same parameters, is a call of the same module.
+        One that shares its weights alone is a module beside it, at the user's ``place`` if the
+        weights are that one's, too.
         """
-        return self._insert(self.names.claim(self.owner(weight)), module, self.nodes[source])
+        owner = self.owner(weight)
+        known = self.layers.setdefault(owner, [])
+        for name, before in known:
+            if _is_same(before, module):
+                return self.graph.call_module(name, (self.nodes[source],))
+        leaf = self.stored[weight.name].rpartition(".")[2]
+        theirs = getattr(self.modules.get(place), leaf, None)
+        if isinstance(theirs, Tensor) and theirs.data_ptr() == self.tensor(weight).data_ptr():
+            owner = place
+        name = self.names.claim(owner)
+        known.append((name, module))
+        return self._insert(name, module, self.nodes[source])
 
     def module_call(self, node: fx.Node, module: nn.Module, source: fx.Node) -> fx.Node:
         """Call of ``module``, without parameters, for ``node``, with our node ``source``."""
@@ -139,3 +166,13 @@ class GraphWriter:
     @staticmethod
     def _kind(node: fx.Node) -> str:
         return operation(node).strip("_")
+
+
+def _is_same(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules compute the same of the same parameters."""
+    tensors = [{**m._parameters, **m._buffers} for m in (one, other)]
+    return (
+        type(one) is type(other)
+        and one.extra_repr() == other.extra_repr()
+        and all(tensors[0][name] is tensors[1][name] for name in tensors[0] | tensors[1])
+    )

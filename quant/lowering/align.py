@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from ir import numerics
 from quant.capture.nodes import argument, module_of
@@ -48,7 +48,8 @@ def align_scales(model: fx.GraphModule) -> int:
     groups = list(fusion_groups(model).values())
     tamed = 0
     for _ in range(MAX_PASSES):
-        if all(map(_is_aligned, groups)):
+        leading = _leading(groups)
+        if all(_is_aligned(group, leads=group in leading) for group in groups):
             break
         tamed += _align(groups)
     return tamed
@@ -69,15 +70,29 @@ def _align(groups: list[FusionGroup]) -> int:
     for group in groups:
         if group.residual is not None:
             _exact_residual(group, group.residual)
-    for group in groups:
+    for group in _leading(groups):
         if group.quantiser is not None:
             _exact_multipliers(group)
             _centre_offsets(group)
     return tamed
 
 
-def _is_aligned(group: FusionGroup) -> bool:
-    """Whether n, M and B of ``group`` are exact, as far as float32 can tell."""
+def _leading(groups: list[FusionGroup]) -> list[FusionGroup]:
+    """Groups without those whose multipliers an earlier one moves, as of a layer used twice."""
+    first: dict[int, FusionGroup] = {}
+    for group in groups:
+        first.setdefault(id(_multiplier(group)), group)
+    return list(first.values())
+
+
+def _multiplier(group: FusionGroup) -> nn.Parameter:
+    """The parameter that moves the multipliers of ``group``."""
+    return group.layer.alpha if group.norm is None else group.norm.weight
+
+
+def _is_aligned(group: FusionGroup, leads: bool) -> bool:
+    """Whether n and, where it ``leads``, M and B of ``group`` are exact, as far as float32 can
+    tell."""
     if group.quantiser is None:
         return True
     target = group.output.scale.item()
@@ -85,10 +100,12 @@ def _is_aligned(group: FusionGroup) -> bool:
         real = scale_of(group.residual) / target * (1 << numerics.SHIFT_MIN)
         if abs(real - round(real)) > EXACT_QUOTIENT * real or not 1 <= round(real):
             return False
+    if not leads:
+        return True
     factors, offsets = _rows(group)
     parameter, errors = _offset(group), [math.inf] * len(offsets)
     if parameter is not None:
-        errors = (EXACT * (parameter.abs().double() / target)).tolist()
+        errors = (EXACT * (parameter.abs().double() * group.gain.abs() / target)).tolist()
     for factor, offset, error in zip(factors, offsets, errors, strict=True):
         try:
             m, b, s = numerics.encode_row(factor, offset)
@@ -126,6 +143,7 @@ def _limit_steps(group: FusionGroup) -> int:
 
 def _exact_residual(group: FusionGroup, residual: fx.Node) -> None:
     operand, out = codes_source(residual), group.output
+    out.clamp_scales_()
     own, target = scale_of(operand), out.scale.item()
     n = encode_or_raise(group.name, numerics.encode_residual, own / target)
     ratio = max(n, 1) / (1 << numerics.SHIFT_MIN)
@@ -142,7 +160,7 @@ def _exact_multipliers(group: FusionGroup) -> None:
     for factor, offset in zip(factors, offsets, strict=True):
         m, _, s = encode_or_raise(group.name, numerics.encode_row, factor, offset)
         exact.append(math.ldexp(m, -s) / factor if m else 1.0)
-    parameter = group.layer.alpha if group.norm is None else group.norm.weight
+    parameter = _multiplier(group)
     parameter.mul_(torch.tensor(exact, dtype=torch.float64, device=parameter.device))
 
 
@@ -163,8 +181,9 @@ def _centre_offsets(group: FusionGroup) -> None:
         m, b, s = encode_or_raise(group.name, numerics.encode_row, factor, offset)
         b = rounding.centre_rounding_margin(m, b, s, outputs, n, residuals)
         moved.append(numerics.row_offset(b, s) - offset)
-    change = torch.tensor(moved, dtype=torch.float64, device=parameter.device)
-    parameter.add_(change * scale)
+    change = torch.tensor(moved, dtype=torch.float64, device=parameter.device) * scale
+    gain = group.gain
+    parameter.add_(torch.where(gain != 0, change / gain, 0))
 
 
 def _range(node: fx.Node) -> tuple[int, int]:

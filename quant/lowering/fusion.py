@@ -2,7 +2,8 @@
 """Fusion groups of a prepared network: a layer and all that its requantisation does at once."""
 
 import dataclasses
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from ir import numerics
 from ir.arrays import ExportError
-from quant.capture.nodes import argument, module_of, name_of
+from quant.capture.nodes import argument, constant_of, is_affine, module_of, name_of
 from quant.lowering.prepare import NORMS, grid_of, is_add
 from quant.nn.activations import ActQuantiser
 from quant.nn.elementwise import TableQuantiser
@@ -29,7 +30,7 @@ class FusionGroup:
     Parameters
     ----------
     name : of the layer
-    norm : batch-norm behind the layer
+    links : batch-norms, and sums and products with constants, behind the layer
     source : node of the codes that the layer reads
     residual : node of the codes that are added
     result : what the group writes: the call of the quantiser, or, of logits, of the last module
@@ -39,7 +40,7 @@ class FusionGroup:
 
     name: str
     layer: QuantConv2d | QuantLinear
-    norm: nn.BatchNorm1d | nn.BatchNorm2d | None
+    links: tuple[fx.Node, ...]
     source: fx.Node
     residual: fx.Node | None
     result: fx.Node
@@ -61,16 +62,27 @@ class FusionGroup:
 
         Bias and batch-norm in evaluation are ``gamma*x + beta``.
         """
-        bias = self.layer.bias
-        beta = torch.zeros(
-            len(self.layer.weight), dtype=torch.float64, device=self.layer.weight.device
-        )
+        bias, weight = self.layer.bias, self.layer.weight
+        beta = torch.zeros(len(weight), dtype=torch.float64, device=weight.device)
         if bias is not None:
             beta = bias.detach().double()
-        if self.norm is None:
-            return torch.ones_like(beta), beta
-        gamma, offset = fold_batch_norm(self.norm)
-        return gamma, offset + gamma * beta
+        return _compose(self.links, beta)
+
+    @property
+    def norm(self) -> nn.BatchNorm1d | nn.BatchNorm2d | None:
+        """The last batch-norm that has a gamma."""
+        norms = [m for m in map(module_of, self.links) if isinstance(m, NORMS)]
+        return next((m for m in reversed(norms) if m.weight is not None), None)
+
+    @property
+    def gain(self) -> Tensor:
+        """Factor of what follows :attr:`norm`, or the layer's bias where there is none."""
+        modules = list(map(module_of, self.links))
+        first = 0 if self.norm is None else modules.index(self.norm) + 1
+        zeros = torch.zeros(
+            len(self.layer.weight), dtype=torch.float64, device=self.layer.weight.device
+        )
+        return _compose(self.links[first:], zeros)[0]
 
     def steps(self, source_scale: float, target_scale: float) -> Tensor:
         """Steps of the output per unit of the accumulator, float64 (O,); signed as gamma is."""
@@ -85,16 +97,34 @@ def fold_batch_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tens
     """
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError("a batch-norm without running statistics cannot be folded")
-    mean, var, gamma, beta = (
-        v.detach().double() for v in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
-    )
+    mean, var = norm.running_mean.detach().double(), norm.running_var.detach().double()
+    gamma, beta = torch.ones_like(mean), torch.zeros_like(mean)
+    if norm.weight is not None:
+        gamma, beta = norm.weight.detach().double(), norm.bias.detach().double()
     gamma = gamma / torch.sqrt(var + norm.eps)
     return gamma, beta - gamma * mean
 
 
+def _compose(links: Sequence[fx.Node], beta: Tensor) -> tuple[Tensor, Tensor]:
+    """``(gamma, beta)``, float64 (O,), of ``x + beta`` with ``links`` behind it."""
+    gamma = torch.ones_like(beta)
+    for link in links:
+        norm = module_of(link)
+        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+            factor, offset = fold_batch_norm(norm)
+            gamma, beta = factor * gamma, offset + factor * beta
+            continue
+        constant = constant_of(link.args[1]).detach().double().flatten().to(beta.device)
+        if link.target is operator.mul:
+            gamma, beta = gamma * constant, beta * constant
+        else:
+            beta = beta + constant
+    return gamma, beta
+
+
 def fusion_groups(model: fx.GraphModule) -> dict[fx.Node, FusionGroup]:
     """Groups of a model made by :func:`quant.lowering.prepare.prepare`, by their ``result``."""
-    found = {}
+    found, taken = {}, set()
     for node in model.graph.nodes:
         quantiser = module_of(node)
         if isinstance(quantiser, ProductQuantiser) or (
@@ -102,29 +132,53 @@ def fusion_groups(model: fx.GraphModule) -> dict[fx.Node, FusionGroup]:
         ):
             continue  # of codes
         if isinstance(quantiser, ActQuantiser):
-            found[node] = _group(argument(node), node, quantiser)
+            found[node] = _group(argument(node), node, quantiser, taken)
         elif node.op == "output" and _is_sum(last := argument(node)):
-            found[last] = _group(last, last, None)
+            found[last] = _group(last, last, None, taken)
     return found
 
 
 def _is_sum(node: fx.Node) -> bool:
-    return is_add(node) or isinstance(module_of(node), (QuantConv2d, QuantLinear, *NORMS))
+    if isinstance(module_of(node), nn.Dropout):
+        return _is_sum(argument(node))
+    return (
+        is_add(node)
+        or is_affine(node)
+        or isinstance(module_of(node), (QuantConv2d, QuantLinear, *NORMS))
+    )
 
 
-def _group(node: fx.Node, result: fx.Node, quantiser: ActQuantiser | None) -> FusionGroup:
-    residual = norm = None
+def _behind_layer(node: fx.Node) -> tuple[fx.Node, tuple[fx.Node, ...]]:
+    """Layer whose sum ``node`` is, and what stands between, without dropout."""
+    links = []
+    while isinstance(module_of(node), (*NORMS, nn.Dropout)) or is_affine(node):
+        if not isinstance(module_of(node), nn.Dropout):
+            links.insert(0, node)
+        node = argument(node)
+    return node, tuple(links)
+
+
+def _group(
+    node: fx.Node, result: fx.Node, quantiser: ActQuantiser | None, taken: set[str]
+) -> FusionGroup:
+    residual, given = None, node
+    while isinstance(module_of(node), nn.Dropout):
+        node = argument(node)
     if is_add(node):
         node, residual = argument(node), argument(node, 1)
-    if isinstance(module := module_of(node), nn.BatchNorm1d | nn.BatchNorm2d):
-        norm, node = module, argument(node)
+    node, links = _behind_layer(node)
     layer = module_of(node)
     if not isinstance(layer, QuantConv2d | QuantLinear):
-        raise TypeError(f"{name_of(node)} quantises what no layer accumulates")
+        raise TypeError(f"{name_of(given)} is quantised, which no layer accumulates")
+    name, count = name_of(node), 1
+    while name in taken:  # a further call of the same layer
+        count += 1
+        name = f"{name_of(node)}_{count}"
+    taken.add(name)
     return FusionGroup(
-        name=name_of(node),
+        name=name,
         layer=layer,
-        norm=norm,
+        links=links,
         source=argument(node),
         residual=residual,
         result=result,

@@ -19,6 +19,8 @@ from ir import numerics
 from quant.capture.nodes import (
     argument,
     free_submodule,
+    is_affine,
+    is_constant,
     module_of,
     name_of,
     replace_submodule,
@@ -26,6 +28,7 @@ from quant.capture.nodes import (
 )
 from quant.capture.trace import capture
 from quant.capture.writer import UnsupportedLayer
+from quant.lowering.copies import insert_copy
 from quant.lowering.inputs import check_inputs, check_type
 from quant.lowering.partition import quantise_linears
 from quant.lowering.slopes import lower_slopes
@@ -137,8 +140,10 @@ def _observing(model: nn.Module, layers: Collection[RowQuantised]) -> Iterator[N
 
 
 def is_add(node: fx.Node) -> bool:
-    """True if ``node`` adds two tensors."""
-    return node.op == "call_function" and node.target is operator.add
+    """True if ``node`` adds two tensors of activations."""
+    return (
+        node.op == "call_function" and node.target is operator.add and not is_constant(node.args[1])
+    )
 
 
 def codes_source(node: fx.Node) -> fx.Node:
@@ -160,6 +165,7 @@ class _Preparer:
     def __init__(self, module: fx.GraphModule, act_bits: int) -> None:
         self.module, self.graph, self.act_bits = module, module.graph, act_bits
         self.sums: dict[fx.Node, bool] = {}  # and whether one has a residual operand already
+        self.memo: dict[int, object] = {}  # of copied layers
 
     def run(self) -> None:
         self._relu_before_pool()
@@ -168,6 +174,8 @@ class _Preparer:
                 self._visit(node)
             except ValueError as error:
                 raise UnsupportedLayer(_name(node), _kind(node), str(error)) from error
+        for node in self.graph.nodes:
+            self._note_residual(node)
         self.graph.lint()
         self.module.recompile()
 
@@ -188,7 +196,7 @@ class _Preparer:
         module = module_of(node)
         if is_add(node):
             self._addition(node)
-        elif node.op == "call_function" and node.target is operator.mul:
+        elif node.target is operator.mul and not is_affine(node):
             self._product(node)
         elif self._follows_product(node):
             self._absorb(node)
@@ -198,13 +206,16 @@ class _Preparer:
         elif isinstance(module, nn.Conv2d | nn.Linear):
             self._codes(argument(node))
             kind = QuantConv2d if isinstance(module, nn.Conv2d) else QuantLinear
-            self._replace(node, kind.from_float(module))
+            if not isinstance(module, RowQuantised):  # of an earlier call
+                self._replace(node, kind.from_float(module, self.memo))
             self.sums[node] = False
-        elif isinstance(module, NORMS):
-            source = argument(node)
-            if not isinstance(module_of(source), LAYERS) or len(source.users) > 1:
-                raise ValueError("it must follow a layer whose output nothing else reads")
+        elif isinstance(module, NORMS) or is_affine(node):
+            if self.sums.get(argument(node)) is not False or len(argument(node).users) > 1:
+                self._copy(node)
             self.sums[node] = False
+        elif isinstance(module, nn.Dropout) and len(argument(node).users) == 1:
+            if argument(node) in self.sums:
+                self.sums[node] = self.sums[argument(node)]
         elif isinstance(module, nn.ReLU | nn.Hardtanh):
             self._relu(node, getattr(module, "max_val", None))
         elif isinstance(module, Elementwise):
@@ -226,7 +237,9 @@ class _Preparer:
         self._codes(source)
         grid = grid_of(argument(node))
         if limit is not None or (grid is not None and grid.zero_point):
-            raise ValueError("something else reads its input, too")
+            self._copy(node)
+            self._replace(node, ActQuantiser(self.act_bits, limit=limit))
+            return
         node.replace_all_uses_with(argument(node))  # codes without sign already
         self.graph.erase_node(node)
 
@@ -299,12 +312,11 @@ class _Preparer:
     def _addition(self, node: fx.Node) -> None:
         """One operand is accumulated, the other added in the requantisation."""
         operands = argument(node), argument(node, 1)
-        if operands[0] is operands[1]:
-            raise ValueError("it adds a tensor to itself")
-        order = {n: i for i, n in enumerate(self.graph.nodes)}
         free = [a for a in operands if self.sums.get(a) is False and len(a.users) == 1]
         if not free:
-            raise ValueError("one operand must be the output of a layer that nothing else reads")
+            free = [self._copy(node, *operands)]
+            operands = argument(node), argument(node, 1)
+        order = {n: i for i, n in enumerate(self.graph.nodes)}
         kept = max(free, key=order.__getitem__)
         for operand in operands:
             if operand is not kept:
@@ -313,13 +325,37 @@ class _Preparer:
         node.args = (kept, other)
         self.sums[node] = True
 
+    def _copy(self, node: fx.Node, *operands: fx.Node) -> fx.Node:
+        """Sum for ``node`` alone of what it reads: of the operand that takes fewest bits."""
+        for operand in operands or (argument(node),):
+            self._codes(operand)
+        given = [n for n in node.args if isinstance(n, fx.Node) and not is_constant(n)]
+        source = min(given, key=lambda n: _bits(grid_of(n)))
+        copy = insert_copy(self.module, source, node, self._stem(node))
+        self.sums[copy] = False
+        return copy
+
+    @staticmethod
+    def _note_residual(node: fx.Node) -> None:
+        """A quantiser of a sum learns of the codes that are added to it."""
+        quantiser = module_of(node)
+        if not isinstance(quantiser, ActQuantiser):
+            return
+        source = argument(node)
+        while isinstance(module_of(source), nn.Dropout):
+            source = argument(source)
+        if is_add(source):
+            quantiser.requantised.residual = [grid_of(argument(source, 1))]
+
+    def _stem(self, node: fx.Node) -> str:
+        return name_of(node) if node.op == "call_module" else self._place(node)
+
     def _codes(self, node: fx.Node) -> None:
         """Quantise ``node`` for all its readers, where it is a sum."""
         if node not in self.sums:
             return
         bits = self.act_bits if _feeds_layer(node) else SHORTCUT_BITS
-        stem = f"{node.target if node.op == 'call_module' else self._place(node)}_quant"
-        name = free_submodule(self.module, stem)
+        name = free_submodule(self.module, f"{self._stem(node)}_quant")
         self.module.add_submodule(name, ActQuantiser(bits, signed=True))
         with self.graph.inserting_after(node):
             quantiser = self.graph.call_module(name, (node,))
@@ -328,8 +364,7 @@ class _Preparer:
 
     @staticmethod
     def _place(node: fx.Node) -> str:
-        kind = "mul" if node.target is operator.mul else "add"
-        return ".".join(filter(None, (node.meta.get("path"), kind)))
+        return ".".join(filter(None, (node.meta.get("path"), _kind(node))))
 
     def _replace(self, node: fx.Node, module: nn.Module) -> None:
         replace_submodule(self.module, name_of(node), module)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Modules that put activations on the grid of an unsigned integer."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,6 +10,8 @@ from torch import Tensor, nn
 from ir import numerics
 from quant.nn import quantizers
 from quant.nn.scales import MIN_SCALE, ClampedScales
+
+MAX_RESIDUAL = 3.99  #: steps of a sum per step of its residual operand; n / 2^14 is less than 4
 
 
 class ActQuantiser(ClampedScales):
@@ -23,6 +27,10 @@ class ActQuantiser(ClampedScales):
     ``quantise`` switches rounding and clip; off, it is a ReLU, a clamp or nothing. ``observe``
     makes the next forward set clip and zero point from the data and pass it unquantised.
     """
+
+    #: Grid of the codes that are added to the sums that it takes, None for an image's: one or
+    #: none, in a list, because it is no child of this module.
+    residual: "Sequence[ActQuantiser | QuantAvgPool | None]" = ()
 
     def __init__(self, bits: int, signed: bool = False, limit: float | None = None) -> None:
         super().__init__()
@@ -88,8 +96,14 @@ class ActQuantiser(ClampedScales):
 
     @torch.no_grad()
     def clamp_scales_(self) -> None:
-        """Clamp of ``clip`` to MIN_SCALE and ``limit``, in place."""
+        """Clamp of ``clip`` to MIN_SCALE and ``limit``, in place.
+
+        A step of a residual operand is at most MAX_RESIDUAL steps of this grid, whatever the limit.
+        """
         self.clip.clamp_(MIN_SCALE, self.limit)
+        for grid in self.residual:
+            scale = self.scale.new_tensor(numerics.IMAGE_SCALE) if grid is None else grid.scale
+            self.clip.clamp_(min=scale / MAX_RESIDUAL * self.high)
 
     def to_int(self, x: Tensor) -> Tensor:
         """Stored integers of ``x``, int64 in its shape, 0 to 15 or 255."""

@@ -32,11 +32,17 @@ class RowQuantised(ClampedScales):
     stale = False  #: whether the weights came from a checkpoint without scales
 
     @classmethod
-    def from_float(cls, layer: nn.Conv2d | nn.Linear) -> Self:
-        """Copy of a float layer; all rows are Fixed8 until they are assigned a scheme."""
+    def from_float(cls, layer: nn.Conv2d | nn.Linear, memo: dict[int, Any] | None = None) -> Self:
+        """Copy of a float layer; all rows are Fixed8 until they are assigned a scheme.
+
+        ``memo`` is one of :func:`copy.deepcopy`: copies with the same one share what the layers
+        share, and layers with the same weights their scales, too.
+        """
+        memo = {} if memo is None else memo
         quantised = cls.__new__(cls)  # same parameters and hyperparameters
         own = {k: v for k, v in layer.__dict__.items() if k != "_modules"}
-        quantised.__dict__ = copy.deepcopy(own, {id(layer): quantised})
+        memo[id(layer)] = quantised
+        quantised.__dict__ = copy.deepcopy(own, memo)
         quantised.__dict__["_modules"] = dict(layer._modules)  # children stay what they are
         quantised.quantise = True
         scheme = torch.full(
@@ -44,6 +50,9 @@ class RowQuantised(ClampedScales):
         )
         quantised.register_buffer("scheme", scheme)
         quantised.alpha = nn.Parameter(quantizers.best_alpha(layer.weight, scheme, MIN_SCALE))
+        first = memo.setdefault(id(quantised.weight), quantised)
+        if first is not quantised:
+            quantised.scheme, quantised.alpha = first.scheme, first.alpha
         return quantised
 
     @torch.no_grad()
@@ -109,6 +118,26 @@ class QuantConv2d(RowQuantised, nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """Convolution of ``input`` (N, C, H, W) with :attr:`effective_weight`."""
         return self._conv_forward(input, self.effective_weight, self.bias)
+
+
+class CopyLayer(QuantConv2d):
+    """Depthwise 1x1 convolution with weights of one: a sum that equals the codes that it reads.
+
+    Its weights are not trained. It takes vectors (N, C), too.
+    """
+
+    @classmethod
+    def of_channels(cls, channels: int) -> Self:
+        """Layer of so many channels."""
+        layer = nn.Conv2d(channels, channels, 1, groups=channels, bias=False, device="meta")
+        layer.weight = nn.Parameter(torch.ones(channels, 1, 1, 1))
+        return cls.from_float(layer).requires_grad_(False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """``input`` (N, C, H, W) or (N, C), with the weights' rounding."""
+        if input.dim() == 2:
+            return super().forward(input[:, :, None, None]).flatten(1)
+        return super().forward(input)
 
 
 class QuantLinear(RowQuantised, nn.Linear):

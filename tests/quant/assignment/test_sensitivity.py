@@ -2,6 +2,7 @@
 """The batched scores against loops over rows: the Hessian by double differentiation, the
 Gauss-Newton matrix by the Jacobian, and Algorithm 1's power iteration."""
 
+import copy
 import types
 
 import pytest
@@ -293,15 +294,28 @@ def test_dead_row_has_eigenvalue_zero(odd) -> None:
     assert sensitivity.row_eigenvalues(model, images)["stem"][0] == 0
 
 
+def test_calls_of_one_layer_add_their_values(seed) -> None:
+    """As those of two layers with the same weights."""
+    torch.manual_seed(seed)
+    shared, last = nn.Linear(3, 3), nn.Linear(3, 3)
+    nets = [
+        nn.Sequential(nn.Linear(3, 3), shared, nn.ReLU(), second, last).double()
+        for second in (shared, copy.deepcopy(shared))
+    ]
+    nets[1][0] = nets[0][0]
+    images = torch.rand(5, 3, dtype=torch.float64)
+    for measure in (sensitivity.row_eigenvalues, sensitivity.row_traces):
+        once, twice = (measure(model, images) for model in nets)
+        assert torch.allclose(once["1"], twice["1"] + twice["3"])
+        assert torch.allclose(once["0"], twice["0"])
+
+
 def test_what_cannot_be_measured_is_refused(odd) -> None:
     model, images = odd
     with pytest.raises(ValueError, match="unknown score 'hesse'"):
         sensitivity.row_scores("hesse", model, images)
     with pytest.raises(ValueError, match="logits must be"):
         sensitivity.row_eigenvalues(model.stem, images)
-    shared = nn.Linear(3, 3)
-    with pytest.raises(ValueError, match="layer 0 is called more than once"):
-        sensitivity.row_eigenvalues(nn.Sequential(shared, shared), torch.rand(2, 3))
     model.forward = lambda x: model.fc(model.point(x.flatten(0, 1)).mean((2, 3)))
     with pytest.raises(ValueError, match="layer point does not have the batch"):
         sensitivity.row_eigenvalues(model, torch.rand(2, 3, 6, 4, 4, dtype=torch.float64))

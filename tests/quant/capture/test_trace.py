@@ -273,15 +273,6 @@ class Branches(nn.Module):
         return x if x.sum() > 0 else -x
 
 
-class Twice(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(self.conv(x))
-
-
 class Pair(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x, x + x
@@ -292,9 +283,14 @@ class Reshaped(nn.Module):
         return x.reshape(len(x), -1)
 
 
-class Scaled(nn.Module):
+class Mapped(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return x + 1
+        return x + torch.ones(8, 8)
+
+
+class Spread(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + x.mean((2, 3), keepdim=True)
 
 
 def net(*layers: nn.Module) -> nn.Module:
@@ -307,11 +303,13 @@ def net(*layers: nn.Module) -> nn.Module:
         (net(nn.Sigmoid()), r"'1' of class Sigmoid: sigmoid is not supported; supported are conv"),
         (net(nn.PixelShuffle(2)), "'1' .*pixel_shuffle"),
         (net(nn.ConvTranspose2d(4, 1, 3)), "'1' .*conv_transpose2d"),
-        (net(nn.GroupNorm(2, 4)), "'1' .*group_norm"),
+        (net(nn.GroupNorm(2, 4)), "'1' .*group_norm .*use batch-norm"),
+        (net(nn.InstanceNorm2d(4)), "'1' .*instance_norm .*use batch-norm"),
+        (net(nn.LayerNorm([4, 6, 6])), "'1' .*layer_norm .*use batch-norm"),
         (net(nn.Conv2d(4, 1, 3, dilation=2)), "'1' .*conv2d .*dilation must be 1"),
         (net(nn.Conv2d(4, 1, 3, padding=1, padding_mode="reflect")), "'1' .*pad .*only zeros"),
         (net(nn.Conv2d(4, 1, 2, padding="same")), "'1' .*conv2d .*padding 'same'"),
-        (net(nn.BatchNorm2d(4, affine=False)), "'1' .*batch_norm .*gamma are needed"),
+        (net(nn.BatchNorm2d(4, track_running_stats=False)), "'1' .*batch_norm .*its own batch"),
         (net(nn.MaxPool2d(2, ceil_mode=True)), "'1' .*max_pool2d .*ceil_mode"),
         (net(nn.AvgPool2d(3, padding=1)), "'1' .*avg_pool2d .*padding must be 0"),
         (
@@ -322,9 +320,9 @@ def net(*layers: nn.Module) -> nn.Module:
         (net(nn.Flatten(2)), "'1' .*flatten .*only"),
         (net(nn.Unflatten(1, (2, 2))), "'1' .*"),
         (Concat(), "cat is not supported"),
-        (Twice(), "'conv' .*conv2d .*same weights"),
         (Pair(), "returns 2 tensors"),
-        (Scaled(), "add .*both operands"),
+        (Mapped(), "add .*differs between pixels"),
+        (Spread(), "add .*only a constant can be spread"),
         (Branches(), "Branches is not supported: torch.export cannot follow"),
         (
             nn.Linear(8, 2),
