@@ -99,7 +99,7 @@ def test_integers_are_those_of_the_trained_network(seed, kind) -> None:
     steps = (seen[0].double() / spec.scale + spec.zero_point).round().long().numpy()
     np.testing.assert_array_equal(steps, tensors[product.output])
     assert len(np.unique(steps)) > 5
-    np.testing.assert_allclose(logits * graph.header.logit_scale, fake, atol=1e-3 * fake.std())
+    np.testing.assert_allclose(logits * graph.output.scale, fake, atol=1e-3 * fake.std())
 
 
 @pytest.mark.parametrize("kind", KINDS)
