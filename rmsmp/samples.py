@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from quant.data.splits import EVERYTHING, Split, labels_of
 from quant.lowering.inputs import check_range, check_type
 from quant.nn.modes import evaluating
+from quant.training.loop import forward
 
 
 class Samples(Split):
@@ -48,7 +49,7 @@ class Samples(Split):
         check_type(model, self.images)
         with evaluating(model), torch.no_grad():
             try:
-                logits = model(self.images[:2])
+                logits = forward(model, self.images[:2])
             except RuntimeError as error:
                 reason = str(error).strip().partition("\n")[0]
                 raise ValueError(

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from quant.nn import layers
+from quant.nn.tail import without_tails
 
 Inputs = Tensor | tuple[Tensor, ...]
 Weighted = nn.Conv2d | nn.Linear
@@ -38,9 +40,9 @@ def weighted(model: nn.Module) -> dict[str, Weighted]:
 
 @contextlib.contextmanager
 def measuring(model: nn.Module) -> Iterator[None]:
-    """Context with ``model`` in float mode and parameters without gradients."""
+    """Context with ``model`` in float mode, without tails, and parameters without gradients."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    with layers.float_mode(model):
+    with layers.float_mode(model), without_tails(model):
         try:
             for parameter in trained:
                 parameter.requires_grad_(False)
@@ -119,7 +121,9 @@ class Sweep:
     """Forward and backward passes over the inputs, batch by batch.
 
     Of use inside :func:`measuring`. ``columns`` is the number of backward passes for a batch,
-    ``layers`` holds the layers that the network calls, in the order of the calls.
+    ``layers`` holds the layers that the network calls, in the order of the calls. Where the network
+    gives something else than logits, such as maps, its results take the place of the loss: squares
+    of their changes, in SAMPLES random directions.
     """
 
     def __init__(self, model: nn.Module, inputs: Inputs, seed: int) -> None:
@@ -132,22 +136,38 @@ class Sweep:
     def _look(self, one: tuple[Tensor, ...]) -> None:
         """Learn the sizes of everything from one image."""
         with torch.no_grad(), _Recorder(self.modules, 1) as record:
-            logits = self.model(*one)
-        if logits.dim() != 2 or logits.shape[1] < 2:
-            raise ValueError(f"logits must be (N, classes), not {tuple(logits.shape)}")
+            logits = self._values(one)
         self.device, self.dtype = logits.device, logits.dtype
         self.layers = {
             name: Layer(self.modules[_module(name)], record.inputs[name], out)
             for name, out in record.outputs.items()
         }
-        exact = logits.shape[1] <= EXACT_CLASSES
+        exact = self.classifies and logits.shape[1] <= EXACT_CLASSES
         self.columns = logits.shape[1] - 1 if exact else SAMPLES
         generator = torch.Generator().manual_seed(self.seed)
         self.draws = None if exact else torch.rand(self.count, 1, generator=generator)
+        if not self.classifies:
+            signs = torch.randint(2, (SAMPLES, *logits.shape[1:]), generator=generator)
+            self.signs = (2 * signs - 1).to(logits) / math.sqrt(SAMPLES)
         outputs = sum(layer.rows * layer.positions for layer in self.layers.values())
         # Autograd keeps about three tensors (convolution, batch-norm, activation) for each output.
         size = outputs * (3 + self.columns) * logits.element_size()
         self.batches = torch.arange(self.count).split(max(1, min(64, WORKSPACE // size)))
+
+    def _values(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """Logits (N, classes), or all values of another network's results, (N, values)."""
+        results = self.model(*inputs)
+        self.classifies = (
+            isinstance(results, Tensor) and results.dim() == 2 and results.shape[1] > 1
+        )
+        if self.classifies:
+            return results
+        values = [
+            r.flatten(1) for r in tree_leaves(results) if isinstance(r, Tensor) and r.dim() > 1
+        ]
+        if not values:
+            raise ValueError("the network gives no values of several dimensions")
+        return torch.cat(values, 1)
 
     def run(self, names: list[str]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
         """Padded input and delta (n, rows, columns, positions) of each batch, by layer."""
@@ -155,9 +175,12 @@ class Sweep:
         for batch in self.batches:
             part = slice(int(batch[0]), int(batch[-1]) + 1)
             with torch.enable_grad(), _Recorder(modules, len(batch), names) as record:
-                logits = self.model(*(x[part] for x in self.inputs))
-            draws = None if self.draws is None else self.draws[part].to(logits.device)
-            cotangents = _cotangents(logits.detach().softmax(1), draws, self.columns)
+                logits = self._values(tuple(x[part] for x in self.inputs))
+            if self.classifies:
+                draws = None if self.draws is None else self.draws[part].to(logits.device)
+                cotangents = _cotangents(logits.detach().softmax(1), draws, self.columns)
+            else:
+                cotangents = self.signs[:, None].expand(-1, len(logits), -1)
             yield self._backward(logits, cotangents, record)
 
     def _backward(self, logits: Tensor, cotangents: Tensor, record: "_Recorder") -> dict:

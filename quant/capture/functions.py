@@ -55,16 +55,18 @@ class Found:
     inner: frozenset[fx.Node]  #: its nodes, but for the one that gives its value
 
 
-def find_functions(program: torch.export.ExportedProgram, stored: Container[str]) -> dict:
+def find_functions(
+    program: torch.export.ExportedProgram, stored: Container[str], tails: Container[fx.Node] = ()
+) -> dict:
     """Functions of ``program`` by the node of their value: dict of fx.Node to :class:`Found`.
 
-    ``stored`` has the names of the nodes that are parameters or buffers. Values that only leave the
-    network are no functions: the host computes those.
+    ``stored`` has the names of the nodes that are parameters or buffers, and ``tails`` the nodes
+    that the host computes.
     """
     search = _Search(program.graph, stored)
     found = {}
     for node in program.graph.nodes:
-        if search.ends(node) and (function := search.function(node)):
+        if node not in tails and search.ends(node) and (function := search.function(node)):
             found[node] = function
     return found
 
@@ -114,9 +116,8 @@ class _Search:
         return len(shapes) == 1 and all(_elements(n) == 1 for n in constants)
 
     def ends(self, node: fx.Node) -> bool:
-        """Whether the value of ``node`` is a function's that something else reads, and not only
-        the end of the network."""
-        if self.source[node] in (None, node) or all(u.op == "output" for u in node.users):
+        """Whether the value of ``node`` is a function's that something else reads."""
+        if self.source[node] in (None, node):
             return False
         return any(self.source[u] is u or self.source[u] is node for u in node.users)
 

@@ -2,6 +2,7 @@
 """Questions to a node of an fx graph: what it calls, what it reads, where it was written."""
 
 import operator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,6 +16,13 @@ def operation(node: fx.Node) -> str:
     if isinstance(target, torch._ops.OpOverload):
         return target._schema.name.partition("::")[2]
     return getattr(target, "__name__", str(target))
+
+
+def bound(node: fx.Node, **defaults: Any) -> dict[str, Any]:
+    """Arguments of an ATen call by name."""
+    target = cast(torch._ops.OpOverload, node.target)
+    names = [a.name for a in target._schema.arguments]
+    return defaults | dict(zip(names, node.args, strict=False)) | node.kwargs
 
 
 def name_of(node: fx.Node) -> str:

@@ -5,13 +5,14 @@ A rewrite gets the :class:`~quant.capture.writer.GraphWriter` and a node of the 
 adds to the flat graph. It raises ValueError with the reason why it cannot, or gives None where the
 operation is to be kept as it is, if the caller allows that."""
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
 
 from quant.capture.arithmetic import ARITHMETIC, Rewrite
 from quant.capture.nodes import argument, operation, path_of
+from quant.capture.nodes import bound as _bound
 from quant.capture.writer import GraphWriter
 from quant.nn.norms import FrozenBatchNorm1d, FrozenBatchNorm2d
 
@@ -22,13 +23,6 @@ def _pair(value: object) -> tuple[int, int]:
     if not isinstance(first, int) or not isinstance(last, int):
         raise ValueError("its sizes must be constants")
     return first, last
-
-
-def _bound(node: fx.Node, **defaults: Any) -> dict[str, Any]:
-    """Arguments of an ATen call by name."""
-    target = cast(torch._ops.OpOverload, node.target)
-    names = [a.name for a in target._schema.arguments]
-    return defaults | dict(zip(names, node.args, strict=False)) | node.kwargs
 
 
 def _own(module: nn.Module, **tensors: Tensor | None) -> None:

@@ -11,16 +11,18 @@ import copy
 import logging
 import warnings
 from collections.abc import Iterator
-from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
+from ir.nodes import HostFunction
 from quant.capture.functions import Found, find_functions
 from quant.capture.nodes import argument, class_of, operation, path_of
+from quant.capture.results import find_tails, structure_of
 from quant.capture.rewrites import REWRITES
 from quant.capture.writer import GraphWriter, UnsupportedLayer
+from quant.nn.tail import Tail
 
 #: Operations without effect on values, or only on bookkeeping.
 IDENTITIES = {
@@ -105,15 +107,18 @@ class Rewriter(GraphWriter):
 
     def run(self) -> fx.GraphModule:
         """Flat graph; raises :class:`~quant.capture.writer.UnsupportedLayer`."""
-        functions = {} if self.keep_unknown else find_functions(self.program, self.stored)
+        tails = {} if self.keep_unknown else find_tails(self.program.graph, self.stored)
+        functions = {} if self.keep_unknown else find_functions(self.program, self.stored, tails)
         inner = {node for found in functions.values() for node in found.inner}
         for node in self.program.graph.nodes:
-            if node in functions:
+            if node in tails:
+                self._tail(node, tails[node])
+            elif node in functions:
                 self._function(node, functions[node])
             elif node in inner:
                 continue
             elif node.op == "output":
-                self._output(node)
+                self._output()
             elif node.op == "placeholder":
                 if node.name not in self.stored:
                     self.nodes[node] = self.note(self.graph.placeholder(node.name), node)
@@ -130,12 +135,17 @@ class Rewriter(GraphWriter):
         call.args = (*call.args, *parameters)
         self.nodes[node] = self.note(call, node)
 
-    def _output(self, node: fx.Node) -> None:
-        given = cast("tuple[object, ...]", node.args[0])
-        results = [r for r in given if isinstance(r, fx.Node)]
-        if len(results) != 1:
-            raise UnsupportedLayer("", "the model", f"it returns {len(results)} tensors, not one")
-        self.graph.output(self.nodes[results[0]])
+    def _tail(self, node: fx.Node, functions: tuple[HostFunction, ...]) -> None:
+        source = self.nodes[argument(node)]
+        if functions:
+            source = self.note(self.module_call(node, Tail(functions), source), node)
+        self.nodes[node] = source
+
+    def _output(self) -> None:
+        results = structure_of(self.program, self.nodes)
+        if self.keep_unknown and not isinstance(results, fx.Node):
+            raise UnsupportedLayer("", "the model", "with operations on the host it returns one")
+        self.graph.output(results)
 
     def _call(self, node: fx.Node) -> None:
         name = operation(node)

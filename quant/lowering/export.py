@@ -9,6 +9,7 @@ with a zero point z adds ``-z * sum(w)`` to every accumulator, which moves into 
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +23,7 @@ from ir.graph import (
     Conv,
     Flatten,
     Header,
+    HostFunction,
     IntGraph,
     LayerArrays,
     Linear,
@@ -34,7 +36,8 @@ from ir.graph import (
 )
 from ir.nodes import Bits
 from ir.ratio import Ratio
-from quant.capture.nodes import argument, module_of, name_of, tensor_arguments
+from quant.capture.nodes import argument, module_of, name_of, shape_of, tensor_arguments
+from quant.capture.results import leaves
 from quant.capture.writer import UnsupportedLayer
 from quant.lowering.align import align_scales
 from quant.lowering.fusion import FusionGroup, encode_or_raise, fusion_groups
@@ -45,6 +48,7 @@ from quant.nn.activations import ActQuantiser, QuantAvgPool
 from quant.nn.elementwise import TableQuantiser
 from quant.nn.layers import QuantConv2d, quantised_layers, training_only
 from quant.nn.product import ProductQuantiser
+from quant.nn.tail import Tail
 
 LOGITS = "logits"
 Padding = tuple[int, int, int, int]  #: rows above and below, columns left and right
@@ -90,7 +94,7 @@ def export(
         nodes=tuple(lowering.nodes),
         input=None if lowering.host_inputs else lowering.tensors[0].name,
         host_inputs=lowering.host_inputs,
-        outputs=(Output(tensor=lowering.tensors[-1].name),),
+        outputs=lowering.outputs,
         ratio=str(ratio),
         tile_rows=tile_rows,
         class_names=class_names,
@@ -144,8 +148,27 @@ class Lowering:
                 self.specs[node] = self._group(found[node])
             elif node.op == "call_module" and argument(node) in self.specs:
                 self._module(node, module_of(node))
-            elif node.op == "output" and self.specs[argument(node)] is not self.tensors[-1]:
-                raise UnsupportedLayer(LOGITS, "the output", "a later layer's result is unused")
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """Outputs of the graph, in the order in which the network returns them."""
+        return tuple(self._output(name, node) for name, node in self._results())
+
+    def _results(self) -> Iterator[tuple[str, fx.Node]]:
+        return leaves(self.model.graph.output_node().args[0])
+
+    def _output(self, name: str, node: fx.Node) -> Output:
+        tail: list[HostFunction] = []
+        while isinstance(module := module_of(node), Tail):
+            tail[:0] = module.functions
+            node = argument(node)
+        shape = shape_of(node)
+        while isinstance(module_of(node), nn.Flatten | nn.Dropout):
+            node = argument(node)
+        spec = self.specs[node]
+        if shape == spec.shape:
+            shape = ()
+        return Output(tensor=spec.name, name=name, shape=shape, tail=tuple(tail))
 
     def _module(self, node: fx.Node, module: nn.Module | None) -> None:
         source, name = argument(node), name_of(node)
@@ -305,7 +328,8 @@ class Lowering:
             for f, o in zip(factor, offset, strict=True)
         ]
         self._arrays(group, values, rows)
-        return self._tensor(LOGITS, shape, 8, math.ldexp(1, -shift))
+        name = LOGITS if len(list(self._results())) == 1 else name_of(group.result)
+        return self._tensor(name, shape, 8, math.ldexp(1, -shift))
 
     def _arrays(self, group: FusionGroup, values: Tensor, rows: list[tuple[int, int, int]]) -> None:
         scheme = group.layer.scheme.cpu().numpy()

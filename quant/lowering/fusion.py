@@ -12,12 +12,14 @@ from torch import Tensor, fx, nn
 from ir import numerics
 from ir.arrays import ExportError
 from quant.capture.nodes import argument, constant_of, is_affine, module_of, name_of
+from quant.capture.results import leaves
 from quant.lowering.prepare import NORMS, grid_of, is_add
 from quant.nn.activations import ActQuantiser
 from quant.nn.elementwise import TableQuantiser
 from quant.nn.layers import QuantConv2d, QuantLinear
 from quant.nn.product import ProductQuantiser
 from quant.nn.quantizers import denominators
+from quant.nn.tail import Tail
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -133,9 +135,18 @@ def fusion_groups(model: fx.GraphModule) -> dict[fx.Node, FusionGroup]:
             continue  # of codes
         if isinstance(quantiser, ActQuantiser):
             found[node] = _group(argument(node), node, quantiser, taken)
-        elif node.op == "output" and _is_sum(last := argument(node)):
+    for _, leaf in leaves(model.graph.output_node().args[0]):
+        last = before_tail(leaf)
+        if last not in found and _is_sum(last):
             found[last] = _group(last, last, None, taken)
     return found
+
+
+def before_tail(node: fx.Node) -> fx.Node:
+    """Node whose value the accelerator gives for ``node``, a result of the network."""
+    while isinstance(module_of(node), Tail):
+        node = argument(node)
+    return node
 
 
 def _is_sum(node: fx.Node) -> bool:

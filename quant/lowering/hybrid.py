@@ -15,7 +15,7 @@ from torch import fx
 
 from ir import numerics
 from ir.arrays import ExportError
-from ir.graph import Conv, LayerArrays, Linear, Node, TensorSpec
+from ir.graph import Conv, LayerArrays, Linear, Node, Output, TensorSpec
 from ir.nodes import Bits
 from quant.capture.nodes import argument, name_of
 from quant.lowering.partition import (
@@ -40,6 +40,11 @@ class HybridLowering:
     def host_inputs(self) -> tuple[str, ...]:
         """Names of the model's inputs, which host nodes read."""
         return tuple(n.name for n in self.model.graph.nodes if n.op == "placeholder")
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """Output of the graph, the last linear layer's."""
+        return (Output(tensor=self.tensors[-1].name),)
 
     def run(self) -> None:
         """Lowering of the host segments and of the layers behind each."""

@@ -37,6 +37,7 @@ from quant.nn.elementwise import Elementwise, TableQuantiser, clamp_function
 from quant.nn.layers import QuantConv2d, QuantLinear, RowQuantised, quantised_layers
 from quant.nn.modes import evaluating
 from quant.nn.product import ProductQuantiser
+from quant.nn.tail import Tail
 
 LAYERS = (nn.Conv2d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -200,9 +201,8 @@ class _Preparer:
             self._product(node)
         elif self._follows_product(node):
             self._absorb(node)
-        elif node.op == "output":
-            if self.sums.get(argument(node)):
-                self._codes(argument(node))
+        elif node.op == "output" or isinstance(module, Tail):
+            self._end(node)
         elif isinstance(module, nn.Conv2d | nn.Linear):
             self._codes(argument(node))
             kind = QuantConv2d if isinstance(module, nn.Conv2d) else QuantLinear
@@ -229,10 +229,22 @@ class _Preparer:
         elif isinstance(module, KEEPS_CODES):
             self._codes(argument(node))
 
+    def _end(self, node: fx.Node) -> None:
+        """Results leave as they are: sums without a residual operand, or codes."""
+        for source in node.all_input_nodes:
+            if self.sums.get(source):
+                self._codes(source)
+            if codes_source(source).op == "placeholder":
+                raise ValueError("it returns its input, which no layer has read")
+            if isinstance(module_of(source), nn.ZeroPad2d):
+                raise ValueError("the zeros that it adds have no layer behind them: leave it out")
+
     def _relu(self, node: fx.Node, limit: float | None) -> None:
         source = argument(node)
         if source in self.sums and len(source.users) == 1:
-            self._replace(node, ActQuantiser(self.act_bits, limit=limit))
+            ends = all(u.op == "output" or isinstance(module_of(u), Tail) for u in node.users)
+            bits = SHORTCUT_BITS if ends else self.act_bits
+            self._replace(node, ActQuantiser(bits, limit=limit))
             return
         self._codes(source)
         grid = grid_of(argument(node))

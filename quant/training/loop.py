@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from quant.data import Split
 from quant.data.splits import Inputs
@@ -43,8 +44,9 @@ class EpochResult:
 
 
 def forward(model: nn.Module, inputs: Inputs) -> Tensor:
-    """Logits (N, classes) of a batch."""
-    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+    """Logits (N, classes) of a batch: of several results the first."""
+    results = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+    return results if isinstance(results, Tensor) else tree_leaves(results)[0]
 
 
 class Trainer:

@@ -518,3 +518,14 @@ def _random_node(build: GraphBuilder, rng: np.random.Generator, source: str, cha
             source, depth * int(rng.integers(1, 3)), kernel, groups=depth, **geometry, **out
         )
     return build.conv(source, int(rng.integers(1, channels + 1)), kernel, **geometry, **out)
+
+
+def several_outputs(rng: np.random.Generator, ratio: str = "50:25:25") -> IntGraph:
+    """Outputs of all kinds: raw and codes, read inside and not, of one pixel and of many."""
+    build = GraphBuilder(rng, (3, 8, 11), bits=8, ratio=ratio)
+    body = build.conv(INPUT, 6)
+    head = build.conv(body, 7, 1, wide=True)
+    pooled = build.max_pool(body)
+    other = build.conv(pooled, 19, 3, stride=(1, 2), wide=True)
+    logits = build.linear(build.flatten(build.avg_pool(pooled)), 9, wide=True)
+    return build.build(outputs=(logits, body, other, head, pooled))

@@ -12,7 +12,7 @@ from gateware.model.emulator import Emulator
 from ir import golden
 from ir.graph import IntGraph
 from ir.ratio import Ratio
-from tests.helpers.graphs import INPUT, GraphBuilder, random_images
+from tests.helpers.graphs import INPUT, GraphBuilder, random_images, several_outputs
 from tests.helpers.units import TINY, descriptors
 
 LARGE = AccelConfig.from_ratio(
@@ -56,13 +56,7 @@ def test_several_outputs_of_all_kinds(seed: int) -> None:
     """Raw and codes, read inside and not, of one pixel and of many."""
     rng = np.random.default_rng(seed)
     for config in (SMALL, LARGE):
-        build = GraphBuilder(rng, (3, 8, 8), bits=8)
-        body = build.conv(INPUT, 6)
-        head = build.conv(body, 7, 1, wide=True)
-        pooled = build.max_pool(body)
-        other = build.conv(pooled, 5, 1, wide=True)
-        logits = build.linear(build.flatten(build.avg_pool(pooled)), 9, wide=True)
-        graph = build.build(outputs=(logits, body, other, head, pooled))
+        graph = several_outputs(rng)
         program = check(graph, config, rng)
         assert [output.wide for output in program.outputs] == [True, False, True, True, False]
 
