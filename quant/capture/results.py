@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_unflatten
 
 from ir.nodes import HostFunction
 from quant.capture.nodes import argument, bound, operation
@@ -217,14 +218,17 @@ def structure_of(program: torch.export.ExportedProgram, nodes: Mapping[fx.Node, 
     :class:`~quant.capture.writer.UnsupportedLayer` for a structure that is none of these.
     """
     given: Any = program.graph.output_node().args[0]
-    wanted = given[-program.call_spec.out_spec.num_leaves :] if given else ()  # behind mutations
+    spec = program.call_spec.out_spec
+    if spec is None:
+        raise UnsupportedLayer("", "the model", "it returns nothing")
+    wanted = given[-spec.num_leaves :] if spec.num_leaves else ()  # behind mutations of buffers
     values = [nodes[value] if isinstance(value, fx.Node) else value for value in wanted]
     tensors = [value for value in values if isinstance(value, fx.Node)]
     if not tensors:
         raise UnsupportedLayer("", "the model", "it returns no tensor")
     if len(tensors) == 1:
         return tensors[0]
-    return _standard(torch.utils._pytree.tree_unflatten(values, program.call_spec.out_spec))
+    return _standard(tree_unflatten(values, spec))
 
 
 def _standard(value: Any) -> Any:
@@ -249,8 +253,8 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, fx.Node]]:
         yield path, value
     elif isinstance(value, Mapping):
         parts = value.items()
-    elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        parts = zip(value._fields, value, strict=True)
+    elif isinstance(value, tuple) and (fields := getattr(value, "_fields", ())):
+        parts = zip(fields, value, strict=True)
     elif isinstance(value, list | tuple):
         parts = enumerate(value)
     for key, part in parts:

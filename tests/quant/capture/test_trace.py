@@ -299,7 +299,7 @@ def net(*layers: nn.Module) -> nn.Module:
     [
         (
             net(nn.PixelShuffle(2)),
-            r"'1' of class PixelShuffle: pixel_shuffle is not supported; supp",
+            r"'1' of class PixelShuffle: pixel_shuffle is not supported",
         ),
         (net(nn.ConvTranspose2d(4, 1, 3)), "'1' .*conv_transpose2d"),
         (net(nn.GroupNorm(2, 4)), "'1' .*group_norm .*use batch-norm"),
