@@ -163,7 +163,10 @@ class Lowering:
             tail[:0] = module.functions
             node = argument(node)
         shape = shape_of(node)
-        while isinstance(module_of(node), nn.Flatten | nn.Dropout):
+        while isinstance(module_of(node), nn.Flatten) or (
+            isinstance(module_of(node), nn.Dropout)
+            and self.specs[node] is self.specs.get(argument(node))
+        ):
             node = argument(node)
         spec = self.specs[node]
         if shape == spec.shape:

@@ -273,8 +273,6 @@ class Branches(nn.Module):
         return x if x.sum() > 0 else -x
 
 
-
-
 class Reshaped(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.reshape(len(x), -1)
