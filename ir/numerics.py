@@ -25,6 +25,7 @@ BIAS_BITS = 48  #: acc*M + B is a signed 48-bit integer
 BIAS_LIMIT = 1 << BIAS_BITS - 2  #: B lies in [-BIAS_LIMIT, BIAS_LIMIT)
 IMAGE_SCALE = 1 / 255  #: step of an 8-bit image, whose real values lie in 0..1
 ACC_BITS = 24  #: bits of the largest accumulator, signed
+SUM_LIMIT = (1 << ACC_BITS - 1) - 1  #: largest sum of a layer, and least one with a minus
 TABLE_BITS = 8  #: of the codes that a table is looked up with, and of its entries
 TABLE_SIZE = 1 << TABLE_BITS  #: entries of a table
 PRODUCT_SHIFT_MIN = 6  #: smallest shift of a product of two codes

@@ -45,6 +45,8 @@ def align_scales(model: fx.GraphModule) -> int:
             if isinstance(layer, OffloadedLinear):
                 _align_offloaded(layer)
         return 0
+    for layer in quantised_layers(model).values():
+        layer.fit_sums_()
     groups = list(fusion_groups(model).values())
     tamed = 0
     for _ in range(MAX_PASSES):

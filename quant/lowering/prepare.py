@@ -93,6 +93,11 @@ def prepare(
         _Preparer(graph_module, act_bits).run()
         if first_last == "w8a8":
             _widen_last(graph_module)
+        for node in graph_module.graph.nodes:
+            layer = module_of(node)
+            if isinstance(layer, RowQuantised):
+                most = numerics.act_max(_bits(grid_of(argument(node))))
+                layer.input_most = max(layer.input_most, most)
     device = next(graph_module.parameters()).device
     return graph_module.to(device).train(model.training)
 
@@ -422,7 +427,7 @@ def _most_codes(node: fx.Node) -> int:
         module = module_of(user)
         if isinstance(module, nn.Conv2d | nn.Linear):
             worst = module.weight[0].numel() * numerics.Scheme.FIXED8.denominator
-            most = min(most, ((1 << numerics.ACC_BITS - 1) - 1) // worst)
+            most = min(most, numerics.SUM_LIMIT // worst)
         elif isinstance(module, KEEPS_CODES):
             most = min(most, _most_codes(user))
     return most

@@ -10,12 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ir import numerics
 from ir.numerics import Scheme
 from quant.nn import quantizers
 from quant.nn.activations import ActQuantiser
 from quant.nn.apot import APOT4
 from quant.nn.modes import evaluating
 from quant.nn.scales import MIN_SCALE, ClampedScales
+
+
+SUMS_AT_MOST = 0.95  #: of the accumulator, before the rounding of weights, in training
+FITTED_AT_MOST = 0.999  #: the same after it; then alignment moves alpha by up to 2^-16
+ALPHA_STEP = 1.01
 
 
 class RowQuantised(ClampedScales):
@@ -29,6 +35,7 @@ class RowQuantised(ClampedScales):
     alpha: nn.Parameter  #: (O,), real value of each row's largest level, above 0
     scheme: Tensor  #: uint8 (O,)
     quantise: bool
+    input_most = 0  #: largest code of its inputs, where the accumulator must hold any sum of them
     stale = False  #: whether the weights came from a checkpoint without scales
 
     @classmethod
@@ -66,6 +73,7 @@ class RowQuantised(ClampedScales):
         if len(changed):
             fresh = quantizers.best_alpha(self.weight[changed], self.scheme[changed], MIN_SCALE)
             self.alpha[changed] = fresh.to(self.alpha)
+            self._leave_room()
         return len(changed)
 
     @torch.no_grad()
@@ -73,16 +81,47 @@ class RowQuantised(ClampedScales):
         """Update of every row's ``alpha`` from its weights and scheme, as for a new layer."""
         self.stale = False
         self.alpha.copy_(quantizers.best_alpha(self.weight, self.scheme, MIN_SCALE))
+        self._leave_room()
 
     @torch.no_grad()
     def clamp_scales_(self) -> None:
         """Clamp of ``alpha``, in place, to 1/16 and twice the row's largest weight.
 
-        Outside, nearly all weights are clipped or become zero.
+        Outside, nearly all weights are clipped or become zero. Where any sums of that many terms
+        would not fit the accumulator, ``alpha`` is larger: the values of the row are smaller.
         """
         dims = tuple(range(1, self.weight.dim()))  # faster than abs, which makes a copy
         peak = torch.maximum(self.weight.amax(dims), -self.weight.amin(dims))
         self.alpha.clamp_(peak / 16, 2 * peak).clamp_(min=MIN_SCALE)
+        self._leave_room()
+
+    @property
+    def _is_crowded(self) -> bool:
+        """Whether rows of the largest values would not fit the accumulator."""
+        largest = max(scheme.denominator for scheme in Scheme)
+        return self.weight[0].numel() * largest * self.input_most > numerics.SUM_LIMIT
+
+    @torch.no_grad()
+    def _leave_room(self) -> None:
+        """Increase of ``alpha``, in place, to where sums fit, but for the rounding of weights."""
+        if not self._is_crowded:
+            return
+        rows = self.weight.float().flatten(1)
+        above = F.relu(rows).sum(1)
+        worst = torch.maximum(above, above - rows.sum(1)) * quantizers.denominators(self.scheme)
+        least = worst * (self.input_most / (SUMS_AT_MOST * numerics.SUM_LIMIT))
+        self.alpha.copy_(torch.maximum(self.alpha, least.to(self.alpha)))
+
+    @torch.no_grad()
+    def fit_sums_(self) -> None:
+        """Increase of ``alpha``, in place, in steps, until no sum can leave the accumulator."""
+        while self._is_crowded:
+            bounds = [v.flatten(1).sum(1) for v in (F.relu(self.to_int()), F.relu(-self.to_int()))]
+            reach = torch.maximum(*bounds) * self.input_most
+            tight = reach > FITTED_AT_MOST * numerics.SUM_LIMIT
+            if not tight.any():
+                return
+            self.alpha[tight] *= ALPHA_STEP
 
     @property
     def effective_weight(self) -> Tensor:
