@@ -25,6 +25,7 @@ from gateware.arch.config import AccelConfig
 from gateware.compiler.lower import needs_tables
 from gateware.compiler.operations import CompileError
 from gateware.compiler.program import compile_graph
+from gateware.compiler.slices import needs_parts
 from gateware.model.emulator import Emulator
 from ir import cli
 from ir.graph import IntGraph
@@ -439,7 +440,11 @@ def run_program(
     Raises :class:`Difference` and CompileError.
     """
     config = config or AccelConfig.from_ratio(
-        RATIO, TILE_ROWS, act_depth=2048, tables=needs_tables(graph)
+        RATIO,
+        TILE_ROWS,
+        act_depth=2048,
+        tables=needs_tables(graph),
+        parts=needs_parts(graph, k=16, weight_depth=512),
     )
     program = compile_graph(graph, config)
     memory = Emulator(config).run(program.image, program.pack(image), program.output_size)

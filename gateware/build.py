@@ -30,6 +30,7 @@ from gateware.arch.results import DoesNotFit, ToolError, ToolReport
 from gateware.compiler.hybrid import Compiled, compile_all
 from gateware.compiler.lower import needs_tables
 from gateware.compiler.operations import CompileError
+from gateware.compiler.slices import needs_parts
 from gateware.explore import presets
 from gateware.explore.retraining import retraining
 from gateware.flow import clock, manifest
@@ -195,6 +196,8 @@ def configure(
             tables=graph is not None and needs_tables(graph),
             **{**sizes, **target.sizes},
         )
+        if graph is not None and needs_parts(graph, k=config.k, weight_depth=config.weight_depth):
+            config = dataclasses.replace(config, parts=True)
         if clock_hz is None:
             config = dataclasses.replace(config, clock_hz=clock.default_hz(board, config))
         target.check(board, config)

@@ -70,6 +70,9 @@ class AccelConfig:
         With twice as many as a row tile gives, none waits for those before.
     tables : bool
         Whether each requantiser has a table of 256 codes for activation functions.
+    parts : bool
+        Whether an EXECUTE can go on with the sums of the one before, for layers with more weights
+        per row than the weight buffer holds.
     fixed4_style : Fixed4Style
         Engines of the Fixed-4 rows, see :mod:`gateware.pe.lanes`.
     clock_hz : int
@@ -94,6 +97,7 @@ class AccelConfig:
     slot_depth: int = SIZES["slot_depth"]
     wide_depth: int = SIZES["wide_depth"]
     tables: bool = False
+    parts: bool = False
     fixed4_style: Fixed4Style = Fixed4Style.PAIRS
     clock_hz: int = 100_000_000
 
@@ -195,12 +199,10 @@ class AccelConfig:
         return -(-bits // (self.bus_bits * self.ports)) * self.ports
 
     def fields(self) -> dict[str, Any]:
-        """Fields by name, without ``tables`` where there are none: what an array of before was
-        known by it still is."""
-        fields = dataclasses.asdict(self)
-        if not self.tables:
-            del fields["tables"]
-        return fields
+        """Fields by name, without ``tables`` and ``parts`` where there are none: what an array of
+        before was known by it still is."""
+        absent = [name for name in ("tables", "parts") if not getattr(self, name)]
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in absent}
 
     def to_json(self) -> str:
         """:meth:`fields` as JSON text, the inverse of :meth:`from_json`."""

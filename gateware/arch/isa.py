@@ -143,10 +143,14 @@ EXECUTE = data.StructLayout(
         # Of an array with tables:
         "product": 1,  #: a lane's sum is multiplied by 256 times the residual operand less M
         "broadcast": 1,  #: the residual operand is that of the first pixel, for all
+        # Of an array with parts; for one pixel group, in a single plane:
+        "resume": 1,  #: sums begin with those of the EXECUTE before
+        "lower": 1,  #: with ``resume``: 16 times those, because this is the low plane
     }
 )
-#: Fields of EXECUTE that only an array with tables has; they are the last ones.
+#: Fields of EXECUTE that only an array with tables or parts has, and those of parts: the last ones.
 TABLE_FIELDS = ("product", "broadcast")
+PART_FIELDS = ("resume", "lower")
 
 #: Layout of the descriptors of each opcode; of END only the header counts.
 LAYOUTS: Mapping[Opcode, data.StructLayout] = {
@@ -163,10 +167,10 @@ LAYOUTS: Mapping[Opcode, data.StructLayout] = {
 
 def execute_layout(config: AccelConfig) -> data.StructLayout:
     """Layout of EXECUTE as an array of ``config`` reads it."""
-    if config.tables:
+    if config.parts:
         return EXECUTE
-    kept = {name: field.shape for name, field in EXECUTE if name not in TABLE_FIELDS}
-    return data.StructLayout(kept)
+    absent = PART_FIELDS if config.tables else (*TABLE_FIELDS, *PART_FIELDS)
+    return data.StructLayout({name: field.shape for name, field in EXECUTE if name not in absent})
 
 
 def opcodes(config: AccelConfig, queue: str) -> tuple[Opcode, ...]:

@@ -14,6 +14,7 @@ from gateware.compiler.plan import Plan, input_rows
 from gateware.compiler.program_image import ProgramImage
 from gateware.compiler.raw import Drain, RawRegion, first_column, raw_drains
 from gateware.compiler.schedule import schedule_slots, split_rows
+from gateware.compiler.slices import SlicedTile, needs_slices, slices
 from gateware.pe.base import RowEngine
 from gateware.pe.lanes import row_engines
 from ir.numerics import BIAS_BITS
@@ -129,6 +130,8 @@ class Tile:
         What it reads of each pixel's words; a pooling one, into the same of its result.
     rows : sequence of int
         Of a layer: its rows that are here, in the order in which raw outputs lie.
+    sliced : SlicedTile
+        Where its weights do not fit their buffer: what is loaded only when it is executed.
     """
 
     def __init__(
@@ -141,10 +144,11 @@ class Tile:
         first: int,
         words: int,
         rows: Sequence[int] = (),
+        sliced: SlicedTile | None = None,
     ) -> None:
         self.operation, self.weights, self.slots = operation, weights, slots
         self.table = table
-        self.first, self.words, self.rows = first, words, tuple(rows)
+        self.first, self.words, self.rows, self.sliced = first, words, tuple(rows), sliced
 
     def execute(
         self,
@@ -158,6 +162,12 @@ class Tile:
         raw: RawRegion | None = None,
     ) -> None:
         """EXECUTE of output rows ``first`` to ``last`` (exclusive), of raw outputs into ``raw``."""
+        if self.sliced is not None and last - first > 1:
+            for row in range(first, last):
+                self.execute(
+                    image, source=source, target=target, residual=residual, first=row, last=row + 1
+                )
+            return
         operation, wide = self.operation, raw and raw.region
         pool = isinstance(operation, Pool)
         begin, end = input_rows(operation, source.height, first, last)
@@ -170,15 +180,12 @@ class Tile:
         if raw is not None:
             skipped, pad_left = first_column(operation, raw.first, place.banks)
             out_width = raw.last - raw.first
-        reads = [self.weights, self.slots, self.table, *source.regions(begin, end)]
+        reads = [self.table, *source.regions(begin, end)]
         if residual is not None:
             reads += residual.regions(*((0, 1) if self._broadcast else (first, last)))
         out_address = wide.first if wide else (target.row(first) + group_out) % _WRAP
-        image.add(
-            "executes",
-            isa.EXECUTE,
-            reads=reads,
-            writes=[wide] if wide else target.regions(first, last),
+        writes = [wide] if wide else target.regions(first, last)
+        fields = dict[str, int](
             opcode=Opcode.EXECUTE,
             table=operation.table is not None,
             pool=pool,
@@ -209,9 +216,16 @@ class Tile:
             slots=self.slots.words,
             product=pool and operation.product,
             broadcast=self._broadcast,
+            resume=0,
+            lower=0,
             **self._kernel_fields(target),
             **self._residual_fields(residual, target, first),
         )
+        if self.sliced is not None:
+            self.sliced.execute(image, place, reads, writes, fields)
+            return
+        reads = [self.weights, self.slots, *reads]
+        image.add("executes", isa.EXECUTE, reads=reads, writes=writes, **fields)
 
     @property
     def _broadcast(self) -> bool:
@@ -299,7 +313,15 @@ def _gemm_tiles(
                 offsets = {row: row // config.k * target.group_pitch for _, row in taken}
                 slots = [list(slot.results) for slot in schedule_slots(taken, config)]
                 drains = [Drain([row for _, row in taken], slots, offsets)]
-            weights = image.load_weights(pack_weights(part.values, lanes, config))
+            source = plan.places[gemm.source]
+            if sliced := needs_slices(gemm, source, config):
+                weights = Region("weights", 0, 0)
+                packed = [
+                    (piece, pack_weights(piece.values(part, config.k), lanes, config))
+                    for piece in slices(gemm, part, source, target, config)
+                ]
+            else:
+                weights = image.load_weights(pack_weights(part.values, lanes, config))
             for drain in drains:
                 records = [
                     pack_slot(
@@ -309,15 +331,15 @@ def _gemm_tiles(
                     )
                     for slot in drain.slots
                 ]
-                slots_at = image.load_slots(records)
                 yield Tile(
                     gemm,
                     weights,
-                    slots_at,
+                    Region("slots", 0, 0) if sliced else image.load_slots(records),
                     table=image.load_table(gemm.table),
                     first=part.first,
                     words=part.words,
                     rows=drain.rows,
+                    sliced=SlicedTile(packed, records) if sliced else None,
                 )
 
 

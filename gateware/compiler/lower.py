@@ -2,11 +2,10 @@
 """Lowering: graph nodes to operations of the tile engine, tensors to places in its buffer."""
 
 import dataclasses
-import math
 
 from gateware.arch.config import AccelConfig
 from gateware.arch.isa import SIZE_BITS
-from gateware.compiler.layout import MAX_GROUPS, TensorLayout
+from gateware.compiler.layout import TensorLayout
 from gateware.compiler.operations import (
     MEMORY_LIMIT,
     CompileError,
@@ -17,6 +16,7 @@ from gateware.compiler.operations import (
 )
 from gateware.compiler.plan import Plan, make_plan
 from gateware.compiler.raw import aligned
+from gateware.compiler.slices import MAX_KERNEL, needs_slices, slices
 from gateware.compiler.space_to_depth import SpaceToDepth, identity, rewrite
 from ir.graph import AvgPool, Conv, Flatten, Host, IntGraph, Linear, MaxPool, Mul
 from ir.numerics import ACT_BITS, SHIFT_MIN, act_max
@@ -63,7 +63,7 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
     image, first = TensorKey(source.name), operations[0]
     if (
         isinstance(first, Gemm)
-        and isinstance(graph.nodes[0], Conv)
+        and isinstance(graph.nodes[0], Conv | Flatten)
         and first.groups == 1
         and first.residual != image
         and sum(image in operands(o) for o in operations) == 1
@@ -232,14 +232,15 @@ def _check(
         )
     if max(source.height, source.width, target.height, target.width) >= 1 << SIZE_BITS:
         refuse(f"has a height or width over {(1 << SIZE_BITS) - 1}")
+    sliced = isinstance(operation, Gemm) and needs_slices(operation, source, config)
     if (
-        max(operation.kernel) > 255
+        (max(operation.kernel) > MAX_KERNEL and not sliced)
         or max(operation.padding) > 31
         or (operation.stride[0] > 15 and target.height > 1)
     ):
         refuse(
             f"has kernel {operation.kernel}, stride {operation.stride}, padding "
-            f"{operation.padding}; the largest are 255, 15 and 31"
+            f"{operation.padding}; the largest are {MAX_KERNEL}, 15 and 31"
         )
     if operation.stride[1] > config.max_stride and target.width > 1:
         refuse(
@@ -261,11 +262,6 @@ def _check(
         return
     if operation.residual and forms[operation.residual].shape != target.shape:
         refuse(f"adds {str(operation.residual)!r} flattened; its words are not in that order")
-    if source.groups > MAX_GROUPS:
-        refuse(f"reads {source.groups} words per pixel, the most are {MAX_GROUPS}")
-    words = max(part.words for part in operation.parts(config.k)) * math.prod(operation.kernel)
-    if words > config.weight_depth:
-        refuse(
-            f"needs {words} weight words per row tile, the weight buffer holds "
-            f"{config.weight_depth}"
-        )
+    if sliced:
+        for part in operation.parts(config.k):
+            slices(operation, part, source, target, config)

@@ -38,6 +38,7 @@ class Emulator:
         self._weight_bytes = config.weight_beats * config.bus_bits // 8
         self.weights = np.zeros((config.weight_depth, self._weight_bytes), np.uint8)
         self.slots: list[dict | None] = [None] * config.slot_depth
+        self._sums = np.zeros((0, 0, 0), np.int64)  # of the last pixel group, if there is but one
         self.table = np.zeros(numerics.TABLE_SIZE, np.int64)
         self._hazards = self._new_hazards(0)
 
@@ -274,6 +275,11 @@ class Emulator:
             words = self._words(f, plane).reshape(f["out_height"], f["out_width"], -1)
             weight = 1 << ACT_BITS if f["planes"] and plane == 0 else 1
             total = total + weight * (words.astype(np.float64) @ flat.T).astype(np.int64)
+        if f["resume"]:
+            if not self.config.parts or f["planes"] or self._sums.shape != total.shape:
+                raise EmulatorError("an EXECUTE goes on with sums that are not there")
+            total += self._sums << ACT_BITS * f["lower"]
+        self._sums = total[:1, : self.config.pixels]
         return total
 
     def _pool_sums(self, f: dict[str, int]) -> np.ndarray:
