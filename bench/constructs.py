@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from gateware.arch.config import AccelConfig
+from gateware.arch.config import SIZES, AccelConfig
 from gateware.compiler.lower import needs_tables
 from gateware.compiler.operations import CompileError
 from gateware.compiler.program import compile_graph
@@ -444,7 +444,7 @@ def run_program(
         TILE_ROWS,
         act_depth=2048,
         tables=needs_tables(graph),
-        parts=needs_parts(graph, k=16, weight_depth=512),
+        parts=needs_parts(graph, weight_depth=SIZES["weight_depth"]),
     )
     program = compile_graph(graph, config)
     memory = Emulator(config).run(program.image, program.pack(image), program.output_size)

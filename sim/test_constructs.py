@@ -4,6 +4,7 @@
 Mirrors no module: bench.constructs down to RTL, on the accelerators of two other tests.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -15,12 +16,25 @@ from sim.test_accelerator import CONFIG as WIDE
 from sim.test_accelerator_narrow import CONFIG as NARROW
 from sim.verify.difference import compare
 from sim.verify.simulation import simulate
-from tests.helpers.graphs import random_images, several_outputs
+from tests.helpers.graphs import INPUT, GraphBuilder, random_images, several_outputs
+
+
+def slices(rng: np.random.Generator) -> IntGraph:
+    """More inputs than the weight buffer holds, of 8 bits and of 4, over vectors and small maps."""
+    build = GraphBuilder(rng, (3, 7, 6), bits=8, ratio="60:35:5")
+    x = build.conv(INPUT, 50, 3, stride=3, bits=8, zero_point=9)
+    y = build.conv(x, 50, 3, residual=x)
+    build.linear(build.linear(build.flatten(y), 30, bits=8), 5, wide=True)
+    return build.build()
+
 
 CONFIGS = {"default": WIDE, "narrow": NARROW}
 GRAPHS: dict[str, Callable[[np.random.Generator], IntGraph]] = {
     "outputs": lambda rng: several_outputs(rng, "60:35:5"),
+    "slices": slices,
 }
+#: What an array must have for an operation.
+NEEDED: dict[str, dict[str, int]] = {"slices": {"parts": True, "weight_depth": 20}}
 
 
 @pytest.mark.parametrize("operation", GRAPHS)
@@ -29,6 +43,7 @@ def test_every_tensor_equals_the_golden_model(config: str, operation: str, seed:
     rng = np.random.default_rng(seed)
     graph = GRAPHS[operation](rng)
     images = random_images(graph, rng, 2)
-    program = compile_graph(graph, CONFIGS[config], dump=True)
+    array = dataclasses.replace(CONFIGS[config], **NEEDED.get(operation, {}))
+    program = compile_graph(graph, array, dump=True)
     result = simulate(program, images, stall=48, seed=seed)
     assert compare(graph, images, result.outputs) is None

@@ -28,6 +28,14 @@ def transfer_fields(key: TensorKey, strip: Strip, first: int, last: int) -> dict
     Raises CompileError where the tensor has too many words per pixel or in all.
     """
     place, words = strip.place, strip.place.groups * strip.place.planes
+    if MAX_GROUPS < words < 1 << isa.SIZE_BITS and (place.height, place.width) == (1, 1):
+        # Of a vector they follow one another, as rows do.
+        return {
+            **dict.fromkeys(("beats", "height"), words),
+            "address": place.address % _WRAP,
+            **dict.fromkeys(("width", "groups", "row_pitch"), 1),
+            "group_pitch": 0,
+        }
     if words > MAX_GROUPS:
         raise CompileError(
             f"tensor {str(key)!r} has {words} words per pixel, a load or store moves "

@@ -124,7 +124,9 @@ def needs_slices(gemm: Gemm, source: TensorLayout, config: AccelConfig) -> bool:
     return words * height * width > config.weight_depth or source.groups > MAX_GROUPS
 
 
-def needs_parts(graph: IntGraph, *, k: int, weight_depth: int) -> bool:
+def needs_parts(
+    graph: IntGraph, *, k: int = AccelConfig.bus_bits // ACT_BITS, weight_depth: int
+) -> bool:
     """True if ``graph`` may have a layer that needs slices, which only an array with parts has."""
     for node in graph.nodes:
         if isinstance(node, Conv | Linear):

@@ -20,6 +20,7 @@ from gateware.arch.config import AccelConfig
 from gateware.compiler.lower import needs_tables
 from gateware.compiler.operations import CompileError
 from gateware.compiler.program import compile_graph
+from gateware.compiler.slices import needs_parts
 from gateware.explore.shapes import shape_only
 from gateware.model import estimate
 from gateware.rtl.array import GemmArray
@@ -305,6 +306,7 @@ def _arrays(
             "wide_depth": _power_of_two(2 * count),
             "clock_hz": board.clock_hz,
             "tables": needs_tables(graph),
+            "parts": needs_parts(graph, weight_depth=WEIGHT_DEPTH_STEP),
         }
         for splits in [[given.lanes(count)]] if given else _splits(count):
             fitting = [

@@ -189,7 +189,9 @@ class TileLoop(Component):
     def _request_word(self, m: Module, loops: _Loops) -> None:
         """Addresses and control of the current word, in two stages of one addition each."""
         d, plane, address = self.execute, loops.plane, isa.ADDRESS_BITS
-        resume, lower = (d.resume, d.lower) if self._config.parts else (C(0, 1), C(0, 1))
+        first, shift = loops.first_of_plane & ~plane, loops.first_of_plane & plane
+        if self._config.parts:  # such an EXECUTE has one plane and one pixel group
+            first, shift = first & ~d.resume, loops.first_of_plane & (plane | d.lower)
         word = Signal(WordRequest(), reset_less=True)
         row, offset = Signal(address, reset_less=True), Signal(address, reset_less=True)
         y = Signal(loops.in_y.shape(), reset_less=True)
@@ -199,8 +201,8 @@ class TileLoop(Component):
             y.eq(loops.in_y + loops.kernel_y.turn),
             word.x.eq(loops.in_x + loops.kernel_x.turn),
             word.control.valid.eq(self.issued),
-            word.control.first.eq(loops.first_of_plane & ~plane & ~resume),
-            word.control.shift.eq(loops.first_of_plane & (plane | lower)),
+            word.control.first.eq(first),
+            word.control.shift.eq(shift),
             word.control.last.eq(loops.last_word),
             word.pad.eq(Mux(d.planes & ~plane, d.pad_value[ACT_BITS:], d.pad_value[:ACT_BITS])),
             word.weight_address.eq(loops.weight),

@@ -18,7 +18,6 @@ from quant.nn.apot import APOT4
 from quant.nn.modes import evaluating
 from quant.nn.scales import MIN_SCALE, ClampedScales
 
-
 SUMS_AT_MOST = 0.95  #: of the accumulator, before the rounding of weights, in training
 FITTED_AT_MOST = 0.999  #: the same after it; then alignment moves alpha by up to 2^-16
 ALPHA_STEP = 1.01

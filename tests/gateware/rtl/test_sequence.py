@@ -44,8 +44,8 @@ def nest(f: dict[str, int], pixels: int, weight_depth: int) -> list[Expected]:
             first, last = (ky, kx, group) == (0, 0, 0), index == len(inner) - 1
             high_plane = f["planes"] == 1 and plane == 0
             request = {
-                "first": int(first and plane == 0),
-                "shift": int(first and plane == 1),
+                "first": int(first and plane == 0 and not f["resume"]),
+                "shift": int(first and (plane == 1 or f["lower"])),
                 "last": int(last),
                 "row_address": (
                     f["first_row"]
@@ -270,6 +270,19 @@ def test_cases(config):
         assert stalls["residual planes without residual"] < stalls["8-bit residual"]
 
     pysim.run(dut, bench, cycles=9000)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_sums_go_on(config):
+    """With those of the EXECUTE before, in the same plane or in the lower one."""
+    dut = TileLoop(config := dataclasses.replace(config, parts=True))
+    one = SMALL | {"out_height": 1, "out_width": 1, "kernel_y": 2, "groups": 3}
+
+    async def bench(ctx) -> None:
+        for parts in ({}, {"resume": 1}, {"resume": 1, "lower": 1}):
+            await check(ctx, dut, fields(isa.EXECUTE, **one | parts), config)
+
+    pysim.run(dut, bench, cycles=1000)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)

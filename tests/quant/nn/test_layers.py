@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ir import numerics
 from ir.numerics import Scheme
 from quant.lowering.prepare import prepare
 from quant.models import build
@@ -107,3 +108,34 @@ def test_scales_are_clamped(prepared, memory_format) -> None:
     )
     assert torch.equal(prepared.fc.alpha, 2 * prepared.fc.weight.abs().amax(1))
     assert prepared.relu.clip > 0
+
+
+@pytest.mark.parametrize("scheme", [0, 1, 2, "mixed"])
+def test_sums_of_crowded_rows_stay_in_the_accumulator(scheme, seed) -> None:
+    """In training nearly, and exactly after :meth:`fit_sums_`; others stay as they are."""
+    torch.manual_seed(seed)
+    layer = QuantLinear.from_float(nn.Linear(40_000, 6))
+    layer.input_most = 255
+    schemes = torch.arange(6) % 3 if scheme == "mixed" else torch.full((6,), scheme)
+    layer.assign(schemes)
+    layer.refresh_alpha()
+    optimiser = torch.optim.SGD(layer.parameters(), 0.1)
+    layer.alpha.grad = torch.full_like(layer.alpha, 1.0)
+    optimiser.step()
+
+    def reach() -> torch.Tensor:
+        values = layer.to_int()
+        return 255 * torch.maximum(values.clamp(min=0).sum(1), values.clamp(max=0).sum(1).neg())
+
+    assert reach().max() < 1.25 * numerics.SUM_LIMIT
+    layer.fit_sums_()
+    assert reach().max() <= numerics.SUM_LIMIT
+    assert (layer.to_int() != 0).any(1).all()
+    before = layer.alpha.detach().clone()
+    layer.fit_sums_()
+    assert torch.equal(layer.alpha, before)
+    roomy = QuantLinear.from_float(nn.Linear(100, 6))
+    roomy.input_most, alpha = 255, roomy.alpha.detach().clone()
+    roomy.fit_sums_()
+    roomy.clamp_scales_()
+    assert torch.equal(roomy.alpha, alpha)
