@@ -14,7 +14,7 @@ from gateware.compiler.plan import Plan, input_rows
 from gateware.compiler.program_image import ProgramImage
 from gateware.compiler.raw import Drain, RawRegion, first_column, raw_drains
 from gateware.compiler.schedule import schedule_slots, split_rows
-from gateware.compiler.slices import SlicedTile, needs_slices, slices
+from gateware.compiler.slices import Slice, SlicedTile, needs_slices, slices
 from gateware.pe.base import RowEngine
 from gateware.pe.lanes import row_engines
 from ir.numerics import BIAS_BITS
@@ -322,6 +322,7 @@ def _gemm_tiles(
                 slots = [list(slot.results) for slot in schedule_slots(taken, config)]
                 drains = [Drain([row for _, row in taken], slots, offsets)]
             source = plan.places[gemm.source]
+            packed: list[tuple[Slice, bytes]] = []
             if sliced := needs_slices(gemm, source, config):
                 weights = Region("weights", 0, 0)
                 packed = [

@@ -45,7 +45,7 @@ class Slice:
 
 @dataclasses.dataclass(frozen=True)
 class SlicedTile:
-    """What a row tile loads and does slice by slice.
+    """Weights and drain of a row tile, loaded and executed slice by slice.
 
     Parameters
     ----------
