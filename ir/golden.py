@@ -170,7 +170,7 @@ def _step(graph: IntGraph, node: IntegerNode, tensors: dict[str, np.ndarray]) ->
             y = numerics.multiply(x, factors, zeros, node.bias, node.shift, node.low, node.high)
             return _look_up(graph, node.table, y)
         case Conv():
-            padded = _pad(x, node.padding, graph.tensor(node.input).zero_point)
+            padded = _pad(x, node.padding, *graph.pad_codes(node.input))
             layer = graph.layers[node.name]
             y = _finish(layer, node, _convolve(padded, layer, node), tensors)
             return _look_up(graph, node.table, y)
@@ -218,9 +218,13 @@ def _matmul(columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return (columns.astype(np.float32, copy=False) @ rows.T.astype(np.float32)).astype(np.int64)
 
 
-def _pad(x: np.ndarray, padding: tuple[int, int, int, int], value: int) -> np.ndarray:
+def _pad(x: np.ndarray, padding: tuple[int, int, int, int], *codes: int) -> np.ndarray:
     top, bottom, left, right = padding
-    return np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=value)
+    count, channels, height, width = x.shape
+    padded = np.empty((count, channels, top + height + bottom, left + width + right), x.dtype)
+    padded[:] = np.array(codes, x.dtype)[:, None, None]
+    padded[:, :, top : top + height, left : left + width] = x
+    return padded
 
 
 def _windows(x: np.ndarray, kernel: tuple[int, int], stride: tuple[int, int]) -> np.ndarray:

@@ -98,6 +98,12 @@ class IntGraph:
         """Spec of the first output's tensor, the logits: real values are ``scale * (t - zero)``."""
         return self.tensor(self.header.outputs[0].tensor)
 
+    def pad_codes(self, tensor: str) -> tuple[int, ...]:
+        """Codes with which a convolution pads ``tensor``: one, or one for each channel."""
+        if tensor == self.header.input and self.header.border:
+            return self.header.border
+        return (self.tensor(tensor).zero_point,)
+
     def writer(self, tensor: str) -> Node:
         """Node that writes ``tensor``, which is not the graph's input."""
         return next(

@@ -184,6 +184,9 @@ class Header(_Model):
     tensors: tuple[TensorSpec, ...]
     nodes: tuple[Node, ...]
     input: str | None
+    #: code of each channel of what lies outside the image, where a convolution pads it; () for
+    #: its zero point
+    border: tuple[int, ...] = ()
     host_inputs: tuple[str, ...] = ()
     #: in the order in which the network returns them; the first one's values are the logits
     outputs: tuple[Output, ...] = pydantic.Field(min_length=1)

@@ -68,6 +68,7 @@ class _Flow:
                 raise GraphError(f"graph input {header.input!r} is not a tensor of the graph")
             self.known.add(header.input)
             self.most[header.input] = numerics.act_max(specs[header.input].bits)
+            _check_border(header, specs[header.input])
         self._keep("the graph", header.host_inputs)
 
     def check(self, layers: dict[str, LayerArrays]) -> None:
@@ -136,6 +137,14 @@ class _Flow:
             raise GraphError(
                 f"wide tensor {min(unread)!r} is neither the graph's output nor read by the host"
             )
+
+
+def _check_border(header: Header, spec: TensorSpec) -> None:
+    codes, most = header.border, numerics.act_max(spec.bits)
+    if codes and (len(codes) != spec.shape[0] or not all(0 <= code <= most for code in codes)):
+        raise GraphError(
+            f"border {codes} needs a code in 0..{most} for each of {spec.shape[0]} channels"
+        )
 
 
 def _check_output(output: Output, spec: TensorSpec) -> None:

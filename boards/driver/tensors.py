@@ -48,8 +48,9 @@ def input_codes(image: np.ndarray, tensor: Dict[str, Any]) -> np.ndarray:
 def gather(codes: np.ndarray, space_to_depth: Dict[str, Any]) -> np.ndarray:
     """Stored form of codes (C, H, W): (C * p, H', W'), the p pixels of a patch as channels.
 
-    The zero point stands for pixels outside the image. ``space_to_depth`` is that part of the
-    input's description: ``zero_point``, and origin, size, step and patch of both axes.
+    The border's code of each channel, or the zero point, stands for pixels outside the image.
+    ``space_to_depth`` is that part of the input's description: ``border``, ``zero_point``, and
+    origin, size, step and patch of both axes.
     """
     y, x = (
         axis["origin"]
@@ -61,7 +62,8 @@ def gather(codes: np.ndarray, space_to_depth: Dict[str, Any]) -> np.ndarray:
     inside_y, inside_x = (y >= 0) & (y < height), (x >= 0) & (x < width)
     found = codes[:, y.clip(0, height - 1)][:, :, :, x.clip(0, width - 1)]
     inside = inside_y[:, :, np.newaxis, np.newaxis] & inside_x[np.newaxis, np.newaxis]
-    found = np.where(inside, found, space_to_depth["zero_point"])
+    outside = np.reshape(space_to_depth["border"] or space_to_depth["zero_point"], (-1, 1, 1, 1, 1))
+    found = np.where(inside, found, outside)
     return found.transpose(2, 4, 0, 1, 3).reshape(-1, len(y), len(x))
 
 

@@ -5,6 +5,7 @@ import dataclasses
 
 from gateware.arch.config import AccelConfig
 from gateware.arch.isa import SIZE_BITS
+from gateware.compiler.border import store_border
 from gateware.compiler.layout import TensorLayout
 from gateware.compiler.operations import (
     MEMORY_LIMIT,
@@ -75,6 +76,7 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
             source=forms[image],
             target=forms[first.target],
             config=config,
+            border=graph.header.border,
         )
         operations[0] = dataclasses.replace(
             first, values=better.values, stride=better.stride, padding=better.padding
@@ -86,6 +88,8 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
             height=arrangement.y.size,
             width=arrangement.x.size,
         )
+    elif graph.header.border:
+        arrangement = store_border(operations, forms, image, graph.header.border)
     size = batch * forms[image].beats * config.bus_bits // 8
     if size >= MEMORY_LIMIT:
         raise CompileError(

@@ -44,18 +44,25 @@ class SpaceToDepth:
         Patches along the axes.
     zero_point : int
         Code of pixels outside the image.
+    border : tuple of int
+        Codes of each channel's own for them, or ().
     """
 
     shape: tuple[int, int, int]
     y: Axis
     x: Axis
     zero_point: int
+    border: tuple[int, ...] = ()
 
     @classmethod
     def from_json(cls, fields: dict) -> "SpaceToDepth":
         """Arrangement from what ``dataclasses.asdict`` and JSON made of it."""
         return cls(
-            tuple(fields["shape"]), Axis(**fields["y"]), Axis(**fields["x"]), fields["zero_point"]
+            tuple(fields["shape"]),
+            Axis(**fields["y"]),
+            Axis(**fields["x"]),
+            fields["zero_point"],
+            tuple(fields["border"]),
         )
 
     def gather(self, image: np.ndarray) -> np.ndarray:
@@ -65,7 +72,8 @@ class SpaceToDepth:
             (xs >= 0) & (xs < image.shape[2])
         )[None, None]
         found = image[:, ys.clip(0, image.shape[1] - 1)][:, :, :, xs.clip(0, image.shape[2] - 1)]
-        found = np.where(inside, found, self.zero_point)  # C, size_y, patch_y, size_x, patch_x
+        outside = np.reshape(self.border or self.zero_point, (-1, 1, 1, 1, 1))
+        found = np.where(inside, found, outside)  # C, size_y, patch_y, size_x, patch_x
         return found.transpose(2, 4, 0, 1, 3).reshape(-1, self.y.size, self.x.size)
 
 
@@ -83,6 +91,14 @@ class _Choice:
     taps: np.ndarray
     stride: int
     padding: int
+
+    def stored(self, out: int) -> "_Choice":
+        """The same for ``out`` results, with the padding in the tensor that is stored."""
+        size = (out - 1) * self.stride + len(self.taps)
+        origin = self.axis.origin - self.padding * self.axis.step
+        return _Choice(
+            dataclasses.replace(self.axis, origin=origin, size=size), self.taps, self.stride, 0
+        )
 
 
 def _choices(size: int, kernel: int, stride: int, padding: int, out: int) -> list[_Choice]:
@@ -119,24 +135,34 @@ def rewrite(
     source: TensorLayout,
     target: TensorLayout,
     config: AccelConfig,
+    border: tuple[int, ...] = (),
 ) -> Rewritten:
     """Cheapest form of a first convolution: cycles of the array plus those of the load.
 
-    ``values`` is (rows, C, kernel_y, kernel_x); ``padding`` is top, bottom, left, right.
+    ``values`` is (rows, C, kernel_y, kernel_x); ``padding`` is top, bottom, left, right. Codes of a
+    ``border`` are stored, because the array pads all channels with one code.
     """
     rows, channels, *kernel = values.shape
+    ways = [
+        _choices(source.height, kernel[0], stride[0], padding[0], target.height),
+        _choices(source.width, kernel[1], stride[1], padding[2], target.width),
+    ]
+    if border:
+        ways = [
+            [choice.stored(out) for choice in choices]
+            for choices, out in zip(ways, (target.height, target.width), strict=True)
+        ]
     y, x = min(
-        itertools.product(
-            _choices(source.height, kernel[0], stride[0], padding[0], target.height),
-            _choices(source.width, kernel[1], stride[1], padding[2], target.width),
-        ),
+        itertools.product(*ways),
         key=lambda way: _cost(way, rows, channels, source, target, config),
     )
     taps_y, taps_x = y.taps[:, None, :, None], x.taps[None, :, None, :]
     picked = values[:, :, taps_y, taps_x]  # rows, C, kernel_y, kernel_x, patch_y, patch_x
     picked = np.where((taps_y >= 0) & (taps_x >= 0), picked, 0).transpose(0, 4, 5, 1, 2, 3)
     return Rewritten(
-        SpaceToDepth((channels, source.height, source.width), y.axis, x.axis, source.zero_point),
+        SpaceToDepth(
+            (channels, source.height, source.width), y.axis, x.axis, source.zero_point, border
+        ),
         picked.reshape(rows, -1, len(y.taps), len(x.taps)),
         (y.stride, x.stride),
         (y.padding, 0, x.padding, 0),

@@ -45,6 +45,7 @@ from quant.lowering.hybrid import HybridLowering
 from quant.lowering.partition import is_hybrid
 from quant.lowering.prepare import pair
 from quant.nn.activations import ActQuantiser, QuantAvgPool
+from quant.nn.border import BorderPad
 from quant.nn.elementwise import TableQuantiser
 from quant.nn.layers import QuantConv2d, quantised_layers, training_only
 from quant.nn.product import ProductQuantiser
@@ -95,6 +96,7 @@ def export(
         input=None if lowering.host_inputs else lowering.tensors[0].name,
         host_inputs=lowering.host_inputs,
         outputs=lowering.outputs,
+        border=lowering.border,
         ratio=str(ratio),
         tile_rows=tile_rows,
         class_names=class_names,
@@ -137,6 +139,7 @@ class Lowering:
         self.tables: dict[str, np.ndarray] = {}
         self.specs: dict[fx.Node, TensorSpec] = {}  # of the codes that a node gives
         self.pads: dict[fx.Node, Padding] = {}  # that await a layer
+        self.border: tuple[int, ...] = ()
 
     def run(self) -> None:
         """Lowering of every node of the flat graph; raises UnsupportedLayer and ExportError."""
@@ -175,8 +178,10 @@ class Lowering:
 
     def _module(self, node: fx.Node, module: nn.Module | None) -> None:
         source, name = argument(node), name_of(node)
-        if isinstance(module, nn.ZeroPad2d):
+        if isinstance(module, nn.ZeroPad2d | BorderPad):
             left, right, top, bottom = module.padding
+            if isinstance(module, BorderPad) and any(module.codes):
+                self.border = module.codes
             self.pads[node] = self._padded(source, top, bottom, left, right)
             self.specs[node] = self.specs[source]
         elif isinstance(module, nn.MaxPool2d):

@@ -34,6 +34,7 @@ class HybridLowering:
         self.tensors: list[TensorSpec] = []
         self.nodes: list[Node] = []
         self.layers: dict[str, LayerArrays] = {}
+        self.border: tuple[int, ...] = ()
         self.tables: dict[str, np.ndarray] = {}
 
     @property

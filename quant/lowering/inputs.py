@@ -57,8 +57,8 @@ def check_range(images: Tensor) -> None:
         cure = "divide them by 255, or by what white is"
     else:
         cure = (
-            "give pixels divided by 255, and leave their normalisation out: "
-            "quant.models.weights.fold_normalisation moves it into the first layer"
+            "give pixels divided by 255, and leave their normalisation out, or let the network "
+            "begin with it: its first layer takes it"
         )
     raise ValueError(
         f"images lie in {least:.3g}..{most:.3g}, but the accelerator reads pixels in 0..1: {cure}"

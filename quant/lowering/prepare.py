@@ -30,9 +30,11 @@ from quant.capture.trace import capture
 from quant.capture.writer import UnsupportedLayer
 from quant.lowering.copies import insert_copy
 from quant.lowering.inputs import check_inputs, check_type
+from quant.lowering.normalisation import fold_normalisation
 from quant.lowering.partition import quantise_linears
 from quant.lowering.slopes import lower_slopes
 from quant.nn.activations import ActQuantiser, QuantAvgPool
+from quant.nn.border import BorderPad
 from quant.nn.elementwise import Elementwise, TableQuantiser, clamp_function
 from quant.nn.layers import QuantConv2d, QuantLinear, RowQuantised, quantised_layers
 from quant.nn.modes import evaluating
@@ -42,7 +44,7 @@ from quant.nn.tail import Tail
 LAYERS = (nn.Conv2d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 #: Modules whose output has the codes of their input.
-KEEPS_CODES = (nn.MaxPool2d, nn.ZeroPad2d, nn.Flatten, nn.Unflatten, nn.Dropout)
+KEEPS_CODES = (nn.MaxPool2d, nn.ZeroPad2d, BorderPad, nn.Flatten, nn.Unflatten, nn.Dropout)
 SHORTCUT_BITS = 8  #: of a sum that only an addition reads
 POOLED_BITS = 8  #: of a global average
 
@@ -90,6 +92,7 @@ def prepare(
     if host:
         quantise_linears(graph_module, act_bits, wide_ends=first_last == "w8a8")
     else:
+        fold_normalisation(graph_module)
         _Preparer(graph_module, act_bits).run()
         if first_last == "w8a8":
             _widen_last(graph_module)

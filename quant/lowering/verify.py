@@ -79,7 +79,7 @@ def _step(graph: IntGraph, node: IntegerNode, tensors: dict[str, Tensor]) -> Ten
     layer = graph.layers[node.name]
     weight = torch.from_numpy(layer.values).to(x)
     if isinstance(node, Conv):
-        x = _pad(x, node.padding, graph.tensor(node.input).zero_point)
+        x = _pad(x, node.padding, *graph.pad_codes(node.input))
         acc = F.conv2d(x, weight, stride=node.stride, groups=node.groups)
     else:
         acc = F.linear(x.flatten(1), weight)[:, :, None, None]
@@ -102,9 +102,10 @@ def _look_up(graph: IntGraph, table: str | None, codes: Tensor) -> Tensor:
     return entries.gather(0, codes.flatten()).view_as(codes)
 
 
-def _pad(x: Tensor, padding: tuple[int, int, int, int], value: int) -> Tensor:
+def _pad(x: Tensor, padding: tuple[int, int, int, int], *codes: int) -> Tensor:
     top, bottom, left, right = padding
-    return F.pad(x, (left, right, top, bottom), value=value)
+    values = torch.tensor(codes, dtype=x.dtype, device=x.device)[:, None, None]
+    return F.pad(x - values, (left, right, top, bottom)) + values
 
 
 def verify(

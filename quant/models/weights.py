@@ -145,44 +145,34 @@ def _first_conv(model: nn.Module) -> tuple[str, nn.Conv2d]:
     return next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
 
 
-@torch.no_grad()
-def fold_normalisation(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Fold of the input's normalisation ``(x - mean) / std`` into the first layer, in place.
+class Normalisation:
+    """Forward pre-hook that gives a network ``(x - mean) / std`` instead of pixels x in 0..1.
 
-    Afterwards the network takes ``x``, pixels in 0..1; ``mean`` and ``std`` have a number for each
-    channel.
-
-    With w' = w / std and c = sum(w * mean / std) of each row, conv(w, (x - mean) / std) =
-    conv(w', x) - c: c goes out of the bias, or into the mean of the batch-norm that follows, so
-    that state-dict names stay. Exact except where the window crosses the border: the padding was
-    the mean colour and becomes black, which keeps it an integer for the accelerator.
-
-    The first convolution is the one defined first, and its batch-norm the module defined after it.
-    Raises ValueError where there is neither bias nor batch-norm, or values do not fit.
+    ``mean`` and ``std`` have a number for each channel.
     """
-    leaves = [(n, m) for n, m in model.named_modules() if next(m.children(), None) is None]
-    found = ((i, n, m) for i, (n, m) in enumerate(leaves) if isinstance(m, nn.Conv2d))
-    index, name, conv = next(found, (0, "", None))
-    if conv is None:
-        raise ValueError("the model has no convolution to fold the normalisation into")
-    if conv.groups != 1 or not len(mean) == len(std) == conv.in_channels:
-        raise ValueError(
-            f"convolution {name!r} of {conv.in_channels} channels in {conv.groups} "
-            f"groups cannot take {len(mean)} means and {len(std)} deviations"
-        )
-    if min(std) <= 0:
-        raise ValueError(f"standard deviations must be positive, not {tuple(std)}")
-    follower = leaves[index + 1][1] if index + 1 < len(leaves) else None
-    taker = conv.bias
-    if taker is None and isinstance(follower, nn.BatchNorm2d):
-        taker = follower.running_mean if follower.num_features == conv.out_channels else None
-    if taker is None:
-        raise ValueError(f"convolution {name!r} has neither a bias nor a batch-norm behind it")
-    means, deviations = (
-        torch.tensor(values, dtype=torch.float64, device=conv.weight.device)[:, None, None]
-        for values in (mean, std)
-    )
-    weight = conv.weight.double() / deviations
-    offset = (weight * means).sum((1, 2, 3))
-    conv.weight.copy_(weight)
-    taker.copy_(taker.double() + (offset if conv.bias is None else -offset))
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        if len(mean) != len(std) or min(std) <= 0:
+            raise ValueError(f"standard deviations must be positive, one a mean, not {tuple(std)}")
+        self.mean, self.std = (torch.tensor(values)[:, None, None] for values in (mean, std))
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Inputs of ``module`` with the images, the first of them, normalised."""
+        x, *others = inputs
+        mean, std = self.mean, self.std
+        if (mean.device, mean.dtype) != (x.device, x.dtype):
+            mean, std = mean.to(x), std.to(x)
+        return ((x - mean) / std, *others)
+
+
+def normalise(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Change of ``model``, in place, so that it takes pixels in 0..1 and normalises them itself.
+
+    Names and values of its parameters stay. :func:`quant.lowering.prepare.prepare` folds the
+    normalisation into the first layers, with the exact border. Raises ValueError for deviations
+    that are not positive, and for a first convolution of another number of channels.
+    """
+    _, conv = _first_conv(model)
+    if len(mean) != conv.in_channels:
+        raise ValueError(f"images of {conv.in_channels} channels cannot take {len(mean)} means")
+    model.register_forward_pre_hook(Normalisation(mean, std))

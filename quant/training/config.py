@@ -105,7 +105,7 @@ class TrainConfig(pydantic.BaseModel):
     normalised: bool = setting(
         "network",
         "the checkpoint wants pixels less ImageNet's mean by its deviation, as "
-        "torchvision's do: fold that into the first layer",
+        "torchvision's do: the network does that itself, in its first layer",
         False,
     )
 

@@ -230,7 +230,7 @@ def memory_format(model: nn.Module, device: str) -> torch.memory_format:
 def build(config: TrainConfig, dataset: data.Dataset) -> nn.Module:
     """Float network for samples of ``dataset``, with random weights; raises UserError."""
     try:
-        return models.build(
+        model = models.build(
             config.model,
             shape=dataset.shape,
             classes=len(dataset.class_names),
@@ -240,6 +240,12 @@ def build(config: TrainConfig, dataset: data.Dataset) -> nn.Module:
         )
     except ValueError as error:
         raise UserError(str(error)) from error
+    if config.normalised:
+        try:
+            weights.normalise(model, weights.IMAGENET_MEAN, weights.IMAGENET_STD)
+        except ValueError as error:
+            raise UserError(f"normalised: {error}") from error
+    return model
 
 
 def quantisable(model: nn.Module, config: TrainConfig, dataset: data.Dataset) -> nn.Module:
@@ -269,11 +275,6 @@ def start(
             fresh = models.load_pretrained(model, config.pretrained)
         for name in fresh:
             progress.note(f"{name} starts at random: {config.pretrained} has none that fits")
-        if config.normalised:
-            try:
-                weights.fold_normalisation(model, weights.IMAGENET_MEAN, weights.IMAGENET_STD)
-            except ValueError as error:
-                raise UserError(f"normalised: {error}") from error
     return model
 
 

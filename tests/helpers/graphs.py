@@ -231,7 +231,12 @@ class GraphBuilder:
         self.nodes.append(Flatten(name=name, input=source, output=name))
         return name
 
-    def build(self, name: str = "random", outputs: tuple[str, ...] = ()) -> IntGraph:
+    def build(
+        self,
+        name: str = "random",
+        outputs: tuple[str, ...] = (),
+        border: tuple[int, ...] = (),
+    ) -> IntGraph:
         """The graph whose outputs are ``outputs``, by default the last tensor made."""
         last = list(self.tensors)[-1]
         for node in self.nodes:
@@ -244,6 +249,7 @@ class GraphBuilder:
             nodes=tuple(self.nodes),
             input=None if self.host_inputs else INPUT,
             host_inputs=self.host_inputs,
+            border=border,
             outputs=tuple(Output(tensor=name) for name in outputs or (last,)),
             ratio=str(self.ratio),
             tile_rows=self.tile_rows,
@@ -529,3 +535,23 @@ def several_outputs(rng: np.random.Generator, ratio: str = "50:25:25") -> IntGra
     other = build.conv(pooled, 19, 3, stride=(1, 2), wide=True)
     logits = build.linear(build.flatten(build.avg_pool(pooled)), 9, wide=True)
     return build.build(outputs=(logits, body, other, head, pooled))
+
+
+def bordered(rng: np.random.Generator, ratio: str = "50:25:25") -> IntGraph:
+    """Layers that read an image with a border of its own codes, one or several of them."""
+    channels, height, width = (
+        int(rng.integers(1, 5)),
+        int(rng.integers(6, 14)),
+        int(rng.integers(6, 20)),
+    )
+    build = GraphBuilder(rng, (channels, height, width), bits=8, ratio=ratio)
+    heads = []
+    for _ in range(int(rng.integers(1, 4))):
+        kernel, stride = int(rng.integers(1, 6)), int(rng.integers(1, 3))
+        padding = tuple(map(int, rng.integers(0, 4, 4)))
+        groups = channels if rng.random() < 0.2 else 1
+        rows = groups * int(rng.integers(1, 9))
+        x = build.conv(INPUT, rows, kernel, stride=stride, padding=padding, groups=groups)
+        heads.append(build.conv(x, 3, 1, wide=True))
+    border = tuple(map(int, rng.integers(0, 256, channels)))
+    return build.build(outputs=tuple(heads), border=border)

@@ -23,7 +23,7 @@ from ir.vectors import Vectors
 from quant import train
 from quant.data import ArraySplit, Dataset
 from quant.lowering import verify
-from quant.models.weights import IMAGENET_STD
+from quant.models.weights import IMAGENET_MEAN, IMAGENET_STD
 from quant.training import pipeline, session
 from quant.training.config import TrainConfig
 from quant.training.progress import Progress
@@ -362,13 +362,14 @@ def test_checkpoint_of_normalised_images(tmp_path, seed) -> None:
     model = pipeline.build(TrainConfig(**settings), dataset)
     torch.save(model.state_dict(), tmp_path / "f.pt")
     run = RunFolder.plan(str(tmp_path), "x")
-    plain, folded = (
-        pipeline.start(TrainConfig(**settings, normalised=normalised), dataset, run, Progress(-1))
-        for normalised in (False, True)
+    plain, normalised = (
+        pipeline.start(TrainConfig(**settings, normalised=on), dataset, run, Progress(-1))
+        for on in (False, True)
     )
-    std = torch.tensor(IMAGENET_STD, dtype=torch.float64)[:, None, None]
-    assert torch.equal(plain.conv1.weight, model.conv1.weight)
-    assert torch.equal(folded.conv1.weight, (model.conv1.weight.double() / std).float())
+    mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+    assert torch.equal(plain.conv1.weight, normalised.conv1.weight)
+    x = torch.rand(2, 3, 8, 8)
+    assert torch.equal(normalised.eval()(x), plain.eval()((x - mean) / std))
     grey = dataclasses.replace(
         dataset,
         **{part: ArraySplit(split.images[:, :1], split.labels) for part in ("train", "test")},

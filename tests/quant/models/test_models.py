@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Architectures against published figures and names, and loading of checkpoints."""
 
+import copy
 import itertools
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from torch import nn
 from ir.cli import UserError
 from quant.models import MODELS, build, load_pretrained
 from quant.models.mobilenet_v2 import round_channels
-from quant.models.weights import IMAGENET_MEAN, IMAGENET_STD, fold_normalisation
+from quant.models.weights import IMAGENET_MEAN, IMAGENET_STD, normalise
 
 LARGE, SMALL = (3, 224, 224), (3, 32, 32)
 NARROW = {"tiny": 4, "resnet20": 4, "resnet18": 4, "resnet50": 4, "mobilenet_v2": 8}
@@ -314,52 +315,27 @@ def test_damaged_file(tmp_path, name, content, message) -> None:
     assert "\n" not in str(error.value)
 
 
-def biased() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU())
-
-
-@pytest.mark.parametrize(
-    ("make", "affine"),
-    [
-        (narrow, "bn1"),
-        (biased, "0"),
-        (lambda: narrow(name="mobilenet_v2", width=8), "features.0.1"),
-    ],
-)
-def test_folded_normalisation_is_exact_away_from_the_border(seed, make, affine) -> None:
-    """``affine`` is where the result of the first convolution has its offset."""
+def test_normalised_network_takes_pixels(seed) -> None:
     torch.manual_seed(seed)
-    model = make().double().eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -1, 1)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-    outputs, names = [], list(model.state_dict())
-    model.get_submodule(affine).register_forward_hook(lambda *args: outputs.append(args[2].clone()))
-    x = torch.rand(2, 3, 96, 96, dtype=torch.float64)
-    mean, std = (
-        torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD)
-    )
-    model((x - mean) / std)
-    fold_normalisation(model, IMAGENET_MEAN, IMAGENET_STD)
-    model(x)
-    normalised, folded = outputs
-    inner = (..., slice(2, -2), slice(2, -2))
-    torch.testing.assert_close(folded[inner], normalised[inner])
-    assert not torch.allclose(folded, normalised)  # at the border
+    model = narrow(name="resnet18", width=8).eval()
+    x, names = torch.rand(2, 3, 32, 32), list(model.state_dict())
+    mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+    expected = model((x - mean) / std)
+    normalise(model, IMAGENET_MEAN, IMAGENET_STD)
+    assert torch.equal(model(x), expected)
+    double = copy.deepcopy(model).double()(x.double())
+    torch.testing.assert_close(double.float(), expected)
     assert list(model.state_dict()) == names
 
 
 @pytest.mark.parametrize(
-    ("model", "mean", "std", "message"),
+    ("mean", "std", "message"),
     [
-        (nn.Linear(2, 2), (0,), (1,), "no convolution"),
-        (nn.Conv2d(1, 2, 3), (0, 0, 0), (1, 1, 1), "of 1 channels in 1 groups cannot take 3 means"),
-        (nn.Conv2d(2, 2, 3, groups=2), (0, 0), (1, 1), "in 2 groups"),
-        (nn.Conv2d(1, 2, 3), (0,), (0,), "must be positive"),
-        (nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.ReLU()), (0,), (1,), "neither a bias"),
+        ((0, 0, 0), (1, 1, 1), "images of 1 channels cannot take 3 means"),
+        ((0,), (0,), "must be positive"),
+        ((0,), (1, 1), "must be positive, one a mean"),
     ],
 )
-def test_normalisation_that_cannot_be_folded(model, mean, std, message) -> None:
+def test_normalisation_that_makes_no_sense(mean, std, message) -> None:
     with pytest.raises(ValueError, match=message):
-        fold_normalisation(model, mean, std)
+        normalise(nn.Conv2d(1, 2, 3), mean, std)
