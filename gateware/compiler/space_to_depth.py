@@ -143,17 +143,17 @@ def rewrite(
     ``border`` are stored, because the array pads all channels with one code.
     """
     rows, channels, *kernel = values.shape
-    ways = [
-        _choices(source.height, kernel[0], stride[0], padding[0], target.height),
-        _choices(source.width, kernel[1], stride[1], padding[2], target.width),
-    ]
+    along_y, along_x = (
+        _choices(size, kernel[axis], stride[axis], padding[2 * axis], out)
+        for axis, (size, out) in enumerate(
+            ((source.height, target.height), (source.width, target.width))
+        )
+    )
     if border:
-        ways = [
-            [choice.stored(out) for choice in choices]
-            for choices, out in zip(ways, (target.height, target.width), strict=True)
-        ]
+        along_y = [choice.stored(target.height) for choice in along_y]
+        along_x = [choice.stored(target.width) for choice in along_x]
     y, x = min(
-        itertools.product(*ways),
+        itertools.product(along_y, along_x),
         key=lambda way: _cost(way, rows, channels, source, target, config),
     )
     taps_y, taps_x = y.taps[:, None, :, None], x.taps[None, :, None, :]
