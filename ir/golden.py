@@ -15,6 +15,7 @@ from ir.graph import (
     AvgPool,
     Conv,
     Flatten,
+    Gather,
     Host,
     IntegerNode,
     IntGraph,
@@ -169,6 +170,8 @@ def _step(graph: IntGraph, node: IntegerNode, tensors: dict[str, np.ndarray]) ->
             zeros = graph.tensor(node.input).zero_point, graph.tensor(node.factor).zero_point
             y = numerics.multiply(x, factors, zeros, node.bias, node.shift, node.low, node.high)
             return _look_up(graph, node.table, y)
+        case Gather():
+            return _gather(graph, node, tensors)
         case Conv():
             padded = _pad(x, node.padding, *graph.pad_codes(node.input))
             layer = graph.layers[node.name]
@@ -178,6 +181,13 @@ def _step(graph: IntGraph, node: IntegerNode, tensors: dict[str, np.ndarray]) ->
             layer = graph.layers[node.name]
             y = _finish(layer, node, _matmul(_flat(x), layer.rows)[:, :, None, None], tensors)
             return _look_up(graph, node.table, y)
+
+
+def _gather(graph: IntGraph, node: Gather, tensors: dict[str, np.ndarray]) -> np.ndarray:
+    rows, columns = node.stride
+    given = np.concatenate([tensors[name] for name in node.inputs], 1)[:, :, ::rows, ::columns]
+    zeros = np.full_like(given[:, :1], graph.tensor(node.output).zero_point)
+    return np.concatenate([given, zeros], 1)[:, list(node.picks)]
 
 
 def _look_up(graph: IntGraph, table: str | None, codes: np.ndarray) -> np.ndarray:

@@ -128,6 +128,27 @@ class Flatten(_Node):
     op: Literal["flatten"] = "flatten"
 
 
+class Gather(_Model):
+    """Channels of tensors with one grid, in any order, (C, H, W) to (O, H', W'); codes stay.
+
+    A concatenation, a part of the channels, their shuffle, channels of zeros, every other pixel.
+    """
+
+    op: Literal["gather"] = "gather"
+    name: str
+    inputs: tuple[str, ...] = pydantic.Field(min_length=1)
+    output: str
+    #: of each output channel: its number among the channels of all inputs, one input after the
+    #: other; -1 for zeros
+    picks: tuple[int, ...] = pydantic.Field(min_length=1)
+    stride: tuple[int, int] = (1, 1)  #: of the pixels that are taken, from the first one on
+
+    @property
+    def input(self) -> str:
+        """Name of the first input."""
+        return self.inputs[0]
+
+
 class Host(_Model):
     """Float operations between integer layers, which the accelerator leaves to the host.
 
@@ -145,8 +166,8 @@ class Host(_Model):
     ops: tuple[str, ...] = ()  #: names of its float operations, each once
 
 
-#: Nodes of the accelerator, each of one tensor and maybe a residual operand.
-IntegerNode = Conv | Linear | MaxPool | AvgPool | Mul | Flatten
+#: Nodes of the accelerator; but for a Gather each of one tensor and maybe a residual operand.
+IntegerNode = Conv | Linear | MaxPool | AvgPool | Mul | Flatten | Gather
 Node = Annotated[IntegerNode | Host, pydantic.Field(discriminator="op")]
 
 

@@ -12,9 +12,9 @@ from ir.nodes import (
     AvgPool,
     Conv,
     Flatten,
+    Gather,
     Header,
     Host,
-    IntegerNode,
     Linear,
     MaxPool,
     Mul,
@@ -48,6 +48,10 @@ def validate(
     extra = set(layers) - {n.name for n in header.nodes if isinstance(n, Conv | Linear)}
     if extra:
         raise GraphError(f"weights without a layer: {', '.join(sorted(extra))}")
+
+
+#: Nodes with one input, and maybe a residual operand or a factor.
+_Single = Conv | Linear | MaxPool | AvgPool | Mul | Flatten
 
 
 class _Flow:
@@ -84,7 +88,7 @@ class _Flow:
                 self._keep(f"node {node.name!r}", node.keeps)
                 self.most |= {n: numerics.act_max(self.specs[n].bits) for n in node.outputs}
                 continue
-            sources = {node.input}
+            sources = set(node.inputs if isinstance(node, Gather) else (node.input,))
             if isinstance(node, Conv | Linear) and node.residual is not None:
                 sources.add(node.residual.tensor)
             elif isinstance(node, Mul):
@@ -94,6 +98,11 @@ class _Flow:
                 raise GraphError(f"node {node.name!r} reads {min(raw)!r}, which is wide")
             self._writes(node, [node.output])
             table = self.tables.get(table_of(node) or "")
+            if isinstance(node, Gather):
+                _check_gather(node, self.specs)
+                zero = self.specs[node.output].zero_point
+                self.most[node.output] = max(zero, *(self.most[name] for name in node.inputs))
+                continue
             _check_node(node, self.specs, layers, self.most[node.input], table)
             passes = isinstance(node, MaxPool | Flatten)
             self.most[node.output] = self.most[node.input] if passes else node.high
@@ -180,7 +189,7 @@ def _check_tables(header: Header, tables: dict[str, np.ndarray]) -> None:
 
 
 def _check_node(
-    node: IntegerNode,
+    node: _Single,
     specs: dict[str, TensorSpec],
     layers: dict[str, LayerArrays],
     most: int,
@@ -222,8 +231,38 @@ def _check_node(
             raise GraphError(f"node {node.name!r} cannot add {other.name!r} of shape {other.shape}")
 
 
+def _check_gather(node: Gather, specs: dict[str, TensorSpec]) -> None:
+    sources, target = [specs[name] for name in node.inputs], specs[node.output]
+    for spec in sources:
+        if (spec.bits, spec.scale, spec.zero_point) != (
+            target.bits,
+            target.scale,
+            target.zero_point,
+        ):
+            raise GraphError(
+                f"node {node.name!r} keeps its inputs' codes, but bits, scale or zero "
+                f"point of {spec.name!r} and {node.output!r} differ"
+            )
+        if spec.shape[1:] != sources[0].shape[1:]:
+            raise GraphError(
+                f"node {node.name!r} reads {spec.name!r} of shape {spec.shape} beside "
+                f"{sources[0].shape}"
+            )
+    channels = sum(spec.shape[0] for spec in sources)
+    if min(node.stride) < 1 or not all(-1 <= pick < channels for pick in node.picks):
+        raise GraphError(
+            f"node {node.name!r} picks from {channels} channels with stride {node.stride}, "
+            "and one of them does not exist"
+        )
+    shape = len(node.picks), *(-(-sources[0].shape[i + 1] // node.stride[i]) for i in (0, 1))
+    if shape != target.shape:
+        raise GraphError(
+            f"node {node.name!r} computes {shape}, but {node.output!r} is {target.shape}"
+        )
+
+
 def _shape(
-    node: IntegerNode, source: TensorSpec, layers: dict[str, LayerArrays], most: int
+    node: _Single, source: TensorSpec, layers: dict[str, LayerArrays], most: int
 ) -> tuple[int, int, int]:
     """Shape of the output; checks windows, groups, arrays and accumulator on the way."""
     channels, height, width = source.shape

@@ -16,7 +16,14 @@ from sim.test_accelerator import CONFIG as WIDE
 from sim.test_accelerator_narrow import CONFIG as NARROW
 from sim.verify.difference import compare
 from sim.verify.simulation import simulate
-from tests.helpers.graphs import INPUT, GraphBuilder, bordered, random_images, several_outputs
+from tests.helpers.graphs import (
+    INPUT,
+    GraphBuilder,
+    bordered,
+    random_gathers,
+    random_images,
+    several_outputs,
+)
 
 
 def slices(rng: np.random.Generator) -> IntGraph:
@@ -33,6 +40,7 @@ GRAPHS: dict[str, Callable[[np.random.Generator], IntGraph]] = {
     "outputs": lambda rng: several_outputs(rng, "60:35:5"),
     "slices": slices,
     "border": lambda rng: bordered(rng, "60:35:5"),
+    "gather": lambda rng: random_gathers(rng, "60:35:5"),
 }
 #: What an array must have for an operation.
 NEEDED: dict[str, dict[str, int]] = {"slices": {"parts": True, "weight_depth": 20}}

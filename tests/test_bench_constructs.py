@@ -7,9 +7,6 @@ from bench.constructs import CONSTRUCTS, Construct, chain, main
 
 #: Pieces that are still refused; a name leaves this list when its piece runs.
 PENDING = {
-    "concatenation (brevitas#295, nncf#421)",
-    "concatenation of unaligned channels",
-    "dense block",
     "nearest upsampling",
     "bilinear upsampling (brevitas#295)",
     "transposed convolution (brevitas#186)",
@@ -23,10 +20,6 @@ PENDING = {
     "average pool, padding not counted",
     "global max pool",
     "convolution in one dimension",
-    "shortcut by slicing and channel padding",
-    "channels cut in two",
-    "channel shuffle",
-    "33 refused:, 5 refused, 3 runs",
 }
 
 

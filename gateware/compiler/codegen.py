@@ -155,7 +155,8 @@ class CodeGenerator:
                         tile, operation, self._strip(operation.source), target, 0, target.height
                     )
             for operation in run:
-                if self.memory.wanted(operation.target):
+                partial = isinstance(operation, Gemm) and operation.partial
+                if self.memory.wanted(operation.target) and not partial:
                     self._store(operation, self._strip(operation.target), 0, form.height)
 
     def _wide(self, run: list[Gemm]) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from gateware.arch.config import AccelConfig
 from gateware.arch.isa import SIZE_BITS
 from gateware.compiler.border import store_border
+from gateware.compiler.copies import Copy, copies
 from gateware.compiler.layout import TensorLayout
 from gateware.compiler.operations import (
     MEMORY_LIMIT,
@@ -19,7 +20,7 @@ from gateware.compiler.plan import Plan, make_plan
 from gateware.compiler.raw import aligned
 from gateware.compiler.slices import MAX_KERNEL, needs_slices, slices
 from gateware.compiler.space_to_depth import SpaceToDepth, identity, rewrite
-from ir.graph import AvgPool, Conv, Flatten, Host, IntGraph, Linear, MaxPool, Mul
+from ir.graph import AvgPool, Conv, Flatten, Gather, Host, IntGraph, Linear, MaxPool, Mul
 from ir.numerics import ACT_BITS, SHIFT_MIN, act_max
 
 FACTOR_BITS = 8  #: by which a product of codes is finer in the requantiser
@@ -44,7 +45,7 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
 
     Raises CompileError naming the layer and the reason.
     """
-    operations, stored = _operations(graph)
+    operations, stored = _operations(graph, config)
     if not operations:
         raise CompileError(f"graph {graph.header.name!r} has no layer to run")
     for output in graph.header.output_tensors:
@@ -102,7 +103,7 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
     return Lowered(make_plan(graph, operations, forms, config, batch), arrangement, image)
 
 
-def _operations(graph: IntGraph) -> tuple[list[Gemm | Pool], dict[str, str]]:
+def _operations(graph: IntGraph, config: AccelConfig) -> tuple[list[Gemm | Pool], dict[str, str]]:
     """Operations in order, and for each tensor the one whose words it is. Raises CompileError."""
     stored = {graph.header.input or "": graph.header.input or ""}
     operations = []
@@ -116,15 +117,26 @@ def _operations(graph: IntGraph) -> tuple[list[Gemm | Pool], dict[str, str]]:
         if isinstance(node, Flatten):
             stored[node.output] = stored[node.input]
             continue
+        if isinstance(node, Gather):
+            operations += _gather(graph, node, stored, config)
+            continue
         operations.append(_operation(graph, node, stored))
     return operations, stored
+
+
+def _gather(
+    graph: IntGraph, node: Gather, stored: dict[str, str], config: AccelConfig
+) -> list[Copy]:
+    sources = [graph.tensor(stored[name]) for name in node.inputs]
+    return copies(node, sources, graph.tensor(node.output), config)
 
 
 def _operation(
     graph: IntGraph, node: Conv | Linear | MaxPool | AvgPool | Mul, stored: dict[str, str]
 ) -> Gemm | Pool:
     source = stored[node.input]
-    if source != node.input and not isinstance(node, Linear):
+    flat = graph.tensor(source).shape != graph.tensor(node.input).shape
+    if flat and not isinstance(node, Linear):
         raise CompileError(f"layer {node.name!r} reads a flattened tensor; only a linear layer can")
     if isinstance(node, MaxPool):
         return Pool(

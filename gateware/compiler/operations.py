@@ -58,6 +58,7 @@ class Gemm:
     values : int64 (rows, channels / groups, kernel_y, kernel_x)
     groups : of a grouped convolution: as many equal parts of the rows read equal parts of the
         channels
+    partial : operations that follow write the other channels of the result
     multiplier, bias, shift, scheme : (rows,)
     table : 256 codes that the results are looked up in
     """
@@ -78,6 +79,7 @@ class Gemm:
     residual: TensorKey | None = None
     residual_n: int = 0
     groups: int = 1
+    partial: bool = False
     table: bytes | None = None
 
     @property

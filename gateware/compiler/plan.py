@@ -8,6 +8,7 @@ from collections.abc import Container, Iterator, Sequence
 
 from gateware.arch.config import AccelConfig
 from gateware.compiler.batch import repeat, together
+from gateware.compiler.copies import Copy
 from gateware.compiler.layout import LiveRange, NoRoom, TensorLayout, allocate
 from gateware.compiler.operations import (
     CompileError,
@@ -143,6 +144,7 @@ def _pairs(graph: IntGraph, operations: Sequence[Gemm | Pool]) -> list[tuple[Gem
         (gemm, pool)
         for gemm, pool in itertools.pairwise(operations)
         if isinstance(gemm, Gemm)
+        and not isinstance(gemm, Copy)
         and isinstance(pool, Pool)
         and not pool.total
         and pool.source == gemm.target
@@ -188,7 +190,8 @@ def _live_ranges(
             for key, place in places.items()
         ]
         wide = isinstance(operation, Gemm) and operation.wide
-        if target is None or form is None or wide:
+        begun = any(live.key == target for live in live_ranges)  # the others write the rest
+        if target is None or form is None or wide or begun:
             continue
         live_ranges.append(
             LiveRange(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from quant.capture.arithmetic import ARITHMETIC, Rewrite
+from quant.capture.gathers import GATHERS, follow_views, is_view, pad_channels
 from quant.capture.nodes import argument, operation, path_of
 from quant.capture.nodes import bound as _bound
 from quant.capture.writer import GraphWriter
@@ -180,22 +181,28 @@ def _mean(w: GraphWriter, node: fx.Node) -> fx.Node | None:
     return w.module_call(node, nn.Flatten(), pooled)
 
 
-def _flatten(w: GraphWriter, node: fx.Node) -> fx.Node | None:
-    """flatten, view, reshape or squeeze that leaves (batch, everything else)."""
+def _view(w: GraphWriter, node: fx.Node) -> fx.Node | None:
+    """flatten, view, reshape or squeeze to (batch, everything else), or a part of a shuffle."""
     before, after = (n.meta["val"].shape for n in (argument(node), node))
-    if before == after:
+    if before == after and operation(node) not in ("permute", "transpose"):
+        if argument(node) in w.views:
+            w.views[node] = w.views[argument(node)]
         return w.nodes[argument(node)]
     if _adds_ones(before, after):
         fill = nn.Unflatten(len(before) - 1, (before[-1], *after[len(before) :]))
         return w.module_call(node, fill, w.nodes[argument(node)])
-    if len(before) == 4 and len(after) == 2 and before[0] == after[0]:
+    whole = before.numel() == after.numel() and not is_view(w, argument(node))
+    if len(before) == 4 and len(after) == 2 and before[0] == after[0] and whole:
         return w.module_call(node, nn.Flatten(), w.nodes[argument(node)])
     if w.keep_unknown:
         return None
-    raise ValueError(
-        f"it makes {_sizes(after)} of {_sizes(before)}; only (batch, values) can be "
-        f"made of (batch, channels, height, width)"
-    )
+    followed = follow_views(w, node)
+    if followed is None:
+        raise ValueError(
+            f"it makes {_sizes(after)} of {_sizes(before)}; only (batch, values) can be "
+            f"made of (batch, channels, height, width), or channels in another order"
+        )
+    return followed
 
 
 def _adds_ones(before: torch.Size, after: torch.Size) -> bool:
@@ -218,17 +225,46 @@ def _dropout(w: GraphWriter, node: fx.Node) -> fx.Node:
 def _pad(w: GraphWriter, node: fx.Node) -> fx.Node | None:
     a = _bound(node, mode="constant", value=0.0)
     amounts = list(a["pad"])
+    dims = argument(node).meta["val"].dim()
+    amounts += [0] * (4 - len(amounts))
     if (
         a["mode"] != "constant"
         or a["value"] not in (None, 0)
-        or len(amounts) != 4
-        or any(not isinstance(p, int) or p < 0 for p in amounts)
+        or any(not isinstance(p, int) for p in amounts)
+        or min(amounts[:4]) < 0
+        or dims != 4
+        or any(amounts[6:])
     ):
         if w.keep_unknown:
             return None
-        raise ValueError("only zeros can be added, above, below, left and right")
-    return w.module_call(node, nn.ZeroPad2d(tuple(amounts)), w.nodes[argument(node)])
+        raise ValueError("only zeros can be added, above, below, left and right, or as channels")
+    padded = w.nodes[argument(node)]
+    if any(amounts[4:6]):
+        padded = pad_channels(w, node, *amounts[4:6])
+        sizes = argument(node).meta["val"].shape
+        channels = sizes[1] + sum(amounts[4:6])
+        padded.meta |= {"shape": (sizes[0], channels, *sizes[2:]), "path": path_of(node)}
+    if not any(amounts[:4]):
+        return padded
+    return w.module_call(node, nn.ZeroPad2d(tuple(amounts[:4])), padded)
 
+
+#: Operations that only arrange values anew.
+VIEWS = (
+    "flatten",
+    "view",
+    "reshape",
+    "squeeze",
+    "squeeze_",
+    "_unsafe_view",
+    "permute",
+    "transpose",
+    "transpose_",
+    "unflatten",
+    "unsqueeze",
+    "select",
+    "movedim",
+)
 
 REWRITES: dict[str, Rewrite] = {
     "conv2d": _convolution,
@@ -256,13 +292,8 @@ REWRITES: dict[str, Rewrite] = {
     "mean": _mean,
     "expand": _expand,
     "expand_as": _expand,
-    "unsqueeze": _flatten,
-    "flatten": _flatten,
-    "view": _flatten,
-    "reshape": _flatten,
-    "squeeze": _flatten,
-    "squeeze_": _flatten,
-    "_unsafe_view": _flatten,
+    **GATHERS,
+    **dict.fromkeys(VIEWS, _view),
     "dropout": _dropout,
     "dropout_": _dropout,
     "feature_dropout": _dropout,

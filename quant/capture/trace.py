@@ -18,9 +18,10 @@ from torch.fx.node import map_arg
 
 from ir.nodes import HostFunction
 from quant.capture.functions import Found, find_functions
+from quant.capture.gathers import is_view
 from quant.capture.nodes import argument, class_of, operation, path_of
 from quant.capture.results import find_tails, structure_of
-from quant.capture.rewrites import REWRITES
+from quant.capture.rewrites import REWRITES, VIEWS
 from quant.capture.writer import GraphWriter, UnsupportedLayer
 from quant.nn.tail import Tail
 
@@ -142,6 +143,10 @@ class Rewriter(GraphWriter):
         self.nodes[node] = source
 
     def _output(self) -> None:
+        for node in self.program.graph.output_node().all_input_nodes:
+            if is_view(self, node):
+                reason = "only channels can be put in another order, or all values in a row"
+                raise UnsupportedLayer(path_of(node), operation(node), reason, class_of(node))
         results = structure_of(self.program, self.nodes)
         if self.keep_unknown and not isinstance(results, fx.Node):
             raise UnsupportedLayer("", "the model", "with operations on the host it returns one")
@@ -151,15 +156,22 @@ class Rewriter(GraphWriter):
         name = operation(node)
         if name in CHECKS or (name == "sym_size" and not self.keep_unknown):
             return  # sizes that only a view reads, which becomes a flatten
+        if name in IDENTITIES and argument(node).name in self.stored:
+            self.stored[node.name] = self.stored[argument(node).name]
+            return
         if not self.keep_unknown and self.computes_constant(node):
             self.constants.add(node)
             self.nodes[node] = self.note(self._kept(node), node)
             return
         if name in IDENTITIES and not self._changes_type(node):
             self.nodes[node] = self.nodes[argument(node)]
+            if argument(node) in self.views:
+                self.views[node] = self.views[argument(node)]
             return
         with self._refusing(node):
             rewrite = REWRITES.get(name)
+            if name not in VIEWS and any(is_view(self, n) for n in node.all_input_nodes):
+                raise ValueError("it reads a view that is more than a choice of channels")
             result = rewrite(self, node) if rewrite else None
             if result is None:
                 result = self._keep(node)

@@ -50,6 +50,8 @@ class GraphWriter:
         self.nodes: dict[fx.Node, fx.Node] = {}  # of the program, to ours
         self.constants: set[fx.Node] = set()  # of the program, computed of parameters alone
         self.layers: dict[str, list[tuple[str, nn.Module]]] = {}  # by the place of their weights
+        #: of a node that views an activation: that, and the number of each of its values
+        self.views: dict[fx.Node, tuple[fx.Node, Tensor]] = {}
         signature = program.graph_signature
         self.stored = {
             **signature.inputs_to_parameters,

@@ -150,7 +150,11 @@ def _exact_residual(group: FusionGroup, residual: fx.Node) -> None:
     n = encode_or_raise(group.name, numerics.encode_residual, own / target)
     ratio = max(n, 1) / (1 << numerics.SHIFT_MIN)
     quantiser = module_of(operand)
-    if isinstance(quantiser, ActQuantiser) and set(operand.users) == {argument(group.result)}:
+    tie = quantiser.tie if isinstance(quantiser, ActQuantiser) else None
+    if quantiser is out or (tie is not None and out in tie.members):
+        return  # one grid
+    alone = set(operand.users) == {argument(group.result)} and tie is None
+    if isinstance(quantiser, ActQuantiser) and alone:
         quantiser.clip.copy_(out.scale * ratio * quantiser.high)
     else:  # its other readers need it as it is
         out.clip.fill_(own / ratio * out.high)

@@ -35,6 +35,7 @@ from ir.graph import (
     TensorSpec,
 )
 from ir.nodes import Bits
+from ir.nodes import Gather as IrGather
 from ir.ratio import Ratio
 from quant.capture.nodes import argument, module_of, name_of, shape_of, tensor_arguments
 from quant.capture.results import leaves
@@ -44,9 +45,10 @@ from quant.lowering.fusion import FusionGroup, encode_or_raise, fusion_groups
 from quant.lowering.hybrid import HybridLowering
 from quant.lowering.partition import is_hybrid
 from quant.lowering.prepare import pair
-from quant.nn.activations import ActQuantiser, QuantAvgPool
+from quant.nn.activations import ActQuantiser, QuantAvgPool, Regrid
 from quant.nn.border import BorderPad
 from quant.nn.elementwise import TableQuantiser
+from quant.nn.gather import Gather
 from quant.nn.layers import QuantConv2d, quantised_layers, training_only
 from quant.nn.product import ProductQuantiser
 from quant.nn.tail import Tail
@@ -192,6 +194,10 @@ class Lowering:
             self.specs[node] = self._function(name, module, node)
         elif isinstance(module, ProductQuantiser):
             self.specs[node] = self._product(name, module, node)
+        elif isinstance(module, Regrid):
+            self.specs[node] = self._regrid(name, module, source)
+        elif isinstance(module, Gather):
+            self.specs[node] = self._gather(name, module, node)
         elif isinstance(module, nn.Flatten):
             self.specs[node] = self._flatten(name, source)
         elif isinstance(module, nn.Dropout | nn.Unflatten):
@@ -270,6 +276,56 @@ class Lowering:
         )
         return result
 
+    def _regrid(self, name: str, grid: Regrid, source: fx.Node) -> TensorSpec:
+        """Codes on another grid: an average over one pixel."""
+        if source in self.pads:
+            raise UnsupportedLayer(name, "zero padding before a concatenation")
+        spec = self.specs[source]
+        result = self._grid(name, spec.shape, grid)
+        factor = spec.scale / result.scale
+        m, b, s = encode_or_raise(
+            name, numerics.encode_row, factor, grid.zero_point - factor * spec.zero_point
+        )
+        low, high = grid.codes
+        self.nodes.append(
+            AvgPool(
+                name=name,
+                input=spec.name,
+                output=result.name,
+                kernel=(1, 1),
+                stride=(1, 1),
+                multiplier=m,
+                bias=b,
+                shift=s,
+                low=low,
+                high=high,
+            )
+        )
+        return result
+
+    def _gather(self, name: str, gather: Gather, node: fx.Node) -> TensorSpec:
+        sources = [self.specs[source] for source in node.all_input_nodes]
+        if any(source in self.pads for source in node.all_input_nodes):
+            raise UnsupportedLayer(name, "zero padding before a choice of channels")
+        inputs = [self.specs[source] for source in node.args if isinstance(source, fx.Node)]
+        shape = (
+            len(gather.picks),
+            -(-sources[0].shape[1] // gather.stride[0]),
+            -(-sources[0].shape[2] // gather.stride[1]),
+        )
+        spec = sources[0]
+        result = self._tensor(name, shape, spec.bits, spec.scale, spec.zero_point)
+        self.nodes.append(
+            IrGather(
+                name=name,
+                inputs=tuple(spec.name for spec in inputs),
+                output=result.name,
+                picks=gather.picks,
+                stride=gather.stride,
+            )
+        )
+        return result
+
     def _padded(self, source: fx.Node, top: int, bottom: int, left: int, right: int) -> Padding:
         """Padding that already awaits a layer, and more of it."""
         before = self.pads.get(source, (0, 0, 0, 0))
@@ -297,7 +353,7 @@ class Lowering:
             node["wide"] = True
         else:
             spec, node["residual"] = self._quantised(group, source, shape)
-            node |= {"low": 0, "high": numerics.act_max(group.output.bits)}
+            node["low"], node["high"] = group.output.codes
             node["table"] = self._table(group.result)
         self.nodes.append(kind(name=group.name, input=source.name, output=spec.name, **node))
         return spec

@@ -14,7 +14,7 @@ from ir.arrays import ExportError
 from quant.capture.nodes import argument, constant_of, is_affine, module_of, name_of
 from quant.capture.results import leaves
 from quant.lowering.prepare import NORMS, grid_of, is_add
-from quant.nn.activations import ActQuantiser
+from quant.nn.activations import ActQuantiser, Regrid
 from quant.nn.elementwise import TableQuantiser
 from quant.nn.layers import QuantConv2d, QuantLinear
 from quant.nn.product import ProductQuantiser
@@ -129,7 +129,7 @@ def fusion_groups(model: fx.GraphModule) -> dict[fx.Node, FusionGroup]:
     found, taken = {}, set()
     for node in model.graph.nodes:
         quantiser = module_of(node)
-        if isinstance(quantiser, ProductQuantiser) or (
+        if isinstance(quantiser, ProductQuantiser | Regrid) or (
             isinstance(quantiser, TableQuantiser) and quantiser.arguments is None
         ):
             continue  # of codes

@@ -30,12 +30,14 @@ from quant.capture.trace import capture
 from quant.capture.writer import UnsupportedLayer
 from quant.lowering.copies import insert_copy
 from quant.lowering.inputs import check_inputs, check_type
+from quant.lowering.meetings import regridded, relus_first, tie_grids
 from quant.lowering.normalisation import fold_normalisation
 from quant.lowering.partition import quantise_linears
 from quant.lowering.slopes import lower_slopes
-from quant.nn.activations import ActQuantiser, QuantAvgPool
+from quant.nn.activations import ActQuantiser, QuantAvgPool, Regrid
 from quant.nn.border import BorderPad
 from quant.nn.elementwise import Elementwise, TableQuantiser, clamp_function
+from quant.nn.gather import Gather
 from quant.nn.layers import QuantConv2d, QuantLinear, RowQuantised, quantised_layers
 from quant.nn.modes import evaluating
 from quant.nn.product import ProductQuantiser
@@ -44,7 +46,15 @@ from quant.nn.tail import Tail
 LAYERS = (nn.Conv2d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 #: Modules whose output has the codes of their input.
-KEEPS_CODES = (nn.MaxPool2d, nn.ZeroPad2d, BorderPad, nn.Flatten, nn.Unflatten, nn.Dropout)
+KEEPS_CODES = (
+    nn.MaxPool2d,
+    nn.ZeroPad2d,
+    BorderPad,
+    nn.Flatten,
+    nn.Unflatten,
+    nn.Dropout,
+    Gather,
+)
 SHORTCUT_BITS = 8  #: of a sum that only an addition reads
 POOLED_BITS = 8  #: of a global average
 
@@ -177,7 +187,7 @@ class _Preparer:
         self.memo: dict[int, object] = {}  # of copied layers
 
     def run(self) -> None:
-        self._relu_before_pool()
+        relus_first(self.graph)
         for node in list(self.graph.nodes):
             try:
                 self._visit(node)
@@ -187,19 +197,6 @@ class _Preparer:
             self._note_residual(node)
         self.graph.lint()
         self.module.recompile()
-
-    def _relu_before_pool(self) -> None:
-        """``relu(max_pool(x))`` is ``max_pool(relu(x))``, which takes a quantiser."""
-        for node in list(self.graph.nodes):
-            if not isinstance(module_of(node), nn.ReLU | nn.Hardtanh):
-                continue
-            source = argument(node)
-            if len(source.users) == 1 and isinstance(module_of(source), nn.MaxPool2d):
-                node.replace_all_uses_with(source)
-                node.args = source.args
-                node.meta["shape"] = argument(source).meta["shape"]
-                source.args = (node,)
-                source.prepend(node)
 
     def _visit(self, node: fx.Node) -> None:
         module = module_of(node)
@@ -234,6 +231,8 @@ class _Preparer:
             self.sums |= {node: False, total: True}
         elif isinstance(module, nn.AvgPool2d):
             self._average(node, module)
+        elif isinstance(module, Gather):
+            self._gather(node)
         elif isinstance(module, KEEPS_CODES):
             self._codes(argument(node))
 
@@ -246,6 +245,20 @@ class _Preparer:
                 raise ValueError("it returns its input, which no layer has read")
             if isinstance(module_of(source), nn.ZeroPad2d):
                 raise ValueError("the zeros that it adds have no layer behind them: leave it out")
+
+    def _gather(self, node: fx.Node) -> None:
+        for source in node.all_input_nodes:
+            self._codes(source)
+        for source in regridded(node, grid_of):
+            name = free_submodule(self.module, f"{node.target}_regrid")
+            grid = grid_of(source)
+            signed = grid is not None and grid.zero_point > 0
+            self.module.add_submodule(name, Regrid(self.act_bits, signed=signed))
+            with self.graph.inserting_before(node):
+                call = self.graph.call_module(name, (source,))
+            call.meta |= source.meta
+            node.replace_input_with(source, call)
+        tie_grids(node, grid_of)
 
     def _relu(self, node: fx.Node, limit: float | None) -> None:
         source = argument(node)

@@ -10,7 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ir import golden, numerics
-from ir.graph import AvgPool, Conv, Flatten, Host, IntegerNode, IntGraph, Linear, MaxPool, Mul
+from ir.graph import (
+    AvgPool,
+    Conv,
+    Flatten,
+    Gather,
+    Host,
+    IntegerNode,
+    IntGraph,
+    Linear,
+    MaxPool,
+    Mul,
+)
 
 
 class Mismatch(ArithmeticError):
@@ -76,6 +87,8 @@ def _step(graph: IntGraph, node: IntegerNode, tensors: dict[str, Tensor]) -> Ten
         total = F.avg_pool2d(x, node.kernel, node.stride, divisor_override=1).to(torch.int64)
         t = total * node.multiplier + node.bias
         return _look_up(graph, node.table, (t >> node.shift).clamp(node.low, node.high))
+    if isinstance(node, Gather):
+        return _gather(graph, node, tensors)
     layer = graph.layers[node.name]
     weight = torch.from_numpy(layer.values).to(x)
     if isinstance(node, Conv):
@@ -93,6 +106,13 @@ def _step(graph: IntGraph, node: IntegerNode, tensors: dict[str, Tensor]) -> Ten
     if node.wide:
         return t
     return _look_up(graph, node.table, (t >> s).clamp(node.low, node.high))
+
+
+def _gather(graph: IntGraph, node: Gather, tensors: dict[str, Tensor]) -> Tensor:
+    given = torch.cat([tensors[name] for name in node.inputs], 1)
+    result = F.pad(given, (0, 0, 0, 0, 0, 1), value=graph.tensor(node.output).zero_point)
+    picks = [given.shape[1] if pick < 0 else pick for pick in node.picks]
+    return result[:, picks, :: node.stride[0], :: node.stride[1]]
 
 
 def _look_up(graph: IntGraph, table: str | None, codes: Tensor) -> Tensor:

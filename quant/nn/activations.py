@@ -12,6 +12,7 @@ from quant.nn import quantizers
 from quant.nn.scales import MIN_SCALE, ClampedScales
 
 MAX_RESIDUAL = 3.99  #: steps of a sum per step of its residual operand; n / 2^14 is less than 4
+SAMPLES = 10_000  #: values of each quantiser that decide a zero point or a common grid
 
 
 class ActQuantiser(ClampedScales):
@@ -25,7 +26,8 @@ class ActQuantiser(ClampedScales):
     limit : largest value that comes out, as of a ReLU6; None for no limit
 
     ``quantise`` switches rounding and clip; off, it is a ReLU, a clamp or nothing. ``observe``
-    makes the next forward set clip and zero point from the data and pass it unquantised.
+    makes the next forward set clip and zero point from the data and pass it unquantised. ``tie``
+    is what makes the grid a common one of several quantisers.
     """
 
     #: Grid of the codes that are added to the sums that it takes, None for an image's: one or
@@ -36,6 +38,7 @@ class ActQuantiser(ClampedScales):
         super().__init__()
         self.bits, self.signed, self.limit = bits, signed, limit
         self.quantise, self.observe = True, False
+        self.tie: Tie | None = None
         self.zero_point = 1 << (bits - 1) if signed else 0
         self.clip = nn.Parameter(
             torch.ones((), dtype=torch.float32)
@@ -48,6 +51,9 @@ class ActQuantiser(ClampedScales):
 
     def widen(self) -> None:
         """Change to 8 bits; calibrate afterwards."""
+        if self.tie is not None:
+            self.tie.widen()
+            return
         self.bits = 8
         self.zero_point = 128 if self.signed else 0
 
@@ -66,13 +72,21 @@ class ActQuantiser(ClampedScales):
 
     @property
     def low(self) -> int:
-        """Smallest code less the zero point."""
-        return -self.zero_point
+        """Smallest code that comes out, less the zero point."""
+        return -self.zero_point if self.signed else 0
 
     @property
     def high(self) -> int:
-        """Largest code less the zero point."""
+        """Largest code of the grid less the zero point."""
         return numerics.act_max(self.bits) - self.zero_point
+
+    @property
+    def codes(self) -> tuple[int, int]:
+        """Least and largest code that come out."""
+        if self.tie is None or self.limit is None:
+            return self.zero_point + self.low, numerics.act_max(self.bits)
+        limit = torch.tensor(self.limit, device=self.clip.device)
+        return self.zero_point + self.low, int(self.to_int(limit))
 
     @property
     def scale(self) -> Tensor:
@@ -81,11 +95,16 @@ class ActQuantiser(ClampedScales):
 
     def forward(self, x: Tensor) -> Tensor:
         """Values on the grid, in the shape and type of ``x``; observing, ``x`` after its clamp."""
-        if self.observe:
+        if self.observe and self.tie is None:
             self._observe(x)
         if self.observe or not self.quantise:
             x = x if self.signed else F.relu(x)
-            return x if self.limit is None else x.clamp_max(self.limit)
+            x = x if self.limit is None else x.clamp_max(self.limit)
+            if self.observe and self.tie is not None:
+                self.tie.observe(self, x)
+            return x
+        if self.tie is not None and self.limit is not None:
+            x = x.clamp_max(self.limit)
         return quantizers.fake_quantise_act(x, self.clip, self.low, self.high)
 
     def _observe(self, x: Tensor) -> None:
@@ -100,7 +119,7 @@ class ActQuantiser(ClampedScales):
 
         A step of a residual operand is at most MAX_RESIDUAL steps of this grid, whatever the limit.
         """
-        self.clip.clamp_(MIN_SCALE, self.limit)
+        self.clip.clamp_(MIN_SCALE, self.limit if self.tie is None else self.tie.limit)
         for grid in self.residual:
             scale = self.scale.new_tensor(numerics.IMAGE_SCALE) if grid is None else grid.scale
             self.clip.clamp_(min=scale / MAX_RESIDUAL * self.high)
@@ -111,10 +130,67 @@ class ActQuantiser(ClampedScales):
         return steps.to(torch.int64) + self.zero_point
 
 
+class Tie:
+    """Quantisers with one grid: the members share the parameter ``clip``, and all else is equal.
+
+    A member without sign still gives no value below 0, one with a limit none above.
+
+    Parameters
+    ----------
+    members : at least one; of different bits, all take the fewest
+    """
+
+    def __init__(self, *members: ActQuantiser) -> None:
+        self.members: list[ActQuantiser] = []
+        self._seen: dict[int, Tensor] = {}
+        for member in members:
+            others = [member] if member.tie is None else member.tie.members
+            self.members += [other for other in others if other not in self.members]
+        bits = min(member.bits for member in self.members)
+        for member in self.members:
+            member.tie, member.clip = self, self.members[0].clip
+            member.bits = bits
+        self._set_zero_point(1 << bits - 1 if self._signed else 0)
+
+    @property
+    def limit(self) -> float | None:
+        """Largest value of any member; None where one has no limit."""
+        limits = [member.limit for member in self.members]
+        return None if None in limits else max(limit for limit in limits if limit is not None)
+
+    @property
+    def _signed(self) -> bool:
+        return any(member.signed for member in self.members)
+
+    def _set_zero_point(self, zero_point: int) -> None:
+        for member in self.members:
+            member.zero_point = zero_point
+
+    def widen(self) -> None:
+        """Change to 8 bits."""
+        for member in self.members:
+            member.bits = 8
+        self._set_zero_point(128 if self._signed else 0)
+
+    @torch.no_grad()
+    def observe(self, member: ActQuantiser, x: Tensor) -> None:
+        """Common grid of all values that the members have had, with ``x`` as the newest of one."""
+        self._seen[self.members.index(member)] = quantizers.sample(x, SAMPLES).float()
+        values, first = torch.cat(list(self._seen.values())), self.members[0]
+        if len(self._seen) == len(self.members):
+            self._seen = {}
+        if self._signed:
+            self._set_zero_point(_best_zero_point(values, first.bits))
+        high = first.high
+        clip = quantizers.best_clip(values, -first.zero_point, high, MIN_SCALE)
+        first.clip.data.copy_(clip)
+        first.clamp_scales_()
+
+
 @torch.no_grad()
 def _best_zero_point(x: Tensor, bits: int) -> int:
     """The one of 15 zero points with the least squared error: GELU's output is lopsided."""
-    x = quantizers.sample(x, 10_000)
+    x = quantizers.sample(x, SAMPLES)
     best, least = 0, torch.inf
     for zero_point in range(1 << bits - 4, 1 << bits, 1 << bits - 4):
         low, high = -zero_point, numerics.act_max(bits) - zero_point
@@ -123,6 +199,13 @@ def _best_zero_point(x: Tensor, bits: int) -> int:
         if error < least:
             best, least = zero_point, error
     return best
+
+
+class Regrid(ActQuantiser):
+    """Quantiser of codes that lie on another grid already: they are rounded a second time.
+
+    For tensors whose grid cannot be chosen, the image and fine averages, where they meet others.
+    """
 
 
 class QuantAvgPool(nn.AvgPool2d):

@@ -8,6 +8,7 @@ Multipliers and biases are chosen so that most outputs lie inside the clamp, not
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from ir.graph import (
     AvgPool,
     Conv,
     Flatten,
+    Gather,
     Header,
     Host,
     IntGraph,
@@ -222,6 +224,25 @@ class GraphBuilder:
         size = numerics.TABLE_SIZE
         self.tables[name] = self.rng.integers(0, most, size, np.uint8, endpoint=True)
         return name
+
+    def gather(
+        self, sources: tuple[str, ...], picks: Sequence[int], *, stride: tuple[int, int] = (1, 1)
+    ) -> str:
+        """Channels of tensors of one grid, -1 for zeros."""
+        spec = self.tensors[sources[0]]
+        height, width = (-(-spec.shape[i + 1] // stride[i]) for i in (0, 1))
+        shape = (len(picks), height, width)
+        name = self._tensor("gather", shape, spec.bits, spec.zero_point, spec.scale)
+        self.nodes.append(
+            Gather(name=name, inputs=sources, output=name, picks=tuple(picks), stride=stride)
+        )
+        return name
+
+    def on_grid(self, source: str, other: str) -> str:
+        """Tensor ``source``, with the grid of ``other`` from now on."""
+        grid = {k: getattr(self.tensors[other], k) for k in ("bits", "scale", "zero_point")}
+        self.tensors[source] = self.tensors[source].model_copy(update=grid)
+        return source
 
     def flatten(self, source: str) -> str:
         spec = self.tensors[source]
@@ -475,6 +496,28 @@ def sequence_host(node: Host, given: dict[str, np.ndarray]) -> dict[str, np.ndar
         mixed = np.einsum("nqk,nck->ncq", weights / weights.sum(2, keepdims=True), value)
         return {node.outputs[0]: mixed[..., None].astype(np.float32)}
     return {node.outputs[0]: np.tanh(parts[0] + parts[1])[:, :, :1]}
+
+
+def random_gathers(rng: np.random.Generator, ratio: str) -> IntGraph:
+    """A network with two random Gathers, of several tensors of one grid."""
+    bits, zero = int(rng.choice([4, 8])), 0
+    zero = int(rng.integers(1 << bits))
+    height, width = (int(n) for n in rng.integers(2, 9, 2))
+    builder = GraphBuilder(rng, (3, height, width), ratio=ratio)
+    first = builder.conv(INPUT, int(rng.integers(1, 40)), 1, bits=bits, zero_point=zero)
+    tensors = [first]
+    for _ in range(rng.integers(3)):
+        other = builder.conv(INPUT, int(rng.integers(1, 40)), 3, bits=bits, zero_point=zero)
+        tensors.append(builder.on_grid(other, first))
+    for _ in range(2):
+        chosen = tuple(str(t) for t in rng.choice(tensors, int(rng.integers(1, 4))))
+        channels = sum(builder.tensors[t].shape[0] for t in chosen)
+        picks = rng.integers(-1, channels, int(rng.integers(1, 50)))
+        stride = tuple(int(s) for s in rng.integers(1, 3, 2)) if len(tensors) < 3 else (1, 1)
+        made = builder.gather(chosen, picks.tolist(), stride=stride)
+        tensors = [t for t in tensors if stride == (1, 1)] + [made]
+    last = builder.conv(tensors[-1], 5, 1, bits=bits)
+    return builder.build(outputs=(last, made))
 
 
 def random_graph(

@@ -257,15 +257,6 @@ def test_nodes_know_shape_and_place() -> None:
     assert nodes["1.0"].meta["path"] == "1.0"
 
 
-class Concat(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.left, self.right = nn.Conv2d(1, 2, 1), nn.Conv2d(1, 2, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.left(x), self.right(x)], 1)
-
-
 class Branches(nn.Module):
     """Control flow that depends on values, which no graph holds."""
 
@@ -315,7 +306,6 @@ def net(*layers: nn.Module) -> nn.Module:
         ),
         (net(nn.Flatten(2), nn.Linear(36, 2), nn.ReLU()), "'1' .*flatten .*only"),
         (net(nn.Unflatten(1, (2, 2))), "'1' .*"),
-        (Concat(), "cat is not supported"),
         (Mapped(), "add .*differs between pixels"),
         (Spread(), "add .*only a constant can be spread"),
         (Branches(), "Branches is not supported: torch.export cannot follow"),

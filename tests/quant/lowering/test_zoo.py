@@ -152,7 +152,7 @@ IMAGE, SEQUENCE = (1, 12, 12), (7, 12)
 @pytest.mark.parametrize(
     ("model", "shape", "message"),
     [
-        (Calls(lambda x: torch.cat((x, x), 1), 16), IMAGE, "cat is not supported"),
+        (Calls(lambda x: torch.cat((x, x), 2)), IMAGE, "cat is not supported"),
         (Calls(torch.sigmoid), IMAGE, "sigmoid is not supported"),
         (Calls(lambda x: x * x), IMAGE, "mul is not supported"),
         (Calls(nn.PixelShuffle(2), 2), IMAGE, "pixel_shuffle is not supported"),
