@@ -304,7 +304,7 @@ def net(*layers: nn.Module) -> nn.Module:
             net(nn.AdaptiveAvgPool2d(4)),
             r"'1' .*adaptive_avg_pool2d .*\(6, 6\) windows|do not divide",
         ),
-        (net(nn.Flatten(2), nn.Linear(36, 2), nn.ReLU()), "'1' .*flatten .*only"),
+        (net(nn.Flatten(2), nn.Linear(36, 2), nn.ReLU()), "more than a choice of channels"),
         (net(nn.Unflatten(1, (2, 2))), "'1' .*"),
         (Mapped(), "add .*differs between pixels"),
         (Spread(), "add .*only a constant can be spread"),

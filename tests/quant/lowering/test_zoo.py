@@ -153,8 +153,6 @@ IMAGE, SEQUENCE = (1, 12, 12), (7, 12)
     ("model", "shape", "message"),
     [
         (Calls(lambda x: torch.cat((x, x), 2)), IMAGE, "cat is not supported"),
-        (Calls(torch.sigmoid), IMAGE, "sigmoid is not supported"),
-        (Calls(lambda x: x * x), IMAGE, "mul is not supported"),
         (Calls(nn.PixelShuffle(2), 2), IMAGE, "pixel_shuffle is not supported"),
         (Calls(nn.Conv2d(8, 8, 3, dilation=2)), IMAGE, "'function' .*conv2d.*: dilation must be 1"),
         (Calls(nn.ConvTranspose2d(8, 8, 2, 2)), IMAGE, "'function' .*conv_transpose2d is not supp"),
