@@ -72,6 +72,16 @@ def require(module: str) -> ModuleType:
         raise explained(error) from error
 
 
+def optional(module: str) -> ModuleType | None:
+    """Module of a package that only an extra brings, or None where that is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in EXTRAS:
+            return None
+        raise
+
+
 def explained(error: ModuleNotFoundError) -> Exception:
     """``error`` as a :class:`UserError` with the extra to install, where one brings the package."""
     package = (error.name or "").partition(".")[0]

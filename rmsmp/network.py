@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from ir import cli
 from ir.board_arrays import board_array
 from ir.graph import IntGraph
 from ir.ratio import Ratio
@@ -22,6 +23,7 @@ from quant.capture.nodes import note_shapes
 from quant.lowering import export as lowering
 from quant.lowering import quantise as flow
 from quant.lowering import verify
+from quant.lowering.dry_run import untrained_graph
 from quant.nn.layers import quantised_layers
 from quant.nn.modes import evaluating
 from quant.training import loop
@@ -79,8 +81,8 @@ def quantise(
 
     Raises
     ------
-    UnsupportedLayer
-        For an operation that the accelerator does not compute, by its name in the model.
+    UnsupportedLayer, CompileError
+        For what the accelerator, or that of the board, does not compute, by its name in the model.
     ValueError
         For a board, ratio, method or calibration images that make no sense.
     """
@@ -98,11 +100,22 @@ def quantise(
         method=method,
         act_bits=act_bits,
         first_last=first_last,
+        check=lambda prepared, mix, rows: _check(prepared, images, mix, rows, board),
     )
     mix = str(find_method(method, ratio).ratio)
     for layer in quantised_layers(quantised).values():
         setattr(layer, ORIGIN, _Origin(mix, tile_rows, tuple(images.shape[1:])))
     return quantised
+
+
+def _check(
+    model: fx.GraphModule, images: Tensor, ratio: Ratio, tile_rows: int, board: str | None
+) -> None:
+    """Check that export and compiler will take the network: UnsupportedLayer or CompileError."""
+    graph = untrained_graph(model, images[:2], ratio, tile_rows)
+    compiler = cli.optional("gateware.check")
+    if compiler is not None:
+        compiler.check(graph, board)
 
 
 def train(

@@ -85,6 +85,28 @@ def export(
     accelerator cannot compute what torch did."""
     _check_exportable(model)
     align_scales(model)
+    return graph_of(
+        model,
+        example,
+        name=name,
+        ratio=ratio,
+        tile_rows=tile_rows,
+        class_names=class_names,
+        provenance=provenance,
+    )
+
+
+def graph_of(
+    model: fx.GraphModule,
+    example: Tensor | tuple[Tensor, ...],
+    *,
+    name: str,
+    ratio: Ratio,
+    tile_rows: int,
+    class_names: tuple[str, ...] = (),
+    provenance: dict[str, str] | None = None,
+) -> IntGraph:
+    """Integer graph of a model as it is, aligned or not; see :func:`export`."""
     if is_hybrid(model):
         lowering = HybridLowering(model)
     else:

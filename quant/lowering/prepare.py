@@ -97,6 +97,14 @@ def prepare(
         for images in example if isinstance(example, tuple) else (example,):
             check_type(model, images)
     graph_module = capture(model, example, keep_unknown=host)
+    places = [node.name for node in graph_module.graph.nodes if node.op == "placeholder"]
+    if len(places) > 1 and not host:
+        raise UnsupportedLayer(
+            "",
+            type(model).__name__,
+            f"it takes {len(places)} inputs ({', '.join(places)}), and the accelerator one image: "
+            "give them as channels of one",
+        )
     if not any(isinstance(m, LAYERS) for m in graph_module.modules()):
         raise UnsupportedLayer("", type(model).__name__, "it has no layer with weights to quantise")
     if host:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.torch_version import TorchVersion
 
-from ir import golden
+from ir import cli, golden
 from ir.cli import UserError
 from ir.graph import Host, IntGraph
 from ir.numerics import Scheme
@@ -20,6 +20,7 @@ from quant import data, models
 from quant.data.splits import Inputs
 from quant.lowering import verify
 from quant.lowering.align import align_scales
+from quant.lowering.dry_run import untrained_graph
 from quant.lowering.export import export
 from quant.lowering.partition import HostRunner, is_hybrid
 from quant.lowering.prepare import calibrate, prepare
@@ -57,9 +58,11 @@ def train(
     processes = processes or Processes(config.device)
     setup_torch(config)
     there = on_device(dataset, config, processes)
-    model = placed(start(config, dataset, run, progress), processes)
+    model = start(config, dataset, run, progress)
     if processes.first and not run.resuming:
+        check_network(model, config, dataset)
         run.begin(config)
+    model = placed(model, processes)
     progress.note(f"training on {config.device}, run folder {run.path}")
     training = Training(
         config=config, dataset=there, run=run, progress=progress, processes=processes
@@ -258,6 +261,26 @@ def quantisable(model: nn.Module, config: TrainConfig, dataset: data.Dataset) ->
         first_last=config.first_last,
         host=models.MODELS[config.model].reads == "texts",
     )
+
+
+def check_network(model: nn.Module, config: TrainConfig, dataset: data.Dataset) -> None:
+    """Check, before the first epoch, that export and compiler will take ``model``.
+
+    The compiler is asked where it is installed. Raises UserError.
+    """
+    if not has_graph(config):
+        return
+    ratio, example = Ratio.parse(config.ratio or ""), dataset.test.batch(torch.arange(2))[0]
+    compiler = cli.optional("gateware.check")
+    try:
+        with torch.random.fork_rng():
+            prepared = flat(quantisable(model, config, dataset))
+        if not is_hybrid(prepared):
+            graph = untrained_graph(prepared, example, ratio, config.tile_rows)
+            if compiler is not None:
+                compiler.check(graph, config.board)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def start(
