@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from gateware.compiler.operations import CompileError
 from ir import cli, golden, numerics
 from ir.graph import IntGraph
 from ir.numerics import Scheme
@@ -402,6 +403,20 @@ def test_difference_between_integer_models_is_an_error(tmp_path, monkeypatch, ca
     assert cli.run(train.main, argv) == 1
     assert capsys.readouterr().err == "error: tensor 'x' at (0,)\n"
     assert not (tmp_path / "digits/result.json").exists()
+
+
+def test_what_the_compiler_refuses_is_refused_before_the_first_epoch(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    def refuses(graph: IntGraph, board: str | None) -> None:
+        assert board == "zc706" and graph.header.ratio == "62:33:5"
+        raise CompileError("layer 'fc' is too large")
+
+    monkeypatch.setattr("gateware.check.check", refuses)
+    argv = [*SHORT, "--board", "zc706", "--out", str(tmp_path), "-q"]
+    assert cli.run(train.main, argv) == cli.EXIT_USER_ERROR
+    assert capsys.readouterr().err == "error: layer 'fc' is too large\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_former_run_stays_until_the_new_one_is_complete(tmp_path) -> None:
