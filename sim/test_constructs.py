@@ -24,6 +24,7 @@ from tests.helpers.graphs import (
     random_images,
     several_outputs,
 )
+from tests.helpers.table_graphs import product_graph, table_graph
 
 
 def slices(rng: np.random.Generator) -> IntGraph:
@@ -41,9 +42,15 @@ GRAPHS: dict[str, Callable[[np.random.Generator], IntGraph]] = {
     "slices": slices,
     "border": lambda rng: bordered(rng, "60:35:5"),
     "gather": lambda rng: random_gathers(rng, "60:35:5"),
+    "tables": table_graph,
+    "products": product_graph,
 }
 #: What an array must have for an operation.
-NEEDED: dict[str, dict[str, int]] = {"slices": {"parts": True, "weight_depth": 20}}
+NEEDED: dict[str, dict[str, int]] = {
+    "slices": {"parts": True, "weight_depth": 20},
+    "tables": {"tables": True},
+    "products": {"tables": True},
+}
 
 
 @pytest.mark.parametrize("operation", GRAPHS)

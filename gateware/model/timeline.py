@@ -70,7 +70,7 @@ class Timeline:
         self._rate = min(config.ports, beats_per_cycle or config.ports)
         self._latency = read_latency + _COMMAND_CYCLES
         array = GemmArray.latency_for(config)
-        drain = Drain.latency - Drain.sums_after + 6
+        drain = Drain.latency_for(config) - Drain.sums_after + 6
         self._pipeline = TileLoop.latency + Window.latency + array + drain
         self._dispatch = _DISPATCH_CYCLES + TileLoop.setup_for(config)
         self._ends: dict[str, list[int]] = {queue: [0] for queue in QUEUES}

@@ -19,17 +19,18 @@ import dataclasses
 
 from amaranth import *
 from amaranth.lib import data
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.pe.base import SUM_BITS, delay
 from gateware.pe.broadcast import copies
-from gateware.rtl.buffers import GATHER_CYCLES, READ_CYCLES
+from gateware.rtl.buffers import GATHER_CYCLES, READ_CYCLES, FillPort
+from gateware.rtl.lookup import Lookup
 from gateware.rtl.payloads import DrainJob
 from gateware.rtl.requant import RequantLane
-from ir.numerics import ACT_BITS, BIAS_BITS
+from ir.numerics import ACT_BITS, BIAS_BITS, TABLE_BITS, TABLE_SIZE
 
 #: Cycles from the address of a slot to its lanes. Its columns come earlier, by the cycles that it
 #: takes to gather the operands which they name.
@@ -126,6 +127,19 @@ class _Results:
     raw_outputs: data.View
 
 
+def _result_cycles(config: AccelConfig) -> int:
+    """Cycles from a requantiser's operands to its result."""
+    return RequantLane.latency + (Lookup.latency if config.tables else 0)
+
+
+def _multiply(product: Value, multiplier: Value, code: Value) -> tuple[Value, Value]:
+    """M and the residual operand of a lane: for a product ``256 * code - M``, of whose M only the
+    high byte counts, and ``255 - code``; else what was given."""
+    low, high = multiplier[:TABLE_BITS], multiplier[TABLE_BITS:]
+    factor = Mux(product, code - high, high)[: TABLE_BITS + 1]
+    return Cat(low, factor).as_signed(), code ^ product.replicate(len(code))
+
+
 class Drain(Component):
     """Drain of finished sums, ``requant_lanes`` a step, into codes or raw outputs.
 
@@ -159,8 +173,10 @@ class Drain(Component):
         Raw outputs.
     completed : Out(1)
         Pulse: every result of an EXECUTE is written.
+    fill : In(FillPort)
+        With tables: their entries, see :class:`~gateware.rtl.lookup.Lookup`.
 
-    Latency: :attr:`latency`.
+    Latency: :meth:`latency_for`.
 
     Throughput: for each pixel a slot takes one turn, two for 8-bit operands or results, and
     ``requant_lanes`` for raw outputs, which leave one by one. A turn is a cycle. With one copy of
@@ -170,11 +186,14 @@ class Drain(Component):
 
     #: Cycles from a job's arrival to its sums.
     sums_after = 2 + LANES_CYCLES
-    #: Cycles from a job's arrival to the write of its first result, or one more.
-    latency = sums_after + 4 + RequantLane.latency
+
+    @classmethod
+    def latency_for(cls, config: AccelConfig) -> int:
+        """Cycles from a job's arrival to the write of its first result, or one more."""
+        return cls.sums_after + 4 + _result_cycles(config)
 
     def __init__(self, config: AccelConfig) -> None:
-        self._config = config
+        self._config, self._result_cycles = config, _result_cycles(config)
         word = data.ArrayLayout(unsigned(ACT_BITS), config.k)
         address = data.ArrayLayout(unsigned(ceil_log2(config.act_depth)), config.k)
         sums = data.ArrayLayout(
@@ -200,6 +219,7 @@ class Drain(Component):
                 "wide_address": Out(isa.ADDRESS_BITS),
                 "wide_data": Out(signed(BIAS_BITS)),
                 "completed": Out(1),
+                **({"fill": In(FillPort(config.bus_bits, TABLE_SIZE))} if config.tables else {}),
             }
         )
 
@@ -216,14 +236,17 @@ class Drain(Component):
     def _take_job(self, m: Module) -> data.View:
         """One cycle after the job: what its steps have in common is computed."""
         job, execute = Signal(_Job(self._config), reset_less=True), self.job.execute
-        bank_bits = ceil_log2(self._config.banks)
+        bank_bits, tables = ceil_log2(self._config.banks), self._config.tables
         m.d.sync += [
             job.given.eq(self.job),
             job.two_phases.eq(execute.out_planes | (execute.residual & execute.residual_planes)),
             job.last_pixel.eq(self.job.count - 1),
             job.last_slot.eq(execute.slots - 1),
             job.single_slot.eq(execute.slots == 1),
-            job.gather_address.eq(execute.residual_address + self.job.pixel),
+            job.gather_address.eq(
+                execute.residual_address
+                + (Mux(execute.broadcast, 0, self.job.pixel) if tables else self.job.pixel)
+            ),
             job.out_address.eq(
                 execute.out_address + Mux(execute.wide, self.job.pixel << bank_bits, self.job.pixel)
             ),
@@ -249,10 +272,10 @@ class Drain(Component):
         if config.drain_turn == 2:
             turn = Signal(reset_less=True)
             # Operands are read 3 cycles after a step, results are written an odd number later.
-            assert (self.latency - self.sums_after + LANES_CYCLES - 3) % 2 == 1
+            assert (4 + self._result_cycles + LANES_CYCLES - 3) % 2 == 1
             m.d.sync += turn.eq(~turn)
             valid = active & (execute.wide | ~turn)
-            writes = turn if (LANES_CYCLES + 3 + RequantLane.latency) % 2 else ~turn
+            writes = turn if (LANES_CYCLES + 3 + self._result_cycles) % 2 else ~turn
 
         with m.If(valid):
             m.d.sync += phase.eq(phase + 1)
@@ -299,6 +322,7 @@ class Drain(Component):
         come ``LANES_CYCLES`` after the step, beside what is returned."""
         job, execute = step.job, step.job.given.execute
         bank = (job.given.bank + step.pixel)[: ceil_log2(self._config.banks)]
+        gather_bank = Mux(execute.broadcast, 0, bank) if self._config.tables else bank
         low_plane = step.phase[0] & execute.residual_planes
         address = Signal(isa.ADDRESS_BITS, reset_less=True)
         addresses = Signal(self.gather_address.shape(), reset_less=True)
@@ -312,7 +336,7 @@ class Drain(Component):
             for each, column in zip(addresses, self.slot.columns, strict=True)
         ]
         m.d.comb += [
-            self.gather_bank.eq(delay(m, bank, READ_CYCLES + 1, name="s_bank")),
+            self.gather_bank.eq(delay(m, gather_bank, READ_CYCLES + 1, name="s_bank")),
             self.gather_address.eq(addresses),
         ]
 
@@ -352,18 +376,27 @@ class Drain(Component):
         (r_record,) = copies(m, g_record, 1, "r_record")
         r_sums = delay(m, picked, 2, name="r_sums")
         r = delay(m, slot.execute, 3, name="r_execute")
-        lanes = []
-        for q in range(self._config.requant_lanes):
+        lanes, count, tables = [], self._config.requant_lanes, self._config.tables
+        products: list[Value] = [Const(0)] * count
+        if tables:
+            product = delay(m, slot.execute.product, 2, name="r_product")
+            products = copies(m, product, count, "r_product")
+        for q in range(count):
             nibble = Signal(ACT_BITS, name=f"residual_{q}", reset_less=True)
             high_nibble = Signal(ACT_BITS, name=f"residual_high_{q}", reset_less=True)
             m.d.sync += nibble.eq(self.gather_data[g_record.lanes[q].column])
             with m.If(delay(m, g_phase, 1, name=f"r_phase_{q}") == 0):
                 m.d.sync += high_nibble.eq(nibble)
-            m.submodules[f"requant_{q}"] = lane = RequantLane()
+            m.submodules[f"requant_{q}"] = lane = RequantLane(
+                products=tables, wide_wait=self._result_cycles - RequantLane.latency
+            )
             residual = Cat(nibble, Mux(r.residual_planes, high_nibble, 0))
+            multiplier = r_record.lanes[q].multiplier
+            if tables:
+                multiplier, residual = _multiply(products[q], multiplier, residual)
             fields = {
                 "acc": r_sums[q],
-                "multiplier": r_record.lanes[q].multiplier,
+                "multiplier": multiplier,
                 "bias": r_record.lanes[q].bias,
                 "shift": r_record.lanes[q].shift,
                 "low": r.low,
@@ -376,10 +409,10 @@ class Drain(Component):
         return _Requantised(execute=r, lanes=lanes)
 
     def _collect_results(self, m: Module, slot: _Slot, requantised: _Requantised) -> _Results:
-        """Last stages, ``3 + RequantLane.latency`` cycles after the slot and one before: results,
+        """Last stages, three cycles and those of a result after the slot, and one before: results,
         and where they go. The low nibbles of 8 bits follow a turn later."""
         turn_cycles, lanes = self._config.drain_turn, requantised.lanes
-        early = 2 + RequantLane.latency
+        early = 2 + self._result_cycles
         wide = delay(m, requantised.execute.wide, early - 3, name="y_wide")
         two_planes = delay(m, requantised.execute.out_planes, early - 3, name="y_out_planes")
         done = delay(m, slot.done, early, name="y_done", reset_less=False)
@@ -390,7 +423,14 @@ class Drain(Component):
         )
         results = Signal(data.ArrayLayout(unsigned(8), len(lanes)))
         wides = Signal(data.ArrayLayout(signed(BIAS_BITS), len(lanes)))
-        m.d.comb += [results[q].eq(lane.y) for q, lane in enumerate(lanes)]
+        if self._config.tables:
+            m.submodules.lookup = lookup = Lookup(len(lanes), self._config.bus_bits)
+            connect(m, flipped(self.fill), lookup.fill)
+            used = delay(m, requantised.execute.table, RequantLane.latency - 1, name="y_table")
+            m.d.comb += [lookup.used.eq(used), results.eq(lookup.y)]
+            m.d.comb += [lookup.codes[q].eq(lane.y) for q, lane in enumerate(lanes)]
+        else:
+            m.d.comb += [results[q].eq(lane.y) for q, lane in enumerate(lanes)]
         m.d.comb += [wides[q].eq(lane.wide) for q, lane in enumerate(lanes)]
         pitch = delay(
             m, requantised.execute.out_plane_pitch, early - 3 + turn_cycles, name="second_pitch"

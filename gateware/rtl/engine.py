@@ -3,7 +3,7 @@
 
 from amaranth import *
 from amaranth.lib import data, stream
-from amaranth.lib.wiring import Component, In, Out
+from amaranth.lib.wiring import Component, In, Out, connect, flipped
 from amaranth.utils import ceil_log2
 
 from gateware.arch import isa
@@ -11,11 +11,12 @@ from gateware.arch.config import AccelConfig
 from gateware.pe.base import delay
 from gateware.pe.broadcast import copies
 from gateware.rtl.array import GemmArray
+from gateware.rtl.buffers import FillPort
 from gateware.rtl.drain import Drain
 from gateware.rtl.pool import PoolMode
 from gateware.rtl.sequence import TileLoop
 from gateware.rtl.window import Window
-from ir.numerics import ACT_BITS, BIAS_BITS
+from ir.numerics import ACT_BITS, BIAS_BITS, TABLE_SIZE
 
 BITS_PER_COPY = 128  #: bits of the descriptor in hand that one copy of an enable has
 
@@ -62,6 +63,8 @@ class TileEngine(Component):
         To the :class:`~gateware.rtl.buffers.BeatBuffer` of weights and of slots.
     wide_enable : Out(1), wide_address : Out(16), wide_data : Out(signed(48))
         To the buffer of raw outputs.
+    table : In(FillPort)
+        Of an array with tables: their entries.
 
     Throughput: one word per cycle, unless ``stalled``.
     """
@@ -95,6 +98,7 @@ class TileEngine(Component):
                 "wide_enable": Out(1),
                 "wide_address": Out(isa.ADDRESS_BITS),
                 "wide_data": Out(signed(BIAS_BITS)),
+                **({"table": In(FillPort(config.bus_bits, TABLE_SIZE))} if config.tables else {}),
             }
         )
 
@@ -106,6 +110,8 @@ class TileEngine(Component):
         m.submodules.array = array = GemmArray(config)
         m.submodules.drain = drain = Drain(config)
         self._connect_buffers(m, window, drain)
+        if config.tables:
+            connect(m, flipped(self.table), drain.fill)
         current = self._take_descriptor(m, loop)
         self._connect_array(m, current, loop, window, array)
         sums_after = loop.latency + window.latency + array.latency

@@ -16,11 +16,17 @@ from gateware.rtl.bursts import command_layout
 from gateware.rtl.payloads import ActWord, TransferJob
 from gateware.rtl.queue import Queue
 from gateware.rtl.tensor_walk import TensorWalk
+from ir.numerics import TABLE_SIZE
 
 LOADS_IN_FLIGHT = 4  #: loads whose data is on its way, beside the one that arrives
 
 #: What a port that loads no tensors must know of a job.
 _FILL = data.StructLayout({"opcode": 8, "beats": isa.BEATS_BITS, "address": isa.ADDRESS_BITS})
+
+
+def table_port(config: AccelConfig) -> dict[str, Out]:
+    """Member ``table`` of what fills the tables of the requantisers, if the array has them."""
+    return {"table": Out(FillPort(config.bus_bits, TABLE_SIZE))} if config.tables else {}
 
 
 class Receiver(Component):
@@ -39,6 +45,8 @@ class Receiver(Component):
     beats : In(stream of bus words)
     weights, slots : Out(FillPort)
         To the :class:`~gateware.rtl.buffers.BeatBuffer` of weights and of slots.
+    table : Out(FillPort)
+        With ``tensors``, of an array with tables: to those of the requantisers.
     act : Out(stream of ActWord)
         Words for the activation buffer.
     completed : Out(1)
@@ -60,13 +68,16 @@ class Receiver(Component):
                 "slots": Out(FillPort(config.bus_bits, config.slot_depth)),
                 "act": Out(stream.Signature(ActWord(config))),
                 "completed": Out(1),
+                **(table_port(config) if tensors else {}),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        tables = self._tensors and self._config.tables
         job = Signal(isa.TENSOR, reset_less=True)
-        kind = Signal(data.StructLayout({"weights": 1, "slots": 1, "tensor": 1}), reset_less=True)
+        kinds = {"weights": 1, "slots": 1, "tensor": 1} | ({"table": 1} if tables else {})
+        kind = Signal(data.StructLayout(kinds), reset_less=True)
         busy, begin, over = Signal(), Signal(), Signal()
         given = self.job.payload
         m.d.comb += self.job.ready.eq(~busy)
@@ -78,6 +89,7 @@ class Receiver(Component):
                 kind.weights.eq(given.opcode == isa.Opcode.LOAD_WEIGHTS),
                 kind.slots.eq(given.opcode == isa.Opcode.LOAD_SLOTS),
                 kind.tensor.eq(given.opcode == isa.Opcode.LOAD_TENSOR),
+                *([kind.table.eq(given.opcode == isa.Opcode.LOAD_TABLE)] if tables else []),
             ]
         with m.Elif(over):
             m.d.sync += busy.eq(0)
@@ -105,10 +117,10 @@ class Receiver(Component):
     def _fill(
         self, m: Module, job: data.View, kind: data.View, begin: Signal, beats: "_Beats"
     ) -> None:
-        """Beats to the buffers of weights and slots, one cycle after they came."""
+        """Beats to the buffers of weights and slots, and to tables, one cycle after they came."""
         word = Signal(self._config.bus_bits, reset_less=True)
         m.d.sync += word.eq(self.beats.payload)
-        for name in ("weights", "slots"):
+        for name in ("weights", "slots", *(["table"] if "table" in dict(kind.shape()) else [])):
             fill = getattr(self, name)
             m.d.comb += [
                 fill.start.eq(begin & kind[name]),
@@ -161,7 +173,7 @@ class Loader(Component):
 
     A job's reads are ordered while the data of up to ``LOADS_IN_FLIGHT`` earlier jobs is on its
     way, so that the memory's latency is not seen. Weights and slots come through all ports, tensors
-    through the first.
+    and tables through the first.
 
     Parameters
     ----------
@@ -175,6 +187,8 @@ class Loader(Component):
     beats : In(stream of bus words).array(ports)
     weights, slots : Out(FillPort).array(ports)
         To the :class:`~gateware.rtl.buffers.BeatBuffer` of weights and of slots.
+    table : Out(FillPort)
+        Of an array with tables: to those of the requantisers.
     act : Out(stream of ActWord)
         Words for the activation buffer.
     completed : Out(1)
@@ -197,6 +211,7 @@ class Loader(Component):
                 "slots": Out(FillPort(config.bus_bits, config.slot_depth)).array(ports),
                 "act": Out(stream.Signature(ActWord(config))),
                 "completed": Out(1),
+                **table_port(config),
             }
         )
 
@@ -222,7 +237,15 @@ class Loader(Component):
             m.d.sync += ahead[p].eq(ahead[p] + receiver.completed - self.completed)
             if p == 0:
                 connect(m, receiver.act, flipped(self.act))
+                if config.tables:
+                    connect(m, receiver.table, flipped(self.table))
         return m
+
+    @property
+    def _of_first_port(self) -> tuple[isa.Opcode, ...]:
+        """Opcodes of what comes through the first port alone."""
+        table = (isa.Opcode.LOAD_TABLE,) if self._config.tables else ()
+        return (isa.Opcode.LOAD_TENSOR, *table)
 
     def _order_reads(
         self, m: Module, p: int, fresh: Signal, pending: Value, receiver: Receiver
@@ -248,7 +271,7 @@ class Loader(Component):
                 beats.eq(
                     tensor.beats
                     if p == 0
-                    else Mux(tensor.opcode == isa.Opcode.LOAD_TENSOR, 0, tensor.beats)
+                    else Mux(tensor.opcode.matches(*self._of_first_port), 0, tensor.beats)
                 ),
             ]
         with m.Elif(sent):

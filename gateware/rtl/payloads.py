@@ -42,8 +42,7 @@ class WordRequest(data.StructLayout):
         )
 
 
-#: Fields of EXECUTE that the drain needs; of an array with tables some more.
-DRAIN_FIELDS = (
+_DRAIN_FIELDS = (
     "wide",
     "out_planes",
     "residual",
@@ -58,6 +57,11 @@ DRAIN_FIELDS = (
     "slot_address",
     "slots",
 )
+
+
+def drain_fields(config: AccelConfig) -> tuple[str, ...]:
+    """Fields of EXECUTE that the drain needs."""
+    return (*_DRAIN_FIELDS, "table", *isa.TABLE_FIELDS) if config.tables else _DRAIN_FIELDS
 
 
 class DrainJob(data.StructLayout):
@@ -78,7 +82,7 @@ class DrainJob(data.StructLayout):
     final : unsigned(1)
         The last pixels of an EXECUTE.
     execute : StructLayout
-        :data:`DRAIN_FIELDS` of the descriptor.
+        :func:`drain_fields` of the descriptor.
     """
 
     def __init__(self, config: AccelConfig) -> None:
@@ -89,7 +93,9 @@ class DrainJob(data.StructLayout):
                 "bank": ceil_log2(config.banks),
                 "count": range(config.pixels + 1),
                 "final": 1,
-                "execute": data.StructLayout({name: fields[name].shape for name in DRAIN_FIELDS}),
+                "execute": data.StructLayout(
+                    {name: fields[name].shape for name in drain_fields(config)}
+                ),
             }
         )
 

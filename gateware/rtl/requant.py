@@ -21,11 +21,16 @@ from ir.numerics import (
 class RequantInput(data.StructLayout):
     """Input of a :class:`RequantLane`: one sum and what turns it into an activation.
 
+    Parameters
+    ----------
+    products : bool
+        Whether M may be negative, as in a product of two codes.
+
     Members
     -------
     acc : signed(25)
         Sum of the array.
-    multiplier : unsigned(16)
+    multiplier : unsigned(16), or signed(17) with ``products``
         M.
     bias : signed(48)
         B, with the rounding constant and the engine's offset folded in.
@@ -39,11 +44,11 @@ class RequantInput(data.StructLayout):
         Residual multiplier.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, products: bool = False) -> None:
         super().__init__(
             {
                 "acc": signed(SUM_BITS),
-                "multiplier": MULTIPLIER_BITS,
+                "multiplier": signed(MULTIPLIER_BITS + 1) if products else MULTIPLIER_BITS,
                 "bias": signed(BIAS_BITS),
                 "shift": 6,
                 "low": 8,
@@ -63,6 +68,13 @@ class RequantLane(wiring.Component):
     the small devices. ``acc*M + B`` must fit 48 bits signed; the sum with the residual term need
     not.
 
+    Parameters
+    ----------
+    products : bool
+        As :class:`RequantInput` has it.
+    wide_wait : int
+        Cycles that ``wide`` comes later than ``y``.
+
     Members
     -------
     i : In(RequantInput)
@@ -70,7 +82,7 @@ class RequantLane(wiring.Component):
     wide : Out(signed(48))
         ``t`` of the same input, the raw output, without a residual: logits never have one.
 
-    Latency: 8 cycles from ``i`` to both outputs. Nothing is ever stalled or invalid; the
+    Latency: 8 cycles from ``i`` to both outputs, but for ``wide_wait``. Nothing is ever stalled or invalid; the
     surrounding logic delays its valid bit by ``latency``.
 
     Throughput: one result per cycle.
@@ -78,8 +90,11 @@ class RequantLane(wiring.Component):
 
     latency = 8
 
-    def __init__(self) -> None:
-        super().__init__({"i": In(RequantInput()), "y": Out(8), "wide": Out(signed(BIAS_BITS))})
+    def __init__(self, *, products: bool = False, wide_wait: int = 0) -> None:
+        self._wide_wait = wide_wait
+        super().__init__(
+            {"i": In(RequantInput(products)), "y": Out(8), "wide": Out(signed(BIAS_BITS))}
+        )
 
     @staticmethod
     def model(
@@ -104,7 +119,7 @@ class RequantLane(wiring.Component):
         shifted = self._shift(m, t, residual_product)
         m.d.comb += [
             self.y.eq(self._clamp(m, shifted)),
-            self.wide.eq(delay(m, t, self.latency - 3, name="wide")),
+            self.wide.eq(delay(m, t, self.latency - 3 + self._wide_wait, name="wide")),
         ]
         return m
 
@@ -113,7 +128,7 @@ class RequantLane(wiring.Component):
         i = self.i
         acc = delay(m, i.acc, 1, name="acc")
         multiplier = delay(m, i.multiplier, 1, name="multiplier")
-        product = Signal(signed(SUM_BITS + MULTIPLIER_BITS), reset_less=True)
+        product = Signal((acc * multiplier).shape(), reset_less=True)
         t = Signal(signed(BIAS_BITS), reset_less=True)
         m.d.sync += [
             product.eq(acc * multiplier),

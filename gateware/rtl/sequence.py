@@ -10,7 +10,7 @@ from amaranth.utils import ceil_log2
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.pe.base import delay
-from gateware.rtl.payloads import DRAIN_FIELDS, DrainJob, WordRequest
+from gateware.rtl.payloads import DrainJob, WordRequest, drain_fields
 from gateware.rtl.spacing import DrainSpacing
 from ir.numerics import ACT_BITS
 
@@ -229,7 +229,7 @@ class TileLoop(Component):
         ]
         m.d.comb += self.job.eq(job)
         # Of the EXECUTE that the registers above were of: the next comes a cycle later.
-        m.d.comb += [self.job.execute[name].eq(d[name]) for name in DRAIN_FIELDS]
+        m.d.comb += [self.job.execute[name].eq(d[name]) for name in drain_fields(self._config)]
 
     def _begin(self, m: Module, loops: _Loops) -> None:
         d = self.execute

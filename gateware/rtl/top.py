@@ -274,7 +274,7 @@ class Accelerator(wiring.Component):
             )
 
     def _connect_constants(self, m: Module, units: _Units) -> None:
-        """Weights and slots, from the loader to the engine."""
+        """Weights, slots and tables, from the loader to the engine."""
         loader, engine = units.loader, units.engine
         for buffer, fills, address, source in (
             (units.weights, loader.weights, engine.weight_address, engine.weights),
@@ -286,6 +286,8 @@ class Accelerator(wiring.Component):
                 buffer.read_address.eq(address),
                 Value.cast(source).eq(buffer.read_data),
             ]
+        if self.config.tables:
+            connect(m, loader.table, engine.table)
 
     def _connect_raw_outputs(self, m: Module, units: _Units) -> None:
         """Raw outputs, from the engine to the storer."""

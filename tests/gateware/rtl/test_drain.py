@@ -199,7 +199,7 @@ class Bench:
         for arrival, job, sums in jobs:
             steps = itertools.product(range(job["count"]), self.records)
             for step, (pixel, results) in enumerate(steps):
-                first = self.begin(arrival) + Drain.latency + self.turn * step * self.phases
+                first = self.begin(arrival) + Drain.latency_for(self.config) + self.turn * step * self.phases
                 cycle = first + self.turn * (self.phases - 1)
                 bank = (job["bank"] + pixel) % config.banks
                 for result in results:
@@ -276,7 +276,7 @@ def hold(bench: Bench, jobs: list) -> None:
     last = [
         bench.begin(arrival)
         + bench.turn * (job["count"] * len(bench.records) * bench.phases - 1)
-        + Drain.latency
+        + Drain.latency_for(self.config)
         + 2
         + bench.config.drain_turn
         for arrival, job, _ in jobs

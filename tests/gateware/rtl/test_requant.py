@@ -14,15 +14,17 @@ from sim.benches.stimulus import simulate
 FIELDS = tuple(RequantInput().members)
 
 
-def run(operations: Sequence[dict[str, int]]) -> tuple[np.ndarray, np.ndarray]:
+def run(
+    operations: Sequence[dict[str, int]], *, products: bool = False, wide_wait: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """One operation per cycle against the model, in every cycle; returns ``(y, wide)``."""
-    lane = RequantLane()
-    layout = RequantInput()
+    lane = RequantLane(products=products, wide_wait=wide_wait)
+    layout, late = RequantInput(products), lane.latency - 1
     stimulus = [{"i": layout.const(operation).as_value().value} for operation in operations]
-    seen = simulate(lane, stimulus + [stimulus[-1]] * lane.latency, ["y", "wide"])
-    y = np.array(seen["y"][lane.latency - 1 :][: len(operations)], np.int64)
+    seen = simulate(lane, stimulus + [stimulus[-1]] * (late + 1 + wide_wait), ["y", "wide"])
+    y = np.array(seen["y"][late:][: len(operations)], np.int64)
     wide = np.array(
-        [(value ^ 1 << 47) - (1 << 47) for value in seen["wide"][lane.latency - 1 :]], np.int64
+        [(value ^ 1 << 47) - (1 << 47) for value in seen["wide"][late + wide_wait :]], np.int64
     )[: len(operations)]
     columns = {
         field: np.array([operation[field] for operation in operations], np.int64)
@@ -165,3 +167,20 @@ def test_wide_has_no_residual() -> None:
     fields = operation(acc=-3, multiplier=40000, bias=1 << 40, shift=20, residual=255, n=65535)
     _, wide = run([fields])
     assert wide[0] == accumulate(-3, 40000, 1 << 40, 20) == (1 << 40) - 120000
+
+
+def test_products_have_negative_multipliers(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    operations = [
+        operation(
+            acc=int(rng.integers(256)),
+            multiplier=int(rng.integers(-255, 256)) << 8,
+            bias=int(rng.integers(-(1 << 26), 1 << 26)),
+            shift=int(rng.integers(SHIFT_MIN, 23)),
+            residual=int(rng.integers(256)),
+            n=int(rng.integers(65536)),
+        )
+        for _ in range(2000)
+    ]
+    y, _ = run(operations, products=True, wide_wait=2)
+    assert len(set(y.tolist())) > 200
