@@ -167,11 +167,6 @@ def configure(
     Raises UserError.
     """
     target = TARGETS[board.device.family]
-    if graph is not None and needs_tables(graph):
-        raise UserError(
-            f"graph {graph.header.name!r} has activation functions or products, which the "
-            "accelerator's Verilog does not have yet: use ReLU, and additions"
-        )
     try:
         if ratio == "auto":
             found = presets.auto(board)

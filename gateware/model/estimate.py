@@ -21,8 +21,13 @@ from gateware.compiler.program import Program
 from gateware.model.timeline import Timeline
 from gateware.pe.base import SUM_BITS
 from gateware.rtl.array import GemmArray
+from gateware.rtl.lookup import LANES_PER_COPY, LookupLane
 from gateware.rtl.requant import RequantLane
 from ir.numerics import ACT_BITS, BIAS_BITS, MULTIPLIER_BITS, SHIFT_MAX
+
+
+PRODUCT_LUTS = 23  #: of a requantiser that can multiply two codes
+TABLE_PORT_FF = 18  #: copies of what is written to some tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +140,12 @@ def _drain(config: AccelConfig) -> Usage:
     ways = (config.rows + k) // lanes * config.pixels
     slot_bits = isa.slot_layout(config).size
     waiting = 3 * (MULTIPLIER_BITS + BIAS_BITS + SHIFT_MAX.bit_length())  # for the lane's sum
-    return Usage(
+    table = LookupLane.resources()
+    tables = Usage(
+        lut=lanes * (table.lut + PRODUCT_LUTS),
+        ff=lanes * (table.ff + 1) + TABLE_PORT_FF * math.ceil(lanes / LANES_PER_COPY),
+    )
+    return (tables if config.tables else Usage()) + Usage(
         lut=round(
             lanes * (requant.lut + SUM_BITS * _choice(ways)) + k * (lanes * 3 + 40) + slot_bits
         ),
