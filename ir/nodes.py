@@ -109,8 +109,8 @@ class AvgPool(_Node):
 class Mul(_Node):
     """Product of two tensors, element by element: :func:`ir.numerics.multiply` of their codes.
 
-    The ``factor`` has the shape of the input, or (C, 1, 1), a factor for each channel. A ``table``
-    is applied to the result, as in a layer.
+    The ``factor`` has 8 bits and the shape of the input, or (C, 1, 1), a factor for each channel.
+    A ``table`` is applied to the result, as in a layer.
     """
 
     op: Literal["mul"] = "mul"

@@ -220,9 +220,11 @@ def _check_node(
             f"node {node.name!r} has a table with {table.max()}, outside {target.bits} bits"
         )
     if isinstance(node, Mul):
-        factor = specs[node.factor].shape
-        if factor not in (source.shape, (source.shape[0], 1, 1)):
-            raise GraphError(f"node {node.name!r} cannot multiply {source.shape} by {factor}")
+        factor = specs[node.factor]
+        if factor.shape not in (source.shape, (source.shape[0], 1, 1)):
+            raise GraphError(f"node {node.name!r} cannot multiply {source.shape} by {factor.shape}")
+        if factor.bits != numerics.TABLE_BITS:
+            raise GraphError(f"node {node.name!r} has a factor of {factor.bits} bits, not 8")
     if table is not None and isinstance(node, Conv | Linear) and node.wide:
         raise GraphError(f"node {node.name!r} gives raw outputs, which no table can take")
     if isinstance(node, Conv | Linear) and node.residual is not None:

@@ -141,7 +141,10 @@ EXECUTE = data.StructLayout(
         "slot_address": ADDRESS_BITS,
         "slots": ADDRESS_BITS,
         # Of an array with tables:
-        "product": 1,  #: a lane's sum is multiplied by 256 times the residual operand less M
+        # A lane's sum is multiplied by 256 r and M, less 2^16 where M is not 0, instead of by M; r
+        # is the residual operand, of 8 bits, for which 255 - r is added as a residual. M is a
+        # multiple of 256.
+        "product": 1,
         "broadcast": 1,  #: the residual operand is that of the first pixel, for all
         # Of an array with parts; for one pixel group, in a single plane:
         "resume": 1,  #: sums begin with those of the EXECUTE before

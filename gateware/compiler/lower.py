@@ -201,8 +201,8 @@ def _operation(
 def _product(graph: IntGraph, node: Mul, stored: dict[str, str]) -> Pool:
     """A pooling over one pixel, whose sum, the code a, the requantiser multiplies.
 
-    It computes ``a * (256 * f - M) + B + (255 - f) * N`` of the factor f, with ``M = 256 * z_f``
-    and ``N = 256 * z_a``; B makes that ``256 * ((a - z_a) * (f - z_f) + bias)``.
+    It computes ``a * (256 * f - 256 * z_f) + B + (255 - f) * N`` of the factor f, with
+    ``N = 256 * z_a``; B makes that ``256 * ((a - z_a) * (f - z_f) + bias)``.
     """
     zero, factor_zero = graph.tensor(node.input).zero_point, graph.tensor(node.factor).zero_point
     bias = node.bias + zero * factor_zero - act_max(8) * zero
@@ -214,7 +214,7 @@ def _product(graph: IntGraph, node: Mul, stored: dict[str, str]) -> Pool:
         stride=(1, 1),
         padding=(0, 0, 0, 0),
         total=True,
-        multiplier=factor_zero << FACTOR_BITS,
+        multiplier=-factor_zero % (1 << FACTOR_BITS) << FACTOR_BITS,
         bias=bias << FACTOR_BITS,
         shift=node.shift + FACTOR_BITS,
         low=node.low,

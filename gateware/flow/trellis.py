@@ -39,6 +39,8 @@ KEEP_COPIES = """\
 proc
 setattr -set keep 1 a:keep %ci1:+$dff[Q] t:$dff %i
 """
+#: LUTs that a table takes beyond that of 7-series: 32 TRELLIS_DPR16X4, and a choice of one.
+TABLE_LUT4 = 280
 SEED = 1  #: of the placer, so that a build can be repeated
 
 
@@ -49,10 +51,11 @@ def resources(config: AccelConfig) -> dict[str, int]:
     port of the activation buffer and with two (docs/decisions.md).
     """
     xc7 = estimate.resources(config)
+    tables = TABLE_LUT4 * config.requant_lanes if config.tables else 0
     # One port of the activation buffer saves little here.
     ebr = 2.4 * estimate.resources(dataclasses.replace(config, act_copies=2)).bram36
     return {
-        "lut4": round(2.45 * xc7.lut),
+        "lut4": round(2.45 * xc7.lut) + tables,
         "ff": round(1.86 * xc7.ff),
         # A slice of a row engine takes one, a product of 25 x 18 bits two.
         "mult18": 2 * xc7.dsp48e1 - GemmArray.resources(config).dsp48e1,

@@ -201,7 +201,8 @@ class Emulator:
         if f["residual"]:
             residual = self._operand(f, lane["column"], entry["offset"], pixel, bank)
         if f["product"]:
-            acc = acc * ((residual << numerics.TABLE_BITS) - lane["multiplier"])
+            m = lane["multiplier"] - (1 << numerics.MULTIPLIER_BITS) * (lane["multiplier"] > 0)
+            acc = acc * ((residual << numerics.TABLE_BITS) + m)
             residual, constants = numerics.act_max(8) - residual, (1, *constants[1:])
         y = numerics.requantise(acc, *constants, f["low"], f["high"], residual, f["residual_n"])
         if f["table"]:

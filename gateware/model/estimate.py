@@ -25,7 +25,6 @@ from gateware.rtl.lookup import LANES_PER_COPY, LookupLane
 from gateware.rtl.requant import RequantLane
 from ir.numerics import ACT_BITS, BIAS_BITS, MULTIPLIER_BITS, SHIFT_MAX
 
-
 PRODUCT_LUTS = 23  #: of a requantiser that can multiply two codes
 TABLE_PORT_FF = 18  #: copies of what is written to some tables
 

@@ -133,11 +133,13 @@ def _result_cycles(config: AccelConfig) -> int:
 
 
 def _multiply(product: Value, multiplier: Value, code: Value) -> tuple[Value, Value]:
-    """M and the residual operand of a lane: for a product ``256 * code - M``, of whose M only the
-    high byte counts, and ``255 - code``; else what was given."""
+    """M and the residual operand of a lane: for a product ``256 * code`` and M, less 2^16 where M
+    is not 0, and ``255 - code``; else M, and any."""
     low, high = multiplier[:TABLE_BITS], multiplier[TABLE_BITS:]
-    factor = Mux(product, code - high, high)[: TABLE_BITS + 1]
-    return Cat(low, factor).as_signed(), code ^ product.replicate(len(code))
+    total = Value.cast(high + Mux(product, code, 0))
+    negative = product & high.any() & ~total[TABLE_BITS]
+    factor = Cat(low, total[:TABLE_BITS], negative).as_signed()
+    return factor, ~code
 
 
 class Drain(Component):
@@ -392,8 +394,9 @@ class Drain(Component):
             )
             residual = Cat(nibble, Mux(r.residual_planes, high_nibble, 0))
             multiplier = r_record.lanes[q].multiplier
-            if tables:
-                multiplier, residual = _multiply(products[q], multiplier, residual)
+            if tables:  # a factor has 8 bits
+                multiplier, factor = _multiply(products[q], multiplier, Cat(nibble, high_nibble))
+                residual = Mux(products[q], factor, residual)
             fields = {
                 "acc": r_sums[q],
                 "multiplier": multiplier,

@@ -82,8 +82,8 @@ class RequantLane(wiring.Component):
     wide : Out(signed(48))
         ``t`` of the same input, the raw output, without a residual: logits never have one.
 
-    Latency: 8 cycles from ``i`` to both outputs, but for ``wide_wait``. Nothing is ever stalled or invalid; the
-    surrounding logic delays its valid bit by ``latency``.
+    Latency: 8 cycles from ``i`` to both outputs, but for ``wide_wait``. Nothing is ever stalled or
+    invalid; the surrounding logic delays its valid bit by ``latency``.
 
     Throughput: one result per cycle.
     """

@@ -30,13 +30,15 @@ ONE_LANE = AccelConfig(
     act_depth=16,
     slot_depth=8,
 )
-DRAIN_EXECUTE = dict(DrainJob(TINY))["execute"].shape
 CONFIGS = {
     "P2": TINY,
     "P4": WIDER,
     "one requantiser": ONE_LANE,
     "one copy": dataclasses.replace(WIDER, act_copies=1),
+    "tables": dataclasses.replace(TINY, tables=True),
+    "tables, one copy": dataclasses.replace(WIDER, act_copies=1, tables=True),
 }
+FILLED = 300  #: cycles until a table is full
 
 
 class Bench:
@@ -53,6 +55,8 @@ class Bench:
         self.bits, self.wide = bits, wide
         self.records = [self._slot() for _ in range(slots)]
         self.memory = self.rng.integers(0, 16, (config.banks, config.act_depth, config.k))
+        self.table = self.rng.integers(0, 256, numerics.TABLE_SIZE)
+        self.layout = dict(DrainJob(config))["execute"].shape
         self.low, self.high = (2, 14) if bits == 4 else (3, 250)
         self.execute = {
             "out_address": 5,
@@ -75,8 +79,8 @@ class Bench:
     def fields(self, valid: bool) -> dict[str, int]:
         """What comes with a job of the drain: fields of its EXECUTE, or of any other."""
         if valid:
-            return fields(DRAIN_EXECUTE, **self.execute)
-        return {name: int(self.noise.integers(1 << field.width)) for name, field in DRAIN_EXECUTE}
+            return fields(self.layout, **self.execute)
+        return {name: int(self.noise.integers(1 << field.width)) for name, field in self.layout}
 
     def _slot(self) -> list[SlotResult]:
         config, rng = self.config, self.rng
@@ -134,7 +138,7 @@ class Bench:
         """``jobs`` are (cycle, fields of DrainJob, sums)."""
         config, dut = self.config, Drain(self.config)
         at = {cycle: job for cycle, job, _ in jobs}
-        length = jobs[-1][0] + self.spacing + dut.latency + 4
+        length = jobs[-1][0] + self.spacing + dut.latency_for(config) + 4
         address_bits = (config.act_depth - 1).bit_length()
         stored = [0] * self.execute["slot_address"] + [
             int.from_bytes(pack_slot(results, config, self.wide), "little")
@@ -158,6 +162,8 @@ class Bench:
 
         async def bench(ctx) -> None:
             for cycle in range(length):
+                if config.tables:
+                    self._fill(ctx, dut, cycle)
                 ctx.set(dut.job_valid, cycle in at)
                 ctx.set(dut.job, at.get(cycle, noise) | {"execute": self.fields(cycle in at)})
                 sums = valid[cycle] if cycle in valid else self.sums()
@@ -184,6 +190,11 @@ class Bench:
 
         pysim.run(dut, bench, cycles=length + 1)
 
+    def _fill(self, ctx, dut: Drain, cycle: int) -> None:
+        ctx.set(dut.fill.start, cycle == 1)
+        ctx.set(dut.fill.enable, 2 <= cycle < 2 + len(self.table))
+        ctx.set(dut.fill.data, int(self.table[(cycle - 2) % len(self.table)]))
+
     def _collect(self, ctx, dut: Drain, cycle: int, address_bits: int) -> None:
         enable, bank = ctx.get(dut.write_enable), ctx.get(dut.write_bank)
         for j in (j for j in range(self.config.k) if enable >> j & 1):
@@ -199,7 +210,11 @@ class Bench:
         for arrival, job, sums in jobs:
             steps = itertools.product(range(job["count"]), self.records)
             for step, (pixel, results) in enumerate(steps):
-                first = self.begin(arrival) + Drain.latency_for(self.config) + self.turn * step * self.phases
+                first = (
+                    self.begin(arrival)
+                    + Drain.latency_for(self.config)
+                    + self.turn * step * self.phases
+                )
                 cycle = first + self.turn * (self.phases - 1)
                 bank = (job["bank"] + pixel) % config.banks
                 for result in results:
@@ -218,12 +233,19 @@ class Bench:
                             )
                         )
                         continue
-                    residual = self._residual(bank, job["pixel"] + result.offset, result.column)
+                    whole = (bank, job["pixel"] + result.offset)
+                    operand = (0, result.offset) if f.get("broadcast") else whole
+                    residual = self._residual(*operand, result.column)
+                    if f.get("product"):
+                        m = result.multiplier - (1 << 16) * (result.multiplier > 0)
+                        constants = (acc * (256 * residual + m), 1, *constants[2:])
+                        residual = 255 - residual
                     y = int(
                         numerics.requantise(
                             *constants, self.low, self.high, residual, f["residual_n"]
                         )
                     )
+                    y = int(self.table[y]) if f.get("table") else y
                     address = f["out_address"] + job["pixel"] + result.offset
                     for plane in range(self.bits // 4):
                         nibble = y >> 4 if self.bits == 8 and plane == 0 else y & 15
@@ -254,7 +276,7 @@ def make_jobs(bench: Bench, count: int, gap: int) -> list:
         pixels = int(bench.rng.integers(1, config.pixels)) if i == 1 else config.pixels
         jobs.append(
             (
-                3 + i * (bench.spacing + gap),
+                FILLED * config.tables + 3 + i * (bench.spacing + gap),
                 {
                     "pixel": int(bench.rng.integers(1 << 16)),
                     "bank": bank,
@@ -276,7 +298,7 @@ def hold(bench: Bench, jobs: list) -> None:
     last = [
         bench.begin(arrival)
         + bench.turn * (job["count"] * len(bench.records) * bench.phases - 1)
-        + Drain.latency_for(self.config)
+        + Drain.latency_for(bench.config)
         + 2
         + bench.config.drain_turn
         for arrival, job, _ in jobs
@@ -303,6 +325,29 @@ def test_results(name, bits, residual_bits, seed):
     hold(bench, jobs)
     nibbles = {data for *_, data in bench.writes}
     assert len(nibbles) > 1, "the results no longer vary"
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("tables")])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_results_are_looked_up(name, bits, seed):
+    bench = Bench(CONFIGS[name], seed, slots=4, bits=bits)
+    bench.execute |= {"table": 1, "residual": 1, "low": 0, "high": 255}
+    bench.low, bench.high = 0, 255
+    hold(bench, make_jobs(bench, 6, gap=0))
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("tables")])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("broadcast", [0, 1])
+def test_products(name, bits, broadcast, seed):
+    bench = Bench(CONFIGS[name], seed, slots=4, bits=bits)
+    bench.execute |= {"product": 1, "broadcast": broadcast, "residual": 1, "residual_planes": 1}
+    for results in bench.records:
+        for index, result in enumerate(results):
+            results[index] = dataclasses.replace(
+                result, multiplier=(result.multiplier >> 8 << 8) * int(bench.rng.integers(2))
+            )
+    hold(bench, make_jobs(bench, 6, gap=0))
 
 
 @pytest.mark.slow
