@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from docs import operations
 from docs.flow import svg
 from gateware.arch import registers
 from ir import numerics
@@ -242,7 +243,12 @@ def registers_page() -> str:
 
 def pages() -> dict[str, str]:
     """File name and text of every generated page and picture."""
-    return {"numerics.md": numerics_page(), "registers.md": registers_page(), "flow.svg": svg()}
+    return {
+        "numerics.md": numerics_page(),
+        "operations.md": f"{NOTE}\n{operations.page(table)}",
+        "registers.md": registers_page(),
+        "flow.svg": svg(),
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -77,7 +77,13 @@ class _Expression:
 
 
 def _add(w: GraphWriter, node: fx.Node) -> fx.Node | None:
-    """``a + alpha * b``, ``a - alpha * b`` or, the other way round, ``b - alpha * a``."""
+    """``a + alpha * b``, ``a - alpha * b`` or, the other way round, ``b - alpha * a``.
+
+    One operand is a layer's sum, the other is added in its requantisation; a constant goes into B.
+
+    Cost: none where an operand is a layer's that nothing else reads, or a constant behind a layer;
+    else a depthwise layer.
+    """
     a, b, alpha = _operands(node)
     name = operation(node).rstrip("_")
     if w.keep_unknown:
@@ -105,7 +111,12 @@ def _scaled(w: GraphWriter, constant: fx.Node, factor: float) -> fx.Node:
 
 
 def _mul(w: GraphWriter, node: fx.Node) -> fx.Node | None:
-    """Product by a constant, or of two tensors."""
+    """Product by a constant: part of a layer's requantisation. Product of two tensors, or by a
+    value for each channel: codes times codes, with a table behind.
+
+    Cost: none by a constant behind a layer; else a depthwise layer, or a pass of the products,
+    which an array with tables has.
+    """
     if w.keep_unknown:
         return None
     a, b, _ = _operands(node)
@@ -133,7 +144,10 @@ def _product(w: GraphWriter, node: fx.Node, terms: list[fx.Node]) -> fx.Node:
 
 
 def _div(w: GraphWriter, node: fx.Node) -> fx.Node | None:
-    """Quotient by a constant."""
+    """Product by the inverse of a constant.
+
+    Cost: as that product.
+    """
     if w.keep_unknown:
         return None
     a, b, _ = _operands(node)
@@ -151,6 +165,10 @@ def _div(w: GraphWriter, node: fx.Node) -> fx.Node | None:
 
 
 def _neg(w: GraphWriter, node: fx.Node) -> fx.Node | None:
+    """Product by -1: the other sign of a layer's weights.
+
+    Cost: as a product by a constant.
+    """
     if w.keep_unknown:
         return None
     e = _Expression(w, node)

@@ -64,6 +64,10 @@ def _bound(node: fx.Node, **defaults: Any) -> dict[str, Any]:
 
 
 def _concatenation(w: GraphWriter, node: fx.Node) -> fx.Node:
+    """Channels of several tensors side by side, on one grid that training chooses.
+
+    Cost: a copy of the channels through the array, a pass of a 1x1 layer.
+    """
     a = _bound(node, dim=0)
     sources = list(a["tensors"])
     if _axis(node, a["dim"], sources[0]) != 1:
@@ -81,7 +85,10 @@ def _parts(w: GraphWriter, node: fx.Node) -> fx.Node:
 
 
 def _part(w: GraphWriter, node: fx.Node) -> fx.Node:
-    """One result of chunk, split or unbind."""
+    """Some of the channels, as of chunk, split or unbind.
+
+    Cost: a copy of the channels.
+    """
     whole, number = argument(node), cast(int, node.args[1])
     if operation(whole) not in PARTS:
         raise ValueError("")
@@ -99,6 +106,10 @@ def _result_shapes(node: fx.Node) -> list[tuple[int, ...]]:
 
 
 def _slice(w: GraphWriter, node: fx.Node) -> fx.Node | None:
+    """Some of the channels, or every n-th row and column from the first on.
+
+    Cost: a copy of the channels or pixels.
+    """
     a = _bound(node, dim=0, start=None, end=None, step=1)
     value = argument(node).meta["val"]
     axis = a["dim"] % value.dim()
@@ -122,7 +133,10 @@ def _slice(w: GraphWriter, node: fx.Node) -> fx.Node | None:
 
 
 def _index(w: GraphWriter, node: fx.Node) -> fx.Node:
-    """Channels by a constant list of numbers."""
+    """Channels by a constant list of numbers.
+
+    Cost: a copy of the channels.
+    """
     if operation(node) == "index_select":
         a = _bound(node)
         axis, numbers = _axis(node, a["dim"]), a["index"]
@@ -140,6 +154,10 @@ def _index(w: GraphWriter, node: fx.Node) -> fx.Node:
 
 
 def _shuffle(w: GraphWriter, node: fx.Node) -> fx.Node:
+    """Channels in another order.
+
+    Cost: a copy of the channels.
+    """
     groups, channels = cast(int, node.args[1]), shape(argument(node))[0]
     picks = torch.arange(channels).view(groups, -1).t().flatten().tolist()
     return _gather(w, node, [argument(node)], picks)

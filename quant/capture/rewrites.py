@@ -63,6 +63,10 @@ def _convolution(w: GraphWriter, node: fx.Node) -> fx.Node:
 
 
 def _linear(w: GraphWriter, node: fx.Node) -> fx.Node | None:
+    """Layer over a vector, or over a map that was flattened: a convolution whose kernel is the map.
+
+    Cost: as a convolution of one pixel; weights beyond the buffer need an array with parts.
+    """
     a = _bound(node, bias=None)
     weight, bias = w.tensor(a["weight"]), w.optional_tensor(a["bias"])
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
@@ -74,6 +78,11 @@ _OF_NORMS = ("weight", "bias", "running_mean", "running_var")
 
 
 def _batch_norm(w: GraphWriter, node: fx.Node) -> fx.Node:
+    """Part of the requantisation of the layer before it, in M and B of its rows; elsewhere of a
+    depthwise 1x1 layer with weights of one.
+
+    Cost: none behind a layer that nothing else reads, else a depthwise layer.
+    """
     a = _bound(node)
     if a["running_mean"] is None:
         raise ValueError("it normalises by its own batch: give it track_running_stats=True")
@@ -106,11 +115,20 @@ def _other_norm(w: GraphWriter, node: fx.Node) -> None:
 
 
 def _relu(w: GraphWriter, node: fx.Node) -> fx.Node:
+    """Lower end of the clamp that follows every layer.
+
+    Cost: none behind a layer or an addition, nor where the values have no sign anyway; else a
+    depthwise layer.
+    """
     return w.module_call(node, nn.ReLU(), w.nodes[argument(node)])
 
 
 def _prelu(w: GraphWriter, node: fx.Node) -> fx.Node:
-    """With a slope for each channel; one slope makes an elementwise function."""
+    """``u + (1 - slope) * relu(-u)`` with a slope for each channel: a table, and a depthwise layer
+    with a residual operand. One slope for all makes an elementwise function.
+
+    Cost: a depthwise layer, and an array with tables.
+    """
     slopes = w.tensor(node.args[1])
     prelu = nn.PReLU(slopes.numel(), device="meta")
     _own(prelu, weight=slopes)
@@ -118,6 +136,10 @@ def _prelu(w: GraphWriter, node: fx.Node) -> fx.Node:
 
 
 def _clamp(w: GraphWriter, node: fx.Node) -> fx.Node:
+    """Both ends of the clamp that follows every layer, the lower one at 0, as of ReLU6.
+
+    Cost: as a ReLU.
+    """
     a = _bound(node, min_val=-1.0, max_val=1.0, min=None, max=None)
     if operation(node) == "relu6":
         low, high = 0, 6
@@ -132,7 +154,10 @@ def _clamp(w: GraphWriter, node: fx.Node) -> fx.Node:
 
 
 def _expand(w: GraphWriter, node: fx.Node) -> fx.Node | None:
-    """One value for each channel, repeated for a product, which needs no repetition."""
+    """One value for each channel, repeated for a product, which needs no repetition.
+
+    Cost: none.
+    """
     if w.keep_unknown:
         return None
     if any(operation(user) not in ("mul", "mul_") for user in node.users):
@@ -182,7 +207,11 @@ def _mean(w: GraphWriter, node: fx.Node) -> fx.Node | None:
 
 
 def _view(w: GraphWriter, node: fx.Node) -> fx.Node | None:
-    """flatten, view, reshape or squeeze to (batch, everything else), or a part of a shuffle."""
+    """flatten, view, reshape or squeeze to (batch, everything else), which a linear layer reads as
+    the map itself; views that come to another order of the channels are a gather.
+
+    Cost: none, or that of a gather.
+    """
     before, after = (n.meta["val"].shape for n in (argument(node), node))
     if before == after and operation(node) not in ("permute", "transpose"):
         if argument(node) in w.views:
@@ -219,10 +248,18 @@ def _sizes(shape: torch.Size) -> str:
 
 
 def _dropout(w: GraphWriter, node: fx.Node) -> fx.Node:
+    """Nothing outside of training.
+
+    Cost: none.
+    """
     return w.module_call(node, nn.Dropout(_bound(node)["p"]), w.nodes[argument(node)])
 
 
 def _pad(w: GraphWriter, node: fx.Node) -> fx.Node | None:
+    """Padding of the layer or maximum behind it, by zeros; channels of zeros are a gather.
+
+    Cost: none, or that of a gather.
+    """
     a = _bound(node, mode="constant", value=0.0)
     amounts = list(a["pad"])
     dims = argument(node).meta["val"].dim()

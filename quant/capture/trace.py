@@ -2,7 +2,7 @@
 """From any module to a flat graph of standard modules, by :func:`torch.export.export`.
 
 ATen has many ways to write one layer: methods, functions and modules, in place or not, ``view`` or
-``flatten``. Here each becomes one of the modules of :data:`SUPPORTED`, under the name that its
+``flatten``. Here each becomes one of a few modules of torch.nn, under the name that its
 parameters had in the user's model, so that a checkpoint of that model fits the flat one as well.
 """
 

@@ -7,10 +7,8 @@ from torch import Tensor, fx, nn
 from quant.capture.names import Names
 from quant.capture.nodes import operation, path_of, stack_of
 
-SUPPORTED = (
-    "convolution, linear, batch-norm, ReLU, ReLU6, sums, scalars, max and average pool, zero "
-    "padding, flatten, dropout"
-)
+#: Page of the operations that are supported, generated from the rewrites.
+OPERATIONS = "docs/operations.md"
 
 
 class UnsupportedLayer(ValueError):
@@ -20,7 +18,7 @@ class UnsupportedLayer(ValueError):
         super().__init__(
             f"layer {name or '(model)'!r}{f' of class {kind}' if kind else ''}: "
             f"{operation} is not supported"
-            f"{': ' if reason else ''}{reason}; supported are {SUPPORTED}"
+            f"{': ' if reason else ''}{reason}; {OPERATIONS} lists those that are"
         )
 
 

@@ -71,7 +71,7 @@ def prepare(
 
     Parameters
     ----------
-    model : a network of :data:`quant.capture.writer.SUPPORTED`, for images with values in 0..1
+    model : of the operations that docs/operations.md lists, for images with values in 0..1
     example : a batch of inputs; all sizes but the batch's become fixed
     act_bits : 4 or 8, of the activations that layers read
     first_last : "w8a8" gives the last layer 8-bit activations; the first one reads 8-bit images
