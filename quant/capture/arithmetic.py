@@ -13,9 +13,9 @@ import torch
 from torch import fx
 
 from quant.capture.nodes import operation, path_of
-from quant.capture.writer import GraphWriter
+from quant.capture.products import product
+from quant.capture.writer import GraphWriter, Rewrite
 
-Rewrite = Callable[[GraphWriter, fx.Node], fx.Node | None]
 _IDENTITY = {operator.add: 0, operator.mul: 1}
 Operation = Callable[[Any, Any], Any]
 
@@ -112,7 +112,7 @@ def _scaled(w: GraphWriter, constant: fx.Node, factor: float) -> fx.Node:
 
 def _mul(w: GraphWriter, node: fx.Node) -> fx.Node | None:
     """Product by a constant: part of a layer's requantisation. Product of two tensors, or by a
-    value for each channel: codes times codes, with a table behind.
+    value for each channel or pixel: codes times codes, with a table behind.
 
     Cost: none by a constant behind a layer; else a depthwise layer, or a pass of the products,
     which an array with tables has.
@@ -122,25 +122,9 @@ def _mul(w: GraphWriter, node: fx.Node) -> fx.Node | None:
     a, b, _ = _operands(node)
     e = _Expression(w, node)
     if e.is_tensor(a) and e.is_tensor(b):
-        return _product(w, node, [cast(fx.Node, a), cast(fx.Node, b)])
+        return product(w, node, [cast(fx.Node, a), cast(fx.Node, b)])
     x, factor = (a, b) if e.is_tensor(a) else (b, a)
     return e.join(operator.mul, e.value(x), e.constant(factor))
-
-
-def _product(w: GraphWriter, node: fx.Node, terms: list[fx.Node]) -> fx.Node:
-    """Product of two activations; the second may have one value for each channel."""
-    if any(t not in w.nodes for t in terms):
-        raise ValueError("both operands must be activations")
-    terms.sort(key=lambda t: t.meta["val"].shape != node.meta["val"].shape)
-    whole, factor = (tuple(t.meta["val"].shape[1:]) for t in terms)
-    if whole != tuple(node.meta["val"].shape[1:]) or (
-        factor != whole and (len(whole) != 3 or factor != (whole[0], 1, 1))
-    ):
-        raise ValueError(
-            f"it multiplies {whole} by {factor}: both must have one shape, or one a value for each "
-            "channel"
-        )
-    return w.graph.call_function(operator.mul, tuple(w.nodes[t] for t in terms))
 
 
 def _div(w: GraphWriter, node: fx.Node) -> fx.Node | None:

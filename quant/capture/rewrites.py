@@ -10,11 +10,12 @@ from typing import cast
 import torch
 from torch import Tensor, fx, nn
 
-from quant.capture.arithmetic import ARITHMETIC, Rewrite
+from quant.capture.arithmetic import ARITHMETIC
 from quant.capture.gathers import GATHERS, follow_views, is_view, pad_channels
 from quant.capture.nodes import argument, operation, path_of
 from quant.capture.nodes import bound as _bound
-from quant.capture.writer import GraphWriter
+from quant.capture.products import PRODUCTS
+from quant.capture.writer import GraphWriter, Rewrite
 from quant.nn.norms import FrozenBatchNorm1d, FrozenBatchNorm2d
 
 
@@ -151,18 +152,6 @@ def _clamp(w: GraphWriter, node: fx.Node) -> fx.Node:
         raise ValueError("it must clamp at 0 from below, as ReLU6 does")
     module = nn.ReLU() if high is None else nn.Hardtanh(0.0, float(high))
     return w.module_call(node, module, w.nodes[argument(node)])
-
-
-def _expand(w: GraphWriter, node: fx.Node) -> fx.Node | None:
-    """One value for each channel, repeated for a product, which needs no repetition.
-
-    Cost: none.
-    """
-    if w.keep_unknown:
-        return None
-    if any(operation(user) not in ("mul", "mul_") for user in node.users):
-        raise ValueError("only what is multiplied with a map can be expanded to it")
-    return w.nodes[argument(node)]
 
 
 def _max_pool(w: GraphWriter, node: fx.Node) -> fx.Node:
@@ -327,8 +316,7 @@ REWRITES: dict[str, Rewrite] = {
     "avg_pool2d": _avg_pool,
     "adaptive_avg_pool2d": _adaptive_avg_pool,
     "mean": _mean,
-    "expand": _expand,
-    "expand_as": _expand,
+    **PRODUCTS,
     **GATHERS,
     **dict.fromkeys(VIEWS, _view),
     "dropout": _dropout,

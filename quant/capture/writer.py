@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writer of the flat graph that a captured model becomes."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -176,3 +178,7 @@ def _is_same(one: nn.Module, other: nn.Module) -> bool:
         and one.extra_repr() == other.extra_repr()
         and all(tensors[0][name] is tensors[1][name] for name in tensors[0] | tensors[1])
     )
+
+
+#: What writes an operation of ATen into the flat graph: gives its value, or None to keep it.
+Rewrite = Callable[[GraphWriter, fx.Node], fx.Node | None]

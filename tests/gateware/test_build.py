@@ -28,6 +28,19 @@ from ir.graph import IntGraph
 from ir.ratio import Ratio
 from ir.vectors import Vectors, beside
 from tests.helpers.graphs import random_images, residual_graph
+from tests.helpers.table_graphs import product_graph
+
+
+def test_a_network_with_functions_gets_tables(seed: int) -> None:
+    """And its array 3 % more LUTs at most; one without has the array of before."""
+    board, options = boards.get("zc706"), {"ratio": None, "rows": 16, "clock_hz": None}
+    rng = np.random.default_rng(seed)
+    config = configure(board, product_graph(rng), **options)
+    assert config.tables and compile_graph(product_graph(rng), config).config.tables
+    plain = configure(board, residual_graph(seed), **options)
+    assert not plain.tables and "tables" not in plain.to_json()
+    need = estimate.resources(dataclasses.replace(plain, tables=True)).lut
+    assert need <= 1.03 * estimate.resources(plain).lut
 
 
 def test_more_ports_than_the_board_has() -> None:

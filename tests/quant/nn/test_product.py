@@ -27,6 +27,7 @@ class Gated(nn.Module):
         self.kind = kind
         self.stem, self.gate = (nn.Conv2d(3, channels, 3, padding=1) for _ in range(2))
         self.down, self.up = nn.Conv2d(channels, 4, 1), nn.Conv2d(4, channels, 1)
+        self.pixels = nn.Conv2d(channels, 1, 3, padding=1)
         self.squeeze, self.excite = nn.Linear(channels, 4), nn.Linear(4, channels)
         self.body, self.head = nn.Conv2d(channels, 8, 3), nn.Linear(8, 4)
 
@@ -59,6 +60,19 @@ class Gated(nn.Module):
     def clamped(self, x: Tensor) -> Tensor:
         return F.relu6(F.relu(self.stem(x)) * self.gate(x))
 
+    def gate_of_pixels(self, x: Tensor) -> Tensor:
+        y = F.relu(self.stem(x))
+        return y * torch.sigmoid(self.pixels(y))
+
+    def linear_unit(self, x: Tensor) -> Tensor:
+        return F.glu(torch.cat([self.stem(x), self.gate(x)], 1), 1)
+
+    def indexed(self, x: Tensor) -> Tensor:
+        y = F.relu(self.stem(x))
+        return (
+            y * torch.sigmoid(self.excite(F.relu(self.squeeze(y.mean((2, 3))))))[:, :, None, None]
+        )
+
 
 KINDS = [
     "excitation",
@@ -67,6 +81,9 @@ KINDS = [
     "maps",
     "sums",
     "clamped",
+    "gate_of_pixels",
+    "linear_unit",
+    "indexed",
 ]
 
 
@@ -127,14 +144,16 @@ def test_state_dict_has_the_products_grid(seed) -> None:
 
 
 def test_shapes_that_do_not_match_are_refused() -> None:
-    class Spatial(nn.Module):
+    class Rows(nn.Module):
+        """A value for each channel and row."""
+
         def __init__(self) -> None:
             super().__init__()
-            self.stem, self.gate = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 1, 3)
+            self.stem, self.gate = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, (3, 6))
             self.head = nn.Linear(8, 4)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.head((self.stem(x) * torch.sigmoid(self.gate(x))).mean((2, 3)))
 
-    with pytest.raises(UnsupportedLayer, match=r"mul is not.*\(8, 5, 4\) by \(1, 5, 4\)"):
-        prepare(Spatial(), torch.rand(2, *SHAPE))
+    with pytest.raises(UnsupportedLayer, match=r"mul is not.*\(8, 5, 4\) by \(8, 5, 1\)"):
+        prepare(Rows(), torch.rand(2, *SHAPE))
