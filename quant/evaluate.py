@@ -149,12 +149,12 @@ def read_graph(run: "RunFolder") -> "IntGraph":
 
 
 def with_weights(model: "nn.Module", run: "RunFolder", name: str, dataset: str) -> "nn.Module":
-    """``model`` with what the run learned; raises UserError where it is of another network.
+    """``model`` with what the run learned; raises UserError where it is of another run.
 
     It is laid out in memory as in training: float32 sums depend on it.
     """
     from quant.training import pipeline
-    from quant.training.runs import restore
+    from quant.training.runs import restore, weights_digest
 
     state = run.load_state(name)["model"]
     try:
@@ -163,6 +163,12 @@ def with_weights(model: "nn.Module", run: "RunFolder", name: str, dataset: str) 
         raise cli.UserError(
             f"{run / name} does not belong to this run's network for samples of {dataset}"
         ) from error
+    recorded = run.result().get("weights", {}).get(name)  # runs of 0.1.0 have no record
+    if recorded not in (None, weights_digest(state)):
+        raise cli.UserError(
+            f"{run / name} does not belong to this run: its weights are not those that "
+            "result.json records; copy the whole run folder, or train again"
+        )
     return pipeline.lay_out(model, "cpu")
 
 

@@ -84,6 +84,7 @@ def train(
     if not processes.first:
         return None
     result = finish(model.eval().cpu(), config, dataset, run, progress, training.record)
+    result["weights"] = run.weights()
     result["seconds"] = round(training.elapsed, 1)
     if config.plots:
         plots.draw(run)

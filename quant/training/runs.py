@@ -4,6 +4,7 @@
 import contextlib
 import csv
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -31,6 +32,7 @@ LONGEST = 200  #: bytes of a run's name; file systems take 255 with the ends we 
 ALWAYS = ("config.json", "metrics.csv", "metrics.jsonl", "float.pt", "result.json")
 QUANTISED = ("quantised.pt", "schemes.csv")
 INTEGER = ("graph.safetensors", "vectors.npz")
+WEIGHTS = ("float.pt", "quantised.pt")
 FOLDERS = ("tensorboard", "plots")
 
 
@@ -44,7 +46,7 @@ class RunFolder:
     schemes.csv      one line per weight row
     graph.safetensors  the integer graph, all that the hardware side reads
     vectors.npz      test samples with the logits that every implementation must reproduce
-    result.json      accuracies, digest, row counts; written last
+    result.json      accuracies, digests of graph and weights, row counts; written last
     tensorboard/, plots/  what was asked for of them
 
     While it is trained the folder is called ``<name>.partial`` and has checkpoint.pt, everything
@@ -253,6 +255,14 @@ class RunFolder:
             raise UserError(f"{self / name} cannot be read: it holds no network")
         return content
 
+    def weights(self) -> dict[str, str]:
+        """Digests of the networks in the run's files, by file; raises UserError for damage."""
+        return {
+            name: weights_digest(self.load_state(name)["model"])
+            for name in WEIGHTS
+            if (self / name).is_file()
+        }
+
     def save_schemes(self, table: Iterable[dict[str, object]]) -> None:
         """Export of ``table`` as schemes.csv, a line for each record."""
         table, text = list(table), io.StringIO()
@@ -309,6 +319,15 @@ def restore(model: nn.Module, state: Mapping[str, object]) -> None:
         if not isinstance(value, Tensor) or value.shape != own[name].shape:
             raise ValueError(f"{name!r} is no tensor of shape {tuple(own[name].shape)}")
     model.load_state_dict(state)
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a network's tensors with their names, types and shapes, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def has_graph(config: TrainConfig) -> bool:

@@ -128,6 +128,14 @@ def test_checkpoint_of_another_network(run, capsys) -> None:
     assert "does not belong to this run's network" in failure(run, capsys)
 
 
+@pytest.mark.parametrize("file", ["float.pt", "quantised.pt"])
+def test_checkpoint_of_another_run(run, file, capsys) -> None:
+    content = torch.load(run / file, weights_only=True)
+    next(iter(content["model"].values())).flatten()[0] += 1
+    torch.save(content, run / file)
+    assert f"{file} does not belong to this run" in failure(run, capsys)
+
+
 def test_a_fault_of_ours_is_no_damaged_file(run, monkeypatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise TypeError("ours")
