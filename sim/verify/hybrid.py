@@ -119,7 +119,7 @@ class HybridResult:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layer:
+class OffloadedLayer:
     """Layer with its built program, and the tensor of the network's graph that it reads."""
 
     graph: IntGraph
@@ -164,7 +164,7 @@ class Layer:
         )
 
 
-def load_layers(build: Path, graph: IntGraph) -> list[Layer]:
+def load_layers(build: Path, graph: IntGraph) -> list[OffloadedLayer]:
     """Layers of ``graph`` with their programs of a build folder.
 
     Raises UserError for a build of another network, CompileError for damaged files.
@@ -179,13 +179,13 @@ def load_layers(build: Path, graph: IntGraph) -> list[Layer]:
             raise UserError(
                 f"{build} was built for another network: run python -m gateware.build again"
             )
-        layers.append(Layer(alone, program, node.input))
+        layers.append(OffloadedLayer(alone, program, node.input))
     return layers
 
 
 def verify(
     build: Path,
-    layers: Sequence[Layer],
+    layers: Sequence[OffloadedLayer],
     inputs: LayerInputs,
     conditions: Conditions,
     *,
