@@ -10,7 +10,7 @@ import contextlib
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, fx, nn
@@ -36,6 +36,7 @@ IDENTITIES = {
     "_to_copy",
     "lift_fresh_copy",
 }
+COPIES = {"clone", "_to_copy", "lift_fresh_copy"}  #: of those, what has memory of its own
 #: Leaves no value that a layer reads.
 CHECKS = {"_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size"}
 
@@ -84,6 +85,52 @@ def capture(
     return rewriter.run().train(training)
 
 
+def _is_mutable(node: fx.Node) -> bool:
+    """Whether ``node`` works in place."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _is_view(node: fx.Node) -> bool:
+    """Whether the value of ``node`` is memory of its argument's."""
+    if not isinstance(node.target, torch._ops.OpOverload) or _is_mutable(node):
+        return False
+    returns = node.target._schema.returns
+    return bool(returns) and returns[0].alias_info is not None
+
+
+def _changes_base(node: fx.Node) -> bool:
+    """Whether ``node`` works in place on a part of a tensor that is read behind it."""
+    if not _is_mutable(node):
+        return False
+    view, later = argument(node), set(_behind(node))
+    while _is_view(view) and operation(view) not in IDENTITIES:
+        view = argument(view)
+        if later & set(view.users):
+            return True
+    return False
+
+
+def _behind(node: fx.Node) -> Iterator[fx.Node]:
+    while node.op != "output":
+        node = node.next
+        yield node
+
+
+def _read(graph: fx.Graph, functions: Mapping[fx.Node, Found]) -> set[fx.Node]:
+    """Nodes that the outputs of ``graph`` need where its functions are nodes of their own; what
+    works in place is needed by those behind it."""
+    inner = {node for found in functions.values() for node in found.inner}
+    waiting = [n for n in graph.nodes if n.op == "output" or (_is_mutable(n) and n not in inner)]
+    read = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        found = functions.get(node)
+        before = node.all_input_nodes if found is None else (found.source, *found.parameters)
+        waiting += set(before) - read
+        read.update(before)
+    return read
+
+
 def _frozen(model: nn.Module) -> set[str]:
     """Names of the modules that are in evaluation mode although ``model`` is trained."""
     names = {n for n, m in model.named_modules() if model.training and not m.training}
@@ -110,20 +157,18 @@ class Rewriter(GraphWriter):
         """Flat graph; raises :class:`~quant.capture.writer.UnsupportedLayer`."""
         tails = {} if self.keep_unknown else find_tails(self.program.graph, self.stored)
         functions = {} if self.keep_unknown else find_functions(self.program, self.stored, tails)
-        inner = {node for found in functions.values() for node in found.inner}
+        read = None if self.keep_unknown else _read(self.program.graph, functions)
         for node in self.program.graph.nodes:
             if node in tails:
                 self._tail(node, tails[node])
             elif node in functions:
                 self._function(node, functions[node])
-            elif node in inner:
-                continue
             elif node.op == "output":
                 self._output()
             elif node.op == "placeholder":
                 if node.name not in self.stored:
                     self.nodes[node] = self.note(self.graph.placeholder(node.name), node)
-            else:
+            elif read is None or node in read:
                 self._call(node)
         self.graph.eliminate_dead_code()
         self.graph.lint()
@@ -134,7 +179,7 @@ class Rewriter(GraphWriter):
         parameters = [self.value(parameter) for parameter in found.parameters]
         call = self.module_call(node, found.function, self.nodes[found.source])
         call.args = (*call.args, *parameters)
-        self.nodes[node] = self.note(call, node)
+        self._give(node, self.note(call, node))
 
     def _tail(self, node: fx.Node, functions: tuple[HostFunction, ...]) -> None:
         source = self.nodes[argument(node)]
@@ -167,11 +212,15 @@ class Rewriter(GraphWriter):
             self.nodes[node] = self.nodes[argument(node)]
             if argument(node) in self.views:
                 self.views[node] = self.views[argument(node)]
+            if name not in COPIES:
+                self.aliases[node] = self._storage(argument(node))
             return
         with self._refusing(node):
             rewrite = REWRITES.get(name)
             if name not in VIEWS and any(is_view(self, n) for n in node.all_input_nodes):
                 raise ValueError("it reads a view that is more than a choice of channels")
+            if not self.keep_unknown and _changes_base(node):
+                raise ValueError("it works in place on a view of what is read again: copy it first")
             result = rewrite(self, node) if rewrite else None
             if result is None:
                 result = self._keep(node)
@@ -179,13 +228,16 @@ class Rewriter(GraphWriter):
 
     def _give(self, node: fx.Node, result: fx.Node) -> None:
         """``result`` for the value of ``node``, and for what that is in place of."""
-        schema = getattr(node.target, "_schema", None)
-        if schema is not None and schema.is_mutable and not self.keep_unknown:
-            before = self.nodes.get(argument(node))
-            for other, ours in self.nodes.items():
-                if ours is before:
+        if _is_mutable(node) and not self.keep_unknown:
+            self.aliases[node] = before = self._storage(argument(node))
+            for other in self.nodes:
+                if self._storage(other) is before:
                     self.nodes[other] = result
         self.nodes[node] = result
+
+    def _storage(self, node: fx.Node) -> fx.Node:
+        """First node whose memory the value of ``node`` is."""
+        return self.aliases.get(node, node)
 
     @staticmethod
     def _changes_type(node: fx.Node) -> bool:

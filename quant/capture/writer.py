@@ -48,6 +48,7 @@ class GraphWriter:
         self.module = fx.GraphModule(nn.Module(), fx.Graph())
         self.graph = self.module.graph
         self.nodes: dict[fx.Node, fx.Node] = {}  # of the program, to ours
+        self.aliases: dict[fx.Node, fx.Node] = {}  # of the program: with the memory of another
         self.constants: set[fx.Node] = set()  # of the program, computed of parameters alone
         self.layers: dict[str, list[tuple[str, nn.Module]]] = {}  # by the place of their weights
         #: of a node that views an activation: that, and the number of each of its values

@@ -354,7 +354,7 @@ class _Preparer:
         """One operand is accumulated, the other added in the requantisation."""
         operands = argument(node), argument(node, 1)
         free = [a for a in operands if self.sums.get(a) is False and len(a.users) == 1]
-        if not free:
+        if not free or operands[0] is operands[1]:
             free = [self._copy(node, *operands)]
             operands = argument(node), argument(node, 1)
         order = {n: i for i, n in enumerate(self.graph.nodes)}
@@ -368,7 +368,7 @@ class _Preparer:
 
     def _copy(self, node: fx.Node, *operands: fx.Node) -> fx.Node:
         """Sum for ``node`` alone of what it reads: of the operand that takes fewest bits."""
-        for operand in operands or (argument(node),):
+        for operand in dict.fromkeys(operands or (argument(node),)):
             self._codes(operand)
         given = [n for n in node.args if isinstance(n, fx.Node) and not is_constant(n)]
         source = min(given, key=lambda n: _bits(grid_of(n)))

@@ -269,6 +269,13 @@ class Reshaped(nn.Module):
         return x.reshape(len(x), -1)
 
 
+class Partly(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(x)
+        y[:, :, 2:].add_(1)
+        return y
+
+
 class Mapped(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x + torch.ones(8, 8)
@@ -306,6 +313,7 @@ def net(*layers: nn.Module) -> nn.Module:
         ),
         (net(nn.Flatten(2), nn.Linear(36, 2), nn.ReLU()), "more than a choice of channels"),
         (net(nn.Unflatten(1, (2, 2))), "'1' .*"),
+        (Partly(), "add_ .*in place on a view of what is read again"),
         (Mapped(), "add .*differs between pixels"),
         (Spread(), "add .*only a constant can be spread"),
         (Branches(), "Branches is not supported: torch.export cannot follow"),

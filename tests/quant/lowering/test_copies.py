@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batch-norm, sums, scalars and layers in any place: from PyTorch to the compiled program."""
 
+import random
 from collections.abc import Callable
 
 import pytest
@@ -117,8 +118,66 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "in place on another name": lambda: around(
         lambda s, x: (lambda y: (F.relu_(y), y)[1] + s.e(y))(s.d(x))
     ),
+    "a copy in place": lambda: around(lambda s, x: s.d(x).clone().add_(x) + s.d(x)),
+    "twice the same, twice": lambda: around(lambda s, x: (lambda y: y + y)(s.d(x) + s.d(x))),
+    "results that nothing reads": lambda: around(
+        lambda s, x: (torch.cumsum(x, 1), F.relu6(x).clone().add_(x), s.d(x) - x)[2]
+    ),
     "scaled logits": lambda: nn.Sequential(cbr(3, 16), head(16), Scale(0.1)),
 }
+
+
+#: Operations of random networks, of two tensors each: most take the first alone.
+OPERATIONS: list[Callable[[nn.Module, Tensor, Tensor], Tensor]] = [
+    lambda s, a, _b: s.one(a),
+    lambda s, a, _b: s.two(a),
+    lambda s, a, _b: s.norm(a),
+    lambda _s, a, _b: F.relu(a),
+    lambda _s, a, _b: F.relu6(a),
+    lambda _s, a, b: a + b,
+    lambda _s, a, b: a - b,
+    lambda _s, a, _b: a * -2.5 + 0.3,
+    lambda s, a, _b: a * s.gain,
+    lambda _s, a, _b: 1 - a,
+    lambda s, a, _b: F.dropout(a, 0.3, s.training),
+    lambda _s, a, _b: F.max_pool2d(F.relu(a), 3, 1, 1),
+    lambda _s, a, b: sum([a, b, a]),
+    lambda _s, a, b: a.clone().add_(b),
+]
+
+
+class Random(nn.Module):
+    """Some of :data:`OPERATIONS` on earlier results, which may be read again."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        rng = random.Random(seed)
+        c = rng.choice([5, 16, 19])
+        self.stem, self.head = nn.Conv2d(3, c, 3, padding=1), head(c)
+        self.one, self.two, self.norm = conv_bn(c, c), nn.Conv2d(c, c, 1), nn.BatchNorm2d(c)
+        self.norm.running_mean.uniform_(-1, 1)
+        nn.init.normal_(self.norm.weight)
+        self.gain = nn.Parameter(torch.randn(c, 1, 1))
+        self.steps = [
+            (rng.choice(OPERATIONS), rng.randrange(1 + i), rng.randrange(1 + i)) for i in range(8)
+        ]
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = [self.stem(x)]
+        for operation, a, b in self.steps:
+            found.append(operation(self, found[a], found[b]))
+        return self.head(F.relu(found[-1] + found[-2]))
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_random_network_runs(index, seed) -> None:
+    number = 100 * seed + index
+    chain(lambda: Random(number), (3, 7, 8), seed=number)
+    torch.manual_seed(number)
+    model, x = Random(number).eval(), torch.rand(4, 3, 7, 8)
+    prepared = prepare(model, x)
+    with float_mode(prepared), torch.no_grad():
+        assert torch.allclose(prepared(x), model(x), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
