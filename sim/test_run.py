@@ -4,6 +4,7 @@
 The program emulator stands in for the simulated Verilog here, which takes minutes to build.
 """
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -30,6 +31,7 @@ from tests.helpers.graphs import (
     residual_graph,
     sequence_graph,
     sequence_host,
+    several_outputs,
 )
 
 CYCLES = 1000  #: of each emulated run
@@ -219,6 +221,39 @@ def test_a_difference_is_told_and_traced(
     _, images, verilog, (first, last), target = recorded[0]
     assert (len(images), verilog, target) == (1, folder / "accelerator.v", folder / "waves.vcd")
     assert 0 <= first < last <= CYCLES + waveform.MARGIN
+
+
+def test_all_outputs_are_compared(tmp_path, monkeypatch, capsys, seed) -> None:
+    """Those of the build's vectors, and of random codes; each output that is wrong is found."""
+    rng = np.random.default_rng(seed)
+    graph, path = several_outputs(rng, "65:30:5"), tmp_path / "own.safetensors"
+    images = random_images(graph, rng, 3)
+    tensors = golden.run(graph, images)
+    graph.save(path)
+    outputs = {name: tensors[name] for name in graph.header.output_tensors[1:]}
+    Vectors.of(graph, images, golden.logits(graph, images), outputs=outputs).save(beside(path))
+    folder = built(path, tmp_path)
+    status, out, err = said(capsys, folder)
+    assert status == 0 and out.startswith("3 of 3 images: RTL logits equal to PyTorch's"), err
+
+    def wrong(
+        name: str, program: Program, images: np.ndarray, *_: object, **__: object
+    ) -> Simulation:
+        simulation = emulate(program, images)
+        simulation.outputs[1][name][-1, -1, -1] ^= 1
+        return simulation
+
+    for name in graph.header.output_tensors:
+        monkeypatch.setattr(network, "simulate", functools.partial(wrong, name))
+        status, out, err = said(capsys, folder)
+        assert status == 1 and out.startswith("2 of 3 images")
+        assert f"mismatch: image 1, layer {name!r}, pixel y=" in err
+    beside(folder / "graph.safetensors").unlink()
+    beside(path).unlink()
+    (folder / GOLDEN).unlink()
+    monkeypatch.setattr(network, "simulate", emulate)
+    status, out, _ = said(capsys, folder, "--images", 2)
+    assert status == 0 and out.startswith("2 of 2 images: RTL logits equal to the golden model's")
 
 
 def test_hybrid_networks(hybrid_network, tmp_path, capsys) -> None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
-from torch.fx.passes.shape_prop import ShapeProp
+from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 
 
 def operation(node: fx.Node) -> str:
@@ -127,8 +127,8 @@ def note_shapes(module: fx.GraphModule, example: Tensor) -> None:
     with torch.no_grad():
         ShapeProp(module).propagate(example)
     for node in module.graph.nodes:
-        if "tensor_meta" in node.meta:
-            node.meta["shape"] = tuple(node.meta["tensor_meta"].shape)
+        if isinstance(found := node.meta.get("tensor_meta"), TensorMetadata):
+            node.meta["shape"] = tuple(found.shape)
 
 
 def free_submodule(module: nn.Module, stem: str) -> str:

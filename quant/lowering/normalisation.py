@@ -118,6 +118,7 @@ def _fold(
     if isinstance(layer, nn.Conv2d):
         if padding != (0, 0, 0, 0):
             layer.padding = (0, 0)
+            layer._reversed_padding_repeated_twice = [0, 0, 0, 0]  # the same, as torch keeps it
             name = free_submodule(module, f"{name_of(reader.layer)}_border")
             module.add_submodule(name, BorderPad(padding, codes))
             with module.graph.inserting_before(reader.layer):

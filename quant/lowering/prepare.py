@@ -38,7 +38,7 @@ from quant.nn.activations import ActQuantiser, QuantAvgPool, Regrid
 from quant.nn.border import BorderPad
 from quant.nn.elementwise import Elementwise, TableQuantiser, clamp_function
 from quant.nn.gather import Gather
-from quant.nn.layers import QuantConv2d, QuantLinear, RowQuantised, quantised_layers
+from quant.nn.layers import CopyLayer, QuantConv2d, QuantLinear, RowQuantised, quantised_layers
 from quant.nn.modes import evaluating
 from quant.nn.product import ProductQuantiser
 from quant.nn.tail import Tail
@@ -395,7 +395,8 @@ class _Preparer:
         """Quantise ``node`` for all its readers, where it is a sum."""
         if node not in self.sums:
             return
-        bits = self.act_bits if _feeds_layer(node) else SHORTCUT_BITS
+        rounded = _feeds_layer(node) and not _is_of_image(node)
+        bits = self.act_bits if rounded else SHORTCUT_BITS
         name = free_submodule(self.module, f"{self._stem(node)}_quant")
         self.module.add_submodule(name, ActQuantiser(bits, signed=True))
         with self.graph.inserting_after(node):
@@ -432,6 +433,19 @@ def _feeds_layer(node: fx.Node) -> bool:
         or (isinstance(module_of(user), (*KEEPS_CODES, nn.AvgPool2d)) and _feeds_layer(user))
         for user in node.users
     )
+
+
+def _is_of_image(node: fx.Node) -> bool:
+    """Whether ``node`` is the image but for a batch-norm or constants: it keeps its 8 bits.
+
+    A maximum is taken of 4 bits.
+    """
+    if any(isinstance(module_of(user), nn.MaxPool2d) for user in node.users):
+        return False
+    while isinstance(module_of(node), (*NORMS, nn.Dropout)) or is_affine(node):
+        node = argument(node)
+    copied = isinstance(module_of(node), CopyLayer)
+    return copied and codes_source(argument(node)).op == "placeholder"
 
 
 def _bits(grid: ActQuantiser | QuantAvgPool | None) -> int:

@@ -7,6 +7,7 @@ Mirrors no module: it uses the door as a whole.
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ import rmsmp
 from ir import golden
 from ir.arrays import ExportError
 from ir.graph import IntGraph
+from ir.vectors import Vectors, beside
 
 CLASSES = 4
 SHAPE = (3, 8, 8)
@@ -247,3 +249,36 @@ def test_other_types_are_refused(net, images, tmp_path, kind) -> None:
         rmsmp.quantise(copy.deepcopy(net).to(kind), images)
     with pytest.raises(ValueError, match=r"call model\.float\(\)"):
         rmsmp.export(rmsmp.quantise(net, images).to(kind), tmp_path / "a.safetensors")
+
+
+class Heads(nn.Module):
+    """Classes and boxes, from the normalised image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.classes, self.boxes = nn.Linear(8, CLASSES), nn.Conv2d(8, 6, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = self.body((x - 0.45) / 0.225)
+        boxes = self.boxes(y).permute(0, 2, 3, 1).reshape(x.size(0), -1, 6)
+        return {"classes": self.classes(y.mean((2, 3))), "boxes": boxes.sigmoid()}
+
+
+def test_several_results_at_every_door(images, tmp_path, seed) -> None:
+    torch.manual_seed(seed)
+    model = rmsmp.quantise(Heads(), images)
+    history = rmsmp.train(model, images, LABELS, epochs=2, batch_size=4, quiet=True)
+    assert len(history) == 2 and 0 <= rmsmp.evaluate(model, images, LABELS) <= 1
+    again = pickle.loads(pickle.dumps(model))
+    graph = rmsmp.export(again, tmp_path / "own.safetensors", images=images, labels=LABELS)
+    vectors = Vectors.load(beside(tmp_path / "own.safetensors"), graph)
+    assert graph.header.border == (115,) * 3
+    assert [output.name for output in graph.header.outputs] == ["classes", "boxes"]
+    assert vectors.logits.shape == (16, CLASSES)
+    assert [a.shape for a in vectors.outputs.values()] == [(16, 6, 8, 8)]
+    tensors = golden.run(graph, vectors.images)
+    with torch.no_grad():
+        fake = again.eval()(images)
+    for found, name in zip(golden.results(graph, tensors), ("classes", "boxes"), strict=True):
+        np.testing.assert_allclose(found, fake[name].numpy(), atol=2e-3 * float(fake[name].std()))

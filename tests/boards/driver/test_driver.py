@@ -23,11 +23,15 @@ from boards.driver.tensors import gather, input_codes, pack, unpack
 from gateware.arch.config import AccelConfig
 from gateware.arch.registers import REGISTERS, VERSION_MAJOR, register_manifest
 from gateware.compiler.layout import TensorLayout
-from gateware.compiler.program import Output, Program
+from gateware.compiler.program import Output, Program, compile_graph
 from gateware.compiler.space_to_depth import Axis, SpaceToDepth, identity
 from gateware.flow import manifest
+from gateware.model.emulator import Emulator
 from gateware.soc import zynq7
+from ir import golden as golden_model
+from ir.graph import HostFunction, IntGraph
 from ir.ratio import Ratio
+from tests.helpers.graphs import random_images, several_outputs
 
 FOLDER = Path(driver.__file__).parent
 CONFIG = AccelConfig.from_ratio(Ratio(60, 35, 5), 16)
@@ -207,6 +211,47 @@ def golden(folder: Path, graph_digest: str) -> None:
         logits=np.zeros((2, 10), int),
         graph_digest=np.array(graph_digest),
     )
+
+
+def test_results_are_those_of_the_golden_model(tmp_path: Path, seed: int) -> None:
+    """Several tensors, raw ones and codes, in parts, with functions that the host computes."""
+    rng = np.random.default_rng(seed)
+    graph = several_outputs(rng, "60:35:5")
+    softmax = (HostFunction(name="softmax", arguments=(-1,)),)
+    boxes = (HostFunction(name="reshape", arguments=(-1, 7)), HostFunction(name="sigmoid"))
+    first, body, other, head, pooled = graph.header.outputs
+    outputs = (
+        first.model_copy(update={"shape": (9,), "tail": softmax}),
+        first,
+        body,
+        other,
+        head.model_copy(update={"tail": boxes}),
+        pooled,
+    )
+    graph = IntGraph(graph.header.model_copy(update={"outputs": outputs}), graph.layers)
+    program = compile_graph(graph, CONFIG)
+    program.save(tmp_path)
+    board = boards.get("pynq_z2")
+    connection = zynq7.connection(board, 2)
+    manifest.write_accelerator(tmp_path, board, CONFIG, connection=connection, bitstream="x")
+    images = random_images(graph, rng, 3)
+    manifest.write_golden(tmp_path, graph, images)
+    package = Package(tmp_path)
+    expected = golden_model.run(graph, images)
+    returned = golden_model.results(graph, expected)
+    stored = package.golden()
+    assert np.array_equal(stored["logits"], expected[first.tensor].reshape(3, -1))
+    for number, image in enumerate(images):
+        memory = Emulator(CONFIG).run(program.image, program.pack(image), program.output_size)
+        result = driver.Accelerator._result(
+            types.SimpleNamespace(package=package), np.frombuffer(memory, np.uint8), {}
+        )
+        assert result.logits.tolist() == stored["logits"][number].tolist()
+        for output in (body, other, head, pooled):
+            found = result.tensors[output.tensor]
+            np.testing.assert_array_equal(found, stored[f"output.{output.tensor}"][number])
+        for found, right in zip(result.results, returned, strict=True):
+            np.testing.assert_array_equal(found, right[number])
 
 
 @pytest.fixture

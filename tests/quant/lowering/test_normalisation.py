@@ -124,6 +124,13 @@ OTHERS = {
 def test_a_layer_of_its_own_where_the_first_cannot_take_it(name: str, seed: int) -> None:
     graph = chain(lambda: convolutions(OTHERS[name]), SHAPE, seed=seed)
     assert not graph.header.border
+    if name != "a pool reads it":
+        assert graph.tensor(graph.nodes[0].output).bits == 8  # as the image has
+
+
+def test_batch_norm_on_the_image_keeps_its_bits(seed: int) -> None:
+    graph = chain(lambda: nn.Sequential(nn.BatchNorm2d(3), cbr(3, 8), head(8)), SHAPE, seed=seed)
+    assert graph.tensor(graph.nodes[0].output).bits == 8
 
 
 def test_padding_that_stays_black_has_no_border(seed: int) -> None:
