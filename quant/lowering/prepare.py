@@ -294,8 +294,8 @@ class _Preparer:
         self._replace(node, TableQuantiser(function, bits, of_sums=of_sums))
 
     def _product(self, node: fx.Node) -> None:
-        for operand in (argument(node), argument(node, 1)):
-            self._codes(operand)
+        for index in (0, 1):  # after the first the second may be another node
+            self._codes(argument(node, index))
         x, factor = argument(node), argument(node, 1)
         grids = grid_of(x), grid_of(factor)
         if shape_of(x) == shape_of(factor) and _bits(grids[0]) > _bits(grids[1]):

@@ -262,3 +262,23 @@ def test_functions_of_the_image_read_its_codes(seed) -> None:
     assert (np.diff(table) >= 0).all() and table[-1] > table[0]
     named = [n for n in prepared.graph.nodes if isinstance(module_of(n), TableQuantiser)]
     assert len(named) == 1
+
+
+def test_a_relu_that_a_function_and_something_else_read(seed) -> None:
+    """It is computed once for both; the function begins with what it reads."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.a = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+            self.head = nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            y = F.relu6(x)
+            y = y * torch.tanh(x) + F.sigmoid(self.a(y))
+            return self.head(y.mean((2, 3)))
+
+    model, codes = trained(Net(), seed)
+    graph = export(model, torch.rand(1, 3, 6, 6), name="test", ratio=RATIO, tile_rows=8)
+    verify.verify(graph, codes)
