@@ -40,12 +40,13 @@ _MORE = {
     "full_like",
 }
 #: Without effect on values.
-_IDENTITIES = {"contiguous", "clone", "alias", "detach", "detach_", "lift_fresh_copy", "to"}
-_LINEAR = {"add", "sub", "rsub", "mul", "div", "true_divide", "neg", *_IDENTITIES}
+_IDENTITIES = {"contiguous", "clone", "alias", "detach", "detach_", "lift_fresh_copy"}
+_CASTS = {"to", "_to_copy"}
+_LINEAR = {"add", "sub", "rsub", "mul", "div", "true_divide", "neg", *_IDENTITIES, *_CASTS}
 _PRODUCTS = {"mul", "div", "true_divide"}
 _RELUS = {"relu", "relu6", "hardtanh", "clamp", "clamp_min"}
 #: Options that say where a tensor is, not what.
-_PLACES = {"device", "pin_memory", "layout", "dtype", "memory_format"}
+_PLACES = {"device", "pin_memory", "layout", "memory_format"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +121,7 @@ class _Search:
 
     def ends(self, node: fx.Node) -> bool:
         """Whether the value of ``node`` is a function's that something else reads."""
-        if self.source[node] in (None, node):
+        if self.source[node] in (None, node) or not node.meta["val"].is_floating_point():
             return False
         return any(self.source[u] is u or self.source[u] is node for u in node.users)
 
@@ -172,7 +173,9 @@ class _Search:
                 relus = True
             elif name not in _LINEAR:
                 return True
-            if sum(self.source.get(n) is not None for n in node.all_input_nodes) > 1:
+            given: list[fx.Node] = []
+            map_arg((node.args, node.kwargs), given.append)
+            if sum(self.source.get(n) is not None for n in given) > 1:
                 joined.add(name)
         return bool(joined & _PRODUCTS) or bool(joined and relus)
 
@@ -197,6 +200,8 @@ def _is_elementwise(node: fx.Node) -> bool:
     name = operation(node)
     if _plain(node) in _IDENTITIES:
         return not _changes_type(node)
+    if name in _CASTS and target._overloadname in ("dtype", "default", "other"):
+        return True
     if torch.Tag.nondeterministic_seeded in target.tags and name != "rrelu":
         return False  # in evaluation a randomised ReLU has one slope
     return (

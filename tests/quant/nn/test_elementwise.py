@@ -71,6 +71,8 @@ FUNCTIONS = {
     "where": Fn(lambda x: torch.where(x > 0, x, 0.1 * x)),
     "maximum with a constant": Fn(lambda x: torch.maximum(x, torch.tensor(0.2) * x)),
     "in place": Fn(lambda x: x.clone().add_(1).mul_(0.5).tanh_()),
+    "product with itself": Fn(lambda x: x * x),
+    "mask": Fn(lambda x: (x > 0.1).float() * x),
     "hard tanh": nn.Hardtanh(),
     "randomised ReLU": nn.RReLU(),
     "threshold": nn.Threshold(0.1, 0.0),
