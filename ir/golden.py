@@ -14,6 +14,7 @@ from ir import numerics, tail
 from ir.graph import (
     AvgPool,
     Conv,
+    DepthToSpace,
     Flatten,
     Gather,
     Host,
@@ -23,6 +24,7 @@ from ir.graph import (
     Linear,
     MaxPool,
     Mul,
+    Upsample,
 )
 
 #: Images (N, C, H, W), or one array per host input of the graph, each with N first.
@@ -172,6 +174,10 @@ def _step(graph: IntGraph, node: IntegerNode, tensors: dict[str, np.ndarray]) ->
             return _look_up(graph, node.table, y)
         case Gather():
             return _gather(graph, node, tensors)
+        case DepthToSpace():
+            return _depth_to_space(x, *node.block)
+        case Upsample():
+            return x.repeat(node.block[0], 2).repeat(node.block[1], 3)
         case Conv():
             padded = _pad(x, node.padding, *graph.pad_codes(node.input))
             layer = graph.layers[node.name]
@@ -188,6 +194,12 @@ def _gather(graph: IntGraph, node: Gather, tensors: dict[str, np.ndarray]) -> np
     given = np.concatenate([tensors[name] for name in node.inputs], 1)[:, :, ::rows, ::columns]
     zeros = np.full_like(given[:, :1], graph.tensor(node.output).zero_point)
     return np.concatenate([given, zeros], 1)[:, list(node.picks)]
+
+
+def _depth_to_space(x: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    count, channels, height, width = x.shape
+    phases = x.reshape(count, rows, columns, channels // (rows * columns), height, width)
+    return phases.transpose(0, 3, 4, 1, 5, 2).reshape(count, -1, height * rows, width * columns)
 
 
 def _look_up(graph: IntGraph, table: str | None, codes: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from ir.nodes import (
     VERSION,
     AvgPool,
     Conv,
+    DepthToSpace,
     Flatten,
     Gather,
     Header,
@@ -37,6 +38,7 @@ from ir.nodes import (
     Output,
     Residual,
     TensorSpec,
+    Upsample,
 )
 from ir.validate import validate
 
@@ -45,6 +47,7 @@ TABLE = "table"  #: last part of the name of a stored table
 __all__ = [
     "AvgPool",
     "Conv",
+    "DepthToSpace",
     "Flatten",
     "Gather",
     "GraphError",
@@ -61,6 +64,7 @@ __all__ = [
     "Output",
     "Residual",
     "TensorSpec",
+    "Upsample",
 ]
 
 

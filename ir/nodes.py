@@ -149,6 +149,23 @@ class Gather(_Model):
         return self.inputs[0]
 
 
+class DepthToSpace(_Node):
+    """Channels (dy, dx, c) of a pixel as pixels of their own, (by*bx*C, H, W) to (C, by*H, bx*W).
+
+    Codes stay. A transposed convolution is one of its phases with this behind it.
+    """
+
+    op: Literal["depth_to_space"] = "depth_to_space"
+    block: tuple[int, int]  #: pixels down and across
+
+
+class Upsample(_Node):
+    """Each pixel several times, (C, H, W) to (C, by*H, bx*W): nearest neighbour; codes stay."""
+
+    op: Literal["upsample"] = "upsample"
+    block: tuple[int, int]  #: how often, down and across
+
+
 class Host(_Model):
     """Float operations between integer layers, which the accelerator leaves to the host.
 
@@ -167,7 +184,7 @@ class Host(_Model):
 
 
 #: Nodes of the accelerator; but for a Gather each of one tensor and maybe a residual operand.
-IntegerNode = Conv | Linear | MaxPool | AvgPool | Mul | Flatten | Gather
+IntegerNode = Conv | Linear | MaxPool | AvgPool | Mul | Flatten | Gather | DepthToSpace | Upsample
 Node = Annotated[IntegerNode | Host, pydantic.Field(discriminator="op")]
 
 

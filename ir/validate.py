@@ -11,6 +11,7 @@ from ir.arrays import GraphError, LayerArrays
 from ir.nodes import (
     AvgPool,
     Conv,
+    DepthToSpace,
     Flatten,
     Gather,
     Header,
@@ -21,6 +22,7 @@ from ir.nodes import (
     Node,
     Output,
     TensorSpec,
+    Upsample,
 )
 from ir.numerics import Scheme
 from ir.ratio import Ratio
@@ -51,7 +53,9 @@ def validate(
 
 
 #: Nodes with one input, and maybe a residual operand or a factor.
-_Single = Conv | Linear | MaxPool | AvgPool | Mul | Flatten
+_Single = Conv | Linear | MaxPool | AvgPool | Mul | Flatten | DepthToSpace | Upsample
+#: Of these, what has the codes of its input.
+KEEPS_CODES = MaxPool | Flatten | DepthToSpace | Upsample
 
 
 class _Flow:
@@ -104,7 +108,7 @@ class _Flow:
                 self.most[node.output] = max(zero, *(self.most[name] for name in node.inputs))
                 continue
             _check_node(node, self.specs, layers, self.most[node.input], table)
-            passes = isinstance(node, MaxPool | Flatten)
+            passes = isinstance(node, KEEPS_CODES)
             self.most[node.output] = self.most[node.input] if passes else node.high
             if table is not None:
                 self.most[node.output] = int(table.max())
@@ -203,12 +207,12 @@ def _check_node(
             f"node {node.name!r} computes {shape}, but {node.output!r} is {target.shape}"
         )
     code = [(spec.bits, spec.scale, spec.zero_point) for spec in (source, target)]
-    if isinstance(node, MaxPool | Flatten) and code[0] != code[1]:
+    if isinstance(node, KEEPS_CODES) and code[0] != code[1]:
         raise GraphError(
             f"node {node.name!r} keeps its input's codes, but bits, scale or zero "
             f"point of {node.output!r} differ"
         )
-    if isinstance(node, MaxPool | Flatten):
+    if isinstance(node, KEEPS_CODES):
         return
     bits = target.bits if table is None else numerics.TABLE_BITS
     if not 0 <= node.low <= node.high <= numerics.act_max(bits):
@@ -272,6 +276,14 @@ def _shape(
         return channels * height * width, 1, 1
     if isinstance(node, Mul):
         return source.shape
+    if isinstance(node, DepthToSpace | Upsample):
+        down, across = node.block
+        phases = down * across if isinstance(node, DepthToSpace) else 1
+        if min(node.block) < 1 or channels % phases:
+            raise GraphError(
+                f"node {node.name!r} makes blocks of {node.block} of {channels} channels"
+            )
+        return channels // phases, height * down, width * across
     if isinstance(node, Linear):
         rows = _check_layer(node, source, (channels * height * width,), layers, most)
         if (height, width) != (1, 1):

@@ -12,22 +12,24 @@ from collections.abc import Iterator, Sequence
 
 from gateware.arch.config import AccelConfig
 from gateware.compiler.layout import TensorLayout
-from gateware.compiler.operations import Gemm, Operation, Pool, TensorKey
+from gateware.compiler.operations import Gemm, Operation, Pool, Rearrange, TensorKey
 
 
-def of_image(operation: Gemm | Pool, image: int) -> Gemm | Pool:
+def of_image(operation: Gemm | Pool | Rearrange, image: int) -> Gemm | Pool | Rearrange:
     """Operation of the same layer on the tensors of another image."""
     source, target = operation.source.of_image(image), operation.target.of_image(image)
+    if isinstance(operation, Rearrange):
+        return dataclasses.replace(operation, source=source, target=target)
     residual = operation.residual and operation.residual.of_image(image)
     return dataclasses.replace(operation, source=source, target=target, residual=residual)
 
 
 def repeat(
-    operations: Sequence[Gemm | Pool],
+    operations: Sequence[Gemm | Pool | Rearrange],
     forms: dict[TensorKey, TensorLayout],
     config: AccelConfig,
     batch: int,
-) -> tuple[list[Gemm | Pool], dict[TensorKey, TensorLayout]]:
+) -> tuple[list[Gemm | Pool | Rearrange], dict[TensorKey, TensorLayout]]:
     """Operations of ``batch`` images in their order, and the layouts of all their tensors."""
     split = _split(operations, forms, config)
     before = [
@@ -42,7 +44,9 @@ def repeat(
 
 
 def _split(
-    operations: Sequence[Gemm | Pool], forms: dict[TensorKey, TensorLayout], config: AccelConfig
+    operations: Sequence[Gemm | Pool | Rearrange],
+    forms: dict[TensorKey, TensorLayout],
+    config: AccelConfig,
 ) -> int:
     """The first operation whose weights take longer to load than to use.
 

@@ -6,6 +6,7 @@ import itertools
 
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
+from gateware.compiler import rearrange
 from gateware.compiler.batch import together
 from gateware.compiler.emit import Tile, cuts, reload, spill, store_raw, store_rows, tiles
 from gateware.compiler.layout import Strip
@@ -15,6 +16,7 @@ from gateware.compiler.operations import (
     Gemm,
     Operation,
     Pool,
+    Rearrange,
     Reload,
     Spill,
     TensorKey,
@@ -87,6 +89,8 @@ class CodeGenerator:
                     self._spill(move)
                 case Reload() as move:
                     self._reload(move)
+                case Rearrange() as move:
+                    self._rearrange(move)
                 case Gemm() as gemm if gemm.target in self.plan.strips:
                     pool = next(runs)[0]
                     assert isinstance(pool, Pool)
@@ -204,6 +208,17 @@ class CodeGenerator:
         with self.image.segment(str(key)):
             reload(self.image, key, self.plan.places[key], offset)
 
+    def _rearrange(self, operation: Rearrange) -> None:
+        if operation.source in self.sources:
+            self.sources[operation.source].need()
+        source, target = (self.plan.places[k] for k in (operation.source, operation.target))
+        words = rearrange.size(operation, source, target)
+        offset = self.memory.spill(operation.target, words * self.config.bus_bits // 8)
+        with self.image.segment(operation.name):
+            rearrange.emit(self.image, operation, source, target, offset)
+            if self.memory.wanted(operation.target):
+                self._store(operation, self._strip(operation.target), 0, target.height)
+
     def _pair(self, gemm: Gemm, pool: Pool) -> None:
         """A convolution and the pooling after it, some rows of the result at a time."""
         place, target = self.plan.places[gemm.target], self._strip(pool.target)
@@ -268,7 +283,9 @@ class CodeGenerator:
             make_up_to(height)
         return strips
 
-    def _store(self, operation: Gemm | Pool, strip: Strip, first: int, last: int) -> None:
+    def _store(
+        self, operation: Gemm | Pool | Rearrange, strip: Strip, first: int, last: int
+    ) -> None:
         """Store rows of a result; its region of the output begins with the first of them."""
         store_rows(
             self.image,

@@ -63,34 +63,66 @@ def copies(
     for row, pick in enumerate(gather.picks):
         which = 0 if pick < 0 else int(np.searchsorted(edges, pick, "right")) - 1
         moves[which].append((row, pick if pick < 0 else pick - int(edges[which])))
-    rows, taken = len(gather.picks), [i for i, chosen in enumerate(moves) if chosen]
-    zeros = np.array([pick < 0 for pick in gather.picks])
+    taken = [i for i, chosen in enumerate(moves) if chosen]
     result = []
     for index in taken:
-        schemes = np.zeros(rows, np.int64)
         shape = sources[index].shape
-        values = np.zeros((rows, *(shape if flat else (shape[0], 1, 1))), np.int64)
-        lanes = [scheme for scheme in Scheme for _ in range(config.lanes[scheme])]
-        for place, (row, channel) in enumerate(moves[index]):
-            schemes[row] = lanes[place % len(lanes)]
-            if channel >= 0:
-                values[row].flat[channel] = 1
         result.append(
-            Copy(
-                name=gather.name if len(taken) == 1 else f"{gather.name} {index}",
-                source=TensorKey(sources[index].name),
-                target=TensorKey(gather.output),
-                values=values,
-                scheme=schemes,
-                multiplier=np.full(rows, 1 << SHIFT),
-                bias=(1 << SHIFT - 1) + zeros * (target.zero_point << SHIFT),
-                shift=np.full(rows, SHIFT),
+            dataclasses.replace(
+                copy_channels(
+                    gather.name if len(taken) == 1 else f"{gather.name} {index}",
+                    TensorKey(sources[index].name),
+                    TensorKey(gather.output),
+                    shape=shape if flat else (shape[0], 1, 1),
+                    picks=gather.picks,
+                    moves=moves[index],
+                    bits=target.bits,
+                    zero_point=target.zero_point,
+                    config=config,
+                ),
                 stride=gather.stride,
-                padding=(0, 0, 0, 0),
-                low=0,
-                high=act_max(target.bits),
-                moves=moves[index],
                 partial=index != taken[-1],
             )
         )
     return result
+
+
+def copy_channels(
+    name: str,
+    source: TensorKey,
+    target: TensorKey,
+    *,
+    shape: tuple[int, int, int],
+    picks: Sequence[int],
+    bits: int,
+    config: AccelConfig,
+    moves: Sequence[tuple[int, int]] | None = None,
+    zero_point: int = 0,
+) -> Copy:
+    """Copy of the values ``picks`` of a window of ``shape``, -1 for zeros.
+
+    ``moves`` are those of :class:`Copy`, by default of all.
+    """
+    rows, moves = len(picks), list(enumerate(picks)) if moves is None else moves
+    schemes, values = np.zeros(rows, np.int64), np.zeros((rows, *shape), np.int64)
+    lanes = [scheme for scheme in Scheme for _ in range(config.lanes[scheme])]
+    for place, (row, channel) in enumerate(moves):
+        schemes[row] = lanes[place % len(lanes)]
+        if channel >= 0:
+            values[row].flat[channel] = 1
+    zeros = np.array([pick < 0 for pick in picks])
+    return Copy(
+        name=name,
+        source=source,
+        target=target,
+        values=values,
+        scheme=schemes,
+        multiplier=np.full(rows, 1 << SHIFT),
+        bias=(1 << SHIFT - 1) + zeros * (zero_point << SHIFT),
+        shift=np.full(rows, SHIFT),
+        stride=(1, 1),
+        padding=(0, 0, 0, 0),
+        low=0,
+        high=act_max(bits),
+        moves=moves,
+    )

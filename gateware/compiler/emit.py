@@ -298,10 +298,13 @@ def _gemm_tiles(
     planes = plan.places[gemm.source].planes
     engines = [placed.engine for placed in row_engines(config) for _ in placed.lanes]
 
+    def channel(row: int) -> int:
+        return row if gemm.channels is None else gemm.channels[row]
+
     def result(lane: int, row: int, offset: int) -> SlotResult:
         return SlotResult(
             lane=lane,
-            column=row % config.k,
+            column=channel(row) % config.k,
             offset=offset,
             multiplier=int(gemm.multiplier[row]),
             bias=_bias(gemm, row, engines[lane], planes),
@@ -318,8 +321,13 @@ def _gemm_tiles(
             if gemm.wide:
                 drains = raw_drains(gemm, taken, target, config)
             else:
-                offsets = {row: row // config.k * target.group_pitch for _, row in taken}
-                slots = [list(slot.results) for slot in schedule_slots(taken, config)]
+                offsets = {row: channel(row) // config.k * target.group_pitch for _, row in taken}
+                written = {channel(row): row for _, row in taken}
+                channels = [(lane, channel(row)) for lane, row in taken]
+                slots = [
+                    [(lane, written[place]) for lane, place in slot.results]
+                    for slot in schedule_slots(channels, config)
+                ]
                 drains = [Drain([row for _, row in taken], slots, offsets)]
             source = plan.places[gemm.source]
             packed: list[tuple[Slice, bytes]] = []

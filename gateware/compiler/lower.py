@@ -5,6 +5,7 @@ import dataclasses
 
 from gateware.arch.config import AccelConfig
 from gateware.arch.isa import SIZE_BITS
+from gateware.compiler import rearrange
 from gateware.compiler.border import store_border
 from gateware.compiler.copies import Copy, copies
 from gateware.compiler.layout import TensorLayout
@@ -13,6 +14,7 @@ from gateware.compiler.operations import (
     CompileError,
     Gemm,
     Pool,
+    Rearrange,
     TensorKey,
     operands,
 )
@@ -20,7 +22,19 @@ from gateware.compiler.plan import Plan, make_plan
 from gateware.compiler.raw import aligned
 from gateware.compiler.slices import MAX_KERNEL, needs_slices, slices
 from gateware.compiler.space_to_depth import SpaceToDepth, identity, rewrite
-from ir.graph import AvgPool, Conv, Flatten, Gather, Host, IntGraph, Linear, MaxPool, Mul
+from ir.graph import (
+    AvgPool,
+    Conv,
+    DepthToSpace,
+    Flatten,
+    Gather,
+    Host,
+    IntGraph,
+    Linear,
+    MaxPool,
+    Mul,
+    Upsample,
+)
 from ir.numerics import ACT_BITS, SHIFT_MIN, act_max
 
 FACTOR_BITS = 8  #: by which a product of codes is finer in the requantiser
@@ -97,13 +111,20 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
             f"graph {graph.header.name!r} reads {size} bytes for {batch} images in a run, which "
             f"addresses {MEMORY_LIMIT}"
         )
+    kept = {TensorKey(name) for name in (source.name, *graph.header.output_tensors)}
+    operations = rearrange.rearranged(operations, forms, kept, config)
     operations = [aligned(operation, forms, config) for operation in operations]
     for operation in operations:
-        _check(forms, operation, config)
+        if isinstance(operation, Rearrange):
+            rearrange.check(operation, forms[operation.source], forms[operation.target])
+        else:
+            _check(forms, operation, config)
     return Lowered(make_plan(graph, operations, forms, config, batch), arrangement, image)
 
 
-def _operations(graph: IntGraph, config: AccelConfig) -> tuple[list[Gemm | Pool], dict[str, str]]:
+def _operations(
+    graph: IntGraph, config: AccelConfig
+) -> tuple[list[Gemm | Pool | Rearrange], dict[str, str]]:
     """Operations in order, and for each tensor the one whose words it is. Raises CompileError."""
     stored = {graph.header.input or "": graph.header.input or ""}
     operations = []
@@ -120,6 +141,9 @@ def _operations(graph: IntGraph, config: AccelConfig) -> tuple[list[Gemm | Pool]
         if isinstance(node, Gather):
             operations += _gather(graph, node, stored, config)
             continue
+        if isinstance(node, DepthToSpace | Upsample):
+            operations.append(_rearrange(graph, node, stored))
+            continue
         operations.append(_operation(graph, node, stored))
     return operations, stored
 
@@ -129,6 +153,19 @@ def _gather(
 ) -> list[Copy]:
     sources = [graph.tensor(stored[name]) for name in node.inputs]
     return copies(node, sources, graph.tensor(node.output), config)
+
+
+def _rearrange(graph: IntGraph, node: DepthToSpace | Upsample, stored: dict[str, str]) -> Rearrange:
+    source = stored[node.input]
+    if graph.tensor(source).shape != graph.tensor(node.input).shape:
+        raise CompileError(f"layer {node.name!r} reads a flattened tensor; only a linear layer can")
+    return Rearrange(
+        name=node.name,
+        source=TensorKey(source),
+        target=TensorKey(node.output),
+        kind="repeat" if isinstance(node, Upsample) else "merge",
+        factor=node.block,
+    )
 
 
 def _operation(

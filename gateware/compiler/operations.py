@@ -3,7 +3,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -61,6 +61,7 @@ class Gemm:
     partial : operations that follow write the other channels of the result
     multiplier, bias, shift, scheme : (rows,)
     table : 256 codes that the results are looked up in
+    channels : of each row the channel of the result that it gives, by default its number
     """
 
     name: str
@@ -81,6 +82,7 @@ class Gemm:
     groups: int = 1
     partial: bool = False
     table: bytes | None = None
+    channels: tuple[int, ...] | None = None
 
     @property
     def kernel(self) -> tuple[int, int]:
@@ -170,7 +172,29 @@ class Reload:
     target: TensorKey
 
 
-Operation = Gemm | Pool | Spill | Reload
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rearrange:
+    """Transfer of a tensor to memory and back, in another shape; see
+    :mod:`gateware.compiler.rearrange`.
+
+    Parameters
+    ----------
+    kind : "merge" makes the phases of each pixel (dy, dx, words) pixels of their own; "repeat"
+        gives each pixel so many times; "split" makes pixels side by side words of one
+    factor : pixels down and across
+    """
+
+    wide: ClassVar[bool] = False
+    residual: ClassVar[None] = None
+
+    name: str
+    source: TensorKey
+    target: TensorKey
+    kind: Literal["merge", "repeat", "split"]
+    factor: tuple[int, int]
+
+
+Operation = Gemm | Pool | Rearrange | Spill | Reload
 
 
 def operands(operation: Operation) -> list[TensorKey]:

@@ -10,7 +10,14 @@ import numpy as np
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.compiler.layout import TensorLayout
-from gateware.compiler.operations import MEMORY_LIMIT, CompileError, Gemm, Pool, TensorKey
+from gateware.compiler.operations import (
+    MEMORY_LIMIT,
+    CompileError,
+    Gemm,
+    Pool,
+    Rearrange,
+    TensorKey,
+)
 from gateware.compiler.plan import Plan
 from gateware.compiler.program_image import ALIGN
 from gateware.compiler.raw import RawParts
@@ -111,14 +118,23 @@ class OutputMemory:
     def __init__(
         self, graph: IntGraph, plan: Plan, config: AccelConfig, *, dump: bool, batch: int
     ) -> None:
-        self._graph, self._dump, self._batch = graph, dump, batch
+        self._graph, self._batch = graph, batch
+        self._dumped = {
+            spec.name
+            for spec in graph.header.tensors
+            if dump
+            and (place := plan.places.get(TensorKey(spec.name)))
+            and place.channels == spec.shape[0]  # not in phases
+        }
         self._spilled: dict[TensorKey, int] = {}
         self._outputs: dict[str, Output] = {}
         offset = 0
         wanted = [
             o
             for o in plan.operations
-            if isinstance(o, Gemm | Pool) and o.target.image == 0 and self.wanted(o.target)
+            if isinstance(o, Gemm | Pool | Rearrange)
+            and o.target.image == 0
+            and self.wanted(o.target)
         ]
         first = {name: rank for rank, name in enumerate(graph.header.output_tensors)}
         for operation in sorted(wanted, key=lambda o: first.get(o.target.name, len(first))):
@@ -147,7 +163,7 @@ class OutputMemory:
 
     def wanted(self, key: TensorKey) -> bool:
         """True if the tensor is stored as an output."""
-        return key.name in self._graph.header.output_tensors or self._dump
+        return key.name in self._graph.header.output_tensors or key.name in self._dumped
 
     def output(self, key: TensorKey) -> Output:
         """Output that the tensor is, of its image."""

@@ -15,6 +15,7 @@ from gateware.compiler.operations import (
     Gemm,
     Operation,
     Pool,
+    Rearrange,
     Reload,
     Spill,
     TensorKey,
@@ -64,7 +65,7 @@ def input_rows(operation: Gemm | Pool, height: int, first: int, last: int) -> tu
 
 def make_plan(
     graph: IntGraph,
-    operations: Sequence[Gemm | Pool],
+    operations: Sequence[Gemm | Pool | Rearrange],
     forms: dict[TensorKey, TensorLayout],
     config: AccelConfig,
     batch: int = 1,
@@ -104,7 +105,9 @@ def make_plan(
     raise _refusal(operations, refusals[0], config)
 
 
-def _refusal(operations: Sequence[Gemm | Pool], error: NoRoom, config: AccelConfig) -> CompileError:
+def _refusal(
+    operations: Sequence[Gemm | Pool | Rearrange], error: NoRoom, config: AccelConfig
+) -> CompileError:
     """Why a graph cannot be planned, by the name of the layer."""
     key = error.live.key
     by_target = {operation.target: operation.name for operation in operations}
@@ -120,7 +123,9 @@ def _refusal(operations: Sequence[Gemm | Pool], error: NoRoom, config: AccelConf
 
 
 def _cuts(
-    graph: IntGraph, operations: Sequence[Gemm | Pool], forms: dict[TensorKey, TensorLayout]
+    graph: IntGraph,
+    operations: Sequence[Gemm | Pool | Rearrange],
+    forms: dict[TensorKey, TensorLayout],
 ) -> Iterator[_Cut]:
     yield _Cut(1)
     pairs = _pairs(graph, operations)
@@ -137,7 +142,9 @@ def _cuts(
             yield _Cut(count, input_strips=True)
 
 
-def _pairs(graph: IntGraph, operations: Sequence[Gemm | Pool]) -> list[tuple[Gemm, Pool]]:
+def _pairs(
+    graph: IntGraph, operations: Sequence[Gemm | Pool | Rearrange]
+) -> list[tuple[Gemm, Pool]]:
     """Convolutions whose result only the maximum pooling right after them reads."""
     readers = Counter(key for operation in operations for key in operands(operation))
     return [

@@ -15,7 +15,7 @@ import numpy as np
 from gateware.arch.config import AccelConfig
 from gateware.compiler.dependencies import Region
 from gateware.compiler.layout import TensorLayout
-from gateware.compiler.operations import Gemm, Pool, TensorKey
+from gateware.compiler.operations import Gemm, Pool, Rearrange, TensorKey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +75,10 @@ def first_column(operation: Gemm | Pool, column: int, banks: int) -> tuple[int, 
 
 
 def aligned(
-    operation: Gemm | Pool, forms: Mapping[TensorKey, TensorLayout], config: AccelConfig
-) -> Gemm | Pool:
+    operation: Gemm | Pool | Rearrange,
+    forms: Mapping[TensorKey, TensorLayout],
+    config: AccelConfig,
+) -> Gemm | Pool | Rearrange:
     """``operation`` with zeros left of its kernel, where without them no column but the first is
     made from inputs that begin in bank 0."""
     if not isinstance(operation, Gemm) or not operation.wide:

@@ -13,6 +13,7 @@ from ir import golden, numerics
 from ir.graph import (
     AvgPool,
     Conv,
+    DepthToSpace,
     Flatten,
     Gather,
     Host,
@@ -21,6 +22,7 @@ from ir.graph import (
     Linear,
     MaxPool,
     Mul,
+    Upsample,
 )
 
 
@@ -80,6 +82,10 @@ def _step(graph: IntGraph, node: IntegerNode, tensors: dict[str, Tensor]) -> Ten
         )
         codes = (product + node.bias) >> node.shift
         return _look_up(graph, node.table, codes.clamp(node.low, node.high))
+    if isinstance(node, DepthToSpace):
+        return _depth_to_space(x, *node.block)
+    if isinstance(node, Upsample):
+        return F.interpolate(x.double(), scale_factor=node.block).to(torch.int64)
     x = x.double()
     if isinstance(node, MaxPool):
         return F.max_pool2d(_pad(x, node.padding, 0), node.kernel, node.stride).to(torch.int64)
@@ -113,6 +119,16 @@ def _gather(graph: IntGraph, node: Gather, tensors: dict[str, Tensor]) -> Tensor
     result = F.pad(given, (0, 0, 0, 0, 0, 1), value=graph.tensor(node.output).zero_point)
     picks = [given.shape[1] if pick < 0 else pick for pick in node.picks]
     return result[:, picks, :: node.stride[0], :: node.stride[1]]
+
+
+def _depth_to_space(x: Tensor, rows: int, columns: int) -> Tensor:
+    """Row of phases by row of phases, by assignment."""
+    result = x.new_empty(
+        len(x), x.shape[1] // (rows * columns), x.shape[2] * rows, x.shape[3] * columns
+    )
+    for phase, part in enumerate(x.chunk(rows * columns, 1)):
+        result[:, :, phase // columns :: rows, phase % columns :: columns] = part
+    return result
 
 
 def _look_up(graph: IntGraph, table: str | None, codes: Tensor) -> Tensor:

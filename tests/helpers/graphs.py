@@ -16,6 +16,7 @@ from ir import numerics
 from ir.graph import (
     AvgPool,
     Conv,
+    DepthToSpace,
     Flatten,
     Gather,
     Header,
@@ -28,6 +29,7 @@ from ir.graph import (
     Output,
     Residual,
     TensorSpec,
+    Upsample,
 )
 from ir.numerics import Scheme
 from ir.ratio import Ratio
@@ -236,6 +238,23 @@ class GraphBuilder:
         self.nodes.append(
             Gather(name=name, inputs=sources, output=name, picks=tuple(picks), stride=stride)
         )
+        return name
+
+    def depth_to_space(self, source: str, block: tuple[int, int]) -> str:
+        """Phases of ``source`` as pixels."""
+        return self._blocks(DepthToSpace, source, block, block[0] * block[1])
+
+    def upsample(self, source: str, block: tuple[int, int]) -> str:
+        """Each pixel of ``source`` several times."""
+        return self._blocks(Upsample, source, block, 1)
+
+    def _blocks(
+        self, kind: type[DepthToSpace | Upsample], source: str, block: tuple[int, int], phases: int
+    ) -> str:
+        spec = self.tensors[source]
+        shape = spec.shape[0] // phases, spec.shape[1] * block[0], spec.shape[2] * block[1]
+        name = self._tensor("blocks", shape, spec.bits, spec.zero_point, spec.scale)
+        self.nodes.append(kind(name=name, input=source, output=name, block=block))
         return name
 
     def on_grid(self, source: str, other: str) -> str:
@@ -598,3 +617,25 @@ def bordered(rng: np.random.Generator, ratio: str = "50:25:25") -> IntGraph:
         heads.append(build.conv(x, 3, 1, wide=True))
     border = tuple(map(int, rng.integers(0, 256, channels)))
     return build.build(outputs=tuple(heads), border=border)
+
+
+def random_blocks(rng: np.random.Generator, ratio: str) -> IntGraph:
+    """A network whose pixels become blocks, in two random ways, and a layer of a large stride."""
+    bits = int(rng.choice([4, 8]))
+    down, across, groups = (int(n) for n in rng.integers(1, 4, 3))
+    height, width = (int(n) for n in rng.integers(2, 5, 2))
+    channels = int(rng.choice([1, 5, 16, 20]))
+    builder = GraphBuilder(rng, (3, height, width), ratio=ratio)
+    x = builder.conv(
+        INPUT, down * across * channels, 3, bits=bits, zero_point=int(rng.integers(1 << bits))
+    )
+    if rng.integers(2):
+        builder.conv(x, 4, 1)
+    y = builder.depth_to_space(x, (down, across))
+    if rng.integers(2):
+        y = builder.upsample(y, (int(rng.integers(1, 3)), int(rng.integers(1, 4))))
+    else:
+        y = builder.upsample(INPUT, (down, across))
+    z = builder.conv(y, 6 * groups, 3, stride=int(rng.integers(3, 7)))
+    builder.linear(builder.flatten(z), 4, wide=True)
+    return builder.build(outputs=(list(builder.tensors)[-1], y))
