@@ -175,9 +175,12 @@ def _step(graph: IntGraph, node: IntegerNode, tensors: dict[str, np.ndarray]) ->
         case Gather():
             return _gather(graph, node, tensors)
         case DepthToSpace():
-            return _depth_to_space(x, *node.block)
+            height, width = graph.tensor(node.output).shape[1:]
+            return _depth_to_space(x, *node.block)[:, :, :height, :width]
         case Upsample():
-            return x.repeat(node.block[0], 2).repeat(node.block[1], 3)
+            rows, columns = ((side, side) for side in node.border)
+            larger = x.repeat(node.block[0], 2).repeat(node.block[1], 3)
+            return np.pad(larger, ((0, 0), (0, 0), rows, columns), "edge")
         case Conv():
             padded = _pad(x, node.padding, *graph.pad_codes(node.input))
             layer = graph.layers[node.name]

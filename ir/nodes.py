@@ -152,11 +152,13 @@ class Gather(_Model):
 class DepthToSpace(_Node):
     """Channels (dy, dx, c) of a pixel as pixels of their own, (by*bx*C, H, W) to (C, by*H, bx*W).
 
-    Codes stay. A transposed convolution is one of its phases with this behind it.
+    The last rows and columns may be cut off. Codes stay. A transposed convolution is one of its
+    phases with this behind it.
     """
 
     op: Literal["depth_to_space"] = "depth_to_space"
     block: tuple[int, int]  #: pixels down and across
+    crop: tuple[int, int] = (0, 0)  #: rows and columns that are cut off, fewer than of a block
 
 
 class Upsample(_Node):
@@ -164,6 +166,9 @@ class Upsample(_Node):
 
     op: Literal["upsample"] = "upsample"
     block: tuple[int, int]  #: how often, down and across
+    #: how many rows above and below, and columns left and right, repeat the first and last ones,
+    #: at most those of a block
+    border: tuple[int, int] = (0, 0)
 
 
 class Host(_Model):

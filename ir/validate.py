@@ -278,12 +278,21 @@ def _shape(
         return source.shape
     if isinstance(node, DepthToSpace | Upsample):
         down, across = node.block
-        phases = down * across if isinstance(node, DepthToSpace) else 1
-        if min(node.block) < 1 or channels % phases:
+        phases, more = 1, (0, 0)
+        if isinstance(node, DepthToSpace):
+            phases, more = down * across, (-node.crop[0], -node.crop[1])
+            sides = [(0, down - 1), (0, across - 1)]
+            given = node.crop
+        else:
+            more = 2 * node.border[0], 2 * node.border[1]
+            sides, given = [(0, down), (0, across)], node.border
+        inside = all(low <= n <= high for n, (low, high) in zip(given, sides, strict=True))
+        if min(node.block) < 1 or channels % phases or not inside:
             raise GraphError(
-                f"node {node.name!r} makes blocks of {node.block} of {channels} channels"
+                f"node {node.name!r} makes blocks of {node.block} of {channels} channels, with "
+                f"{given} pixels at the border"
             )
-        return channels // phases, height * down, width * across
+        return channels // phases, height * down + more[0], width * across + more[1]
     if isinstance(node, Linear):
         rows = _check_layer(node, source, (channels * height * width,), layers, most)
         if (height, width) != (1, 1):

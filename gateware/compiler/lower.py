@@ -165,6 +165,7 @@ def _rearrange(graph: IntGraph, node: DepthToSpace | Upsample, stored: dict[str,
         target=TensorKey(node.output),
         kind="repeat" if isinstance(node, Upsample) else "merge",
         factor=node.block,
+        border=node.border if isinstance(node, Upsample) else (0, 0),
     )
 
 

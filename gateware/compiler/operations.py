@@ -182,6 +182,7 @@ class Rearrange:
     kind : "merge" makes the phases of each pixel (dy, dx, words) pixels of their own; "repeat"
         gives each pixel so many times; "split" makes pixels side by side words of one
     factor : pixels down and across
+    border : of a repetition: how many pixels more of the first and last row and column
     """
 
     wide: ClassVar[bool] = False
@@ -192,6 +193,7 @@ class Rearrange:
     target: TensorKey
     kind: Literal["merge", "repeat", "split"]
     factor: tuple[int, int]
+    border: tuple[int, int] = (0, 0)
 
 
 Operation = Gemm | Pool | Rearrange | Spill | Reload

@@ -47,8 +47,21 @@ class Window:
         }
 
 
-#: A store, and the loads that each bring all of it back.
-Move = tuple[Window, list[Window]]
+Placed = tuple[int, Window]  #: and the word of the memory where it begins
+
+
+@dataclasses.dataclass(frozen=True)
+class Move:
+    """Stores to ``words`` of memory, one after the other, and the loads that read them."""
+
+    words: int
+    stores: list[Placed]
+    loads: list[Placed]
+
+    @property
+    def windows(self) -> list[Window]:
+        """All that is moved."""
+        return [window for _, window in self.stores + self.loads]
 
 
 def moves(operation: Rearrange, source: TensorLayout, target: TensorLayout) -> Iterator[Move]:
@@ -58,43 +71,92 @@ def moves(operation: Rearrange, source: TensorLayout, target: TensorLayout) -> I
         begin = source.address + plane * source.plane_pitch
         end = target.address + plane * target.plane_pitch
         if operation.kind == "merge":
+            words = columns * target.groups
             for dy in range(rows):
-                words = columns * target.groups
-                yield (
-                    _window(source, begin + dy * words * source.group_pitch, source.width, words),
-                    [_every_row(target, end, dy, rows, target.groups)],
-                )
+                at = begin + dy * words * source.group_pitch
+                store = _window(source, at, source.width, words)
+                loads = _every_row(target, end, dy, rows, source.width * columns)
+                yield Move(store.beats, [(0, store)], loads)
         elif operation.kind == "repeat":
             for group in range(source.groups):
-                store = _window(source, begin + group * source.group_pitch, source.width, columns)
-                at = end + group * target.group_pitch
-                yield (
-                    dataclasses.replace(store, group_pitch=0),
-                    [_every_row(target, at, dy, rows, 1) for dy in range(rows)],
+                yield _repeat(
+                    operation,
+                    source,
+                    target,
+                    begin + group * source.group_pitch,
+                    end + group * target.group_pitch,
                 )
         else:
-            width = target.width * columns
-            yield (
-                _window(source, begin, width, source.groups),
-                [_window(target, end, target.width, target.groups)],
+            store = _window(source, begin, target.width * columns, source.groups)
+            load = _window(target, end, target.width, target.groups)
+            yield Move(store.beats, [(0, store)], [(0, load)])
+
+
+def _repeat(
+    operation: Rearrange, source: TensorLayout, target: TensorLayout, begin: int, end: int
+) -> Move:
+    """Pixels of a group several times, and those of the border oftener."""
+    (rows, columns), (above, left) = operation.factor, operation.border
+    whole = dataclasses.replace(_window(source, begin, source.width, columns), group_pitch=0)
+    stores = [(0, whole)]
+    if left:
+        last = (source.width - 1) // source.banks * source.banks
+        stores = []
+        for y in range(source.height):
+            at, row = (
+                y * target.width,
+                dataclasses.replace(whole, address=begin + y * source.row_pitch, height=1),
             )
+            tail = dataclasses.replace(
+                row,
+                address=row.address + last // source.banks,
+                width=source.width - last,
+                groups=left,
+            )  # what is too much of it is written again
+            first = dataclasses.replace(row, width=1, groups=left)
+            stores += [
+                (at + target.width - tail.beats, tail),
+                (at, first),
+                (at + left, row),
+            ]
+    pitch = target.row_pitch
+    loads = [
+        (
+            0,
+            Window(end + (above + dy) * pitch, source.height, target.width, 1, 0, rows * pitch),
+        )
+        for dy in range(rows)
+    ]
+    below = (source.height - 1) * target.width
+    for y in range(above):
+        for word, row in ((0, y), (below, target.height - 1 - y)):
+            loads.append((word, Window(end + row * pitch, 1, target.width, 1, 0, pitch)))
+    return Move(source.height * target.width, stores, loads)
 
 
 def _window(place: TensorLayout, address: int, width: int, groups: int) -> Window:
     return Window(address, place.height, width, groups, place.group_pitch, place.row_pitch)
 
 
-def _every_row(place: TensorLayout, address: int, first: int, step: int, groups: int) -> Window:
-    """Every ``step``-th row of a plane from row ``first`` on."""
-    pitch = place.row_pitch
-    return Window(
-        address + first * pitch,
-        place.height // step,
-        place.width,
-        groups,
-        place.group_pitch,
-        step * pitch,
+def _every_row(
+    place: TensorLayout, address: int, first: int, step: int, width: int
+) -> list[Placed]:
+    """Every ``step``-th row of a plane from row ``first`` on, of ``width`` pixels in memory."""
+    pitch, height = place.row_pitch, len(range(first, place.height, step))
+    load = Window(
+        address + first * pitch, height, width, place.groups, place.group_pitch, step * pitch
     )
+    if -(-width // place.banks) == pitch:
+        return [(0, load)] if height else []
+    return [
+        (
+            row * width * place.groups,
+            dataclasses.replace(
+                load, address=load.address + row * step * pitch, height=1, width=place.width
+            ),
+        )
+        for row in range(height)
+    ]
 
 
 def check(operation: Rearrange, source: TensorLayout, target: TensorLayout) -> None:
@@ -105,21 +167,21 @@ def check(operation: Rearrange, source: TensorLayout, target: TensorLayout) -> N
             f"layer {operation.name!r} has a height or width of {most}, over "
             f"{(1 << isa.SIZE_BITS) - 1}"
         )
-    for store, loads in moves(operation, source, target):
-        if max(window.groups for window in (store, *loads)) > MAX_GROUPS:
+    for move in moves(operation, source, target):
+        if max(window.groups for window in move.windows) > MAX_GROUPS:
             raise CompileError(
                 f"layer {operation.name!r} moves more than {MAX_GROUPS} words per pixel"
             )
-        if store.beats >= 1 << isa.BEATS_BITS:
+        if max(window.beats for window in move.windows) >= 1 << isa.BEATS_BITS:
             raise CompileError(
-                f"layer {operation.name!r} moves {store.beats} words at once, and a load or store "
+                f"layer {operation.name!r} moves {move.words} words at once, and a load or store "
                 f"less than {1 << isa.BEATS_BITS}"
             )
 
 
 def size(operation: Rearrange, source: TensorLayout, target: TensorLayout) -> int:
     """Bus words of memory that it takes."""
-    return sum(store.beats for store, _ in moves(operation, source, target))
+    return sum(move.words for move in moves(operation, source, target))
 
 
 def emit(
@@ -131,30 +193,30 @@ def emit(
 ) -> None:
     """Descriptors of a rearrangement by ``offset`` bytes from OUTPUT_BASE."""
     beat = image.config.bus_bits // 8
-    for store, loads in moves(operation, source, target):
-        memory = Region("memory", offset // beat, store.beats)
-        image.add(
-            "stores",
-            isa.TENSOR,
-            reads=[Region("act", source.address, source.words)],
-            writes=[memory],
-            opcode=Opcode.STORE_TENSOR,
-            base=Base.OUTPUT,
-            offset=offset,
-            **store.fields(),
-        )
-        for load in loads:
+    for move in moves(operation, source, target):
+        for word, store in move.stores:
+            image.add(
+                "stores",
+                isa.TENSOR,
+                reads=[Region("act", source.address, source.words)],
+                writes=[Region("memory", offset // beat + word, store.beats)],
+                opcode=Opcode.STORE_TENSOR,
+                base=Base.OUTPUT,
+                offset=offset + word * beat,
+                **store.fields(),
+            )
+        for word, load in move.loads:
             image.add(
                 "loads",
                 isa.TENSOR,
-                reads=[memory],
+                reads=[Region("memory", offset // beat + word, load.beats)],
                 writes=[Region("act", target.address, target.words)],
                 opcode=Opcode.LOAD_TENSOR,
                 base=Base.OUTPUT,
-                offset=offset,
+                offset=offset + word * beat,
                 **load.fields(),
             )
-        offset += store.beats * beat
+        offset += move.words * beat
 
 
 Forms = dict[TensorKey, TensorLayout]

@@ -83,9 +83,12 @@ def _step(graph: IntGraph, node: IntegerNode, tensors: dict[str, Tensor]) -> Ten
         codes = (product + node.bias) >> node.shift
         return _look_up(graph, node.table, codes.clamp(node.low, node.high))
     if isinstance(node, DepthToSpace):
-        return _depth_to_space(x, *node.block)
+        height, width = graph.tensor(node.output).shape[1:]
+        return _depth_to_space(x, *node.block)[:, :, :height, :width]
     if isinstance(node, Upsample):
-        return F.interpolate(x.double(), scale_factor=node.block).to(torch.int64)
+        rows, columns = node.border
+        larger = F.interpolate(x.double(), scale_factor=node.block)
+        return F.pad(larger, (columns, columns, rows, rows), "replicate").to(torch.int64)
     x = x.double()
     if isinstance(node, MaxPool):
         return F.max_pool2d(_pad(x, node.padding, 0), node.kernel, node.stride).to(torch.int64)

@@ -240,21 +240,36 @@ class GraphBuilder:
         )
         return name
 
-    def depth_to_space(self, source: str, block: tuple[int, int]) -> str:
+    def depth_to_space(
+        self, source: str, block: tuple[int, int], crop: tuple[int, int] = (0, 0)
+    ) -> str:
         """Phases of ``source`` as pixels."""
-        return self._blocks(DepthToSpace, source, block, block[0] * block[1])
+        channels, height, width = self.tensors[source].shape
+        shape = (
+            channels // (block[0] * block[1]),
+            height * block[0] - crop[0],
+            width * block[1] - crop[1],
+        )
+        return self._blocks(DepthToSpace, source, shape, block=block, crop=crop)
 
-    def upsample(self, source: str, block: tuple[int, int]) -> str:
+    def upsample(
+        self, source: str, block: tuple[int, int], border: tuple[int, int] = (0, 0)
+    ) -> str:
         """Each pixel of ``source`` several times."""
-        return self._blocks(Upsample, source, block, 1)
+        channels, height, width = self.tensors[source].shape
+        shape = channels, height * block[0] + 2 * border[0], width * block[1] + 2 * border[1]
+        return self._blocks(Upsample, source, shape, block=block, border=border)
 
     def _blocks(
-        self, kind: type[DepthToSpace | Upsample], source: str, block: tuple[int, int], phases: int
+        self,
+        kind: type[DepthToSpace | Upsample],
+        source: str,
+        shape: tuple[int, int, int],
+        **options: tuple[int, int],
     ) -> str:
         spec = self.tensors[source]
-        shape = spec.shape[0] // phases, spec.shape[1] * block[0], spec.shape[2] * block[1]
         name = self._tensor("blocks", shape, spec.bits, spec.zero_point, spec.scale)
-        self.nodes.append(kind(name=name, input=source, output=name, block=block))
+        self.nodes.append(kind(name=name, input=source, output=name, **options))
         return name
 
     def on_grid(self, source: str, other: str) -> str:
@@ -631,11 +646,14 @@ def random_blocks(rng: np.random.Generator, ratio: str) -> IntGraph:
     )
     if rng.integers(2):
         builder.conv(x, 4, 1)
-    y = builder.depth_to_space(x, (down, across))
+    crop = int(rng.integers(down)), int(rng.integers(across))
+    y = builder.depth_to_space(x, (down, across), crop)
     if rng.integers(2):
-        y = builder.upsample(y, (int(rng.integers(1, 3)), int(rng.integers(1, 4))))
+        block = int(rng.integers(1, 3)), int(rng.integers(1, 4))
     else:
-        y = builder.upsample(INPUT, (down, across))
+        y, block = INPUT, (down, across)
+    border = tuple(int(rng.integers(side + 1)) for side in block)
+    y = builder.upsample(y, block, (border[0], border[1]))
     z = builder.conv(y, 6 * groups, 3, stride=int(rng.integers(3, 7)))
     builder.linear(builder.flatten(z), 4, wide=True)
     return builder.build(outputs=(list(builder.tensors)[-1], y))
