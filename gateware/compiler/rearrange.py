@@ -160,7 +160,7 @@ def _every_row(
 
 
 def check(operation: Rearrange, source: TensorLayout, target: TensorLayout) -> None:
-    """What fits the descriptor fields; CompileError otherwise."""
+    """Check of what fits the descriptor fields; raises CompileError otherwise."""
     most = max(source.height, source.width, target.height, target.width)
     if most >= 1 << isa.SIZE_BITS:
         raise CompileError(
@@ -180,7 +180,7 @@ def check(operation: Rearrange, source: TensorLayout, target: TensorLayout) -> N
 
 
 def size(operation: Rearrange, source: TensorLayout, target: TensorLayout) -> int:
-    """Bus words of memory that it takes."""
+    """Number of bus words of memory that it takes."""
     return sum(move.words for move in moves(operation, source, target))
 
 
