@@ -177,7 +177,7 @@ def test_wide_images_that_leave_no_room_are_refused():
 
 
 def test_deep_weights_are_refused():
-    conv((65, 7, 7), 4, 7, match="'conv1' needs 441 weight words per row tile, .* holds 256")
+    conv((65, 7, 7), 4, 7, match="'conv1' has 441 weight words per row tile, .* holds 256")
 
 
 def test_many_channels_are_refused():
@@ -187,9 +187,9 @@ def test_many_channels_are_refused():
         4,
         1,
         config=config,
-        match="'conv1' reads 256 words per pixel, the most are 255",
+        match="'conv1' has 256 weight words per row tile, 256 for each pixel",
     )
-    build = builder(1024, 1, 1, bits=8)
+    build = builder(1024, 2, 1, bits=8)
     build.conv(INPUT, 4, 1)
     refused(build.build(), config, match="tensor 'image' has 256 words per pixel")
 

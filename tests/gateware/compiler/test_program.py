@@ -100,6 +100,7 @@ def test_descriptors_of_a_strided_convolution():
         "residual_address": 84,
         "residual_plane_pitch": 8,
         "residual_n": 0,
+        **dict.fromkeys(("product", "broadcast", "resume", "lower"), 0),
         "low": 0,
         "high": 15,
         "weight_address": 0,
