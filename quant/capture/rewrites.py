@@ -245,9 +245,10 @@ def _dropout(w: GraphWriter, node: fx.Node) -> fx.Node:
 
 
 def _pad(w: GraphWriter, node: fx.Node) -> fx.Node | None:
-    """Padding of the layer or maximum behind it, by zeros; channels of zeros are a gather.
+    """Padding of the layer or maximum behind it, by zeros, elsewhere of a copy; channels of zeros
+    are a gather.
 
-    Cost: none, or that of a gather.
+    Cost: none in front of a layer or a maximum without sign; else that of a copy or gather.
     """
     a = _bound(node, mode="constant", value=0.0)
     amounts = list(a["pad"])

@@ -6,6 +6,8 @@ codes are what they read, such as an image, a pool's or another ReLU's, or a sum
 reads, too, a depthwise 1x1 layer with weights of one makes a sum of them, to the bit.
 """
 
+from collections.abc import Iterable
+
 from torch import fx, nn
 
 from quant.capture.nodes import argument, free_submodule, module_of, shape_of
@@ -36,6 +38,18 @@ def insert_copy(module: fx.GraphModule, source: fx.Node, reader: fx.Node, stem: 
     copy.meta |= {key: source.meta[key] for key in ("shape", "path") if key in source.meta}
     place = reader.args.index(source)
     reader.args = (*reader.args[:place], copy, *reader.args[place + 1 :])
+    return copy
+
+
+def copy_for(module: fx.GraphModule, source: fx.Node, readers: Iterable[fx.Node]) -> fx.Node:
+    """Sum that equals the codes of a map ``source``, and takes its place in ``readers``."""
+    name = free_submodule(module, f"{source.target}_copy")
+    module.add_submodule(name, CopyLayer.of_channels(shape_of(source)[0]))
+    with module.graph.inserting_after(source):
+        copy = module.graph.call_module(name, (source,))
+    copy.meta |= {key: source.meta[key] for key in ("shape", "path") if key in source.meta}
+    for reader in readers:
+        reader.replace_input_with(source, copy)
     return copy
 
 

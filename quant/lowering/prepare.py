@@ -28,7 +28,7 @@ from quant.capture.nodes import (
 )
 from quant.capture.trace import capture
 from quant.capture.writer import UnsupportedLayer
-from quant.lowering.copies import insert_copy
+from quant.lowering.copies import copy_for, insert_copy
 from quant.lowering.inputs import check_inputs, check_type
 from quant.lowering.meetings import regridded, relus_first, tie_grids
 from quant.lowering.normalisation import fold_normalisation
@@ -243,6 +243,8 @@ class _Preparer:
             self._gather(node)
         elif isinstance(module, KEEPS_CODES):
             self._codes(argument(node))
+            if isinstance(module, nn.ZeroPad2d):
+                self._pad(node)
 
     def _end(self, node: fx.Node) -> None:
         """Results leave as they are: sums without a residual operand, or codes."""
@@ -251,8 +253,6 @@ class _Preparer:
                 self._codes(source)
             if codes_source(source).op == "placeholder":
                 raise ValueError("it returns its input, which no layer has read")
-            if isinstance(module_of(source), nn.ZeroPad2d):
-                raise ValueError("the zeros that it adds have no layer behind them: leave it out")
 
     def _gather(self, node: fx.Node) -> None:
         for source in node.all_input_nodes:
@@ -267,6 +267,15 @@ class _Preparer:
             call.meta |= source.meta
             node.replace_input_with(source, call)
         tie_grids(node, grid_of)
+
+    def _pad(self, node: fx.Node) -> None:
+        """Zeros are added by the convolution or maximum behind them; for others by a copy."""
+        grid = grid_of(node)
+        signed = grid is not None and grid.zero_point
+        takes = (nn.Conv2d, nn.ZeroPad2d) if signed else (nn.Conv2d, nn.ZeroPad2d, nn.MaxPool2d)
+        others = [user for user in node.users if not isinstance(module_of(user), takes)]
+        if others:
+            self.sums[copy_for(self.module, node, others)] = False
 
     def _relu(self, node: fx.Node, limit: float | None) -> None:
         source = argument(node)
