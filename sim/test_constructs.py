@@ -28,6 +28,16 @@ from tests.helpers.graphs import (
 from tests.helpers.table_graphs import product_graph, table_graph
 
 
+def copies(rng: np.random.Generator) -> IntGraph:
+    """Depthwise 1x1 layers over codes that are their residual operands, too, also of the image."""
+    build = GraphBuilder(rng, (3, 5, 6), bits=8, ratio="60:35:5")
+    doubled = build.conv(INPUT, 3, 1, groups=3, residual=INPUT, bits=8)
+    x = build.conv(doubled, 19, 3)
+    y = build.conv(x, 19, 1, groups=19, residual=x, bits=8, zero_point=128)
+    build.conv(build.conv(y, 19, 1, groups=19), 5, (5, 6), padding=0, wide=True)
+    return build.build()
+
+
 def slices(rng: np.random.Generator) -> IntGraph:
     """More inputs than the weight buffer holds, of 8 bits and of 4, over vectors and small maps."""
     build = GraphBuilder(rng, (3, 7, 6), bits=8, ratio="60:35:5")
@@ -40,6 +50,7 @@ def slices(rng: np.random.Generator) -> IntGraph:
 CONFIGS = {"default": WIDE, "narrow": NARROW}
 GRAPHS: dict[str, Callable[[np.random.Generator], IntGraph]] = {
     "outputs": lambda rng: several_outputs(rng, "60:35:5"),
+    "copies": copies,
     "slices": slices,
     "border": lambda rng: bordered(rng, "60:35:5"),
     "blocks": lambda rng: random_blocks(rng, "60:35:5"),
