@@ -6,6 +6,7 @@ below 2^23 (numerics.ACC_BITS), and so do the negative ones, hence every sum of 
 Where the graph has a node of the host, a callback is asked for it.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -25,6 +26,7 @@ from ir.graph import (
     MaxPool,
     Mul,
     Upsample,
+    WindowPool,
 )
 
 #: Images (N, C, H, W), or one array per host input of the graph, each with N first.
@@ -167,6 +169,8 @@ def _step(graph: IntGraph, node: IntegerNode, tensors: dict[str, np.ndarray]) ->
                 total, node.multiplier, node.bias, node.shift, node.low, node.high
             )
             return _look_up(graph, node.table, y)
+        case WindowPool():
+            return _window_pool(x, node, graph.tensor(node.input).zero_point)
         case Mul():
             factors = tensors[node.factor]
             zeros = graph.tensor(node.input).zero_point, graph.tensor(node.factor).zero_point
@@ -203,6 +207,21 @@ def _depth_to_space(x: np.ndarray, rows: int, columns: int) -> np.ndarray:
     count, channels, height, width = x.shape
     phases = x.reshape(count, rows, columns, channels // (rows * columns), height, width)
     return phases.transpose(0, 3, 4, 1, 5, 2).reshape(count, -1, height * rows, width * columns)
+
+
+def _window_pool(x: np.ndarray, node: WindowPool, zero_point: int) -> np.ndarray:
+    y = np.empty((*x.shape[:2], len(node.rows), len(node.columns)), np.int64)
+    for (i, row), (j, column) in itertools.product(enumerate(node.rows), enumerate(node.columns)):
+        window = x[:, :, row.first : row.last, column.first : column.last]
+        if not node.mean:
+            y[:, :, i, j] = window.max((2, 3))
+            continue
+        count = row.count * column.count
+        total = window.sum((2, 3)) + (count - row.size * column.size) * zero_point
+        y[:, :, i, j] = numerics.requantise(
+            total, *numerics.encode_mean(node.steps, count), 0, node.high
+        )
+    return y
 
 
 def _look_up(graph: IntGraph, table: str | None, codes: np.ndarray) -> np.ndarray:

@@ -39,6 +39,8 @@ from ir.nodes import (
     Residual,
     TensorSpec,
     Upsample,
+    Window,
+    WindowPool,
 )
 from ir.validate import validate
 
@@ -65,6 +67,8 @@ __all__ = [
     "Residual",
     "TensorSpec",
     "Upsample",
+    "Window",
+    "WindowPool",
 ]
 
 

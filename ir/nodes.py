@@ -106,6 +106,38 @@ class AvgPool(_Node):
     table: str | None = None
 
 
+class Window(_Model):
+    """Rows or columns ``first`` to ``last`` (exclusive) that one result of a pooling is made of.
+
+    ``count`` is what a mean divides by: their number, or more, where padding counts as well.
+    """
+
+    first: int = pydantic.Field(ge=0)
+    last: int = pydantic.Field(ge=0)
+    count: int = pydantic.Field(ge=1)
+
+    @property
+    def size(self) -> int:
+        """Number of the rows or columns."""
+        return self.last - self.first
+
+
+class WindowPool(_Node):
+    """Maximum or mean of windows of any size and place, one for each row and column.
+
+    A maximum keeps bits, scale and zero point. A mean is ``y = clamp((sum * M + B) >> S)`` with
+    M, B and S of :func:`ir.numerics.encode_mean` for ``steps`` and the product of both counts; a
+    place that is counted and not there has the zero point in the sum.
+    """
+
+    op: Literal["window_pool"] = "window_pool"
+    mean: bool
+    rows: tuple[Window, ...] = pydantic.Field(min_length=1)
+    columns: tuple[Window, ...] = pydantic.Field(min_length=1)
+    steps: int = pydantic.Field(default=1, ge=1, le=numerics.act_max(8))  #: see encode_mean
+    high: int = numerics.NIBBLE_MAX
+
+
 class Mul(_Node):
     """Product of two tensors, element by element: :func:`ir.numerics.multiply` of their codes.
 
@@ -189,7 +221,18 @@ class Host(_Model):
 
 
 #: Nodes of the accelerator; but for a Gather each of one tensor and maybe a residual operand.
-IntegerNode = Conv | Linear | MaxPool | AvgPool | Mul | Flatten | Gather | DepthToSpace | Upsample
+IntegerNode = (
+    Conv
+    | Linear
+    | MaxPool
+    | AvgPool
+    | WindowPool
+    | Mul
+    | Flatten
+    | Gather
+    | DepthToSpace
+    | Upsample
+)
 Node = Annotated[IntegerNode | Host, pydantic.Field(discriminator="op")]
 
 

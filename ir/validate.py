@@ -23,6 +23,8 @@ from ir.nodes import (
     Output,
     TensorSpec,
     Upsample,
+    Window,
+    WindowPool,
 )
 from ir.numerics import Scheme
 from ir.ratio import Ratio
@@ -53,7 +55,7 @@ def validate(
 
 
 #: Nodes with one input, and maybe a residual operand or a factor.
-_Single = Conv | Linear | MaxPool | AvgPool | Mul | Flatten | DepthToSpace | Upsample
+_Single = Conv | Linear | MaxPool | AvgPool | WindowPool | Mul | Flatten | DepthToSpace | Upsample
 #: Of these, what has the codes of its input.
 KEEPS_CODES = MaxPool | Flatten | DepthToSpace | Upsample
 
@@ -108,8 +110,10 @@ class _Flow:
                 self.most[node.output] = max(zero, *(self.most[name] for name in node.inputs))
                 continue
             _check_node(node, self.specs, layers, self.most[node.input], table)
-            passes = isinstance(node, KEEPS_CODES)
-            self.most[node.output] = self.most[node.input] if passes else node.high
+            if isinstance(node, KEEPS_CODES) or _is_maximum(node):
+                self.most[node.output] = self.most[node.input]
+            else:
+                self.most[node.output] = node.high
             if table is not None:
                 self.most[node.output] = int(table.max())
             if isinstance(node, Conv | Linear) and node.wide:
@@ -207,18 +211,18 @@ def _check_node(
             f"node {node.name!r} computes {shape}, but {node.output!r} is {target.shape}"
         )
     code = [(spec.bits, spec.scale, spec.zero_point) for spec in (source, target)]
-    if isinstance(node, KEEPS_CODES) and code[0] != code[1]:
+    passes = isinstance(node, KEEPS_CODES) or _is_maximum(node)
+    if passes and code[0] != code[1]:
         raise GraphError(
             f"node {node.name!r} keeps its input's codes, but bits, scale or zero "
             f"point of {node.output!r} differ"
         )
-    if isinstance(node, KEEPS_CODES):
+    if isinstance(node, KEEPS_CODES) or passes:
         return
     bits = target.bits if table is None else numerics.TABLE_BITS
-    if not 0 <= node.low <= node.high <= numerics.act_max(bits):
-        raise GraphError(
-            f"node {node.name!r} clamps to {node.low}..{node.high}, outside {bits} bits"
-        )
+    low = 0 if isinstance(node, WindowPool) else node.low
+    if not 0 <= low <= node.high <= numerics.act_max(bits):
+        raise GraphError(f"node {node.name!r} clamps to {low}..{node.high}, outside {bits} bits")
     if table is not None and table.max() > numerics.act_max(target.bits):
         raise GraphError(
             f"node {node.name!r} has a table with {table.max()}, outside {target.bits} bits"
@@ -300,6 +304,9 @@ def _shape(
                 f"linear {node.name!r} needs a flat input, {node.input!r} is {source.shape}"
             )
         return rows, 1, 1
+    if isinstance(node, WindowPool):
+        _check_windows(node, source, most)
+        return channels, len(node.rows), len(node.columns)
     pads = (0, 0, 0, 0) if isinstance(node, AvgPool) else node.padding
     if min(*node.kernel, *node.stride) < 1 or min(pads) < 0:
         raise GraphError(
@@ -318,6 +325,23 @@ def _shape(
     elif isinstance(node, AvgPool):
         _check_acc(node, node.kernel[0] * node.kernel[1] * most)
     return channels, rows, columns
+
+
+def _is_maximum(node: _Single) -> bool:
+    return isinstance(node, WindowPool) and not node.mean
+
+
+def _check_windows(node: WindowPool, source: TensorSpec, most: int) -> None:
+    def holds(window: Window, size: int) -> bool:
+        least = 0 if node.mean else 1
+        return least <= window.size <= window.count and window.last <= size
+
+    for windows, size in ((node.rows, source.shape[1]), (node.columns, source.shape[2])):
+        if not all(holds(window, size) for window in windows):
+            raise GraphError(f"node {node.name!r} has a window that is not in {source.shape}")
+    if node.mean:
+        areas = [row.count * column.count for row in node.rows for column in node.columns]
+        _check_acc(node, max(areas) * most)
 
 
 def _check_acc(node: Node, most: int) -> None:

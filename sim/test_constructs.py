@@ -23,6 +23,7 @@ from tests.helpers.graphs import (
     random_blocks,
     random_gathers,
     random_images,
+    random_windows,
     several_outputs,
 )
 from tests.helpers.table_graphs import product_graph, table_graph
@@ -47,11 +48,24 @@ def slices(rng: np.random.Generator) -> IntGraph:
     return build.build()
 
 
+def windows(rng: np.random.Generator) -> IntGraph:
+    """Windows of any place, strides over 3, maxima of 8 bits, zeros around a map."""
+    build = GraphBuilder(rng, (3, 5, 11), ratio="60:35:5")
+    x = build.conv(INPUT, 7, 1, zero_point=3)
+    rows, columns = random_windows(rng, 5, 2), random_windows(rng, 11, 3)
+    largest = build.window_pool(x, rows, columns)
+    rows, columns = (random_windows(rng, size, 3, mean=True) for size in (5, 11))
+    mean = build.window_pool(x, rows, columns, mean=True, steps=2)
+    spread = build.max_pool(build.conv(x, 5, 1, bits=8), (2, 3), stride=(3, 5))
+    return build.build(outputs=(largest, mean, spread))
+
+
 CONFIGS = {"default": WIDE, "narrow": NARROW}
 GRAPHS: dict[str, Callable[[np.random.Generator], IntGraph]] = {
     "outputs": lambda rng: several_outputs(rng, "60:35:5"),
     "copies": copies,
     "slices": slices,
+    "windows": windows,
     "border": lambda rng: bordered(rng, "60:35:5"),
     "blocks": lambda rng: random_blocks(rng, "60:35:5"),
     "gather": lambda rng: random_gathers(rng, "60:35:5"),

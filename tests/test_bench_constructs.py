@@ -13,12 +13,6 @@ PENDING = {
     "transposed convolution 4x4, stride 2",
     "dilated convolution",
     "convolution with stride 4",
-    "adaptive pool to 2x2",
-    "max pool 4x4 before a classifier (finn#298)",
-    "max pool, ceil mode",
-    "average pool with padding",
-    "average pool, padding not counted",
-    "global max pool",
     "convolution in one dimension",
 }
 

@@ -5,10 +5,11 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 from gateware.arch import isa
+from gateware.arch.config import AccelConfig
 from gateware.arch.isa import Base, Opcode
 from gateware.compiler.dependencies import Region
 from gateware.compiler.layout import MAX_GROUPS, Strip, TensorLayout
-from gateware.compiler.operations import CompileError, Gemm, Pool, TensorKey
+from gateware.compiler.operations import CompileError, Gemm, Pool, PoolPart, TensorKey
 from gateware.compiler.pack import SlotResult, pack_slot, pack_weights
 from gateware.compiler.plan import Plan, input_rows
 from gateware.compiler.program_image import ProgramImage
@@ -138,6 +139,8 @@ class Tile:
         What it reads of each pixel's words; a pooling one, into the same of its result.
     rows : sequence of int
         Of a layer: its rows that are here, in the order in which raw outputs lie.
+    part : PoolPart
+        Of a pooling: the results that are computed, all of them by default.
     sliced : SlicedTile
         Where its weights do not fit their buffer: what is loaded only when it is executed.
     """
@@ -152,10 +155,11 @@ class Tile:
         first: int,
         words: int,
         rows: Sequence[int] = (),
+        part: PoolPart | None = None,
         sliced: SlicedTile | None = None,
     ) -> None:
         self.operation, self.weights, self.slots = operation, weights, slots
-        self.table = table
+        self.table, self.part = table, part
         self.first, self.words, self.rows, self.sliced = first, words, tuple(rows), sliced
 
     def execute(
@@ -176,6 +180,10 @@ class Tile:
                     image, source=source, target=target, residual=residual, first=row, last=row + 1
                 )
             return
+        if self.part is not None:
+            first, last = max(first, self.part.rows[0]), min(last, self.part.rows[1])
+            if first >= last:
+                return
         operation, wide = self.operation, raw and raw.region
         pool = isinstance(operation, Pool)
         begin, end = input_rows(operation, source.height, first, last)
@@ -188,10 +196,15 @@ class Tile:
         if raw is not None:
             skipped, pad_left = first_column(operation, raw.first, place.banks)
             out_width = raw.last - raw.first
+        out_row_pitch, column = -(-out_width // out.banks), 0
+        if self._columns is not None:
+            column = self._columns[0] // out.banks
+            skipped, pad_left = first_column(operation, self._columns[0], place.banks)
+            out_width, out_row_pitch = self._columns[1] - self._columns[0], out.row_pitch
         reads = [self.table, *source.regions(begin, end)]
         if residual is not None:
             reads += residual.regions(*((0, 1) if self._broadcast else (first, last)))
-        out_address = wide.first if wide else (target.row(first) + group_out) % _WRAP
+        out_address = wide.first if wide else (target.row(first) + group_out + column) % _WRAP
         writes = [wide] if wide else target.regions(first, last)
         fields = dict[str, int](
             opcode=Opcode.EXECUTE,
@@ -215,7 +228,7 @@ class Tile:
             out_height=last - first,
             out_width=out_width,
             out_address=out_address,
-            out_row_pitch=-(-out_width // out.banks),
+            out_row_pitch=out_row_pitch,
             out_plane_pitch=out.plane_pitch % _WRAP,  # of raw outputs, which have none, any
             low=operation.low,
             high=operation.high,
@@ -234,6 +247,13 @@ class Tile:
             return
         reads = [self.weights, self.slots, *reads]
         image.add("executes", isa.EXECUTE, reads=reads, writes=writes, **fields)
+
+    @property
+    def _columns(self) -> tuple[int, int] | None:
+        """Columns that are computed, the first of which is in bank 0; None for all."""
+        if isinstance(self.operation, Gemm):
+            return self.operation.columns
+        return None if self.part is None else self.part.columns
 
     @property
     def _broadcast(self) -> bool:
@@ -381,18 +401,36 @@ def _bias(gemm: Gemm, row: int, engine: type[RowEngine], planes: int) -> int:
 
 def _pool_tiles(image: ProgramImage, pool: Pool, plan: Plan) -> Iterable[Tile]:
     """The pool lanes are the channels of a word, so every group has the same slots."""
-    config = image.config
+    table = image.load_table(pool.table)
+    for part in pool.parts or [None]:
+        chosen = pool if part is None else part
+        slots = image.load_slots(
+            _pool_slots(image.config, chosen.multiplier, chosen.bias, chosen.shift)
+        )
+        for group in range(plan.places[pool.source].groups):
+            yield Tile(
+                pool if part is None else pool.of(part),
+                Region("weights", 0, 0),
+                slots,
+                table=table,
+                first=group,
+                words=1,
+                part=part,
+            )
+
+
+def _pool_slots(config: AccelConfig, multiplier: int, bias: int, shift: int) -> list[bytes]:
     lanes = [(config.rows + channel, channel) for channel in range(config.k)]
-    records = [
+    return [
         pack_slot(
             [
                 SlotResult(
                     lane=lane,
                     column=channel,
                     offset=0,
-                    multiplier=pool.multiplier,
-                    bias=pool.bias,
-                    shift=pool.shift,
+                    multiplier=multiplier,
+                    bias=bias,
+                    shift=shift,
                 )
                 for lane, channel in slot.results
             ],
@@ -400,9 +438,6 @@ def _pool_tiles(image: ProgramImage, pool: Pool, plan: Plan) -> Iterable[Tile]:
         )
         for slot in schedule_slots(lanes, config)
     ]
-    slots, table = image.load_slots(records), image.load_table(pool.table)
-    for group in range(plan.places[pool.source].groups):
-        yield Tile(pool, Region("weights", 0, 0), slots, table=table, first=group, words=1)
 
 
 def cuts(rows: int, parts: int) -> Sequence[tuple[int, int]]:

@@ -22,6 +22,7 @@ from gateware.compiler.plan import Plan, make_plan
 from gateware.compiler.raw import aligned
 from gateware.compiler.slices import MAX_KERNEL, needs_slices, slices
 from gateware.compiler.space_to_depth import SpaceToDepth, identity, rewrite
+from gateware.compiler.windows import Constants, Maximum, in_parts, regular_windows
 from ir.graph import (
     AvgPool,
     Conv,
@@ -29,13 +30,15 @@ from ir.graph import (
     Flatten,
     Gather,
     Host,
+    IntegerNode,
     IntGraph,
     Linear,
     MaxPool,
     Mul,
     Upsample,
+    WindowPool,
 )
-from ir.numerics import ACT_BITS, SHIFT_MIN, act_max
+from ir.numerics import ACT_BITS, SHIFT_MIN, act_max, encode_mean
 
 FACTOR_BITS = 8  #: by which a product of codes is finer in the requantiser
 
@@ -59,7 +62,13 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
 
     Raises CompileError naming the layer and the reason.
     """
-    operations, stored = _operations(graph, config)
+    forms = {
+        TensorKey(spec.name): TensorLayout.of(
+            spec.shape, config, bits=spec.bits, zero_point=spec.zero_point
+        )
+        for spec in graph.header.tensors
+    }
+    operations, stored = _operations(graph, forms, config)
     if not operations:
         raise CompileError(f"graph {graph.header.name!r} has no layer to run")
     for output in graph.header.output_tensors:
@@ -68,12 +77,6 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
                 f"graph {graph.header.name!r} ends with {output!r}, a flattened tensor; "
                 f"let it end with {stored[output]!r}"
             )
-    forms = {
-        TensorKey(spec.name): TensorLayout.of(
-            spec.shape, config, bits=spec.bits, zero_point=spec.zero_point
-        )
-        for spec in graph.header.tensors
-    }
     source = graph.input
     arrangement = identity(source.shape, source.zero_point)
     image, first = TensorKey(source.name), operations[0]
@@ -123,9 +126,12 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
 
 
 def _operations(
-    graph: IntGraph, config: AccelConfig
+    graph: IntGraph, forms: dict[TensorKey, TensorLayout], config: AccelConfig
 ) -> tuple[list[Gemm | Pool | Rearrange], dict[str, str]]:
-    """Operations in order, and for each tensor the one whose words it is. Raises CompileError."""
+    """Operations in order, and for each tensor the one whose words it is. Raises CompileError.
+
+    Tensors in between get their ``forms``.
+    """
     stored = {graph.header.input or "": graph.header.input or ""}
     operations = []
     for node in graph.nodes:
@@ -143,6 +149,9 @@ def _operations(
             continue
         if isinstance(node, DepthToSpace | Upsample):
             operations.append(_rearrange(graph, node, stored))
+            continue
+        if isinstance(node, MaxPool | AvgPool | WindowPool):
+            operations += _pooling(graph, node, stored, forms, config)
             continue
         operations.append(_operation(graph, node, stored))
     return operations, stored
@@ -169,44 +178,8 @@ def _rearrange(graph: IntGraph, node: DepthToSpace | Upsample, stored: dict[str,
     )
 
 
-def _operation(
-    graph: IntGraph, node: Conv | Linear | MaxPool | AvgPool | Mul, stored: dict[str, str]
-) -> Gemm | Pool:
-    source = stored[node.input]
-    flat = graph.tensor(source).shape != graph.tensor(node.input).shape
-    if flat and not isinstance(node, Linear):
-        raise CompileError(f"layer {node.name!r} reads a flattened tensor; only a linear layer can")
-    if isinstance(node, MaxPool):
-        return Pool(
-            name=node.name,
-            source=TensorKey(source),
-            target=TensorKey(node.output),
-            kernel=node.kernel,
-            stride=node.stride,
-            padding=node.padding,
-            total=False,
-            multiplier=1 << SHIFT_MIN,
-            bias=0,
-            shift=SHIFT_MIN,
-            low=0,
-            high=act_max(ACT_BITS),
-        )
-    if isinstance(node, AvgPool):
-        return Pool(
-            name=node.name,
-            source=TensorKey(source),
-            target=TensorKey(node.output),
-            kernel=node.kernel,
-            stride=node.stride,
-            padding=(0, 0, 0, 0),
-            total=True,
-            multiplier=node.multiplier,
-            bias=node.bias,
-            shift=node.shift,
-            low=node.low,
-            high=node.high,
-            table=_table(graph, node),
-        )
+def _operation(graph: IntGraph, node: Conv | Linear | Mul, stored: dict[str, str]) -> Gemm | Pool:
+    source = _source(graph, node, stored)
     if isinstance(node, Mul):
         return _product(graph, node, stored)
     layer = graph.layers[node.name]
@@ -233,6 +206,89 @@ def _operation(
         residual_n=node.residual.n if node.residual else 0,
         groups=groups,
         table=_table(graph, node),
+    )
+
+
+def _source(graph: IntGraph, node: IntegerNode, stored: dict[str, str]) -> str:
+    source = stored[node.input]
+    flat = graph.tensor(source).shape != graph.tensor(node.input).shape
+    if flat and not isinstance(node, Linear):
+        raise CompileError(f"layer {node.name!r} reads a flattened tensor; only a linear layer can")
+    return source
+
+
+def _pooling(
+    graph: IntGraph,
+    node: MaxPool | AvgPool | WindowPool,
+    stored: dict[str, str],
+    forms: dict[TensorKey, TensorLayout],
+    config: AccelConfig,
+) -> list[Gemm | Pool]:
+    """Operations of a pooling: one, but for maxima of 8 bits."""
+    source, target = TensorKey(_source(graph, node, stored)), TensorKey(node.output)
+    place, out, mean = forms[source], forms[target], None
+    total = isinstance(node, AvgPool) or (isinstance(node, WindowPool) and node.mean)
+    pool = Pool(
+        name=node.name,
+        source=source,
+        target=target,
+        kernel=(1, 1),
+        stride=(1, 1),
+        padding=(0, 0, 0, 0),
+        total=total,
+        multiplier=1 << SHIFT_MIN,
+        bias=0,
+        shift=SHIFT_MIN,
+        low=0,
+        high=act_max(ACT_BITS),
+    )
+    if isinstance(node, AvgPool):
+        pool = dataclasses.replace(
+            pool,
+            multiplier=node.multiplier,
+            bias=node.bias,
+            shift=node.shift,
+            low=node.low,
+            high=node.high,
+            table=_table(graph, node),
+        )
+    if isinstance(node, WindowPool):
+        rows, columns = node.rows, node.columns
+        if node.mean:
+            mean = _mean(node, place.zero_point)
+            pool = dataclasses.replace(pool, high=node.high)
+    else:
+        padding = node.padding if isinstance(node, MaxPool) else (0, 0, 0, 0)
+        whole = dataclasses.replace(pool, kernel=node.kernel, stride=node.stride, padding=padding)
+        if (total or place.planes == 1) and _steps_over(whole, out, config):
+            return [whole]
+        rows = regular_windows(node, place.height, out.height, 0)
+        columns = regular_windows(node, place.width, out.width, 1)
+        if isinstance(node, AvgPool):
+            mean = _always(node.multiplier, node.bias, node.shift)
+    if not total and place.planes > 1:
+        return Maximum(pool, forms, config).run(rows, columns)
+    return in_parts(pool, rows, columns, forms, config, mean)
+
+
+def _mean(node: WindowPool, zero_point: int) -> Constants:
+    def constants(count: int, missing: int) -> tuple[int, int, int]:
+        multiplier, bias, shift = encode_mean(node.steps, count)
+        return multiplier, bias + missing * zero_point * multiplier, shift
+
+    return constants
+
+
+def _always(multiplier: int, bias: int, shift: int) -> Constants:
+    return lambda count, missing: (multiplier, bias, shift)
+
+
+def _steps_over(pool: Pool, out: TensorLayout, config: AccelConfig) -> bool:
+    """Whether one EXECUTE can have all windows of a regular pooling."""
+    return (
+        (pool.stride[0] <= 15 or out.height == 1)
+        and (pool.stride[1] <= config.max_stride or out.width == 1)
+        and max(pool.padding) <= 31
     )
 
 
@@ -287,13 +343,16 @@ def _check(
     if max(source.height, source.width, target.height, target.width) >= 1 << SIZE_BITS:
         refuse(f"has a height or width over {(1 << SIZE_BITS) - 1}")
     sliced = isinstance(operation, Gemm) and needs_slices(operation, source, config)
+    kernels = [operation.kernel]
+    if isinstance(operation, Pool):
+        kernels += [part.kernel for part in operation.parts]
     if (
-        (max(operation.kernel) > MAX_KERNEL and not sliced)
+        (max(map(max, kernels)) > MAX_KERNEL and not sliced)
         or max(operation.padding) > 31
         or (operation.stride[0] > 15 and target.height > 1)
     ):
         refuse(
-            f"has kernel {operation.kernel}, stride {operation.stride}, padding "
+            f"has kernel {max(kernels)}, stride {operation.stride}, padding "
             f"{operation.padding}; the largest are {MAX_KERNEL}, 15 and 31"
         )
     if operation.stride[1] > config.max_stride and target.width > 1:

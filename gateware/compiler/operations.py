@@ -58,7 +58,8 @@ class Gemm:
     values : int64 (rows, channels / groups, kernel_y, kernel_x)
     groups : of a grouped convolution: as many equal parts of the rows read equal parts of the
         channels
-    partial : operations that follow write the other channels of the result
+    partial : operations that follow write the rest of the result
+    columns : first and last (exclusive) of the result, which are computed; None for all
     multiplier, bias, shift, scheme : (rows,)
     table : 256 codes that the results are looked up in
     channels : of each row the channel of the result that it gives, by default its number
@@ -81,6 +82,7 @@ class Gemm:
     residual_n: int = 0
     groups: int = 1
     partial: bool = False
+    columns: tuple[int, int] | None = None
     table: bytes | None = None
     channels: tuple[int, ...] | None = None
 
@@ -129,11 +131,31 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PoolPart:
+    """Rows and columns of a pooling whose windows have one size and one distance.
+
+    rows, columns : of the result, first and last (exclusive)
+    padding : rows above and columns left, negative for a window that begins behind them, and zeros
+    """
+
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    multiplier: int
+    bias: int
+    shift: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Pool:
     """Maximum or sum over a window, requantised by one M, B, S, and maybe looked up in a table.
 
     residual, residual_n : operand that a product is taken with, and its multiplier
     broadcast : the operand is one pixel, for all
+    parts : what is computed one after the other, where windows differ; then kernel, stride, padding
+        and M, B, S are those of the parts
     """
 
     wide: ClassVar[bool] = False
@@ -155,6 +177,13 @@ class Pool:
     residual_n: int = 0
     product: bool = False
     broadcast: bool = False
+    parts: tuple[PoolPart, ...] = ()
+
+    def of(self, part: PoolPart) -> "Pool":
+        """Pooling whose windows are those of ``part``."""
+        return dataclasses.replace(
+            self, kernel=part.kernel, stride=part.stride, padding=part.padding, parts=()
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -135,6 +135,7 @@ class OutputMemory:
             if isinstance(o, Gemm | Pool | Rearrange)
             and o.target.image == 0
             and self.wanted(o.target)
+            and not (isinstance(o, Gemm) and o.partial)
         ]
         first = {name: rank for rank, name in enumerate(graph.header.output_tensors)}
         for operation in sorted(wanted, key=lambda o: first.get(o.target.name, len(first))):

@@ -57,6 +57,8 @@ def input_rows(operation: Gemm | Pool, height: int, first: int, last: int) -> tu
 
     First and last, exclusive, both within 0..height; equal where they are made of padding alone.
     """
+    if isinstance(operation, Pool) and operation.parts:
+        return 0, height
     begin = first * operation.stride[0] - operation.padding[0]
     end = (last - 1) * operation.stride[0] - operation.padding[0] + operation.kernel[0]
     begin = min(max(0, begin), height)
@@ -154,6 +156,8 @@ def _pairs(
         and not isinstance(gemm, Copy)
         and isinstance(pool, Pool)
         and not pool.total
+        and not pool.parts
+        and gemm.columns is None
         and pool.source == gemm.target
         and readers[gemm.target] == 1
         and gemm.residual is None

@@ -90,6 +90,10 @@ def _part(w: GraphWriter, node: fx.Node) -> fx.Node:
     Cost: a copy of the channels.
     """
     whole, number = argument(node), cast(int, node.args[1])
+    if operation(whole) in MAXIMA:
+        if number and node.users:
+            raise ValueError("only the values of a pooling can be read, not their places")
+        return w.nodes[whole]
     if operation(whole) not in PARTS:
         raise ValueError("")
     sizes = [shape_of_part[1] for shape_of_part in _result_shapes(whole)]
@@ -223,6 +227,8 @@ def _picks(numbers: Tensor, source: tuple[int, ...]) -> list[int] | None:
     return None if (first % pixels).any() else (first // pixels).tolist()
 
 
+#: Operations that give values and their places.
+MAXIMA = ("max_pool2d_with_indices", "adaptive_max_pool2d")
 PARTS = ("chunk", "split", "split_with_sizes", "tensor_split")
 
 GATHERS: dict[str, Callable[[GraphWriter, fx.Node], fx.Node | None]] = {

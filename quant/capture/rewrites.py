@@ -14,17 +14,10 @@ from quant.capture.arithmetic import ARITHMETIC
 from quant.capture.gathers import GATHERS, follow_views, is_view, pad_channels
 from quant.capture.nodes import argument, operation, path_of
 from quant.capture.nodes import bound as _bound
+from quant.capture.pools import POOLS, sizes
 from quant.capture.products import PRODUCTS
 from quant.capture.writer import GraphWriter, Rewrite
 from quant.nn.norms import FrozenBatchNorm1d, FrozenBatchNorm2d
-
-
-def _pair(value: object) -> tuple[int, int]:
-    both = list(value) if isinstance(value, list | tuple) else [value]
-    first, last = both[0], both[-1]
-    if not isinstance(first, int) or not isinstance(last, int):
-        raise ValueError("its sizes must be constants")
-    return first, last
 
 
 def _own(module: nn.Module, **tensors: Tensor | None) -> None:
@@ -39,8 +32,8 @@ def _own(module: nn.Module, **tensors: Tensor | None) -> None:
 def _convolution(w: GraphWriter, node: fx.Node) -> fx.Node:
     a = _bound(node, bias=None, stride=1, padding=0, dilation=1, groups=1)
     weight, bias = w.tensor(a["weight"]), w.optional_tensor(a["bias"])
-    kernel, stride = _pair(list(weight.shape[2:])), _pair(a["stride"])
-    if _pair(a["dilation"]) != (1, 1):
+    kernel, stride = sizes(list(weight.shape[2:])), sizes(a["stride"])
+    if sizes(a["dilation"]) != (1, 1):
         raise ValueError("dilation must be 1")
     padding = a["padding"]
     if padding == "same":
@@ -54,7 +47,7 @@ def _convolution(w: GraphWriter, node: fx.Node) -> fx.Node:
         weight.shape[0],
         kernel,
         stride,
-        _pair(padding),
+        sizes(padding),
         groups=a["groups"],
         bias=bias is not None,
         device="meta",
@@ -152,47 +145,6 @@ def _clamp(w: GraphWriter, node: fx.Node) -> fx.Node:
         raise ValueError("it must clamp at 0 from below, as ReLU6 does")
     module = nn.ReLU() if high is None else nn.Hardtanh(0.0, float(high))
     return w.module_call(node, module, w.nodes[argument(node)])
-
-
-def _max_pool(w: GraphWriter, node: fx.Node) -> fx.Node:
-    a = _bound(node, stride=[], padding=0, dilation=1, ceil_mode=False)
-    kernel = _pair(a["kernel_size"])
-    if _pair(a["dilation"]) != (1, 1) or a["ceil_mode"]:
-        raise ValueError("dilation must be 1 and ceil_mode off")
-    pool = nn.MaxPool2d(kernel, _pair(a["stride"] or kernel), _pair(a["padding"]))
-    return w.module_call(node, pool, w.nodes[a["self"]])
-
-
-def _avg_pool(w: GraphWriter, node: fx.Node) -> fx.Node:
-    a = _bound(node, stride=[], padding=0, ceil_mode=False, divisor_override=None)
-    kernel = _pair(a["kernel_size"])
-    if _pair(a["padding"]) != (0, 0) or a["ceil_mode"] or a["divisor_override"] is not None:
-        raise ValueError("padding must be 0, ceil_mode off and the divisor the window")
-    pool = nn.AvgPool2d(kernel, _pair(a["stride"] or kernel))
-    return w.module_call(node, pool, w.nodes[a["self"]])
-
-
-def _adaptive_avg_pool(w: GraphWriter, node: fx.Node) -> fx.Node:
-    source, size = argument(node).meta["val"].shape[2:], _pair(node.args[1])
-    if any(s % o for s, o in zip(source, size, strict=True)):
-        raise ValueError(f"{tuple(source)} pixels do not divide into {size} windows")
-    kernel = int(source[0]) // size[0], int(source[1]) // size[1]
-    return w.module_call(node, nn.AvgPool2d(kernel, kernel), w.nodes[argument(node)])
-
-
-def _mean(w: GraphWriter, node: fx.Node) -> fx.Node | None:
-    a = _bound(node, keepdim=False)
-    source = argument(node).meta["val"].shape
-    if len(source) != 4 or sorted(d % 4 for d in a["dim"] or ()) != [2, 3]:
-        if w.keep_unknown:
-            return None
-        raise ValueError("it must be taken over height and width")
-    kernel = (int(source[2]), int(source[3]))
-    pooled = w.module_call(node, nn.AvgPool2d(kernel, kernel), w.nodes[argument(node)])
-    if a["keepdim"]:
-        return pooled
-    pooled.meta |= {"shape": (source[0], source[1], 1, 1), "path": path_of(node)}
-    return w.module_call(node, nn.Flatten(), pooled)
 
 
 def _view(w: GraphWriter, node: fx.Node) -> fx.Node | None:
@@ -313,10 +265,7 @@ REWRITES: dict[str, Rewrite] = {
     "layer_norm": _other_norm,
     "rms_norm": _other_norm,
     "local_response_norm": _other_norm,
-    "max_pool2d": _max_pool,
-    "avg_pool2d": _avg_pool,
-    "adaptive_avg_pool2d": _adaptive_avg_pool,
-    "mean": _mean,
+    **POOLS,
     **PRODUCTS,
     **GATHERS,
     **dict.fromkeys(VIEWS, _view),

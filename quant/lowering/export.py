@@ -27,7 +27,6 @@ from ir.graph import (
     IntGraph,
     LayerArrays,
     Linear,
-    MaxPool,
     Mul,
     Node,
     Output,
@@ -39,12 +38,11 @@ from ir.nodes import Gather as IrGather
 from ir.ratio import Ratio
 from quant.capture.nodes import argument, module_of, name_of, shape_of, tensor_arguments
 from quant.capture.results import leaves
-from quant.capture.writer import UnsupportedLayer
 from quant.lowering.align import align_scales
 from quant.lowering.fusion import FusionGroup, encode_or_raise, fusion_groups
 from quant.lowering.hybrid import HybridLowering
 from quant.lowering.partition import is_hybrid
-from quant.lowering.prepare import pair
+from quant.lowering.pools import lower_pool, lower_zeros
 from quant.nn.activations import ActQuantiser, QuantAvgPool, Regrid
 from quant.nn.border import BorderPad
 from quant.nn.elementwise import TableQuantiser
@@ -52,6 +50,7 @@ from quant.nn.gather import Gather
 from quant.nn.layers import QuantConv2d, quantised_layers, training_only
 from quant.nn.product import ProductQuantiser
 from quant.nn.tail import Tail
+from quant.nn.windows import pair
 
 LOGITS = "logits"
 Padding = tuple[int, int, int, int]  #: rows above and below, columns left and right
@@ -166,7 +165,7 @@ class Lowering:
         self.border: tuple[int, ...] = ()
 
     def run(self) -> None:
-        """Lowering of every node of the flat graph; raises UnsupportedLayer and ExportError."""
+        """Lowering of every node of the flat graph; raises ExportError."""
         found = fusion_groups(self.model)
         for node in self.model.graph.nodes:
             if node.op == "placeholder":
@@ -208,10 +207,8 @@ class Lowering:
                 self.border = module.codes
             self.pads[node] = self._padded(source, top, bottom, left, right)
             self.specs[node] = self.specs[source]
-        elif isinstance(module, nn.MaxPool2d):
-            self.specs[node] = self._max_pool(name, module, source)
-        elif isinstance(module, QuantAvgPool):
-            self.specs[node] = self._avg_pool(name, module, source)
+        elif isinstance(module, nn.MaxPool2d | nn.AdaptiveMaxPool2d | QuantAvgPool):
+            self.specs[node] = self._pool(name, module, source)
         elif isinstance(module, TableQuantiser):
             self.specs[node] = self._function(name, module, node)
         elif isinstance(module, ProductQuantiser):
@@ -255,9 +252,7 @@ class Lowering:
     def _function(self, name: str, quantiser: TableQuantiser, node: fx.Node) -> TensorSpec:
         """A function of codes: an average over one pixel, with a table."""
         source = argument(node)
-        if source in self.pads:
-            raise UnsupportedLayer(name, "zero padding before a function")
-        spec = self.specs[source]
+        spec = self._with_zeros(source)
         result = self._grid(name, spec.shape, quantiser)
         m, b, s = numerics.encode_mean(1, 1)
         self.nodes.append(
@@ -278,9 +273,7 @@ class Lowering:
 
     def _product(self, name: str, quantiser: ProductQuantiser, node: fx.Node) -> TensorSpec:
         operands = argument(node), argument(node, 1)
-        if any(operand in self.pads for operand in operands):
-            raise UnsupportedLayer(name, "zero padding before a product")
-        spec, factor = (self.specs[operand] for operand in operands)
+        spec, factor = (self._with_zeros(operand) for operand in operands)
         result = self._grid(name, spec.shape, quantiser)
         self.tables[name] = quantiser.table(tensor_arguments(node))
         half = 1 << quantiser.shift - 1
@@ -300,9 +293,7 @@ class Lowering:
 
     def _regrid(self, name: str, grid: Regrid, source: fx.Node) -> TensorSpec:
         """Codes on another grid: an average over one pixel."""
-        if source in self.pads:
-            raise UnsupportedLayer(name, "zero padding before a concatenation")
-        spec = self.specs[source]
+        spec = self._with_zeros(source)
         result = self._grid(name, spec.shape, grid)
         factor = spec.scale / result.scale
         m, b, s = encode_or_raise(
@@ -326,9 +317,7 @@ class Lowering:
         return result
 
     def _gather(self, name: str, gather: Gather, node: fx.Node) -> TensorSpec:
-        sources = [self.specs[source] for source in node.all_input_nodes]
-        if any(source in self.pads for source in node.all_input_nodes):
-            raise UnsupportedLayer(name, "zero padding before a choice of channels")
+        sources = [self._with_zeros(source) for source in node.all_input_nodes]
         inputs = [self.specs[source] for source in node.args if isinstance(source, fx.Node)]
         shape = (
             len(gather.picks),
@@ -428,54 +417,33 @@ class Lowering:
             shift=shift,
         )
 
-    def _max_pool(self, name: str, pool: nn.MaxPool2d, source: fx.Node) -> TensorSpec:
-        spec = self.specs[source]
-        if source in self.pads and spec.zero_point:
-            raise UnsupportedLayer(name, "zero padding before a max pool", "its input is signed")
-        padding = self._padding(source, pool.padding)
-        kernel, stride = pair(pool.kernel_size), pair(pool.stride)
-        shape = (spec.shape[0], *_windows(spec.shape, kernel, stride, padding))
-        result = self._tensor(name, shape, spec.bits, spec.scale, spec.zero_point)
-        self.nodes.append(
-            MaxPool(
-                name=name,
-                input=spec.name,
-                output=result.name,
-                kernel=kernel,
-                stride=stride,
-                padding=padding,
-            )
-        )
+    def _pool(
+        self,
+        name: str,
+        pool: nn.MaxPool2d | nn.AdaptiveMaxPool2d | QuantAvgPool,
+        source: fx.Node,
+    ) -> TensorSpec:
+        spec = self._with_zeros(source)
+        result, node = lower_pool(name, pool, spec)
+        result = self._tensor(name, result.shape, result.bits, result.scale, result.zero_point)
+        self.nodes.append(node.model_copy(update={"output": result.name}))
         return result
 
-    def _avg_pool(self, name: str, pool: QuantAvgPool, source: fx.Node) -> TensorSpec:
-        if source in self.pads:
-            raise UnsupportedLayer(name, "zero padding before an average pool")
-        spec, kernel, stride = self.specs[source], pair(pool.kernel_size), pair(pool.stride)
-        shape = (spec.shape[0], *_windows(spec.shape, kernel, stride, (0, 0, 0, 0)))
-        m, b, s = numerics.encode_mean(pool.steps, kernel[0] * kernel[1])
-        result = self._tensor(name, shape, pool.bits, pool.scale.item(), pool.zero_point)
-        self.nodes.append(
-            AvgPool(
-                name=name,
-                input=spec.name,
-                output=result.name,
-                kernel=kernel,
-                stride=stride,
-                multiplier=m,
-                bias=b,
-                shift=s,
-                high=min(
-                    pool.steps * numerics.act_max(pool.source.bits), numerics.act_max(pool.bits)
-                ),
-            )
-        )
+    def _with_zeros(self, source: fx.Node) -> TensorSpec:
+        """Codes of ``source`` with the zeros around them that await a layer."""
+        spec = self.specs[source]
+        if source not in self.pads:
+            return spec
+        name = f"{name_of(source)}.zeros"
+        result, node = lower_zeros(name, self.pads[source], spec)
+        result = self._tensor(name, result.shape, result.bits, result.scale, result.zero_point)
+        self.nodes.append(node.model_copy(update={"output": result.name}))
+        self.specs[source] = result
+        del self.pads[source]
         return result
 
     def _flatten(self, name: str, source: fx.Node) -> TensorSpec:
-        if source in self.pads:
-            raise UnsupportedLayer(name, "zero padding before flatten")
-        spec = self.specs[source]
+        spec = self._with_zeros(source)
         if len(source.meta.get("shape", ())) == 2:
             return spec
         shape = (math.prod(spec.shape), 1, 1)

@@ -21,7 +21,9 @@ def relus_first(graph: fx.Graph) -> None:
         if not isinstance(module_of(node), nn.ReLU | nn.Hardtanh):
             continue
         source = argument(node)
-        if len(source.users) > 1 or not isinstance(module_of(source), nn.MaxPool2d | Gather):
+        if len(source.users) > 1 or not isinstance(
+            module_of(source), nn.MaxPool2d | nn.AdaptiveMaxPool2d | Gather
+        ):
             continue
         node.replace_all_uses_with(source)
         first, *others = dict.fromkeys(source.all_input_nodes)
@@ -71,6 +73,6 @@ def tie_grids(node: fx.Node, grid_of: Callable[[fx.Node], Grid]) -> None:
 
 def chooser(grid: Grid) -> ActQuantiser | None:
     """Quantiser whose choice ``grid`` is; None for the image's and for averages finer than it."""
-    while isinstance(grid, QuantAvgPool) and grid.steps == 1:
+    while isinstance(grid, QuantAvgPool) and grid.keeps_grid:
         grid = grid.source
     return grid if isinstance(grid, ActQuantiser) else None

@@ -48,6 +48,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 #: Modules whose output has the codes of their input.
 KEEPS_CODES = (
     nn.MaxPool2d,
+    nn.AdaptiveMaxPool2d,
     nn.ZeroPad2d,
     BorderPad,
     nn.Flatten,
@@ -55,6 +56,7 @@ KEEPS_CODES = (
     nn.Dropout,
     Gather,
 )
+AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 SHORTCUT_BITS = 8  #: of a sum that only an addition reads
 POOLED_BITS = 8  #: of a global average
 
@@ -237,7 +239,7 @@ class _Preparer:
             self._codes(argument(node))
             total = lower_slopes(self.module, node, module)
             self.sums |= {node: False, total: True}
-        elif isinstance(module, nn.AvgPool2d):
+        elif isinstance(module, AVERAGES):
             self._average(node, module)
         elif isinstance(module, Gather):
             self._gather(node)
@@ -345,17 +347,15 @@ class _Preparer:
         self.graph.erase_node(source)
         self.module.delete_submodule(name_of(source))
 
-    def _average(self, node: fx.Node, pool: nn.AvgPool2d) -> None:
+    def _average(self, node: fx.Node, pool: nn.AvgPool2d | nn.AdaptiveAvgPool2d) -> None:
         self._codes(argument(node))
         source = grid_of(argument(node))
-        if source is None:
-            raise ValueError("an average of the image itself has no layer to read it")
-        bits = POOLED_BITS if shape_of(node)[1:] == (1, 1) else source.bits
-        kernel, stride = pair(pool.kernel_size), pair(pool.stride)
+        bits = POOLED_BITS if shape_of(node)[1:] == (1, 1) else _bits(source)
+        _, height, width = shape_of(argument(node))
         self._replace(
             node,
             QuantAvgPool(
-                source=source, kernel=kernel, stride=stride, bits=bits, most=_most_codes(node)
+                source=source, pool=pool, size=(height, width), bits=bits, most=_most_codes(node)
             ),
         )
 
@@ -421,11 +421,6 @@ class _Preparer:
         replace_submodule(self.module, name_of(node), module)
 
 
-def pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-    """Size as PyTorch takes it, which may be one number for both directions, as two."""
-    return (value, value) if isinstance(value, int) else (value[0], value[-1])
-
-
 def _name(node: fx.Node) -> str:
     return name_of(node) if node.op == "call_module" else node.meta.get("path", "")
 
@@ -439,7 +434,7 @@ def _feeds_layer(node: fx.Node) -> bool:
     """Whether a layer multiplies with ``node``, directly or behind pools and the like."""
     return any(
         isinstance(module_of(user), LAYERS)
-        or (isinstance(module_of(user), (*KEEPS_CODES, nn.AvgPool2d)) and _feeds_layer(user))
+        or (isinstance(module_of(user), (*KEEPS_CODES, *AVERAGES)) and _feeds_layer(user))
         for user in node.users
     )
 

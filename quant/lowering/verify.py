@@ -23,7 +23,9 @@ from ir.graph import (
     MaxPool,
     Mul,
     Upsample,
+    WindowPool,
 )
+from quant.nn.windows import window_maxima, window_means
 
 
 class Mismatch(ArithmeticError):
@@ -89,6 +91,11 @@ def _step(graph: IntGraph, node: IntegerNode, tensors: dict[str, Tensor]) -> Ten
         rows, columns = node.border
         larger = F.interpolate(x.double(), scale_factor=node.block)
         return F.pad(larger, (columns, columns, rows, rows), "replicate").to(torch.int64)
+    if isinstance(node, WindowPool) and not node.mean:
+        return window_maxima(x, node.rows, node.columns)
+    if isinstance(node, WindowPool):
+        zero_point = graph.tensor(node.input).zero_point
+        return window_means(x, node.rows, node.columns, zero_point, node.steps, node.high)
     x = x.double()
     if isinstance(node, MaxPool):
         return F.max_pool2d(_pad(x, node.padding, 0), node.kernel, node.stride).to(torch.int64)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ir import numerics
 from quant.nn import quantizers
 from quant.nn.scales import MIN_SCALE, ClampedScales
+from quant.nn.windows import window_means, windows_of
 
 MAX_RESIDUAL = 3.99  #: steps of a sum per step of its residual operand; n / 2^14 is less than 4
 SAMPLES = 10_000  #: values of each quantiser that decide a zero point or a common grid
@@ -208,7 +209,7 @@ class Regrid(ActQuantiser):
     """
 
 
-class QuantAvgPool(nn.AvgPool2d):
+class QuantAvgPool(nn.Module):
     """Average as an unsigned integer: the sum of the input's codes where it fits, else its most.
 
     A window of ``n`` codes of ``source`` has ``n`` times as fine a mean. ``bits`` decides how much
@@ -217,8 +218,10 @@ class QuantAvgPool(nn.AvgPool2d):
 
     Parameters
     ----------
-    source : the :class:`ActQuantiser` or :class:`QuantAvgPool` whose codes it reads
-    kernel : rows and columns of the window; stride as in :class:`torch.nn.AvgPool2d`
+    source : the :class:`ActQuantiser` or :class:`QuantAvgPool` whose codes it reads, None for an
+        image's
+    pool : the float module
+    size : rows and columns of the input
     bits : 4 or 8, of the output
     most : largest code of the output, where that is less than the bits allow: 2,048 channels of 8
         bits would overflow the accumulator of the classifier behind them
@@ -227,28 +230,57 @@ class QuantAvgPool(nn.AvgPool2d):
     def __init__(
         self,
         *,
-        source: "ActQuantiser | QuantAvgPool",
-        kernel: tuple[int, int],
-        stride: tuple[int, int],
+        source: "ActQuantiser | QuantAvgPool | None",
+        pool: nn.AvgPool2d | nn.AdaptiveAvgPool2d,
+        size: tuple[int, int],
         bits: int,
         most: int = numerics.act_max(8),
     ) -> None:
-        super().__init__(kernel, stride)
-        self.window = kernel  #: rows and columns
+        super().__init__()
+        self.pool = pool
+        self.rows, self.columns = windows_of(pool, size)
         self._source = [source]  # in a list: it is no child of this module
         self.bits, self.most = bits, most
 
+    def extra_repr(self) -> str:
+        """Bits, for the module's text."""
+        return f"bits={self.bits}"
+
     @property
-    def source(self) -> "ActQuantiser | QuantAvgPool":
-        """Quantiser or pool whose codes it reads."""
+    def source(self) -> "ActQuantiser | QuantAvgPool | None":
+        """Quantiser or pool whose codes it reads; None for an image."""
         return self._source[0]
 
     @property
     def steps(self) -> int:
         """Codes of the output per code of the input."""
-        area = self.window[0] * self.window[1]
+        area = max(w.count for w in self.rows) * max(w.count for w in self.columns)
         most = min(self.most, numerics.act_max(self.bits))
-        return max(1, min(area, most // numerics.act_max(self.source.bits)))
+        return max(1, min(area, most // numerics.act_max(self._source_bits)))
+
+    @property
+    def keeps_grid(self) -> bool:
+        """Whether the output lies on the grid of the source."""
+        return self.steps == 1 and self._gain == 1
+
+    @property
+    def high(self) -> int:
+        """Largest code of the output."""
+        return min(self.steps * numerics.act_max(self._source_bits), numerics.act_max(self.bits))
+
+    @property
+    def _source_bits(self) -> int:
+        return 8 if self.source is None else self.source.bits
+
+    @property
+    def _source_scale(self) -> Tensor:
+        return torch.tensor(numerics.IMAGE_SCALE) if self.source is None else self.source.scale
+
+    @property
+    def _gain(self) -> float:
+        """What a mean is multiplied with, where the divisor is not the window."""
+        divisor = getattr(self.pool, "divisor_override", None)
+        return 1.0 if divisor is None else self.rows[0].count * self.columns[0].count / divisor
 
     def widen(self) -> None:
         """Change to 8 bits."""
@@ -257,31 +289,32 @@ class QuantAvgPool(nn.AvgPool2d):
     @property
     def zero_point(self) -> int:
         """Code of the real value 0."""
-        return self.source.zero_point * self.steps
+        return 0 if self.source is None else self.source.zero_point * self.steps
 
     @property
     def quantise(self) -> bool:
         """True if the source rounds, and the pool with it."""
-        return self.source.quantise
+        return self.source is None or self.source.quantise
 
     @property
     def observe(self) -> bool:
         """True while the source is being calibrated."""
-        return self.source.observe
+        return self.source is not None and self.source.observe
 
     @property
     def scale(self) -> Tensor:
         """Step of the output, a float32 scalar."""
-        return self.source.scale / self.steps
+        return self._source_scale * self._gain / self.steps
 
     def forward(self, input: Tensor) -> Tensor:
         """Means (N, C, H', W'), on the output's grid where the source quantises."""
-        mean = super().forward(input)
+        mean = self.pool(input)
         if self.observe or not self.quantise:
             return mean
         # In codes, where sums are exact: half of a step is common in a mean of few of them.
-        codes = torch.round(input.detach() / self.source.scale.detach())
-        area = self.window[0] * self.window[1]
-        total = F.avg_pool2d(codes, self.kernel_size, self.stride, divisor_override=1)
-        quantised = torch.floor(total * self.steps / area + 0.5) * self.scale.detach()
-        return mean + (quantised - mean).detach()  # the clamp never acts on a mean
+        zero = 0 if self.source is None else self.source.zero_point
+        scale = self._source_scale.detach().to(input)
+        codes = torch.round(input.detach() / scale).to(torch.int64) + zero
+        means = window_means(codes, self.rows, self.columns, zero, self.steps, self.high)
+        quantised = (means - self.zero_point).to(input.dtype) * self.scale.detach().to(input)
+        return mean + (quantised - mean).detach()

@@ -30,6 +30,8 @@ from ir.graph import (
     Residual,
     TensorSpec,
     Upsample,
+    Window,
+    WindowPool,
 )
 from ir.numerics import Scheme
 from ir.ratio import Ratio
@@ -44,6 +46,26 @@ def random_images(graph: IntGraph, rng: np.random.Generator, count: int = 1) -> 
     top = numerics.act_max(spec.bits)
     images = rng.integers(0, top, (count, *spec.shape), endpoint=True)
     return np.where(rng.random(images.shape) < 0.1, rng.choice([0, top], images.shape), images)
+
+
+def random_windows(
+    rng: np.random.Generator, size: int, count: int, *, mean: bool = False
+) -> list[Window]:
+    """Windows of an axis of ``size``: ``count`` of any place, or some at equal distances. Those of
+    a mean may be empty, and count more places than there are."""
+    if rng.integers(2):
+        stride, length = int(rng.integers(1, 6)), int(rng.integers(1, min(size, 5), endpoint=True))
+        return [
+            Window(first=i, last=i + length, count=length)
+            for i in range(0, size - length + 1, stride)
+        ]
+    found = []
+    for _ in range(count):
+        first = int(rng.integers(size))
+        last = int(rng.integers(first + (not mean), size, endpoint=True))
+        more = int(rng.integers(3)) if mean else 0
+        found.append(Window(first=first, last=last, count=max(last - first, 1) + more))
+    return found
 
 
 class GraphBuilder:
@@ -190,6 +212,39 @@ class GraphBuilder:
                 shift=shift,
                 high=top_out,
                 table=self._table(name) if table else None,
+            )
+        )
+        return name
+
+    def window_pool(
+        self,
+        source: str,
+        rows: list[Window],
+        columns: list[Window],
+        *,
+        mean: bool = False,
+        steps: int = 1,
+    ) -> str:
+        """Maxima, or means of 8 bits, over windows of any place."""
+        spec, shape = self.tensors[source], (len(rows), len(columns))
+        steps = steps if mean else 1
+        name = self._tensor(
+            "window_pool",
+            (spec.shape[0], *shape),
+            8 if mean else spec.bits,
+            spec.zero_point * steps,
+            spec.scale,
+        )
+        self.nodes.append(
+            WindowPool(
+                name=name,
+                input=source,
+                output=name,
+                mean=mean,
+                rows=tuple(rows),
+                columns=tuple(columns),
+                steps=steps,
+                high=numerics.act_max(8),
             )
         )
         return name

@@ -222,12 +222,6 @@ def test_missing_lanes_are_refused():
     )
 
 
-def test_maximum_of_8_bits_is_refused():
-    build = builder(2, 4, 4, bits=8)
-    build.max_pool(INPUT)
-    refused(build.build(), match="'max_pool0' takes the maximum of a 8-bit tensor")
-
-
 def test_pooling_with_few_drain_slots_is_refused():
     config = AccelConfig(pot4_rows=1, fixed4_rows=0, fixed8_rows=0, requant_lanes=1, slot_depth=8)
     build = builder(2, 4, 4)

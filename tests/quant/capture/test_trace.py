@@ -305,12 +305,7 @@ def net(*layers: nn.Module) -> nn.Module:
         (net(nn.Conv2d(4, 1, 3, padding=1, padding_mode="reflect")), "'1' .*pad .*only zeros"),
         (net(nn.Conv2d(4, 1, 2, padding="same")), "'1' .*conv2d .*padding 'same'"),
         (net(nn.BatchNorm2d(4, track_running_stats=False)), "'1' .*batch_norm .*its own batch"),
-        (net(nn.MaxPool2d(2, ceil_mode=True)), "'1' .*max_pool2d .*ceil_mode"),
-        (net(nn.AvgPool2d(3, padding=1)), "'1' .*avg_pool2d .*padding must be 0"),
-        (
-            net(nn.AdaptiveAvgPool2d(4)),
-            r"'1' .*adaptive_avg_pool2d .*\(6, 6\) windows|do not divide",
-        ),
+        (net(nn.MaxPool2d(2, dilation=2)), "'1' .*max_pool2d .*dilated pooling"),
         (net(nn.Flatten(2), nn.Linear(36, 2), nn.ReLU()), "more than a choice of channels"),
         (net(nn.Unflatten(1, (2, 2))), "'1' .*"),
         (Partly(), "add_ .*in place on a view of what is read again"),
