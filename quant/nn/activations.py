@@ -260,7 +260,7 @@ class QuantAvgPool(nn.Module):
 
     @property
     def keeps_grid(self) -> bool:
-        """Whether the output lies on the grid of the source."""
+        """True if the output lies on the grid of the source."""
         return self.steps == 1 and self._gain == 1
 
     @property
