@@ -28,7 +28,7 @@ def shape(node: object) -> tuple[int, ...]:
     return tuple(value.shape[1:])
 
 
-def _gather(
+def gather(
     w: GraphWriter,
     node: fx.Node,
     sources: Sequence[fx.Node],
@@ -74,7 +74,7 @@ def _concatenation(w: GraphWriter, node: fx.Node) -> fx.Node:
         raise ValueError("only channels can be joined, along axis 1")
     if any(len(shape(source)) == 0 for source in sources):
         raise ValueError("it takes activations only")
-    return _gather(w, node, sources, range(sum(shape(source)[0] for source in sources)))
+    return gather(w, node, sources, range(sum(shape(source)[0] for source in sources)))
 
 
 def _parts(w: GraphWriter, node: fx.Node) -> fx.Node:
@@ -102,7 +102,7 @@ def _part(w: GraphWriter, node: fx.Node) -> fx.Node:
         raise ValueError("only channels can be parted, along axis 1")
     number %= len(sizes)
     first = sum(sizes[:number])
-    return _gather(w, node, [argument(whole)], range(first, first + sizes[number]))
+    return gather(w, node, [argument(whole)], range(first, first + sizes[number]))
 
 
 def _result_shapes(node: fx.Node) -> list[tuple[int, ...]]:
@@ -127,13 +127,13 @@ def _slice(w: GraphWriter, node: fx.Node) -> fx.Node | None:
     chosen = range(size)[slice(a["start"], end, a["step"])]
     channels = shape(argument(node))[0]
     if axis == 1:
-        return _gather(w, node, [argument(node)], chosen)
+        return gather(w, node, [argument(node)], chosen)
     if chosen == range(size):
         return _parts(w, node)
     if len(value.shape) != 4 or chosen.start or len(chosen) != -(-size // chosen.step):
         raise ValueError("of height and width only every n-th line can be taken, from the first on")
     stride = (chosen.step, 1) if axis == 2 else (1, chosen.step)
-    return _gather(w, node, [argument(node)], range(channels), stride)
+    return gather(w, node, [argument(node)], range(channels), stride)
 
 
 def _index(w: GraphWriter, node: fx.Node) -> fx.Node:
@@ -154,7 +154,7 @@ def _index(w: GraphWriter, node: fx.Node) -> fx.Node:
         raise ValueError("only channels can be chosen, by numbers that are constant")
     channels = shape(argument(node))[0]
     picks = [int(number) % channels for number in w.tensor(numbers).tolist()]
-    return _gather(w, node, [argument(node)], picks)
+    return gather(w, node, [argument(node)], picks)
 
 
 def _shuffle(w: GraphWriter, node: fx.Node) -> fx.Node:
@@ -164,14 +164,14 @@ def _shuffle(w: GraphWriter, node: fx.Node) -> fx.Node:
     """
     groups, channels = cast(int, node.args[1]), shape(argument(node))[0]
     picks = torch.arange(channels).view(groups, -1).t().flatten().tolist()
-    return _gather(w, node, [argument(node)], picks)
+    return gather(w, node, [argument(node)], picks)
 
 
 def pad_channels(w: GraphWriter, node: fx.Node, front: int, back: int) -> fx.Node:
     """Channels of zeros before and behind those of the input, or fewer channels."""
     channels = shape(argument(node))[0]
     picks = [p if 0 <= p < channels else -1 for p in range(-front, channels + back)]
-    return _gather(w, node, [argument(node)], picks)
+    return gather(w, node, [argument(node)], picks)
 
 
 def follow_views(w: GraphWriter, node: fx.Node) -> fx.Node | None:
@@ -199,7 +199,7 @@ def follow_views(w: GraphWriter, node: fx.Node) -> fx.Node | None:
     picks = _picks(numbers, shape(base))
     if picks is None or numbers.shape[1:] != shape(node):
         return w.nodes[base]
-    return _gather(w, node, [base], picks)
+    return gather(w, node, [base], picks)
 
 
 def is_view(w: GraphWriter, node: fx.Node) -> bool:

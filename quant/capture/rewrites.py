@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from quant.capture.arithmetic import ARITHMETIC
+from quant.capture.blocks import BLOCKS
 from quant.capture.gathers import GATHERS, follow_views, is_view, pad_channels
 from quant.capture.nodes import argument, operation, path_of
 from quant.capture.nodes import bound as _bound
@@ -33,13 +34,9 @@ def _convolution(w: GraphWriter, node: fx.Node) -> fx.Node:
     a = _bound(node, bias=None, stride=1, padding=0, dilation=1, groups=1)
     weight, bias = w.tensor(a["weight"]), w.optional_tensor(a["bias"])
     kernel, stride = sizes(list(weight.shape[2:])), sizes(a["stride"])
-    if sizes(a["dilation"]) != (1, 1):
-        raise ValueError("dilation must be 1")
-    padding = a["padding"]
+    dilation, padding, source = sizes(a["dilation"]), a["padding"], w.nodes[a["input"]]
     if padding == "same":
-        if stride != (1, 1) or not all(k % 2 for k in kernel):
-            raise ValueError("padding 'same' needs an odd kernel and stride 1")
-        padding = [k // 2 for k in kernel]
+        source, padding = _same(w, node, source, kernel, dilation)
     elif padding == "valid":
         padding = 0
     conv = nn.Conv2d(
@@ -48,8 +45,51 @@ def _convolution(w: GraphWriter, node: fx.Node) -> fx.Node:
         kernel,
         stride,
         sizes(padding),
+        dilation,
         groups=a["groups"],
         bias=bias is not None,
+        device="meta",
+    )
+    _own(conv, weight=weight, bias=bias)
+    call = w.layer_call(a["weight"], conv, a["input"], path_of(node))
+    call.args = (source,)
+    return call
+
+
+def _same(
+    w: GraphWriter,
+    node: fx.Node,
+    source: fx.Node,
+    kernel: tuple[int, int],
+    dilation: tuple[int, int],
+) -> tuple[fx.Node, tuple[int, int]]:
+    """Padding "same" of a layer: zeros of their own where the two sides differ, and the rest."""
+    (above, below), (left, right) = (
+        (n // 2, n - n // 2) for n in (dilation[i] * (kernel[i] - 1) for i in (0, 1))
+    )
+    if (above, left) != (below, right):
+        count, channels, height, width = source.meta["shape"]
+        source = w.module_call(node, nn.ZeroPad2d((0, right - left, 0, below - above)), source)
+        source.meta |= {
+            "shape": (count, channels, height + below - above, width + right - left),
+            "path": path_of(node),
+        }
+    return source, (above, left)
+
+
+def _transposed_convolution(w: GraphWriter, node: fx.Node) -> fx.Node:
+    a = _bound(node, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1)
+    weight, bias = w.tensor(a["weight"]), w.optional_tensor(a["bias"])
+    conv = nn.ConvTranspose2d(
+        weight.shape[0],
+        weight.shape[1] * a["groups"],
+        sizes(list(weight.shape[2:])),
+        sizes(a["stride"]),
+        sizes(a["padding"]),
+        sizes(a["output_padding"]),
+        groups=a["groups"],
+        bias=bias is not None,
+        dilation=sizes(a["dilation"]),
         device="meta",
     )
     _own(conv, weight=weight, bias=bias)
@@ -247,6 +287,7 @@ VIEWS = (
 
 REWRITES: dict[str, Rewrite] = {
     "conv2d": _convolution,
+    "conv_transpose2d": _transposed_convolution,
     "linear": _linear,
     "batch_norm": _batch_norm,
     "relu": _relu,
@@ -268,6 +309,7 @@ REWRITES: dict[str, Rewrite] = {
     **POOLS,
     **PRODUCTS,
     **GATHERS,
+    **BLOCKS,
     **dict.fromkeys(VIEWS, _view),
     "dropout": _dropout,
     "dropout_": _dropout,

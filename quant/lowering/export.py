@@ -21,6 +21,7 @@ from ir.arrays import ExportError
 from ir.graph import (
     AvgPool,
     Conv,
+    DepthToSpace,
     Flatten,
     Header,
     HostFunction,
@@ -32,17 +33,21 @@ from ir.graph import (
     Output,
     Residual,
     TensorSpec,
+    Upsample,
 )
 from ir.nodes import Bits
 from ir.nodes import Gather as IrGather
 from ir.ratio import Ratio
 from quant.capture.nodes import argument, module_of, name_of, shape_of, tensor_arguments
 from quant.capture.results import leaves
+from quant.capture.writer import UnsupportedLayer
 from quant.lowering.align import align_scales
 from quant.lowering.fusion import FusionGroup, encode_or_raise, fusion_groups
 from quant.lowering.hybrid import HybridLowering
 from quant.lowering.partition import is_hybrid
 from quant.lowering.pools import lower_pool, lower_zeros
+from quant.lowering.transposed import SpreadConv2d, phases
+from quant.nn import blocks
 from quant.nn.activations import ActQuantiser, QuantAvgPool, Regrid
 from quant.nn.border import BorderPad
 from quant.nn.elementwise import TableQuantiser
@@ -217,6 +222,10 @@ class Lowering:
             self.specs[node] = self._regrid(name, module, source)
         elif isinstance(module, Gather):
             self.specs[node] = self._gather(name, module, node)
+        elif isinstance(module, blocks.DepthToSpace | blocks.Repeat):
+            self.specs[node] = self._blocks(name, module, source)
+        elif isinstance(module, blocks.Spread):
+            self.specs[node] = self.specs[source]
         elif isinstance(module, nn.Flatten):
             self.specs[node] = self._flatten(name, source)
         elif isinstance(module, nn.Dropout | nn.Unflatten):
@@ -351,9 +360,11 @@ class Lowering:
     def _group(self, group: FusionGroup) -> TensorSpec:
         """Layer, batch-norm, an addition if there is one, and a quantiser; or logits."""
         layer, source = group.layer, self.specs[group.source]
+        if isinstance(layer, SpreadConv2d):
+            return self._transposed(group, layer, source)
         if isinstance(layer, QuantConv2d):
-            kernel, stride = pair(layer.kernel_size), pair(layer.stride)
-            padding = self._padding(group.source, layer.padding)
+            kernel = spread_kernel(layer)
+            stride, padding = pair(layer.stride), self._padding(group.source, layer.padding)
             shape = (layer.out_channels, *_windows(source.shape, kernel, stride, padding))
             node: dict[str, Any] = {"kernel": kernel, "stride": stride, "padding": padding}
             kind, node["groups"] = Conv, layer.groups
@@ -406,8 +417,105 @@ class Lowering:
         name = LOGITS if len(list(self._results())) == 1 else name_of(group.result)
         return self._tensor(name, shape, 8, math.ldexp(1, -shift))
 
-    def _arrays(self, group: FusionGroup, values: Tensor, rows: list[tuple[int, int, int]]) -> None:
-        scheme = group.layer.scheme.cpu().numpy()
+    def _transposed(
+        self, group: FusionGroup, layer: SpreadConv2d, source: TensorSpec
+    ) -> TensorSpec:
+        """A transposed convolution: its phases, which become pixels."""
+        spread, before = module_of(group.source), argument(group.source)
+        assert isinstance(spread, blocks.Spread)
+        pads, sums = self.pads.get(before, (0, 0, 0, 0)), group.output
+        size = source.shape[1] + sum(pads[:2]), source.shape[2] + sum(pads[2:])
+        unsigned = source.model_copy(update={"zero_point": 0})
+        values, factor, offset = _affine(group, unsigned, sums.scale.item())
+        made = phases(values, layer, spread, size)
+        rows = [
+            encode_or_raise(
+                group.name,
+                numerics.encode_row,
+                factor[row],
+                offset[row] + sums.zero_point - factor[row] * source.zero_point * total,
+            )
+            for row, total in zip(made.rows, made.values.flatten(1).sum(1).tolist(), strict=True)
+        ]
+        padding = tuple(a + b for a, b in zip(made.padding, pads, strict=True))
+        kernel = made.values.shape[2], made.values.shape[3]
+        shape = len(made.rows), *_windows(source.shape, kernel, (1, 1), padding)
+        grid, name = group.quantiser or sums, name_of(group.result)
+        block = spread.stride
+        phased = self._grid(name if block == (1, 1) else f"{name} phases", shape, grid)
+        self._arrays(group, made.values, rows, layer.scheme[made.rows])
+        self.nodes.append(
+            Conv(
+                name=group.name,
+                input=source.name,
+                output=phased.name,
+                kernel=kernel,
+                padding=padding,
+                groups=layer.groups,
+                low=sums.codes[0],
+                high=sums.codes[1],
+                table=self._table(group.result),
+            )
+        )
+        if block == (1, 1):
+            return phased
+        if layer.groups > 1:
+            ordered = self._grid(f"{name} in order", shape, grid)
+            self.nodes.append(
+                IrGather(
+                    name=f"{group.name} in order",
+                    inputs=(phased.name,),
+                    output=ordered.name,
+                    picks=tuple(made.order),
+                )
+            )
+            phased = ordered
+        height, width = (shape[i + 1] * block[i] - made.crop[i] for i in (0, 1))
+        result = self._grid(name, (layer.out_channels, height, width), grid)
+        self.nodes.append(
+            DepthToSpace(
+                name=f"{group.name} blocks",
+                input=phased.name,
+                output=result.name,
+                block=block,
+                crop=made.crop,
+            )
+        )
+        return result
+
+    def _blocks(
+        self, name: str, module: blocks.DepthToSpace | blocks.Repeat, source: fx.Node
+    ) -> TensorSpec:
+        if source in self.pads:
+            raise UnsupportedLayer(name, "zero padding before a larger map")
+        spec, (rows, columns) = self.specs[source], module.block
+        channels, height, width = spec.shape
+        merges = isinstance(module, blocks.DepthToSpace)
+        above, left = (0, 0) if merges else module.border
+        shape = (
+            channels // (rows * columns if merges else 1),
+            height * rows + 2 * above,
+            width * columns + 2 * left,
+        )
+        result = self._tensor(name, shape, spec.bits, spec.scale, spec.zero_point)
+        options = {"name": name, "input": spec.name, "output": result.name, "block": module.block}
+        self.nodes.append(
+            DepthToSpace(**options) if merges else Upsample(**options, border=module.border)
+        )
+        return result
+
+    def _arrays(
+        self,
+        group: FusionGroup,
+        values: Tensor,
+        rows: list[tuple[int, int, int]],
+        schemes: Tensor | None = None,
+    ) -> None:
+        schemes = group.layer.scheme if schemes is None else schemes
+        layer = group.layer
+        if isinstance(layer, QuantConv2d) and not isinstance(layer, SpreadConv2d):
+            values = spread_taps(values, pair(layer.dilation))
+        scheme = schemes.cpu().numpy()
         multiplier, bias, shift = map(np.array, zip(*rows, strict=True))
         self.layers[group.name] = LayerArrays(
             values=values.cpu().numpy(),
@@ -450,6 +558,22 @@ class Lowering:
         result = self._tensor(name, shape, spec.bits, spec.scale, spec.zero_point)
         self.nodes.append(Flatten(name=name, input=spec.name, output=result.name))
         return result
+
+
+def spread_kernel(layer: QuantConv2d) -> tuple[int, int]:
+    """Size of the kernel of ``layer``, with the zeros of its dilation."""
+    kernel, dilation = pair(layer.kernel_size), pair(layer.dilation)
+    return dilation[0] * (kernel[0] - 1) + 1, dilation[1] * (kernel[1] - 1) + 1
+
+
+def spread_taps(values: Tensor, dilation: tuple[int, int]) -> Tensor:
+    """Weight values (O, C, ky, kx), with zeros between them where they are dilated."""
+    if dilation == (1, 1):
+        return values
+    kernel = [dilation[i] * (values.shape[i + 2] - 1) + 1 for i in (0, 1)]
+    spread = values.new_zeros((*values.shape[:2], *kernel))
+    spread[:, :, :: dilation[0], :: dilation[1]] = values
+    return spread
 
 
 def _windows(

@@ -7,8 +7,11 @@ from torch import fx, nn
 
 from quant.capture.nodes import argument, module_of
 from quant.nn.activations import ActQuantiser, QuantAvgPool, Tie
+from quant.nn.blocks import DepthToSpace, Repeat
 from quant.nn.gather import Gather
 
+#: What a ReLU may go in front of.
+EXCHANGED = (nn.MaxPool2d, nn.AdaptiveMaxPool2d, Gather, DepthToSpace, Repeat)
 Grid = ActQuantiser | QuantAvgPool | None  #: None is the image's
 
 
@@ -21,9 +24,7 @@ def relus_first(graph: fx.Graph) -> None:
         if not isinstance(module_of(node), nn.ReLU | nn.Hardtanh):
             continue
         source = argument(node)
-        if len(source.users) > 1 or not isinstance(
-            module_of(source), nn.MaxPool2d | nn.AdaptiveMaxPool2d | Gather
-        ):
+        if len(source.users) > 1 or not isinstance(module_of(source), EXCHANGED):
             continue
         node.replace_all_uses_with(source)
         first, *others = dict.fromkeys(source.all_input_nodes)

@@ -34,7 +34,14 @@ from quant.lowering.meetings import regridded, relus_first, tie_grids
 from quant.lowering.normalisation import fold_normalisation
 from quant.lowering.partition import quantise_linears
 from quant.lowering.slopes import lower_slopes
+from quant.lowering.transposed import (
+    SpreadConv2d,
+    in_phases,
+    insert_spread,
+    lower_transposed,
+)
 from quant.nn.activations import ActQuantiser, QuantAvgPool, Regrid
+from quant.nn.blocks import DepthToSpace, Repeat, Spread
 from quant.nn.border import BorderPad
 from quant.nn.elementwise import Elementwise, TableQuantiser, clamp_function
 from quant.nn.gather import Gather
@@ -43,7 +50,7 @@ from quant.nn.modes import evaluating
 from quant.nn.product import ProductQuantiser
 from quant.nn.tail import Tail
 
-LAYERS = (nn.Conv2d, nn.Linear)
+LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 #: Modules whose output has the codes of their input.
 KEEPS_CODES = (
@@ -55,6 +62,9 @@ KEEPS_CODES = (
     nn.Unflatten,
     nn.Dropout,
     Gather,
+    DepthToSpace,
+    Repeat,
+    Spread,
 )
 AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 SHORTCUT_BITS = 8  #: of a sum that only an addition reads
@@ -218,6 +228,12 @@ class _Preparer:
             self._absorb(node)
         elif node.op == "output" or isinstance(module, Tail):
             self._end(node)
+        elif isinstance(module, nn.ConvTranspose2d | SpreadConv2d):
+            self._codes(argument(node))
+            if isinstance(module, nn.ConvTranspose2d):
+                module = lower_transposed(self.module, node, module, self.memo)
+            insert_spread(self.module, node, module)
+            self.sums[node] = False
         elif isinstance(module, nn.Conv2d | nn.Linear):
             self._codes(argument(node))
             kind = QuantConv2d if isinstance(module, nn.Conv2d) else QuantLinear
@@ -251,7 +267,7 @@ class _Preparer:
     def _end(self, node: fx.Node) -> None:
         """Results leave as they are: sums without a residual operand, or codes."""
         for source in node.all_input_nodes:
-            if self.sums.get(source):
+            if self.sums.get(source) or in_phases(source):
                 self._codes(source)
             if codes_source(source).op == "placeholder":
                 raise ValueError("it returns its input, which no layer has read")
@@ -362,7 +378,11 @@ class _Preparer:
     def _addition(self, node: fx.Node) -> None:
         """One operand is accumulated, the other added in the requantisation."""
         operands = argument(node), argument(node, 1)
-        free = [a for a in operands if self.sums.get(a) is False and len(a.users) == 1]
+        free = [
+            a
+            for a in operands
+            if self.sums.get(a) is False and len(a.users) == 1 and not in_phases(a)
+        ]
         if not free or operands[0] is operands[1]:
             free = [self._copy(node, *operands)]
             operands = argument(node), argument(node, 1)
@@ -467,8 +487,11 @@ def _most_codes(node: fx.Node) -> int:
     most = numerics.act_max(8)
     for user in node.users:
         module = module_of(user)
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            worst = module.weight[0].numel() * numerics.Scheme.FIXED8.denominator
+        if isinstance(module, LAYERS):
+            row = (
+                module.weight[:, 0] if isinstance(module, nn.ConvTranspose2d) else module.weight[0]
+            )
+            worst = row.numel() * numerics.Scheme.FIXED8.denominator
             most = min(most, numerics.SUM_LIMIT // worst)
         elif isinstance(module, KEEPS_CODES):
             most = min(most, _most_codes(user))
