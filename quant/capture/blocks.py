@@ -24,6 +24,7 @@ def _factors(node: fx.Node) -> tuple[int, int]:
 
 
 def _nearest(w: GraphWriter, node: fx.Node) -> fx.Node:
+    """Stores and loads that write each pixel several times. Cost: a way through memory."""
     before, after = shape(argument(node)), shape(node)
     if any(old % new == 0 and old > new for old, new in zip(before[1:], after[1:], strict=True)):
         stride = before[1] // after[1], before[2] // after[2]
@@ -33,10 +34,14 @@ def _nearest(w: GraphWriter, node: fx.Node) -> fx.Node:
 
 
 def _nearest_exact(w: GraphWriter, node: fx.Node) -> fx.Node:
+    """As the nearest pixel, of larger maps only. Cost: a way through memory."""
     return w.module_call(node, Repeat(_factors(node)), w.nodes[argument(node)])
 
 
 def _pixel_shuffle(w: GraphWriter, node: fx.Node) -> fx.Node:
+    """Channels in order of their phases, which come back as pixels. Cost: a copy, and a way through
+    memory.
+    """
     side, channels = bound(node)["upscale_factor"], shape(argument(node))[0]
     phases = torch.arange(channels).view(-1, side * side).t().flatten().tolist()
     source = gather(w, node, [argument(node)], phases)
@@ -46,7 +51,9 @@ def _pixel_shuffle(w: GraphWriter, node: fx.Node) -> fx.Node:
 
 
 def _bilinear(w: GraphWriter, node: fx.Node) -> fx.Node:
-    """Pixels repeated, also beyond the border, and smoothed."""
+    """Pixels repeated, also beyond the border, and smoothed by a depthwise layer with fixed
+    weights. Cost: a way through memory, and that layer.
+    """
     if bound(node, align_corners=False)["align_corners"]:
         raise ValueError("it needs align_corners=False, with which all pixels are alike")
     block, channels = _factors(node), shape(node)[0]
@@ -59,6 +66,7 @@ def _bilinear(w: GraphWriter, node: fx.Node) -> fx.Node:
 
 
 def _pixel_unshuffle(w: GraphWriter, node: fx.Node) -> fx.Node:
+    """A depthwise layer with a stride whose weights choose pixels. Cost: that layer."""
     side, channels = bound(node)["downscale_factor"], shape(argument(node))[0]
     return w.module_call(node, FixedConv2d.phases(channels, side), w.nodes[argument(node)])
 

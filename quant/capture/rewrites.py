@@ -78,6 +78,9 @@ def _same(
 
 
 def _transposed_convolution(w: GraphWriter, node: fx.Node) -> fx.Node:
+    """One convolution of all phases of the stride, which come back as pixels. Cost: the taps of
+    that convolution, and a way through memory.
+    """
     a = _bound(node, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1)
     weight, bias = w.tensor(a["weight"]), w.optional_tensor(a["bias"])
     conv = nn.ConvTranspose2d(

@@ -437,7 +437,8 @@ class Lowering:
             )
             for row, total in zip(made.rows, made.values.flatten(1).sum(1).tolist(), strict=True)
         ]
-        padding = tuple(a + b for a, b in zip(made.padding, pads, strict=True))
+        top, bottom, left, right = (a + b for a, b in zip(made.padding, pads, strict=True))
+        padding = top, bottom, left, right
         kernel = made.values.shape[2], made.values.shape[3]
         shape = len(made.rows), *_windows(source.shape, kernel, (1, 1), padding)
         grid, name = group.quantiser or sums, name_of(group.result)
