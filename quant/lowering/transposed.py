@@ -93,8 +93,10 @@ def insert_spread(module: fx.GraphModule, node: fx.Node, layer: SpreadConv2d) ->
 
 
 def in_phases(node: fx.Node) -> bool:
-    """Whether ``node`` is a sum of a transposed convolution: its pixels come in another order, so
-    that it takes no residual operand, and leaves as codes."""
+    """True for a sum of a transposed convolution.
+
+    Its pixels come in another order, so that it takes no residual operand, and leaves as codes.
+    """
     while isinstance(module_of(node), nn.BatchNorm1d | nn.BatchNorm2d | nn.Dropout) or is_affine(
         node
     ):

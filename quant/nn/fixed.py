@@ -32,7 +32,7 @@ class FixedConv2d(CopyLayer):
 
     @classmethod
     def smoothing(cls, channels: int, block: tuple[int, int]) -> Self:
-        """What makes linear interpolation of pixels that were repeated ``block`` times."""
+        """Layer that interpolates linearly between pixels that were repeated ``block`` times."""
         y, x = map(_triangle, block)
         return cls.of_weights((y[:, None] * x).expand(channels, 1, -1, -1).contiguous(), channels)
 
