@@ -197,6 +197,7 @@ class BeatBuffer(Component):
 
     _SHARERS = 8  #: memories that share a register of what is written
     _READ_SHARERS = 2  #: memories that share a register of the address that is read
+    _PINS = 192  #: of LUT memories that one bit of such a register feeds at most
 
     def __init__(
         self,
@@ -219,6 +220,17 @@ class BeatBuffer(Component):
                 "read_data": Out(beats * bus_bits),
             }
         )
+
+    def _sharers(self, most: int, pins: int) -> int:
+        """Memories, of at most ``most``, that share an address of which a bit goes to ``pins`` pins
+        of each LUT that keeps 3 bits of 64 words, or 4 of 16."""
+        if not self._distributed:
+            return most
+        cells = max(
+            pins * -(-self._bus_bits // 3) * -(-self._depth // 64),
+            -(-self._bus_bits // 4) * -(-self._depth // 16),
+        )
+        return max(1, min(most, self._PINS // cells))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -246,14 +258,14 @@ class BeatBuffer(Component):
         self, m: Module, memories: list[SharedModule], p: int, word: Signal, place: Signal
     ) -> None:
         """Beats of port ``p`` to its memories, one cycle later."""
-        fill, groups = self.fill[p], -(-len(memories) // self._SHARERS)
-        addresses = copies(m, word, groups, f"fill_{p}_address")
-        words = copies(m, fill.data, groups, f"fill_{p}_data")
+        fill, count, sharers = self.fill[p], len(memories), self._sharers(self._SHARERS, 1)
+        addresses = copies(m, word, -(-count // sharers), f"fill_{p}_address")
+        words = copies(m, fill.data, -(-count // self._SHARERS), f"fill_{p}_data")
         for i, part in enumerate(memories):
             enable = Signal(name=f"enable_{p}_{i}", reset_less=True)
             m.d.sync += enable.eq(fill.enable & place[i])
             m.d.comb += [
-                part.write_address.eq(addresses[i // self._SHARERS]),
+                part.write_address.eq(addresses[i // sharers]),
                 part.write_data.eq(words[i // self._SHARERS]),
                 part.write_enable.eq(enable),
             ]
@@ -263,13 +275,14 @@ class BeatBuffer(Component):
         read early, and a part of it kept."""
         behind = self._late_bits // self._bus_bits
         late = delay(m, self.read_address, self._late_cycles, name="late_address")
+        sharers = self._sharers(self._READ_SHARERS, 3)
         for name, address, group in (
             ("late", late, memories[:behind]),
             ("early", self.read_address, memories[behind:]),
         ):
-            addresses = copies(m, address, -(-len(group) // self._READ_SHARERS), name)
+            addresses = copies(m, address, -(-len(group) // sharers), name)
             for i, part in enumerate(group):
-                m.d.comb += part.read_address.eq(addresses[i // self._READ_SHARERS])
+                m.d.comb += part.read_address.eq(addresses[i // sharers])
         read = Cat(part.read_data for part in memories)
         first = behind * self._bus_bits
         kept = delay(m, read[first : self._late_bits], self._late_cycles, name="kept")

@@ -36,6 +36,7 @@ from ir.numerics import ACT_BITS, BIAS_BITS, TABLE_BITS, TABLE_SIZE
 #: takes to gather the operands which they name.
 LANES_CYCLES = READ_CYCLES + GATHER_CYCLES - 1
 COLUMNS_PER_COPY = 4  #: nibble columns that one copy of what steers writes has
+GATHERED_PER_COPY = 8  #: nibble columns whose addresses one copy of ``gathering`` chooses
 
 
 class _Job(data.StructLayout):
@@ -164,7 +165,7 @@ class Drain(Component):
         Residual operands, as :class:`~gateware.rtl.buffers.ActBuffer` has them.
     gather_data : In(ArrayLayout(unsigned(4), k))
         :data:`~gateware.rtl.buffers.GATHER_CYCLES` after their address.
-    gathering : Out(1)
+    gathering, gathering_copies : Out(1), Out(k / :data:`GATHERED_PER_COPY`)
         There is an operand to read in this cycle.
     writing : Out(1)
         There may be a code to write in this cycle; without it there is none.
@@ -212,6 +213,7 @@ class Drain(Component):
                 "gather_address": Out(address),
                 "gather_data": In(word),
                 "gathering": Out(1),
+                "gathering_copies": Out(-(-config.k // GATHERED_PER_COPY)),
                 "writing": Out(1),
                 "write_enable": Out(config.k),
                 "write_bank": Out(ceil_log2(config.banks)),
@@ -328,10 +330,13 @@ class Drain(Component):
         low_plane = step.phase[0] & execute.residual_planes
         address = Signal(isa.ADDRESS_BITS, reset_less=True)
         addresses = Signal(self.gather_address.shape(), reset_less=True)
+        gathers = delay(m, step.gathers, READ_CYCLES, name="g_step", reset_less=False)
         m.d.sync += [
             address.eq(job.gather_address + Mux(low_plane, execute.residual_plane_pitch, 0)),
-            self.gathering.eq(delay(m, step.gathers, READ_CYCLES, name="g_step", reset_less=False)),
+            self.gathering.eq(gathers),
         ]
+        steering = copies(m, gathers, len(self.gathering_copies), "gathering")
+        m.d.comb += self.gathering_copies.eq(Cat(steering))
         address = delay(m, address, READ_CYCLES - 1, name="s_gather")
         m.d.sync += [
             each.eq(address + column.offset)

@@ -12,7 +12,7 @@ from gateware.pe.base import delay
 from gateware.pe.broadcast import copies
 from gateware.rtl.array import GemmArray
 from gateware.rtl.buffers import FillPort
-from gateware.rtl.drain import Drain
+from gateware.rtl.drain import GATHERED_PER_COPY, Drain
 from gateware.rtl.pool import PoolMode
 from gateware.rtl.sequence import TileLoop
 from gateware.rtl.window import Window
@@ -26,6 +26,7 @@ _DRAIN_PORTS = (
     "gather_bank",
     "gather_address",
     "gathering",
+    "gathering_copies",
     "completed",
     "writing",
     "write_enable",
@@ -55,8 +56,8 @@ class TileEngine(Component):
         Pulse for each: every result is written.
     issued, stalled : Out(1)
         A word enters the array; the array waits for the drain.
-    read_address, read_data, gather_bank, gather_address, gather_data, gathering, writing,
-    write_enable, write_bank, write_address, write_data
+    read_address, read_data, gather_bank, gather_address, gather_data, gathering, gathering_copies,
+    writing,    write_enable, write_bank, write_address, write_data
         To :class:`~gateware.rtl.buffers.ActBuffer`.
     weight_address : Out(16), weights : In(weight_bits)
     slot_address : Out(16), slot : In(isa.slot_layout)
@@ -86,6 +87,7 @@ class TileEngine(Component):
                 "gather_address": Out(data.ArrayLayout(address, config.k)),
                 "gather_data": In(word),
                 "gathering": Out(1),
+                "gathering_copies": Out(-(-config.k // GATHERED_PER_COPY)),
                 "writing": Out(1),
                 "write_enable": Out(config.k),
                 "write_bank": Out(bank),
@@ -172,8 +174,8 @@ class TileEngine(Component):
             drain.slot.eq(self.slot),
         ]
         m.d.sync += [self.issued.eq(loop.issued), self.stalled.eq(loop.stalled)]
-        # The job comes a cycle after the word, and has to be there some before the sums.
-        wait = sums_after - 1 - Drain.sums_after
+        # The job comes with the word, and has to be there some before the sums.
+        wait = sums_after - Drain.sums_after
         m.d.comb += [
             drain.job.eq(delay(m, loop.job, wait, name="job")),
             drain.job_valid.eq(delay(m, loop.job_valid, wait, name="job_valid", reset_less=False)),

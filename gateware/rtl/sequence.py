@@ -4,6 +4,7 @@
 import dataclasses
 
 from amaranth import *
+from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 from amaranth.utils import ceil_log2
 
@@ -79,6 +80,10 @@ class _Loops:
         return self.last_kernel_y & self.plane_last
 
 
+#: Of the word that is issued next: its pixel group is the last of its row, and of all.
+_NextWord = data.StructLayout({"partial": 1, "final": 1})
+
+
 class TileLoop(Component):
     """Loop over output rows, pixel groups, planes, kernel rows, kernel columns, channel groups.
 
@@ -100,7 +105,7 @@ class TileLoop(Component):
     request : Out(WordRequest)
         ``latency`` cycles after ``issued``; ``request.control.valid`` marks a word.
     job : Out(DrainJob), job_valid : Out(1)
-        With the last word of a pixel group, one cycle after ``issued``.
+        With the last word of a pixel group, as it is issued.
     ending : Out(1)
         The last word of all is issued in this cycle.
 
@@ -109,10 +114,13 @@ class TileLoop(Component):
     setup : int
         Cycles from ``start`` to the first word, which the constants of an EXECUTE take.
 
+    The counters are a word ahead of the one that is issued: what that waits for does not depend on
+    them.
+
     Throughput: one word per cycle, unless ``stalled``.
     """
 
-    latency = 2
+    latency = 1
 
     def __init__(self, config: AccelConfig) -> None:
         self._config = config
@@ -133,35 +141,45 @@ class TileLoop(Component):
     @staticmethod
     def setup_for(config: AccelConfig) -> int:
         """Setup of a loop of this configuration, in cycles."""
-        return DrainSpacing.setup_for(config)
+        return max(3, DrainSpacing.setup_for(config))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.spacing = spacing = DrainSpacing(self._config)
         loops = self._loops(m)
-        running, group_done = Signal(), Signal()
-        begin = delay(m, self.start, self.setup - 1, name="begin", reset_less=False)
+        running, word = Signal(), Signal(_NextWord, reset_less=True)
+        word_valid, word_last = Signal(), Signal()
+        # Two cycles before the first word: its counters, and its registers.
+        begin = delay(m, self.start, self.setup - 2, name="begin", reset_less=False)
+        group_done = word_last & ~spacing.waiting
         m.d.comb += [
-            self.stalled.eq(running & loops.last_word & spacing.waiting),
-            self.issued.eq(running & ~(loops.last_word & spacing.waiting)),
-            group_done.eq(running & loops.last_word & ~spacing.waiting),
-            self.ending.eq(group_done & loops.column.last & loops.row.last),
+            self.stalled.eq(word_last & spacing.waiting),
+            self.issued.eq(word_valid & ~self.stalled),
+            self.ending.eq(group_done & word.final),
+            self.job_valid.eq(group_done),
             spacing.execute.eq(self.execute),
             spacing.load.eq(group_done),
-            spacing.partial.eq(loops.column.last),
-            spacing.final.eq(loops.column.last & loops.row.last),
+            spacing.partial.eq(word.partial),
+            spacing.final.eq(word.final),
         ]
         self._request_word(m, loops)
-        self._offer_job(m, loops, group_done)
+        self._offer_job(m, loops)
+        with m.If(~self.stalled):
+            m.d.sync += [
+                word_valid.eq(running),
+                word_last.eq(running & loops.last_word),
+                word.partial.eq(loops.column.last),
+                word.final.eq(loops.column.last & loops.row.last),
+            ]
         with m.If(begin):
             m.d.sync += running.eq(1)
             self._begin(m, loops)
-        with m.Elif(self.issued):
+        with m.Elif(running & ~self.stalled):
             self._advance_in_group(m, loops)
             with m.If(loops.last_word):
                 self._advance_pixels(m, loops)
-        with m.If(self.ending):
-            m.d.sync += running.eq(0)
+                with m.If(loops.column.last & loops.row.last):
+                    m.d.sync += running.eq(0)
         return m
 
     def _loops(self, m: Module) -> _Loops:
@@ -187,7 +205,7 @@ class TileLoop(Component):
         )
 
     def _request_word(self, m: Module, loops: _Loops) -> None:
-        """Addresses and control of the current word, in two stages of one addition each."""
+        """Addresses and control of the next word, in two stages of one addition each."""
         d, plane, address = self.execute, loops.plane, isa.ADDRESS_BITS
         first, shift = loops.first_of_plane & ~plane, loops.first_of_plane & plane
         if self._config.parts:  # such an EXECUTE has one plane and one pixel group
@@ -195,40 +213,40 @@ class TileLoop(Component):
         word = Signal(WordRequest(), reset_less=True)
         row, offset = Signal(address, reset_less=True), Signal(address, reset_less=True)
         y = Signal(loops.in_y.shape(), reset_less=True)
-        m.d.sync += [
-            row.eq(loops.row_base + Mux(plane, d.plane_pitch, 0)),
-            offset.eq(loops.kernel_offset + loops.group_offset),
-            y.eq(loops.in_y + loops.kernel_y.turn),
-            word.x.eq(loops.in_x + loops.kernel_x.turn),
-            word.control.valid.eq(self.issued),
-            word.control.first.eq(first),
-            word.control.shift.eq(shift),
-            word.control.last.eq(loops.last_word),
-            word.pad.eq(Mux(d.planes & ~plane, d.pad_value[ACT_BITS:], d.pad_value[:ACT_BITS])),
-            word.weight_address.eq(loops.weight),
-        ]
+        with m.If(~self.stalled):
+            m.d.sync += [
+                row.eq(loops.row_base + Mux(plane, d.plane_pitch, 0)),
+                offset.eq(loops.kernel_offset + loops.group_offset),
+                y.eq(loops.in_y + loops.kernel_y.turn),
+                word.x.eq(loops.in_x + loops.kernel_x.turn),
+                word.control.first.eq(first),
+                word.control.shift.eq(shift),
+                word.control.last.eq(loops.last_word),
+                word.pad.eq(Mux(d.planes & ~plane, d.pad_value[ACT_BITS:], d.pad_value[:ACT_BITS])),
+                word.weight_address.eq(loops.weight),
+            ]
         request = Signal(WordRequest(), reset_less=True)
         m.d.sync += [
             request.eq(word),
+            request.control.valid.eq(self.issued),
             request.row_address.eq(row + offset),
             request.row_inside.eq((y >= 0) & (y < d.height)),
         ]
         m.d.comb += self.request.eq(request)
 
-    def _offer_job(self, m: Module, loops: _Loops, group_done: Value) -> None:
-        """What the drain does with the sums of the current pixel group, one cycle later."""
+    def _offer_job(self, m: Module, loops: _Loops) -> None:
+        """What the drain does with the sums of the next word's pixel group."""
         d, config, column = self.execute, self._config, loops.column
         job = Signal(DrainJob(config), reset_less=True)
         fewer = (d.out_width - 1)[: ceil_log2(config.pixels)]
-        m.d.sync += [
-            self.job_valid.eq(group_done),
-            job.pixel.eq(loops.out_row + (column.turn >> 1)),  # two pixel groups to a word
-            job.bank.eq(column.turn << ceil_log2(config.pixels)),
-            job.count.eq(Mux(column.last, fewer + 1, config.pixels)),
-            job.final.eq(column.last & loops.row.last),
-        ]
+        with m.If(~self.stalled):
+            m.d.sync += [
+                job.pixel.eq(loops.out_row + (column.turn >> 1)),  # two pixel groups to a word
+                job.bank.eq(column.turn << ceil_log2(config.pixels)),
+                job.count.eq(Mux(column.last, fewer + 1, config.pixels)),
+                job.final.eq(column.last & loops.row.last),
+            ]
         m.d.comb += self.job.eq(job)
-        # Of the EXECUTE that the registers above were of: the next comes a cycle later.
         m.d.comb += [self.job.execute[name].eq(d[name]) for name in drain_fields(self._config)]
 
     def _begin(self, m: Module, loops: _Loops) -> None:

@@ -16,6 +16,7 @@ from gateware.rtl.buffers import READ_CYCLES, ActBuffer, BeatBuffer
 from gateware.rtl.control import Sequencer
 from gateware.rtl.dma import DmaPort, ReadDma
 from gateware.rtl.drain import LANES_CYCLES
+from gateware.rtl.drain import GATHERED_PER_COPY
 from gateware.rtl.engine import TileEngine
 from gateware.rtl.fetch import Fetcher
 from gateware.rtl.loader import Loader
@@ -269,8 +270,9 @@ class Accelerator(wiring.Component):
         ]
         connect(m, loader.act, act.load)
         for column in range(config.k):
+            gathering = engine.gathering_copies[column // GATHERED_PER_COPY]
             m.d.comb += act.gather_address[column].eq(
-                Mux(engine.gathering, engine.gather_address[column], storer.gather.p.address)
+                Mux(gathering, engine.gather_address[column], storer.gather.p.address)
             )
 
     def _connect_constants(self, m: Module, units: _Units) -> None:

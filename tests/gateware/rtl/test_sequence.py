@@ -252,7 +252,7 @@ async def check(
         assert ctx.get(dut.issued) == (word is not None), cycle
         assert ctx.get(dut.stalled) == (word is None and cycle < final), cycle
         stalls += ctx.get(dut.stalled)
-        _check_job(ctx, dut, at.get(cycle - 1), f)
+        _check_job(ctx, dut, word, f)
         _check_request(ctx, dut, at.get(cycle - dut.latency))
         await ctx.tick()
     return stalls, end - (final + rest + 1) - dut.setup
