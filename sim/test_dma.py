@@ -13,7 +13,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from gateware.rtl.axi import Axi3Signature
-from gateware.rtl.dma import DmaPort
+from gateware.rtl.dma_port import DmaPort
 from sim.backend.harness import BenchFailed, build_simulation, run_bench
 from sim.world.ddr import DDR_VERILOG, Ddr
 

@@ -15,8 +15,6 @@ The pipeline, with the prefix of each stage's signals::
     result y results -> activation buffer, or raw output buffer
 """
 
-import dataclasses
-
 from amaranth import *
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out, connect, flipped
@@ -27,6 +25,7 @@ from gateware.arch.config import AccelConfig
 from gateware.pe.base import SUM_BITS, delay
 from gateware.pe.broadcast import copies
 from gateware.rtl.buffers import GATHER_CYCLES, READ_CYCLES, FillPort
+from gateware.rtl.drain_stages import JobInHand, Requantised, Results, SlotInHand, Step
 from gateware.rtl.lookup import Lookup
 from gateware.rtl.payloads import DrainJob
 from gateware.rtl.requant import RequantLane
@@ -37,95 +36,6 @@ from ir.numerics import ACT_BITS, BIAS_BITS, TABLE_BITS, TABLE_SIZE
 LANES_CYCLES = READ_CYCLES + GATHER_CYCLES - 1
 COLUMNS_PER_COPY = 4  #: nibble columns that one copy of what steers writes has
 GATHERED_PER_COPY = 8  #: nibble columns whose addresses one copy of ``gathering`` chooses
-
-
-class _Job(data.StructLayout):
-    """Layout of a job in hand, with what its steps have in common.
-
-    Parameters
-    ----------
-    config : AccelConfig
-
-    Members
-    -------
-    given : DrainJob
-    two_phases : unsigned(1)
-        Hi nibbles, then lo nibbles.
-    last_pixel, last_slot : unsigned
-        How many follow the first.
-    single_slot : unsigned(1)
-    gather_address : unsigned(16)
-        Of the residual's hi nibbles.
-    out_address : unsigned(16)
-        Of the pixel; for raw outputs that of the first bank's pixel.
-    """
-
-    def __init__(self, config: AccelConfig) -> None:
-        super().__init__(
-            {
-                "given": DrainJob(config),
-                "two_phases": 1,
-                "last_pixel": range(config.pixels),
-                "last_slot": isa.ADDRESS_BITS,
-                "single_slot": 1,
-                "gather_address": isa.ADDRESS_BITS,
-                "out_address": isa.ADDRESS_BITS,
-            }
-        )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Step:
-    """One step of the walk, in the cycle in which the slot's address is given."""
-
-    done: Value  # a result comes of it
-    final: Value  # the last one of an EXECUTE
-    gathers: Value  # it has a residual operand
-    job: data.View
-    pixel: Signal
-    phase: Signal  # plane of an 8-bit operand or result; lane of raw outputs
-    writes: Value  # results may be written next; with one copy of the activations every other cycle
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Slot:
-    """A step, beside the lanes of its slot."""
-
-    done: Value
-    final: Value
-    execute: data.View
-    phase: Value
-    next_pixel: Value  # of the step a cycle later
-    bank: Value
-    out_address: Value  # of the pixel
-
-
-@dataclasses.dataclass(frozen=True)
-class _Requantised:
-    """The requantisers, and the descriptor of what enters them."""
-
-    execute: data.View
-    lanes: list[RequantLane]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Results:
-    """Results of a slot, and where they go.
-
-    early : one cycle before the results
-    """
-
-    early_done: Value
-    early_columns: data.View
-    early_phase: Value
-    early_raw: Value  # raw outputs, not codes
-    early_address: Value
-    early_second: Value  # the low nibbles of the codes a turn ago are written next
-    early_second_pitch: Value
-    bank: Value
-    two_planes: Value  # codes of 8 bits
-    codes: data.View
-    raw_outputs: data.View
 
 
 def _result_cycles(config: AccelConfig) -> int:
@@ -239,7 +149,7 @@ class Drain(Component):
 
     def _take_job(self, m: Module) -> data.View:
         """One cycle after the job: what its steps have in common is computed."""
-        job, execute = Signal(_Job(self._config), reset_less=True), self.job.execute
+        job, execute = Signal(JobInHand(self._config), reset_less=True), self.job.execute
         bank_bits, tables = ceil_log2(self._config.banks), self._config.tables
         m.d.sync += [
             job.given.eq(self.job),
@@ -257,7 +167,7 @@ class Drain(Component):
         ]
         return job
 
-    def _walk_job(self, m: Module, coming: data.View) -> _Step:
+    def _walk_job(self, m: Module, coming: data.View) -> Step:
         """Stage 0: walk over pixels, slots and phases of the job in hand; address of the slot.
 
         The first step comes two cycles after the job, or one later where a turn is two cycles.
@@ -311,7 +221,7 @@ class Drain(Component):
                 phase.eq(0),
             ]
         m.d.comb += self.slot_address.eq(slot)
-        return _Step(
+        return Step(
             done=valid & (last_phase | execute.wide),
             final=valid & last_phase & last_slot & last_pixel & job.given.final,
             gathers=valid & execute.residual,
@@ -321,7 +231,7 @@ class Drain(Component):
             writes=writes,
         )
 
-    def _take_slot(self, m: Module, step: _Step) -> _Slot:
+    def _take_slot(self, m: Module, step: Step) -> SlotInHand:
         """Stage 1: columns of the slot are there, and addresses of the operands follow; its lanes
         come ``LANES_CYCLES`` after the step, beside what is returned."""
         job, execute = step.job, step.job.given.execute
@@ -350,7 +260,7 @@ class Drain(Component):
         def late(value: Value | data.View, name: str, reset_less: bool = True) -> Value:
             return delay(m, value, LANES_CYCLES, name=f"s_{name}", reset_less=reset_less)
 
-        return _Slot(
+        return SlotInHand(
             done=late(step.done, "done", reset_less=False),
             final=late(step.final, "final", reset_less=False),
             execute=late(execute, "execute"),
@@ -360,7 +270,7 @@ class Drain(Component):
             out_address=late(job.out_address + Mux(execute.wide, bank, 0), "out_address"),
         )
 
-    def _pick_sums(self, m: Module, slot: _Slot) -> data.View:
+    def _pick_sums(self, m: Module, slot: SlotInHand) -> data.View:
         """Stage 1: the sum that each requantiser takes, one cycle after the slot."""
         config, lanes = self._config, self._config.requant_lanes
         rows = (config.rows + config.k) // lanes
@@ -373,7 +283,7 @@ class Drain(Component):
             m.d.sync += picked[q].eq(mine[self.slot.lanes[q].row][pixels[q]])
         return picked
 
-    def _requantise(self, m: Module, slot: _Slot, picked: data.View) -> _Requantised:
+    def _requantise(self, m: Module, slot: SlotInHand, picked: data.View) -> Requantised:
         """Stages 3 and 4, two and three cycles after the slot: residual nibbles come back per
         column and go to the lanes that own the columns, then everything enters the requantisers.
         """
@@ -414,9 +324,9 @@ class Drain(Component):
             }
             m.d.comb += [getattr(lane.i, name).eq(value) for name, value in fields.items()]
             lanes.append(lane)
-        return _Requantised(execute=r, lanes=lanes)
+        return Requantised(execute=r, lanes=lanes)
 
-    def _collect_results(self, m: Module, slot: _Slot, requantised: _Requantised) -> _Results:
+    def _collect_results(self, m: Module, slot: SlotInHand, requantised: Requantised) -> Results:
         """Last stages, three cycles and those of a result after the slot, and one before: results,
         and where they go. The low nibbles of 8 bits follow a turn later."""
         turn_cycles, lanes = self._config.drain_turn, requantised.lanes
@@ -443,7 +353,7 @@ class Drain(Component):
         pitch = delay(
             m, requantised.execute.out_plane_pitch, early - 3 + turn_cycles, name="second_pitch"
         )
-        return _Results(
+        return Results(
             early_done=done,
             early_columns=delay(
                 m, self.slot.columns, LANES_CYCLES - READ_CYCLES + early, name="y_columns"
@@ -459,7 +369,7 @@ class Drain(Component):
             raw_outputs=wides,
         )
 
-    def _write_raw(self, m: Module, y: _Results) -> None:
+    def _write_raw(self, m: Module, y: Results) -> None:
         """Raw outputs, one lane a cycle, one cycle after the result."""
         phase = delay(m, y.early_phase, 1, name="wide_phase")
         column = y.early_columns[y.early_phase]
@@ -477,7 +387,7 @@ class Drain(Component):
         ]
         m.d.comb += [self.wide_address.eq(wide_address), self.wide_data.eq(wide_data)]
 
-    def _write_words(self, m: Module, y: _Results, writes: Value) -> None:
+    def _write_words(self, m: Module, y: Results, writes: Value) -> None:
         """Nibbles to their columns one cycle after the result; low ones of 8 bits a turn later."""
         k = self._config.k
         word = Signal(self.write_data.shape(), reset_less=True)

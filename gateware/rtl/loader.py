@@ -24,6 +24,21 @@ LOADS_IN_FLIGHT = 4  #: loads whose data is on its way, beside the one that arri
 _FILL = data.StructLayout({"opcode": 8, "beats": isa.BEATS_BITS, "address": isa.ADDRESS_BITS})
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Beats:
+    """Beats of the job in hand."""
+
+    moved: Value  # one is taken
+    last: Signal  # the next one is the last
+    none: Signal  # pulse: the job has none
+    room: Signal  # one may be taken
+
+    @property
+    def over(self) -> Value:
+        """The last one is taken."""
+        return self.moved & self.last
+
+
 def table_port(config: AccelConfig) -> dict[str, Out]:
     """Member ``table`` of what fills the tables of the requantisers, if the array has them."""
     return {"table": Out(FillPort(config.bus_bits, TABLE_SIZE))} if config.tables else {}
@@ -101,7 +116,7 @@ class Receiver(Component):
         m.d.comb += self.completed.eq(delay(m, over, 2, name="completed", reset_less=False))
         return m
 
-    def _take_beats(self, m: Module, job: data.View, begin: Signal) -> "_Beats":
+    def _take_beats(self, m: Module, job: data.View, begin: Signal) -> _Beats:
         """Beats of the job in hand, counted down, while there is room for them."""
         left = Signal(isa.BEATS_BITS, reset_less=True)
         more, last, none, room = Signal(), Signal(), Signal(), Signal(init=1)
@@ -115,7 +130,7 @@ class Receiver(Component):
         return _Beats(moved=moved, last=last, none=none, room=room)
 
     def _fill(
-        self, m: Module, job: data.View, kind: data.View, begin: Signal, beats: "_Beats"
+        self, m: Module, job: data.View, kind: data.View, begin: Signal, beats: _Beats
     ) -> None:
         """Beats to the buffers of weights and slots, and to tables, one cycle after they came."""
         word = Signal(self._config.bus_bits, reset_less=True)
@@ -130,7 +145,7 @@ class Receiver(Component):
             m.d.sync += fill.enable.eq(beats.moved & kind[name])
 
     def _hand_on_words(
-        self, m: Module, job: data.View, kind: data.View, begin: Signal, beats: "_Beats"
+        self, m: Module, job: data.View, kind: data.View, begin: Signal, beats: _Beats
     ) -> Value:
         """Words with their places to the activation buffer; returns when the last one is taken."""
         layout = data.StructLayout({"word": ActWord(self._config), "last": 1})
@@ -151,21 +166,6 @@ class Receiver(Component):
             words.o.ready.eq(self.act.ready),
         ]
         return words.o.valid & self.act.ready & words.o.p.last
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Beats:
-    """Beats of the job in hand."""
-
-    moved: Value  # one is taken
-    last: Signal  # the next one is the last
-    none: Signal  # pulse: the job has none
-    room: Signal  # one may be taken
-
-    @property
-    def over(self) -> Value:
-        """The last one is taken."""
-        return self.moved & self.last
 
 
 class Loader(Component):

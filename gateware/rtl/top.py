@@ -14,9 +14,9 @@ from gateware.pe.broadcast import copies
 from gateware.rtl.axi import Axi3Signature, AxiLiteSignature
 from gateware.rtl.buffers import READ_CYCLES, ActBuffer, BeatBuffer
 from gateware.rtl.control import Sequencer
-from gateware.rtl.dma import DmaPort, ReadDma
-from gateware.rtl.drain import LANES_CYCLES
-from gateware.rtl.drain import GATHERED_PER_COPY
+from gateware.rtl.dma import ReadDma
+from gateware.rtl.dma_port import DmaPort
+from gateware.rtl.drain import GATHERED_PER_COPY, LANES_CYCLES
 from gateware.rtl.engine import TileEngine
 from gateware.rtl.fetch import Fetcher
 from gateware.rtl.loader import Loader

@@ -8,12 +8,10 @@ instead (``--make json``), compiles the runtime once per compiler and set of opt
 design as a single file.
 """
 
-import concurrent.futures
 import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -23,22 +21,17 @@ from pathlib import Path
 import cocotb_tools.config
 
 from sim.backend import hierarchical
-from sim.backend.simulators import Simulator, cxx
+from sim.backend.objects import Unit, compile_units, compiler, link, run
+from sim.backend.simulators import Simulator
 
-JOBS = max(1, min(4, os.cpu_count() or 1))
 RUNTIME_FLAGS = ("-Os",)  #: the library that all designs share; Verilator's own choice
 RUNTIME_WAVES_FLAGS = ("-O0",)  #: the same with waves, which a person waits for
 SMALL_FLAGS = ("-O1",)  #: less does not compile faster, most of the time goes into headers
 FAST_FLAGS = ("-O1",)  #: with ``optimise``: what runs each cycle; -O2 compiles 4 times as long
 LIBRARY_FLAGS = ("-O2",)  #: of hierarchical modules, which all designs share
 SLOW_FLAGS = ("-O0",)  #: with ``optimise``: constructors and the like, which run once
-Unit = tuple[Path, tuple[str, ...]]  #: a C++ file, and options of the compiler for it
 
 _OPTIMISED = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert")
-
-
-class BuildFailed(RuntimeError):
-    """Failure of Verilator or the C++ compiler to build the design; its log is in the message."""
 
 
 @contextlib.contextmanager
@@ -93,7 +86,7 @@ def compile_icarus(
     # Verilog-2005, because Yosys starts its always blocks with an initialiser that only that
     # standard runs at time zero; as Verilog-2012, which cocotb's own runner asks for,
     # combinational outputs stay X.
-    _run(
+    run(
         [
             simulator.executable,
             "-g2005",
@@ -151,13 +144,13 @@ def verilate(
     )
     command += _visibility(toplevel, sources[0], folder, optimise)
     log = folder / "build.log"
-    _run([*command, *sources], log, env={"VERILATOR_ROOT": str(simulator.root)})
+    run([*command, *sources], log, env={"VERILATOR_ROOT": str(simulator.root)})
 
     plan = json.loads((folder / "Vtop.json").read_text())
     flags = _compile_flags(simulator, plan, folder)
     runtime = _runtime(simulator, plan, cache, waves)
-    objects = _compile(_units(plan, folder, optimise), flags, folder, log)
-    _link(folder / toplevel, objects, [*libraries, runtime], log)
+    objects = compile_units(_units(plan, folder, optimise), flags, folder, log)
+    link(folder / toplevel, objects, [*libraries, runtime], log)
     for file in objects:
         file.unlink()
 
@@ -246,25 +239,6 @@ def _units(plan: dict, folder: Path, optimise: bool) -> list[Unit]:
     return [(unity, SMALL_FLAGS)]
 
 
-def _link(program: Path, objects: Iterable[Path], libraries: Iterable[Path], log: Path) -> None:
-    """Link ``objects`` and those in the folders ``libraries`` with cocotb's library."""
-    libs = cocotb_tools.config.libs_dir
-    _run(
-        [
-            _compiler(),
-            "-o",
-            program,
-            *objects,
-            *(file for library in libraries for file in sorted(library.glob("*.o"))),
-            "-pthread",
-            f"-Wl,-rpath,{libs}",
-            f"-L{libs}",
-            "-lcocotbvpi_verilator",
-        ],
-        log,
-    )
-
-
 def _library(simulator: Simulator, module: hierarchical.Module, waves: bool, cache: Path) -> Path:
     """Folder with the objects and the wrapper of a module that is compiled alone."""
 
@@ -273,7 +247,7 @@ def _library(simulator: Simulator, module: hierarchical.Module, waves: bool, cac
         source.write_text(module.text)
         log = folder / "build.log"
         # Traced or not as the design is, because both have one runtime.
-        _run(
+        run(
             [
                 simulator.executable,
                 "--cc",
@@ -298,7 +272,7 @@ def _library(simulator: Simulator, module: hierarchical.Module, waves: bool, cac
             simulator, json.loads((folder / f"V{module.name}.json").read_text()), folder
         )
         library = hierarchical.plan(folder, module.name)
-        _compile(
+        compile_units(
             [
                 *((file, LIBRARY_FLAGS) for file in library.fast),
                 *((file, SLOW_FLAGS) for file in library.slow),
@@ -353,15 +327,15 @@ def _compile_flags(simulator: Simulator, plan: dict, folder: Path) -> list[str]:
 def _runtime(simulator: Simulator, plan: dict, cache: Path, waves: bool) -> Path:
     """Folder with the compiled runtime library, shared by all designs that need the same one."""
     sources = [Path(name) for name in plan["sources"]["global"]]
-    compiler = subprocess.run(
-        [_compiler(), "--version"], capture_output=True, text=True, check=True
+    version = subprocess.run(
+        [compiler(), "--version"], capture_output=True, text=True, check=True
     ).stdout
     optimisation = RUNTIME_WAVES_FLAGS if waves else RUNTIME_FLAGS
     key = json.dumps(
         [
             simulator.version,
             str(simulator.root),
-            compiler,
+            version,
             optimisation,
             plan["options"],
             [str(source) for source in sources],
@@ -371,42 +345,8 @@ def _runtime(simulator: Simulator, plan: dict, cache: Path, waves: bool) -> Path
 
     def make(folder: Path) -> None:
         flags = _compile_flags(simulator, plan, folder)
-        _compile(
+        compile_units(
             [(source, optimisation) for source in sources], flags, folder, folder / "build.log"
         )
 
     return built_once(cache / f"verilator-runtime-{digest}", make)
-
-
-def _compiler() -> str:
-    """C++ compiler. Raises BuildFailed where there is none."""
-    found = cxx()
-    if found is None:
-        raise BuildFailed("no C++ compiler: install g++ or clang++, or set CXX")
-    return found
-
-
-def _compile(units: list[Unit], flags: list[str], folder: Path, log: Path) -> list[Path]:
-    """Compile every unit to an object file in ``folder``, a few at a time, the largest first."""
-    ordered = sorted(units, key=lambda unit: -unit[0].stat().st_size)
-    with concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
-
-        def compile_one(unit: Unit) -> Path:
-            source, optimisation = unit
-            output = folder / f"{source.stem}.o"
-            _run([_compiler(), *optimisation, *flags, "-c", "-o", output, source], log)
-            return output
-
-        return list(pool.map(compile_one, ordered))
-
-
-def _run(command: list, log: Path, env: Mapping[str, str] | None = None) -> None:
-    words = [str(word) for word in command]
-    result = subprocess.run(
-        words, capture_output=True, text=True, check=False, env={**os.environ, **(env or {})}
-    )
-    output = result.stdout + result.stderr
-    with log.open("a") as file:
-        file.write(f"$ {' '.join(words)}\n{output}")
-    if result.returncode:
-        raise BuildFailed(f"{words[0]} failed with exit status {result.returncode}:\n{output}")

@@ -12,21 +12,10 @@ from gateware.model.emulator import Emulator
 from ir import golden
 from ir.graph import IntGraph
 from ir.ratio import Ratio
+from sim.formal.designs import CONFIG
 from tests.helpers.graphs import random_graph, random_images
 
-#: The smallest array with every scheme; k = 8.
-TINY = AccelConfig(
-    pot4_rows=2,
-    fixed4_rows=1,
-    fixed8_rows=1,
-    pixels=2,
-    requant_lanes=2,
-    bus_bits=32,
-    act_depth=64,
-    weight_depth=32,
-    slot_depth=8,
-    wide_depth=8,
-)
+TINY = CONFIG  #: The smallest array with every scheme; k = 8.
 
 #: Sixteen row lanes on a bus of 64 bits.
 LARGE = AccelConfig.from_ratio(Ratio(50, 25, 25), 16, pixels=4, requant_lanes=8)

@@ -8,7 +8,8 @@ from itertools import pairwise
 import pytest
 
 from gateware.rtl.axi import BOUNDARY
-from gateware.rtl.dma import DmaPort, ReadDma, WriteDma
+from gateware.rtl.dma import ReadDma, WriteDma
+from gateware.rtl.dma_port import DmaPort
 from sim.backend import pysim
 from tests.helpers.axi_memory import (
     Memory,

@@ -16,7 +16,7 @@ from gateware.rtl.axi import Axi3Signature
 from gateware.rtl.axi_bridge import Axi3ToLite
 from gateware.rtl.buffers import ActBuffer, BeatBuffer
 from gateware.rtl.control import Sequencer
-from gateware.rtl.dma import DmaPort
+from gateware.rtl.dma_port import DmaPort
 from gateware.rtl.drain import Drain
 from gateware.rtl.engine import TileEngine
 from gateware.rtl.fetch import Fetcher
