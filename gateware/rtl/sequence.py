@@ -148,13 +148,15 @@ class TileLoop(Component):
         m.submodules.spacing = spacing = DrainSpacing(self._config)
         loops = self._loops(m)
         running, word = Signal(), Signal(_NextWord, reset_less=True)
-        word_valid, word_last = Signal(), Signal()
+        word_valid, word_last, stalled = Signal(), Signal(), Signal()
         # Two cycles before the first word: its counters, and its registers.
         begin = delay(m, self.start, self.setup - 2, name="begin", reset_less=False)
-        group_done = word_last & ~spacing.waiting
+        group_done = word_last & ~stalled
+        # Known a cycle ahead: every enable of the loop depends on it.
+        m.d.sync += stalled.eq(spacing.waiting_next & (stalled | (running & loops.last_word)))
         m.d.comb += [
-            self.stalled.eq(word_last & spacing.waiting),
-            self.issued.eq(word_valid & ~self.stalled),
+            self.stalled.eq(stalled),
+            self.issued.eq(word_valid & ~stalled),
             self.ending.eq(group_done & word.final),
             self.job_valid.eq(group_done),
             spacing.execute.eq(self.execute),
@@ -164,7 +166,7 @@ class TileLoop(Component):
         ]
         self._request_word(m, loops)
         self._offer_job(m, loops)
-        with m.If(~self.stalled):
+        with m.If(~stalled):
             m.d.sync += [
                 word_valid.eq(running),
                 word_last.eq(running & loops.last_word),
@@ -174,7 +176,7 @@ class TileLoop(Component):
         with m.If(begin):
             m.d.sync += running.eq(1)
             self._begin(m, loops)
-        with m.Elif(running & ~self.stalled):
+        with m.Elif(running & ~stalled):
             self._advance_in_group(m, loops)
             with m.If(loops.last_word):
                 self._advance_pixels(m, loops)

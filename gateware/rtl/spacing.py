@@ -27,8 +27,8 @@ class DrainSpacing(Component):
         A pixel group is complete, its drain begins; only while not ``waiting``.
     partial, final : In(1)
         With ``load``: it is the last one of its row, and of the EXECUTE.
-    waiting : Out(1)
-        The next pixel group may not be complete in this cycle.
+    waiting, waiting_next : Out(1)
+        The next pixel group may not be complete in this cycle, and in the next one.
 
     Attributes
     ----------
@@ -45,6 +45,7 @@ class DrainSpacing(Component):
                 "partial": In(1),
                 "final": In(1),
                 "waiting": Out(1),
+                "waiting_next": Out(1),
             }
         )
 
@@ -70,12 +71,14 @@ class DrainSpacing(Component):
         ]
         left = Signal(len(final), reset_less=True)
         with m.If(self.load):
-            m.d.sync += [
-                left.eq(Mux(self.final, final, Mux(self.partial, partial, full))),
-                self.waiting.eq(Mux(self.final, final_waits, ~self.partial | partial_waits)),
-            ]
+            m.d.sync += left.eq(Mux(self.final, final, Mux(self.partial, partial, full)))
+            m.d.comb += self.waiting_next.eq(
+                Mux(self.final, final_waits, ~self.partial | partial_waits)
+            )
         with m.Elif(self.waiting):
-            m.d.sync += [left.eq(left - 1), self.waiting.eq(left != 2)]
+            m.d.sync += left.eq(left - 1)
+            m.d.comb += self.waiting_next.eq(left != 2)
+        m.d.sync += self.waiting.eq(self.waiting_next)
         return m
 
     def _pixel(self, m: Module) -> tuple[Signal, Signal]:
