@@ -5,7 +5,8 @@
 python -m bench.paths                      the default array; a minute
 python -m bench.paths --board zedboard     the array of a board; minutes
 python -m bench.paths build/zc706          what python -m gateware.build wrote
-python -m bench.paths --small --check      fail where a path is longer than the kept one
+python -m bench.paths --small --check      fail where a path is longer than the kept one, or a net
+                                           has too many inputs
 python -m bench.paths --detail sequencer   every cell of the longest path into a unit
 python -m bench.paths --report             the kept figures, nothing synthesised
 python -m bench.paths --routed             the model of ECP5 beside what nextpnr routed; minutes
@@ -56,6 +57,7 @@ REPORT = RESULTS.with_suffix(".md")
 PARTS = ("xc7z020clg484-1", "xc7z045ffg900-2")  #: of arrays without a board
 TOLERANCE = 0.01  #: by which a path may be longer than the kept one
 NETS = 8
+MAX_PINS = 200  #: that a net of data or of enables may feed; larger ones get copies
 LIMITS_NS = (4.25, 5.7, 6.67, 8.0, 10.0)
 #: An accelerator that a test synthesises.
 SMALL = AccelConfig(
@@ -169,6 +171,10 @@ def measure(design: Design, netlist: JoinedNetlist) -> dict[str, Any]:
             {"fanout": fanout, "name": name, "source": source}
             for fanout, name, source in graph.largest_nets(NETS)
         ],
+        "data_nets": [
+            {"fanout": fanout, "name": name, "source": source}
+            for fanout, name, source in graph.largest_nets(NETS, resets=False)
+        ],
     }
 
 
@@ -207,6 +213,15 @@ def kept() -> dict[str, dict[str, Any]]:
         raise cli.UserError(
             f"{RESULTS} cannot be read ({error}): run python -m bench.paths --keep"
         ) from error
+
+
+def over_pins(found: Mapping[str, Any]) -> list[str]:
+    """Nets of more than :data:`MAX_PINS` inputs, a line each; resets of flip-flops do not count."""
+    return [
+        f"{net['name']}: {net['fanout']} inputs, {MAX_PINS} at most: it needs copies"
+        for net in found.get("data_nets", [])
+        if net["fanout"] > MAX_PINS
+    ]
 
 
 def longer(found: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
@@ -266,7 +281,9 @@ def parser() -> cli.Parser:
     which.add_argument("--report", action="store_true", help="print what is kept, and end")
     p.add_argument("--detail", metavar="UNIT", help="print each cell of the longest path into it")
     p.add_argument(
-        "--check", action="store_true", help="exit with 1 where a unit's path is longer than kept"
+        "--check",
+        action="store_true",
+        help=f"exit with 1 where a unit's path is longer than kept, or a net feeds over {MAX_PINS}",
     )
     p.add_argument("--keep", action="store_true", help="keep it in bench/results/paths.json")
     p.add_argument("--json", action="store_true", help="print one JSON document")
@@ -299,7 +316,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.keep:
         keep_design(design, found)
     cli.give(json.dumps(found) if args.json else report(found))
-    over = longer(found, before) if before else []
+    over = [*longer(found, before), *over_pins(found)] if before else []
     for line in over:
         cli.say(line)
     return 1 if over else 0

@@ -48,10 +48,13 @@ def report(found: Mapping[str, Any]) -> str:
         f"{_place(unit['end'], unit['end_source'])} |"
         for unit in found["units"]
     ]
-    lines += ["", "| largest nets | fan-out |", "|---|---:|"]
-    lines += [
-        f"| {_place(net['name'], net['source'])} | {net['fanout']} |" for net in found["nets"]
-    ]
+    for title, nets in (
+        ("largest nets", found["nets"]),
+        ("largest nets, resets of flip-flops left out", found.get("data_nets", [])),
+    ):
+        if nets:
+            lines += ["", f"| {title} | fan-out |", "|---|---:|"]
+            lines += [f"| {_place(net['name'], net['source'])} | {net['fanout']} |" for net in nets]
     return "\n".join(lines)
 
 

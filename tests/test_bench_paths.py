@@ -88,6 +88,20 @@ def test_check(small: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
     assert "storer: 2.40 ns, kept 1.77 ns, from queue.head" in capsys.readouterr().err
 
 
+def test_nets_with_too_many_inputs_are_found(small: Path, monkeypatch, capsys) -> None:
+    paths.main(["--small", "--keep"])
+    monkeypatch.setattr(paths, "MAX_PINS", 1)
+    assert paths.main(["--small", "--check"]) == 0
+    monkeypatch.setattr(paths, "MAX_PINS", 0)
+    assert paths.main(["--small", "--check"]) == 1
+    assert "queue.head: 1 inputs, 0 at most" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", RECORDED["designs"])
+def test_no_kept_net_has_too_many_inputs(name: str) -> None:
+    assert paths.over_pins(RECORDED["designs"][name]) == []
+
+
 def test_a_unit_without_a_bound_is_found(small: Path) -> None:
     paths.main(["--small", "--keep"])
     found = json.loads(small.read_text())["designs"]["small"]

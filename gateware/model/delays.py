@@ -91,3 +91,7 @@ class DelayModel(abc.ABC):
     @abc.abstractmethod
     def is_register(self, kind: str) -> bool:
         """True for a flip-flop."""
+
+    @abc.abstractmethod
+    def is_reset(self, kind: str, port: str) -> bool:
+        """True for the set or reset input of a flip-flop."""

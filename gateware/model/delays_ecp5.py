@@ -106,6 +106,9 @@ class Ecp5Delays(DelayModel):
     def is_register(self, kind: str) -> bool:
         return kind == "TRELLIS_FF"
 
+    def is_reset(self, kind: str, port: str) -> bool:
+        return self.is_register(kind) and port == "LSR"
+
 
 def _is_inside(hop: Hop) -> bool:
     """A net that does not leave its slice, or its carry chain."""

@@ -18,6 +18,7 @@ from gateware.model.fabrics_xc7 import Fabric
 from gateware.model.netlist import Cell
 
 _LUTRAM = re.compile(r"RAM\d+(X\d+[SD]|M)")
+_RESETS = ("R", "S", "CLR", "PRE")
 _SLICE_OUTPUTS = ("LUT", "MUXF", "CARRY4", "RAM32", "RAM64")
 
 
@@ -70,6 +71,9 @@ class Series7Delays(DelayModel):
     def is_register(self, kind: str) -> bool:
         return kind.startswith("FD")
 
+    def is_reset(self, kind: str, port: str) -> bool:
+        return self.is_register(kind) and port in _RESETS
+
 
 def _is_inside(hop: Hop) -> bool:
     """A net that does not leave its slice, or its column of DSPs."""
@@ -120,7 +124,7 @@ def _timing(fabric: Fabric, cell: Cell) -> CellTiming:
     if kind == "CARRY4":
         return _carry4(fabric)
     if re.fullmatch(r"FD[RSCP]E(_1)?", kind):
-        reset = dict.fromkeys(("R", "S", "CLR", "PRE"), fabric.ff_reset)
+        reset = dict.fromkeys(_RESETS, fabric.ff_reset)
         return CellTiming(
             starts={"Q": fabric.ff_out},
             ends={"D": fabric.ff_setup, "CE": fabric.ff_enable, **reset},

@@ -104,6 +104,7 @@ class TimingGraph:
         self._ends: list[_End] = []
         self._fanout: collections.Counter[int] = collections.Counter()
         self._registers: collections.Counter[int] = collections.Counter()
+        self._resets: collections.Counter[int] = collections.Counter()
         self._clocks: set[int] = set()
         self._inputs: dict[int, str] = {}
         for cell in netlist.cells:
@@ -135,6 +136,8 @@ class TimingGraph:
             self._fanout.update(pins)
             if register and port in ("D", "DI"):
                 self._registers.update(pins)
+            if self._model.is_reset(cell.kind, port):
+                self._resets.update(pins)
             if port in timing.ends:
                 self._ends += [_End(net, port, cell, timing.ends[port]) for net in pins]
         if timing.inner:
@@ -258,10 +261,16 @@ class TimingGraph:
         """Number of endpoints that any path reaches."""
         return len(self._endpoints)
 
-    def largest_nets(self, count: int) -> list[tuple[int, str, str]]:
-        """Fan-out, name and line of source of the nets with the most inputs, clocks left out."""
+    def largest_nets(self, count: int, *, resets: bool = True) -> list[tuple[int, str, str]]:
+        """Fan-out, name and line of source of the nets with the most inputs, clocks left out;
+        without ``resets`` those that set or reset a flip-flop do not count."""
         found = heapq.nlargest(
-            count, ((n, -net) for net, n in self._fanout.items() if net not in self._clocks)
+            count,
+            (
+                (n if resets else n - self._resets[net], -net)
+                for net, n in self._fanout.items()
+                if net not in self._clocks
+            ),
         )
         names = self._names(-net for _, net in found)
         return [

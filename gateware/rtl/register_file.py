@@ -143,7 +143,9 @@ class RegisterFile(wiring.Component):
             "ID": ID_VALUE,
             "VERSION": {"minor": VERSION_MINOR, "major": VERSION_MAJOR},
             "CONTROL": {"start": 0, "abort": 0},
-            "STATUS": {"busy": self.busy | self.start} | state.status,
+            # Cleared by the start of a run, a cycle late.
+            "STATUS": {"busy": self.busy | self.start}
+            | {name: Mux(self.start, 0, signal) for name, signal in state.status.items()},
             "PROGRAM_BASE": self.program_base,
             "INPUT_BASE": self.input_base,
             "OUTPUT_BASE": self.output_base,
@@ -177,7 +179,7 @@ class RegisterFile(wiring.Component):
             m.d.sync += [status["error"].eq(1), status["error_code"].eq(self.error_code)]
         with m.If(self.busy & ~status["error"]):
             m.d.sync += state.failing_index.eq(self.descriptor_index)
-        with m.If(start):
+        with m.If(self.start):
             m.d.sync += [signal.eq(0) for signal in status.values()]
         self._count(m, counters, start)
         m.d.sync += self.watchdog.eq(

@@ -79,6 +79,11 @@ class _Loops:
         """Of a pixel group."""
         return self.last_kernel_y & self.plane_last
 
+    @property
+    def last_of_all(self) -> Value:
+        """Last word of the last pixel group."""
+        return self.last_word & self.column.last & self.row.last
+
 
 #: Of the word that is issued next: its pixel group is the last of its row, and of all.
 _NextWord = data.StructLayout({"partial": 1, "final": 1})
@@ -147,14 +152,17 @@ class TileLoop(Component):
         m = Module()
         m.submodules.spacing = spacing = DrainSpacing(self._config)
         loops = self._loops(m)
-        running, word = Signal(), Signal(_NextWord, reset_less=True)
+        running, advance, word = Signal(), Signal(), Signal(_NextWord, reset_less=True)
         word_valid, word_last, stalled = Signal(), Signal(), Signal()
+        runs, stalls = Signal(), Signal()  # in the next cycle
         # Two cycles before the first word: its counters, and its registers.
         begin = delay(m, self.start, self.setup - 2, name="begin", reset_less=False)
         group_done = word_last & ~stalled
-        # Known a cycle ahead: every enable of the loop depends on it.
-        m.d.sync += stalled.eq(spacing.waiting_next & (stalled | (running & loops.last_word)))
+        # Known a cycle ahead: every enable of the loop depends on them.
+        m.d.sync += [running.eq(runs), stalled.eq(stalls), advance.eq(runs & ~stalls)]
         m.d.comb += [
+            runs.eq(begin | (running & ~(advance & loops.last_of_all))),
+            stalls.eq(spacing.waiting_next & (stalled | (running & loops.last_word))),
             self.stalled.eq(stalled),
             self.issued.eq(word_valid & ~stalled),
             self.ending.eq(group_done & word.final),
@@ -174,14 +182,11 @@ class TileLoop(Component):
                 word.final.eq(loops.column.last & loops.row.last),
             ]
         with m.If(begin):
-            m.d.sync += running.eq(1)
             self._begin(m, loops)
-        with m.Elif(running & ~stalled):
+        with m.Elif(advance):
             self._advance_in_group(m, loops)
             with m.If(loops.last_word):
                 self._advance_pixels(m, loops)
-                with m.If(loops.column.last & loops.row.last):
-                    m.d.sync += running.eq(0)
         return m
 
     def _loops(self, m: Module) -> _Loops:

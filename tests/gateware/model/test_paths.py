@@ -43,6 +43,9 @@ class Ticks(DelayModel):
     def is_register(self, kind: str) -> bool:
         return kind == "FF"
 
+    def is_reset(self, kind: str, port: str) -> bool:
+        return port == "R"
+
 
 class Design(Module):
     """One module; registers called after their nets."""
@@ -96,6 +99,16 @@ def test_fanout_leaves_out_the_clock() -> None:
     assert longest(graph).ns == 100 + 5000 + 10
     assert graph.largest_nets(1) == [(5, "many", "")]
     assert graph.endpoints == 5 and graph.count_over(5109) == 5 and graph.count_over(5110) == 0
+
+
+def test_resets_can_be_left_out_of_the_largest_nets() -> None:
+    d = Design()
+    reset, enable = d.register("reset"), d.register("enable")
+    for i in range(3):
+        d.register(f"to{i}", None, R=reset, CE=enable if i else reset)
+    graph = d.graph()
+    assert graph.largest_nets(2) == [(4, "reset", ""), (2, "enable", "")]
+    assert graph.largest_nets(2, resets=False) == [(2, "enable", ""), (1, "reset", "")]
 
 
 def test_enables_have_their_own_setup() -> None:
