@@ -10,7 +10,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from sim.backend import harness, simulators
-from sim.backend.compilers import BuildFailed, built_once
+from sim.backend.compilers import built_once
+from sim.backend.objects import BuildFailed
 
 BENCH = "sim.benches.counter"
 

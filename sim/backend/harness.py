@@ -21,7 +21,8 @@ from amaranth.lib import wiring
 from cocotb_tools.runner import get_runner
 
 from gateware.pe.series7 import to_verilog
-from sim.backend.compilers import BuildFailed, built_once, compile_icarus, verilate
+from sim.backend.compilers import built_once, compile_icarus, verilate
+from sim.backend.objects import BuildFailed
 from sim.backend.simulators import ICARUS, Simulator, SimulatorNotFound, find_simulator
 
 __all__ = [
