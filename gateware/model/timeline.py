@@ -29,7 +29,7 @@ _LOAD_CYCLES = 5  #: between two loads' begins
 _DECODE_CYCLES = 2  #: from a descriptor's last beat to its dispatch
 _RELEASE_CYCLES = 3  #: from a descriptor's dispatch to its begin, and from a completion to it
 _DISPATCH_CYCLES = 4  #: from an execute's last word to the setup of the next
-_STORE_CYCLES = 12  #: from a store's begin to its first beat, and from the answer to its end
+_STORE_CYCLES = 14  #: from a store's begin to its first beat, and from the answer to its end
 _END_CYCLES = 6  #: from the last completion to the end of the run
 
 

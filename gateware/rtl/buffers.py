@@ -14,7 +14,7 @@ from gateware.rtl.payloads import ActWord
 from gateware.rtl.ram import Ram
 from ir.numerics import ACT_BITS
 
-GATHER_CYCLES = 3  #: from the address of a gathered word to the word
+GATHER_CYCLES = 5  #: from the address of a gathered word to the word
 COLUMNS_PER_COPY = 4  #: nibble columns of an :class:`ActBuffer` that share a register
 READ_CYCLES = 2  #: from the address of a :class:`BeatBuffer` to its word
 
@@ -110,10 +110,28 @@ class ActBuffer(Component):
                     ram.write_data.eq(Mux(load[part], loaded(column, ACT_BITS), written[column])),
                     ram.write_enable.eq(load[part] | (write_enable[column] & write[part])),
                 ]
-        chosen = Signal(self.gather_data.shape(), reset_less=True)
-        m.d.sync += chosen.eq(gathered[delay(m, self.gather_bank, 2, name="gather_bank")])
-        m.d.comb += self.gather_data.eq(chosen)
+        m.d.comb += self.gather_data.eq(self._chosen(m, delay(m, gathered, 1, name="gathered")))
         return m
+
+    def _chosen(self, m: Module, gathered: data.View) -> Signal:
+        """Word of the bank that was asked, two cycles later: one of four banks, then the rest."""
+        bank = delay(m, self.gather_bank, 3, name="gather_bank")
+        few = min(4, self._config.banks)
+        some = Signal(
+            data.ArrayLayout(self.gather_data.shape(), self._config.banks // few), reset_less=True
+        )
+        word = Signal(self.gather_data.shape(), reset_less=True)
+        low = bank[: ceil_log2(few)]
+        for first, chosen in enumerate(some):
+            of_four = data.ArrayLayout(self.gather_data.shape(), few)
+            size = of_four.size
+            part = Value.cast(gathered)[first * size : (first + 1) * size]
+            m.d.sync += chosen.eq(data.View(of_four, part)[low])
+        if len(some) == 1:
+            m.d.sync += word.eq(some[0])
+        else:
+            m.d.sync += word.eq(some[delay(m, bank[ceil_log2(few) :], 1, name="gather_high")])
+        return word
 
     @property
     def _parts(self) -> int:

@@ -16,7 +16,7 @@ from gateware.rtl.queue import Queue
 from gateware.rtl.tensor_walk import TensorWalk
 from ir.numerics import BIAS_BITS
 
-STORE_AHEAD = 8  #: words of a store that are read before the bus takes them
+STORE_AHEAD = 16  #: words of a store that are read before the bus takes them
 
 
 class WordReader(Component):

@@ -38,17 +38,17 @@ class Window(Component):
     read_address : Out(ArrayLayout(address, banks)), read_data : In(ArrayLayout(word, banks))
         To :class:`~gateware.rtl.buffers.ActBuffer`.
     weight_address : Out(address)
-        To the weight buffer, one cycle after the request; its word arrives two cycles later and
+        To the weight buffer, two cycles after the request; its word arrives two cycles later and
         must be registered once.
     act : Out(act_layout(k, pixels)), control : Out(WordControl)
         ``latency`` cycles after the request.
 
-    Latency: 4 cycles: columns of the lanes, addresses, read, choice of the banks.
+    Latency: 5 cycles: columns of the lanes, addresses, read, what was read, choice of the banks.
 
     Throughput: one request per cycle.
     """
 
-    latency = 4
+    latency = 5
 
     def __init__(self, config: AccelConfig) -> None:
         self._config = config
@@ -102,7 +102,7 @@ class Window(Component):
         ]
         m.d.comb += [
             self.read_address.eq(addresses),
-            self.weight_address.eq(delay(m, request.weight_address, 1, name="weight_address")),
+            self.weight_address.eq(delay(m, request.weight_address, 2, name="weight_address")),
         ]
 
     def _inside(self, m: Module, columns: list[Signal]) -> Signal:
@@ -116,20 +116,22 @@ class Window(Component):
         return inside
 
     def _choose(self, m: Module, platform: object, columns: list[Signal], inside: Signal) -> None:
-        """Each lane's nibbles from its bank or the pad, four cycles after the request."""
+        """Each lane's nibbles from its bank or the pad, five cycles after the request."""
         config = self._config
         act = Signal(self.act.shape(), reset_less=True)
         m.d.comb += self.act.eq(act)
-        pad = delay(m, self.request.pad, 3, name="pad")
+        pad = delay(m, self.request.pad, 4, name="pad")
+        read = delay(m, self.read_data, 1, name="read")
+        inside = delay(m, inside, 1, name="inside")
         for lane, column in enumerate(columns):
-            bank = delay(m, column[: ceil_log2(config.banks)], 1, name=f"bank_{lane}")
+            bank = delay(m, column[: ceil_log2(config.banks)], 2, name=f"bank_{lane}")
             choices = copies(
                 m, Cat(bank, inside[lane]), -(-config.k // CHANNELS_PER_COPY), f"choice_{lane}"
             )
             for channel in range(config.k):
                 *select, within = choices[channel // CHANNELS_PER_COPY]
                 for bit in range(ACT_BITS):
-                    banks = [word[channel][bit] for word in self.read_data]
+                    banks = [word[channel][bit] for word in read]
                     name = f"choice_{lane}_{channel}_{bit}"
                     chosen = _chosen(m, platform, name, banks, select)
                     m.d.sync += act[lane][channel][bit].eq(Mux(within, chosen, pad[bit]))

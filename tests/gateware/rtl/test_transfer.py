@@ -275,7 +275,7 @@ def store(
     pysim.run(dut, bench, cycles=30 * count + 200)
     assert len(beats) == count
     if not pause:
-        assert cycles[0] <= count + 28 * len(jobs)
+        assert cycles[0] <= count + 30 * len(jobs)
     return beats, commands
 
 

@@ -58,7 +58,7 @@ def run(
     late = dut.latency - 1
     return tuple(
         seen[first:][: len(requests)]
-        for seen, first in ((acts, late), (controls, late), (weights, 0))
+        for seen, first in ((acts, late), (controls, late), (weights, 1))
     )
 
 
