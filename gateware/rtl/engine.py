@@ -57,7 +57,7 @@ class TileEngine(Component):
     issued, stalled : Out(1)
         A word enters the array; the array waits for the drain.
     read_address, read_data, gather_bank, gather_address, gather_data, gathering, gathering_copies,
-    writing,    write_enable, write_bank, write_address, write_data
+    writing, write_enable, write_bank, write_address, write_data
         To :class:`~gateware.rtl.buffers.ActBuffer`.
     weight_address : Out(16), weights : In(weight_bits)
     slot_address : Out(16), slot : In(isa.slot_layout)
