@@ -401,13 +401,13 @@ CONSTRUCTS = [
 def chain(
     make: Callable[[], nn.Module],
     shape: Sequence[int],
-    config: AccelConfig | None = None,
+    sizes: Mapping[str, int] | None = None,
     seed: int = SEED,
 ) -> IntGraph:
     """Integer graph of a network after a short training, verified down to the emulator.
 
-    ``config`` is that of the accelerator, by default a small one of the ratio. Raises ValueError
-    where the network is refused, and :class:`Difference` for a wrong result.
+    ``sizes`` are fields of the array's :class:`~gateware.arch.config.AccelConfig`. Raises
+    ValueError where the network is refused, and :class:`Difference` for a wrong result.
     """
     torch.manual_seed(seed)
     net, codes = make().eval(), torch.randint(256, (IMAGES, *shape), dtype=torch.uint8)
@@ -425,7 +425,7 @@ def chain(
     graph = export(model.eval(), images, name="case", ratio=RATIO, tile_rows=TILE_ROWS)
     outputs = verify.verify_outputs(graph, codes.numpy())
     first = {name: values[0] for name, values in outputs.items()}
-    run_program(graph, codes[0].numpy().astype(np.int64), first, config)
+    run_program(graph, codes[0].numpy().astype(np.int64), first, sizes)
     return graph
 
 
@@ -433,18 +433,18 @@ def run_program(
     graph: IntGraph,
     image: np.ndarray,
     outputs: Mapping[str, np.ndarray],
-    config: AccelConfig | None = None,
+    sizes: Mapping[str, int] | None = None,
 ) -> None:
     """Compiled program of ``graph`` in the emulator, against the ``outputs`` that it must give.
 
     Raises :class:`Difference` and CompileError.
     """
-    config = config or AccelConfig.from_ratio(
+    config = AccelConfig.from_ratio(
         RATIO,
         TILE_ROWS,
-        act_depth=2048,
         tables=needs_tables(graph),
         parts=needs_parts(graph, weight_depth=SIZES["weight_depth"]),
+        **{"act_depth": 2048} | dict(sizes or {}),
     )
     program = compile_graph(graph, config)
     memory = Emulator(config).run(program.image, program.pack(image), program.output_size)
