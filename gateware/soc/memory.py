@@ -55,7 +55,7 @@ class BlockMemory(wiring.Component):
     answer : Out(stream of unsigned(data_bits))
         One per access: the word read, or anything for a write.
 
-    Latency: three cycles from an address to the first beat, two from an access to its answer.
+    Latency: three cycles from an address to the first beat, three from an access to its answer.
 
     Both ports of the RAM have registers around them: it is far from everything, and its own output
     takes half a cycle.
@@ -180,14 +180,16 @@ class BlockMemory(wiring.Component):
     def _word_port(
         self, m: Module, reading: _Read, writing: _Write, read: memory.ReadPort
     ) -> Signal:
-        """The word port, an answer two cycles after its access; whether it is free: no burst uses
+        """The word port, an answer three cycles after its access; whether it is free: no burst uses
         an address of the RAM, and no word waits at its output."""
         access, answer = self.access, self.answer
-        fetched = Signal()
+        fetched, arrived = Signal(), Signal()
+        word = Signal.like(read.data, reset_less=True)  # the RAM's output is slow
         free = Signal()
         m.d.comb += [
             free.eq(
                 ~fetched
+                & ~arrived
                 & (~answer.valid | answer.ready)
                 & ~writing.busy
                 & ~reading.busy
@@ -197,9 +199,9 @@ class BlockMemory(wiring.Component):
         ]
         with m.If(answer.ready):
             m.d.sync += answer.valid.eq(0)
-        m.d.sync += fetched.eq(access.valid & free)
-        with m.If(fetched):
-            m.d.sync += [answer.valid.eq(1), answer.payload.eq(read.data)]
+        m.d.sync += [fetched.eq(access.valid & free), arrived.eq(fetched), word.eq(read.data)]
+        with m.If(arrived):
+            m.d.sync += [answer.valid.eq(1), answer.payload.eq(word)]
         return free
 
     def _drive_write_port(

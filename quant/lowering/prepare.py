@@ -129,7 +129,10 @@ def prepare(
         for node in graph_module.graph.nodes:
             layer = module_of(node)
             if isinstance(layer, RowQuantised):
-                most = numerics.act_max(_bits(grid_of(argument(node))))
+                grid = grid_of(argument(node))
+                most = (
+                    grid.high if isinstance(grid, QuantAvgPool) else numerics.act_max(_bits(grid))
+                )
                 layer.input_most = max(layer.input_most, most)
     device = next(graph_module.parameters()).device
     return graph_module.to(device).train(model.training)

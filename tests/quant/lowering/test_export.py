@@ -379,7 +379,7 @@ def padded(*layers: nn.Module) -> nn.Module:
         ),
         (
             [nn.ZeroPad2d((0, 1, 0, 1)), nn.MaxPool2d(2), nn.Dropout(0.5), nn.Conv2d(4, 3, 1)],
-            "conv max_pool conv",
+            "conv window_pool max_pool conv",
         ),
         (
             [
