@@ -33,7 +33,9 @@ def structure(graph: IntGraph) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize(
-    "construct", [c for c in CONSTRUCTS if "output" in c.name or "normalisation" in c.name], ids=str
+    "construct",
+    [c for c in CONSTRUCTS if "output" in c.name or "normalisation" in c.name],
+    ids=lambda c: c.name,
 )
 def test_the_dry_run_gives_the_graph_but_for_its_numbers(construct: Construct, seed: int) -> None:
     torch.manual_seed(seed)
