@@ -8,7 +8,7 @@ from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.compiler import rearrange
 from gateware.compiler.batch import together
-from gateware.compiler.emit import Tile, cuts, reload, spill, store_raw, store_rows, tiles
+from gateware.compiler.emit import Tile, cuts, tiles
 from gateware.compiler.layout import Strip
 from gateware.compiler.lower import Lowered
 from gateware.compiler.operations import (
@@ -26,6 +26,7 @@ from gateware.compiler.plan import input_rows
 from gateware.compiler.program_image import ProgramImage
 from gateware.compiler.raw import RawRegion
 from gateware.compiler.source import Source
+from gateware.compiler.transfers import reload, spill, store_raw, store_rows
 from ir.graph import IntGraph
 
 

@@ -6,125 +6,20 @@ from collections.abc import Iterable, Sequence
 
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
-from gateware.arch.isa import Base, Opcode
+from gateware.arch.isa import Opcode
 from gateware.compiler.dependencies import Region
-from gateware.compiler.layout import MAX_GROUPS, Strip, TensorLayout
-from gateware.compiler.operations import CompileError, Gemm, Pool, PoolPart, TensorKey
+from gateware.compiler.layout import Strip, TensorLayout
+from gateware.compiler.operations import CompileError, Gemm, Pool, PoolPart
 from gateware.compiler.pack import SlotResult, pack_slot, pack_weights
 from gateware.compiler.plan import Plan, input_rows
 from gateware.compiler.program_image import ProgramImage
 from gateware.compiler.raw import Drain, RawRegion, first_column, raw_drains
 from gateware.compiler.schedule import schedule_slots, split_rows
 from gateware.compiler.slices import Slice, SlicedTile, needs_slices, slices
+from gateware.compiler.transfers import WRAP
 from gateware.pe.base import RowEngine
 from gateware.pe.lanes import row_engines
 from ir.numerics import BIAS_BITS
-
-_WRAP = 1 << isa.ADDRESS_BITS
-
-
-def transfer_fields(key: TensorKey, strip: Strip, first: int, last: int) -> dict[str, int]:
-    """Fields of a LOAD_TENSOR or STORE_TENSOR of rows ``first`` to ``last`` (exclusive).
-
-    Raises CompileError where the tensor has too many words per pixel or in all.
-    """
-    place, words = strip.place, strip.place.groups * strip.place.planes
-    if MAX_GROUPS < words < 1 << isa.SIZE_BITS and (place.height, place.width) == (1, 1):
-        # Of a vector they follow one another, as rows do.
-        return {
-            **dict.fromkeys(("beats", "height"), words),
-            "address": place.address % _WRAP,
-            **dict.fromkeys(("width", "groups", "row_pitch"), 1),
-            "group_pitch": 0,
-        }
-    if words > MAX_GROUPS:
-        raise CompileError(
-            f"tensor {str(key)!r} has {words} words per pixel, a load or store moves "
-            f"{MAX_GROUPS} at most"
-        )
-    beats = (last - first) * place.width * words
-    if beats >= 1 << isa.BEATS_BITS:
-        raise CompileError(
-            f"tensor {str(key)!r} has {beats} words in a load or store, which moves less than "
-            f"{1 << isa.BEATS_BITS}"
-        )
-    return {
-        "beats": beats,
-        "address": strip.row(first) % _WRAP,
-        "height": last - first,
-        "width": place.width,
-        "groups": words,
-        "group_pitch": place.group_pitch % _WRAP,
-        "row_pitch": place.row_pitch,
-    }
-
-
-def load_rows(
-    image: ProgramImage, key: TensorKey, strip: Strip, first: int, last: int, offset: int
-) -> None:
-    """LOAD_TENSOR of rows ``first`` to ``last`` (exclusive) of an input, which begins ``offset``
-    bytes from INPUT_BASE."""
-    row_beats = strip.place.beats // strip.place.height
-    image.add(
-        "loads",
-        isa.TENSOR,
-        reads=(),
-        writes=strip.regions(first, last),
-        opcode=Opcode.LOAD_TENSOR,
-        base=Base.INPUT,
-        offset=offset + first * row_beats * image.config.bus_bits // 8,
-        **transfer_fields(key, strip, first, last),
-    )
-
-
-def spill(image: ProgramImage, key: TensorKey, place: TensorLayout, offset: int) -> None:
-    """STORE_TENSOR of a whole tensor to ``offset`` bytes from OUTPUT_BASE, to be reloaded."""
-    image.add(
-        "stores",
-        isa.TENSOR,
-        reads=[Region("act", place.address, place.words)],
-        writes=[_memory(image, place, offset)],
-        opcode=Opcode.STORE_TENSOR,
-        base=Base.OUTPUT,
-        offset=offset,
-        **transfer_fields(key, Strip.whole(place), 0, place.height),
-    )
-
-
-def reload(image: ProgramImage, key: TensorKey, place: TensorLayout, offset: int) -> None:
-    """LOAD_TENSOR of what :func:`spill` stored."""
-    image.add(
-        "loads",
-        isa.TENSOR,
-        reads=[_memory(image, place, offset)],
-        writes=[Region("act", place.address, place.words)],
-        opcode=Opcode.LOAD_TENSOR,
-        base=Base.OUTPUT,
-        offset=offset,
-        **transfer_fields(key, Strip.whole(place), 0, place.height),
-    )
-
-
-def _memory(image: ProgramImage, place: TensorLayout, offset: int) -> Region:
-    return Region("memory", offset * 8 // image.config.bus_bits, place.beats)
-
-
-def store_rows(
-    image: ProgramImage, key: TensorKey, strip: Strip, first: int, last: int, offset: int
-) -> None:
-    """STORE_TENSOR of rows ``first`` to ``last`` (exclusive) of an output, which begins
-    ``offset`` bytes from OUTPUT_BASE."""
-    row_beats = strip.place.beats // strip.place.height
-    image.add(
-        "stores",
-        isa.TENSOR,
-        reads=strip.regions(first, last),
-        writes=(),
-        opcode=Opcode.STORE_TENSOR,
-        base=Base.OUTPUT,
-        offset=offset + first * row_beats * image.config.bus_bits // 8,
-        **transfer_fields(key, strip, first, last),
-    )
 
 
 class Tile:
@@ -204,7 +99,7 @@ class Tile:
         reads = [self.table, *source.regions(begin, end)]
         if residual is not None:
             reads += residual.regions(*((0, 1) if self._broadcast else (first, last)))
-        out_address = wide.first if wide else (target.row(first) + group_out + column) % _WRAP
+        out_address = wide.first if wide else (target.row(first) + group_out + column) % WRAP
         writes = [wide] if wide else target.regions(first, last)
         fields = dict[str, int](
             opcode=Opcode.EXECUTE,
@@ -214,14 +109,14 @@ class Tile:
             wide=operation.wide,
             planes=place.planes - 1,
             out_planes=0 if operation.wide else out.planes - 1,
-            first_row=(source.row(begin) - pad * place.row_pitch + group_in + skipped) % _WRAP,
+            first_row=(source.row(begin) - pad * place.row_pitch + group_in + skipped) % WRAP,
             height=source.height - begin,
             width=max(0, place.width - skipped * place.banks),
             groups=self.words,
-            group_pitch=place.group_pitch % _WRAP,
+            group_pitch=place.group_pitch % WRAP,
             row_pitch=place.row_pitch,
-            row_step=place.row_pitch * operation.stride[0] % _WRAP,
-            plane_pitch=place.plane_pitch % _WRAP,
+            row_step=place.row_pitch * operation.stride[0] % WRAP,
+            plane_pitch=place.plane_pitch % WRAP,
             pad_top=pad,
             pad_left=pad_left,
             pad_value=0 if pool else place.zero_point,
@@ -229,7 +124,7 @@ class Tile:
             out_width=out_width,
             out_address=out_address,
             out_row_pitch=out_row_pitch,
-            out_plane_pitch=out.plane_pitch % _WRAP,  # of raw outputs, which have none, any
+            out_plane_pitch=out.plane_pitch % WRAP,  # of raw outputs, which have none, any
             low=operation.low,
             high=operation.high,
             weight_address=self.weights.first,
@@ -279,24 +174,10 @@ class Tile:
         return {
             "residual": residual is not None,
             "residual_planes": operand.place.planes - 1,
-            "residual_address": (row + group) % _WRAP,
-            "residual_plane_pitch": operand.place.plane_pitch % _WRAP,
+            "residual_address": (row + group) % WRAP,
+            "residual_plane_pitch": operand.place.plane_pitch % WRAP,
             "residual_n": self.operation.residual_n,
         }
-
-
-def store_raw(image: ProgramImage, region: Region, offset: int) -> None:
-    """STORE_WIDE of raw outputs to ``offset`` bytes from OUTPUT_BASE."""
-    image.add(
-        "stores",
-        isa.TRANSFER,
-        reads=[region],
-        opcode=Opcode.STORE_WIDE,
-        base=Base.OUTPUT,
-        offset=offset,
-        beats=region.words * isa.WIDE_BITS // image.config.bus_bits,
-        destination=region.first,
-    )
 
 
 def tiles(

@@ -4,11 +4,11 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from gateware.compiler.emit import load_rows
 from gateware.compiler.layout import Strip, TensorLayout
 from gateware.compiler.operations import Gemm, TensorKey
 from gateware.compiler.plan import input_rows
 from gateware.compiler.program_image import ProgramImage
+from gateware.compiler.transfers import load_rows
 
 LOAD_STRIPS = 16  #: parts that a large input is loaded in, so that the first layer begins early
 LARGE_INPUT = 2048  #: bus beats

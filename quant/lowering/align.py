@@ -11,8 +11,8 @@ from ir import numerics
 from quant.capture.nodes import argument, module_of
 from quant.lowering import rounding
 from quant.lowering.fusion import FusionGroup, encode_or_raise, fusion_groups, scale_of
+from quant.lowering.grids import codes_source, grid_of
 from quant.lowering.partition import is_hybrid
-from quant.lowering.prepare import codes_source, grid_of
 from quant.nn.activations import ActQuantiser
 from quant.nn.layers import quantised_layers
 from quant.nn.offloaded import OffloadedLinear

@@ -13,7 +13,7 @@ from ir import numerics
 from ir.arrays import ExportError
 from quant.capture.nodes import argument, constant_of, is_affine, module_of, name_of
 from quant.capture.results import leaves
-from quant.lowering.prepare import NORMS, grid_of, is_add
+from quant.lowering.grids import NORMS, grid_of, is_add
 from quant.nn.activations import ActQuantiser, Regrid
 from quant.nn.elementwise import TableQuantiser
 from quant.nn.layers import QuantConv2d, QuantLinear

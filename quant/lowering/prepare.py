@@ -29,6 +29,22 @@ from quant.capture.nodes import (
 from quant.capture.trace import capture
 from quant.capture.writer import UnsupportedLayer
 from quant.lowering.copies import copy_for, insert_copy
+from quant.lowering.grids import (
+    AVERAGES,
+    KEEPS_CODES,
+    LAYERS,
+    NORMS,
+    bits_of,
+    codes_source,
+    feeds_layer,
+    grid_of,
+    is_add,
+    is_of_image,
+    is_signed,
+    kind_of,
+    most_codes,
+    name_at,
+)
 from quant.lowering.inputs import check_inputs, check_type
 from quant.lowering.meetings import regridded, relus_first, tie_grids
 from quant.lowering.normalisation import fold_normalisation
@@ -41,32 +57,13 @@ from quant.lowering.transposed import (
     lower_transposed,
 )
 from quant.nn.activations import ActQuantiser, QuantAvgPool, Regrid
-from quant.nn.blocks import DepthToSpace, Repeat, Spread
-from quant.nn.border import BorderPad
 from quant.nn.elementwise import Elementwise, TableQuantiser, clamp_function
 from quant.nn.gather import Gather
-from quant.nn.layers import CopyLayer, QuantConv2d, QuantLinear, RowQuantised, quantised_layers
+from quant.nn.layers import QuantConv2d, QuantLinear, RowQuantised, quantised_layers
 from quant.nn.modes import evaluating
 from quant.nn.product import ProductQuantiser
 from quant.nn.tail import Tail
 
-LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-#: Modules whose output has the codes of their input.
-KEEPS_CODES = (
-    nn.MaxPool2d,
-    nn.AdaptiveMaxPool2d,
-    nn.ZeroPad2d,
-    BorderPad,
-    nn.Flatten,
-    nn.Unflatten,
-    nn.Dropout,
-    Gather,
-    DepthToSpace,
-    Repeat,
-    Spread,
-)
-AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 SHORTCUT_BITS = 8  #: of a sum that only an addition reads
 POOLED_BITS = 8  #: of a global average
 
@@ -131,7 +128,7 @@ def prepare(
             if isinstance(layer, RowQuantised):
                 grid = grid_of(argument(node))
                 most = (
-                    grid.high if isinstance(grid, QuantAvgPool) else numerics.act_max(_bits(grid))
+                    grid.high if isinstance(grid, QuantAvgPool) else numerics.act_max(bits_of(grid))
                 )
                 layer.input_most = max(layer.input_most, most)
     device = next(graph_module.parameters()).device
@@ -181,26 +178,6 @@ def _observing(model: nn.Module, layers: Collection[RowQuantised]) -> Iterator[N
             handle.remove()
 
 
-def is_add(node: fx.Node) -> bool:
-    """True if ``node`` adds two tensors of activations."""
-    return (
-        node.op == "call_function" and node.target is operator.add and not is_constant(node.args[1])
-    )
-
-
-def codes_source(node: fx.Node) -> fx.Node:
-    """Node that decides the grid of ``node``'s codes: quantiser, average pool or image."""
-    while isinstance(module_of(node), KEEPS_CODES):
-        node = argument(node)
-    return node
-
-
-def grid_of(node: fx.Node) -> ActQuantiser | QuantAvgPool | None:
-    """Module whose grid ``node``'s codes lie on; None for the image's."""
-    module = module_of(codes_source(node))
-    return module if isinstance(module, ActQuantiser | QuantAvgPool) else None
-
-
 class _Preparer:
     """Turns the sums of a flat float graph into codes where they are read as such."""
 
@@ -215,7 +192,7 @@ class _Preparer:
             try:
                 self._visit(node)
             except ValueError as error:
-                raise UnsupportedLayer(_name(node), _kind(node), str(error)) from error
+                raise UnsupportedLayer(name_at(node), kind_of(node), str(error)) from error
         for node in self.graph.nodes:
             self._note_residual(node)
         self.graph.lint()
@@ -320,7 +297,7 @@ class _Preparer:
         of_sums = source in self.sums and len(source.users) == 1
         if not of_sums:
             self._codes(source)
-        bits = self.act_bits if _feeds_layer(node) else SHORTCUT_BITS
+        bits = self.act_bits if feeds_layer(node) else SHORTCUT_BITS
         self._replace(node, TableQuantiser(function, bits, of_sums=of_sums))
 
     def _product(self, node: fx.Node) -> None:
@@ -328,14 +305,14 @@ class _Preparer:
             self._codes(argument(node, index))
         x, factor = argument(node), argument(node, 1)
         grids = grid_of(x), grid_of(factor)
-        if shape_of(x) == shape_of(factor) and _bits(grids[0]) > _bits(grids[1]):
+        if shape_of(x) == shape_of(factor) and bits_of(grids[0]) > bits_of(grids[1]):
             x, factor, grids = factor, x, (grids[1], grids[0])
         if grids[1] is not None and grids[1].bits != SHORTCUT_BITS:
             grids[1].widen()  # the table has 8 bits of the product
         quantiser = ProductQuantiser(
             grids,
-            self.act_bits if _feeds_layer(node) else SHORTCUT_BITS,
-            signed=any(map(_is_signed, grids)),
+            self.act_bits if feeds_layer(node) else SHORTCUT_BITS,
+            signed=any(map(is_signed, grids)),
         )
         name = free_submodule(self.module, f"{self._place(node)}_quant")
         self.module.add_submodule(name, quantiser)
@@ -359,7 +336,7 @@ class _Preparer:
         assert isinstance(product, ProductQuantiser)
         if not isinstance(function, Elementwise):
             function = clamp_function(getattr(function, "max_val", None))
-        bits = self.act_bits if _feeds_layer(node) else SHORTCUT_BITS
+        bits = self.act_bits if feeds_layer(node) else SHORTCUT_BITS
         signed = not function.never_negative()
         self._replace(node, ProductQuantiser(product.grids, bits, signed=signed, function=function))
         node.args = (*source.args, *node.args[1:])
@@ -369,12 +346,12 @@ class _Preparer:
     def _average(self, node: fx.Node, pool: nn.AvgPool2d | nn.AdaptiveAvgPool2d) -> None:
         self._codes(argument(node))
         source = grid_of(argument(node))
-        bits = POOLED_BITS if shape_of(node)[1:] == (1, 1) else _bits(source)
+        bits = POOLED_BITS if shape_of(node)[1:] == (1, 1) else bits_of(source)
         _, height, width = shape_of(argument(node))
         self._replace(
             node,
             QuantAvgPool(
-                source=source, pool=pool, size=(height, width), bits=bits, most=_most_codes(node)
+                source=source, pool=pool, size=(height, width), bits=bits, most=most_codes(node)
             ),
         )
 
@@ -403,7 +380,7 @@ class _Preparer:
         for operand in dict.fromkeys(operands or (argument(node),)):
             self._codes(operand)
         given = [n for n in node.args if isinstance(n, fx.Node) and not is_constant(n)]
-        source = min(given, key=lambda n: _bits(grid_of(n)))
+        source = min(given, key=lambda n: bits_of(grid_of(n)))
         copy = insert_copy(self.module, source, node, self._stem(node))
         self.sums[copy] = False
         return copy
@@ -427,7 +404,7 @@ class _Preparer:
         """Quantise ``node`` for all its readers, where it is a sum."""
         if node not in self.sums:
             return
-        rounded = _feeds_layer(node) and not _is_of_image(node)
+        rounded = feeds_layer(node) and not is_of_image(node)
         bits = self.act_bits if rounded else SHORTCUT_BITS
         name = free_submodule(self.module, f"{self._stem(node)}_quant")
         self.module.add_submodule(name, ActQuantiser(bits, signed=True))
@@ -438,67 +415,10 @@ class _Preparer:
 
     @staticmethod
     def _place(node: fx.Node) -> str:
-        return ".".join(filter(None, (node.meta.get("path"), _kind(node))))
+        return ".".join(filter(None, (node.meta.get("path"), kind_of(node))))
 
     def _replace(self, node: fx.Node, module: nn.Module) -> None:
         replace_submodule(self.module, name_of(node), module)
-
-
-def _name(node: fx.Node) -> str:
-    return name_of(node) if node.op == "call_module" else node.meta.get("path", "")
-
-
-def _kind(node: fx.Node) -> str:
-    module = module_of(node)
-    return type(module).__name__ if module is not None else getattr(node.target, "__name__", "add")
-
-
-def _feeds_layer(node: fx.Node) -> bool:
-    """Whether a layer multiplies with ``node``, directly or behind pools and the like."""
-    return any(
-        isinstance(module_of(user), LAYERS)
-        or (isinstance(module_of(user), (*KEEPS_CODES, *AVERAGES)) and _feeds_layer(user))
-        for user in node.users
-    )
-
-
-def _is_of_image(node: fx.Node) -> bool:
-    """Whether ``node`` is the image but for a batch-norm or constants: it keeps its 8 bits.
-
-    A maximum is taken of 4 bits.
-    """
-    if any(isinstance(module_of(user), nn.MaxPool2d) for user in node.users):
-        return False
-    while isinstance(module_of(node), (*NORMS, nn.Dropout)) or is_affine(node):
-        node = argument(node)
-    copied = isinstance(module_of(node), CopyLayer)
-    return copied and codes_source(argument(node)).op == "placeholder"
-
-
-def _bits(grid: ActQuantiser | QuantAvgPool | None) -> int:
-    return numerics.act_max(8).bit_length() if grid is None else grid.bits
-
-
-def _is_signed(grid: ActQuantiser | QuantAvgPool | None) -> bool:
-    if isinstance(grid, QuantAvgPool):
-        return _is_signed(grid.source)
-    return grid is not None and grid.signed
-
-
-def _most_codes(node: fx.Node) -> int:
-    """The largest code with which no layer that reads ``node`` can leave its accumulator."""
-    most = numerics.act_max(8)
-    for user in node.users:
-        module = module_of(user)
-        if isinstance(module, LAYERS):
-            row = (
-                module.weight[:, 0] if isinstance(module, nn.ConvTranspose2d) else module.weight[0]
-            )
-            worst = row.numel() * numerics.Scheme.FIXED8.denominator
-            most = min(most, numerics.SUM_LIMIT // worst)
-        elif isinstance(module, KEEPS_CODES):
-            most = min(most, _most_codes(user))
-    return most
 
 
 def _widen_last(module: fx.GraphModule) -> None:

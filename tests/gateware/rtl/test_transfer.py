@@ -15,9 +15,9 @@ import pytest
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.arch.isa import Opcode
-from gateware.compiler.emit import transfer_fields
 from gateware.compiler.layout import Strip, TensorLayout
 from gateware.compiler.operations import TensorKey
+from gateware.compiler.transfers import transfer_fields
 from gateware.rtl.buffers import GATHER_CYCLES
 from gateware.rtl.loader import LOADS_IN_FLIGHT, Loader
 from gateware.rtl.payloads import TransferJob

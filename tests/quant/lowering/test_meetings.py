@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.constructs import Fn, cbr, chain, head
-from quant.lowering.prepare import calibrate, grid_of, prepare
+from quant.lowering.grids import grid_of
+from quant.lowering.prepare import calibrate, prepare
 from quant.nn.activations import Regrid
 from quant.nn.gather import Gather
 
