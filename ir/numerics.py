@@ -221,6 +221,13 @@ def encode_residual(real: float) -> int:
     return round_scaled(real, SHIFT_MIN)
 
 
+def map_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Shape (C, H, W) of the tensor for an input (C,), (C, L) or (C, H, W): a line is one row."""
+    channels, *rest = shape
+    height, width = (1, *rest)[-2:] if rest else (1, 1)
+    return channels, height, width
+
+
 def accumulate(
     acc: Integers,
     multiplier: Integers,

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from ir import numerics
 from ir.graph import Host, IntGraph, TensorSpec
 from ir.numerics import act_max
 
@@ -99,6 +100,9 @@ class Vectors:
         arrays = inputs if isinstance(inputs, tuple) else (inputs,)
         if len(arrays) != len(names):
             raise VectorsError(f"{len(names)} inputs are needed ({', '.join(names)})")
+        if not graph.header.host_inputs and arrays[0].ndim == 3:  # lines
+            (lines,) = arrays
+            arrays = (lines.reshape(len(lines), *numerics.map_shape(lines.shape[1:])),)
         vectors = cls(
             graph_digest=graph.digest,
             inputs=dict(zip(names, arrays, strict=True)),

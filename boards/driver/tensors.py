@@ -20,6 +20,8 @@ def input_codes(image: np.ndarray, tensor: Dict[str, Any]) -> np.ndarray:
     image = np.asarray(image)
     if image.shape == shape[1:] and shape[0] == 1:
         image = image[np.newaxis]
+    if image.ndim == 2 and (image.shape[0], 1, image.shape[1]) == shape:
+        image = image[:, np.newaxis]  # a line
     if image.shape != shape:
         raise ValueError(
             f"an image must have the shape (channels, height, width) = {shape}, not {image.shape}"

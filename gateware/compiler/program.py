@@ -18,7 +18,7 @@ from gateware.compiler.operations import CompileError
 from gateware.compiler.outputs import Output, OutputMemory
 from gateware.compiler.program_image import LayerSegment
 from gateware.compiler.space_to_depth import SpaceToDepth
-from ir import nodes
+from ir import nodes, numerics
 from ir.graph import IntGraph
 
 MANIFEST = "program.json"
@@ -57,6 +57,7 @@ class Program:
 
     def pack(self, image: np.ndarray) -> bytes:
         """Bytes of an integer image (C, H, W); those of a run's images follow one another."""
+        image = image.reshape(numerics.map_shape(image.shape))
         return self.input.pack(self.space_to_depth.gather(image))
 
     def read(self, memory: bytes) -> list[dict[str, np.ndarray]]:

@@ -31,6 +31,10 @@ def _own(module: nn.Module, **tensors: Tensor | None) -> None:
 
 
 def _convolution(w: GraphWriter, node: fx.Node) -> fx.Node:
+    """Rows of weights times windows of the map, with zeros between the taps of a dilated one.
+
+    Cost: its multiplications; strides that the array lacks, a way through memory before it.
+    """
     a = _bound(node, bias=None, stride=1, padding=0, dilation=1, groups=1)
     weight, bias = w.tensor(a["weight"]), w.optional_tensor(a["bias"])
     kernel, stride = sizes(list(weight.shape[2:])), sizes(a["stride"])

@@ -19,6 +19,7 @@ from torch.fx.node import map_arg
 from ir.nodes import HostFunction
 from quant.capture.functions import Found, find_functions
 from quant.capture.gathers import is_view
+from quant.capture.lines import lift_lines
 from quant.capture.nodes import argument, class_of, operation, path_of
 from quant.capture.results import find_tails, structure_of
 from quant.capture.rewrites import REWRITES, VIEWS
@@ -155,6 +156,7 @@ class Rewriter(GraphWriter):
 
     def run(self) -> fx.GraphModule:
         """Flat graph; raises :class:`~quant.capture.writer.UnsupportedLayer`."""
+        lines = set() if self.keep_unknown else self._lift_lines()
         tails = {} if self.keep_unknown else find_tails(self.program.graph, self.stored)
         functions = {} if self.keep_unknown else find_functions(self.program, self.stored, tails)
         read = None if self.keep_unknown else _read(self.program.graph, functions)
@@ -167,13 +169,29 @@ class Rewriter(GraphWriter):
                 self._output()
             elif node.op == "placeholder":
                 if node.name not in self.stored:
-                    self.nodes[node] = self.note(self.graph.placeholder(node.name), node)
+                    self._input(node, node in lines)
             elif read is None or node in read:
                 self._call(node)
         self.graph.eliminate_dead_code()
         self.graph.lint()
         self.module.recompile()
         return self.module
+
+    def _lift_lines(self) -> set[fx.Node]:
+        try:
+            return lift_lines(self.program, self.stored, self.state)
+        except ValueError as error:
+            raise UnsupportedLayer("", "the model", str(error)) from error
+
+    def _input(self, node: fx.Node, of_line: bool) -> None:
+        place = self.graph.placeholder(node.name)
+        if of_line:
+            batch, channels, _, length = node.meta["val"].shape
+            place.meta["shape"] = (batch, channels, length)
+            lifted = self.module_call(node, nn.Unflatten(1, (channels, 1)), place)
+            self.nodes[node] = self.note(lifted, node)
+        self.note(place, node)
+        self.nodes.setdefault(node, place)
 
     def _function(self, node: fx.Node, found: Found) -> None:
         parameters = [self.value(parameter) for parameter in found.parameters]

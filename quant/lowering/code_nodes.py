@@ -46,8 +46,7 @@ class CodeNodes:
 
     def __init__(self, model: fx.GraphModule, input_shape: tuple[int, ...]) -> None:
         self.model = model
-        channels, height, width = (*input_shape, 1, 1)[:3]
-        self.input_shape = channels, height, width
+        self.input_shape = numerics.map_shape(input_shape)
         self.tensors: list[TensorSpec] = []
         self.nodes: list[Node] = []
         self.layers: dict[str, LayerArrays] = {}

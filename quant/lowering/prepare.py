@@ -131,6 +131,8 @@ def prepare(
                     grid.high if isinstance(grid, QuantAvgPool) else numerics.act_max(bits_of(grid))
                 )
                 layer.input_most = max(layer.input_most, most)
+                codes = numerics.act_max(bits_of(grid))
+                layer.input_codes = max(layer.input_codes, codes)
     device = next(graph_module.parameters()).device
     return graph_module.to(device).train(model.training)
 

@@ -43,7 +43,8 @@ def run(
         tensors: dict[str, Tensor] = {}
         kept = dict(zip(graph.header.host_inputs, (i.numpy() for i in images), strict=True))
     else:
-        tensors, kept = {graph.input.name: images.to(torch.int64)}, {}
+        shape = numerics.map_shape(images.shape[1:])
+        tensors, kept = {graph.input.name: images.to(torch.int64).view(-1, *shape)}, {}
     for node in graph.nodes:
         if not isinstance(node, Host):
             tensors[node.output] = _step(graph, node, tensors)

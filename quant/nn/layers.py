@@ -35,6 +35,7 @@ class RowQuantised(ClampedScales):
     scheme: Tensor  #: uint8 (O,)
     quantise: bool
     input_most = 0  #: largest code of its inputs, where the accumulator must hold any sum of them
+    input_codes = 0  #: largest code that their bits hold, which PoT-4 rows subtract from
     stale = False  #: whether the weights came from a checkpoint without scales
 
     @classmethod
@@ -97,8 +98,9 @@ class RowQuantised(ClampedScales):
     @property
     def _is_crowded(self) -> bool:
         """Whether rows of the largest values would not fit the accumulator."""
-        largest = max(scheme.denominator for scheme in Scheme)
-        return self.weight[0].numel() * largest * self.input_most > numerics.SUM_LIMIT
+        largest, terms = max(scheme.denominator for scheme in Scheme), self.weight[0].numel()
+        raw = Scheme.POT4.denominator * self.input_codes / 2
+        return terms * max(largest * self.input_most, raw) > numerics.SUM_LIMIT
 
     @torch.no_grad()
     def _leave_room(self) -> None:
@@ -107,16 +109,26 @@ class RowQuantised(ClampedScales):
             return
         rows = self.weight.float().flatten(1)
         above = F.relu(rows).sum(1)
-        worst = torch.maximum(above, above - rows.sum(1)) * quantizers.denominators(self.scheme)
-        least = worst * (self.input_most / (SUMS_AT_MOST * numerics.SUM_LIMIT))
+        reach = self._reach(above, above - rows.sum(1)) * quantizers.denominators(self.scheme)
+        least = reach / (SUMS_AT_MOST * numerics.SUM_LIMIT)
         self.alpha.copy_(torch.maximum(self.alpha, least.to(self.alpha)))
+
+    def _reach(self, above: Tensor, below: Tensor) -> Tensor:
+        """Largest sum of each row (O,), from the sums of its positive and its negative weights.
+
+        PoT-4 rows have raw sums of ``w * a`` and ``-w * (codes - a)``, without a sign, and so a
+        bit more room.
+        """
+        reach = torch.maximum(above, below) * self.input_most
+        raw = (above + below) * self.input_codes / 2
+        return torch.where(self.scheme == Scheme.POT4, torch.maximum(reach.to(raw), raw), reach)
 
     @torch.no_grad()
     def fit_sums_(self) -> None:
         """Increase of ``alpha``, in place, in steps, until no sum can leave the accumulator."""
         while self._is_crowded:
-            bounds = [v.flatten(1).sum(1) for v in (F.relu(self.to_int()), F.relu(-self.to_int()))]
-            reach = torch.maximum(*bounds) * self.input_most
+            values = self.to_int().flatten(1)
+            reach = self._reach(F.relu(values).sum(1), F.relu(-values).sum(1))
             tight = reach > FITTED_AT_MOST * numerics.SUM_LIMIT
             if not tight.any():
                 return

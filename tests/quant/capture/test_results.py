@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.constructs import RATIO, Fn, cbr, chain
-from gateware.arch.config import AccelConfig
 from ir import golden
 from quant.capture.results import leaves
 from quant.capture.trace import capture
@@ -131,11 +130,9 @@ def test_names_of_results() -> None:
 
 
 @pytest.mark.parametrize(
-    "config",
-    [None, AccelConfig.from_ratio(RATIO, 32, pixels=4, requant_lanes=4, act_depth=1024)],
-    ids=["small", "large"],
+    "sizes", [{}, {"pixels": 4, "requant_lanes": 4, "act_depth": 1024}], ids=["small", "large"]
 )
-def test_results_of_all_kinds_through_the_emulator(config: AccelConfig | None, seed: int) -> None:
+def test_results_of_all_kinds_through_the_emulator(sizes: dict[str, int], seed: int) -> None:
     def forward(s: nn.Module, x: Tensor) -> object:
         body = s.c(x)
         logits = s.g(body.mean((2, 3)))
@@ -153,7 +150,7 @@ def test_results_of_all_kinds_through_the_emulator(config: AccelConfig | None, s
             forward, c=cbr(3, 20), d=nn.Conv2d(20, 6, 1), e=nn.Conv2d(20, 3, 3), g=nn.Linear(20, 5)
         ),
         SHAPE,
-        config,
+        sizes,
         seed,
     )
     names = [output.name for output in graph.header.outputs]
