@@ -35,6 +35,7 @@ from ir.numerics import ACT_BITS, BIAS_BITS, TABLE_BITS, TABLE_SIZE
 #: takes to gather the operands which they name.
 LANES_CYCLES = READ_CYCLES + GATHER_CYCLES - 1
 COLUMNS_PER_COPY = 4  #: nibble columns that one copy of what steers writes has
+PIXELS_PER_COPY = 4  #: of a choice among pixels, for the 24 bits of a sum
 GATHERED_PER_COPY = 8  #: nibble columns whose addresses one copy of ``gathering`` chooses
 
 
@@ -275,12 +276,22 @@ class Drain(Component):
         config, lanes = self._config, self._config.requant_lanes
         rows = (config.rows + config.k) // lanes
         picked = Signal(data.ArrayLayout(signed(SUM_BITS), lanes), reset_less=True)
-        pixels = copies(m, slot.next_pixel, lanes, "s_pixel")
+        parts = -(-config.pixels // PIXELS_PER_COPY)  # of a sum's bits, each with a copy of its own
+        pixels = copies(m, slot.next_pixel, lanes * parts, "s_pixel")
         for q in range(lanes):
             choices = data.ArrayLayout(data.ArrayLayout(signed(SUM_BITS), config.pixels), rows)
             mine = Signal(choices, name=f"choices_{q}")
             m.d.comb += [mine[row].eq(self.sums[row * lanes + q]) for row in range(rows)]
-            m.d.sync += picked[q].eq(mine[self.slot.lanes[q].row][pixels[q]])
+            of_row = mine[self.slot.lanes[q].row]
+            chosen = [of_row[pixel] for pixel in pixels[q * parts : (q + 1) * parts]]
+            m.d.sync += picked[q].eq(
+                Cat(
+                    value[SUM_BITS * part // parts : SUM_BITS * (part + 1) // parts]
+                    for part, value in enumerate(chosen)
+                )
+                if parts > 1
+                else chosen[0]
+            )
         return picked
 
     def _requantise(self, m: Module, slot: SlotInHand, picked: data.View) -> Requantised:
