@@ -33,6 +33,7 @@ ONE_LANE = AccelConfig(
 CONFIGS = {
     "P2": TINY,
     "P4": WIDER,
+    "P8": dataclasses.replace(WIDER, pixels=8),
     "one requantiser": ONE_LANE,
     "one copy": dataclasses.replace(WIDER, act_copies=1),
     "tables": dataclasses.replace(TINY, tables=True),
