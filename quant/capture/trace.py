@@ -18,7 +18,7 @@ from torch.fx.node import map_arg
 
 from ir.nodes import HostFunction
 from quant.capture.functions import Found, find_functions
-from quant.capture.gathers import is_view
+from quant.capture.gathers import GATHERS, is_view
 from quant.capture.lines import lift_lines
 from quant.capture.nodes import argument, class_of, operation, path_of
 from quant.capture.results import find_tails, structure_of
@@ -235,6 +235,8 @@ class Rewriter(GraphWriter):
             return
         with self._refusing(node):
             rewrite = REWRITES.get(name)
+            if self.keep_unknown and name in GATHERS:
+                rewrite = None  # the host moves channels itself
             if name not in VIEWS and any(is_view(self, n) for n in node.all_input_nodes):
                 raise ValueError("it reads a view that is more than a choice of channels")
             if not self.keep_unknown and _changes_base(node):
