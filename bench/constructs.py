@@ -401,12 +401,12 @@ CONSTRUCTS = [
 def chain(
     make: Callable[[], nn.Module],
     shape: Sequence[int],
-    sizes: Mapping[str, int] | None = None,
+    sizes: Mapping[str, int] | AccelConfig | None = None,
     seed: int = SEED,
 ) -> IntGraph:
     """Integer graph of a network after a short training, verified down to the emulator.
 
-    ``sizes`` are fields of the array's :class:`~gateware.arch.config.AccelConfig`. Raises
+    ``sizes`` are the array's :class:`~gateware.arch.config.AccelConfig`, or fields of it. Raises
     ValueError where the network is refused, and :class:`Difference` for a wrong result.
     """
     torch.manual_seed(seed)
@@ -433,18 +433,22 @@ def run_program(
     graph: IntGraph,
     image: np.ndarray,
     outputs: Mapping[str, np.ndarray],
-    sizes: Mapping[str, int] | None = None,
+    sizes: Mapping[str, int] | AccelConfig | None = None,
 ) -> None:
     """Compiled program of ``graph`` in the emulator, against the ``outputs`` that it must give.
 
     Raises :class:`Difference` and CompileError.
     """
-    config = AccelConfig.from_ratio(
-        RATIO,
-        TILE_ROWS,
-        tables=needs_tables(graph),
-        parts=needs_parts(graph, weight_depth=SIZES["weight_depth"]),
-        **{"act_depth": 2048} | dict(sizes or {}),
+    config = (
+        sizes
+        if isinstance(sizes, AccelConfig)
+        else AccelConfig.from_ratio(
+            RATIO,
+            TILE_ROWS,
+            tables=needs_tables(graph),
+            parts=needs_parts(graph, weight_depth=SIZES["weight_depth"]),
+            **{"act_depth": 2048} | dict(() if isinstance(sizes, AccelConfig) else sizes or {}),
+        )
     )
     program = compile_graph(graph, config)
     memory = Emulator(config).run(program.image, program.pack(image), program.output_size)
