@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
 from quant.capture.nodes import argument, operation
+from quant.capture.nodes import bound as _bound
 from quant.capture.writer import GraphWriter
 from quant.nn.gather import Gather
 
@@ -55,12 +56,6 @@ def _axis(node: fx.Node, dim: int, source: object = None) -> int:
     if axis == 0:
         raise ValueError("images of a batch cannot be mixed")
     return axis
-
-
-def _bound(node: fx.Node, **defaults: Any) -> dict[str, Any]:
-    target = cast(torch._ops.OpOverload, node.target)
-    names = [a.name for a in target._schema.arguments]
-    return defaults | dict(zip(names, node.args, strict=False)) | node.kwargs
 
 
 def _concatenation(w: GraphWriter, node: fx.Node) -> fx.Node:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from torch import fx, nn
 
-from quant.capture.nodes import argument, module_of
+from quant.capture.nodes import argument, free_submodule, module_of
 from quant.nn.activations import ActQuantiser, QuantAvgPool, Tie
 from quant.nn.blocks import DepthToSpace, Repeat
 from quant.nn.gather import Gather
@@ -43,13 +43,10 @@ def _copied(node: fx.Node) -> str:
     """Name of a copy of the module that ``node`` calls."""
     owner, module = node.graph.owning_module, module_of(node)
     assert owner is not None and module is not None
-    name, count = str(node.target), 2
-    taken = {name for name, _ in owner.named_modules()}
-    while f"{name}_{count}" in taken:
-        count += 1
+    name = free_submodule(owner, str(node.target))
     copy = nn.Hardtanh(0.0, module.max_val) if isinstance(module, nn.Hardtanh) else nn.ReLU()
-    owner.add_submodule(f"{name}_{count}", copy)
-    return f"{name}_{count}"
+    owner.add_submodule(name, copy)
+    return name
 
 
 def regridded(node: fx.Node, grid_of: Callable[[fx.Node], Grid]) -> list[fx.Node]:
