@@ -6,7 +6,7 @@ meet. Koenig's theorem says that as many colours as the largest degree suffice.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gateware.arch.config import AccelConfig
 from ir.numerics import Scheme
@@ -65,7 +65,8 @@ def split_rows(schemes: Sequence[int], config: AccelConfig) -> list[list[int]]:
     """Row tiles of a layer: for each tile the row in every lane, -1 for an idle lane.
 
     The fewest tiles that the lanes allow. Each tile gets its share of every scheme and, as far as
-    possible, of every nibble column, so that its drain needs no more slots than it must.
+    possible, of every nibble column and requantiser, so that its drain needs no more slots than it
+    must.
     Raises ValueError naming a scheme that has rows but no lane.
     """
     tiles, seen, edges = 1, {}, []
@@ -88,14 +89,27 @@ def split_rows(schemes: Sequence[int], config: AccelConfig) -> list[list[int]]:
     numbers = {vertex: i for i, vertex in enumerate(vertices)}
     colours = colour_edges([(numbers[left], numbers[right]) for left, right in edges])
 
-    result = [[-1] * config.rows for _ in range(tiles)]
-    first_lane = {s: sum(config.lanes[:s]) for s in Scheme}
-    taken = [dict.fromkeys(Scheme, 0) for _ in range(tiles)]
+    rows: list[dict[Scheme, list[int]]] = [{} for _ in range(tiles)]
     for channel, (scheme, tile) in enumerate(zip(schemes, colours, strict=True)):
-        scheme = Scheme(scheme)
-        result[tile][first_lane[scheme] + taken[tile][scheme]] = channel
-        taken[tile][scheme] += 1
-    return result
+        rows[tile].setdefault(Scheme(scheme), []).append(channel)
+    return [_place_rows(of_scheme, config) for of_scheme in rows]
+
+
+def _place_rows(rows: Mapping[Scheme, Sequence[int]], config: AccelConfig) -> list[int]:
+    """Row in every lane of a tile, -1 for an idle lane: lanes whose requantisers have least to do.
+
+    Schemes of few lanes choose first, because they have the fewest requantisers.
+    """
+    tile, load = [-1] * config.rows, [0] * config.requant_lanes
+    for scheme in sorted(rows, key=lambda scheme: config.lanes[scheme]):
+        first = sum(config.lanes[:scheme])
+        free = list(range(first, first + config.lanes[scheme]))
+        for channel in rows[scheme]:
+            lane = min(free, key=lambda lane: (load[lane % config.requant_lanes], lane))
+            free.remove(lane)
+            tile[lane] = channel
+            load[lane % config.requant_lanes] += 1
+    return tile
 
 
 def schedule_slots(lane_channels: Sequence[tuple[int, int]], config: AccelConfig) -> list[Slot]:

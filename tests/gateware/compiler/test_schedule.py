@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Edge colouring, row tiles and drain slots: proper, complete and the fewest possible."""
 
+import dataclasses
+import itertools
 from collections import Counter
 
 import pytest
@@ -74,6 +76,40 @@ def test_split_rows(layer):
     for column in range(config.k):
         counts = [sum(r % config.k == column for r in lanes if r >= 0) for lanes in tiles]
         assert max(counts) - min(counts) <= 1
+
+
+def requantiser_bound(counts: dict[Scheme, int], config: AccelConfig) -> int:
+    """Results that some requantiser has at least, wherever rows lie in the lanes of their schemes:
+    of a subset of the schemes no more of them fit (a minimum cut)."""
+    turns = 0
+    for chosen in itertools.chain.from_iterable(
+        itertools.combinations(Scheme, n) for n in range(1, len(Scheme) + 1)
+    ):
+        lanes = [lane for lane, s in enumerate(config.lane_schemes) if s in chosen]
+        of_requantiser = Counter(lane % config.requant_lanes for lane in lanes).values()
+        rows = sum(counts[s] for s in chosen)
+        while sum(min(turns, n) for n in of_requantiser) < rows:
+            turns += 1
+    return turns
+
+
+@settings(deadline=None, max_examples=150)
+@given(layers())
+def test_requantisers_of_a_tile_have_as_little_to_do_as_they_can(layer):
+    config, schemes = layer
+    for lanes in split_rows([int(s) for s in schemes], config):
+        used = [lane for lane, row in enumerate(lanes) if row >= 0]
+        counts = {s: sum(config.lane_schemes[lane] == s for lane in used) for s in Scheme}
+        most = max(Counter(lane % config.requant_lanes for lane in used).values())
+        assert most == requantiser_bound(counts, config)
+
+
+@pytest.mark.parametrize("counts", [(11, 4, 1), (10, 6, 0), (0, 16, 0)])
+def test_sixteen_rows_take_sixteen_requantisers(counts):
+    schemes = [s for s, count in zip(Scheme, counts, strict=True) for _ in range(count)]
+    (lanes,) = split_rows(schemes, dataclasses.replace(LARGE, requant_lanes=16))
+    pairs = [(lane, row) for lane, row in enumerate(lanes) if row >= 0]
+    assert len(schedule_slots(pairs, dataclasses.replace(LARGE, requant_lanes=16))) == 1
 
 
 @settings(deadline=None, max_examples=80)
