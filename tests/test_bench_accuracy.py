@@ -17,6 +17,7 @@ from bench import accuracy, experiments, statistics, tables
 from bench.experiments import FLOAT, Row, Run, Table
 from ir import cli
 from quant.training.config import TrainConfig
+from tests.helpers.pages import ROOT
 
 TABLE = Table(
     name="small",
@@ -208,7 +209,7 @@ def test_worker_ends_with_its_parent() -> None:
         "        time.sleep(600)\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT
     ) as parent:
         worker = int(parent.stdout.readline())
         parent.kill()

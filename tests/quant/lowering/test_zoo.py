@@ -153,9 +153,12 @@ IMAGE, SEQUENCE = (1, 12, 12), (7, 12)
     ("model", "shape", "message"),
     [
         (Calls(lambda x: torch.cat((x, x), 2)), IMAGE, "cat is not supported"),
-        (Calls(nn.PixelShuffle(2), 2), IMAGE, "pixel_shuffle is not supported"),
-        (Calls(nn.Conv2d(8, 8, 3, dilation=2)), IMAGE, "'function' .*conv2d.*: dilation must be 1"),
-        (Calls(nn.ConvTranspose2d(8, 8, 2, 2)), IMAGE, "'function' .*conv_transpose2d is not supp"),
+        (
+            Calls(nn.MaxPool2d(3, dilation=2)),
+            IMAGE,
+            "'function' .*the windows of a dilated pooling",
+        ),
+        (Calls(nn.FractionalMaxPool2d(2, 4)), IMAGE, "'function' .*rand is not supported"),
         (Calls(nn.GroupNorm(2, 8)), IMAGE, "'function' .*group_norm is not supported"),
         (Recurrent(), SEQUENCE, "layer 'lstm'.* is not supported"),
     ],
