@@ -28,7 +28,7 @@ from boards import clocks
 from boards.board import Board
 from gateware.arch.config import AccelConfig
 from gateware.build import configure
-from gateware.explore import search
+from gateware.explore import search, space
 from gateware.explore.shapes import resnet18
 from gateware.flow.clock import Basis, mhz, modelled
 from gateware.model import estimate
@@ -94,7 +94,7 @@ def find(devices: Iterable[str], methods: Iterable[str]) -> Iterator[dict[str, o
                 point = search.explore(
                     graph,
                     board,
-                    given=Ratio.parse(given),
+                    given=space.Given(ratio=Ratio.parse(given)),
                     say=cli.say,
                     known=known,
                     programs=PROGRAMS,

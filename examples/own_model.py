@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     graph = rmsmp.export(model, file, images=test_images, labels=test_labels)
     cli.give(f"{file}: {len(graph.nodes)} nodes, digest {graph.digest}")
 
-    build = rmsmp.build(file, board="zedboard", out=FOLDER)
+    build = rmsmp.build(file, board="zedboard", out=FOLDER, search=False)
     if args.no_simulation:
         return 0
     result = rmsmp.simulate(build, images=10)

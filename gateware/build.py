@@ -3,7 +3,11 @@
 
 python -m gateware.build --board zc706                    for runs/latest, if there is one
 python -m gateware.build --board zc706 --graph FILE       for that network
+python -m gateware.build --board zc706 --explain          why this array
+python -m gateware.build --board zc706 --no-search        a small array, quick to simulate
 python -m gateware.build --board zc706 --synth yosys      count its cells, without Vivado
+
+Options of the array decide its sizes; what they leave open is found for the network and the board.
 
 Writes build/<board>/: accelerator.v (what is simulated and synthesised), program.bin and
 program.json (for the driver and the simulation), graph.safetensors and vectors.npz (copies of the
@@ -22,6 +26,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import boards
 from boards.board import Board
@@ -32,7 +37,9 @@ from gateware.compiler.lower import needs_tables
 from gateware.compiler.operations import CompileError
 from gateware.compiler.slices import needs_parts
 from gateware.explore import presets
+from gateware.explore.choose import Choice, cached
 from gateware.explore.retraining import retraining
+from gateware.explore.space import Given
 from gateware.flow import clock, manifest
 from gateware.flow.target import TARGETS, Target, driver_bytes
 from gateware.flow.verilog import MODULE, accelerator_verilog
@@ -46,6 +53,18 @@ from ir.vectors import Vectors, VectorsError, beside, find
 
 LATEST = Path("runs/latest/graph.safetensors")
 GRAPH = "graph.safetensors"  #: copy of the network in a build folder
+#: Least and most of each size of the array, and what sets the limit.
+RANGES = {
+    "rows": (1, 1024, "no board holds more"),
+    "pixels": (2, 512, "a DSP serves two, and rows of a tensor have less than 1024"),
+    "requant_lanes": (1, 16, "a word has 16 channels"),
+    "ports": (1, 4, "a Zynq has four memory ports"),
+    "act_depth": (1, 1 << 16, "an address has 16 bits"),
+    "act_copies": (1, 2, "one or two ports of the words"),
+    "weight_depth": (1, 1 << 15, "an address has 16 bits, one of them for the ring"),
+    "slot_depth": (1, 1 << 16, "an address has 16 bits"),
+    "wide_depth": (1, 1 << 16, "an address has 16 bits"),
+}
 MAX_BATCH = 64  #: images of a run; every one has descriptors of its own
 VECTORS = 100  #: most test vectors that are copied to beside it
 
@@ -89,22 +108,34 @@ def _add_array(p: cli.Parser) -> None:
         "--ratio",
         metavar="A:B:C",
         help="row lanes in PoT-4, Fixed-4 and Fixed-8; paper for the paper's; auto for the array "
-        "that gateware.ratio found best for the board (default: the graph's, else paper)",
+        "that gateware.ratio kept for the board (default: found; the graph's with --no-search)",
     )
     g.add_argument(
         "--rows",
-        type=int,
+        type=_size("rows"),
         metavar="N",
-        help="row lanes (default: the graph's tile rows, else 16; all sizes with --ratio auto: the "
-        "array's)",
+        help="row lanes (default: found; the graph's tile rows, else 16, with --no-search)",
     )
     for name, default in SIZES.items():
         g.add_argument(
             f"--{name.replace('_', '-')}",
-            type=int,
+            type=_size(name),
             metavar="N",
-            help=f"(default: {default})",
+            help=f"(default: found; {default} with --no-search)",
         )
+    g.add_argument(
+        "--no-search",
+        action="store_true",
+        help="sizes that are not given are small ones instead of those that suit the network",
+    )
+    g.add_argument(
+        "--explain", action="store_true", help="say what was considered, and why this array"
+    )
+    g.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse a network that takes more cycles because it was trained for another array",
+    )
     g.add_argument(
         "--clock-mhz",
         type=_clock_mhz,
@@ -131,14 +162,30 @@ def _add_output(p: cli.Parser) -> None:
     )
 
 
+def _size(name: str) -> Callable[[str], int]:
+    """Type of an option that is a size of the array."""
+    least, most, reason = RANGES[name]
+
+    def size(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{least} to {most}, as {reason}, not {text}")
+        return number
+
+    return size
+
+
 def _clock_mhz(text: str) -> float:
-    """A clock in MHz, 0.001 to 10,000."""
+    """A clock in MHz; which ones a board makes, its target says."""
     try:
         clock = float(text)
     except ValueError:
         clock = math.nan
-    if not 1e-3 <= clock <= 1e4:
-        raise argparse.ArgumentTypeError(f"a clock is 0.001 to 10000 MHz, not {text}")
+    if not math.isfinite(clock):
+        raise argparse.ArgumentTypeError(f"a clock is a number of MHz, not {text}")
     return clock
 
 
@@ -151,6 +198,12 @@ def load(name: str, path: Path | None) -> tuple[Board, IntGraph | None, Vectors 
     except (boards.UnknownBoard, GraphError, VectorsError) as error:
         raise UserError(str(error)) from error
     return board, graph, vectors
+
+
+def check_batch(batch: int) -> None:
+    """Check of the images of a run. Raises UserError."""
+    if not 1 <= batch <= MAX_BATCH:
+        raise UserError(f"a batch is 1 to {MAX_BATCH} images, not {batch}")
 
 
 def configure(
@@ -168,6 +221,8 @@ def configure(
     """
     target = TARGETS[board.device.family]
     try:
+        if clock_hz is not None:
+            target.check_clock(board, clock_hz)
         if ratio == "auto":
             found = presets.auto(board)
             chosen, rows = found.ratio, found.rows if rows is None else rows
@@ -202,6 +257,48 @@ def configure(
     return config
 
 
+def choices(folder: Path) -> Path:
+    """File beside a build folder that keeps what was chosen."""
+    return folder.with_name(f"{folder.name}.choices.json")
+
+
+def decide(
+    board: Board,
+    graph: IntGraph,
+    cache: Path,
+    *,
+    ratio: str | None = None,
+    rows: int | None = None,
+    clock_hz: int | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    **sizes: int,
+) -> Choice:
+    """Array for ``graph``; what the options leave open, :mod:`gateware.explore.choose` finds.
+
+    The answer is kept in the file ``cache``. Raises UserError.
+    """
+    try:
+        chosen = presets.paper(board) if ratio == "paper" else ratio and Ratio.parse(ratio)
+        given = Given(
+            ratio=chosen or None,
+            rows=None if rows is None else (rows,),
+            pixels=(sizes.pop("pixels"),) if "pixels" in sizes else None,
+            sizes=sizes,
+            clock_hz=clock_hz,
+        )
+        if clock_hz is not None:
+            TARGETS[board.device.family].check_clock(board, clock_hz)
+        choice = cached(graph, board, given, cache, say)
+    except (CompileError, ValueError) as error:
+        raise UserError(str(error)) from error
+    except OSError as error:
+        raise UserError(f"cannot write to {cache}: {error.strerror}") from error
+    if clock_hz is not None:
+        return choice
+    hz = clock.default_hz(board, choice.config)
+    return dataclasses.replace(choice, config=dataclasses.replace(choice.config, clock_hz=hz))
+
+
 def build(
     board: Board,
     config: AccelConfig,
@@ -213,23 +310,26 @@ def build(
     bitstream: bool = True,
     synth: bool = False,
     quiet: bool = False,
+    strict: bool = False,
 ) -> dict:
     """Complete build in ``folder``; returns its report. Raises UserError.
 
     With ``synth`` the accelerator is synthesised to count its cells, and there is no bitstream. The
     first of ``vectors``, which are those of ``graph``, become the golden ones of the driver's
-    self-test and the images of a simulation. The program runs ``batch`` images together.
+    self-test and the images of a simulation. The program runs ``batch`` images together. With
+    ``strict`` a graph that was trained for other lanes, and is slower for it, is refused.
     """
     say = (lambda text: None) if quiet else cli.say
     partial = folder.with_name(f"{folder.name}.partial")
     target = TARGETS[board.device.family]
-    if not 1 <= batch <= MAX_BATCH:
-        raise UserError(f"a batch is 1 to {MAX_BATCH} images, not {batch}")
+    check_batch(batch)
     try:
         synthesise = target.synthesiser() if synth else None
         compiled = [] if graph is None else compile_all(graph, config, batch)
         other = retraining(graph, config, compiled) if graph else None
         if other and other.cycles > other.cycles_retrained:
+            if strict:
+                raise UserError(str(other))
             say(str(other))
         say(
             f"{board.title}: {config.rows} rows {':'.join(map(str, config.lanes))} x {config.k} "
@@ -341,15 +441,29 @@ def _write_report(result: dict, folder: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     path = args.graph or (LATEST if LATEST.exists() else None)
+    check_batch(args.batch)
     board, graph, vectors = load(args.board, path)
-    config = configure(
-        board,
-        graph,
-        ratio=args.ratio,
-        rows=args.rows,
-        clock_hz=None if args.clock_mhz is None else round(args.clock_mhz * 1e6),
+    options: dict[str, Any] = {
+        "ratio": args.ratio,
+        "rows": args.rows,
+        "clock_hz": None if args.clock_mhz is None else round(args.clock_mhz * 1e6),
         **{name: size for name in SIZES if (size := getattr(args, name)) is not None},
-    )
+    }
+    if graph is None or args.no_search or args.ratio == "auto":
+        if args.explain:
+            raise UserError(
+                "--explain needs a choice: a --graph, and neither --no-search nor --ratio auto"
+            )
+        config = configure(board, graph, **options)
+    else:
+        say = (lambda text: None) if args.quiet else cli.say
+        cache = choices(args.out / board.name)
+        choice = decide(board, graph, cache, say=say, **options)
+        config = choice.config
+        if args.explain:
+            cli.say(choice.explanation())
+        elif choice.advice:
+            say(choice.advice)
     result = build(
         board,
         config,
@@ -360,6 +474,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         bitstream=not args.project_only,
         synth=args.synth is not None,
         quiet=args.quiet,
+        strict=args.strict,
     )
     if args.json:
         cli.give(json.dumps(result))

@@ -20,8 +20,9 @@ from matplotlib.figure import Figure
 import boards
 from boards.board import Board
 from gateware.explore.presets import keep, paper
-from gateware.explore.search import PIXELS, ROWS, SHARES, DesignPoint, SearchResult, explore
+from gateware.explore.search import DesignPoint, SearchResult, explore
 from gateware.explore.shapes import resnet18
+from gateware.explore.space import DOMAINS, Given
 from gateware.flow.clock import mhz
 from gateware.model.work import network_macs
 from ir import cli
@@ -29,6 +30,7 @@ from ir.graph import GraphError, IntGraph
 from ir.ratio import Ratio
 
 DPI = 150
+DOMAIN = DOMAINS["xc7"]
 ZYNQ = tuple(name for name, board in boards.BOARDS.items() if board.device.family == "xc7")
 
 
@@ -109,7 +111,7 @@ def plot(found: SearchResult, title: str) -> Figure:
         textcoords="offset points",
         xytext=(8, 8),
     )
-    axes.axvline(100 * SHARES["lut"], color="#56606b", linewidth=0.8, linestyle=":")
+    axes.axvline(100 * DOMAIN.shares["lut"], color="#56606b", linewidth=0.8, linestyle=":")
     axes.set(
         title=title,
         xlabel="LUTs of the device, % (estimated)",
@@ -174,7 +176,7 @@ def parser() -> cli.Parser:
         metavar="A:B:C",
         help="find the best array of this ratio (default: the ratio is found, too)",
     )
-    for name, known in (("rows", ROWS), ("pixels", PIXELS)):
+    for name, known in (("rows", DOMAIN.rows), ("pixels", DOMAIN.pixels)):
         text = ",".join(map(str, known))
         p.add_argument(f"--{name}", default=text, metavar="A,B", help="(default: %(default)s)")
     p.add_argument(
@@ -197,9 +199,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         graph,
         board,
         say=(lambda text: None) if args.quiet else cli.say,
-        given=_ratio(args.ratio),
-        rows=_numbers(args.rows, ROWS, "--rows"),
-        pixels=_numbers(args.pixels, PIXELS, "--pixels"),
+        given=Given(
+            ratio=_ratio(args.ratio),
+            rows=_numbers(args.rows, DOMAIN.rows, "--rows"),
+            pixels=_numbers(args.pixels, DOMAIN.pixels, "--pixels"),
+        ),
     )
     try:
         answer = found.best

@@ -5,14 +5,12 @@ import dataclasses
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateware import build as builder
 from gateware.arch.config import SIZES, AccelConfig
 from ir import cli
-from ir.board_arrays import board_array, board_files
 from ir.cli import UserError
-from ir.graph import IntGraph
 
 if TYPE_CHECKING:
     from sim.verify.hybrid import HybridResult
@@ -52,9 +50,14 @@ def build(
     batch: int = 1,
     bitstream: bool = False,
     quiet: bool = False,
+    search: bool = True,
+    strict: bool = False,
     **sizes: int,
 ) -> Build:
     """Accelerator for a board with the program of a graph, in ``out``/``board``.
+
+    What is not given of the array is found for the network and the board, in seconds to two
+    minutes; the answer is kept in ``out``.
 
     Parameters
     ----------
@@ -63,14 +66,18 @@ def build(
     board : str
         Name of a supported board, such as ``zedboard``.
     ratio, rows : optional
-        Lanes of the array (default: what the graph was trained for; where that is the board's
-        array of ``boards/arrays``, its other sizes, too).
+        Lanes of the array (default: found). Ratio ``"auto"`` is the array of ``boards/arrays``.
     clock_mhz : float, optional
         Clock asked for, in MHz (default: the board's).
     batch : int
         Images of a run, which share the weights that they load.
     bitstream : bool
         Go on to the board's tools where they are installed; takes long.
+    search : bool
+        False for small sizes where none are given, and the lanes that the graph was trained for: an
+        array that is quick to simulate.
+    strict : bool
+        Refuse a graph that takes more cycles because it was trained for other lanes.
     sizes : int
         Fields of :class:`gateware.arch.config.AccelConfig`, such as ``pixels=4``.
 
@@ -83,19 +90,16 @@ def build(
         raise UserError(f"no size is called {min(unknown)!r}; sizes are {', '.join(SIZES)}")
     if clock_mhz is not None and not math.isfinite(clock_mhz):
         raise UserError(f"a clock is a number of MHz, not {clock_mhz}")
+    builder.check_batch(batch)
     target, network, vectors = builder.load(board, Path(graph))
     assert network is not None
-    if ratio is None and rows is None and _is_for_array_of(network, board):
-        ratio = "auto"
-    config = builder.configure(
-        target,
-        network,
-        ratio=ratio,
-        rows=rows,
-        clock_hz=None if clock_mhz is None else round(clock_mhz * 1e6),
-        **sizes,
-    )
+    hz = None if clock_mhz is None else round(clock_mhz * 1e6)
     folder = Path(out) / target.name
+    options: dict[str, Any] = {"ratio": ratio, "rows": rows, "clock_hz": hz, **sizes}
+    if search and ratio != "auto":
+        config = builder.decide(target, network, builder.choices(folder), **options).config
+    else:
+        config = builder.configure(target, network, **options)
     report = builder.build(
         target,
         config,
@@ -105,6 +109,7 @@ def build(
         batch=batch,
         bitstream=bitstream,
         quiet=quiet,
+        strict=strict,
     )
     return Build(folder, config, report)
 
@@ -149,11 +154,3 @@ def simulate(
 
     conditions = Conditions(stall=stall, seed=seed, ddr_bytes=ddr_bytes)
     return run.verify(Path(build), images=images, check=check, conditions=conditions, quiet=quiet)
-
-
-def _is_for_array_of(graph: IntGraph, board: str) -> bool:
-    """Whether the rows of ``graph`` were assigned for the array that suits ``board``."""
-    if board not in board_files():
-        return False
-    array = board_array(board)
-    return (graph.header.ratio, graph.header.tile_rows) == (str(array.ratio), array.rows)

@@ -45,6 +45,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
                 str(folder),
                 "--project-only",
                 "-q",
+                "--no-search",
                 "--rows",
                 "16",
                 "--ratio",

@@ -71,7 +71,7 @@ def emulator(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def built(path: Path, folder: Path) -> Path:
-    argv = ["--board", "zedboard", "--graph", str(path), "--out", str(folder), "-q"]
+    argv = ["--board", "zedboard", "--graph", str(path), "--out", str(folder), "-q", "--no-search"]
     assert cli.run(build.main, [*argv, "--rows", "16", "--ratio", "65:30:5", "--project-only"]) == 0
     return folder / "zedboard"
 

@@ -8,7 +8,7 @@ import pytest
 import boards
 from bench import table6
 from gateware.arch.config import AccelConfig
-from gateware.explore import search
+from gateware.explore import search, space
 from gateware.explore.shapes import resnet18
 from gateware.flow.clock import Basis
 from gateware.model import estimate
@@ -94,7 +94,7 @@ def test_kept_arrays_fit_their_chip(row: dict[str, object]) -> None:
     given = Ratio.parse(row["ratio"])
     assert given.lanes(config.rows) == config.lanes
     assert str(given) == (table6.METHODS[row["method"]][0] or row["ratio"])
-    used, most = dataclasses.asdict(estimate.resources(config)), search.limits(board)
+    used, most = dataclasses.asdict(estimate.resources(config)), space.limits(board)
     assert all(used[cell] <= limit for cell, limit in most.items())
     if row["cycles"]:
         least = search.least_cycles(resnet18(), board, config)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from gateware.arch.config import AccelConfig
 from gateware.compiler.hybrid import Compiled, compile_all
 from gateware.compiler.operations import CompileError
-from gateware.explore.search import percent
 from gateware.explore.shapes import shape_only
+from gateware.explore.space import percent
 from gateware.model.estimate import layer_cycles
 from ir.graph import IntGraph
 from ir.ratio import Ratio

@@ -1,48 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Array and ratio of the schemes solved together, from the device's resources.
+"""Array and ratio of the schemes solved together, for a network and a board.
 
-Of the arrays that a device holds, those are found that no other dominates. Per shape and number of
-Fixed-8 rows only one split matters: PoT-4 rows cost LUTs and accuracy, Fixed-4 rows DSP48E1, and
-neither changes the cycles. So each shape has as many Fixed-4 rows as its DSPs allow.
+Of the arrays that a device holds (:mod:`gateware.explore.space`), those are found that no other
+dominates in cycles, LUTs, 8-bit rows and PoT-4 rows.
 """
 
-import bisect
 import dataclasses
-import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from boards.board import Board
 from gateware.arch.config import AccelConfig
+from gateware.arch.results import DoesNotFit
+from gateware.compiler.hybrid import compile_all
 from gateware.compiler.lower import needs_tables
 from gateware.compiler.operations import CompileError
-from gateware.compiler.program import compile_graph
 from gateware.compiler.slices import needs_parts
 from gateware.explore.shapes import shape_only
+from gateware.explore.space import FIXED8_SHARE, LANES, Given, Splits, arrays, percent, used
+from gateware.flow.target import TARGETS, driver_bytes
 from gateware.model import estimate
 from gateware.rtl.array import GemmArray
 from ir.graph import Conv, IntGraph, Linear
 from ir.numerics import ACT_BITS, Scheme
-from ir.ratio import Ratio, largest_remainder
+from ir.ratio import Ratio
 
-#: Share of each resource that an array may take: above this much of the LUTs, routing is hard.
-SHARES = {"lut": 0.8, "ff": 1.0, "dsp48e1": 1.0, "bram36": 1.0}
-ROWS = (8, 16, 24, 32, 40, 48, 64, 80, 96, 128)
-PIXELS = (2, 4, 8, 16)
-REQUANT_LANES = (4, 8, 16)
-LANES = ("pot4_rows", "fixed4_rows", "fixed8_rows")
-ACT_DEPTHS = (4096, 8192)  #: a nibble column of fewer words takes as many block RAMs
-WEIGHT_DEPTH_STEP = 512  #: words that a block RAM of 64 bits holds
-WEIGHT_DEPTH_MAX = 4096
-SLOT_DEPTHS = (128, 64)  #: more let weights be fetched further ahead
-FIXED8_SHARE = 0.05  #: the paper's share of 8-bit rows
 NEAR = 1.05  #: times the fewest cycles are as good, where less is PoT-4
 SLOWEST = 1.5  #: times the fewest cycles are too many to be listed
 #: Of a memory's peak rate, what long reads get from it; assumed, not measured.
 SUSTAINED = 0.75
+ANY = Given()  #: nothing decided
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +57,11 @@ class DesignPoint:
         return -self.config.macs_per_cycle if self.cycles is None else self.cycles
 
     @property
+    def logic(self) -> float:
+        """Share of the device's LUTs, 0..1."""
+        return next(iter(self.used.values()))
+
+    @property
     def pot4_share(self) -> float:
         """Share of PoT-4 lanes, 0..1."""
         return self.config.pot4_rows / self.config.rows
@@ -79,7 +73,7 @@ class DesignPoint:
 
     def _costs(self) -> tuple[float, ...]:
         # A percent of the LUTs is less than what the estimate may be wrong by.
-        return (self.objective, round(100 * self.used["lut"]), -self.fixed8_share, self.pot4_share)
+        return (self.objective, round(100 * self.logic), -self.fixed8_share, self.pot4_share)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,23 +118,15 @@ class SearchResult:
                 point.pot4_share,
                 abs(point.config.fixed8_rows / point.config.rows - FIXED8_SHARE),
                 point.objective,
+                point.logic,
             ),
         )
 
 
-def percent(lanes: tuple[int, int, int]) -> Ratio | None:
-    """Ratio in whole percent that gives these lanes, the nearest one; None without one."""
-    ratio = Ratio(*largest_remainder(100, lanes))
-    return ratio if ratio.lanes(sum(lanes)) == lanes else None
-
-
-def limits(board: Board) -> dict[str, int]:
-    """Largest number of cells that an array may take, by resource of the device."""
-    return {name: math.floor(limit * SHARES[name]) for name, limit in board.device.limits.items()}
-
-
 def beats_per_cycle(board: Board, config: AccelConfig) -> float:
     """Bus beats that the memory of a board gives in a cycle, to all ports together."""
+    if not board.memory.hp_ports:  # block RAM
+        return config.ports
     peak = board.memory.peak_bytes_per_second / config.clock_hz / (config.bus_bits // 8)
     return min(config.ports, SUSTAINED * peak)
 
@@ -149,34 +135,30 @@ def explore(
     graph: IntGraph,
     board: Board,
     *,
+    given: Given = ANY,
     say: Callable[[str], None] = lambda text: None,
-    given: Ratio | None = None,
-    rows: Iterable[int] = ROWS,
-    pixels: Iterable[int] = PIXELS,
     known: dict[tuple, int | str] | None = None,
     programs: float = math.inf,
+    slowest: float | None = None,
+    lanes_of: Splits | None = None,
 ) -> SearchResult:
-    """Search of the arrays of ``rows`` by ``pixels`` that ``board`` holds with a network's shapes.
+    """Search of the arrays that ``board`` holds with a network's shapes.
 
-    With ``given`` only arrays of that ratio, until no other can be faster. ``known`` keeps cycles
-    from one search of a network to the next. Arrays that are slow, or that another one dominates,
-    even with :func:`least_cycles` are left out; so are all after ``programs`` that were compiled.
+    With a ratio in ``given`` only arrays of that, until no other can be faster. ``known`` keeps
+    cycles from one search of a network to the next. Arrays that are ``slowest`` times as slow as
+    another, or that another one dominates, even with :func:`least_cycles` are left out; so are all
+    after ``programs`` that were compiled. With ``lanes_of`` the lanes are those, and rows have the
+    schemes that they were trained for.
     """
-    most, refused = limits(board), Counter()
-    arrays = list(_arrays(graph, board, most, refused, given, rows, pixels))
-    bounds = sorted(
-        (
-            _point(graph, board, config, ratio, least_cycles(graph, board, config))
-            for config, ratio in arrays
-        ),
-        key=lambda point: point.objective,
-    )
+    refused, known = Counter(), {} if known is None else known
+    bounds = sorted(_bounds(graph, board, given, refused, lanes_of), key=lambda p: p.objective)
     points: list[DesignPoint] = []
-    known = {} if known is None else known
-    slowest = 1.0 if given else SLOWEST
+    if slowest is None:
+        slowest = 1.0 if given.ratio else SLOWEST
     copied: set[tuple[int, ...]] = set()  # shapes that run with two ports of the activation buffer
     for index, bound in enumerate(bounds):
-        if sum(point.cycles is not None for point in points) >= programs:
+        tried = programs if any(point.cycles is not None for point in points) else 2 * programs
+        if len(known) >= tried:
             refused["promised fewer cycles less than those that were tried"] += 1
             continue
         if any(
@@ -191,18 +173,34 @@ def explore(
         if config.act_copies == 1 and shape in copied:
             refused["need no activation buffer of one port, which makes the drain slow"] += 1
             continue
-        point = estimated_on(graph, board, bound.config, bound.ratio, known)
+        ratio = None if lanes_of else bound.ratio
+        point = estimated_on(graph, board, config, ratio, known)
         points.append(point)
         if point.cycles is not None and config.act_copies == 2:
             copied.add(shape)
         say(
-            f"{index + 1} of {len(bounds)}: {describe(bound.config)}: "
+            f"{index + 1} of {len(bounds)}: {describe(config)}: "
             f"{point.refusal or f'{point.cycles} cycles'}"
         )
     if any(point.cycles is not None for point in points):
         refused.update(re.split("[:,]", point.refusal)[0] for point in points if point.refusal)
         points = [point for point in points if point.cycles is not None]
     return SearchResult(tuple(points), refused)
+
+
+def _bounds(
+    graph: IntGraph, board: Board, given: Given, refused: Counter, lanes_of: Splits | None
+) -> list[DesignPoint]:
+    """Arrays of the board with the fewest cycles that they may take."""
+    found = []
+    for config in arrays(board, given, refused, lanes_of=lanes_of, tables=needs_tables(graph)):
+        parts = needs_parts(graph, k=config.k, weight_depth=config.weight_depth)
+        ratio = given.ratio or percent(config.lanes)
+        if ratio is None and lanes_of is None:
+            continue  # no training would give its lanes
+        config = dataclasses.replace(config, parts=parts)
+        found.append(_point(graph, board, config, ratio, least_cycles(graph, board, config)))
+    return found
 
 
 def least_cycles(graph: IntGraph, board: Board, config: AccelConfig) -> int:
@@ -236,45 +234,71 @@ def _point(
     graph: IntGraph,
     board: Board,
     config: AccelConfig,
-    ratio: Ratio,
+    ratio: Ratio | None,
     cycles: int | None,
     refusal: str = "",
 ) -> DesignPoint:
-    rows = [len(layer.scheme) for layer in graph.layers.values()]
-    fixed8 = sum(ratio.rows(count, config.rows)[Scheme.FIXED8] for count in rows)
-    used = {name: count / board.device.limits[name] for name, count in _used(config).items()}
+    """Design point of an array; without ``ratio`` the rows have the schemes of ``graph``."""
+    schemes = [layer.scheme for layer in graph.layers.values()]
+    fixed8 = sum(
+        ratio.rows(len(rows), config.rows)[Scheme.FIXED8]
+        if ratio
+        else int((rows == Scheme.FIXED8).sum())
+        for rows in schemes
+    )
+    need, limits = used(board.device.family, config), board.device.limits
     return DesignPoint(
         config=config,
-        ratio=ratio,
-        used=used,
+        ratio=ratio or percent(config.lanes) or Ratio.parse(graph.header.ratio),
+        used={name: count / limits[name] for name, count in need.items()},
         cycles=cycles,
-        fixed8_share=fixed8 / sum(rows),
+        fixed8_share=fixed8 / max(1, sum(map(len, schemes))),
         refusal=refusal,
     )
 
 
 def estimated_on(
-    graph: IntGraph, board: Board, config: AccelConfig, ratio: Ratio, known: dict[tuple, int | str]
+    graph: IntGraph,
+    board: Board,
+    config: AccelConfig,
+    ratio: Ratio | None,
+    known: dict[tuple, int | str],
 ) -> DesignPoint:
-    """Design point of ``config`` with the shapes of ``graph``, its rows in ``ratio``.
+    """Design point of ``config`` with the shapes of ``graph``, its rows in ``ratio``; without one
+    they have the schemes of ``graph``.
 
     What scheme a row has changes cycles only by the beats of a weight word and by the array's
     latency, so arrays that differ in nothing else are compiled once; ``known`` keeps what was
     found.
     """
-    rate, fields = beats_per_cycle(board, config), dataclasses.asdict(config)
-    rows = sum(fields.pop(name) for name in LANES)
-    key = (rows, rate, config.weight_beats, GemmArray.latency_for(config), *fields.values())
+    key = _key(board, config, ratio)
     if key not in known:
         try:
-            program = compile_graph(shape_only(graph, ratio, config.rows), config)
-            known[key] = sum(estimate.cycles(program, rate).values())
-        except CompileError as error:
+            known[key] = _cycles(graph, board, config, ratio)
+        except (CompileError, DoesNotFit) as error:
             known[key] = str(error)
     found = known[key]
     if isinstance(found, str):
         return _point(graph, board, config, ratio, None, found)
     return _point(graph, board, config, ratio, found)
+
+
+def _key(board: Board, config: AccelConfig, ratio: Ratio | None) -> tuple:
+    fields = dataclasses.asdict(config)
+    if ratio is None or not board.memory.hp_ports:  # lanes count, and block RAMs that they leave
+        return (str(ratio), *fields.values())
+    rows, rate = sum(fields.pop(name) for name in LANES), beats_per_cycle(board, config)
+    return (rows, rate, config.weight_beats, GemmArray.latency_for(config), *fields.values())
+
+
+def _cycles(graph: IntGraph, board: Board, config: AccelConfig, ratio: Ratio | None) -> int:
+    """Cycles of an image. Raises CompileError or DoesNotFit where there is no program."""
+    rows = graph if ratio is None else shape_only(graph, ratio, config.rows)
+    compiled = compile_all(rows, config)
+    TARGETS[board.device.family].check_memory(
+        board, config, driver_bytes(one.program for one in compiled)
+    )
+    return sum(estimate.layer_cycles(compiled, beats_per_cycle(board, config)).values())
 
 
 def describe(config: AccelConfig) -> str:
@@ -284,118 +308,3 @@ def describe(config: AccelConfig) -> str:
         f"{config.requant_lanes} requantisers, {config.ports} ports, activations "
         f"{config.act_copies} x {config.act_depth}, weights {config.weight_depth}"
     )
-
-
-def _arrays(
-    graph: IntGraph,
-    board: Board,
-    most: Mapping[str, int],
-    refused: Counter,
-    given: Ratio | None,
-    rows: Iterable[int],
-    pixels: Iterable[int],
-) -> Iterator[tuple[AccelConfig, Ratio]]:
-    """The best split of each shape that fits, and its ratio."""
-    for count, lanes, width in itertools.product(rows, REQUANT_LANES, pixels):
-        if count % lanes:
-            continue
-        sizes = {
-            "pixels": width,
-            "requant_lanes": lanes,
-            "ports": board.memory.hp_ports,
-            "wide_depth": _power_of_two(2 * count),
-            "clock_hz": board.clock_hz,
-            "tables": needs_tables(graph),
-            "parts": needs_parts(graph, weight_depth=WEIGHT_DEPTH_STEP),
-        }
-        for splits in [[given.lanes(count)]] if given else _splits(count):
-            fitting = [
-                config
-                for copies, depth in itertools.product((2, 1), ACT_DEPTHS)
-                if (config := _deepest(splits, most, act_depth=depth, act_copies=copies, **sizes))
-            ]
-            for config in fitting:
-                if ratio := given or percent(config.lanes):
-                    yield config, ratio
-            if not fitting:
-                config = _config(
-                    splits[-1],
-                    weight_depth=WEIGHT_DEPTH_STEP,
-                    act_copies=1,
-                    act_depth=ACT_DEPTHS[0],
-                    slot_depth=max(SLOT_DEPTHS[-1], _power_of_two(count)),
-                    **sizes,
-                )
-                refused[f"needs too many {_shortest(config, most).upper()}"] += 1
-
-
-def _splits(rows: int) -> list[list[tuple[int, int, int]]]:
-    """Lanes to try, those with more Fixed-4 rows first, for each number of Fixed-8 rows: the
-    paper's share rounded both ways, at least one."""
-    share = FIXED8_SHARE * rows
-    return [
-        [
-            lanes
-            for fixed4 in range(rows - fixed8, -1, -1)
-            if percent(lanes := (rows - fixed8 - fixed4, fixed4, fixed8))
-        ]
-        for fixed8 in sorted({max(1, math.floor(share)), math.ceil(share)})
-    ]
-
-
-def _power_of_two(least: int) -> int:
-    return 1 << (least - 1).bit_length()
-
-
-def _config(lanes: tuple[int, int, int], **sizes: Any) -> AccelConfig:
-    return AccelConfig(**dict(zip(LANES, lanes, strict=True)), **sizes)
-
-
-def _used(config: AccelConfig) -> dict[str, int]:
-    return dataclasses.asdict(estimate.resources(config))
-
-
-def _fits(config: AccelConfig, most: Mapping[str, int]) -> bool:
-    return all(_used(config)[name] <= limit for name, limit in most.items())
-
-
-def _shortest(config: AccelConfig, most: Mapping[str, int]) -> str:
-    """The resource that ``config`` exceeds most."""
-    used = _used(config)
-    return max(most, key=lambda name: used[name] / most[name])
-
-
-def _deepest(
-    splits: Sequence[tuple[int, int, int]], most: Mapping[str, int], **sizes: int
-) -> AccelConfig | None:
-    """The first of the splits that fits, and with it the most drain slots and the deepest weight
-    buffer.
-
-    Fewer Fixed-4 rows take fewer DSPs and more LUTs, so only a few splits are looked at.
-    """
-    slots = _power_of_two(sum(splits[0]))
-    smallest = {
-        "weight_depth": WEIGHT_DEPTH_STEP,
-        "slot_depth": max(SLOT_DEPTHS[-1], slots),
-        **sizes,
-    }
-    first = bisect.bisect_left(
-        splits,
-        True,
-        key=lambda lanes: _used(_config(lanes, **smallest))["dsp48e1"] <= most["dsp48e1"],
-    )
-    for lanes in splits[first : first + 2]:
-        if _fits(_config(lanes, **smallest), most):
-            return next(
-                config
-                for slot_depth, depth in itertools.product(
-                    SLOT_DEPTHS, range(WEIGHT_DEPTH_MAX, 0, -WEIGHT_DEPTH_STEP)
-                )
-                if _fits(
-                    config := _config(
-                        lanes, **sizes, weight_depth=depth, slot_depth=max(slot_depth, slots)
-                    ),
-                    most,
-                )
-            )
-    return None

@@ -14,7 +14,7 @@ from boards import clocks
 from boards.board import RESOURCES, Board
 from gateware.arch.config import AccelConfig
 from gateware.arch.registers import WINDOW_BITS
-from gateware.arch.results import ToolError, ToolReport
+from gateware.arch.results import DoesNotFit, ToolError, ToolReport
 from gateware.compiler.program import Program
 from gateware.flow import manifest, trellis, vivado, yosys
 from gateware.flow.verilog import MODULE
@@ -50,8 +50,20 @@ class Target(abc.ABC):
         """Platform that the accelerator's Verilog is elaborated for; None for the portable form."""
 
     @abc.abstractmethod
+    def check_clock(self, board: Board, clock_hz: int) -> None:
+        """Check of a clock: ValueError, with the range, for one that the board does not make."""
+
     def check(self, board: Board, config: AccelConfig) -> None:
         """Check of clock and memory ports: ValueError for what the board cannot have."""
+        self.check_clock(board, config.clock_hz)
+
+    def check_memory(self, board: Board, config: AccelConfig, memory: int) -> None:
+        """Check that the ``memory`` bytes of :func:`driver_bytes` have room: DoesNotFit if not."""
+        if memory > board.memory.size_bytes:
+            raise DoesNotFit(
+                f"programs, image and results need {memory} bytes, {board.title} has "
+                f"{board.memory.size_bytes}"
+            )
 
     @abc.abstractmethod
     def write(
@@ -97,15 +109,19 @@ class Zynq(Target):
     def primitives(self) -> object:
         return Series7()
 
-    def check(self, board: Board, config: AccelConfig) -> None:
-        """Check of the ports and of the clock's range; within it, the driver sets the next lower
-        one that the processing system makes."""
+    def check_clock(self, board: Board, clock_hz: int) -> None:
+        """Check of the range; within it, the driver sets the next lower clock that the processing
+        system makes."""
         makes = clocks.zynq7_clocks()
-        if not makes[0] <= config.clock_hz <= makes[-1]:
+        if not makes[0] <= clock_hz <= makes[-1]:
             raise ValueError(
-                f"the processing system of {board.title} makes clocks of {makes[0] / 1e6:.3f} to "
-                f"{makes[-1] / 1e6:g} MHz, not {config.clock_hz / 1e6:g} MHz"
+                f"the processing system of {board.title} makes clocks of {makes[0] / 1e6:.3f} MHz, "
+                f"its PLL by both dividers, to {makes[-1] / 1e6:g} MHz, the limit of FCLK0, not "
+                f"{clock_hz / 1e6:g} MHz"
             )
+
+    def check(self, board: Board, config: AccelConfig) -> None:
+        super().check(board, config)
         if config.ports > board.memory.hp_ports:
             raise ValueError(
                 f"{board.title} has {board.memory.hp_ports} memory ports, --ports "
@@ -149,8 +165,11 @@ class Ecp5(Target):
     def primitives(self) -> object:
         return primitives.Ecp5()
 
-    def check(self, board: Board, config: AccelConfig) -> None:
-        ecp5.check_clock(board, config.clock_hz)
+    def check_clock(self, board: Board, clock_hz: int) -> None:
+        ecp5.check_clock(board, clock_hz)
+
+    def check_memory(self, board: Board, config: AccelConfig, memory: int) -> None:
+        ecp5.memory_bytes(board, self.resources(config)["ebr"], memory)
 
     def write(
         self, board: Board, config: AccelConfig, memory: int, verilog: str, folder: Path

@@ -67,12 +67,14 @@ def cycles(program: Program, beats_per_cycle: float | None = None) -> dict[str, 
     return {layer: round(count / program.batch) for layer, count in result.items()}
 
 
-def layer_cycles(compiled: Sequence[Compiled]) -> dict[str, int]:
+def layer_cycles(
+    compiled: Sequence[Compiled], beats_per_cycle: float | None = None
+) -> dict[str, int]:
     """Cycles per layer of one image of a network; of a layer that has a program of its own, all of
     that program."""
     if not compiled[0].folder.parts:
-        return cycles(compiled[0].program)
-    return {one.name: sum(cycles(one.program).values()) for one in compiled}
+        return cycles(compiled[0].program, beats_per_cycle)
+    return {one.name: sum(cycles(one.program, beats_per_cycle).values()) for one in compiled}
 
 
 def resources(config: AccelConfig) -> Usage:

@@ -16,7 +16,7 @@ from gateware import ratio
 from gateware.arch.config import SIZES, AccelConfig
 from gateware.build import configure
 from gateware.compiler.program import compile_graph
-from gateware.explore import presets, search
+from gateware.explore import presets, search, space
 from gateware.explore.shapes import resnet18, shape_only
 from gateware.model import estimate
 from ir import board_arrays
@@ -94,8 +94,8 @@ def limited(**limits: int) -> Board:
 def test_split_has_the_most_fixed4_rows_that_fit() -> None:
     board = limited(dsp48e1=500)
     graph = residual_graph(1, channels=64, tile_rows=64)
-    found = search.explore(graph, board, rows=[64], pixels=[4])
-    most = search.limits(board)
+    found = search.explore(graph, board, given=space.Given(rows=(64,), pixels=(4,)))
+    most = space.limits(board)
     assert {point.config.fixed8_rows for point in found.points} >= {3, 4}
     for point in found.points:
         config = point.config
@@ -107,10 +107,10 @@ def test_split_has_the_most_fixed4_rows_that_fit() -> None:
         )
         assert estimate.resources(more).dsp48e1 > 500
         deeper = dataclasses.replace(
-            config, weight_depth=config.weight_depth + search.WEIGHT_DEPTH_STEP
+            config, weight_depth=config.weight_depth + space.DOMAINS["xc7"].weight_step
         )
         assert (
-            config.weight_depth == search.WEIGHT_DEPTH_MAX
+            config.weight_depth == space.DOMAINS["xc7"].weight_max
             or estimate.resources(deeper).bram36 > 545
         )
     assert found.best.config.fixed8_rows == 3
@@ -131,7 +131,7 @@ def point(cycles: int | None, lut: float, fixed8: int, pot4: int = 8) -> search.
     config = AccelConfig(pot4_rows=pot4, fixed4_rows=32 - pot4 - fixed8, fixed8_rows=fixed8)
     return search.DesignPoint(
         config=config,
-        ratio=search.percent(config.lanes),
+        ratio=space.percent(config.lanes),
         used={"lut": lut},
         cycles=cycles,
         fixed8_share=fixed8 / 32,
@@ -166,12 +166,12 @@ def test_points_that_others_beat_are_left_out() -> None:
 @pytest.mark.slow
 def test_programs_that_do_not_compile_are_counted() -> None:
     graph = residual_graph(1, channels=64, size=64, tile_rows=64)
-    found = search.explore(graph, ZC706, rows=[64], pixels=[2, 4])
+    found = search.explore(graph, ZC706, given=space.Given(rows=(64,), pixels=(2, 4)))
     assert found.points[0].cycles is not None
     reasons = "; ".join(found.refused)
     assert found.refused and "activation buffer" in reasons
     large = residual_graph(1, channels=64, size=256, tile_rows=64)
-    none = search.explore(large, ZC706, rows=[64], pixels=[2])
+    none = search.explore(large, ZC706, given=space.Given(rows=(64,), pixels=(2,)))
     assert {p.cycles for p in none.points} == {None}
     assert "activation buffer" in none.points[0].refusal
 
@@ -258,7 +258,7 @@ def test_kept_answers_fit_their_boards(name: str) -> None:
     board = boards.get(name)
     config = configure(board, None, ratio="auto", rows=None, clock_hz=None)
     used = dataclasses.asdict(estimate.resources(config))
-    most = search.limits(board)
+    most = space.limits(board)
     assert all(used[cell] <= limit for cell, limit in most.items())
     kept = board_arrays.board_array(name)
     assert kept.ratio.lanes(kept.rows) == config.lanes == kept.ratio.rows(kept.rows, kept.rows)
