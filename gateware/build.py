@@ -19,18 +19,19 @@ Bitstreams of ECP5 boards are made by open tools, which takes minutes.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import boards
 from boards.board import Board
-from gateware.arch.config import SIZES, AccelConfig
+from gateware.arch.config import SIZE_OPTIONS, SIZES, AccelConfig
 from gateware.arch.results import DoesNotFit, ToolError, ToolReport
 from gateware.compiler.hybrid import Compiled, compile_all
 from gateware.compiler.lower import needs_tables
@@ -47,12 +48,12 @@ from gateware.report import page
 from gateware.report.summary import check_fit, markdown, report
 from ir import cli
 from ir.cli import UserError
-from ir.graph import GraphError, IntGraph
+from ir.files import exclusive, replace_folder, replace_text
+from ir.graph import GRAPH, GraphError, IntGraph, graph_file
 from ir.ratio import Ratio
 from ir.vectors import Vectors, VectorsError, beside, find
 
 LATEST = Path("runs/latest/graph.safetensors")
-GRAPH = "graph.safetensors"  #: copy of the network in a build folder
 #: Least and most of each size of the array, and what sets the limit.
 RANGES = {
     "rows": (1, 1024, "no board holds more"),
@@ -89,12 +90,12 @@ def _add_what(p: cli.Parser) -> None:
         "--graph",
         type=Path,
         metavar="FILE",
-        help=f"integer graph to compile (default: {LATEST} if it exists, else the accelerator "
-        f"alone)",
+        help=f"integer graph to compile, or a run that has one (default: {LATEST} if it exists, "
+        f"else the accelerator alone)",
     )
     g.add_argument(
         "--batch",
-        type=int,
+        type=cli.whole(1, MAX_BATCH),
         default=1,
         metavar="N",
         help="images of a run, for which weights are loaded once where that binds "
@@ -116,12 +117,12 @@ def _add_array(p: cli.Parser) -> None:
         metavar="N",
         help="row lanes (default: found; the graph's tile rows, else 16, with --no-search)",
     )
-    for name, default in SIZES.items():
+    for name, size in SIZE_OPTIONS.items():
         g.add_argument(
             f"--{name.replace('_', '-')}",
             type=_size(name),
             metavar="N",
-            help=f"(default: found; {default} with --no-search)",
+            help=f"{size.text} (default: found; {size.default} with --no-search)",
         )
     g.add_argument(
         "--no-search",
@@ -203,7 +204,7 @@ def load(name: str, path: Path | None) -> tuple[Board, IntGraph | None, Vectors 
 def check_batch(batch: int) -> None:
     """Check of the images of a run. Raises UserError."""
     if not 1 <= batch <= MAX_BATCH:
-        raise UserError(f"a batch is 1 to {MAX_BATCH} images, not {batch}")
+        raise UserError(f"batch must be 1 to {MAX_BATCH} images, not {batch}")
 
 
 def configure(
@@ -237,8 +238,6 @@ def configure(
             chosen = presets.paper(board)
         if rows is None:
             rows = graph.header.tile_rows if graph else 16
-        if rows < 1:
-            raise ValueError(f"--rows must be positive, not {rows}")
         config = AccelConfig.from_ratio(
             chosen,
             rows,
@@ -320,22 +319,59 @@ def build(
     ``strict`` a graph that was trained for other lanes, and is slower for it, is refused.
     """
     say = (lambda text: None) if quiet else cli.say
+    check_batch(batch)
+    _check_place(folder)
+    busy = "wait for it, or give this build another --out"
+    try:
+        with exclusive(folder, busy):
+            return _build(
+                board, config, graph, folder, vectors, batch, bitstream, synth, strict, say
+            )
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    except (CompileError, DoesNotFit, GraphError, ToolError) as error:
+        raise UserError(str(error)) from error
+
+
+def _check_place(folder: Path) -> None:
+    """Raise UserError where ``folder`` has what no build wrote, which would be lost."""
+    if folder.is_dir():
+        if any(folder.iterdir()) and not (folder / f"{MODULE}.v").is_file():
+            raise UserError(
+                f"{folder} has files but no build, which would replace them: move it away, or give "
+                "another --out"
+            )
+    elif folder.exists() or folder.is_symlink():
+        raise UserError(f"{folder} is no folder: move it away, or give another --out")
+
+
+def _build(
+    board: Board,
+    config: AccelConfig,
+    graph: IntGraph | None,
+    folder: Path,
+    vectors: Vectors | None,
+    batch: int,
+    bitstream: bool,
+    synth: bool,
+    strict: bool,
+    say: Callable[[str], None],
+) -> dict:
+    """Build in ``folder``, which no other process writes."""
     partial = folder.with_name(f"{folder.name}.partial")
     target = TARGETS[board.device.family]
-    check_batch(batch)
-    try:
-        synthesise = target.synthesiser() if synth else None
-        compiled = [] if graph is None else compile_all(graph, config, batch)
-        other = retraining(graph, config, compiled) if graph else None
-        if other and other.cycles > other.cycles_retrained:
-            if strict:
-                raise UserError(str(other))
-            say(str(other))
-        say(
-            f"{board.title}: {config.rows} rows {':'.join(map(str, config.lanes))} x {config.k} "
-            f"channels x {config.pixels} pixels; generating Verilog"
-        )
-        _fresh(partial)
+    synthesise = target.synthesiser() if synth else None
+    compiled = [] if graph is None else compile_all(graph, config, batch)
+    other = retraining(graph, config, compiled) if graph else None
+    if other and other.cycles > other.cycles_retrained:
+        if strict:
+            raise UserError(str(other))
+        say(str(other))
+    say(
+        f"{board.title}: {config.rows} rows {':'.join(map(str, config.lanes))} x {config.k} "
+        f"channels x {config.pixels} pixels; generating Verilog"
+    )
+    with _fresh(partial):
         verilog = _write(board, config, graph, compiled, partial)
         if graph is not None:
             _write_network(graph, compiled, vectors, partial)
@@ -349,22 +385,15 @@ def build(
             _write_report(content, where)
 
         write_report(None, partial)
-        # The former build stays until this one is complete.
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-        say(f"wrote {folder}")
-        if synthesise is not None:
-            say(f"synthesising {folder / MODULE}.v with Yosys; takes minutes")
-            measured = synthesise(folder)
-            write_report(measured, folder)
-            check_fit(board, measured.resources, "measured")
-        elif bitstream:
-            _make_bitstream(target, config, folder, write_report, say)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
-    except (CompileError, DoesNotFit, GraphError, ToolError) as error:
-        raise UserError(str(error)) from error
+        replace_folder(partial, folder)
+    say(f"wrote {folder}")
+    if synthesise is not None:
+        say(f"synthesising {folder / MODULE}.v with Yosys; takes minutes")
+        measured = synthesise(folder)
+        write_report(measured, folder)
+        check_fit(board, measured.resources, "measured")
+    elif bitstream:
+        _make_bitstream(target, config, folder, write_report, say)
     return json.loads((folder / "report.json").read_text())
 
 
@@ -395,10 +424,15 @@ def _make_bitstream(
     )
 
 
-def _fresh(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
+@contextlib.contextmanager
+def _fresh(folder: Path) -> Iterator[None]:
+    """Context with the empty folder ``folder``, which is removed unless it was moved away."""
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(
@@ -433,14 +467,14 @@ def _write_network(
 
 
 def _write_report(result: dict, folder: Path) -> None:
-    (folder / "report.json").write_text(json.dumps(result, indent=1) + "\n")
-    (folder / "report.md").write_text(markdown(result))
+    replace_text(folder / "report.json", json.dumps(result, indent=1) + "\n")
+    replace_text(folder / "report.md", markdown(result))
     page.write(folder)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    path = args.graph or (LATEST if LATEST.exists() else None)
+    path = graph_file(args.graph) if args.graph else LATEST if LATEST.exists() else None
     check_batch(args.batch)
     board, graph, vectors = load(args.board, path)
     options: dict[str, Any] = {
@@ -464,6 +498,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             cli.say(choice.explanation())
         elif choice.advice:
             say(choice.advice)
+    if path is None and not args.quiet:
+        cli.say(f"no network: there is no {LATEST} here, and --graph names none")
     result = build(
         board,
         config,
@@ -480,6 +516,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         cli.give(json.dumps(result))
     elif not args.quiet:
         cli.give(markdown(result))
+        if graph is not None:
+            cli.next_command("python -m sim.run", args.out / board.name)
     return 0
 
 

@@ -26,7 +26,7 @@ from gateware.explore.space import DOMAINS, Given
 from gateware.flow.clock import mhz
 from gateware.model.work import network_macs
 from ir import cli
-from ir.graph import GraphError, IntGraph
+from ir.graph import GraphError, IntGraph, graph_file
 from ir.ratio import Ratio
 
 DPI = 150
@@ -142,7 +142,7 @@ def _ratio(text: str | None) -> Ratio | None:
 def network(path: Path | None) -> IntGraph:
     """Graph in a file, or ResNet-18 without weights. Raises UserError."""
     try:
-        return resnet18() if path is None else IntGraph.load(path)
+        return resnet18() if path is None else IntGraph.load(graph_file(path))
     except GraphError as error:
         raise cli.UserError(str(error)) from error
 

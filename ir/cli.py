@@ -2,13 +2,17 @@
 """Manners shared by all command lines; imports nothing heavy."""
 
 import argparse
+import difflib
 import importlib
 import os
 import pathlib
+import re
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
-from typing import ClassVar, NoReturn, TextIO
+from typing import Any, ClassVar, NoReturn, TextIO
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -39,6 +43,8 @@ class Parser(argparse.ArgumentParser):
 
     #: What the user typed instead of a ``prog``; the door fills it: ``rmsmp build``.
     aliases: ClassVar[dict[str, str]] = {}
+    #: Parser of the command that runs, whose options errors are told in.
+    running: "ClassVar[Parser | None]" = None
 
     def __init__(
         self,
@@ -55,10 +61,48 @@ class Parser(argparse.ArgumentParser):
             add_help=add_help,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        Parser.running = self
 
     def error(self, message: str) -> NoReturn:
         """Conversion of ``message`` to a :class:`UserError`, instead of argparse's exit."""
         raise UserError(f"{message} (see --help)")
+
+    def in_options(self, message: str) -> str:
+        """``message`` with the names of settings as the options that set them.
+
+        Those of several words are found anywhere, ``act_depth`` becomes ``--act-depth``; others
+        where they begin the message.
+        """
+        for action in self._actions:
+            if action.option_strings and action.dest != "help":
+                name, option = re.escape(action.dest), action.option_strings[-1]
+                if isinstance(action, argparse.BooleanOptionalAction):
+                    option = action.option_strings[0]
+                place = rf"(?<![-\w/.]){name}(?![\w/.])" if "_" in action.dest else rf"^{name}(?= )"
+                message = re.sub(place, option, message)
+        return message
+
+
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Type of an option that takes whole numbers from ``least`` to ``most``."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
+        if value < least or (most is not None and value > most):
+            limits = f"at least {least}" if most is None else f"{least} to {most}"
+            raise argparse.ArgumentTypeError(f"must be {limits}, not {text}")
+        return value
+
+    return parse
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``; did you mean X?`` for the known name that is like ``name``, or nothing."""
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def require(module: str) -> ModuleType:
@@ -90,6 +134,12 @@ def explained(error: ModuleNotFoundError) -> Exception:
     return UserError(
         f"this needs {package}, which is not installed: pip install 'rmsmp[{EXTRAS[package]}]'"
     )
+
+
+def next_command(command: str, *arguments: object) -> None:
+    """Line that says what to type next: ``command`` such as ``python -m sim.run``."""
+    typed = Parser.aliases.get(command, command)
+    say(f"next: {typed} {shlex.join(map(str, arguments))}")
 
 
 def say(text: str = "") -> None:
@@ -126,6 +176,23 @@ def _discard(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def tell_interruption() -> None:
+    """Ctrl-C told in a line also before :func:`run`, while ``python -m`` imports a command of ours.
+
+    Packages with commands call this first; where they are only imported it does nothing.
+    """
+    told = sys.excepthook
+
+    def tell(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            say("interrupted")
+        else:
+            told(kind, error, trace)
+
+    if sys.argv[:1] == ["-m"] and "pytest" not in sys.modules:
+        sys.excepthook = tell
+
+
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Exit code of ``main(argv)``.
 
@@ -143,8 +210,10 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
         finally:
             _to_stdout("")  # what argparse or rich left in the buffer: --help, --version
     except UserError as error:
-        say(f"error: {error}")
+        parser = Parser.running
+        say(f"error: {parser.in_options(str(error)) if parser else error}")
         return EXIT_USER_ERROR
     except KeyboardInterrupt as interrupt:
+        warnings.simplefilter("ignore")  # Amaranth's, about a design that was left half-way
         say(f"interrupted{': ' if interrupt.args else ''}{' '.join(map(str, interrupt.args))}")
         return EXIT_INTERRUPTED

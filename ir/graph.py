@@ -45,6 +45,8 @@ from ir.nodes import (
 from ir.validate import validate
 
 TABLE = "table"  #: last part of the name of a stored table
+GRAPH = "graph.safetensors"  #: file of a run, or of a build, with its graph
+RUNS = pathlib.Path("runs")  #: folder of the runs that have a name
 
 __all__ = [
     "AvgPool",
@@ -161,10 +163,16 @@ class IntGraph:
     def load(cls, path: pathlib.Path | str) -> "IntGraph":
         """Graph in a file, checked; raises :class:`GraphError`, one line, for anything wrong."""
         path = pathlib.Path(path)
-        if not path.is_file():
+        if path.is_dir():
+            raise GraphError(f"{path} is a folder without {GRAPH}; python -m quant.train makes one")
+        try:
+            path.open("rb").close()  # safetensors gives no reason
+        except FileNotFoundError:
             raise GraphError(
                 f"no graph file at {path}; python -m quant.train writes one into its run folder"
-            )
+            ) from None
+        except OSError as error:
+            raise GraphError(f"cannot read {path}: {error.strerror}") from error
         try:
             with safetensors.safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
@@ -208,6 +216,15 @@ class IntGraph:
         except (KeyError, ValueError) as error:
             raise GraphError(f"{path}: weights are damaged: {error}") from error
         return cls(header, layers, tables)
+
+
+def graph_file(which: pathlib.Path | str) -> pathlib.Path:
+    """File of a graph: itself, that in a folder, or that of the run of this name in ``runs``."""
+    path = pathlib.Path(which)
+    for folder in (path, RUNS / path):
+        if folder.is_dir() and (folder / GRAPH).exists():
+            return folder / GRAPH
+    return path
 
 
 def _digest(header: Header, stored: dict[str, np.ndarray]) -> str:

@@ -1,0 +1,3 @@
+from ir import cli
+
+cli.tell_interruption()

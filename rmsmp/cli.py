@@ -54,9 +54,10 @@ def parser() -> cli.Parser:
 
 def module(command: str) -> ModuleType:
     """Module behind the sub-command ``command``."""
-    name = COMMANDS[command][0]
-    cli.Parser.aliases[f"python -m {name}"] = f"rmsmp {command}"
-    return importlib.import_module(name)
+    cli.Parser.aliases |= {
+        f"python -m {name}": f"rmsmp {short}" for short, (name, _) in COMMANDS.items()
+    }
+    return importlib.import_module(COMMANDS[command][0])
 
 
 def completion(shell: str) -> str:

@@ -13,10 +13,9 @@ The Verilog is the build's accelerator.v, the file that also goes into the bitst
 is the build's program.bin. Exit code 1 when anything differs.
 """
 
-import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from gateware.compiler.hybrid import is_hybrid
@@ -29,7 +28,7 @@ from ir.vectors import VectorsError
 from sim.backend.harness import BenchFailed, BuildFailed, SimulatorNotFound, find_simulator
 from sim.backend.simulators import VERILATOR
 from sim.verify import hybrid, network
-from sim.verify.conditions import MAX_STALL, Conditions
+from sim.verify.conditions import MAX_SEED, MAX_STALL, Conditions
 from sim.verify.hybrid import HybridResult
 from sim.verify.inputs import choose, choose_codes, load_graph
 from sim.verify.network import NetworkResult
@@ -158,7 +157,7 @@ def _add_inputs(p: cli.Parser) -> None:
     )
     g.add_argument(
         "--images",
-        type=_at_least(1),
+        type=cli.whole(1),
         default=IMAGES,
         metavar="N",
         help="at most (default: %(default)s)",
@@ -175,28 +174,28 @@ def _add_memory(p: cli.Parser) -> None:
     g = p.add_argument_group("memory")
     g.add_argument(
         "--ddr-bytes",
-        type=_at_least(1),
+        type=cli.whole(1),
         metavar="N",
         help="bytes per cycle of the memory, all ports and both directions together (default: "
         "what the ports can take)",
     )
     g.add_argument(
         "--read-latency",
-        type=_at_least(2),
+        type=cli.whole(2),
         default=READ_LATENCY,
         metavar="N",
         help="cycles from a read address to its data (default: %(default)s)",
     )
     g.add_argument(
         "--stall",
-        type=_between(0, MAX_STALL),
+        type=cli.whole(0, MAX_STALL),
         default=0,
         metavar="N",
         help="chance out of 256 that a bus channel pauses in a cycle (default: %(default)s)",
     )
     g.add_argument(
         "--seed",
-        type=int,
+        type=cli.whole(0, MAX_SEED),
         default=1,
         metavar="N",
         help="of the stalls and of random inputs (default: %(default)s)",
@@ -217,28 +216,6 @@ def _add_output(p: cli.Parser) -> None:
         help=f"on a mismatch, simulate again and write the waveform around it to BUILD/{WAVES}",
     )
     g.add_argument("--json", action="store_true", help="print one JSON document")
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}, not {text}")
-        return value
-
-    parse.__name__ = "int"  # in argparse's message about text that is no number
-    return parse
-
-
-def _between(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = int(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"must be {least} to {most}, not {text}")
-        return value
-
-    parse.__name__ = "int"
-    return parse
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@
 import dataclasses
 import enum
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from ir.numerics import ACT_BITS, Scheme
 from ir.ratio import Ratio
@@ -21,17 +21,47 @@ class Fixed4Style(enum.StrEnum):
     DSP = "dsp"  #: two MACs per DSP48E1 and no LUTs; sums of 20 bits at most
 
 
-#: Default sizes beside the rows: what the command line offers and a small network needs.
-SIZES = {
-    "pixels": 2,
-    "requant_lanes": 8,
-    "ports": 1,
-    "act_depth": 1024,
-    "act_copies": 2,
-    "weight_depth": 512,
-    "slot_depth": 64,
-    "wide_depth": 64,
+class Size(NamedTuple):
+    """Size of an accelerator that has an option: its default, and what it is."""
+
+    default: int
+    text: str
+
+
+#: Sizes beside the rows: what the command line offers, with what a small network needs.
+SIZE_OPTIONS = {
+    "pixels": Size(
+        2, "output pixels of a row that are computed at once: 2, 4, 8; costs DSPs and LUTs"
+    ),
+    "requant_lanes": Size(
+        8,
+        "results that become codes in a cycle; a divisor of the rows and of the 16 channels of a "
+        "word; more help layers with few inputs",
+    ),
+    "ports": Size(1, "memory ports that weights come through: 1, 2 or 4"),
+    "act_depth": Size(
+        1024,
+        "words of 16 codes in each of the activation buffer's 2 x pixels banks, a power of two; "
+        "what does not fit goes through memory",
+    ),
+    "act_copies": Size(
+        2, "copies of the activations; 1 halves their block RAMs and doubles the drain's time"
+    ),
+    "weight_depth": Size(
+        512, "words of 16 weights of every row that are kept, best a multiple of 512"
+    ),
+    "slot_depth": Size(
+        64,
+        "scales and offsets of rows that are kept, a power of two, at least the rows",
+    ),
+    "wide_depth": Size(
+        64,
+        "raw results (logits) that wait for memory, a power of two, at least the rows",
+    ),
 }
+
+#: Default of each.
+SIZES = {name: size.default for name, size in SIZE_OPTIONS.items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,10 +142,15 @@ class AccelConfig:
             raise ValueError(f"act_copies must be 1 or 2, not {self.act_copies}")
         if not _is_power_of_two(self.pixels) or self.pixels < 2:
             raise ValueError(f"pixels must be a power of two and at least 2, not {self.pixels}")
-        if self.requant_lanes < 1 or self.rows % self.requant_lanes or self.k % self.requant_lanes:
+        if self.requant_lanes < 1 or self.k % self.requant_lanes:
             raise ValueError(
-                f"requant_lanes must divide the {self.rows} rows and the {self.k} channels of a "
-                f"word, not {self.requant_lanes}"
+                f"requant_lanes must divide the {self.k} channels of a word, not "
+                f"{self.requant_lanes}"
+            )
+        if self.rows % self.requant_lanes:
+            raise ValueError(
+                f"rows must be a multiple of requant_lanes, which is {self.requant_lanes}, not "
+                f"{self.rows}: change either"
             )
         if not 1 <= self.weight_depth <= 1 << 15:
             raise ValueError(f"weight_depth must be in 1..32768, not {self.weight_depth}")

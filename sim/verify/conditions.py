@@ -10,6 +10,7 @@ from ir.cli import UserError
 from sim.verify.simulation import RunOptions
 
 MAX_STALL = 255  #: of 256; with more a channel would never move
+MAX_SEED = (1 << 31) - 1  #: what the DDR model's random numbers begin from
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,12 +38,16 @@ class Conditions:
     def __post_init__(self) -> None:
         if not 0 <= self.stall <= MAX_STALL:
             raise UserError(f"stall must be 0 to {MAX_STALL}, not {self.stall}")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UserError(f"seed must be 0 to {MAX_SEED}, not {self.seed}")
         if self.ddr_bytes is not None and self.ddr_bytes < 1:
             raise UserError(f"ddr_bytes must be at least 1, not {self.ddr_bytes}")
 
     def options(self, config: AccelConfig) -> RunOptions:
         """Options of a simulation of ``config``; the plusargs are those of the DDR model."""
         plusargs = [f"+ddr_read_latency={self.read_latency}"]
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UserError(f"seed must be 0 to {MAX_SEED}, not {self.seed}")
         if self.ddr_bytes is not None:
             plusargs += [
                 f"+ddr_shared_beats={self.ddr_bytes}",

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gateware.build import GRAPH
 from gateware.flow.manifest import GOLDEN
 from ir import golden
-from ir.graph import GraphError, IntGraph, TensorSpec
+from ir.graph import GRAPH, GraphError, IntGraph, TensorSpec, graph_file
 from ir.vectors import Vectors, beside
 
 PYTORCH = "PyTorch's integers"
@@ -70,6 +69,7 @@ def load_graph(build: Path, path: Path | None) -> tuple[IntGraph, Path]:
             raise GraphError(
                 f"no network in {build}: run python -m gateware.build --graph FILE first"
             )
+    path = graph_file(path)
     return IntGraph.load(path), path
 
 

@@ -15,9 +15,9 @@ from tests.helpers.graphs import residual_graph
     ("options", "words"),
     [
         ({"board": "zc707"}, "no board is called 'zc707'"),
-        ({"batch": 0}, "a batch is 1 to 64 images, not 0"),
-        ({"batch": -1}, "a batch is 1 to 64 images, not -1"),
-        ({"batch": 1_000_000}, "a batch is 1 to 64 images, not 1000000"),
+        ({"batch": 0}, "batch must be 1 to 64 images, not 0"),
+        ({"batch": -1}, "batch must be 1 to 64 images, not -1"),
+        ({"batch": 1_000_000}, "batch must be 1 to 64 images, not 1000000"),
         ({"pixel": 4}, "no size is called 'pixel'; sizes are "),
         ({"clock_mhz": float("nan")}, "a clock is a number of MHz, not nan"),
     ],
