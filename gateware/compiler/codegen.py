@@ -6,13 +6,14 @@ import itertools
 
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
+from gateware.arch.isa import Base
 from gateware.compiler import rearrange
+from gateware.compiler.banded import BandedCode
 from gateware.compiler.batch import together
 from gateware.compiler.emit import Tile, cuts, tiles
 from gateware.compiler.layout import Strip
 from gateware.compiler.lower import Lowered
 from gateware.compiler.operations import (
-    CompileError,
     Gemm,
     Operation,
     Pool,
@@ -20,13 +21,16 @@ from gateware.compiler.operations import (
     Reload,
     Spill,
     TensorKey,
+    input_rows,
+    operands,
+    result,
 )
 from gateware.compiler.outputs import OutputMemory
-from gateware.compiler.plan import input_rows
+from gateware.compiler.plan import NoPlan
 from gateware.compiler.program_image import ProgramImage
 from gateware.compiler.raw import RawRegion
 from gateware.compiler.source import Source
-from gateware.compiler.transfers import reload, spill, store_raw, store_rows
+from gateware.compiler.transfers import Home, load_rows, store_raw, store_rows
 from ir.graph import IntGraph
 
 
@@ -69,21 +73,37 @@ class CodeGenerator:
         self.image = ProgramImage(config)
         self.input_key, height = lowered.input_key, lowered.space_to_depth.y.size
         self.input = dataclasses.replace(self.plan.places[self.input_key], height=height)
-        self.sources = {
-            (key := self.input_key.of_image(image)): Source(
-                self.image,
-                self.input_key,
-                self.plan.places[key],
-                height=height,
-                offset=image * self.input.beats * config.bus_bits // 8,
-            )
-            for image in range(batch)
+        size = self.input.beats * config.bus_bits // 8
+        homes = {
+            self.input_key.of_image(image): Home(Base.INPUT, image * size) for image in range(batch)
         }
+        self.sources = {
+            key: Source(self.image, self.input_key, self.plan.places[key], height=height, home=home)
+            for key, home in homes.items()
+            if key not in self.plan.memory
+        }
+        self.banded = BandedCode(self.image, self.plan, memory, homes)
 
     def run(self) -> ProgramImage:
         """Memory image of the whole program, END included. Raises CompileError."""
         self._first(self.plan.operations[0])
-        runs = together(self.plan.operations)
+        for bands, operations in itertools.groupby(self.plan.operations, self._bands):
+            if bands is None:
+                self._operations(list(operations))
+            else:
+                self._in_bands([o for o in operations if isinstance(o, Gemm | Pool | Rearrange)])
+        self.image.end()
+        return self.image
+
+    def _bands(self, operation: Operation) -> TensorKey | None:
+        """The result, of an operation in bands that makes codes."""
+        target = result(operation)
+        wide = isinstance(operation, Gemm) and operation.wide
+        return target if target in self.plan.bands and not wide else None
+
+    def _operations(self, operations: list[Operation]) -> None:
+        """Operations of whole tensors, of strips of them, or with raw outputs."""
+        runs = together(operations) if self.plan.together else iter([o] for o in operations)
         for run in runs:
             match run[0]:
                 case Spill() as move:
@@ -100,12 +120,20 @@ class CodeGenerator:
                     self._wide([gemm for gemm in run if isinstance(gemm, Gemm)])
                 case _:
                     self._whole([o for o in run if isinstance(o, Gemm | Pool)])
-        self.image.end()
-        return self.image
+
+    def _in_bands(self, operations: list[Gemm | Pool | Rearrange]) -> None:
+        """Operations that make one tensor, some rows of it at a time."""
+        with self.image.segment(operations[-1].name):
+            for key in {key for operation in operations for key in operands(operation)}:
+                if key in self.sources:
+                    self.sources[key].need()
+        self.banded.run(operations)
 
     def _first(self, operation: Operation) -> None:
         """Load what the first operation reads, unless it begins before all of it is there."""
         key = self.input_key
+        if key not in self.sources:
+            return
         early = (
             self.sources[key].large
             and isinstance(operation, Gemm | Pool)
@@ -186,7 +214,7 @@ class CodeGenerator:
                         self._execute(
                             tile,
                             operation,
-                            self._strip(operation.source),
+                            self._raw_source(operation, first, last),
                             target,
                             first,
                             last,
@@ -196,18 +224,26 @@ class CodeGenerator:
                         ends[index] += region.words * isa.WIDE_BITS // 8
         self.memory.set_tiles(run[0].target.name, tuple(made))
 
+    def _raw_source(self, operation: Gemm, first: int, last: int) -> Strip:
+        """What raw outputs of some rows are made from."""
+        if operation.target in self.plan.bands:
+            return self.banded.source(operation, first, last)
+        return self._strip(operation.source)
+
     def _spill(self, operation: Spill) -> None:
         key = operation.source
         place = self.plan.places[key]
         offset = self.memory.spill(key, place.beats * self.config.bus_bits // 8)
         with self.image.segment(f"{key} spilled"):
-            spill(self.image, key, place, offset)
+            home = Home(Base.OUTPUT, offset)
+            store_rows(self.image, key, Strip.whole(place), 0, place.height, home)
 
     def _reload(self, operation: Reload) -> None:
         key = operation.target
         offset = self.memory.spilled(operation.spilled)
         with self.image.segment(str(key)):
-            reload(self.image, key, self.plan.places[key], offset)
+            place, home = self.plan.places[key], Home(Base.OUTPUT, offset)
+            load_rows(self.image, key, Strip.whole(place), 0, place.height, home)
 
     def _rearrange(self, operation: Rearrange) -> None:
         if operation.source in self.sources:
@@ -251,11 +287,11 @@ class CodeGenerator:
                 self._store(pool, target, 0, target.height)
 
     def _check_loaded(self, gemm: Gemm, tiles: list[Tile]) -> None:
-        """What all strips use is loaded once, and must be there at once. Raises CompileError."""
+        """What all strips use is loaded once, and must be there at once. Raises NoPlan."""
         weights = sum(tile.weights.words for tile in tiles)
         slots = sum(tile.slots.words for tile in tiles)
         if weights > self.config.weight_depth or slots > self.config.slot_depth:
-            raise CompileError(
+            raise NoPlan(
                 f"layer {gemm.name!r} must be made in strips, and its {weights} weight words and "
                 f"{slots} drain slots do not fit the buffers at once"
             )
@@ -294,5 +330,5 @@ class CodeGenerator:
             strip,
             first,
             last,
-            self.memory.output(operation.target).offset,
+            Home(Base.OUTPUT, self.memory.output(operation.target).offset),
         )

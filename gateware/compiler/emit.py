@@ -9,9 +9,9 @@ from gateware.arch.config import AccelConfig
 from gateware.arch.isa import Opcode
 from gateware.compiler.dependencies import Region
 from gateware.compiler.layout import Strip, TensorLayout
-from gateware.compiler.operations import CompileError, Gemm, Pool, PoolPart
+from gateware.compiler.operations import CompileError, Gemm, Pool, PoolPart, input_rows
 from gateware.compiler.pack import SlotResult, pack_slot, pack_weights
-from gateware.compiler.plan import Plan, input_rows
+from gateware.compiler.plan import Plan
 from gateware.compiler.program_image import ProgramImage
 from gateware.compiler.raw import Drain, RawRegion, first_column, raw_drains
 from gateware.compiler.schedule import schedule_slots, split_rows
@@ -38,6 +38,8 @@ class Tile:
         Of a pooling: the results that are computed, all of them by default.
     sliced : SlicedTile
         Where its weights do not fit their buffer: what is loaded only when it is executed.
+    packed, records : bytes and list of bytes
+        Stored weights and drain slots, to be loaded again.
     """
 
     def __init__(
@@ -52,10 +54,20 @@ class Tile:
         rows: Sequence[int] = (),
         part: PoolPart | None = None,
         sliced: SlicedTile | None = None,
+        packed: bytes = b"",
+        records: Sequence[bytes] = (),
     ) -> None:
+        self.packed, self.records = packed, records
         self.operation, self.weights, self.slots = operation, weights, slots
         self.table, self.part = table, part
         self.first, self.words, self.rows, self.sliced = first, words, tuple(rows), sliced
+
+    def load_again(self, image: ProgramImage) -> None:
+        """Addition of the loads of its weights and slots to places that are free now."""
+        if self.sliced is None:
+            if self.packed:
+                self.weights = image.load_weights(self.packed)
+            self.slots = image.load_slots(self.records)
 
     def execute(
         self,
@@ -231,15 +243,17 @@ def _gemm_tiles(
                 ]
                 drains = [Drain([row for _, row in taken], slots, offsets)]
             source = plan.places[gemm.source]
-            packed: list[tuple[Slice, bytes]] = []
+            pieces: list[tuple[Slice, bytes]] = []
+            packed = b""
             if sliced := needs_slices(gemm, source, config):
                 weights = Region("weights", 0, 0)
-                packed = [
+                pieces = [
                     (piece, pack_weights(piece.values(part, config.k), lanes, config))
                     for piece in slices(gemm, part, source, target, config)
                 ]
             else:
-                weights = image.load_weights(pack_weights(part.values, lanes, config))
+                packed = pack_weights(part.values, lanes, config)
+                weights = image.load_weights(packed)
             for drain in drains:
                 records = [
                     pack_slot(
@@ -257,7 +271,9 @@ def _gemm_tiles(
                     first=part.first,
                     words=part.words,
                     rows=drain.rows,
-                    sliced=SlicedTile(packed, records) if sliced else None,
+                    sliced=SlicedTile(pieces, records) if sliced else None,
+                    packed=packed,
+                    records=records,
                 )
 
 
@@ -285,9 +301,8 @@ def _pool_tiles(image: ProgramImage, pool: Pool, plan: Plan) -> Iterable[Tile]:
     table = image.load_table(pool.table)
     for part in pool.parts or [None]:
         chosen = pool if part is None else part
-        slots = image.load_slots(
-            _pool_slots(image.config, chosen.multiplier, chosen.bias, chosen.shift)
-        )
+        records = _pool_slots(image.config, chosen.multiplier, chosen.bias, chosen.shift)
+        slots = image.load_slots(records)
         for group in range(plan.places[pool.source].groups):
             yield Tile(
                 pool if part is None else pool.of(part),
@@ -297,6 +312,7 @@ def _pool_tiles(image: ProgramImage, pool: Pool, plan: Plan) -> Iterable[Tile]:
                 first=group,
                 words=1,
                 part=part,
+                records=records,
             )
 
 

@@ -18,7 +18,7 @@ from gateware.compiler.operations import (
     TensorKey,
     operands,
 )
-from gateware.compiler.plan import Plan, make_plan
+from gateware.compiler.plan import Plan, make_banded_plan, make_plan
 from gateware.compiler.raw import aligned
 from gateware.compiler.slices import MAX_KERNEL, needs_slices, slices
 from gateware.compiler.space_to_depth import SpaceToDepth, identity, rewrite
@@ -57,10 +57,11 @@ def needs_tables(graph: IntGraph) -> bool:
     return bool(graph.tables) or any(isinstance(node, Mul) for node in graph.nodes)
 
 
-def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
+def lower(graph: IntGraph, config: AccelConfig, batch: int = 1, *, banded: bool = False) -> Lowered:
     """Lowering of ``graph`` to operations of the tile engine, for ``batch`` images in a run.
 
-    Raises CompileError naming the layer and the reason.
+    With ``banded`` tensors may live in memory. Raises CompileError naming the layer and the reason,
+    NoPlan where ``banded`` may help.
     """
     forms = {
         TensorKey(spec.name): TensorLayout.of(
@@ -95,6 +96,7 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
             target=forms[first.target],
             config=config,
             border=graph.header.border,
+            whole=not banded,
         )
         operations[0] = dataclasses.replace(
             first, values=better.values, stride=better.stride, padding=better.padding
@@ -122,7 +124,11 @@ def lower(graph: IntGraph, config: AccelConfig, batch: int = 1) -> Lowered:
             rearrange.check(operation, forms[operation.source], forms[operation.target])
         else:
             _check(forms, operation, config)
-    return Lowered(make_plan(graph, operations, forms, config, batch), arrangement, image)
+    if banded:
+        plan = make_banded_plan(operations, forms, config, batch)
+    else:
+        plan = make_plan(graph, operations, forms, config, batch)
+    return Lowered(plan, arrangement, image)
 
 
 def _operations(

@@ -224,6 +224,16 @@ class Rearrange:
     factor: tuple[int, int]
     border: tuple[int, int] = (0, 0)
 
+    @property
+    def rows_for_one(self) -> int:
+        """Rows of the result for one row, but for those of the border."""
+        return 1 if self.kind == "split" else self.factor[0]
+
+    def source_rows(self, height: int, first: int, last: int) -> tuple[int, int]:
+        """Rows of a source of ``height`` that rows ``first`` to ``last`` (exclusive) come from."""
+        begin, end = ((row - self.border[0]) // self.rows_for_one for row in (first, last - 1))
+        return max(0, begin), min(height, end + 1)
+
 
 Operation = Gemm | Pool | Rearrange | Spill | Reload
 
@@ -245,3 +255,17 @@ def result(operation: Operation) -> TensorKey | None:
 def touches(operation: Operation, key: TensorKey) -> bool:
     """True if an operation reads or makes the tensor."""
     return key == result(operation) or key in operands(operation)
+
+
+def input_rows(operation: Gemm | Pool, height: int, first: int, last: int) -> tuple[int, int]:
+    """Rows of an input of ``height`` that output rows ``first`` to ``last`` (exclusive) are made
+    from.
+
+    First and last, exclusive, both within 0..height; equal where they are made of padding alone.
+    """
+    if isinstance(operation, Pool) and operation.parts:
+        return 0, height
+    begin = first * operation.stride[0] - operation.padding[0]
+    end = (last - 1) * operation.stride[0] - operation.padding[0] + operation.kernel[0]
+    begin = min(max(0, begin), height)
+    return begin, max(begin, min(end, height))

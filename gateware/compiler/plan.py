@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 
 from gateware.arch.config import AccelConfig
+from gateware.compiler.bands import Bands
 from gateware.compiler.batch import repeat, together
 from gateware.compiler.copies import Copy
 from gateware.compiler.layout import LiveRange, NoRoom, TensorLayout, allocate
+from gateware.compiler.memory_plan import MemoryPlanner
 from gateware.compiler.operations import (
     CompileError,
     Gemm,
@@ -26,6 +28,10 @@ from gateware.compiler.operations import (
 from ir.graph import IntGraph
 
 
+class NoPlan(CompileError):
+    """Network whose tensors have no places, but may run in bands."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Operations in order, and every tensor's place.
@@ -33,6 +39,8 @@ class Plan:
     strips : for a convolution whose result only the maximum pooling after it reads, and which does
         not fit as a whole: how many rows of the pooling's result are made at a time. The place of
         such a result holds the rows that this takes.
+    bands : by their result, the operations of which some tensors live in memory
+    together : an operation runs for several images of a run tile by tile; else image by image
     input_strips : the graph's input lies in two places of the form of ``places``, one after the
         other, which take the rows for one strip after another in turns
     """
@@ -41,6 +49,18 @@ class Plan:
     places: dict[TensorKey, TensorLayout]
     strips: dict[TensorKey, int]
     input_strips: bool
+    bands: dict[TensorKey, Bands] = dataclasses.field(default_factory=dict)
+    together: bool = True
+
+    @property
+    def memory(self) -> set[TensorKey]:
+        """Tensors that live in memory."""
+        return {key for bands in self.bands.values() for key in bands.places}
+
+    def result_place(self, key: TensorKey) -> TensorLayout:
+        """Layout in which an operation makes a tensor: of all of it, of a strip or of a band."""
+        places = self.bands[key].places if key in self.bands else {}
+        return places.get(key, self.places[key])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,20 +69,6 @@ class _Cut:
 
     count: int
     input_strips: bool = False
-
-
-def input_rows(operation: Gemm | Pool, height: int, first: int, last: int) -> tuple[int, int]:
-    """Rows of an input of ``height`` that output rows ``first`` to ``last`` (exclusive) are made
-    from.
-
-    First and last, exclusive, both within 0..height; equal where they are made of padding alone.
-    """
-    if isinstance(operation, Pool) and operation.parts:
-        return 0, height
-    begin = first * operation.stride[0] - operation.padding[0]
-    end = (last - 1) * operation.stride[0] - operation.padding[0] + operation.kernel[0]
-    begin = min(max(0, begin), height)
-    return begin, max(begin, min(end, height))
 
 
 def make_plan(
@@ -76,7 +82,7 @@ def make_plan(
 
     What does not fit is tried with more and more strips of those results that can have strips, each
     time first with the whole input, then with strips of it; if that is not enough, tensors that
-    have to wait for their next reader while there is no room are spilled. Raises CompileError.
+    have to wait for their next reader while there is no room are spilled. Raises NoPlan.
     """
     operations, forms = repeat(operations, forms, config, batch)
     inputs, outputs = (
@@ -107,9 +113,22 @@ def make_plan(
     raise _refusal(operations, refusals[0], config)
 
 
+def make_banded_plan(
+    operations: Sequence[Gemm | Pool | Rearrange],
+    forms: dict[TensorKey, TensorLayout],
+    config: AccelConfig,
+    batch: int = 1,
+) -> Plan:
+    """Plan in which tensors live in memory, of what :func:`make_plan` has none for. Raises
+    CompileError."""
+    operations, forms = repeat(operations, forms, config, batch)
+    found = MemoryPlanner(operations, forms, config).plan()
+    return Plan(found.operations, found.places, {}, False, found.bands, False)
+
+
 def _refusal(
     operations: Sequence[Gemm | Pool | Rearrange], error: NoRoom, config: AccelConfig
-) -> CompileError:
+) -> NoPlan:
     """Why a graph cannot be planned, by the name of the layer."""
     key = error.live.key
     by_target = {operation.target: operation.name for operation in operations}
@@ -118,7 +137,7 @@ def _refusal(
         if key in by_target
         else f"graph input {str(key)!r}"
     )
-    return CompileError(
+    return NoPlan(
         f"{what} does not fit the activation buffer: {error.live.words} words beside "
         f"{error.used} in use, of {config.act_depth} per bank"
     )

@@ -13,9 +13,10 @@ from gateware.arch.config import AccelConfig
 from gateware.arch.registers import config_digest
 from gateware.compiler.codegen import CodeGenerator
 from gateware.compiler.layout import TensorLayout
-from gateware.compiler.lower import lower
+from gateware.compiler.lower import Lowered, lower
 from gateware.compiler.operations import CompileError
 from gateware.compiler.outputs import Output, OutputMemory
+from gateware.compiler.plan import NoPlan
 from gateware.compiler.program_image import LayerSegment
 from gateware.compiler.space_to_depth import SpaceToDepth
 from ir import nodes, numerics
@@ -161,10 +162,8 @@ def compile_graph(
     With ``dump`` every layer's output is stored to memory as well, for comparison layer by layer.
     Raises :class:`CompileError` naming the layer and the reason.
     """
-    lowered = lower(graph, config, batch)
-    memory = OutputMemory(graph, lowered.plan, config, dump=dump, batch=batch)
-    generator = CodeGenerator(graph, lowered, config, memory, batch=batch)
-    image = generator.run()
+    lowered, memory, generator = generate(graph, config, dump=dump, batch=batch)
+    image = generator.image
     return Program(
         name=graph.header.name,
         image=image.link(),
@@ -181,3 +180,26 @@ def compile_graph(
         batch=batch,
         output_stride=memory.stride,
     )
+
+
+def generate(
+    graph: IntGraph, config: AccelConfig, *, dump: bool = False, batch: int = 1
+) -> tuple[Lowered, OutputMemory, CodeGenerator]:
+    """What :func:`compile_graph` makes a program of. In bands only what does not fit otherwise.
+
+    Raises CompileError.
+    """
+    try:
+        return _generated(graph, config, dump=dump, batch=batch, banded=False)
+    except NoPlan:
+        return _generated(graph, config, dump=dump, batch=batch, banded=True)
+
+
+def _generated(
+    graph: IntGraph, config: AccelConfig, *, dump: bool, batch: int, banded: bool
+) -> tuple[Lowered, OutputMemory, CodeGenerator]:
+    lowered = lower(graph, config, batch, banded=banded)
+    memory = OutputMemory(graph, lowered.plan, config, dump=dump, batch=batch)
+    generator = CodeGenerator(graph, lowered, config, memory, batch=batch)
+    generator.run()
+    return lowered, memory, generator

@@ -51,7 +51,7 @@ class ProgramImage:
     def __init__(self, config: AccelConfig) -> None:
         self.config = config
         self.descriptors: list[tuple[data.StructLayout, dict[str, int], int | None]] = []
-        self.blocks: list[bytes] = []
+        self.blocks: dict[bytes, int] = {}  # data, and the number of the block
         self.segments: list[LayerSegment] = []
         self.dependencies = Dependencies(config)
         self.weights = Ring("weights", config.weight_depth)
@@ -64,7 +64,8 @@ class ProgramImage:
         """Context in which the descriptors that are added belong to ``layer``."""
         first = len(self.descriptors)
         yield
-        self.segments.append(LayerSegment(layer, first, len(self.descriptors)))
+        if first < len(self.descriptors):
+            self.segments.append(LayerSegment(layer, first, len(self.descriptors)))
 
     def add(
         self,
@@ -109,7 +110,7 @@ class ProgramImage:
             at += count
         return region
 
-    def load_slots(self, records: list[bytes]) -> Region:
+    def load_slots(self, records: Sequence[bytes]) -> Region:
         """Addition of a LOAD_SLOTS of drain slots to the ring's next region, which is returned."""
         region = self.slots.take(len(records))
         self._load(Opcode.LOAD_SLOTS, b"".join(records), region)
@@ -126,15 +127,18 @@ class ProgramImage:
             "loads",
             isa.TRANSFER,
             writes=(region,),
-            block=len(self.blocks),
+            block=self._block(b"".join(bytes([code]).ljust(beat, b"\0") for code in table)),
             opcode=Opcode.LOAD_TABLE,
             base=Base.PROGRAM,
             offset=0,
             beats=len(table),
             destination=0,
         )
-        self.blocks.append(b"".join(bytes([code]).ljust(beat, b"\0") for code in table))
         return region
+
+    def _block(self, stored: bytes) -> int:
+        """Number of the data block; what is loaded again is stored once."""
+        return self.blocks.setdefault(stored, len(self.blocks))
 
     def _load(self, opcode: Opcode, words: bytes, region: Region) -> None:
         config = self.config
@@ -143,14 +147,13 @@ class ProgramImage:
             "loads",
             isa.TRANSFER,
             writes=(region,),
-            block=len(self.blocks),
+            block=self._block(split_ports(words, beats // region.words, config)),
             opcode=opcode,
             base=Base.PROGRAM,
             offset=0,
             beats=beats // config.ports,
             destination=region.first,
         )
-        self.blocks.append(split_ports(words, beats // region.words, config))
 
     def link(self) -> bytes:
         """Bytes of the image, data blocks behind the descriptors that point at them.

@@ -64,8 +64,17 @@ class Move:
         return [window for _, window in self.stores + self.loads]
 
 
-def moves(operation: Rearrange, source: TensorLayout, target: TensorLayout) -> Iterator[Move]:
-    """Stores and loads of a rearrangement between two places."""
+ALL = (True, True)  #: first and last rows are there
+
+
+def moves(
+    operation: Rearrange,
+    source: TensorLayout,
+    target: TensorLayout,
+    ends: tuple[bool, bool] = ALL,
+) -> Iterator[Move]:
+    """Stores and loads of a rearrangement between two places, of whole tensors or of a band of
+    them; ``ends`` say whether it has their first and last row."""
     rows, columns = operation.factor
     for plane in range(source.planes):
         begin = source.address + plane * source.plane_pitch
@@ -85,6 +94,7 @@ def moves(operation: Rearrange, source: TensorLayout, target: TensorLayout) -> I
                     target,
                     begin + group * source.group_pitch,
                     end + group * target.group_pitch,
+                    ends,
                 )
         else:
             store = _window(source, begin, target.width * columns, source.groups)
@@ -93,10 +103,16 @@ def moves(operation: Rearrange, source: TensorLayout, target: TensorLayout) -> I
 
 
 def _repeat(
-    operation: Rearrange, source: TensorLayout, target: TensorLayout, begin: int, end: int
+    operation: Rearrange,
+    source: TensorLayout,
+    target: TensorLayout,
+    begin: int,
+    end: int,
+    ends: tuple[bool, bool],
 ) -> Move:
     """Pixels of a group several times, and those of the border oftener."""
-    (rows, columns), (above, left) = operation.factor, operation.border
+    (rows, columns), (border, left) = operation.factor, operation.border
+    above, under = (border if there else 0 for there in ends)
     whole = dataclasses.replace(_window(source, begin, source.width, columns), group_pitch=0)
     stores = [(0, whole)]
     if left:
@@ -128,9 +144,10 @@ def _repeat(
         for dy in range(rows)
     ]
     below = (source.height - 1) * target.width
-    for y in range(above):
-        for word, row in ((0, y), (below, target.height - 1 - y)):
-            loads.append((word, Window(end + row * pitch, 1, target.width, 1, 0, pitch)))
+    border_rows = [(0, y) for y in range(above)]
+    border_rows += [(below, target.height - 1 - y) for y in range(under)]
+    for word, row in border_rows:
+        loads.append((word, Window(end + row * pitch, 1, target.width, 1, 0, pitch)))
     return Move(source.height * target.width, stores, loads)
 
 
@@ -179,9 +196,14 @@ def check(operation: Rearrange, source: TensorLayout, target: TensorLayout) -> N
             )
 
 
-def size(operation: Rearrange, source: TensorLayout, target: TensorLayout) -> int:
+def size(
+    operation: Rearrange,
+    source: TensorLayout,
+    target: TensorLayout,
+    ends: tuple[bool, bool] = ALL,
+) -> int:
     """Number of bus words of memory that it takes."""
-    return sum(move.words for move in moves(operation, source, target))
+    return sum(move.words for move in moves(operation, source, target, ends))
 
 
 def emit(
@@ -190,10 +212,11 @@ def emit(
     source: TensorLayout,
     target: TensorLayout,
     offset: int,
+    ends: tuple[bool, bool] = ALL,
 ) -> None:
     """Descriptors of a rearrangement by ``offset`` bytes from OUTPUT_BASE."""
     beat = image.config.bus_bits // 8
-    for move in moves(operation, source, target):
+    for move in moves(operation, source, target, ends):
         for word, store in move.stores:
             image.add(
                 "stores",

@@ -5,10 +5,9 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from gateware.compiler.layout import Strip, TensorLayout
-from gateware.compiler.operations import Gemm, TensorKey
-from gateware.compiler.plan import input_rows
+from gateware.compiler.operations import Gemm, TensorKey, input_rows
 from gateware.compiler.program_image import ProgramImage
-from gateware.compiler.transfers import load_rows
+from gateware.compiler.transfers import Home, load_rows
 
 LOAD_STRIPS = 16  #: parts that a large input is loaded in, so that the first layer begins early
 LARGE_INPUT = 2048  #: bus beats
@@ -26,15 +25,15 @@ class Source:
         Of the whole tensor, or of the rows of a strip.
     height : int
         Rows of the whole tensor.
-    offset : int
-        Bytes from INPUT_BASE.
+    home : Home
+        Where it comes from.
     """
 
     def __init__(
-        self, image: ProgramImage, key: TensorKey, place: TensorLayout, *, height: int, offset: int
+        self, image: ProgramImage, key: TensorKey, place: TensorLayout, *, height: int, home: Home
     ) -> None:
         self._image, self._key, self._place = image, key, place
-        self._height, self._offset, self._loaded = height, offset, 0
+        self._height, self._home, self._loaded = height, home, 0
 
     @property
     def large(self) -> bool:
@@ -76,4 +75,4 @@ class Source:
             yield current
 
     def _load(self, strip: Strip, first: int, last: int) -> None:
-        load_rows(self._image, self._key, strip, first, last, self._offset)
+        load_rows(self._image, self._key, strip, first, last, self._home)

@@ -136,8 +136,11 @@ def rewrite(
     target: TensorLayout,
     config: AccelConfig,
     border: tuple[int, ...] = (),
+    whole: bool = True,
 ) -> Rewritten:
     """Cheapest form of a first convolution: cycles of the array plus those of the load.
+
+    A tensor that has to be ``whole`` in the activation buffer takes half of it at most.
 
     ``values`` is (rows, C, kernel_y, kernel_x); ``padding`` is top, bottom, left, right. Codes of a
     ``border`` are stored, because the array pads all channels with one code.
@@ -154,7 +157,7 @@ def rewrite(
         along_x = [choice.stored(target.width) for choice in along_x]
     y, x = min(
         itertools.product(along_y, along_x),
-        key=lambda way: _cost(way, rows, channels, source, target, config),
+        key=lambda way: _cost(way, rows, channels, source, target, config, whole),
     )
     taps_y, taps_x = y.taps[:, None, :, None], x.taps[None, :, None, :]
     picked = values[:, :, taps_y, taps_x]  # rows, C, kernel_y, kernel_x, patch_y, patch_x
@@ -176,6 +179,7 @@ def _cost(
     source: TensorLayout,
     target: TensorLayout,
     config: AccelConfig,
+    whole: bool,
 ) -> tuple[float, int]:
     """Cycles, and what decides where they are equal: words of the kernel; of the tensor where no
     form fits."""
@@ -188,7 +192,7 @@ def _cost(
     if (
         words > config.weight_depth
         or groups * source.planes > MAX_GROUPS
-        or stored.words > config.act_depth // 2
+        or (whole and stored.words > config.act_depth // 2)
     ):
         return math.inf, stored.words
     tiles = -(-rows // config.rows)

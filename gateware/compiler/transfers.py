@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Descriptors of transfers: tensors from memory and to it, raw outputs to it."""
 
+import dataclasses
+
 from gateware.arch import isa
 from gateware.arch.isa import Base, Opcode
 from gateware.compiler.dependencies import Region
-from gateware.compiler.layout import MAX_GROUPS, Strip, TensorLayout
+from gateware.compiler.layout import MAX_GROUPS, Strip
 from gateware.compiler.operations import CompileError, TensorKey
 from gateware.compiler.program_image import ProgramImage
 
@@ -47,71 +49,56 @@ def transfer_fields(key: TensorKey, strip: Strip, first: int, last: int) -> dict
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class Home:
+    """Place of a tensor in memory, ``offset`` bytes from a base register."""
+
+    base: Base
+    offset: int
+
+
 def load_rows(
-    image: ProgramImage, key: TensorKey, strip: Strip, first: int, last: int, offset: int
+    image: ProgramImage, key: TensorKey, strip: Strip, first: int, last: int, home: Home
 ) -> None:
-    """LOAD_TENSOR of rows ``first`` to ``last`` (exclusive) of an input, which begins ``offset``
-    bytes from INPUT_BASE."""
-    row_beats = strip.place.beats // strip.place.height
+    """LOAD_TENSOR of rows ``first`` to ``last`` (exclusive) of a tensor that begins at ``home``."""
+    fields, memory = _moved(image, key, strip, first, last, home)
     image.add(
         "loads",
         isa.TENSOR,
-        reads=(),
+        reads=memory,
         writes=strip.regions(first, last),
         opcode=Opcode.LOAD_TENSOR,
-        base=Base.INPUT,
-        offset=offset + first * row_beats * image.config.bus_bits // 8,
-        **transfer_fields(key, strip, first, last),
+        **fields,
     )
-
-
-def spill(image: ProgramImage, key: TensorKey, place: TensorLayout, offset: int) -> None:
-    """STORE_TENSOR of a whole tensor to ``offset`` bytes from OUTPUT_BASE, to be reloaded."""
-    image.add(
-        "stores",
-        isa.TENSOR,
-        reads=[Region("act", place.address, place.words)],
-        writes=[_memory(image, place, offset)],
-        opcode=Opcode.STORE_TENSOR,
-        base=Base.OUTPUT,
-        offset=offset,
-        **transfer_fields(key, Strip.whole(place), 0, place.height),
-    )
-
-
-def reload(image: ProgramImage, key: TensorKey, place: TensorLayout, offset: int) -> None:
-    """LOAD_TENSOR of what :func:`spill` stored."""
-    image.add(
-        "loads",
-        isa.TENSOR,
-        reads=[_memory(image, place, offset)],
-        writes=[Region("act", place.address, place.words)],
-        opcode=Opcode.LOAD_TENSOR,
-        base=Base.OUTPUT,
-        offset=offset,
-        **transfer_fields(key, Strip.whole(place), 0, place.height),
-    )
-
-
-def _memory(image: ProgramImage, place: TensorLayout, offset: int) -> Region:
-    return Region("memory", offset * 8 // image.config.bus_bits, place.beats)
 
 
 def store_rows(
-    image: ProgramImage, key: TensorKey, strip: Strip, first: int, last: int, offset: int
+    image: ProgramImage, key: TensorKey, strip: Strip, first: int, last: int, home: Home
 ) -> None:
-    """STORE_TENSOR of rows ``first`` to ``last`` (exclusive) of an output, which begins
-    ``offset`` bytes from OUTPUT_BASE."""
-    row_beats = strip.place.beats // strip.place.height
+    """STORE_TENSOR of rows ``first`` to ``last`` (exclusive) of a tensor that begins at
+    ``home``."""
+    fields, memory = _moved(image, key, strip, first, last, home)
     image.add(
         "stores",
         isa.TENSOR,
         reads=strip.regions(first, last),
-        writes=(),
+        writes=memory,
         opcode=Opcode.STORE_TENSOR,
-        base=Base.OUTPUT,
-        offset=offset + first * row_beats * image.config.bus_bits // 8,
-        **transfer_fields(key, strip, first, last),
+        **fields,
+    )
+
+
+def _moved(
+    image: ProgramImage, key: TensorKey, strip: Strip, first: int, last: int, home: Home
+) -> tuple[dict[str, int], list[Region]]:
+    """Fields of a load or store of rows, and the words of memory that a run may change."""
+    row_beats, beat = strip.place.beats // strip.place.height, image.config.bus_bits // 8
+    offset = home.offset + first * row_beats * beat
+    words = Region("memory", offset // beat, (last - first) * row_beats)
+    fields = {"base": home.base, "offset": offset}
+    return (
+        fields | transfer_fields(key, strip, first, last),
+        [words] if home.base is Base.OUTPUT else [],
     )
 
 

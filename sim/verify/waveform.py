@@ -8,9 +8,9 @@ import numpy as np
 
 from gateware.arch import isa
 from gateware.arch.isa import Opcode
-from gateware.compiler.lower import lower
+from gateware.compiler.layout import TensorLayout
 from gateware.compiler.operations import Gemm, Pool
-from gateware.compiler.program import Program
+from gateware.compiler.program import Program, generate
 from gateware.model.emulator import Emulator
 from ir import cli
 from ir.graph import IntGraph
@@ -52,13 +52,13 @@ def producer(program: Program, graph: IntGraph, layer: str, channel: int, y: int
     Of a layer that is made in strips, the last that may have made it.
     """
     config = program.config
-    plan = lower(graph, config, program.batch).plan
+    plan = generate(graph, config, batch=program.batch)[0].plan
     output = next(
         operation.target
         for operation in plan.operations
         if isinstance(operation, Gemm | Pool) and operation.name == layer
     )
-    place = plan.places[output]
+    place = plan.result_place(output)
     mine = {
         index
         for segment in program.segments
@@ -80,7 +80,7 @@ def producer(program: Program, graph: IntGraph, layer: str, channel: int, y: int
         if descriptor.opcode is Opcode.LOAD_SLOTS:
             emulator.load_slots(f, program.image)
         elif descriptor.opcode is Opcode.EXECUTE and index in mine:
-            if channel in _channels(emulator, f, place.group_pitch, place.address):
+            if channel in _channels(emulator, f, place):
                 if found is None or rows <= y:
                     found = index
                 rows += f["out_height"]
@@ -89,13 +89,14 @@ def producer(program: Program, graph: IntGraph, layer: str, channel: int, y: int
     return found
 
 
-def _channels(emulator: Emulator, f: dict[str, int], group_pitch: int, address: int) -> set[int]:
+def _channels(emulator: Emulator, f: dict[str, int], place: TensorLayout) -> set[int]:
     """Channels that an EXECUTE makes, with the slots that are loaded."""
     k, depth = emulator.config.k, emulator.config.slot_depth
     slots = [emulator.slots[(f["slot_address"] + i) % depth] for i in range(f["slots"])]
-    base = (f["out_address"] - address) // group_pitch if f["pool"] else 0
+    pitch = place.group_pitch  # bands take places of this form in turns
+    base = (f["out_address"] - place.address) % place.words // pitch if f["pool"] else 0
     return {
-        (base + column["offset"] // group_pitch) * k + j
+        (base + column["offset"] // pitch) * k + j
         for slot in slots
         if slot is not None
         for j, column in enumerate(slot["columns"])

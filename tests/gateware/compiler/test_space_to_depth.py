@@ -10,7 +10,8 @@ from gateware.arch.config import AccelConfig
 from gateware.compiler import space_to_depth
 from gateware.compiler.layout import LiveRange, Strip, TensorLayout, allocate
 from gateware.compiler.lower import lower
-from gateware.compiler.operations import CompileError, TensorKey
+from gateware.compiler.operations import TensorKey
+from gateware.compiler.plan import NoPlan
 from gateware.compiler.program import compile_graph
 from gateware.compiler.space_to_depth import Axis, SpaceToDepth, rewrite
 from gateware.model import estimate
@@ -142,13 +143,12 @@ def test_a_strip_is_no_larger_than_it_must_be():
     assert place.height == 4 * 2 + 3
 
 
-def test_what_does_not_fit_in_strips_either():
-    with pytest.raises(
-        CompileError,
-        match=r"the output of layer .conv0. does not fit .*: 180 "
-        "words beside 90 in use, of 128 per bank",
-    ):
-        compile_graph(pooled(18), dataclasses.replace(CONFIG, act_depth=128))
+def test_what_does_not_fit_in_strips_runs_in_bands(seed):
+    config, graph = dataclasses.replace(CONFIG, act_depth=128), pooled(18)
+    with pytest.raises(NoPlan, match=r"layer .conv0. does not fit .*: 180 words beside 90 in use"):
+        lower(graph, config)
+    assert lower(graph, config, banded=True).plan.bands
+    assert_golden(graph, compile_graph(graph, config), config, seed)
 
 
 def test_a_large_image_comes_in_parts(seed):
