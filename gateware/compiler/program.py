@@ -185,7 +185,7 @@ def compile_graph(
 def generate(
     graph: IntGraph, config: AccelConfig, *, dump: bool = False, batch: int = 1
 ) -> tuple[Lowered, OutputMemory, CodeGenerator]:
-    """What :func:`compile_graph` makes a program of. In bands only what does not fit otherwise.
+    """Code of a program and what it is made from; in bands only what does not fit otherwise.
 
     Raises CompileError.
     """
