@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check that an accelerator can run a network, before the network is trained for it."""
+"""Questions of training: can an accelerator run a network, and for which array to train it."""
 
 import dataclasses
 
+import boards
 from gateware.arch.config import AccelConfig
 from gateware.compiler.hybrid import compile_all
 from gateware.compiler.lower import needs_tables
 from gateware.compiler.slices import needs_parts
-from ir.board_arrays import board_array
+from gateware.explore import choose
+from gateware.explore.space import Given
 from ir.graph import IntGraph
 from ir.ratio import Ratio
 
-#: Sizes that leave nothing to wish for, where no array is known: what remains is refused by all.
+#: Sizes that leave nothing to wish for, where no board is known: what remains is refused by all.
 ROWS = 64
 SIZES = {
     "act_depth": 1 << 16,
@@ -21,18 +23,27 @@ SIZES = {
 }
 
 
-def check(graph: IntGraph, board: str | None = None) -> None:
-    """Check that ``graph`` compiles, for the array of ``board`` where its rows were assigned for
-    that, else for a large one of its ratio.
+def check(graph: IntGraph) -> None:
+    """Check that ``graph`` compiles, for a large array of its ratio.
 
     Raises :class:`~gateware.compiler.operations.CompileError` naming the layer and the reason.
     """
-    ratio, rows, sizes = Ratio.parse(graph.header.ratio), ROWS, SIZES
-    if board is not None:
-        array = board_array(board)
-        if (array.ratio, array.rows) == (ratio, graph.header.tile_rows):
-            rows, sizes = array.rows, array.sizes
-    config = AccelConfig.from_ratio(ratio, rows, tables=needs_tables(graph), **sizes)
+    config = AccelConfig.from_ratio(
+        Ratio.parse(graph.header.ratio), ROWS, tables=needs_tables(graph), **SIZES
+    )
     if needs_parts(graph, k=config.k, weight_depth=config.weight_depth):
         config = dataclasses.replace(config, parts=True)
     compile_all(graph, config)
+
+
+def array_for(
+    graph: IntGraph, board: str, ratio: Ratio | None = None, rows: int | None = None
+) -> tuple[Ratio, int]:
+    """Ratio and row lanes of the array that ``gateware.build`` will choose on a board for a
+    network of these shapes, where it is trained for them; ``ratio`` and ``rows`` where given.
+
+    Raises :class:`~gateware.compiler.operations.CompileError` where no array of the board runs it,
+    and ValueError for an unknown board.
+    """
+    given = Given(ratio=ratio, rows=None if rows is None else (rows,))
+    return choose.array_for(graph, boards.get(board), given)

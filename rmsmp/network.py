@@ -14,11 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from ir import cli
-from ir.board_arrays import board_array
 from ir.graph import IntGraph
 from ir.ratio import Ratio
 from ir.vectors import Vectors, beside
-from quant.assignment.methods import method as find_method
 from quant.capture.nodes import note_shapes
 from quant.lowering import export as lowering
 from quant.lowering import quantise as flow
@@ -67,11 +65,12 @@ def quantise(
         Calibration images, float (N, C, H, W) with values in 0..1. Clips of activations are set by
         the first 256, sensitivities of rows by the first 64.
     board : str, optional
-        Decides ratio and rows of a tile by the array that suits it, see ``boards/arrays``.
+        Decides ratio and rows of a tile by the array that :func:`rmsmp.build` will choose on it for
+        this network; takes seconds to two minutes.
     ratio : str, optional
         PoT-4 : Fixed-4 : Fixed-8 in percent, such as ``"65:30:5"`` (the default without a board).
     tile_rows : int, optional
-        Row lanes of the array (default: those of the board's array, else 16).
+        Row lanes of the array (default: those of the array for the board, else 16).
     method : str
         ``rmsmp`` or a baseline of :data:`quant.assignment.methods.METHODS`.
     act_bits : int
@@ -87,35 +86,34 @@ def quantise(
         For a board, ratio, method or calibration images that make no sense.
     """
     model, images = _unwrapped(model), checked_images(images)
-    array = board_array(board) if board else None
-    if ratio is None and array and method == "rmsmp":
-        ratio = str(array.ratio)
-    if tile_rows is None:
-        tile_rows = array.rows if array else TILE_ROWS
+    settled: list[tuple[Ratio, int]] = []
+
+    def settle(prepared: fx.GraphModule, mix: Ratio, rows: int) -> tuple[Ratio, int]:
+        """Ratio and rows, once export and compiler will take the network."""
+        graph = untrained_graph(prepared, images[:2], mix, rows)
+        compiler = cli.optional("gateware.check")
+        if compiler is not None and board:
+            given = mix if ratio or method != "rmsmp" else None
+            mix, rows = compiler.array_for(graph, board, given, tile_rows)
+        elif compiler is not None:
+            compiler.check(graph)
+        settled.append((mix, rows))
+        return mix, rows
+
     quantised = flow.quantise(
         model,
         images,
         ratio=ratio,
-        tile_rows=tile_rows,
+        tile_rows=TILE_ROWS if tile_rows is None else tile_rows,
         method=method,
         act_bits=act_bits,
         first_last=first_last,
-        check=lambda prepared, mix, rows: _check(prepared, images, mix, rows, board),
+        settle=settle,
     )
-    mix = str(find_method(method, ratio).ratio)
+    (mix, rows), shape = settled[-1], tuple(images.shape[1:])
     for layer in quantised_layers(quantised).values():
-        setattr(layer, ORIGIN, _Origin(mix, tile_rows, tuple(images.shape[1:])))
+        setattr(layer, ORIGIN, _Origin(str(mix), rows, shape))
     return quantised
-
-
-def _check(
-    model: fx.GraphModule, images: Tensor, ratio: Ratio, tile_rows: int, board: str | None
-) -> None:
-    """Check that export and compiler will take the network: UnsupportedLayer or CompileError."""
-    graph = untrained_graph(model, images[:2], ratio, tile_rows)
-    compiler = cli.optional("gateware.check")
-    if compiler is not None:
-        compiler.check(graph, board)
 
 
 def train(

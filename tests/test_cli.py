@@ -95,9 +95,8 @@ def test_wrong_version(tmp_path: Path, graph: Path) -> None:
 
 
 def test_layer_that_cannot_be_compiled(tmp_path: Path, graph: Path) -> None:
-    line = refused(
-        "gateware.build", "--board", "zc706", "--graph", graph, "--ratio", "50:50:0", cwd=tmp_path
-    )
+    options = ["--graph", graph, "--ratio", "50:50:0", "--rows", 16, "-q"]
+    line = refused("gateware.build", "--board", "zc706", *options, cwd=tmp_path)
     layer = IntGraph.load(graph).nodes[0].name
     assert f"layer '{layer}'" in line
     assert "FIXED8" in line
@@ -111,6 +110,7 @@ def test_several_images_of_a_network_with_a_host(tmp_path: Path) -> None:
         "zc706",
         "--graph",
         "hybrid.safetensors",
+        "--no-search",
         "--batch",
         "2",
         cwd=tmp_path,
@@ -189,6 +189,7 @@ def test_simulation_of_another_graph(tmp_path: Path, graph: Path) -> None:
             "--graph",
             graph,
             "--project-only",
+            "--no-search",
             cwd=tmp_path,
         ).returncode
         == 0

@@ -26,7 +26,7 @@ def quantise(
     method: str = "rmsmp",
     act_bits: int = 4,
     first_last: str = "same",
-    check: Callable[[fx.GraphModule, Ratio, int], None] | None = None,
+    settle: Callable[[fx.GraphModule, Ratio, int], tuple[Ratio, int]] | None = None,
 ) -> fx.GraphModule:
     """Quantised copy of a float network: prepared, calibrated and its rows assigned schemes.
 
@@ -42,8 +42,8 @@ def quantise(
     tile_rows : row lanes of the accelerator's array
     method : a name of :data:`quant.assignment.methods.METHODS`
     act_bits : 4 or 8, of the activations that layers read
-    check : called with the prepared network, ratio and rows, before anything is measured; what it
-        raises is passed on
+    settle : gives ratio and rows for the prepared network from those asked for, before anything is
+        measured; what it raises is passed on
     first_last : "same", or "w8a8" for 8 bits in the first and the last layer
 
     Raises :class:`~quant.capture.writer.UnsupportedLayer` for an operation that the accelerator
@@ -58,8 +58,9 @@ def quantise(
             images = images.clone()
         quantised = prepare(model, images[:2], act_bits=act_bits, first_last=first_last)
         check_range(images)
-        if check is not None:
-            check(quantised, chosen.ratio, tile_rows)
+        if settle is not None:
+            mix, tile_rows = settle(quantised, chosen.ratio, tile_rows)
+            chosen = find_method(method, str(mix))
         calibrate(quantised, images[:CALIBRATION_IMAGES])
         kind = "hessian" if chosen.ratio.fixed8 else "random"  # which nothing reads
         scores = row_scores(kind, quantised, images[:SENSITIVITY_IMAGES])

@@ -10,7 +10,6 @@ from typing import Any, Literal, Self
 import pydantic
 from pydantic_core import ErrorDetails
 
-from ir.board_arrays import board_array
 from quant.assignment.methods import METHODS, method
 from quant.models import MODELS
 
@@ -117,7 +116,10 @@ class TrainConfig(pydantic.BaseModel):
         None,
     )
     board: str | None = setting(
-        "schemes", "train for this board's array: its rows per tile and, of rmsmp, its ratio", None
+        "schemes",
+        "train for the array that gateware.build chooses on this board for the network: "
+        "its rows per tile and, of rmsmp, its ratio",
+        None,
     )
     first_last: Literal["same", "w8a8"] = setting(
         "schemes", "first and last layer like the others, or in 8 bits", "same"
@@ -182,11 +184,6 @@ class TrainConfig(pydantic.BaseModel):
             begun = False  # it has never seen the task
             values.setdefault("tokenizer", given["pretrained"])
         name = values.get("method", cls.model_fields["method"].default)
-        if "board" in values:
-            array = board_array(values["board"])
-            values.setdefault("tile_rows", array.rows)
-            if name == "rmsmp":
-                values.setdefault("ratio", str(array.ratio))
         if name == FLOAT32:
             if "ratio" in given:
                 raise ValueError("method float32 has no schemes: leave ratio out")
@@ -194,7 +191,9 @@ class TrainConfig(pydantic.BaseModel):
         elif name not in METHODS:
             raise ValueError(f"unknown method {name!r}; known are {', '.join((FLOAT32, *METHODS))}")
         else:
-            values["ratio"] = str(method(name, values.get("ratio")).ratio)
+            mix = str(method(name, values.get("ratio")).ratio)
+            if name != "rmsmp" or "ratio" in values or "board" not in values:
+                values["ratio"] = mix
             if begun:
                 values["float_epochs"] = given.get("float_epochs", 0)
         return values
@@ -225,6 +224,12 @@ class TrainConfig(pydantic.BaseModel):
         for name, default in (("width", None), ("stem", "auto"), ("normalised", False)):
             if getattr(self, name) != default:
                 raise ValueError(f"{name} is a setting of networks for images: leave it out")
+
+    @property
+    def given_rows(self) -> int | None:
+        """Rows of a tile, where they were given: None where the board decides them."""
+        open_rows = self.board is not None and "tile_rows" not in self.model_fields_set
+        return None if open_rows else self.tile_rows
 
     @classmethod
     def resolve(cls, **given: Any) -> Self:

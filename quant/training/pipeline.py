@@ -11,12 +11,14 @@ from torch import Tensor, fx, nn
 from torch.torch_version import TorchVersion
 
 from ir import cli, golden
+from ir.board_arrays import board_array
 from ir.cli import UserError
 from ir.graph import Host, IntGraph
 from ir.numerics import Scheme
 from ir.ratio import Ratio
 from ir.vectors import Vectors
 from quant import data, models
+from quant.assignment.methods import method
 from quant.data.splits import Inputs
 from quant.lowering import verify
 from quant.lowering.align import align_scales
@@ -60,8 +62,9 @@ def train(
     there = on_device(dataset, config, processes)
     model = start(config, dataset, run, progress)
     if processes.first and not run.resuming:
-        check_network(model, config, dataset)
+        config = for_array(model, config, dataset, progress)
         run.begin(config)
+    config = processes.of_first(config)
     model = placed(model, processes)
     progress.note(f"training on {config.device}, run folder {run.path}")
     training = Training(
@@ -264,24 +267,46 @@ def quantisable(model: nn.Module, config: TrainConfig, dataset: data.Dataset) ->
     )
 
 
-def check_network(model: nn.Module, config: TrainConfig, dataset: data.Dataset) -> None:
-    """Check, before the first epoch, that export and compiler will take ``model``.
+def for_array(
+    model: nn.Module, config: TrainConfig, dataset: data.Dataset, progress: Progress
+) -> TrainConfig:
+    """Settings with ratio and rows of the array that the build will choose for ``model`` on the
+    board, after a check that export and compiler will take it.
 
-    The compiler is asked where it is installed. Raises UserError.
+    The compiler is asked where it is installed; without it, and for networks with a part on the
+    host, the array is the one kept for the board. Raises UserError.
     """
-    if not has_graph(config):
-        return
-    ratio, example = Ratio.parse(config.ratio or ""), dataset.test.batch(torch.arange(2))[0]
+    example = dataset.test.batch(torch.arange(2))[0]
     compiler = cli.optional("gateware.check")
     try:
+        if not has_graph(config):
+            return _with_kept_array(config)
         with torch.random.fork_rng():
             prepared = flat(quantisable(model, config, dataset))
-        if not is_hybrid(prepared):
-            graph = untrained_graph(prepared, example, ratio, config.tile_rows)
+        if is_hybrid(prepared):
+            return _with_kept_array(config)
+        ratio = method(config.method, config.ratio).ratio
+        graph = untrained_graph(prepared, example, ratio, config.tile_rows)
+        if compiler is None or not config.board:
             if compiler is not None:
-                compiler.check(graph, config.board)
+                compiler.check(graph)
+            return _with_kept_array(config)
+        progress.note(f"looking for the array of {config.board} that suits {config.model}")
+        given = config.ratio and Ratio.parse(config.ratio)
+        ratio, rows = compiler.array_for(graph, config.board, given or None, config.given_rows)
     except ValueError as error:
         raise UserError(str(error)) from error
+    progress.note(f"training for ratio {ratio} in tiles of {rows} rows, as the build will choose")
+    return config.model_copy(update={"ratio": str(ratio), "tile_rows": rows})
+
+
+def _with_kept_array(config: TrainConfig) -> TrainConfig:
+    """Settings of the array that is kept for the board. Raises ValueError where there is none."""
+    if not config.board or config.method == FLOAT32:
+        return config
+    array = board_array(config.board)
+    rows = config.given_rows or array.rows
+    return config.model_copy(update={"ratio": config.ratio or str(array.ratio), "tile_rows": rows})
 
 
 def start(

@@ -6,17 +6,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import boards
 import rmsmp
 from bench.constructs import CONSTRUCTS, RATIO, Construct, Fn, cbr, head
 from gateware.check import check
 from gateware.compiler.operations import CompileError
-from ir.board_arrays import board_array
+from gateware.explore.choose import choose
 from ir.graph import IntGraph
+from ir.numerics import Scheme
+from ir.ratio import Ratio
 from quant.capture.writer import UnsupportedLayer
 from quant.lowering.dry_run import untrained_graph
 from quant.lowering.export import export
 from quant.lowering.prepare import calibrate, prepare
-from quant.nn.layers import RowQuantised
+from quant.nn.layers import RowQuantised, quantised_layers
 
 SHAPE = (3, 12, 12)
 
@@ -77,20 +80,38 @@ def test_quantise_asks_the_compiler_before_it_measures_anything(monkeypatch) -> 
         rmsmp.quantise(Tall(), torch.rand(2, 1, 1100, 2))
 
 
-def test_the_array_of_a_board_is_asked(monkeypatch) -> None:
-    asked: list[str | None] = []
-    monkeypatch.setattr("gateware.check.check", lambda _, board: asked.append(board))
-    rmsmp.quantise(nn.Sequential(cbr(3, 8), head(8)), torch.rand(4, *SHAPE), board="zc706")
-    assert asked == ["zc706"]
+def test_a_board_decides_ratio_and_rows(monkeypatch) -> None:
+    """By the array that the build will choose for the network; what is given is handed on."""
+    asked = []
+
+    def array_for(graph, *given):
+        asked.append(given)
+        return given[1] or Ratio(50, 44, 6), 32
+
+    monkeypatch.setattr("gateware.check.array_for", array_for)
+    model = nn.Sequential(cbr(3, 64), head(64))
+    made = rmsmp.quantise(model, torch.rand(4, *SHAPE), board="zc706")
+    (layer, *_) = quantised_layers(made).values()
+    assert [int(layer.scheme.eq(s).sum()) for s in Scheme] == [*Ratio(50, 44, 6).rows(64, 32)]
+    rmsmp.quantise(model, torch.rand(4, *SHAPE), board="zc706", ratio="65:30:5", tile_rows=16)
+    rmsmp.quantise(model, torch.rand(4, *SHAPE), board="zc706", method="fixed4")
+    assert asked == [
+        ("zc706", None, None),
+        ("zc706", Ratio(65, 30, 5), 16),
+        ("zc706", Ratio(0, 100, 0), None),
+    ]
 
 
-def test_a_board_has_less_room_than_the_largest_array() -> None:
-    images, array = torch.rand(2, 3, 250, 250), board_array("pynq_z1")
-    layers = {"a": cbr(3, 32), "b": nn.Conv2d(32, 32, 1), "h": head(32)}
-    net = Fn(lambda s, x: s.h(s.b(s.a(x)) + s.a(x)), **layers)
-    graph = untrained_graph(prepare(net.eval(), images), images, array.ratio, array.rows)
-    with pytest.raises(CompileError, match="does not fit"):
-        check(graph, "pynq_z1")
+def test_training_and_build_agree(seed: int, tmp_path) -> None:
+    """The array is the same for the network before training and for its trained graph."""
+    torch.manual_seed(seed)
+    images = torch.rand(8, *SHAPE)
+    net = nn.Sequential(cbr(3, 16), cbr(16, 32), head(32))
+    model = rmsmp.quantise(net, images, board="zedboard")
+    graph = rmsmp.export(model, tmp_path / "own.safetensors")
+    found = choose(graph, boards.get("zedboard"))
+    assert found.config.lanes == Ratio.parse(graph.header.ratio).lanes(graph.header.tile_rows)
+    assert not found.advice
 
 
 def test_a_tuple_of_one_input(seed: int) -> None:

@@ -3,9 +3,6 @@
 
 import pytest
 
-from ir import board_arrays
-from ir.board_arrays import BoardArray
-from ir.ratio import Ratio
 from quant.assignment.methods import METHODS
 from quant.models import MODELS
 from quant.training.config import PRESETS, TrainConfig, read_settings
@@ -38,24 +35,17 @@ def test_given_ratio_replaces_that_of_the_method() -> None:
         TrainConfig.resolve(method="fixed4", ratio="60:35:5")
 
 
-def test_board_decides_rows_and_ratio(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(board_arrays, "SHIPPED", tmp_path / "none")
-    monkeypatch.setattr(board_arrays, "user_folder", lambda: tmp_path)
-    BoardArray(Ratio(62, 33, 5), 64, {}).save(tmp_path, "zc706")
+def test_a_board_leaves_rows_and_ratio_open() -> None:
+    """Until the network is known; what is given stays."""
     config = TrainConfig.resolve(board="zc706")
-    assert (config.ratio, config.tile_rows) == ("62:33:5", 64)
-    assert Ratio.parse(config.ratio).rows(128, config.tile_rows) == (80, 42, 6)
+    assert (config.ratio, config.given_rows) == (None, None)
     fixed = TrainConfig.resolve(board="zc706", method="fixed4")
-    assert (fixed.ratio, fixed.tile_rows) == ("0:100:0", 64)
+    assert (fixed.ratio, fixed.given_rows) == ("0:100:0", None)
     mine = TrainConfig.resolve(board="zc706", ratio="65:30:5", tile_rows=32)
-    assert (mine.ratio, mine.tile_rows) == ("65:30:5", 32)
-    assert TrainConfig.resolve(**config.model_dump()) == config
+    assert (mine.ratio, mine.given_rows) == ("65:30:5", 32)
+    assert TrainConfig.resolve(**mine.model_dump()) == mine
     assert TrainConfig.resolve(board="zc706", method="float32").ratio is None
-    with pytest.raises(ValueError, match="no array is known for board 'zc7o6', only for zc706"):
-        TrainConfig.resolve(board="zc7o6")
-    (tmp_path / "zedboard.json").write_text("{")
-    with pytest.raises(ValueError, match=r"zedboard\.json holds no array of a board"):
-        TrainConfig.resolve(board="zedboard")
+    assert (TrainConfig.resolve().ratio, TrainConfig.resolve().given_rows) == ("65:30:5", 16)
 
 
 def test_float32_is_not_quantised() -> None:
