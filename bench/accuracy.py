@@ -204,7 +204,17 @@ def train(run: Run, folder: pathlib.Path) -> dict[str, object]:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
         code = cli.run(
             quant.train.main,
-            ["--config", str(config), "--out", str(folder), "--name", run.name, "--json", "-q"],
+            [
+                "--config",
+                str(config),
+                "--out",
+                str(folder),
+                "--name",
+                run.name,
+                "--overwrite",
+                "--json",
+                "-q",
+            ],
         )
     if code:
         lines = errors.getvalue().strip().splitlines() or ["no output"]

@@ -46,7 +46,7 @@ def parser() -> cli.Parser:
     )
     p.add_argument(
         "--images",
-        type=int,
+        type=cli.whole(1),
         default=100,
         metavar="N",
         help="test images to simulate (default: %(default)s)",
@@ -77,7 +77,8 @@ def run(dataset: str, board: str, ratio: str, images: int) -> dict:
     """All steps; returns what they found."""
     start = time.monotonic()
     quick = QUICK.get(dataset, [])
-    train = step("train", "quant.train", "--dataset", dataset, "--ratio", ratio, *quick)
+    name = ("--name", f"demo-{dataset}", "--overwrite")
+    train = step("train", "quant.train", "--dataset", dataset, "--ratio", ratio, *name, *quick)
     graph = Path(train["run"]) / "graph.safetensors"
     # A small array, whose Verilog a simulator compiles in a minute.
     options = ["--board", board, "--graph", str(graph), "--ratio", ratio, "--no-search"]

@@ -23,7 +23,7 @@ def parser() -> cli.Parser:
         nargs="?",
         default="runs/latest",
         metavar="RUN",
-        help="folder of the run (default: %(default)s)",
+        help="folder of the run, or its name (default: %(default)s)",
     )
     p.add_argument("--dataset", metavar="NAME", help="other data set than the run was trained on")
     p.add_argument("--data", metavar="DIR", help="folder of the data set's files")
@@ -34,7 +34,7 @@ def parser() -> cli.Parser:
     )
     p.add_argument(
         "--integer-samples",
-        type=int,
+        type=cli.whole(1),
         metavar="N",
         help="test samples that the integer models compute (default: as in the run)",
     )
@@ -46,8 +46,6 @@ def parser() -> cli.Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command; raises UserError."""
     options = parser().parse_args(argv)
-    if options.integer_samples is not None and options.integer_samples < 1:
-        raise cli.UserError("--integer-samples must be at least 1")
     from ir.graph import GraphError
     from quant.lowering.verify import Mismatch
     from quant.training import plots

@@ -59,6 +59,9 @@ def parser() -> cli.Parser:
     p.add_argument(
         "--out", default="runs", metavar="DIR", help="folder of runs (default: %(default)s)"
     )
+    p.add_argument(
+        "--overwrite", action="store_true", help="replace a run of this name, finished or not"
+    )
     p.add_argument("--name", help="the run's folder in DIR (default: the data set's name)")
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, field in TrainConfig.model_fields.items():
@@ -105,8 +108,9 @@ def add_setting(group: "argparse._ArgumentGroup", name: str, field: FieldInfo) -
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command; raises UserError."""
     options = vars(parser().parse_args(argv))
-    quiet, verbose, as_json, file, resume, out, name = (
-        options.pop(key) for key in ("quiet", "verbose", "json", "config", "resume", "out", "name")
+    quiet, verbose, as_json, file, resume, out, overwrite, name = (
+        options.pop(key)
+        for key in ("quiet", "verbose", "json", "config", "resume", "out", "overwrite", "name")
     )
     try:
         given = read_settings(file) if file else {}
@@ -114,8 +118,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError("--resume needs the folder or the name of a run")
         if resume and name:
             raise ValueError("--resume has a name already: leave --name out")
+        if resume and overwrite:
+            raise ValueError("--resume goes on with a run, --overwrite begins it anew: leave one")
         given |= {key: value for key, value in options.items() if value is not None}
         config = None if resume else TrainConfig.resolve(**given)
+        if config and config.board and (own := [k for k in ("ratio", "tile_rows") if k in given]):
+            options = " and ".join(f"--{key.replace('_', '-')} {given[key]}" for key in own)
+            if not quiet:
+                cli.say(f"{options} as given, not as of {config.board}'s array")
     except ValueError as error:
         raise cli.UserError(str(error)) from error
     # From here on torch is needed, which takes seconds to import.
@@ -132,14 +142,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 run = RunFolder.reopen(out, resume)
                 run.claim()
             else:
-                run = RunFolder.plan(out, config.dataset if name is None else name)
+                run = RunFolder.plan(out, config.dataset if name is None else name, overwrite)
             at_end.callback(run.release)
             found = run, config or same_settings(run.config(), given), run.finished
         run, config, finished = typing.cast(
             "tuple[RunFolder, TrainConfig, bool]", processes.of_first(found)
         )
         if finished and resume:
-            return tell_finished(run, as_json) if processes.first else 0
+            plots = given.get("plots", False)
+            return tell_finished(run, as_json, plots) if processes.first else 0
         if config.tensorboard:
             cli.require("tensorboard")  # before anything is written
         config = config.model_copy(update={"device": device})
@@ -180,14 +191,26 @@ def session(
             raise KeyboardInterrupt(f"{progress.place}; {hint}") from None
         except (GraphError, UnsupportedLayer) as error:
             raise cli.UserError(str(error)) from error
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "memory" not in str(error):
+                raise
+            raise cli.UserError(
+                f"not enough memory for a {config.model} with these settings: take a smaller "
+                "--width, --size or --batch-size"
+            ) from error
         except (ExportError, Mismatch, Diverged) as error:
             if isinstance(error, ExportError):
-                error = f"{error}; integers cannot hold such weights, train with a lower --lr"
+                rate = "--lr or --float-lr" if config.float_epochs else "--lr"
+                error = f"{error}; integers cannot hold such weights, train with a lower {rate}"
             if processes.announces:
                 cli.say(f"error: {error}")
             return 1
     if result:
         cli.give(json.dumps(result) if as_json else summary(result))
+        if result["digest"] and not as_json and verbosity >= 0:
+            board = config.board or "zc706"
+            graph = run.final_path / "graph.safetensors"
+            cli.next_command("python -m gateware.build", "--board", board, "--graph", graph)
     return 0
 
 
@@ -240,10 +263,14 @@ def same(field: FieldInfo, value: object, kept: object) -> bool:
         return False
 
 
-def tell_finished(run: "RunFolder", as_json: bool) -> int:
+def tell_finished(run: "RunFolder", as_json: bool, plots: bool = False) -> int:
     """Exit code 0 for a run that is finished; its last step is done where it is missing."""
+    from quant.training.plots import draw
+
     run.publish()
     cli.say(f"{run.path} is already finished")
+    for name in draw(run) if plots else ():
+        cli.say(f"drew {run / name}")
     if as_json:
         cli.give(json.dumps(run.result()))
     return 0

@@ -71,6 +71,12 @@ def graph(tmp_path: Path) -> Path:
         (("sim.run", "--seed", "-1"), "argument --seed: must be 0 to 2147483647, not -1"),
         (("sim.run", "--images", "x"), "argument --images: must be a whole number, not 'x'"),
         ((*ZC706, "--graph", "."), ". is a folder without graph.safetensors"),
+        (("quant.train", "--width", "100000"), "--width should be less than or equal to 4096"),
+        (("quant.train", "--model", "tinny"), "did you mean tiny?"),
+        (("quant.train", "--lr", "-1"), "--lr should be greater than 0, not '-1'"),
+        (("quant.train", "--resume", "x", "--overwrite"), "leave one"),
+        (("quant.evaluate", "nobody"), "no run at nobody, nor of this name in runs"),
+        (("quant.evaluate", "--integer-samples", "0"), "must be at least 1, not 0"),
     ],
 )
 def test_options(refused: Refused, tmp_path: Path, command: tuple[str, ...], line: str) -> None:
@@ -95,6 +101,41 @@ def test_run_by_its_name_and_what_to_type_next(
     assert "Network residual" in told.out
     assert told.err.splitlines()[-1] == "next: python -m sim.run build/zc706"
     assert Path("build/zc706/graph.safetensors").is_file()
+
+
+def test_build_is_no_run(refused: Refused) -> None:
+    folder = Path("build/demo")
+    folder.mkdir(parents=True)
+    (folder / "accelerator.v").touch()
+    (folder / "config.json").write_text('{"pot4_rows": 1}')
+    assert "build/demo is a build of an accelerator" in refused("quant.evaluate", folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ('{"float_lrr": 1}', "unknown setting 'float_lrr'; did you mean --float-lr?"),
+        ('{"float-lr": -1}', "--float-lr should be greater than 0"),
+        ('{"float-lr": 1, "float_lr": 1}', "settings.json has float-lr in both spellings"),
+        ("{", "settings.json is damaged"),
+    ],
+)
+def test_settings_in_a_file(refused: Refused, content: str, line: str) -> None:
+    Path("settings.json").write_text(content)
+    assert line in refused("quant.train", "--config", "settings.json")
+
+
+def test_training_of_a_name_that_is_taken(refused: Refused) -> None:
+    finished, interrupted = Path("runs/digits"), Path("runs/other.partial")
+    for folder in (finished, interrupted):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+    (interrupted / "checkpoint.pt").touch()
+    line = refused("quant.train")
+    assert "runs/digits is a finished run: replace it with --overwrite" in line
+    line = refused("quant.train", "--name", "other")
+    assert "runs/other was interrupted: go on with --resume other" in line
+    assert "--overwrite" in line
 
 
 def test_build_beside_another(refused: Refused, tmp_path: Path) -> None:

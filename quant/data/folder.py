@@ -91,7 +91,7 @@ class FolderSplit(Split):
 
         try:
             with Image.open(path) as file:
-                image = file.convert("RGB")
+                image = to_rgb(file)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DatasetError(f"{path} is no image or damaged: {error}") from error
         if drawn is None:
@@ -102,6 +102,26 @@ class FolderSplit(Split):
             if drawn[-1] < 0.5:
                 image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return np.asarray(image).transpose(2, 0, 1)
+
+
+def to_rgb(image):
+    """Pillow image of any mode as RGB with 8 bits; ValueError for values of unknown range.
+
+    16 bits are scaled to 8, transparent pixels lie on white.
+    """
+    Image = require("PIL.Image")
+
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() >= 1 << 16:
+            raise ValueError("its values are not those of 16 bits")
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
 
 
 def centre(image, size: int):

@@ -6,10 +6,11 @@ import pathlib
 
 import numpy as np
 
+from ir.cli import say
 from quant.data.folder import FolderSplit
 from quant.data.splits import Dataset, DatasetError
 
-SUFFIXES = (".jpeg", ".jpg", ".png")
+SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 REMEDY = (
     "name the folder that holds train/CLASS/*.JPEG and val/CLASS/*.JPEG with --data; "
     "ImageNet's files are at https://image-net.org after registration"
@@ -64,14 +65,18 @@ def listing(folder: pathlib.Path, class_names: tuple[str, ...]) -> tuple[list[st
     The first image of every class comes before the second of any. Raises DatasetError for a class
     without images.
     """
-    found = []
+    found, left_out = [], 0
     for label, name in enumerate(class_names):
         with os.scandir(folder / name) as entries:
-            paths = sorted(entry.path for entry in entries if entry.name.lower().endswith(SUFFIXES))
+            names = sorted((entry.name, entry.path) for entry in entries)
+        paths = [path for file, path in names if file.lower().endswith(SUFFIXES)]
+        left_out += len(names) - len(paths)
         if not paths:
             raise DatasetError(
                 f"{folder / name} holds no image ({', '.join(SUFFIXES)}): fill or remove it"
             )
         found += [(turn, label, path) for turn, path in enumerate(paths)]
+    if left_out:
+        say(f"{left_out} files or folders in {folder} left out: no {', '.join(SUFFIXES)}")
     found.sort()
     return [path for *_, path in found], np.array([label for _, label, _ in found])

@@ -5,11 +5,13 @@ import dataclasses
 import json
 import pathlib
 import tomllib
+from collections.abc import Iterable
 from typing import Any, Literal, Self
 
 import pydantic
 from pydantic_core import ErrorDetails
 
+from ir.cli import did_you_mean
 from quant.assignment.methods import METHODS, method
 from quant.models import MODELS
 
@@ -81,17 +83,17 @@ class TrainConfig(pydantic.BaseModel):
     dataset: str = setting("task", f"one of {', '.join(PRESETS)}", "digits")
     data: str | None = setting("task", "folder of the data set's files", None)
     subset: int | None = setting("task", "train on the first samples only", None, ge=2)
-    size: int | None = setting("task", "pixels of ImageNet's images", None, ge=1)
+    size: int | None = setting("task", "pixels of ImageNet's images", None, ge=1, le=4096)
     tokenizer: str | None = setting(
         "task",
         "of texts: folder of a Hugging Face model or its name on the hub, whose tokenizer "
         "and architecture are taken; by default that of pretrained",
         None,
     )
-    max_length: int | None = setting("task", "tokens of a text", None, ge=8)
+    max_length: int | None = setting("task", "tokens of a text", None, ge=8, le=65536)
 
     model: str = setting("network", f"one of {', '.join(MODELS)}")
-    width: int | None = setting("network", "channels of the first layer", None, ge=1)
+    width: int | None = setting("network", "channels of the first layer", None, ge=1, le=4096)
     stem: Literal["auto", "cifar", "imagenet"] = setting(
         "network", "first layer for small or for large images", "auto"
     )
@@ -174,10 +176,10 @@ class TrainConfig(pydantic.BaseModel):
                 raise ValueError(f"{key} must be text, not {given[key]!r}")
         dataset = given.get("dataset", cls.model_fields["dataset"].default)
         if dataset not in PRESETS:
-            raise ValueError(f"unknown dataset {dataset!r}; known are {', '.join(PRESETS)}")
+            raise ValueError(_unknown("dataset", dataset, PRESETS))
         values = dataclasses.asdict(PRESETS[dataset]) | given
         if values["model"] not in MODELS:
-            raise ValueError(f"unknown model {values['model']!r}; known are {', '.join(MODELS)}")
+            raise ValueError(_unknown("model", values["model"], MODELS))
         has = check_model_reads(values["model"], dataset)
         begun = "pretrained" in given
         if has == "texts" and begun and is_hugging_face(given["pretrained"]):
@@ -189,7 +191,7 @@ class TrainConfig(pydantic.BaseModel):
                 raise ValueError("method float32 has no schemes: leave ratio out")
             values["epochs"] = 0
         elif name not in METHODS:
-            raise ValueError(f"unknown method {name!r}; known are {', '.join((FLOAT32, *METHODS))}")
+            raise ValueError(_unknown("method", name, (FLOAT32, *METHODS)))
         else:
             mix = str(method(name, values.get("ratio")).ratio)
             if name != "rmsmp" or "ratio" in values or "board" not in values:
@@ -269,7 +271,10 @@ def is_hugging_face(pretrained: str) -> bool:
 
 
 def read_settings(path: pathlib.Path) -> dict[str, Any]:
-    """Settings by name from a ``.json`` or ``.toml`` file; raises ValueError naming the file."""
+    """Settings by name from a ``.json`` or ``.toml`` file, ``float-lr`` and ``float_lr`` alike.
+
+    Raises ValueError naming the file.
+    """
     if path.suffix not in PARSERS:
         raise ValueError(f"{path}: settings are read from .json and .toml files")
     try:
@@ -280,7 +285,16 @@ def read_settings(path: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} does not hold settings by name")
-    return content
+    settings = {name.replace("-", "_"): value for name, value in content.items()}
+    if len(settings) < len(content):
+        twice = next(name for name in content if name.replace("-", "_") in content and "-" in name)
+        raise ValueError(f"{path} has {twice} in both spellings")
+    return settings
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    return f"unknown {kind} {name!r}; known are {', '.join(known)}{did_you_mean(name, known)}"
 
 
 def _one_line(error: ErrorDetails, cls: type[TrainConfig]) -> str:
@@ -288,6 +302,7 @@ def _one_line(error: ErrorDetails, cls: type[TrainConfig]) -> str:
         return str(error.get("ctx", {})["error"])
     name = error["loc"][0]
     if error["type"] == "extra_forbidden":
-        return f"unknown setting {name!r}; known are {', '.join(cls.model_fields)}"
+        like = did_you_mean(str(name), cls.model_fields)
+        return f"unknown setting {name!r}{like or '; known are ' + ', '.join(cls.model_fields)}"
     message = error["msg"].removeprefix("Input ")
     return f"{name} {message[:1].lower()}{message[1:]}, not {error['input']!r}"

@@ -66,6 +66,8 @@ def train(
         run.begin(config)
     config = processes.of_first(config)
     model = placed(model, processes)
+    if config.subset and config.subset > len(dataset.train):
+        progress.note(f"{dataset.name} has {len(dataset.train)} training samples, all are taken")
     progress.note(f"training on {config.device}, run folder {run.path}")
     training = Training(
         config=config, dataset=there, run=run, progress=progress, processes=processes

@@ -2,7 +2,7 @@
 """Progress of training for a person: a bar on a terminal, a line per epoch elsewhere."""
 
 import sys
-from typing import Self
+from typing import Any, Self
 
 import rich.console
 import rich.progress
@@ -68,7 +68,7 @@ class Progress:
         if self._bar:
             at = f"{-(-self._done // self._batches)}/{self._epochs}"
             self._bar.update(
-                self._task, advance=1, at=at, loss=f"{loss:.4f}", accuracy=f"{accuracy:.2%}"
+                self._task, advance=1, at=at, loss=shown(loss), accuracy=f"{accuracy:.2%}"
             )
 
     def measured(self, done: int, total: int) -> None:
@@ -98,7 +98,7 @@ class Progress:
         """End of one more epoch; ``row`` is its line of metrics.csv."""
         if self.verbosity > 0 or (self.verbosity == 0 and not self._bar):
             self.say(
-                f"{row['stage']} {row['epoch']}/{self._epochs}: loss {row['loss']:.4f}, "
+                f"{row['stage']} {row['epoch']}/{self._epochs}: loss {shown(row['loss'])}, "
                 f"train {row['train_accuracy']:.2%}, test {row['test_accuracy']:.2%}, "
                 f"{row['seconds']:.1f} s"
             )
@@ -114,3 +114,8 @@ class Progress:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             say(text)
+
+
+def shown(loss: Any) -> str:
+    """Loss with four decimals, a large one as a power of ten."""
+    return f"{loss:.4f}" if abs(loss) < 1e4 else f"{loss:.3g}"

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ir.cli import UserError
+from ir.graph import RUNS
 from ir.numerics import Scheme
 from ir.vectors import Vectors
 from quant.assignment.methods import method
@@ -65,16 +66,41 @@ class RunFolder:
         return self.path / name
 
     @classmethod
-    def plan(cls, out: str, name: str) -> Self:
-        """Folder of a run to begin; nothing is written. Raises UserError for a bad name."""
+    def plan(cls, out: str, name: str, overwrite: bool = False) -> Self:
+        """Folder of a run to begin; nothing is written.
+
+        Raises UserError for a bad name, and unless ``overwrite`` for that of a run with something
+        to lose.
+        """
         if (
             name in ("", ".", "..", LATEST)
             or "/" in name
             or name.endswith(PARTIAL)
             or len(os.fsencode(name)) > LONGEST
         ):
-            raise UserError(f"{name!r} cannot name a run")
-        return cls(pathlib.Path(out) / f"{name}{PARTIAL}")
+            reason = "that is the newest run's" if name == LATEST else "a run is one folder"
+            raise UserError(f"{name!r} cannot name a run: {reason}")
+        run = cls(pathlib.Path(out) / f"{name}{PARTIAL}")
+        if not overwrite:
+            run._check_free()
+        return run
+
+    def _check_free(self) -> None:
+        """Raise UserError where this would replace a run that is finished or has a checkpoint."""
+        again = f"replace it with --overwrite, or give this one another --name than {self.name}"
+        if (self / CHECKPOINT).is_file():
+            self.claim()  # by another process it is told that that trains
+            self.release()
+            raise UserError(
+                f"{self.final_path} was interrupted: go on with --resume {self.name}, {again}"
+            )
+        if (self.final_path / "config.json").is_file():
+            raise UserError(f"{self.final_path} is a finished run: {again}")
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.final_path.name
 
     def begin(self, config: TrainConfig) -> None:
         """Creation of ``<name>.partial``, which :meth:`finish` moves.
@@ -172,7 +198,13 @@ class RunFolder:
             )
         run = cls(pathlib.Path(path))
         if not run.path.is_dir():
-            raise UserError(f"no run at {path}; python -m quant.train makes one")
+            run = cls(RUNS / path)
+        if not run.path.is_dir():
+            raise UserError(
+                f"no run at {path}, nor of this name in {RUNS}; python -m quant.train makes one"
+            )
+        if (run / "accelerator.v").is_file():
+            raise UserError(f"{path} is a build of an accelerator: name a run of quant.train")
         needed = ALWAYS
         if (run / "config.json").is_file():
             needed = files_of(run.config())
@@ -189,7 +221,8 @@ class RunFolder:
         try:
             return TrainConfig.load(self / "config.json")
         except ValueError as error:
-            raise UserError(f"{self / 'config.json'}: {error}") from error
+            place, text = f"{self / 'config.json'}", str(error)
+            raise UserError(text if text.startswith(place) else f"{place}: {text}") from error
 
     def result(self) -> dict[str, Any]:
         """Content of result.json; raises UserError for a damaged file."""

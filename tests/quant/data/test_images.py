@@ -10,6 +10,8 @@ import pathlib
 import pickle
 import struct
 import tarfile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,8 @@ import torch
 from PIL import Image
 
 from quant import data
-from quant.data import cifar, folder
+from quant.data import cifar, folder, imagenet
+from quant.data.folder import to_rgb
 
 
 def python2_pickle(pixels: np.ndarray, labels: list[int]) -> bytes:
@@ -324,3 +327,38 @@ def test_wrong_folders_say_what_to_do(photos, tmp_path) -> None:
     (photos / "val" / "0.JPEG").unlink()
     (photos / "val").rmdir()
     problem(r"no folder .*val: name the folder that holds train/CLASS")
+
+
+@pytest.mark.parametrize(
+    ("mode", "pixel", "expected"),
+    [
+        ("I;16", 256 * 128, (128,) * 3),
+        ("I;16", 255, (1,) * 3),
+        ("I", 65535, (255,) * 3),
+        ("L", 77, (77,) * 3),
+        ("1", 255, (255,) * 3),
+        ("CMYK", (0, 255, 255, 0), (255, 0, 0)),
+        ("RGBA", (10, 20, 30, 255), (10, 20, 30)),
+        ("RGBA", (10, 20, 30, 0), (255, 255, 255)),
+        ("LA", (0, 127), (128, 128, 128)),
+    ],
+)
+def test_images_of_any_mode(mode: str, pixel: Any, expected: tuple[int, int, int]) -> None:
+    image = to_rgb(Image.new(mode, (2, 2), pixel))
+    assert image.mode == "RGB"
+    assert image.getpixel((1, 1)) == expected
+
+
+@pytest.mark.parametrize(("mode", "pixel"), [("F", 0.5), ("I", 65536), ("I", -1)])
+def test_images_of_unknown_range_are_refused(mode: str, pixel: float) -> None:
+    with pytest.raises(ValueError, match=r"range|16 bits"):
+        to_rgb(Image.new(mode, (2, 2), pixel))
+
+
+def test_files_that_are_no_images_are_counted(tmp_path: Path, capsys) -> None:
+    (tmp_path / "cat" / "nested").mkdir(parents=True)
+    for name in ("a.webp", "b.JPG", "notes.txt"):
+        (tmp_path / "cat" / name).touch()
+    paths, _ = imagenet.listing(tmp_path, ("cat",))
+    assert [Path(path).name for path in paths] == ["a.webp", "b.JPG"]
+    assert "2 files or folders" in capsys.readouterr().err
