@@ -31,7 +31,7 @@ if typing.TYPE_CHECKING:
 #: Settings that may differ where a run goes on: they change speed and output, not what is computed.
 FREE = ("device", "threads", "tensorboard", "plots")
 #: Settings that are files or folders.
-PATHS = ("data", "pretrained")
+PATHS = ("data", "pretrained", "start")
 
 
 def parser() -> cli.Parser:
@@ -72,6 +72,27 @@ def parser() -> cli.Parser:
     return p
 
 
+def settings_of_start(start: str) -> dict[str, Any]:
+    """Settings of task, network and schemes of the run ``start``, a folder or a file in it.
+
+    Raises UserError for what is no finished run.
+    """
+    from quant.training.runs import RunFolder
+
+    path = pathlib.Path(start)
+    run = RunFolder.open(str(path.parent if path.is_file() else path))
+    config = run.config()
+    if config.method == "float32":
+        raise cli.UserError(f"{run.path} is not quantised: start from its float.pt by --pretrained")
+    kept = {
+        name: value
+        for name, value in config.model_dump().items()
+        if group_of(TrainConfig.model_fields[name]) in ("task", "network", "schemes")
+    }
+    fresh = {"pretrained": str(run / "float.pt"), "start": str(run.path), "float_epochs": 0}
+    return kept | fresh | {"calibration_images": None}
+
+
 def group_of(field: FieldInfo) -> str:
     """Heading of ``--help`` that a field of :class:`TrainConfig` belongs to."""
     extra = field.json_schema_extra
@@ -102,7 +123,10 @@ def add_setting(group: "argparse._ArgumentGroup", name: str, field: FieldInfo) -
     elif typing.get_origin(field.annotation) is typing.Literal:
         choices = typing.get_args(field.annotation)
         options = {"choices": choices, "type": type(choices[0])}
-    group.add_argument(f"--{name.replace('_', '-')}", default=None, help=text, **options)
+    extra = field.json_schema_extra
+    option = str(extra.get("option", name)) if isinstance(extra, dict) else name
+    option = f"--{option.replace('_', '-')}"
+    group.add_argument(option, dest=name, default=None, help=text, **options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,6 +145,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if resume and overwrite:
             raise ValueError("--resume goes on with a run, --overwrite begins it anew: leave one")
         given |= {key: value for key, value in options.items() if value is not None}
+        if given.get("start") and not resume:
+            of_start = settings_of_start(str(given.pop("start")))
+            given = of_start | given
         config = None if resume else TrainConfig.resolve(**given)
         if config and config.board and (own := [k for k in ("ratio", "tile_rows") if k in given]):
             options = " and ".join(f"--{key.replace('_', '-')} {given[key]}" for key in own)

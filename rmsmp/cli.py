@@ -2,6 +2,7 @@
 """Console command ``rmsmp``: one sub-command for each of the project's modules.
 
     rmsmp train       quant.train           train, quantise, export
+    rmsmp calibrate   quant.calibrate       quantise with some images, without training
     rmsmp evaluate    quant.evaluate        measure a run again
     rmsmp build       gateware.build        accelerator for a board
     rmsmp explore     gateware.ratio        array and ratio for a board
@@ -26,6 +27,7 @@ from rmsmp.version import __version__
 #: Module of each sub-command, and what it does in a few words.
 COMMANDS = {
     "train": ("quant.train", "train, quantise and export a network"),
+    "calibrate": ("quant.calibrate", "quantise with some images, without training"),
     "evaluate": ("quant.evaluate", "measure a finished run again"),
     "build": ("gateware.build", "accelerator for a board"),
     "explore": ("gateware.ratio", "array and ratio that suit a board"),

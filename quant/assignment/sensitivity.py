@@ -37,6 +37,7 @@ from quant.assignment.derivatives import (
     pieces,
     weighted,
 )
+from quant.assignment.errors import row_errors, savings
 
 Report = Callable[[int, int], None]
 
@@ -55,20 +56,23 @@ def row_scores(
 ) -> dict[str, Tensor]:
     """Scores (O,) of the rows of every layer, by its name; larger is more sensitive.
 
-    ``kind`` is ``hessian`` (:func:`row_eigenvalues`), ``fisher`` (:func:`row_traces`) or
-    ``random``, a control that looks at neither weights nor inputs; ValueError for others.
+    ``kind`` is ``hessian`` (:func:`row_eigenvalues`), ``fisher`` (:func:`row_traces`), ``error``
+    (what Fixed-8 saves, :mod:`quant.assignment.errors`) or ``random``, a control that looks at
+    neither weights nor inputs; ValueError for others.
     """
     if kind == "hessian":
         return row_eigenvalues(model, inputs, iterations=iterations, seed=seed, report=report)
     if kind == "fisher":
         return row_traces(model, inputs, seed=seed, report=report)
+    if kind == "error":
+        return savings(row_errors(model, inputs, seed=seed, report=report))
     if kind == "random":
         generator = torch.Generator().manual_seed(seed)
         return {
             name: torch.rand(len(module.weight), generator=generator)
             for name, module in weighted(model).items()
         }
-    raise ValueError(f"unknown score {kind!r}: it is one of hessian, fisher, random")
+    raise ValueError(f"unknown score {kind!r}: it is one of hessian, fisher, error, random")
 
 
 def row_eigenvalues(

@@ -105,15 +105,23 @@ class RowQuantised(ClampedScales):
     @torch.no_grad()
     def _leave_room(self) -> None:
         """Increase of ``alpha``, in place, to where sums fit, but for the rounding of weights."""
+        if self._is_crowded:
+            self.alpha.copy_(torch.maximum(self.alpha, self.least_alpha(self.scheme)))
+
+    @torch.no_grad()
+    def least_alpha(self, scheme: Tensor) -> Tensor:
+        """``alpha`` (O,) with which sums fit the accumulator, but for the rounding of weights.
+
+        0 where any do; ``scheme`` (O,) is that of the rows.
+        """
         if not self._is_crowded:
-            return
+            return torch.zeros_like(self.alpha)
         rows = self.weight.float().flatten(1)
         above = F.relu(rows).sum(1)
-        reach = self._reach(above, above - rows.sum(1)) * quantizers.denominators(self.scheme)
-        least = reach / (SUMS_AT_MOST * numerics.SUM_LIMIT)
-        self.alpha.copy_(torch.maximum(self.alpha, least.to(self.alpha)))
+        reach = self._reach(above, above - rows.sum(1), scheme) * quantizers.denominators(scheme)
+        return (reach / (SUMS_AT_MOST * numerics.SUM_LIMIT)).to(self.alpha)
 
-    def _reach(self, above: Tensor, below: Tensor) -> Tensor:
+    def _reach(self, above: Tensor, below: Tensor, scheme: Tensor) -> Tensor:
         """Largest sum of each row (O,), from the sums of its positive and its negative weights.
 
         PoT-4 rows have raw sums of ``w * a`` and ``-w * (codes - a)``, without a sign, and so a
@@ -121,14 +129,14 @@ class RowQuantised(ClampedScales):
         """
         reach = torch.maximum(above, below) * self.input_most
         raw = (above + below) * self.input_codes / 2
-        return torch.where(self.scheme == Scheme.POT4, torch.maximum(reach.to(raw), raw), reach)
+        return torch.where(scheme == Scheme.POT4, torch.maximum(reach.to(raw), raw), reach)
 
     @torch.no_grad()
     def fit_sums_(self) -> None:
         """Increase of ``alpha``, in place, in steps, until no sum can leave the accumulator."""
         while self._is_crowded:
             values = self.to_int().flatten(1)
-            reach = self._reach(F.relu(values).sum(1), F.relu(-values).sum(1))
+            reach = self._reach(F.relu(values).sum(1), F.relu(-values).sum(1), self.scheme)
             tight = reach > FITTED_AT_MOST * numerics.SUM_LIMIT
             if not tight.any():
                 return

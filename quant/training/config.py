@@ -64,12 +64,15 @@ PRESETS = {
 }
 
 
-def setting(group: str, text: str, default: object = ..., **limits: Any) -> Any:
+def setting(
+    group: str, text: str, default: object = ..., *, option: str | None = None, **limits: Any
+) -> Any:
     """Field with its place in and its line of ``--help``.
 
-    Without a default the preset has it.
+    Without a default the preset has it. ``option`` is what the command line calls it.
     """
-    return pydantic.Field(default, description=text, json_schema_extra={"group": group}, **limits)
+    extra: dict[str, Any] = {"group": group} | ({"option": option} if option else {})
+    return pydantic.Field(default, description=text, json_schema_extra=extra, **limits)
 
 
 class TrainConfig(pydantic.BaseModel):
@@ -127,17 +130,35 @@ class TrainConfig(pydantic.BaseModel):
         "schemes", "first and last layer like the others, or in 8 bits", "same"
     )
     act_bits: Literal[4, 8] = setting("schemes", "bits of activations", 4)
-    assign: Literal["hessian", "random", "fisher"] = setting(
-        "schemes", "how rows are chosen for Fixed-8", "hessian"
+    assign: Literal["hessian", "random", "fisher", "error"] = setting(
+        "schemes",
+        "how rows are chosen for Fixed-8: hessian is the paper's rule, error what it saves",
+        "hessian",
     )
-    split: Literal["variance", "kurtosis", "random"] = setting(
-        "schemes", "how the other rows are split between PoT-4 and Fixed-4", "variance"
+    split: Literal["variance", "kurtosis", "random", "error"] = setting(
+        "schemes",
+        "how the other rows are split between PoT-4 and Fixed-4: variance is the paper's rule, "
+        "error what PoT-4 costs more",
+        "variance",
     )
     reassign_every: int = setting("schemes", "epochs between two assignments", 10, ge=1)
     hessian_images: int = setting(
         "schemes", "training samples that sensitivities are measured on", ge=1
     )
     tile_rows: int = setting("schemes", "rows of one row tile of the hardware", 16, ge=1)
+    calibration_images: int | None = setting(
+        "schemes",
+        "training samples on which rounding errors of weights are compensated before quantised "
+        "training (default: rounded to the nearest)",
+        None,
+        ge=2,
+    )
+    start: str | None = setting(
+        "network",
+        "folder of a finished run whose quantised network is trained on, with its settings",
+        None,
+        option="from",
+    )
 
     float_epochs: int = setting("training", "epochs before quantisation", ge=0)
     epochs: int = setting("training", "epochs of quantised training; float32 has none", ge=0)
@@ -171,7 +192,7 @@ class TrainConfig(pydantic.BaseModel):
     @classmethod
     def _defaults(cls, given: dict[str, Any]) -> dict[str, Any]:
         given = {key: value for key, value in given.items() if value is not None}
-        for key in ("dataset", "model", "method", "ratio", "board", "pretrained"):
+        for key in ("dataset", "model", "method", "ratio", "board", "pretrained", "start"):
             if not isinstance(given.get(key, ""), str):
                 raise ValueError(f"{key} must be text, not {given[key]!r}")
         dataset = given.get("dataset", cls.model_fields["dataset"].default)

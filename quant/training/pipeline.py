@@ -3,11 +3,11 @@
 
 import dataclasses
 import math
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import nn
 from torch.torch_version import TorchVersion
 
 from ir import cli, golden
@@ -18,14 +18,18 @@ from ir.numerics import Scheme
 from ir.ratio import Ratio
 from ir.vectors import Vectors
 from quant import data, models
+<<<<<<< HEAD
 from quant.assignment.methods import method
+=======
+from quant.assignment.assign import scheme_table
+>>>>>>> 27c6bd7 (Quantisation without training: error compensation on row-wise grids, rows by the error of their sums)
 from quant.data.splits import Inputs
 from quant.lowering import verify
 from quant.lowering.align import align_scales
 from quant.lowering.dry_run import untrained_graph
 from quant.lowering.export import export
 from quant.lowering.partition import HostRunner, is_hybrid
-from quant.lowering.prepare import calibrate, prepare
+from quant.lowering.prepare import prepare
 from quant.models import bert, weights
 from quant.nn.layers import quantised_layers
 from quant.nn.quantizers import SCHEMES
@@ -35,10 +39,9 @@ from quant.training.distributed import Processes
 from quant.training.progress import Progress
 from quant.training.runs import RunFolder, has_graph
 from quant.training.session import Training
+from quant.training.starts import flat, start_quantised
 
 VECTORS = 1000  #: most test samples in vectors.npz
-CALIBRATION = 1 << 25  #: most input values that clips are calibrated on
-CALIBRATION_TEXTS = 128  #: and most texts, of which each token becomes thousands of values
 POINTWISE_CHANNELS = 8  #: fewest inputs of a pointwise convolution with a stride, channels last
 COMPILES = "2.12"  #: first torch whose compiled gradients are those of the quantisers
 CHECKED = 250  #: most samples that the integer models compute at once
@@ -79,8 +82,10 @@ def train(
     if config.method != FLOAT32:
         model = placed(quantisable(model.cpu(), config, dataset), processes)
         if not training.quantised_already:
-            calibrate(model, *in_tuple(sample(config, there)))
+            start_quantised(flat(model), config, there, progress)
             processes.equalise(model)
+            if processes.first and not training.assigns(0):
+                run.save_schemes(scheme_table(model, {}))
         training.fit(model, "quantised", config.epochs, config.lr)
         if has_graph(config):
             align_scales(flat(model))
@@ -215,11 +220,6 @@ def lay_out(model: nn.Module, device: str) -> nn.Module:
     return anything.to(memory_format=memory_format(model, device))
 
 
-def flat(model: nn.Module) -> fx.GraphModule:
-    """Flat graph that :func:`quantisable` gave, by its type."""
-    return cast(fx.GraphModule, model)
-
-
 def memory_format(model: nn.Module, device: str) -> torch.memory_format:
     """Memory format of ``model`` on ``device`` ("cpu" or "cuda"): channels last, where that works.
 
@@ -327,20 +327,6 @@ def start(
         for name in fresh:
             progress.note(f"{name} starts at random: {config.pretrained} has none that fits")
     return model
-
-
-def sample(config: TrainConfig, dataset: data.Dataset) -> Inputs:
-    """Training samples that clips are calibrated on."""
-    most = max(64, CALIBRATION // math.prod(dataset.shape))
-    if models.MODELS[config.model].reads == "texts":
-        most = CALIBRATION_TEXTS
-    count = min(config.hessian_images, most)
-    return dataset.train.batch(torch.arange(min(count, len(dataset.train))))[0]
-
-
-def in_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
-    """Inputs of a network as a tuple, also a single one."""
-    return inputs if isinstance(inputs, tuple) else (inputs,)
 
 
 def export_run(model: nn.Module, config: TrainConfig, dataset: data.Dataset) -> IntGraph:

@@ -6,8 +6,10 @@ python -m quant.training.plots runs/digits       writes runs/digits/plots/*.png
 
 import csv
 import io
+import json
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,7 +22,7 @@ from torch import Tensor
 from ir import cli
 from ir.numerics import Scheme, weight_values
 from quant.nn.apot import APOT4, apot4_values
-from quant.training.runs import RunFolder
+from quant.training.runs import SENSITIVITY, RunFolder
 
 DPI = 150
 EXAMPLES = 3  #: rows drawn of each scheme
@@ -195,6 +197,41 @@ def weights_on_levels(state: dict[str, "np.ndarray"]) -> Figure | None:
     return figure
 
 
+def sensitivity(report: dict[str, Any]) -> Figure:
+    """Bars of what layers cost, and would with all rows of one scheme, beside their rows.
+
+    ``report`` is the content of sensitivity.json. Left: squared error of a layer's sums relative to
+    their variance; right: the part of each row in it, in the colour of its scheme.
+    """
+    layers = report["layers"]
+    figure = Figure(figsize=(10, 1.4 + 0.24 * len(layers)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    places = range(len(layers))
+    left.barh(places, [layer["error"] for layer in layers], color="0.82", label="as assigned")
+    for y, layer in enumerate(layers):
+        for name in (s for s in SCHEMES if s in layer["schemes"]):
+            rows = [
+                row
+                for row, scheme in zip(layer["rows"], layer["schemes"], strict=True)
+                if scheme == name and row > 0
+            ]
+            right.plot(rows, [y] * len(rows), "|", color=SCHEMES[name][1], alpha=0.5)
+    for name, (title, colour, _) in SCHEMES.items():
+        values = [layer["under"].get(name) for layer in layers]
+        if None in values:
+            continue
+        left.plot(values, places, ".", color=colour, label=f"all rows {title}")
+    left.set(title="error of a layer's sums, relative", yticks=list(places))
+    left.set_yticklabels([layer["layer"] for layer in layers], fontsize="x-small")
+    left.invert_yaxis()
+    right.set(title="part of each row in it")
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize="small")
+    return figure
+
+
 def draw(run: RunFolder) -> list[str]:
     """Export of the figures of what ``run`` has to its folder ``plots``; returns their names."""
     figures = {}
@@ -202,6 +239,8 @@ def draw(run: RunFolder) -> list[str]:
         figures["curves"] = curves(metrics)
     if table := read(run, "schemes.csv", lambda row: SCHEMES[row["scheme"]]):
         figures["schemes"] = scheme_map(table)
+    if (run / SENSITIVITY).is_file():
+        figures["sensitivity"] = sensitivity(json.loads((run / SENSITIVITY).read_text()))
     if (run / "quantised.pt").is_file():
         state: dict[str, Tensor] = run.load_state("quantised.pt")["model"]
         figures["weights"] = weights_on_levels({k: v.numpy() for k, v in state.items()})

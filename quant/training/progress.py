@@ -2,7 +2,12 @@
 """Progress of training for a person: a bar on a terminal, a line per epoch elsewhere."""
 
 import sys
+<<<<<<< HEAD
 from typing import Any, Self
+=======
+import time
+from typing import Self
+>>>>>>> 27c6bd7 (Quantisation without training: error compensation on row-wise grids, rows by the error of their sums)
 
 import rich.console
 import rich.progress
@@ -22,6 +27,7 @@ class Progress:
         self.verbosity = verbosity
         self.place = "before the first epoch"  #: where training is, for the one who stops it
         self._bar = self._between = None
+        self._rounding: float | None = None  #: when the first layer was rounded
         if verbosity >= 0 and sys.stderr.isatty():
             columns = (
                 "{task.description}",
@@ -75,6 +81,16 @@ class Progress:
         """Step ``done`` of ``total`` of measuring sensitivities, between two epochs."""
         self.place = f"in the measurement of sensitivities ({done} of {total} steps)"
         self._part("sensitivities", done, total)
+
+    def calibrated(self, done: int, total: int) -> None:
+        """Layer ``done`` of ``total`` of quantisation without training."""
+        self.place = f"in quantisation without training ({done} of {total} layers)"
+        if done <= 1 or self._rounding is None:
+            self._rounding = time.monotonic()
+        self._part("layers", done, total)
+        if not self._bar and done > 1 and done % max(1, total // 10) == 0:
+            left = (time.monotonic() - self._rounding) / max(1, done - 1) * (total - done)
+            self.note(f"{done} of {total} layers rounded, about {left:.0f} s left")
 
     def compared(self, done: int, total: int) -> None:
         """Sample ``done`` of ``total`` of comparing integer models, after the last epoch."""

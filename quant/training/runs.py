@@ -34,6 +34,7 @@ ALWAYS = ("config.json", "metrics.csv", "metrics.jsonl", "float.pt", "result.jso
 QUANTISED = ("quantised.pt", "schemes.csv")
 INTEGER = ("graph.safetensors", "vectors.npz")
 WEIGHTS = ("float.pt", "quantised.pt")
+SENSITIVITY = "sensitivity.json"  #: what rows cost, of a run without training
 FOLDERS = ("tensorboard", "plots")
 
 
@@ -46,6 +47,7 @@ class RunFolder:
     quantised.pt     the network after it
     schemes.csv      one line per weight row
     graph.safetensors  the integer graph, all that the hardware side reads
+    sensitivity.json  what layers and rows cost, of a run of python -m quant.calibrate
     vectors.npz      test samples with the logits that every implementation must reproduce
     result.json      accuracies, digests of graph and weights, row counts; written last
     tensorboard/, plots/  what was asked for of them
@@ -55,7 +57,7 @@ class RunFolder:
     one with APoT rows has no graph.
     """
 
-    FILES = (*ALWAYS[:-1], *QUANTISED, *INTEGER, ALWAYS[-1])
+    FILES = (*ALWAYS[:-1], *QUANTISED, *INTEGER, SENSITIVITY, ALWAYS[-1])
 
     def __init__(self, path: pathlib.Path, resuming: bool = False) -> None:
         self.path = path

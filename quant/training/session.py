@@ -10,6 +10,7 @@ from torch import nn
 from ir.cli import UserError
 from quant import data
 from quant.assignment import assign
+from quant.assignment.errors import row_errors, savings
 from quant.assignment.methods import method
 from quant.assignment.sensitivity import row_scores
 from quant.data.splits import Inputs
@@ -98,7 +99,7 @@ class Training:
         self.progress.stage(stage, epochs, trainer.batches, done)
         for epoch in range(done, epochs):
             change = None
-            if stage == "quantised" and epoch % config.reassign_every == 0:
+            if stage == "quantised" and self.assigns(epoch):
                 change = self.reassign(model, epoch)
             self.progress.epoch_begins(epoch + 1)
             try:
@@ -111,8 +112,13 @@ class Training:
             if epoch + 1 == epochs:
                 loop.reestimate_batch_norm(model, self.data.train, self.processes, config.seed)
             self._write(model, trainer, stage, epoch + 1, result, change)
-        if stage == "quantised" and not epochs:
+        if stage == "quantised" and not epochs and self.assigns(0):
             self.reassign(model, 0)
+
+    def assigns(self, epoch: int) -> bool:
+        """True if rows get schemes before ``epoch``; those of a calibrated start have them."""
+        given = self.config.start or self.config.calibration_images
+        return epoch % self.config.reassign_every == 0 and not (given and epoch == 0)
 
     def _go_on(self, model: nn.Module, trainer: loop.Trainer, stage: str) -> int:
         """Load the checkpoint where it was made in this stage; gives the epochs that are done."""
@@ -171,7 +177,14 @@ class Training:
         """
         config, generator = self.config, torch.Generator().manual_seed(self.config.seed)
         chosen = method(config.method, config.ratio)
-        if chosen.ratio.fixed8:
+        errors = None
+        if config.split == "error":
+            errors = row_errors(
+                model, self.sample(), seed=config.seed, report=self.progress.measured
+            )
+        if chosen.ratio.fixed8 and errors and config.assign == "error":
+            scores = savings(errors)
+        elif chosen.ratio.fixed8:
             scores = row_scores(
                 config.assign, model, self.sample(), seed=config.seed, report=self.progress.measured
             )
@@ -185,6 +198,7 @@ class Training:
             split=config.split,
             first_last=config.first_last,
             generator=generator,
+            errors=errors,
         )
         self.processes.equalise(model)
         if self.processes.first:

@@ -97,7 +97,7 @@ def test_text_becomes_the_type_of_the_setting() -> None:
         ({"act_bits": 5}, "act_bits should be 4 or 8, not 5"),
         (
             {"assign": "magnitude"},
-            "assign should be 'hessian', 'random' or 'fisher', not 'magnitude'",
+            "assign should be 'hessian', 'random', 'fisher' or 'error', not 'magnitude'",
         ),
         (
             {"seed": "x"},

@@ -17,7 +17,7 @@ from ir.graph import IntGraph
 from ir.vectors import Vectors
 from quant import evaluate, train
 from quant.lowering.partition import HostRunner
-from quant.training import pipeline
+from quant.training import pipeline, starts
 from quant.training.config import TrainConfig
 from quant.training.runs import RunFolder
 from tests.helpers.texts import save_bert, save_movies, save_tokenizer
@@ -242,9 +242,9 @@ def test_clips_are_calibrated_on_a_bounded_number_of_texts(there) -> None:
         hessian_images=10_000,
     )
     dataset = pipeline.load_data(config)
-    assert len(dataset.train) > pipeline.CALIBRATION_TEXTS
-    assert len(pipeline.sample(config, dataset)[0]) == pipeline.CALIBRATION_TEXTS
+    assert len(dataset.train) > starts.CALIBRATION_TEXTS
+    assert len(starts.sample(config, dataset)[0]) == starts.CALIBRATION_TEXTS
     assert torch.equal(
-        pipeline.sample(config, dataset)[0],
-        dataset.train.batch(torch.arange(pipeline.CALIBRATION_TEXTS))[0][0],
+        starts.sample(config, dataset)[0],
+        dataset.train.batch(torch.arange(starts.CALIBRATION_TEXTS))[0][0],
     )
