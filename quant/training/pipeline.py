@@ -18,11 +18,8 @@ from ir.numerics import Scheme
 from ir.ratio import Ratio
 from ir.vectors import Vectors
 from quant import data, models
-<<<<<<< HEAD
-from quant.assignment.methods import method
-=======
 from quant.assignment.assign import scheme_table
->>>>>>> 27c6bd7 (Quantisation without training: error compensation on row-wise grids, rows by the error of their sums)
+from quant.assignment.methods import method
 from quant.data.splits import Inputs
 from quant.lowering import verify
 from quant.lowering.align import align_scales

@@ -2,12 +2,8 @@
 """Progress of training for a person: a bar on a terminal, a line per epoch elsewhere."""
 
 import sys
-<<<<<<< HEAD
-from typing import Any, Self
-=======
 import time
-from typing import Self
->>>>>>> 27c6bd7 (Quantisation without training: error compensation on row-wise grids, rows by the error of their sums)
+from typing import Any, Self
 
 import rich.console
 import rich.progress
