@@ -45,6 +45,7 @@ def parser() -> cli.Parser:
     p.add_argument(
         "--out", default="runs", metavar="DIR", help="folder of runs (default: %(default)s)"
     )
+    p.add_argument("--overwrite", action="store_true", help="replace the run of this name")
     p.add_argument(
         "--name", help="the run's folder in DIR (default: the data set's name and -calibrated)"
     )
@@ -84,13 +85,16 @@ def settings(options: dict[str, object]) -> TrainConfig:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the command; raises UserError."""
     options = vars(parser().parse_args(argv))
-    quiet, as_json, out, name = (options.pop(key) for key in ("quiet", "json", "out", "name"))
+    quiet, as_json, out, overwrite, name = (
+        options.pop(key) for key in ("quiet", "json", "out", "overwrite", "name")
+    )
     config = settings(options)
     # From here on torch is needed, which takes seconds to import.
     from quant.training import pipeline
     from quant.training.runs import RunFolder
 
-    run = RunFolder.plan(out, f"{config.dataset}-calibrated" if name is None else name)
+    name = f"{config.dataset}-calibrated" if name is None else name
+    run = RunFolder.plan(out, name, overwrite)
     try:
         return session(config, pipeline.load_data(config), run, -1 if quiet else 0, as_json)
     finally:

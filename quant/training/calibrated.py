@@ -31,7 +31,7 @@ def calibrate_run(
     started = time.monotonic()
     pipeline.setup_torch(config)
     model = pipeline.start(config, dataset, run, progress)
-    pipeline.check_network(model, config, dataset)
+    config = pipeline.for_array(model, config, dataset, progress)
     run.begin(config)
     run.append("metrics.csv", f"{','.join(COLUMNS)}\n")  # of no epoch
     run.append("metrics.jsonl", "")

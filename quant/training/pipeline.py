@@ -36,7 +36,7 @@ from quant.training.distributed import Processes
 from quant.training.progress import Progress
 from quant.training.runs import RunFolder, has_graph
 from quant.training.session import Training
-from quant.training.starts import flat, start_quantised
+from quant.training.starts import check_images, flat, start_quantised
 
 VECTORS = 1000  #: most test samples in vectors.npz
 POINTWISE_CHANNELS = 8  #: fewest inputs of a pointwise convolution with a stride, channels last
@@ -275,6 +275,7 @@ def for_array(
     The compiler is asked where it is installed; without it, and for networks with a part on the
     host, the array is the one kept for the board. Raises UserError.
     """
+    check_images(config, dataset)
     example = dataset.test.batch(torch.arange(2))[0]
     compiler = cli.optional("gateware.check")
     try:

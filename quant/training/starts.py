@@ -50,15 +50,20 @@ def load_start(model: fx.GraphModule, start: str) -> None:
         raise UserError(f"{start} is a run of another network: {error}") from error
 
 
-def compensate(
-    model: fx.GraphModule, config: TrainConfig, dataset: data.Dataset, progress: Progress
-) -> Calibration:
-    """Quantisation of ``model``, in place, without training; raises UserError."""
+def check_images(config: TrainConfig, dataset: data.Dataset) -> None:
+    """Check that ``dataset`` has the calibration images that are asked for: UserError if not."""
     wanted = config.calibration_images or 0
     if wanted > len(dataset.train):
         raise UserError(
             f"{wanted} calibration images are more than the {len(dataset.train)} training samples"
         )
+
+
+def compensate(
+    model: fx.GraphModule, config: TrainConfig, dataset: data.Dataset, progress: Progress
+) -> Calibration:
+    """Quantisation of ``model``, in place, without training."""
+    wanted = config.calibration_images
     generator = torch.Generator().manual_seed(config.seed)
     chosen = torch.randperm(len(dataset.train), generator=generator)[:wanted]
     recipe = Recipe(

@@ -50,10 +50,11 @@ def test_run_is_evaluated_and_trained_on(trained, tmp_path, capsys) -> None:
 
 def test_steps_are_those_of_the_seed(trained, tmp_path, capsys) -> None:
     digests = []
-    for seed in ("1", "1", "2"):
-        assert calibrate(trained, tmp_path, "--images", "24", "--seed", seed, "--json") == 0
+    for name in ("first", "second"):
+        options = ("--images", "9", "--no-plots", "--json", "--name", name)
+        assert calibrate(trained, tmp_path, *options) == 0
         digests.append(json.loads(capsys.readouterr().out)["digest"])
-    assert digests[0] == digests[1] != digests[2]
+    assert digests[0] == digests[1]
 
 
 @pytest.mark.parametrize(
