@@ -89,7 +89,7 @@ class AccelConfig:
     act_copies : int
         Ports of the activation buffer, each with a copy of the words. With 2, the drain reads
         residual operands through a port of their own while it writes. With 1, which takes half the
-        block RAMs, it does the two in turn and takes twice as long for everything.
+        block RAMs, it takes pixels in pairs, so that operands and results are in different banks.
     weight_depth : int
         Words of the weight buffer, a multiple of 512 to use whole block RAMs; one word holds ``k``
         weights of every row lane.
@@ -205,8 +205,8 @@ class AccelConfig:
         return max(1, (self.banks - 1) // (self.pixels - 1))
 
     @property
-    def drain_turn(self) -> int:
-        """Cycles from a step of the drain to the next: 1, or 2 with one copy of the activations."""
+    def drain_interleave(self) -> int:
+        """Pixels whose codes the drain takes in turns: 1, or 2 with one copy of the activations."""
         return 3 - self.act_copies
 
     @property

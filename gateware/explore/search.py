@@ -216,14 +216,15 @@ def least_cycles(graph: IntGraph, board: Board, config: AccelConfig) -> int:
         phases = config.requant_lanes if node.wide else target.bits // ACT_BITS
         if node.residual:
             phases = max(phases, graph.tensor(node.residual.tensor).bits // ACT_BITS)
-        turns = phases * (1 if node.wide else config.drain_turn)
         groups, last = divmod(width - 1, config.pixels)
+        if config.drain_interleave == 2 and not node.wide:
+            last |= 1
         for first in range(0, rows, config.rows):
             slots = -(-min(config.rows, rows - first) // config.requant_lanes)
             word_cycles = words * (source.bits // ACT_BITS)
             array += height * (
-                groups * max(word_cycles, slots * turns * config.pixels)
-                + max(word_cycles, slots * turns * (last + 1))
+                groups * max(word_cycles, slots * phases * config.pixels)
+                + max(word_cycles, slots * phases * (last + 1))
             )
             weight_words += words
     beats = weight_words * config.weight_beats

@@ -162,9 +162,11 @@ class Timeline:
             if f["out_planes"] or (f["residual"] and f["residual_planes"])
             else 1
         )
-        phases *= 1 if f["wide"] else config.drain_turn
-        full = f["slots"] * phases * config.pixels
-        partial = f["slots"] * phases * (f["out_width"] - (row_groups - 1) * config.pixels)
+        pairs = config.drain_interleave == 2 and not f["wide"]
+        waits = pairs and f.get("broadcast", 0)  # for the turn of the first pixel
+        last = f["out_width"] - (row_groups - 1) * config.pixels
+        full = f["slots"] * phases * config.pixels + waits
+        partial = f["slots"] * phases * (last + last % 2 * pairs) + waits
         row = (row_groups - 1) * max(words, full)  # from a row's first last word to its last
         begin = max(released, self._last_word + self._dispatch)
         first = max(begin + words, self._last_word + self._last_drain)

@@ -6,6 +6,11 @@ lane and no two results fall into the same nibble column, so a slot is written i
 tensors keep their channel order in memory. Eight-bit operands take two cycles, the hi nibbles
 first.
 
+With one copy of the activations, codes of two pixels take turns: a slot has a cycle for the even
+one and a cycle for the odd one, 8-bit operands two of each. The cycle's parity is the pixel's low
+bit, which is its bank's. An odd number of cycles lies between the read of an operand and the write
+of a result, so that in a cycle the two are in different banks.
+
 The pipeline, with the prefix of each stage's signals::
 
     walk     step of pixel, slot and phase -> address of the slot
@@ -25,7 +30,7 @@ from gateware.arch.config import AccelConfig
 from gateware.pe.base import SUM_BITS, delay
 from gateware.pe.broadcast import copies
 from gateware.rtl.buffers import GATHER_CYCLES, READ_CYCLES, FillPort
-from gateware.rtl.drain_stages import JobInHand, Requantised, Results, SlotInHand, Step
+from gateware.rtl.drain_stages import JobInHand, Requantised, Results, SlotInHand, Step, Turn
 from gateware.rtl.lookup import Lookup
 from gateware.rtl.payloads import DrainJob
 from gateware.rtl.requant import RequantLane
@@ -92,10 +97,11 @@ class Drain(Component):
 
     Latency: :meth:`latency_for`.
 
-    Throughput: for each pixel a slot takes one turn, two for 8-bit operands or results, and
-    ``requant_lanes`` for raw outputs, which leave one by one. A turn is a cycle. With one copy of
-    the activations it is two, but for raw outputs, which go elsewhere: operands are read in those
-    cycles that have no results, because an odd number of cycles lies between.
+    Throughput: for each pixel a slot takes one cycle, two for 8-bit operands or results, and
+    ``requant_lanes`` for raw outputs, which leave one by one. With one copy of the activations an
+    even number of pixels has codes; where one is missing its cycles are idle. Broadcast operands,
+    which lie in bank 0, are read for the even pixel and kept for the odd one, so that such a job
+    begins with an even one, which may be a cycle later.
     """
 
     #: Cycles from a job's arrival to its sums.
@@ -103,7 +109,8 @@ class Drain(Component):
 
     @classmethod
     def latency_for(cls, config: AccelConfig) -> int:
-        """Cycles from a job's arrival to the write of its first result, or one more."""
+        """Cycles from a job's arrival to the write of its first result, or one more with one copy of
+        the activations."""
         return cls.sums_after + 4 + _result_cycles(config)
 
     def __init__(self, config: AccelConfig) -> None:
@@ -145,7 +152,7 @@ class Drain(Component):
         requantised = self._requantise(m, slot, self._pick_sums(m, slot))
         results = self._collect_results(m, slot, requantised)
         self._write_raw(m, results)
-        self._write_words(m, results, step.writes)
+        self._write_words(m, results)
         return m
 
     def _take_job(self, m: Module) -> data.View:
@@ -155,7 +162,7 @@ class Drain(Component):
         m.d.sync += [
             job.given.eq(self.job),
             job.two_phases.eq(execute.out_planes | (execute.residual & execute.residual_planes)),
-            job.last_pixel.eq(self.job.count - 1),
+            job.last_pixel.eq((self.job.count - 1) | (self._pairs & ~execute.wide)),
             job.last_slot.eq(execute.slots - 1),
             job.single_slot.eq(execute.slots == 1),
             job.gather_address.eq(
@@ -171,7 +178,7 @@ class Drain(Component):
     def _walk_job(self, m: Module, coming: data.View) -> Step:
         """Stage 0: walk over pixels, slots and phases of the job in hand; address of the slot.
 
-        The first step comes two cycles after the job, or one later where a turn is two cycles.
+        The first step comes two cycles after the job.
         """
         config = self._config
         active, begin = Signal(), Signal()
@@ -183,16 +190,9 @@ class Drain(Component):
         phase = Signal(range(max(2, config.requant_lanes)), reset_less=True)
         last_phase = phase == Mux(execute.wide, config.requant_lanes - 1, job.two_phases)
         last_pixel = pixel == job.last_pixel
-        valid, writes = active, Const(1)
-        if config.drain_turn == 2:
-            turn = Signal(reset_less=True)
-            # Operands are read 3 cycles after a step, results are written an odd number later.
-            assert (4 + self._result_cycles + LANES_CYCLES - 3) % 2 == 1
-            m.d.sync += turn.eq(~turn)
-            valid = active & (execute.wide | ~turn)
-            writes = turn if (LANES_CYCLES + 3 + self._result_cycles) % 2 else ~turn
+        turn = self._take_turns(m, active, job, pixel)
 
-        with m.If(valid):
+        with m.If(turn.ends):
             m.d.sync += phase.eq(phase + 1)
             with m.If(last_phase):
                 m.d.sync += [
@@ -206,7 +206,7 @@ class Drain(Component):
                         slot.eq(execute.slot_address),
                         slots_left.eq(job.last_slot),
                         last_slot.eq(job.single_slot),
-                        pixel.eq(pixel + 1),
+                        pixel.eq(pixel + Mux(self._pairs & ~execute.wide, 2, 1)),
                     ]
                     with m.If(last_pixel):
                         m.d.sync += active.eq(0)
@@ -218,18 +218,43 @@ class Drain(Component):
                 slot.eq(coming.given.execute.slot_address),
                 slots_left.eq(coming.last_slot),
                 last_slot.eq(coming.single_slot),
-                pixel.eq(0),
+                pixel.eq(self._pairs & ~coming.given.execute.wide),
                 phase.eq(0),
             ]
         m.d.comb += self.slot_address.eq(slot)
         return Step(
-            done=valid & (last_phase | execute.wide),
-            final=valid & last_phase & last_slot & last_pixel & job.given.final,
-            gathers=valid & execute.residual,
+            done=turn.valid & (last_phase | execute.wide),
+            final=turn.ends & last_phase & last_slot & last_pixel & job.given.final,
+            gathers=turn.valid & execute.residual & ~self._keeps(execute, turn.pixel),
             job=job,
-            pixel=pixel,
+            pixel=turn.pixel,
             phase=phase,
-            writes=writes,
+        )
+
+    @property
+    def _pairs(self) -> int:
+        """1 if codes of two pixels take turns."""
+        return self._config.drain_interleave - 1
+
+    def _keeps(self, execute: data.View, pixel: Value) -> Value:
+        """A pixel has the operand that the step before it has read."""
+        return execute.broadcast & pixel[0] if self._pairs and self._config.tables else Const(0)
+
+    def _take_turns(self, m: Module, active: Signal, job: data.View, pixel: Signal) -> Turn:
+        """Turns of the pixels: the odd pixel of a pair in odd cycles, the even one in even ones."""
+        if not self._pairs:
+            return Turn(valid=active, ends=active, pixel=pixel)
+        # Operands are read 3 cycles after a step, results are written an odd number later.
+        assert (4 + self._result_cycles + LANES_CYCLES - 3) % 2 == 1
+        odd, second = Signal(reset_less=True), Signal(reset_less=True)
+        execute, last = job.given.execute, pixel == job.last_pixel
+        waits = execute.broadcast & ~second & odd if self._config.tables else Const(0)
+        m.d.sync += [odd.eq(~odd), second.eq(active & ~(second | waits | execute.wide))]
+        missing = odd & last & job.given.count[0]
+        return Turn(
+            valid=active & (execute.wide | ~(missing | waits)),
+            ends=active & (execute.wide | second),
+            pixel=Cat(Mux(execute.wide, pixel[0], odd), pixel[1:]),
         )
 
     def _take_slot(self, m: Module, step: Step) -> SlotInHand:
@@ -299,7 +324,7 @@ class Drain(Component):
         column and go to the lanes that own the columns, then everything enters the requantisers.
         """
         g_record = delay(m, self.slot, 2, name="g_record")
-        g_phase = delay(m, slot.phase, 2, name="g_phase")
+        keeps = delay(m, self._keeps(slot.execute, slot.bank), 2, name="g_keeps")
         # A module of its own, or the three registers of a bit become a shift register, a LUT each.
         (r_record,) = copies(m, g_record, 1, "r_record")
         r_sums = delay(m, picked, 2, name="r_sums")
@@ -311,10 +336,10 @@ class Drain(Component):
             products = copies(m, product, count, "r_product")
         for q in range(count):
             nibble = Signal(ACT_BITS, name=f"residual_{q}", reset_less=True)
-            high_nibble = Signal(ACT_BITS, name=f"residual_high_{q}", reset_less=True)
-            m.d.sync += nibble.eq(self.gather_data[g_record.lanes[q].column])
-            with m.If(delay(m, g_phase, 1, name=f"r_phase_{q}") == 0):
-                m.d.sync += high_nibble.eq(nibble)
+            with m.If(~keeps):
+                m.d.sync += nibble.eq(self.gather_data[g_record.lanes[q].column])
+            # That of the pixel's phase before, which matters in the second one.
+            high_nibble = delay(m, nibble, 1 + self._pairs, name=f"residual_high_{q}")
             m.submodules[f"requant_{q}"] = lane = RequantLane(
                 products=tables, wide_wait=self._result_cycles - RequantLane.latency
             )
@@ -339,8 +364,8 @@ class Drain(Component):
 
     def _collect_results(self, m: Module, slot: SlotInHand, requantised: Requantised) -> Results:
         """Last stages, three cycles and those of a result after the slot, and one before: results,
-        and where they go. The low nibbles of 8 bits follow a turn later."""
-        turn_cycles, lanes = self._config.drain_turn, requantised.lanes
+        and where they go. The low nibbles of 8 bits follow in the pixel's next turn."""
+        turn_cycles, lanes = self._config.drain_interleave, requantised.lanes
         early = 2 + self._result_cycles
         wide = delay(m, requantised.execute.wide, early - 3, name="y_wide")
         two_planes = delay(m, requantised.execute.out_planes, early - 3, name="y_out_planes")
@@ -398,14 +423,14 @@ class Drain(Component):
         ]
         m.d.comb += [self.wide_address.eq(wide_address), self.wide_data.eq(wide_data)]
 
-    def _write_words(self, m: Module, y: Results, writes: Value) -> None:
-        """Nibbles to their columns one cycle after the result; low ones of 8 bits a turn later."""
-        k = self._config.k
+    def _write_words(self, m: Module, y: Results) -> None:
+        """Nibbles to their columns one cycle after the result; low ones of 8 bits in the pixel's
+        next turn, at the address that it had, and a pitch."""
+        k, turn_cycles = self._config.k, self._config.drain_interleave
         word = Signal(self.write_data.shape(), reset_less=True)
-        second_word = Signal(self.write_data.shape(), reset_less=True)
         addresses = Signal(self.write_address.shape(), reset_less=True)
         bank = Signal(len(self.write_bank), reset_less=True)
-        enables, second_enable = Signal(k, reset_less=True), Signal(k, reset_less=True)
+        enables = Signal(k, reset_less=True)
         columns = delay(m, y.early_columns, 1, name="columns")
         # What is added to the offset of a column, or to its last address.
         added = Signal(isa.ADDRESS_BITS, reset_less=True)
@@ -418,29 +443,23 @@ class Drain(Component):
         ]
         seconds = copies(m, y.early_second, -(-k // COLUMNS_PER_COPY), "second")
         some = delay(m, y.early_done & ~y.early_raw, 1, name="some")
-        m.d.sync += self.writing.eq(seconds[0] | (some & writes))
+        m.d.sync += [
+            self.writing.eq(seconds[0] | some),
+            bank.eq(Mux(seconds[0], delay(m, bank, turn_cycles - 1, name="second_bank"), y.bank)),
+        ]
+        second_enables = delay(m, enables, turn_cycles, name="second_enables")
+        second_addresses = delay(m, addresses, turn_cycles - 1, name="second_addresses")
         for j in range(k):
             second = seconds[j // COLUMNS_PER_COPY]
             result = Signal(8, name=f"result_{j}")
             m.d.comb += result.eq(y.codes[columns[j].lane])
-            with m.If(second | writes):
-                m.d.sync += [
-                    self.write_enable[j].eq(Mux(second, second_enable[j], enables[j])),
-                    addresses[j].eq(Mux(second, addresses[j], columns[j].offset) + added),
-                    word[j].eq(
-                        Mux(
-                            second,
-                            second_word[j],
-                            Mux(y.two_planes, result[ACT_BITS:], result[:ACT_BITS]),
-                        )
-                    ),
-                ]
-            with m.Else():
-                m.d.sync += self.write_enable[j].eq(0)
-            with m.If(~second & writes):
-                m.d.sync += [second_word[j].eq(result[:ACT_BITS]), second_enable[j].eq(enables[j])]
-        with m.If(~seconds[0] & writes):
-            m.d.sync += bank.eq(y.bank)
+            low = delay(m, result[:ACT_BITS], turn_cycles, name=f"second_word_{j}")
+            first_word = Mux(y.two_planes, result[ACT_BITS:], result[:ACT_BITS])
+            m.d.sync += [
+                self.write_enable[j].eq(Mux(second, second_enables[j], enables[j])),
+                addresses[j].eq(Mux(second, second_addresses[j], columns[j].offset) + added),
+                word[j].eq(Mux(second, low, first_word)),
+            ]
         m.d.comb += [
             self.write_data.eq(word),
             self.write_address.eq(addresses),

@@ -24,7 +24,9 @@ class JobInHand(data.StructLayout):
     given : DrainJob
     two_phases : unsigned(1)
         Hi nibbles, then lo nibbles.
-    last_pixel, last_slot : unsigned
+    last_pixel : unsigned
+        The last one that has a turn; where pixels come in pairs an odd one.
+    last_slot : unsigned
         How many follow the first.
     single_slot : unsigned(1)
     gather_address : unsigned(16)
@@ -48,6 +50,15 @@ class JobInHand(data.StructLayout):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A pixel's turn in a cycle of the walk."""
+
+    valid: Value  # it has one
+    ends: Value  # every pixel that takes turns has had one: the walk goes on
+    pixel: Value
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Step:
     """One step of the walk, in the cycle in which the slot's address is given."""
 
@@ -55,9 +66,8 @@ class Step:
     final: Value  # the last one of an EXECUTE
     gathers: Value  # it has a residual operand
     job: data.View
-    pixel: Signal
+    pixel: Value
     phase: Signal  # plane of an 8-bit operand or result; lane of raw outputs
-    writes: Value  # results may be written next; with one copy of the activations every other cycle
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,7 +103,7 @@ class Results:
     early_phase: Value
     early_raw: Value  # raw outputs, not codes
     early_address: Value
-    early_second: Value  # the low nibbles of the codes a turn ago are written next
+    early_second: Value  # the low nibbles of the pixel's codes before are written next
     early_second_pitch: Value
     bank: Value
     two_planes: Value  # codes of 8 bits

@@ -57,15 +57,15 @@ class DrainSpacing(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         each, fewer = self._pixel(m)
-        full = each << ceil_log2(self._config.pixels)
-        partial = self._product(m, each, fewer)
-        # The last low nibble of 8 bits is written a turn late, where the next EXECUTE may have a
-        # result to write.
+        aligned = self._aligned()
+        full = (each << ceil_log2(self._config.pixels)) | aligned
+        partial = self._product(m, each, fewer) | aligned
+        # The last low nibbles of 8 bits are written where the next EXECUTE may have results to write.
         late = self.execute.out_planes
         final = Signal(len(partial) + 1, reset_less=True)
         partial_waits, final_waits = Signal(reset_less=True), Signal(reset_less=True)
         m.d.sync += [
-            final.eq(partial + (late << self._config.drain_turn - 1)),
+            final.eq(partial + (late << self._config.drain_interleave - 1)),
             partial_waits.eq((each != 1) | (fewer != 0)),
             final_waits.eq((each != 1) | (fewer != 0) | late),
         ]
@@ -82,12 +82,12 @@ class DrainSpacing(Component):
         return m
 
     def _pixel(self, m: Module) -> tuple[Signal, Signal]:
-        """Cycles that the drain of one pixel takes; pixels of a row's last group, less one."""
+        """Cycles that the drain of one pixel takes; pixels of a row's last group, less one. A pair
+        with one pixel takes the time of two."""
         config, d = self._config, self.execute
         two_phases = d.out_planes | (d.residual & d.residual_planes)
-        # With one copy of the activations the drain works every second cycle, but on raw outputs.
-        turns = config.drain_turn - 1
-        width = isa.ADDRESS_BITS + max(1 + turns, ceil_log2(config.requant_lanes))
+        pairs = ~d.wide if config.drain_interleave == 2 else 0
+        width = isa.ADDRESS_BITS + max(1, ceil_log2(config.requant_lanes))
         each = Signal(width, reset_less=True)
         fewer = Signal(ceil_log2(config.pixels), reset_less=True)
         m.d.sync += [
@@ -95,12 +95,19 @@ class DrainSpacing(Component):
                 Mux(
                     d.wide,
                     d.slots << ceil_log2(config.requant_lanes),
-                    Mux(two_phases, d.slots << 1, d.slots) << turns,
+                    Mux(two_phases, d.slots << 1, d.slots),
                 )
             ),
-            fewer.eq(d.out_width - 1),
+            fewer.eq((d.out_width - 1) | pairs),
         ]
         return each, fewer
+
+    def _aligned(self) -> Value:
+        """A cycle more, in which a drain waits for the turn of its first pixel; what it is added to
+        is even."""
+        if self._config.drain_interleave == 1 or not self._config.tables:
+            return Const(0)
+        return self.execute.broadcast & ~self.execute.wide
 
     def _product(self, m: Module, each: Signal, fewer: Signal) -> Signal:
         """``each * (fewer + 1)`` by a tree of adders."""

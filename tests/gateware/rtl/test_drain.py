@@ -75,7 +75,7 @@ class Bench:
         self.writes: list[tuple[int, int, int, int, int]] = []  # cycle, bank, address, column, data
         self.wides: list[tuple[int, int, int]] = []  # cycle, address, data
         self.completed: list[int] = []  # cycles
-        self.gathered: set[int] = set()  # cycles
+        self.gathered: dict[int, int] = {}  # bank by cycle
 
     def fields(self, valid: bool) -> dict[str, int]:
         """What comes with a job of the drain: fields of its EXECUTE, or of any other."""
@@ -123,17 +123,29 @@ class Bench:
         )
 
     @property
-    def turn(self) -> int:
-        """Cycles that the drain takes where it takes one with two copies of the activations."""
+    def turns(self) -> int:
+        """Pixels that take turns."""
         return 1 if self.wide else 3 - self.config.act_copies
 
-    def begin(self, arrival: int) -> int:
-        """When a job that arrives in this cycle can begin."""
-        return arrival if self.turn == 1 else arrival + arrival % 2
+    @property
+    def aligned(self) -> bool:
+        """Whether a job begins with an even pixel."""
+        return self.turns == 2 and bool(self.execute.get("broadcast"))
+
+    def step(self, arrival: int, pixel: int, slot: int = 0, phase: int = 0) -> int:
+        """Cycle of a step, less those from the arrival to the first."""
+        begin = arrival + (arrival % 2 if self.aligned else 0)
+        before = (pixel // self.turns * len(self.records) + slot) * self.phases + phase
+        return begin + before * self.turns + (pixel + begin) % self.turns
+
+    def duration(self, count: int) -> int:
+        """Cycles that ``count`` pixels take."""
+        pixels = -(-count // self.turns) * self.turns
+        return len(self.records) * pixels * self.phases + self.aligned
 
     @property
     def spacing(self) -> int:
-        return len(self.records) * self.config.pixels * self.phases * self.turn
+        return self.duration(self.config.pixels)
 
     def run(self, jobs: list[tuple[int, dict[str, int], np.ndarray]]) -> None:
         """``jobs`` are (cycle, fields of DrainJob, sums)."""
@@ -148,12 +160,7 @@ class Bench:
         valid, noise = {}, {"pixel": 0xABC, "bank": 1, "count": 1, "final": 1}
         for cycle, job, sums in jobs:
             valid |= dict.fromkeys(
-                range(
-                    cycle + dut.sums_after,
-                    cycle
-                    + dut.sums_after
-                    + self.turn * len(self.records) * self.phases * job["count"],
-                ),
+                range(cycle + dut.sums_after, cycle + dut.sums_after + self.duration(job["count"])),
                 sums,
             )
 
@@ -172,10 +179,10 @@ class Bench:
                 self._collect(ctx, dut, cycle, address_bits)
                 if ctx.get(dut.completed):
                     self.completed.append(cycle)
-                if ctx.get(dut.gathering):
-                    self.gathered.add(cycle)
                 slots.append(stored[ctx.get(dut.slot_address) % len(stored)])
                 bank, gather = ctx.get(dut.gather_bank), ctx.get(dut.gather_address.as_value())
+                if ctx.get(dut.gathering):
+                    self.gathered[cycle] = bank
                 nibbles = [
                     self.memory[bank, gather >> j * address_bits & config.act_depth - 1, j]
                     for j in range(config.k)
@@ -209,14 +216,12 @@ class Bench:
         """Writes and wide writes, from :mod:`ir.numerics`."""
         writes, wides, config, f = [], [], self.config, self.execute
         for arrival, job, sums in jobs:
-            steps = itertools.product(range(job["count"]), self.records)
-            for step, (pixel, results) in enumerate(steps):
-                first = (
-                    self.begin(arrival)
-                    + Drain.latency_for(self.config)
-                    + self.turn * step * self.phases
+            steps = itertools.product(range(job["count"]), enumerate(self.records))
+            for pixel, (slot, results) in steps:
+                first, cycle = (
+                    self.step(arrival, pixel, slot, phase) + Drain.latency_for(self.config)
+                    for phase in (0, self.phases - 1)
                 )
-                cycle = first + self.turn * (self.phases - 1)
                 bank = (job["bank"] + pixel) % config.banks
                 for result in results:
                     acc = int(sums[result.lane, pixel])
@@ -228,7 +233,7 @@ class Bench:
                         )
                         wides.append(
                             (
-                                first + self.turn * lane,
+                                first + lane,
                                 entry % (1 << ADDRESS_BITS),
                                 int(numerics.accumulate(*constants)),
                             )
@@ -252,7 +257,7 @@ class Bench:
                         nibble = y >> 4 if self.bits == 8 and plane == 0 else y & 15
                         place = (address + plane * f["out_plane_pitch"]) % config.act_depth
                         writes.append(
-                            (cycle + self.turn * plane, bank, place, result.column, nibble)
+                            (cycle + self.turns * plane, bank, place, result.column, nibble)
                         )
         return sorted(writes), sorted(wides)
 
@@ -297,19 +302,21 @@ def hold(bench: Bench, jobs: list) -> None:
     assert bench.wides == wides
     # An EXECUTE is complete when its last results can be read.
     last = [
-        bench.begin(arrival)
-        + bench.turn * (job["count"] * len(bench.records) * bench.phases - 1)
+        arrival
+        + (arrival % 2 - 1 if bench.aligned else 0)
+        + bench.duration(job["count"])
         + Drain.latency_for(bench.config)
-        + 2
-        + bench.config.drain_turn
+        + 1
+        + bench.config.drain_interleave
         for arrival, job, _ in jobs
         if job["final"]
     ]
     assert bench.completed == last and last
-    steps = sum(job["count"] * len(bench.records) * bench.phases for _, job, _ in jobs)
-    assert len(bench.gathered) == (steps if bench.execute.get("residual") else 0)
-    if bench.turn == 2:
-        assert not bench.gathered & {cycle for cycle, *_ in bench.writes}
+    each = len(bench.records) * bench.phases if bench.execute.get("residual") else 0
+    pixels = (-(-job["count"] // (1 + bench.aligned)) for _, job, _ in jobs)
+    assert len(bench.gathered) == each * sum(pixels)
+    if bench.turns == 2:
+        assert all(bench.gathered.get(cycle) != bank for cycle, bank, *_ in bench.writes)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -340,7 +347,8 @@ def test_results_are_looked_up(name, bits, seed):
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("tables")])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("broadcast", [0, 1])
-def test_products(name, bits, broadcast, seed):
+@pytest.mark.parametrize("gap", [0, 1])
+def test_products(name, bits, broadcast, gap, seed):
     bench = Bench(CONFIGS[name], seed, slots=4, bits=bits)
     bench.execute |= {"product": 1, "broadcast": broadcast, "residual": 1, "residual_planes": 1}
     for results in bench.records:
@@ -348,15 +356,15 @@ def test_products(name, bits, broadcast, seed):
             results[index] = dataclasses.replace(
                 result, multiplier=(result.multiplier >> 8 << 8) * int(bench.rng.integers(2))
             )
-    hold(bench, make_jobs(bench, 6, gap=0))
+    hold(bench, make_jobs(bench, 6, gap))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["P2", "one copy"])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_one_slot_and_gaps(name, bits, seed):
     for gap in (0, 1, 2, 3):
         bench = Bench(CONFIGS[name], seed, slots=1, bits=bits)
+        bench.execute["residual"] = 1
         hold(bench, make_jobs(bench, 6, gap))
 
 

@@ -15,7 +15,7 @@ from sim.backend import pysim
 from tests.helpers.units import TINY, WIDER, fields
 
 WRAP = 1 << isa.ADDRESS_BITS
-CONFIGS = {"P2": TINY, "P4": WIDER, "one copy": dataclasses.replace(TINY, act_copies=1)}
+CONFIGS = {"P2": TINY, "P4": WIDER, "one copy": dataclasses.replace(WIDER, act_copies=1)}
 
 
 @dataclasses.dataclass
@@ -70,9 +70,10 @@ def nest(f: dict[str, int], pixels: int, weight_depth: int) -> list[Expected]:
     return words
 
 
-def drain_cycles(f: dict[str, int], job: dict[str, int], lanes: int) -> int:
+def drain_cycles(f: dict[str, int], job: dict[str, int], lanes: int, turns: int) -> int:
     two = f["out_planes"] or (f["residual"] and f["residual_planes"])
-    return f["slots"] * job["count"] * (lanes if f["wide"] else 2 if two else 1)
+    count = job["count"] + (turns == 2 and not f["wide"] and job["count"] % 2)
+    return f["slots"] * count * (lanes if f["wide"] else 2 if two else 1)
 
 
 def issue_cycles(
@@ -83,13 +84,13 @@ def issue_cycles(
     A last word waits until the sums before have been read; ``free`` is when an earlier EXECUTE's
     have been.
     """
-    cycles, before, turn = [], -1, 1 if f["wide"] else 3 - config.act_copies
+    cycles, before, turns = [], -1, 3 - config.act_copies
     for word in words:
         before = max(before + 1, free if word.job else 0)
         cycles.append(before)
         if word.job:
             late = word.job["final"] and f["out_planes"]  # the last low nibble
-            free = before + turn * (drain_cycles(f, word.job, config.requant_lanes) + late)
+            free = before + drain_cycles(f, word.job, config.requant_lanes, turns) + late * turns
     return cycles, free
 
 
