@@ -109,8 +109,8 @@ class Drain(Component):
 
     @classmethod
     def latency_for(cls, config: AccelConfig) -> int:
-        """Cycles from a job's arrival to the write of its first result, or one more with one copy of
-        the activations."""
+        """Cycles from a job's arrival to the write of its first result; with one copy of the
+        activations one more where a job begins with an odd pixel."""
         return cls.sums_after + 4 + _result_cycles(config)
 
     def __init__(self, config: AccelConfig) -> None:

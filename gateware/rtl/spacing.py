@@ -60,7 +60,7 @@ class DrainSpacing(Component):
         aligned = self._aligned()
         full = (each << ceil_log2(self._config.pixels)) | aligned
         partial = self._product(m, each, fewer) | aligned
-        # The last low nibbles of 8 bits are written where the next EXECUTE may have results to write.
+        # The last low nibbles of 8 bits need cycles in which the next EXECUTE may have results.
         late = self.execute.out_planes
         final = Signal(len(partial) + 1, reset_less=True)
         partial_waits, final_waits = Signal(reset_less=True), Signal(reset_less=True)
