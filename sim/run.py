@@ -9,6 +9,8 @@ The inputs are the test vectors beside the network's graph, else those that the 
 the golden images of the driver or random codes. Of a hybrid network each layer is simulated on N
 inputs: what it read in training's last check, or random ones where that was not kept.
 
+The result goes to BUILD/simulation.json, too, and BUILD/report.html shows it.
+
 The Verilog is the build's accelerator.v, the file that also goes into the bitstream; the program
 is the build's program.bin. Exit code 1 when anything differs.
 """
@@ -20,9 +22,13 @@ from pathlib import Path
 
 from gateware.compiler.hybrid import is_hybrid
 from gateware.compiler.operations import CompileError
+from gateware.flow.verilog import MODULE
 from gateware.model.timeline import READ_LATENCY
+from gateware.report import page
+from gateware.report.page import build_digest
 from ir import cli
 from ir.cli import UserError
+from ir.files import exclusive, replace_text
 from ir.graph import GraphError
 from ir.vectors import VectorsError
 from sim.backend.harness import BenchFailed, BuildFailed, SimulatorNotFound, find_simulator
@@ -38,7 +44,6 @@ IMAGES = 100
 WAVES = "waves.vcd"
 REPORT = "simulation.md"
 CHECKS = ("logits", "layers")
-BUILDING = "building the simulation takes a minute to half an hour, once per accelerator"
 
 
 def verify(
@@ -95,8 +100,7 @@ def _verify(
         raise UserError(f"check is one of {', '.join(CHECKS)}, not {check!r}")
     find_simulator(prefer=VERILATOR)
     graph, path = load_graph(build, graph_path)
-    if not (build / network.VERILOG).is_file():
-        raise UserError(f"no {network.VERILOG} in {build}: run python -m gateware.build again")
+    _check_verilog(build / network.VERILOG)
     target = build / WAVES if waves else None
     if is_hybrid(graph):
         if check == "logits":
@@ -106,17 +110,42 @@ def _verify(
             )
         layers = hybrid.load_layers(build, graph)
         codes = choose_codes(build, graph, path, images, conditions.seed)
-        say(f"simulating layers on {build / network.VERILOG}, inputs: {codes.origin}; {BUILDING}")
+        say(f"simulating layers on {build / network.VERILOG}, inputs: {codes.origin}")
         return hybrid.verify(build, layers, codes, conditions, waves=target)
     program = network.load_program(build, graph, path)
     inputs = choose(build, graph, path, images, conditions.seed)
-    say(
-        f"simulating {len(inputs.images)} images of {inputs.origin} on "
-        f"{build / network.VERILOG}; {BUILDING}"
-    )
+    found = len(inputs.images)
+    if found < images and images != IMAGES:
+        say(f"{inputs.origin} has {found} inputs, fewer than {images}: all are simulated")
+    say(f"simulating {found} images of {inputs.origin} on {build / network.VERILOG}")
     return network.verify(
         build, graph, program, inputs, conditions, layers=check == "layers", waves=target
     )
+
+
+def _check_verilog(path: Path) -> None:
+    """Raise UserError for Verilog that is missing or was cut."""
+    again = "run python -m gateware.build again"
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise UserError(f"no {path.name} in {path.parent}: {again}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is damaged: {again}") from error
+    if f"module {MODULE}(" not in text or not text.rstrip().endswith("endmodule"):
+        raise UserError(f"{path} is not complete: {again}")
+
+
+def keep_result(result: NetworkResult | HybridResult, build: Path) -> None:
+    """Result as simulation.json in ``build``, whose page is drawn again. Raises UserError."""
+    document = result.document() | {"build": build_digest(build)}
+    try:
+        with exclusive(build, "the result of this simulation is not kept"):
+            replace_text(build / page.SIMULATION, json.dumps(document) + "\n")
+            if (build / page.REPORT).is_file():
+                cli.say(f"wrote {build / page.SIMULATION} and {page.write(build)}")
+    except OSError as error:
+        raise UserError(f"cannot write to {build}: {error.strerror}") from error
 
 
 def keep_report(result: NetworkResult | HybridResult, build: Path) -> None:
@@ -237,6 +266,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (BenchFailed, BuildFailed) as error:
         cli.say(f"error: {error}")
         return 1
+    keep_result(result, args.build)
     if args.report:
         keep_report(result, args.build)
     cli.give(json.dumps(result.document()) if args.json else result.summary())

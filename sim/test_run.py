@@ -17,6 +17,7 @@ from gateware.arch.registers import COUNTERS
 from gateware.compiler.program import Program
 from gateware.flow.manifest import GOLDEN, GOLDEN_IMAGES
 from gateware.model.emulator import Emulator
+from gateware.report import page
 from ir import cli, golden
 from ir.cli import UserError
 from ir.graph import IntGraph
@@ -36,6 +37,7 @@ from tests.helpers.graphs import (
 
 CYCLES = 1000  #: of each emulated run
 COUNT = 12  #: test vectors
+VERILOG = "module accelerator(clk);\nendmodule\n"
 
 
 def emulated(tasks, verilog, **options) -> list[Simulation]:
@@ -64,7 +66,7 @@ def emulate(program: Program, images: np.ndarray, *_: object, **options: object)
 
 @pytest.fixture(autouse=True)
 def emulator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "accelerator_verilog", lambda *args: "")
+    monkeypatch.setattr(build, "accelerator_verilog", lambda *args: VERILOG)
     monkeypatch.setattr(run, "find_simulator", lambda prefer: None)
     monkeypatch.setattr(network, "simulate", emulate)
     monkeypatch.setattr(hybrid, "simulate_all", emulated)
@@ -303,7 +305,7 @@ def test_result_of_the_function(own, tmp_path) -> None:
     [
         (("--images", "0"), "must be at least 1, not 0"),
         (("--read-latency", "1"), "must be at least 2, not 1"),
-        (("--images", "many"), "invalid int value: 'many'"),
+        (("--images", "many"), "must be a whole number, not 'many'"),
         (("--check", "nothing"), "invalid choice"),
         (("--stall", "256"), "must be 0 to 255, not 256"),
         (("--stall", "-1"), "must be 0 to 255, not -1"),
@@ -312,3 +314,27 @@ def test_result_of_the_function(own, tmp_path) -> None:
 def test_options_that_make_no_sense(option, words, capsys) -> None:
     status, _, err = said(capsys, "build", *option)
     assert status == 2 and words in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["", VERILOG[:-5], "module other();\nendmodule"])
+def test_verilog_that_was_cut(own, tmp_path, capsys, text: str) -> None:
+    folder = built(own[0], tmp_path)
+    (folder / "accelerator.v").write_text(text)
+    status, _, told = said(capsys, folder)
+    assert status == 2
+    again = "run python -m gateware.build again"
+    assert told == f"error: {folder}/accelerator.v is not complete: {again}\n"
+
+
+def test_result_is_kept_and_shown(own, tmp_path, capsys) -> None:
+    """The page tells what was measured, but not of an accelerator that was here before."""
+    folder = built(own[0], tmp_path)
+    status, _, told = said(capsys, folder, "--images", "1000")
+    assert status == 0
+    assert f"has {COUNT} inputs, fewer than 1000: all are simulated" in told
+    kept = json.loads((folder / "simulation.json").read_text())
+    assert kept["cycles_per_image"] == CYCLES and kept["equal"] == COUNT
+    assert f"{CYCLES:,}" in (folder / "report.html").read_text()
+    (folder / "accelerator.v").write_text(VERILOG + VERILOG)
+    page.write(folder)
+    assert f"{CYCLES:,}" not in (folder / "report.html").read_text()

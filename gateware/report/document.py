@@ -119,8 +119,28 @@ class Report(_Part):
     program: Network | None = None
 
 
+class SimulatedLayer(_Part):
+    """Layer as it ran, see :class:`sim.verify.breakdown.LayerRow`."""
+
+    layer: str
+    macs: Count
+    cycles: Count
+    array_cycles: Count = 0
+    read_bytes: Count = 0
+    write_bytes: Count = 0
+    stalls: dict[str, Count] = {}
+
+
 class Simulation(_Part):
-    """Content of ``simulation.json``, what ``python -m sim.run BUILD --json`` prints."""
+    """Content of ``simulation.json``, what ``python -m sim.run BUILD`` writes."""
+
+    build: str | None = None  #: of what, see :func:`gateware.report.page.build_digest`
+    images: Annotated[int, pydantic.Field(gt=0)] = 1
+    equal: Count | None = None  #: images whose results are the reference's
+    reference: str = "the reference's"
+    conditions: str = ""
+    batch: Annotated[int, pydantic.Field(gt=0)] = 1
+    layers: list[SimulatedLayer] = []
 
     cycles_per_image: Annotated[int, pydantic.Field(gt=0)]
     #: Of the images, by register; None where layers were simulated one by one.

@@ -3,10 +3,11 @@
 
 python -m gateware.report.page build/zc706     writes build/zc706/report.html from its report.json
 
-``gateware.build`` writes the page, too. Where the folder has ``simulation.json``, which is what
-``python -m sim.run BUILD --json`` prints, cycles are those measured there, and stalls are shown.
+``gateware.build`` and ``sim.run`` write the page, too. Where the folder has ``simulation.json``,
+which ``sim.run`` writes, cycles are those measured there, and it says what they waited for.
 """
 
+import hashlib
 import itertools
 import math
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import jinja2
 
 from gateware.flow.clock import mhz
+from gateware.flow.verilog import MODULE
 from gateware.report.document import Report, Simulation, parse
 from ir import cli
 from ir.cli import UserError
@@ -289,6 +291,17 @@ def _short(value: int) -> str:
     return str(value)
 
 
+def build_digest(folder: Path) -> str:
+    """Digest of the Verilog and the programs of a build folder: what a simulation is of.
+
+    Raises OSError.
+    """
+    digest = hashlib.blake2s()
+    for path in sorted([*folder.glob(f"{MODULE}.v"), *folder.glob("**/program.bin")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def write(folder: Path) -> Path:
     """Report page of a build folder, written into it; returns its path. Raises UserError."""
     try:
@@ -301,8 +314,10 @@ def write(folder: Path) -> Path:
     simulation = None
     if (folder / SIMULATION).is_file():
         text = (folder / SIMULATION).read_text()
-        command = f"python -m sim.run {folder} --json"
+        command = f"python -m sim.run {folder}"
         simulation = parse(Simulation, text, folder / SIMULATION, command)
+        if simulation["build"] not in (None, build_digest(folder)):
+            simulation = None  # of an accelerator or a program that was here before
     html = page(report, simulation)
     try:
         (folder / PAGE).write_text(html)

@@ -21,6 +21,7 @@ from amaranth.lib import wiring
 from cocotb_tools.runner import get_runner
 
 from gateware.pe.series7 import to_verilog
+from ir import cli
 from sim.backend.compilers import built_once, compile_icarus, verilate
 from sim.backend.objects import BuildFailed
 from sim.backend.simulators import ICARUS, Simulator, SimulatorNotFound, find_simulator
@@ -110,8 +111,11 @@ def build_simulation(
         optimise=optimise,
         hierarchical_modules=sorted(hierarchical_modules),
     )
+    folder = build_root / f"{toplevel}-{simulator.name}-{request.digest}"
+    if optimise and not folder.exists():
+        cli.say("compiling the simulation: a minute to half an hour, once for each accelerator")
     return built_once(
-        build_root / f"{toplevel}-{simulator.name}-{request.digest}",
+        folder,
         lambda folder: request.compile(folder, build_root),
     )
 

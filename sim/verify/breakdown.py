@@ -10,6 +10,14 @@ from gateware.compiler.program import Program
 from gateware.model.work import layer_macs
 from ir.graph import IntGraph
 
+#: What the columns of the table mean.
+LEGEND = (
+    "A layer's cycles go from when every layer before was complete until it was (exact, from the "
+    "accelerator's counters). Array at work: cycles in which it takes a word of weights and "
+    "activations. Of the array: share of its multipliers that these MACs need. Waits, the array "
+    "idle, for: drain, the outputs of the tile before; load, weights or activations from memory; "
+    "execute, a layer whose results come first; store, results to memory; fetch, instructions."
+)
 STALLS = tuple(name for name in COUNTERS if name.startswith("stall_"))
 
 
@@ -56,9 +64,8 @@ def layer_rows(
 ) -> list[LayerRow]:
     """Rows of one run, in the order of the program.
 
-    ``samples`` are registers at some moments of the run, ``final`` the counters at its end. What
-    lies between two samples counts for the layer at work at the first, so that a layer's figures
-    are exact to one interval.
+    ``samples`` are registers whenever a descriptor was complete, at least, ``final`` the counters
+    at the run's end. What lies between two samples counts for the layer at work at the first.
     """
     rows = {
         segment.layer: LayerRow(
@@ -85,7 +92,9 @@ def table(rows: Sequence[LayerRow], macs_per_cycle: int) -> str:
         total.stalls[stall] = sum(row.stalls[stall] for row in rows)
     names = [stall.removeprefix("stall_") for stall in STALLS]
     lines = [
-        "| layer | cycles | MACs | of the array | words | "
+        LEGEND,
+        "",
+        "| layer | cycles | MACs | of the array | array at work | "
         + " | ".join(f"waits: {name}" for name in names)
         + " | kB read | kB written |",
         "|---|" + "---:|" * (6 + len(names)),

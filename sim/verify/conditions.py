@@ -66,4 +66,5 @@ class Conditions:
         ).cycles
 
     def __str__(self) -> str:
-        return f"seed {self.seed}, stall {self.stall}/256"
+        memory = "" if self.ddr_bytes is None else f", memory of {self.ddr_bytes} bytes a cycle"
+        return f"seed {self.seed}, stall {self.stall}/256{memory}"

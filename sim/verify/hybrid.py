@@ -94,6 +94,7 @@ class HybridResult:
             "inputs": self.inputs.origin,
             "reference": self.inputs.reference,
             "equal": self.equal,
+            "conditions": str(self.conditions),
             "cycles_per_image": self.cycles,
             "layers": [dataclasses.asdict(run) for run in self.runs],
             "seconds": round(self.seconds, 1),

@@ -78,6 +78,8 @@ class NetworkResult:
             "inputs": self.inputs.origin,
             "reference": self.inputs.reference,
             "equal": self.equal,
+            "conditions": str(self.conditions),
+            "batch": self.program.batch,
             "cycles_per_image": self.cycles,
             "cycles_estimated": self.estimated,
             "layers": [dataclasses.asdict(row) for row in self.rows],
@@ -119,7 +121,7 @@ def load_program(build: Path, graph: IntGraph, graph_path: Path) -> Program:
     if program.graph_digest != graph.digest:
         raise UserError(
             f"{build} was built for graph {program.graph_digest[:16]}, {graph_path} is "
-            f"{graph.digest[:16]}; run python -m gateware.build --graph {graph_path}"
+            f"{graph.digest[:16]}: leave --graph out for the network that the build carries"
         )
     return program
 

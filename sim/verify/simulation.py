@@ -38,12 +38,18 @@ from sim.backend.harness import (
 )
 from sim.backend.simulators import VERILATOR, Simulator, find_simulator
 from sim.world.ddr import DDR_VERILOG
-from sim.world.system import WAVEFORM_FILE, WAVEFORM_TRIGGER, System
+from sim.world.system import (
+    COUNTER_LOG,
+    WAVEFORM_FILE,
+    WAVEFORM_TRIGGER,
+    System,
+    read_counter_log,
+)
 
 PAGE = 4096  #: bytes; regions start at a multiple
 MIN_DDR_BEATS = 1 << 16
 TOPLEVEL = "system"
-SAMPLES = 1000  #: about as many times per image the counters are read, for the report
+SAMPLES = 1000  #: about as many times per run the counters are logged between descriptors
 MIN_SAMPLE = 100  #: cycles, at least, from one time to the next
 
 Task = tuple[Program, np.ndarray]  #: a program, and integer images (N, C, H, W) for it
@@ -55,7 +61,8 @@ class Simulation:
 
     outputs : for each image, tensors (C, H, W) by name
     counters : for each run, the accelerator's counters by register name
-    samples : for each run, the same counters and ERROR_DESCRIPTOR from time to time
+    samples : for each run, the same counters and ERROR_DESCRIPTOR, the first descriptor that is not
+        complete: exact when that changes, and from time to time between
     batch : images of a run
     """
 
@@ -133,7 +140,7 @@ def simulate_all(
             Simulation(
                 outputs[: len(images)],
                 data["counters"][runs],
-                data.get("samples", [])[runs],
+                data["samples"][runs],
                 program.batch,
             )
         )
@@ -192,6 +199,7 @@ class _System:
             extra_verilog=[
                 verilog,
                 DDR_VERILOG,
+                COUNTER_LOG,
                 SERIES7_MODELS,
                 ECP5_MODELS,
                 *([WAVEFORM_TRIGGER] if traced else []),
@@ -213,8 +221,9 @@ class _System:
     ) -> tuple[dict, Path]:
         """Result of the bench, and the folder that it ran in."""
         with tempfile.TemporaryDirectory() as folder:
-            contents, job, result = (
-                Path(folder) / name for name in ("memory.hex", "job.json", "result.json")
+            contents, job, result, log = (
+                Path(folder) / name
+                for name in ("memory.hex", "job.json", "result.json", "counters.txt")
             )
             size = -(-len(self._memory) // self._bus_bytes) * self._bus_bytes
             words = np.frombuffer(self._memory.ljust(size, b"\0"), f"<u{self._bus_bytes}")
@@ -240,6 +249,8 @@ class _System:
                     simulator=self._simulator,
                     plusargs=[
                         f"+ddr_init={contents}",
+                        f"+counter_log={log}",
+                        f"+counter_every={self._runs[0]['sample_cycles']}",
                         f"+ddr_stall={stall}",
                         f"+ddr_seed={seed}",
                         *plusargs,
@@ -249,7 +260,8 @@ class _System:
                 )
             if not result.is_file():
                 raise BenchFailed("the accelerator bench left no result")
-            return json.loads(result.read_text()), results.parent
+            samples = read_counter_log(log.read_text()) if log.is_file() else []
+            return json.loads(result.read_text()) | {"samples": samples}, results.parent
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from gateware.arch.config import AccelConfig
-from gateware.arch.registers import WINDOW_BITS
+from gateware.arch.registers import COUNTERS, WINDOW_BITS
 from gateware.flow.verilog import AcceleratorBox
 from gateware.rtl.axi import AxiLiteSignature
 from gateware.rtl.top import hp_ports
@@ -39,13 +39,59 @@ module waveform_trigger (input clk);
 endmodule
 """
 
+#: Counters that :data:`COUNTER_LOG` logs, as registers name them.
+LOGGED = ("CYCLES", *(name.upper() for name in COUNTERS))
+_REGISTERS = "system.accelerator.\\instance .regs"
+
+#: Verilog of the module that logs the counters of runs, exact to the cycle: a line when the first
+#: descriptor that is not complete changes, and every ``counter_every`` cycles between.
+COUNTER_LOG = f"""
+module counter_log (input clk);
+    integer file, every;
+    reg [8 * 1024 - 1:0] name;
+    reg [31:0] last_index, last_cycles;
+    initial begin
+        file = 0;
+        every = 0;
+        last_index = 0;
+        last_cycles = 0;
+        if ($value$plusargs("counter_log=%s", name)) file = $fopen(name, "w");
+        if ($value$plusargs("counter_every=%d", every)) ;
+    end
+    always @(posedge clk) if (file != 0) begin
+        last_index <= {{16'd0, {_REGISTERS}.failing_index}};
+        last_cycles <= {_REGISTERS}.count_cycles;
+        if (last_index != {{16'd0, {_REGISTERS}.failing_index}}
+            || (last_cycles != {_REGISTERS}.count_cycles
+                && {_REGISTERS}.count_cycles % every == 0))
+            $fdisplay(file, "{"%0d " * (1 + len(LOGGED))}",
+                {_REGISTERS}.failing_index,
+                {", ".join(f"{_REGISTERS}.count_{name.lower()}" for name in LOGGED)});
+    end
+endmodule
+"""
+
+
+def read_counter_log(text: str) -> list[list[dict[str, int]]]:
+    """Samples of each run in what :data:`COUNTER_LOG` wrote: registers by name, in time."""
+    runs: list[list[dict[str, int]]] = []
+    last = 0
+    for line in text.splitlines():
+        values = [int(value) for value in line.split()]
+        sample = dict(zip(("ERROR_DESCRIPTOR", *LOGGED), values, strict=True))
+        if not runs or sample["ERROR_DESCRIPTOR"] < last:
+            runs.append([])
+        last = sample["ERROR_DESCRIPTOR"]
+        runs[-1].append(sample)
+    return runs
+
 
 class System(wiring.Component):
     """Accelerator and memory. The host side is the register port and the interrupt.
 
-    Both are Verilog beside this design: the text of
+    They are Verilog beside this design: the text of
     :func:`gateware.flow.verilog.accelerator_verilog`, the very file that goes into the bitstream,
-    and :data:`sim.world.ddr.DDR_VERILOG`.
+    :data:`sim.world.ddr.DDR_VERILOG` and :data:`COUNTER_LOG`.
 
     Parameters
     ----------
@@ -81,6 +127,7 @@ class System(wiring.Component):
         m = Module()
         accelerator: Any = AcceleratorBox(self._config)
         m.submodules.accelerator = accelerator
+        m.submodules.log = Instance("counter_log", i_clk=ClockSignal())
         if self._traced:
             m.submodules.trace = Instance("waveform_trigger", i_clk=ClockSignal())
         m.submodules.budget = budget = DdrBudget(self._config.ports)
