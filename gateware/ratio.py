@@ -3,10 +3,12 @@
 
 python -m gateware.ratio --board zc706                 ResNet-18, 224x224; takes minutes
 python -m gateware.ratio --board zedboard --graph runs/digits/graph.safetensors
+python -m gateware.ratio --board zedboard --network mobilenet_v2
 
-Prints the arrays that no other dominates in cycles, LUTs, 8-bit rows and PoT-4 rows, the answer
-marked, and plots them. ``gateware.build --ratio auto`` and ``quant.train --board`` take the answers
-that ``--keep`` wrote. Resources and cycles are estimated (gateware/model/estimate.py).
+Prints the arrays that no other dominates in cycles, LUTs, DSP48E1 and block RAMs, the answer
+marked, and plots them. ``gateware.build --ratio auto`` takes the answers that ``--keep`` wrote;
+without it a build finds the array for its own network. Resources and cycles are estimated
+(gateware/model/estimate.py).
 """
 
 import json
@@ -15,22 +17,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 import boards
 from boards.board import Board
 from gateware.explore.presets import keep, paper
-from gateware.explore.search import DesignPoint, SearchResult, explore
+from gateware.explore.search import DesignPoint, SearchResult, explore, shallower
 from gateware.explore.shapes import resnet18
 from gateware.explore.space import DOMAINS, Given
 from gateware.flow.clock import mhz
 from gateware.model.work import network_macs
 from ir import cli
-from ir.graph import GraphError, IntGraph, graph_file
+from ir.graph import IntGraph, graph_file
 from ir.ratio import Ratio
 
 DPI = 150
 DOMAIN = DOMAINS["xc7"]
+#: Resources of the plot and of the front.
+CELLS = {"lut": "LUTs", "dsp48e1": "DSP48E1", "bram36": "block RAMs"}
+SIZE = 224  #: pixels of an image, where no graph says so
+PROGRAMS = 60  #: compiled in a search, without those of shallower buffers
 ZYNQ = tuple(name for name, board in boards.BOARDS.items() if board.device.family == "xc7")
 
 
@@ -77,48 +85,48 @@ def table(found: SearchResult, work: int) -> str:
 
 
 def plot(found: SearchResult, title: str) -> Figure:
-    """Scatter plot of all points: cycles (or MACs per cycle) over LUTs, PoT-4 share as colour."""
-    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
-    axes = figure.subplots()
+    """Scatter plots of all points: cycles (or MACs per cycle) over each resource, PoT-4 share as
+    colour, those that no other dominates as crosses."""
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
     runs = found.points[0].cycles is not None
-    x = [100 * point.used["lut"] for point in found.points]
+    answer, front = found.best, found.pareto
 
     def height(point: DesignPoint) -> int:
         return point.config.macs_per_cycle if point.cycles is None else point.cycles
 
-    y = [height(point) for point in found.points]
-    dots = axes.scatter(
-        x,
-        y,
-        c=[100 * point.pot4_share for point in found.points],
-        cmap="viridis",
-        vmin=0,
-        vmax=100,
-        s=[20 + 600 * point.fixed8_share for point in found.points],
-    )
-    best = sorted(found.pareto, key=lambda point: point.used["lut"])
-    axes.plot(
-        [100 * point.used["lut"] for point in best],
-        [height(point) for point in best],
-        "x",
-        color="#9e1b32",
-        label="dominated by none",
-    )
-    answer = found.best
-    axes.annotate(
-        f"{answer.ratio}",
-        (100 * answer.used["lut"], height(answer)),
-        textcoords="offset points",
-        xytext=(8, 8),
-    )
-    axes.axvline(100 * DOMAIN.shares["lut"], color="#56606b", linewidth=0.8, linestyle=":")
-    axes.set(
-        title=title,
-        xlabel="LUTs of the device, % (estimated)",
-        ylabel="cycles per image (estimated)" if runs else "MACs per cycle",
-    )
-    axes.legend()
-    figure.colorbar(dots, label="PoT-4 rows, %; larger dots have more 8-bit rows")
+    panels = figure.subplots(1, len(CELLS), sharey=True)
+    shade = Normalize(0, 100)
+    for axes, (cell, name) in zip(panels, CELLS.items(), strict=True):
+        axes.scatter(
+            [100 * point.used[cell] for point in found.points],
+            [height(point) for point in found.points],
+            c=[100 * point.pot4_share for point in found.points],
+            cmap="viridis",
+            norm=shade,
+            s=36,
+        )
+        axes.plot(
+            [100 * point.used[cell] for point in front],
+            [height(point) for point in front],
+            "x",
+            color="#9e1b32",
+            label="dominated by none",
+        )
+        axes.plot(
+            100 * answer.used[cell],
+            height(answer),
+            "o",
+            markersize=13,
+            markerfacecolor="none",
+            color="#9e1b32",
+            label=f"answer, {answer.ratio}",
+        )
+        axes.axvline(100 * DOMAIN.shares[cell], color="#56606b", linewidth=0.8, linestyle=":")
+        axes.set(xlabel=f"{name} of the device, % (estimated)")
+    panels[0].set(ylabel="cycles per image (estimated)" if runs else "MACs per cycle")
+    panels[-1].legend()
+    figure.suptitle(title)
+    figure.colorbar(ScalarMappable(shade, "viridis"), ax=panels, label="PoT-4 rows, %")
     return figure
 
 
@@ -139,11 +147,15 @@ def _ratio(text: str | None) -> Ratio | None:
         raise cli.UserError(str(error)) from error
 
 
-def network(path: Path | None) -> IntGraph:
-    """Graph in a file, or ResNet-18 without weights. Raises UserError."""
+def network(path: Path | None, name: str | None = None, size: int = SIZE) -> IntGraph:
+    """Graph in a file, or shapes of a network by name, ResNet-18 by default. Raises UserError."""
     try:
-        return resnet18() if path is None else IntGraph.load(graph_file(path))
-    except GraphError as error:
+        if path is not None:
+            return IntGraph.load(graph_file(path))
+        if name is None:
+            return resnet18(size)
+        return cli.require("quant.models.shapes").network_shapes(name, size)
+    except ValueError as error:  # GraphError, UnsupportedLayer
         raise cli.UserError(str(error)) from error
 
 
@@ -165,11 +177,24 @@ def parser() -> cli.Parser:
     """Options of the command."""
     p = cli.Parser(prog="python -m gateware.ratio", description=__doc__)
     p.add_argument("--board", required=True, metavar="NAME", help=f"one of {', '.join(ZYNQ)}")
-    p.add_argument(
+    which = p.add_mutually_exclusive_group()
+    which.add_argument(
         "--graph",
         type=Path,
         metavar="FILE",
-        help="integer graph of another network (default: ResNet-18, 224x224)",
+        help="integer graph of a network (default: ResNet-18)",
+    )
+    which.add_argument(
+        "--network",
+        metavar="NAME",
+        help="network of quant.train, whose shapes are enough: resnet50, mobilenet_v2, ...",
+    )
+    p.add_argument(
+        "--size",
+        type=int,
+        default=SIZE,
+        metavar="PIXELS",
+        help="of its images, 8 to 1023, without a graph (default: %(default)s)",
     )
     p.add_argument(
         "--ratio",
@@ -185,7 +210,7 @@ def parser() -> cli.Parser:
     p.add_argument(
         "--keep",
         action="store_true",
-        help="make the answer that of the board, for gateware.build and quant.train",
+        help="make the answer that of the board, for gateware.build --ratio auto",
     )
     p.add_argument("-q", "--quiet", action="store_true", help="only the result")
     p.add_argument("--json", action="store_true", help="print one JSON document")
@@ -194,10 +219,15 @@ def parser() -> cli.Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    board, graph = zynq(args.board), network(args.graph)
+    if not 8 <= args.size <= 1023:
+        raise cli.UserError(f"--size is 8 to 1023 pixels, as a descriptor counts, not {args.size}")
+    board, graph = zynq(args.board), network(args.graph, args.network, args.size)
+    known: dict[tuple, int | str] = {}
     found = explore(
         graph,
         board,
+        known=known,
+        programs=PROGRAMS,
         say=(lambda text: None) if args.quiet else cli.say,
         given=Given(
             ratio=_ratio(args.ratio),
@@ -205,6 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             pixels=_numbers(args.pixels, DOMAIN.pixels, "--pixels"),
         ),
     )
+    found = shallower(graph, board, found, known)
     try:
         answer = found.best
     except ValueError as error:
@@ -222,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             kept = keep(board.name, answer.ratio, answer.config)
         except OSError as error:
             raise cli.UserError(f"cannot keep the answer: {error}") from error
-        cli.say(f"kept in {kept}, for gateware.build --ratio auto and quant.train --board")
+        cli.say(f"kept in {kept}, for gateware.build --ratio auto")
     if args.json:
         cli.give(
             json.dumps(

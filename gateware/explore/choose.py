@@ -36,7 +36,8 @@ from gateware.explore.space import Given, Split
 from ir.graph import IntGraph
 from ir.ratio import Ratio
 
-PROGRAMS = 16  #: compiled in a search; ResNet-50 takes about two seconds each
+PROGRAMS = 12  #: compiled for the shapes of a network; a large one takes seconds each
+PROGRAMS_AS_TRAINED = 8  #: compiled for rows as they are
 LISTED = 12  #: arrays of an explanation
 CACHED = 20  #: answers kept in a file
 
@@ -208,7 +209,7 @@ def _as_trained(
         given=given,
         say=say,
         known=known,
-        programs=PROGRAMS,
+        programs=PROGRAMS_AS_TRAINED,
         slowest=1.0,
         lanes_of=splits,
     ).points

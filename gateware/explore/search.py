@@ -2,7 +2,7 @@
 """Array and ratio of the schemes solved together, for a network and a board.
 
 Of the arrays that a device holds (:mod:`gateware.explore.space`), those are found that no other
-dominates in cycles, LUTs, 8-bit rows and PoT-4 rows.
+dominates in cycles, LUTs, multipliers and block RAMs, and the one to choose.
 """
 
 import dataclasses
@@ -31,6 +31,7 @@ NEAR = 1.05  #: times the fewest cycles are as good, where less is PoT-4
 SLOWEST = 1.5  #: times the fewest cycles are too many to be listed
 #: Of a memory's peak rate, what long reads get from it; assumed, not measured.
 SUSTAINED = 0.75
+WEIGHT_DEPTH_MIN = 512  #: words of a block RAM of 64 bits
 ANY = Given()  #: nothing decided
 
 
@@ -66,14 +67,18 @@ class DesignPoint:
         """Share of PoT-4 lanes, 0..1."""
         return self.config.pot4_rows / self.config.rows
 
-    def dominates(self, other: "DesignPoint") -> bool:
-        """True if it is no worse in cycles, LUTs, 8-bit rows and PoT-4 rows, and better in one."""
-        mine, theirs = self._costs(), other._costs()
-        return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
+    @property
+    def costs(self) -> tuple[int, ...]:
+        """Cycles (see :attr:`objective`), and percent of LUTs, multipliers and block RAMs."""
+        # A percent is less than what the estimates may be wrong by.
+        cells = [share for name, share in self.used.items() if name != "ff"]
+        return (self.objective, *(round(100 * share) for share in cells))
 
-    def _costs(self) -> tuple[float, ...]:
-        # A percent of the LUTs is less than what the estimate may be wrong by.
-        return (self.objective, round(100 * self.logic), -self.fixed8_share, self.pot4_share)
+    def dominates(self, other: "DesignPoint") -> bool:
+        """True if it is no worse in costs, 8-bit rows and PoT-4 rows, and better in one."""
+        mine = (*self.costs, -self.fixed8_share, self.pot4_share)
+        theirs = (*other.costs, -other.fixed8_share, other.pot4_share)
+        return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +95,20 @@ class SearchResult:
 
     @property
     def pareto(self) -> tuple[DesignPoint, ...]:
-        """Points that no other dominates, the fastest first."""
+        """Points that no other dominates in cycles, LUTs, multipliers and block RAMs, the fastest
+        first; of equal ones that with the smallest share of PoT-4 rows."""
+        distinct: dict[tuple[int, ...], DesignPoint] = {}
+        for point in sorted(self.points, key=lambda point: point.pot4_share):
+            distinct.setdefault(point.costs, point)
         left = [
             point
-            for point in self.points
-            if not any(other.dominates(point) for other in self.points)
+            for costs, point in distinct.items()
+            if not any(
+                other != costs and all(a <= b for a, b in zip(other, costs, strict=True))
+                for other in distinct
+            )
         ]
-        return tuple(sorted(left, key=lambda point: (point.objective, -point.fixed8_share)))
+        return tuple(sorted(left, key=lambda point: point.costs))
 
     @property
     def best(self) -> DesignPoint:
@@ -201,6 +213,27 @@ def _bounds(
         config = dataclasses.replace(config, parts=parts)
         found.append(_point(graph, board, config, ratio, least_cycles(graph, board, config)))
     return found
+
+
+def shallower(
+    graph: IntGraph, board: Board, found: SearchResult, known: dict[tuple, int | str]
+) -> SearchResult:
+    """``found`` and its best arrays with half the weight buffer, a quarter and so on: fewer block
+    RAMs for more cycles. ``known`` is that of :func:`explore`."""
+    points = list(found.points)
+    fewest = min((point.objective for point in points), default=0)
+    for point in found.pareto if fewest > 0 else ():
+        config = point.config
+        while config.weight_depth >= 2 * WEIGHT_DEPTH_MIN:
+            depth = config.weight_depth // 2 // WEIGHT_DEPTH_MIN * WEIGHT_DEPTH_MIN
+            config = dataclasses.replace(config, weight_depth=depth)
+            parts = needs_parts(graph, k=config.k, weight_depth=depth)
+            config = dataclasses.replace(config, parts=parts)
+            less = estimated_on(graph, board, config, point.ratio, known)
+            if less.cycles is None or less.cycles > SLOWEST * fewest:
+                break
+            points.append(less)
+    return SearchResult(tuple(points), found.refused)
 
 
 def least_cycles(graph: IntGraph, board: Board, config: AccelConfig) -> int:

@@ -148,12 +148,17 @@ def test_arrays_that_differ_in_four_bit_rows_are_compiled_once(monkeypatch) -> N
 
 
 def test_points_that_others_beat_are_left_out() -> None:
+    """In cycles, LUTs, multipliers and block RAMs; of equal ones that with less PoT-4 stays."""
     fast, small, precise = point(100, 0.7, 1), point(200, 0.3, 1), point(100, 0.7, 2)
     slow, less_pot4 = point(150, 0.7, 1), point(100, 0.7, 1, pot4=4)
     found = search.SearchResult((fast, small, precise, slow, less_pot4), Counter())
-    assert set(map(id, found.pareto)) == set(map(id, (small, precise, less_pot4)))
-    assert found.pareto[0] is precise
+    assert found.pareto == (less_pot4, small)
+    assert less_pot4.dominates(fast) and not less_pot4.dominates(precise)
     assert found.best is less_pot4
+    lean = dataclasses.replace(slow, used={"lut": 0.7, "ff": 0.1, "dsp48e1": 0.2, "bram36": 0.1})
+    rich = dataclasses.replace(fast, used={"lut": 0.7, "ff": 0.1, "dsp48e1": 0.2, "bram36": 0.5})
+    wide = dataclasses.replace(lean, used={"lut": 0.7, "ff": 0.9, "dsp48e1": 0.3, "bram36": 0.1})
+    assert search.SearchResult((lean, rich, wide), Counter()).pareto == (rich, lean)
     near, far = point(105, 0.7, 1, pot4=2), point(106, 0.7, 1, pot4=0)
     assert search.SearchResult((fast, near, far), Counter()).best is near
     assert (
@@ -161,6 +166,26 @@ def test_points_that_others_beat_are_left_out() -> None:
     )  # 6 % is nearer to 5 than 3
     with pytest.raises(ValueError, match=r"no array fits: needs too many LUT \(7\)"):
         _ = search.SearchResult((), Counter({"needs too many LUT": 7})).best
+
+
+def test_fewer_block_rams_for_more_cycles() -> None:
+    graph, known = residual_graph(1, channels=64, tile_rows=32), {}
+    sizes = {"weight_depth": 2048, "act_depth": 4096}
+    given = space.Given(ratio=Ratio(50, 25, 25), rows=(32,), pixels=(2,), sizes=sizes)
+    found = search.explore(graph, ZC706, given=given, known=known)
+    more = search.shallower(graph, ZC706, found, known)
+    depths = {point.config.weight_depth for point in more.points}
+    assert depths >= {2048, 1024, 512} and more.points[: len(found.points)] == found.points
+    used = {point.config.weight_depth: point.used["bram36"] for point in more.points}
+    assert used[512] < used[1024] < used[2048]
+
+
+def test_networks_by_name() -> None:
+    graph = ratio.network(None, "tiny", 16)
+    assert graph.input.shape == (3, 16, 16) and graph.header.name == "tiny"
+    assert cycles(graph, AccelConfig.from_ratio(Ratio(65, 30, 5), 16))
+    with pytest.raises(UserError, match="no network is called 'resnet19'; known are "):
+        ratio.network(None, "resnet19")
 
 
 @pytest.mark.slow
@@ -239,6 +264,7 @@ def test_command_prints_draws_and_keeps(arrays: Path, capsys) -> None:
         (["--board", "zc706", "--rows", "7"], "--rows takes some of 8,16"),
         (["--board", "zc706", "--pixels", "x"], "--pixels takes some of 2,4"),
         (["--board", "zc706", "--graph", "none"], "no graph file at none"),
+        (["--board", "zc706", "--size", "7"], "--size is 8 to 1023 pixels"),
     ],
 )
 def test_command_refuses(options: list[str], word: str) -> None:
