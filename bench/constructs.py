@@ -439,17 +439,17 @@ def run_program(
 
     Raises :class:`Difference` and CompileError.
     """
-    config = (
-        sizes
-        if isinstance(sizes, AccelConfig)
-        else AccelConfig.from_ratio(
+    if isinstance(sizes, AccelConfig):
+        config = sizes
+    else:
+        given = SIZES | {"act_depth": 2048} | dict(sizes or {})
+        config = AccelConfig.from_ratio(
             RATIO,
             TILE_ROWS,
             tables=needs_tables(graph),
-            parts=needs_parts(graph, weight_depth=SIZES["weight_depth"]),
-            **{"act_depth": 2048} | dict(() if isinstance(sizes, AccelConfig) else sizes or {}),
+            parts=needs_parts(graph, weight_depth=given["weight_depth"]),
+            **given,
         )
-    )
     program = compile_graph(graph, config)
     memory = Emulator(config).run(program.image, program.pack(image), program.output_size)
     found = program.read(memory)[0]

@@ -4,6 +4,7 @@
 python -m bench.random_networks                    300 networks; takes minutes
 python -m bench.random_networks --count 20 --seed 5
 python -m bench.random_networks --only 173         one of them again, its layers printed
+python -m bench.random_networks --buffers          each with buffers of random size, most of them tiny
 
 Every network is equal on all levels (:mod:`bench.constructs`), refused with a reason, or a fault of
 this project. The same seed gives the same networks.
@@ -26,6 +27,13 @@ from ir import cli
 
 #: Arrays for which networks are compiled, one after the other.
 CONFIGS: tuple[dict[str, int], ...] = ({}, {"pixels": 2, "act_copies": 1}, {"requant_lanes": 8})
+#: Words of the buffers that ``--buffers`` draws from.
+DEPTHS = {
+    "act_depth": (64, 128, 256, 512),
+    "weight_depth": (128, 192, 256, 512),
+    "slot_depth": (16, 32, 64),
+    "wide_depth": (16, 64, 256),
+}
 FUNCTIONS: dict[str, Callable[[], nn.Module]] = {
     "ReLU": nn.ReLU,
     "ReLU6": nn.ReLU6,
@@ -246,11 +254,19 @@ def network(seed: int) -> tuple[RandomNetwork, tuple[int, int, int]]:
     return RandomNetwork(rng, shape), shape
 
 
-def outcome(seed: int) -> tuple[str, str]:
-    """What becomes of network ``seed``: "equal", "refused" or "FAULT"; and the reason."""
+def random_buffers(seed: int) -> dict[str, int]:
+    """Depths of the buffers for network ``seed``."""
+    rng = random.Random(f"buffers {seed}")
+    return {name: rng.choice(depths) for name, depths in DEPTHS.items()}
+
+
+def outcome(seed: int, buffers: bool = False) -> tuple[str, str]:
+    """What becomes of network ``seed``, maybe in :func:`random_buffers`: "equal", "refused" or
+    "FAULT"; and the reason."""
     net, shape = network(seed)
+    sizes = CONFIGS[seed % len(CONFIGS)] | (random_buffers(seed) if buffers else {})
     try:
-        chain(lambda: net.eval(), shape, CONFIGS[seed % len(CONFIGS)], seed=seed)
+        chain(lambda: net.eval(), shape, sizes, seed=seed)
     except Difference as error:
         return "FAULT", str(error)
     except (CompileError, ValueError) as error:
@@ -266,12 +282,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=300, help="networks")
     parser.add_argument("--seed", type=int, default=0, help="number of the first")
     parser.add_argument("--only", type=int, help="this one alone")
+    parser.add_argument("--buffers", action="store_true", help="buffers of random size")
     args = parser.parse_args(argv)
     first, count = (args.only, 1) if args.only is not None else (args.seed, args.count)
     results, reasons, began = Counter[str](), Counter[str](), time.monotonic()
     print(f"networks {first} to {first + count - 1}, seeds of the same numbers", flush=True)
     for seed in range(first, first + count):
-        result, reason = outcome(seed)
+        result, reason = outcome(seed, args.buffers)
         results[result] += 1
         if result != "equal":
             reasons[f"{result}: {reason[:160]}"] += 1

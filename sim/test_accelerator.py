@@ -12,6 +12,7 @@ from gateware.arch.config import AccelConfig
 from gateware.compiler.lower import lower
 from gateware.compiler.operations import TensorKey
 from gateware.compiler.program import Program, compile_graph
+from gateware.model import estimate
 from ir.ratio import Ratio
 from sim.backend.harness import BenchFailed
 from sim.verify.cases import Case, CaseMaker, check_layers, check_logits
@@ -51,6 +52,26 @@ def test_stem_of_a_large_network(seed: int) -> None:
     program = compile_graph(graph, CONFIG, dump=True)
     result = simulate(program, images, stall=48, seed=seed)
     assert compare(graph, images, result.outputs) is None
+
+
+@pytest.mark.parametrize("stall", [0, 48])
+def test_a_network_in_bands(stall: int, seed: int) -> None:
+    """From memory to memory, in a part of the buffer; the estimate knows what that takes."""
+    rng = np.random.default_rng(seed)
+    network = GraphBuilder(rng, (16, 40, 40))
+    first = network.conv(INPUT, 32, 3)
+    inner = network.conv(network.conv(first, 48, 1), 32, 3, residual=first)
+    last = network.conv(network.max_pool(inner, 2), 64, 3, stride=2)
+    network.linear(network.flatten(network.avg_pool(last)), 40, wide=True)
+    graph, small = network.build(), dataclasses.replace(CONFIG, act_depth=256)
+    assert len(lower(graph, small, banded=True).plan.bands) >= 4
+    images = random_images(graph, rng)
+    program = dataclasses.replace(compile_graph(graph, small, dump=True), config=CONFIG)
+    result = simulate(program, images, stall=stall, seed=seed)
+    assert compare(graph, images, result.outputs) is None
+    if not stall:
+        cycles = result.counters[0]["CYCLES"]
+        assert sum(estimate.cycles(program).values()) == pytest.approx(cycles, rel=0.03)
 
 
 def test_recovers_from_errors(make_case: CaseMaker, seed: int) -> None:
