@@ -4,7 +4,7 @@
 python -m bench.random_networks                    300 networks; takes minutes
 python -m bench.random_networks --count 20 --seed 5
 python -m bench.random_networks --only 173         one of them again, its layers printed
-python -m bench.random_networks --buffers          each with buffers of random size, most of them tiny
+python -m bench.random_networks --buffers          each with buffers of random size, mostly tiny
 
 Every network is equal on all levels (:mod:`bench.constructs`), refused with a reason, or a fault of
 this project. The same seed gives the same networks.

@@ -241,6 +241,8 @@ def _work(
             tiles += source.groups
             array += source.groups * groups * max(words, drain)
         return tiles, array, 0
+    residual = forms[operation.residual].planes if operation.residual else 1
+    planes = max(target.planes, residual)
     for part in operation.parts(config.k):
         words = part.words * math.prod(operation.kernel)
         schemes = [int(operation.scheme[row]) for row in part.rows]
@@ -249,7 +251,7 @@ def _work(
             for scheme, lanes in zip(Scheme, config.lanes, strict=True)
         )
         rows = min(config.rows, -(-len(schemes) // count))
-        drain = -(-rows // config.requant_lanes) * config.pixels * target.planes
+        drain = -(-rows // config.requant_lanes) * config.pixels * planes
         tiles += count
         weights += count * words
         array += count * groups * max(words * source.planes, drain * config.drain_turn)
