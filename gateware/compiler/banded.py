@@ -13,7 +13,7 @@ from gateware.compiler.operations import Gemm, Pool, Rearrange, TensorKey
 from gateware.compiler.outputs import OutputMemory
 from gateware.compiler.plan import Plan
 from gateware.compiler.program_image import ProgramImage
-from gateware.compiler.transfers import Home, load_rows, store_rows
+from gateware.compiler.transfers import Home, load_groups, load_rows, store_rows
 
 
 class BandedCode:
@@ -41,7 +41,9 @@ class BandedCode:
         bands, ready = self._plan.bands[step.target], list[Tile]()
         if step.target in bands.places:
             self._homes[step.target] = self._home(step.target)
-        edges = step.edges(bands.rows)
+        if bands.groups is not None:
+            self._by_groups(step, bands, bands.groups)
+        edges = step.edges(bands.rows) if bands.groups is None else []
         for index, (first, last) in enumerate(edges):
             with self._image.segment(operations[-1].name):
                 strips = self._strips(step, bands, index, first, last)
@@ -53,12 +55,13 @@ class BandedCode:
                         following = self._strips(step, bands, index + 1, *edges[index + 1])
                         self._load(step, bands, following, *edges[index + 1])
                     ahead = False
-                if step.target in bands.places:
-                    self._store(step.target, strips[step.target], first, last)
+                self._store(step.target, bands, strips[step.target], first, last)
         if self._memory.wanted(step.target) and step.target not in bands.places:
             with self._image.segment(operations[-1].name):
                 whole = Strip.whole(self._plan.places[step.target])
-                self._store(step.target, whole, 0, whole.height)
+                store_rows(
+                    self._image, step.target, whole, 0, whole.height, self._output(step.target)
+                )
 
     def source(self, operation: Gemm, first: int, last: int) -> Strip:
         """Rows that raw outputs ``first`` to ``last`` are made from, loaded."""
@@ -69,11 +72,16 @@ class BandedCode:
         self._turn += 1
         return strips[operation.source]
 
+    def _output(self, key: TensorKey) -> Home:
+        return Home(Base.OUTPUT, self._memory.output(key).offset)
+
     def _home(self, key: TensorKey) -> Home:
-        if self._memory.wanted(key):
-            return Home(Base.OUTPUT, self._memory.output(key).offset)
+        """Place of a new tensor: that of the output that it is, unless it lies in slabs."""
+        slab = self._plan.slab(key)
+        if self._memory.wanted(key) and slab is None:
+            return self._output(key)
         beats, beat = self._plan.places[key].beats, self._image.config.bus_bits // 8
-        return Home(Base.OUTPUT, self._memory.spill(key, beats * beat))
+        return Home(Base.OUTPUT, self._memory.spill(key, beats * beat), slab)
 
     def _strips(
         self, step: Step, bands: Bands, index: int, first: int, last: int
@@ -101,11 +109,48 @@ class BandedCode:
             if key in bands.places and begin < end:
                 load_rows(self._image, key, strips[key], begin, end, self._homes[key])
 
-    def _store(self, key: TensorKey, strip: Strip, first: int, last: int) -> None:
-        store_rows(self._image, key, strip, first, last, self._home_of_result(key))
+    def _store(self, key: TensorKey, bands: Bands, strip: Strip, first: int, last: int) -> None:
+        """Stores of a band of a result that lives in memory; in slabs it is no output."""
+        if key not in bands.places:
+            return
+        homes = [self._homes[key]]
+        if self._memory.wanted(key) and homes[0].slab is not None:
+            homes.append(self._output(key))
+        for home in homes:
+            store_rows(self._image, key, strip, first, last, home)
 
-    def _home_of_result(self, key: TensorKey) -> Home:
-        return self._homes.get(key) or self._home(key)
+    def _by_groups(self, step: Step, bands: Bands, size: int) -> None:
+        """A pooling with some groups of its operand's channels after the others."""
+        pool, ready = step.operations[0], list[Tile]()
+        assert isinstance(pool, Pool)
+        form, place = self._plan.places[pool.source], bands.places[pool.source]
+        height = step.edges(bands.rows)[-1][1]
+        result = Strip.whole(bands.places.get(step.target, self._plan.places[step.target]))
+        strips = {step.target: result}
+        for index, group in enumerate(range(0, form.groups, size)):
+            address = place.address + index % bands.copies * place.words
+            channels = min(size, form.groups - group) * form.k
+            part = dataclasses.replace(place, address=address, channels=channels)
+            strips[pool.source] = source = Strip(part, 0, form.height, group)
+            with self._image.segment(pool.name):
+                load_groups(self._image, pool.source, source, form, self._homes[pool.source])
+                mine = range(group, group + part.groups)
+                if not ready:
+                    tiles_now = self._first(step, strips, ready)
+                else:
+                    tiles_now = self._again([tile for tile in ready if tile.first in mine])
+                for tile in tiles_now:
+                    if tile.first in mine:
+                        tile.execute(
+                            self._image,
+                            source=source,
+                            target=result,
+                            residual=None,
+                            first=0,
+                            last=height,
+                        )
+        with self._image.segment(pool.name):
+            self._store(step.target, bands, result, 0, height)
 
     def _run_band(
         self, step: Step, strips: dict[TensorKey, Strip], ready: list[Tile], first: int, last: int

@@ -39,11 +39,14 @@ class Bands:
     rows : of the result in a band
     copies : places of each tensor in memory, one after the other, which bands take in turns
     places : of a band of each tensor in memory; of several copies the first
+    groups : of a pooling in a single band: the groups of channels of its operand that are there at
+        a time; None for all
     """
 
     rows: int
     copies: int
     places: Mapping[TensorKey, TensorLayout]
+    groups: int | None = None
 
     @property
     def words(self) -> int:
@@ -143,7 +146,8 @@ class Step:
             found = [
                 self._bands(key, rows, copies) for rows in self._heights() for copies in (2, 1)
             ]
-            self._options[key] = sorted(found, key=self.cycles)
+            found.sort(key=self.cycles)
+            self._options[key] = found + list(self._by_groups(key))
         return self._options[key]
 
     @functools.cached_property
@@ -174,6 +178,19 @@ class Step:
             for key, height in heights.items()
         }
         return Bands(rows, copies if len(bands) > 1 else 1, places)
+
+    def _by_groups(self, memory: frozenset[TensorKey]) -> Iterator[Bands]:
+        """A pooling group of channels by group, for a window that does not fit with all of them."""
+        pool, form = self.operations[0], self.forms[self.operations[0].source]
+        if not isinstance(pool, Pool) or pool.residual is not None or pool.source not in memory:
+            return
+        places = {key: self.forms[key] for key in memory}
+        for size in (1 << n for n in reversed(range((form.groups - 1).bit_length()))):
+            part = dataclasses.replace(form, channels=size * form.k)
+            for copies in (2, 1):
+                yield Bands(
+                    self.forms[self.target].height, copies, places | {pool.source: part}, size
+                )
 
     def cycles(self, bands: Bands) -> float:
         """Cycles that it takes in bands, estimated: to tell better ones from worse."""

@@ -97,7 +97,7 @@ class Tile:
         # None where all rows lie below the image.
         pad = max(0, begin - (first * operation.stride[0] - operation.padding[0]))
         place, out = source.place, target.place
-        group_in = self.first * place.group_pitch
+        group_in = (self.first - source.group) * place.group_pitch
         group_out = self.first * out.group_pitch if pool else 0
         skipped, pad_left, out_width = 0, operation.padding[2], out.width
         if raw is not None:

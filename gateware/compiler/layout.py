@@ -129,11 +129,13 @@ class Strip:
     place : of the rows that are there; its height is their number
     top : the tensor's row that is the first of them
     height : rows of the whole tensor
+    group : the tensor's group of channels that is the first of them
     """
 
     place: TensorLayout
     top: int
     height: int
+    group: int = 0
 
     @classmethod
     def whole(cls, place: TensorLayout) -> "Strip":

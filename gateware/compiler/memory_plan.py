@@ -69,7 +69,9 @@ class MemoryPlanner:
         wide = {step.target for step in self._steps if step.wide}
         self._whole = [key for key in self._born if key not in wide]
         self._fixed = wide.union(*(step.fixed for step in self._steps))
-        self._fixed |= {key for key in self._whole if not _moves(forms[key])}
+        made = {step.target for step in self._steps}
+        self._inputs = {key for key in self._whole if key not in made}
+        self._fixed |= {key for key in self._inputs if not _moves(forms[key])}
         self._tied = self._ties()
 
     def plan(self) -> MemoryPlan:
@@ -114,7 +116,7 @@ class MemoryPlanner:
 
     def _refusal(self, memory: Memory, number: int) -> CompileError:
         step, used = self._steps[number], int(self._used(memory)[number])
-        words = min((bands.words for bands in step.options(memory)), default=0)
+        words = min((bands.words for bands in self._options(step, memory)), default=0)
         return CompileError(
             f"layer {step.operations[0].name!r} does not fit the activation buffer: even in bands "
             f"of a row it takes {words} words beside {used} in use, of {self._config.act_depth} "
@@ -144,13 +146,20 @@ class MemoryPlanner:
                 total += step.cycles(Bands(self._forms[step.target].height, 1, {}))
                 least = 0
             else:
-                options = step.options(memory)
+                options = self._options(step, memory)
                 least = min(bands.words for bands in options)
                 fits = next((bands for bands in options if bands.words <= room), options[-1])
                 total += step.cycles(fits)
             if least > room:
                 total += _MISSING * (1 + least - room)
         return total
+
+    def _options(self, step: Step, memory: Memory) -> list[Bands]:
+        """Bands that a step can run in; an input lies in memory as the host stores it."""
+        found = step.options(memory)
+        if self._inputs.isdisjoint(step.operands):
+            return found
+        return [bands for bands in found if bands.groups is None]
 
     def _over(self, step: Step, number: int, memory: Memory) -> TensorKey | None:
         """The residual operand, if the result may lie over it: nobody reads it again."""
@@ -189,7 +198,7 @@ class MemoryPlanner:
             if memory.isdisjoint((*step.operands, step.target)):
                 continue
             taken = [(place.address, place.address + place.words) for place in alive[number]]
-            fitting = (self._fitted(option, taken) for option in step.options(memory))
+            fitting = (self._fitted(option, taken) for option in self._options(step, memory))
             placed = next(filter(None, fitting), None)
             if placed is None:
                 raise _NoBands(number)

@@ -10,7 +10,7 @@ from gateware.arch.config import AccelConfig
 from gateware.compiler.bands import Bands
 from gateware.compiler.batch import repeat, together
 from gateware.compiler.copies import Copy
-from gateware.compiler.layout import LiveRange, NoRoom, TensorLayout, allocate
+from gateware.compiler.layout import MAX_GROUPS, LiveRange, NoRoom, TensorLayout, allocate
 from gateware.compiler.memory_plan import MemoryPlanner
 from gateware.compiler.operations import (
     CompileError,
@@ -56,6 +56,19 @@ class Plan:
     def memory(self) -> set[TensorKey]:
         """Tensors that live in memory."""
         return {key for bands in self.bands.values() for key in bands.places}
+
+    def slab(self, key: TensorKey) -> int | None:
+        """Groups of channels of a tensor in memory that lie together, see
+        :class:`~gateware.compiler.transfers.Home`."""
+        form = self.places[key]
+        sizes = [
+            bands.groups
+            for target, bands in self.bands.items()
+            if bands.groups and key in bands.places and key != target
+        ]
+        if form.groups * form.planes > MAX_GROUPS and (form.height, form.width) != (1, 1):
+            sizes.append(1 << MAX_GROUPS.bit_length() - 1)
+        return min(sizes, default=None)
 
     def result_place(self, key: TensorKey) -> TensorLayout:
         """Layout in which an operation makes a tensor: of all of it, of a strip or of a band."""

@@ -20,7 +20,7 @@ from gateware.compiler.layout import MAX_GROUPS, TensorLayout
 from gateware.compiler.operations import CompileError, Gemm, Part
 from gateware.compiler.pack import pack_slot
 from gateware.compiler.program_image import ProgramImage
-from ir.graph import Conv, IntGraph, Linear
+from ir.graph import Conv, Flatten, IntGraph, Linear
 from ir.numerics import ACT_BITS, act_max
 
 MAX_KERNEL = 255  #: rows or columns of a kernel that a descriptor can count
@@ -128,9 +128,12 @@ def needs_parts(
     graph: IntGraph, *, k: int = AccelConfig.bus_bits // ACT_BITS, weight_depth: int
 ) -> bool:
     """True if ``graph`` may have a layer that needs slices, which only an array with parts has."""
+    whole = {node.output: node.input for node in graph.nodes if isinstance(node, Flatten)}
     for node in graph.nodes:
         if isinstance(node, Conv | Linear):
             _, channels, *kernel = (*graph.layers[node.name].values.shape, 1, 1)[:4]
+            if isinstance(node, Linear):  # its kernel is the map that it reads, word by word
+                channels, *kernel = graph.tensor(whole.get(node.input, node.input)).shape
             groups = -(-channels // k)
             if groups > MAX_GROUPS or groups * kernel[0] * kernel[1] > weight_depth:
                 return True

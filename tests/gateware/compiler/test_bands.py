@@ -109,6 +109,18 @@ def test_random_networks_in_tiny_buffers(seed, graphs, config, depth, slots, dum
     assert_golden(graph, program, config, seed)
 
 
+@pytest.mark.parametrize("dump", [False, True])
+def test_a_pooling_of_a_map_that_does_not_fit(dump, seed):
+    """Group of channels by group, which lie apart in memory."""
+    build = GraphBuilder(np.random.default_rng(seed), (8, 8, 8))
+    average = build.avg_pool(build.conv(INPUT, 70, 3))
+    build.linear(build.flatten(average), 5, wide=True)
+    graph, config = build.build(), dataclasses.replace(ROOMY, slot_depth=16)
+    plan = lower(graph, config, banded=True).plan
+    assert plan.bands[TensorKey(average)].groups and plan.slab(TensorKey("conv0"))
+    assert_golden(graph, compile_graph(graph, config, dump=dump), config, seed)
+
+
 def test_bands_of_a_repetition_with_a_border():
     """What a row becomes stays together; the border goes with the first row and the last."""
     repeat = Rearrange(
