@@ -255,9 +255,9 @@ def test_torch_and_golden_model_agree_on_a_graph_with_host_nodes(seed, batch):
     assert logits.shape == (32, 3) and len(np.unique(logits)) > 3
 
 
-def test_host_reads_real_values_and_gives_codes():
+def test_host_reads_real_values_and_gives_codes(seed):
     """Scale 1/16, zero point 3, on the way there and back; outside the codes it saturates."""
-    build = GraphBuilder(np.random.default_rng(1), (1, 1, 4), bits=4, zero_point=3)
+    build = GraphBuilder(np.random.default_rng(seed), (1, 1, 4), bits=4, zero_point=3)
     build.host((INPUT,), (1, 1, 4), zero_point=3)
     build.tensors["host0"] = build.tensors["host0"].model_copy(update={"scale": 1 / 16})
     image = np.array([[[[0, 3, 7, 15]]]])

@@ -80,8 +80,8 @@ def test_save_and_load_with_host_nodes(tmp_path, seed):
     )
 
 
-def test_four_bit_rows_take_half_a_byte_per_weight():
-    build = GraphBuilder(np.random.default_rng(1), (5, 1, 1), ratio="50:50:0", tile_rows=2)
+def test_four_bit_rows_take_half_a_byte_per_weight(seed):
+    build = GraphBuilder(np.random.default_rng(seed), (5, 1, 1), ratio="50:50:0", tile_rows=2)
     build.linear(INPUT, 4)
     assert build.layers["linear0"].pack()["codes"].shape == (4 * 3,)
 
@@ -242,8 +242,8 @@ def forge(path, header: Header, stored: dict) -> None:
         ("shape", lambda a: a * 0, "shape and scheme table disagree"),
     ],
 )
-def test_weights_are_damaged(tmp_path, key, change, message):
-    build = GraphBuilder(np.random.default_rng(1), (4, 1, 1), ratio="100:0:0")
+def test_weights_are_damaged(tmp_path, key, change, message, seed):
+    build = GraphBuilder(np.random.default_rng(seed), (4, 1, 1), ratio="100:0:0")
     build.linear(INPUT, 2)
     graph = build.build()
     stored = {f"linear0.{name}": array for name, array in graph.layers["linear0"].pack().items()}
@@ -253,8 +253,8 @@ def test_weights_are_damaged(tmp_path, key, change, message):
 
 
 @pytest.mark.parametrize("stray", ["stray", "linear0.codes.more"])
-def test_stray_or_missing_array(tmp_path, stray):
-    build = GraphBuilder(np.random.default_rng(1), (4, 1, 1))
+def test_stray_or_missing_array(tmp_path, stray, seed):
+    build = GraphBuilder(np.random.default_rng(seed), (4, 1, 1))
     build.linear(INPUT, 2)
     graph = build.build()
     stored = {f"linear0.{name}": array for name, array in graph.layers["linear0"].pack().items()}

@@ -195,8 +195,8 @@ def test_invalid_host(case):
     assert "\n" not in str(error.value)
 
 
-def test_host_may_read_and_keep_beside_an_input():
-    build = GraphBuilder(np.random.default_rng(1), (2, 3, 3))
+def test_host_may_read_and_keep_beside_an_input(seed):
+    build = GraphBuilder(np.random.default_rng(seed), (2, 3, 3))
     pooled = build.host((INPUT,), (2, 1, 1), keeps=("more",))
     build.host((pooled, "more"), (2, 1, 1))
     assert build.build().header.input == INPUT
@@ -210,33 +210,33 @@ def test_invalid_layers(seed):
         IntGraph(graph.header, graph.layers | {"more": graph.layers["conv0"]})
 
 
-def test_linear_needs_a_flat_input():
-    build = GraphBuilder(np.random.default_rng(1), (4, 1, 1))
+def test_linear_needs_a_flat_input(seed):
+    build = GraphBuilder(np.random.default_rng(seed), (4, 1, 1))
     build.linear(INPUT, 2)
     with pytest.raises(GraphError, match=r"linear 'linear0' needs a flat input, 'image' is \(2, 2"):
         edited(build.build(), tensors={INPUT: {"shape": (2, 2, 1)}})
 
 
-def test_rows_must_divide_into_the_groups():
-    build = GraphBuilder(np.random.default_rng(1), (2, 3, 3))
+def test_rows_must_divide_into_the_groups(seed):
+    build = GraphBuilder(np.random.default_rng(seed), (2, 3, 3))
     build.conv(INPUT, 3, groups=2)
     with pytest.raises(GraphError, match=r"^conv 'conv0': 3 rows in 2 groups"):
         build.build()
 
 
-def test_wide_tensor_must_be_the_output():
-    build = GraphBuilder(np.random.default_rng(1), (4, 1, 1))
+def test_wide_tensor_must_be_the_output(seed):
+    build = GraphBuilder(np.random.default_rng(seed), (4, 1, 1))
     build.linear(INPUT, 2, wide=True)
     build.linear(INPUT, 2)
     with pytest.raises(GraphError, match=r"^wide tensor 'linear0' is neither the"):
         build.build()
 
 
-def test_accumulator_must_fit():
+def test_accumulator_must_fit(seed):
     """One term more than 2^23 allows is refused, for a dot product and for a mean."""
     fits = ((1 << numerics.ACC_BITS - 1) - 1) // (127 * 255)
     for terms in (fits, fits + 1):
-        build = GraphBuilder(np.random.default_rng(1), (terms, 1, 1), bits=8, ratio="0:0:100")
+        build = GraphBuilder(np.random.default_rng(seed), (terms, 1, 1), bits=8, ratio="0:0:100")
         build.linear(INPUT, 1)
         build.layers["linear0"] = dataclasses.replace(
             build.layers["linear0"], values=np.full((1, terms), -127)
@@ -246,7 +246,7 @@ def test_accumulator_must_fit():
         else:
             with pytest.raises(GraphError, match=r"can reach .*, the accumulator has 24 bits"):
                 build.build()
-    build = GraphBuilder(np.random.default_rng(1), (1, 1 << 8, 1 << 8), bits=8)
+    build = GraphBuilder(np.random.default_rng(seed), (1, 1 << 8, 1 << 8), bits=8)
     build.avg_pool(INPUT)
     with pytest.raises(GraphError, match=r"^node 'avg_pool0' can reach 16711680, the accumulator"):
         build.build()

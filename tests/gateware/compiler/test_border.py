@@ -54,9 +54,9 @@ def test_program_keeps_its_border_for_the_driver(tmp_path: Path, seed: int) -> N
     np.testing.assert_array_equal(stored, program.space_to_depth.gather(image))
 
 
-def test_a_border_in_the_golden_model() -> None:
+def test_a_border_in_the_golden_model(seed) -> None:
     """A sum over the window of a corner: two thirds of it lie outside."""
-    build = GraphBuilder(np.random.default_rng(1), (2, 1, 1), bits=8)
+    build = GraphBuilder(np.random.default_rng(seed), (2, 1, 1), bits=8)
     build.conv(INPUT, 2, 3, padding=1, wide=True)
     graph = build.build(border=(3, 200))
     layer = graph.layers["conv0"]
@@ -68,15 +68,15 @@ def test_a_border_in_the_golden_model() -> None:
 
 
 @pytest.mark.parametrize("border", [(1,), (1, 2, 3), (0, 256), (-1, 0)])
-def test_border_that_is_no_code_of_each_channel(border: tuple[int, ...]) -> None:
-    build = GraphBuilder(np.random.default_rng(1), (2, 4, 4), bits=8)
+def test_border_that_is_no_code_of_each_channel(border: tuple[int, ...], seed) -> None:
+    build = GraphBuilder(np.random.default_rng(seed), (2, 4, 4), bits=8)
     build.conv(INPUT, 2, 3)
     with pytest.raises(GraphError, match=r"needs a code in 0..255 for each of 2 channels"):
         build.build(border=border)
 
 
-def test_a_pool_that_reads_the_image_is_refused() -> None:
-    build = GraphBuilder(np.random.default_rng(1), (2, 4, 4))
+def test_a_pool_that_reads_the_image_is_refused(seed) -> None:
+    build = GraphBuilder(np.random.default_rng(seed), (2, 4, 4))
     build.max_pool(INPUT)
     graph = build.build(border=(1, 2))
     with pytest.raises(CompileError, match="'max_pool0' reads the image, whose border"):

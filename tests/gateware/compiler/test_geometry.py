@@ -129,8 +129,8 @@ def test_random_graphs_of_several_images(seed, config, batch):
     check(graph, program, seed)
 
 
-def test_more_memory_than_a_run_addresses():
-    build = GraphBuilder(np.random.default_rng(1), (8, 16, 16))
+def test_more_memory_than_a_run_addresses(seed):
+    build = GraphBuilder(np.random.default_rng(seed), (8, 16, 16))
     build.conv(INPUT, 8, 1)
     graph = build.build()
     with pytest.raises(CompileError, match=r"graph 'random' reads 5120000000 bytes for 5000000 im"):

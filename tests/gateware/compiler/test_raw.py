@@ -79,9 +79,9 @@ def test_several_outputs_of_several_images(seed: int) -> None:
             np.testing.assert_array_equal(found[name], expected[name][image])
 
 
-def test_all_lanes_are_drained_at_once_where_columns_can_be_fewer() -> None:
+def test_all_lanes_are_drained_at_once_where_columns_can_be_fewer(seed) -> None:
     config = dataclasses.replace(LARGE, wide_depth=512)
-    graph = GraphBuilder(np.random.default_rng(1), (3, 4, 100), ratio="60:35:5")
+    graph = GraphBuilder(np.random.default_rng(seed), (3, 4, 100), ratio="60:35:5")
     graph.conv(INPUT, 32, 1, wide=True)
     program = compile_graph(graph.build(), config)
     assert [len(rows) for rows in program.outputs[0].tiles] == [16, 16]
@@ -90,15 +90,15 @@ def test_all_lanes_are_drained_at_once_where_columns_can_be_fewer() -> None:
     assert widths == {16, 4}
 
 
-def test_what_fits_is_stored_in_one_part() -> None:
-    build = GraphBuilder(np.random.default_rng(1), (3, 4, 4))
+def test_what_fits_is_stored_in_one_part(seed) -> None:
+    build = GraphBuilder(np.random.default_rng(seed), (3, 4, 4))
     build.conv(INPUT, 16, 1, wide=True)
     program = compile_graph(build.build(), dataclasses.replace(LARGE, wide_depth=1024))
     assert (program.outputs[0].wide_rows, program.outputs[0].columns) == (4, (0, 4))
 
 
-def test_vectors_are_not_cut() -> None:
-    build = GraphBuilder(np.random.default_rng(1), (16, 1, 1), ratio="60:35:5")
+def test_vectors_are_not_cut(seed) -> None:
+    build = GraphBuilder(np.random.default_rng(seed), (16, 1, 1), ratio="60:35:5")
     build.linear(INPUT, 100, wide=True)
     output = compile_graph(build.build(), LARGE).outputs[0]
     assert (output.wide_rows, output.wide_pitch, output.columns) == (1, 1, (0, 1))

@@ -168,7 +168,7 @@ def test_second_assignment_with_the_same_values_changes_nothing(prepared, seed) 
                 16,
                 scores,
                 split=split,
-                generator=torch.Generator().manual_seed(3),
+                generator=torch.Generator().manual_seed(seed),
             )
 
         changed, rows = again()

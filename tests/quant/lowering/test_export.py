@@ -468,14 +468,14 @@ def test_wrong_shape_is_a_difference(seed, monkeypatch) -> None:
 
 @pytest.mark.parametrize("name", ["input", "logits"])
 @pytest.mark.parametrize("kind", [nn.ReLU, lambda: nn.MaxPool2d(2), lambda: nn.AvgPool2d(2)])
-def test_modules_named_as_tensors_are(name, kind) -> None:
+def test_modules_named_as_tensors_are(name, kind, seed) -> None:
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
     net.add_module(name, kind())
     net.add_module("last", nn.Conv2d(2, 2, 1))
     graph = lower(prepare(net, torch.rand(2, 1, 8, 8)))
     names = [tensor.name for tensor in graph.header.tensors]
     assert len(set(names)) == len(names) and len(names) == 3 + (kind is not nn.ReLU)
-    images = np.random.default_rng(1).integers(256, size=(2, 1, 8, 8), dtype=np.uint8)
+    images = np.random.default_rng(seed).integers(256, size=(2, 1, 8, 8), dtype=np.uint8)
     verify.verify(graph, images)
 
 
