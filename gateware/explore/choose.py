@@ -75,7 +75,7 @@ class Choice:
     advice: str = ""
 
     def explanation(self) -> str:
-        """What was considered and why this one, lines for people."""
+        """Lines for people: what was considered, and why this one."""
         return "\n".join(
             (
                 f"chosen: {describe(self.config)}",

@@ -73,7 +73,7 @@ DOMAINS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Given:
-    """What the user has decided of an array; the rest is searched for.
+    """Sizes of an array that the user decided; the rest is searched for.
 
     ratio : of the lanes, instead of any
     rows, pixels : row lanes and pixels to try, instead of those of the family
