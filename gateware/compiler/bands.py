@@ -254,7 +254,7 @@ def _work(
     if isinstance(operation, Pool):
         for part in operation.parts or (operation,):
             words = math.prod(part.kernel) * source.planes
-            drain = config.k // config.requant_lanes * config.drain_turn * config.pixels
+            drain = config.k // config.requant_lanes * config.pixels
             tiles += source.groups
             array += source.groups * groups * max(words, drain)
         return tiles, array, 0
@@ -271,7 +271,7 @@ def _work(
         drain = -(-rows // config.requant_lanes) * config.pixels * planes
         tiles += count
         weights += count * words
-        array += count * groups * max(words * source.planes, drain * config.drain_turn)
+        array += count * groups * max(words * source.planes, drain)
     return tiles, array, weights
 
 
