@@ -66,7 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.manual_seed(1)
     images, labels = random_images(512, seed=1)
     test_images, test_labels = random_images(100, seed=2)
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    try:
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        (FOLDER / "own.safetensors").open("ab").close()  # before the time that training takes
+    except OSError as error:
+        raise cli.UserError(f"cannot write to {FOLDER}: {error.strerror}") from error
 
     network = Network()
     fit(network, images, labels, epochs=12)

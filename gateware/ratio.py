@@ -11,6 +11,7 @@ without it a build finds the array for its own network. Resources and cycles are
 (gateware/model/estimate.py).
 """
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -140,6 +141,14 @@ def _numbers(text: str, known: Sequence[int], option: str) -> tuple[int, ...]:
     return numbers
 
 
+def _picture(text: str) -> Path:
+    """File of a picture that can be drawn."""
+    path, known = Path(text), FigureCanvasAgg.get_supported_filetypes()
+    if path.is_dir() or path.suffix.removeprefix(".") not in known:
+        raise argparse.ArgumentTypeError(f"must end with .{', .'.join(sorted(known))}, not {text}")
+    return path
+
+
 def _ratio(text: str | None) -> Ratio | None:
     try:
         return None if text is None else Ratio.parse(text)
@@ -205,7 +214,7 @@ def parser() -> cli.Parser:
         text = ",".join(map(str, known))
         p.add_argument(f"--{name}", default=text, metavar="A,B", help="(default: %(default)s)")
     p.add_argument(
-        "--plot", type=Path, metavar="FILE", help="plot (default: build/ratio-BOARD.png)"
+        "--plot", type=_picture, metavar="FILE", help="plot (default: build/ratio-BOARD.png)"
     )
     p.add_argument(
         "--keep",

@@ -8,6 +8,7 @@
     rmsmp explore     gateware.ratio        array and ratio for a board
     rmsmp sim         sim.run               proof on the generated Verilog
     rmsmp report      gateware.report.page  page of a build
+    rmsmp doctor      rmsmp.doctor          what is installed, what is missing for which command
 
 Options are those of ``python -m MODULE``. Completion for bash, zsh or tcsh:
 ``eval "$(rmsmp --print-completion bash)"``.
@@ -33,6 +34,7 @@ COMMANDS = {
     "explore": ("gateware.ratio", "array and ratio that suit a board"),
     "sim": ("sim.run", "simulate a build, compare with PyTorch's integers"),
     "report": ("gateware.report.page", "write the page of a build again"),
+    "doctor": ("rmsmp.doctor", "what is installed, what is missing for which command"),
 }
 SHELLS = tuple(shtab.SUPPORTED_SHELLS)
 

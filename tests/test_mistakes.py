@@ -67,6 +67,8 @@ def graph(tmp_path: Path) -> Path:
             "argument --wide-depth: 1 to 65536, as an address has 16 bits, not -1",
         ),
         ((*ZC706, "--pixels", "1e9"), "argument --pixels: 2 to 512"),
+        (("gateware.ratio", "--board", "zc706", "--plot", "x.foo"), "--plot: must end with ."),
+        (("gateware.ratio", "--board", "zc706", "--plot", "."), "--plot: must end with ."),
         (("sim.run", "--stall", "256"), "argument --stall: must be 0 to 255, not 256"),
         (("sim.run", "--seed", "-1"), "argument --seed: must be 0 to 2147483647, not -1"),
         (("sim.run", "--images", "x"), "argument --images: must be a whole number, not 'x'"),
@@ -101,6 +103,11 @@ def test_run_by_its_name_and_what_to_type_next(
     assert "Network residual" in told.out
     assert told.err.splitlines()[-1] == "next: python -m sim.run build/zc706"
     assert Path("build/zc706/graph.safetensors").is_file()
+
+
+def test_example_where_nothing_can_be_written(refused: Refused) -> None:
+    Path("build").touch()
+    assert "cannot write to build/own: " in refused("examples.own_model", "--no-simulation")
 
 
 def test_build_is_no_run(refused: Refused) -> None:
