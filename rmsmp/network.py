@@ -17,9 +17,9 @@ from ir import cli
 from ir.graph import IntGraph
 from ir.ratio import Ratio
 from ir.vectors import Vectors, beside
+from quant.calibration import quantise as flow
 from quant.capture.nodes import note_shapes
 from quant.lowering import export as lowering
-from quant.lowering import quantise as flow
 from quant.lowering import verify
 from quant.lowering.dry_run import untrained_graph
 from quant.nn.layers import quantised_layers
@@ -51,6 +51,7 @@ def quantise(
     method: str = "rmsmp",
     act_bits: int = 4,
     first_last: str = "same",
+    compensate: bool = False,
 ) -> fx.GraphModule:
     """Copy of a float ``model`` with quantised weights and activations, ready to train or export.
 
@@ -77,6 +78,10 @@ def quantise(
         4 or 8, of the activations that layers read.
     first_last : str
         ``"same"``, or ``"w8a8"`` for 8 bits in the first and the last layer.
+    compensate : bool
+        Make up for the rounding of weights and activations on the first 256 images, at least 2, so
+        that the result is of use without training. Rows are then chosen by the errors of their
+        sums. Takes minutes for a large network.
 
     Raises
     ------
@@ -108,6 +113,7 @@ def quantise(
         method=method,
         act_bits=act_bits,
         first_last=first_last,
+        compensate=compensate,
         settle=settle,
     )
     (mix, rows), shape = settled[-1], tuple(images.shape[1:])

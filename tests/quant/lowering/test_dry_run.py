@@ -75,7 +75,7 @@ class Tall(nn.Module):
 
 
 def test_quantise_asks_the_compiler_before_it_measures_anything(monkeypatch) -> None:
-    monkeypatch.setattr("quant.lowering.quantise.calibrate", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr("quant.calibration.quantise.calibrate", lambda *_: pytest.fail("too late"))
     with pytest.raises(CompileError, match="has a height or width over 1023"):
         rmsmp.quantise(Tall(), torch.rand(2, 1, 1100, 2))
 

@@ -10,6 +10,8 @@ from ir.ratio import Ratio
 from quant.assignment.assign import assign
 from quant.assignment.methods import method as find_method
 from quant.assignment.sensitivity import row_scores
+from quant.calibration.flow import quantise_without_training
+from quant.calibration.network import Recipe
 from quant.lowering.inputs import check_range
 from quant.lowering.prepare import calibrate, prepare
 
@@ -26,6 +28,7 @@ def quantise(
     method: str = "rmsmp",
     act_bits: int = 4,
     first_last: str = "same",
+    compensate: bool = False,
     settle: Callable[[fx.GraphModule, Ratio, int], tuple[Ratio, int]] | None = None,
 ) -> fx.GraphModule:
     """Quantised copy of a float network: prepared, calibrated and its rows assigned schemes.
@@ -45,6 +48,8 @@ def quantise(
     settle : gives ratio and rows for the prepared network from those asked for, before anything is
         measured; what it raises is passed on
     first_last : "same", or "w8a8" for 8 bits in the first and the last layer
+    compensate : make up for rounding, see :mod:`quant.calibration.network`, on the first
+        CALIBRATION_IMAGES; rows are then chosen by the errors of their sums
 
     Raises :class:`~quant.capture.writer.UnsupportedLayer` for an operation that the accelerator
     does not compute, and ValueError for options or images that make no sense.
@@ -61,6 +66,10 @@ def quantise(
         if settle is not None:
             mix, tile_rows = settle(quantised, chosen.ratio, tile_rows)
             chosen = find_method(method, str(mix))
+        if compensate:
+            recipe = Recipe(method=chosen, tile_rows=tile_rows, first_last=first_last)
+            quantise_without_training(quantised, (images[:CALIBRATION_IMAGES],), recipe)
+            return quantised
         calibrate(quantised, images[:CALIBRATION_IMAGES])
         kind = "hessian" if chosen.ratio.fixed8 else "random"  # which nothing reads
         scores = row_scores(kind, quantised, images[:SENSITIVITY_IMAGES])

@@ -10,9 +10,9 @@ from ir.ratio import Ratio
 from quant.assignment.assign import assign
 from quant.assignment.methods import method
 from quant.assignment.sensitivity import row_scores
+from quant.calibration.quantise import CALIBRATION_IMAGES, SENSITIVITY_IMAGES, quantise
 from quant.lowering.export import export
 from quant.lowering.prepare import calibrate, prepare
-from quant.lowering.quantise import CALIBRATION_IMAGES, SENSITIVITY_IMAGES, quantise
 from quant.models import build
 from quant.nn.layers import quantised_layers
 
@@ -58,3 +58,13 @@ def test_other_methods_and_bits(model) -> None:
 def test_options_that_make_no_sense(model, options, message) -> None:
     with pytest.raises(ValueError, match=message):
         quantise(model, torch.rand(4, 1, 8, 8), **options)
+
+
+def test_compensation_lowers_the_error_of_the_logits(model) -> None:
+    images = torch.rand(48, 1, 8, 8)
+    errors = []
+    for compensate in (False, True):
+        quantised = quantise(model, images[:32], act_bits=8, compensate=compensate).eval()
+        with torch.no_grad():
+            errors.append((quantised(images[32:]) - model(images[32:])).square().mean())
+    assert errors[1] < 0.7 * errors[0], errors
