@@ -121,7 +121,9 @@ def test_equals_the_loop_over_rows(odd, monkeypatch, iterations, workspace, seed
     model, images = odd
     monkeypatch.setattr(derivatives, "WORKSPACE", workspace)
     monkeypatch.setattr(sensitivity, "TILE", workspace)
-    found = sensitivity.row_eigenvalues(model, images, iterations=iterations, tolerance=0, seed=5)
+    found = sensitivity.row_eigenvalues(
+        model, images, iterations=iterations, tolerance=0, seed=seed
+    )
     assert list(found) == [
         n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)
     ]
