@@ -382,6 +382,7 @@ def _build(
         def write_report(measured: ToolReport | None, where: Path) -> None:
             found = clock.evidence(board, config, verilog, measured)
             content = report(board, config, graph, compiled, measured, other, clock=found)
+            content["accuracy"] = dict(vectors.accuracies) if vectors else {}
             _write_report(content, where)
 
         write_report(None, partial)

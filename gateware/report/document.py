@@ -117,6 +117,7 @@ class Report(_Part):
     routed_hz: Positive | None
     routing: Routing | None
     program: Network | None = None
+    accuracy: dict[str, float] = {}  #: by kind, 0..1, of the test set
 
 
 class SimulatedLayer(_Part):

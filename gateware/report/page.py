@@ -19,7 +19,7 @@ import jinja2
 from gateware.flow.clock import mhz
 from gateware.flow.verilog import MODULE
 from gateware.report.document import Report, Simulation, parse
-from ir import cli
+from ir import cli, palette
 from ir.cli import UserError
 
 PAGE = "report.html"
@@ -29,11 +29,25 @@ TEMPLATE = Path(__file__).with_name("page.html")
 SCHEMES = ("pot4", "fixed4", "fixed8")
 TITLES = dict(zip(SCHEMES, ("PoT-4", "Fixed-4", "Fixed-8"), strict=True))
 LANES_PER_LINE = 32
+#: Colours of the schemes, as in every plot.
+COLOURS = dict(zip(SCHEMES, (palette.POT4, palette.FIXED4, palette.FIXED8), strict=True))
+#: What most of a run may go to, by the name of the counter.
+WAITS = {
+    "ARRAY_CYCLES": "keep the array at work: it binds",
+    "STALL_DRAIN": "wait for outputs to leave the array: the drain binds",
+    "STALL_LOAD": "wait for weights or activations from memory: memory binds",
+    "STALL_EXECUTE": "wait for the layer before: dependencies bind",
+    "STALL_STORE": "wait for results to reach memory: stores bind",
+    "STALL_FETCH": "wait for instructions: fetching binds",
+}
 #: Counters that the page explains, by the name of their register.
 STALLS = {
     "ARRAY_CYCLES": "array at work",
     "STALL_DRAIN": "array waits for the drain",
-    "STALL_LOAD": "loads and stores, array idle",
+    "STALL_LOAD": "array waits for weights or activations from memory",
+    "STALL_EXECUTE": "array waits for the layer before",
+    "STALL_STORE": "array waits for results to reach memory",
+    "STALL_FETCH": "array waits for instructions",
 }
 
 
@@ -51,6 +65,8 @@ def page(report: dict, simulation: dict | None = None) -> str:
     program, lanes = report.get("program"), report["lanes"]
     layers = program["layers"] if program else []
     how = program["cycles"]["how"] if program else "estimated"
+    if program and simulation and simulation.get("layers"):
+        layers, how = _simulated(layers, simulation, report["macs_per_cycle"]), "measured"
     try:
         template = environment.get_template(TEMPLATE.name)
     except jinja2.TemplateNotFound as error:  # an OSError, which means the user's folder elsewhere
@@ -61,6 +77,9 @@ def page(report: dict, simulation: dict | None = None) -> str:
         clock=mhz(report["clock_hz"]),
         config_digest=report["config_digest"],
         program=program,
+        verdict=_verdict(report, simulation) if program else [],
+        colours=COLOURS,
+        total=_total(layers) if layers else None,
         tiles=_tiles(report, simulation),
         k=report["config"]["bus_bits"] // 4,
         pixels=report["config"]["pixels"],
@@ -80,7 +99,7 @@ def page(report: dict, simulation: dict | None = None) -> str:
         timing=report["clock"]["sentence"],
         timing_how="measured" if report["routed_hz"] else None,
         power=_power(report["routing"]),
-        layers=[_layer(layer, layers) for layer in layers],
+        layers=[_layer(row, layers) for row in layers if row["cycles"] or row["macs"]],
         cycles_how=how,
         graph=_graph(layers) if layers else None,
         roofline=_roofline(report, layers) if layers else None,
@@ -88,6 +107,61 @@ def page(report: dict, simulation: dict | None = None) -> str:
         if simulation and simulation.get("counters")
         else None,
     )
+
+
+def _simulated(layers: list[dict], simulation: dict, macs_per_cycle: int) -> list[dict]:
+    """``layers`` with their measured cycles; moments before the first are a row of their own."""
+    images = simulation.get("batch", 1)
+    measured = {row["layer"]: row["cycles"] / images for row in simulation["layers"]}
+    known = {layer["name"] for layer in layers}
+    empty = dict.fromkeys(("input", "output", "residual", "schemes"))
+    before = [
+        {**empty, "name": name, "op": "from memory", "shape": (), "weight_bytes": 0, "macs": 0}
+        | {"cycles": round(cycles), "utilisation": 0.0, "input": "", "output": ""}
+        for name, cycles in measured.items()
+        if name not in known
+    ]
+    found = []
+    for layer in layers:
+        cycles = round(measured.get(layer["name"], 0))
+        use = layer["macs"] / (cycles * macs_per_cycle) if cycles else 0.0
+        found.append({**layer, "cycles": cycles, "utilisation": use})
+    return [*before, *found]
+
+
+def _total(layers: list[dict]) -> dict:
+    sums = {key: sum(layer[key] for layer in layers) for key in ("macs", "weight_bytes", "cycles")}
+    return {key: f"{value:,}" for key, value in sums.items()}
+
+
+def _verdict(report: dict, simulation: dict | None) -> list[str]:
+    """Sentences that matter first: bits, cycles, time, what binds, accuracy."""
+    program, clock = report["program"], report["clock"]["times"][0]
+    cycles, how = program["cycles"]["total"], program["cycles"]["how"]
+    lines = []
+    if simulation:
+        cycles, how = simulation["cycles_per_image"], "measured"
+    if simulation and simulation.get("equal") is not None:
+        exact = simulation["equal"] == simulation["images"]
+        lines.append(
+            f"{'Bit-exact' if exact else 'NOT bit-exact'}: {simulation['equal']} of "
+            f"{simulation['images']} simulated inputs equal {simulation['reference']}"
+        )
+    else:
+        lines.append("Not simulated yet: run python -m sim.run on this folder")
+    lines.append(
+        f"{cycles:,} cycles ({how}), {1e3 * cycles / clock['hz']:.3g} ms at {mhz(clock['hz'])} MHz "
+        f"(clock {clock['basis']})"
+    )
+    if simulation and simulation.get("counters"):
+        waits = {name: sum(simulation["counters"].get(name, [0])) for name in WAITS}
+        worst, total = max(waits, key=lambda name: waits[name]), simulation["counters"]["CYCLES"]
+        share = waits[worst] / sum(total)
+        lines.append(f"{100 * share:.0f} % of the cycles {WAITS[worst]}")
+    if report.get("accuracy"):
+        kinds = ", ".join(f"{kind} {100 * v:.2f} %" for kind, v in report["accuracy"].items())
+        lines.append(f"Accuracy on the test set: {kinds}")
+    return lines
 
 
 def _tiles(report: dict, simulation: dict | None) -> list[dict]:
@@ -264,6 +338,7 @@ def _roofline(report: dict, layers: list[dict]) -> dict:
         "points": [
             {
                 "name": f"{name}: {x:.1f} MACs per byte, {y:.1f} per cycle",
+                "label": name,
                 "x": at_x(x),
                 "y": at_y(y),
             }

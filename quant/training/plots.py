@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from ir import cli
+from ir import cli, palette
 from ir.numerics import Scheme, weight_values
 from quant.nn.apot import APOT4, apot4_values
 from quant.training.runs import SENSITIVITY, RunFolder
@@ -29,10 +29,10 @@ EXAMPLES = 3  #: rows drawn of each scheme
 MAX_ROWS = 2048  #: of a layer that are drawn one by one
 #: By scheme: name, colour (told apart by colour-blind people, too) and weight values.
 SCHEMES = {
-    "POT4": ("PoT-4", "#0072b2", lambda: weight_values(Scheme.POT4)),
-    "FIXED4": ("Fixed-4", "#e69f00", lambda: weight_values(Scheme.FIXED4)),
-    "FIXED8": ("Fixed-8", "#9e1b32", lambda: weight_values(Scheme.FIXED8)),
-    "APOT4": ("APoT-4", "#009e73", apot4_values),
+    "POT4": ("PoT-4", palette.POT4, lambda: weight_values(Scheme.POT4)),
+    "FIXED4": ("Fixed-4", palette.FIXED4, lambda: weight_values(Scheme.FIXED4)),
+    "FIXED8": ("Fixed-8", palette.FIXED8, lambda: weight_values(Scheme.FIXED8)),
+    "APOT4": ("APoT-4", palette.APOT4, apot4_values),
 }
 NUMBERS = {int(scheme): scheme.name for scheme in Scheme} | {APOT4: "APOT4"}
 DRAWN = ("loss", "train_accuracy", "test_accuracy")  #: columns of metrics.csv
@@ -169,6 +169,9 @@ def weights_on_levels(state: dict[str, "np.ndarray"]) -> Figure | None:
             )
             axes.set_title(f"{title}, row {row}", fontsize="small")
             if len(levels) < 50:
+                if row == rows[0]:
+                    axes.plot([], [], ":", color="0.25", label="levels")
+                    axes.legend(frameon=False, fontsize="x-small")
                 axes.vlines(
                     levels,
                     0,

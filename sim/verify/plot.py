@@ -13,9 +13,9 @@ from gateware.compiler.program import Program
 from sim.verify.breakdown import STALLS, owners
 
 #: Colours of what the array does, from work to waits.
-COLOURS = ("#2a7f62", "#d9a441", "#c0504d", "#7b6fa6", "#5b9bd5", "#999999")
+COLOURS = ("#009e73", "#f0e442", "#d55e00", "#cc79a7", "#56b4e9", "#999999")
 BINS = 400  #: moments across the plot
-LABELLED = 0.02  #: of the run: a layer as long gets its name
+LAYER_COLOURS = ("#8a93a6", "#c3c9d6")  #: of the strip of layers, in turn
 
 
 def draw(
@@ -36,9 +36,9 @@ def draw(
         return np.diff(np.interp(grid, times, [moment[name] for moment in moments])) / width
 
     figure = Figure(figsize=(12, 5), dpi=120, layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    strip, upper, lower = figure.subplots(3, 1, sharex=True, height_ratios=(0.5, 3, 1))
     middle = (grid[:-1] + grid[1:]) / 2
-    labels = ["words in the array", *(f"waits: {stall.removeprefix('stall_')}" for stall in STALLS)]
+    labels = ["array at work", *(f"waits: {stall.removeprefix('stall_')}" for stall in STALLS)]
     upper.stackplot(
         middle,
         [100 * rate(name) for name in names],
@@ -46,7 +46,7 @@ def draw(
         colors=COLOURS[: len(names)],
         step="mid",
     )
-    upper.set_ylim(0, 105)
+    upper.set_ylim(0, 100)
     upper.set_ylabel("% of cycles")
     beat_bytes = program.config.bus_bits // 8
     for name, label in (("READ_BEATS", "read"), ("WRITE_BEATS", "written")):
@@ -55,19 +55,13 @@ def draw(
     lower.set_xlabel(f"cycles (measured, {program.batch} image{'s' * (program.batch > 1)})")
     figure.legend(loc="outside lower center", ncols=len(names) + 2, fontsize=8)
 
-    for layer, begin, end in layers(program, samples, int(times[-1])):
+    for number, (layer, begin, end) in enumerate(layers(program, samples, int(times[-1]))):
+        strip.axvspan(begin, end, color=LAYER_COLOURS[number % 2], linewidth=0)
+        strip.text((begin + end) / 2, 1.1, layer, fontsize=6, rotation=90, ha="center")
         for axes in (upper, lower):
             axes.axvline(begin, color="black", linewidth=0.4)
-        if end - begin >= LABELLED * times[-1]:
-            upper.text(
-                (begin + end) / 2,
-                101,
-                layer,
-                fontsize=7,
-                rotation=30,
-                rotation_mode="anchor",
-                horizontalalignment="left",
-            )
+    strip.set(ylim=(0, 1), yticks=[])
+    strip.spines[:].set_visible(False)
     upper.set_xlim(0, times[-1])
     FigureCanvasAgg(figure).print_png(file)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageColor
 import pytest
 
 import boards
@@ -18,6 +19,7 @@ from gateware.arch.results import Power, ToolReport
 from gateware.compiler.hybrid import compile_all
 from gateware.report import page
 from gateware.report.summary import report
+from ir import palette
 from ir.cli import UserError
 from ir.ratio import Ratio
 from tests.helpers.graphs import residual_graph
@@ -134,7 +136,7 @@ def test_measured_figures_are_marked() -> None:
     for row in (
         "array at work 1,000 25.0 %",
         "array waits for the drain 501 12.5 %",
-        "loads and stores, array idle 2,000 50.0 %",
+        "array waits for weights or activations from memory 2,000 50.0 %",
         "everything else 499 12.5 %",
     ):
         assert row in said
@@ -246,7 +248,7 @@ def test_a_browser_draws_it(tmp_path: Path, width: int) -> None:
     )
     picture = np.asarray(PIL.Image.open(shot).convert("RGB")).astype(int)
     assert picture.shape[1] == width
-    for colour in ((0x2F, 0x7D, 0x6D), (0x3B, 0x6F, 0xB6), (0xD9, 0x80, 0x32)):
+    for colour in map(PIL.ImageColor.getrgb, (palette.POT4, palette.FIXED4, palette.FIXED8)):
         near = (abs(picture - colour).sum(2) < 12).sum()
         assert near > 300, colour
     # The ground, left and right of everything.
@@ -261,3 +263,25 @@ def test_a_browser_draws_it(tmp_path: Path, width: int) -> None:
     ).stdout
     for section in ("array", "resources", "layers", "graph", "roofline"):
         assert f'id="{section}"' in dumped
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of WCAG 2, 0..1."""
+    parts = [value / 255 for value in PIL.ImageColor.getrgb(colour)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_can_be_read_on_its_ground(dark: bool) -> None:
+    style = page.TEMPLATE.read_text().split("prefers-color-scheme: dark")[dark]
+    found = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]+);", style))
+    for text, ground in (
+        ("ink", "panel"),
+        ("ink", "ground"),
+        ("soft", "panel"),
+        ("good", "good-ground"),
+        ("guess", "guess-ground"),
+    ):
+        low, high = sorted((luminance(found[text]), luminance(found[ground])))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ground)
