@@ -29,6 +29,7 @@ TEMPLATE = Path(__file__).with_name("page.html")
 SCHEMES = ("pot4", "fixed4", "fixed8")
 TITLES = dict(zip(SCHEMES, ("PoT-4", "Fixed-4", "Fixed-8"), strict=True))
 LANES_PER_LINE = 32
+LABEL_WIDTH = 110  #: of a layer's name in the roofline
 #: Colours of the schemes, as in every plot.
 COLOURS = dict(zip(SCHEMES, (palette.POT4, palette.FIXED4, palette.FIXED8), strict=True))
 #: What most of a run may go to, by the name of the counter.
@@ -101,7 +102,7 @@ def page(report: dict, simulation: dict | None = None) -> str:
         power=_power(report["routing"]),
         layers=[_layer(row, layers) for row in layers if row["cycles"] or row["macs"]],
         cycles_how=how,
-        graph=_graph(layers) if layers else None,
+        graph=_graph(program["layers"]) if program and layers else None,
         roofline=_roofline(report, layers) if layers else None,
         stalls=_stalls(simulation["counters"])
         if simulation and simulation.get("counters")
@@ -335,17 +336,28 @@ def _roofline(report: dict, layers: list[dict]) -> dict:
         "x_ticks": [{"at": at_x(2.0**e), "label": f"{2.0**e:g}"} for e in range(x0, x1 + 1)],
         "y_ticks": [{"at": at_y(2.0**e), "label": f"{2.0**e:g}"} for e in range(y0, y1 + 1)],
         "roof": " ".join(f"{at_x(x)},{at_y(y)}" for x, y in roof),
-        "points": [
-            {
-                "name": f"{name}: {x:.1f} MACs per byte, {y:.1f} per cycle",
-                "label": name,
-                "x": at_x(x),
-                "y": at_y(y),
-            }
-            for name, x, y in points
-        ],
+        "points": _labelled(
+            [
+                {
+                    "name": f"{name}: {x:.1f} MACs per byte, {y:.1f} per cycle",
+                    "label": name,
+                    "x": at_x(x),
+                    "y": at_y(y),
+                }
+                for name, x, y in points
+            ]
+        ),
         "bytes": f"{bandwidth:g}",
     }
+
+
+def _labelled(points: list[dict]) -> list[dict]:
+    """``points`` with ``label_y``, where no name lies on that of a neighbour."""
+    placed: list[dict] = []
+    for point in sorted(points, key=lambda point: point["y"]):
+        near = [other["label_y"] for other in placed if abs(other["x"] - point["x"]) < LABEL_WIDTH]
+        placed.append(point | {"label_y": max([point["y"] + 3, *(y + 10 for y in near)])})
+    return placed
 
 
 def _stalls(counters: dict[str, list[int]]) -> list[dict]:

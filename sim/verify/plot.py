@@ -71,15 +71,10 @@ def layers(
 ) -> list[tuple[str, int, int]]:
     """Spans of the layers: name, first and last cycle at work, in the order of time."""
     owner = owners(program)
-    seen = [
+    seen = [(owner[0], 0)] + [
         (owner[min(sample["ERROR_DESCRIPTOR"], len(owner) - 1)], sample["CYCLES"])
         for sample in samples
     ]
-    runs, begin = [], 0
-    for layer, group in itertools.groupby(seen, key=lambda pair: pair[0]):
-        last = list(group)[-1][1]
-        runs.append((layer, begin, last))
-        begin = last
-    if runs:
-        runs[-1] = (*runs[-1][:2], end)
-    return runs
+    starts = [(layer, next(group)[1]) for layer, group in itertools.groupby(seen, lambda s: s[0])]
+    ends = [*(begin for _, begin in starts[1:]), end]
+    return [(layer, begin, last) for (layer, begin), last in zip(starts, ends, strict=True)]

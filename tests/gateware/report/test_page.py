@@ -285,3 +285,22 @@ def test_text_can_be_read_on_its_ground(dark: bool) -> None:
     ):
         low, high = sorted((luminance(found[text]), luminance(found[ground])))
         assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ground)
+
+
+def test_measured_layers_and_their_total() -> None:
+    """Every layer of the network is drawn and named; the rows of a simulation come in its order."""
+    document = built()
+    layers = document["program"]["layers"]
+    rows = [{"layer": "input", "cycles": 90}] + [
+        {"layer": layer["name"], "cycles": 100 + index} for index, layer in enumerate(layers)
+    ]
+    text = page.page(
+        document, SIMULATION | {"layers": rows, "equal": 3, "images": 4, "reference": "PyTorch's"}
+    )
+    said = words(Page(text))
+    total = sum(row["cycles"] for row in rows)
+    assert "NOT bit-exact: 3 of 4 simulated inputs" in said
+    assert f"{total:,}" in said.partition("total")[2]
+    network = text.partition('id="graph"')[2].partition("</svg>")[0]
+    assert network.count("<text") == 2 * (1 + len(layers))
+    assert network.count("<path") == network.count('"/>') - network.count("<rect")
