@@ -37,6 +37,7 @@ from ir.graph import IntGraph
 from ir.ratio import Ratio
 
 PROGRAMS = 12  #: compiled for the shapes of a network; a large one takes seconds each
+WORTH = 1.01  #: times the cycles that training for the board brings are worth a line
 PROGRAMS_AS_TRAINED = 8  #: compiled for rows as they are
 LISTED = 12  #: arrays of an explanation
 CACHED = 20  #: answers kept in a file
@@ -155,7 +156,7 @@ def choose(
             f"the rows of the network were assigned for {_text(trained)} lanes; its {best.cycles} "
             f"cycles are the fewest of {len(points)} arrays with rows as they are"
         ]
-        if target.objective < best.objective:
+        if WORTH * target.objective < best.objective:
             advice = (
                 f"the graph was trained for {_text(trained)} lanes: {best.cycles} cycles per image "
                 f"on {_text(best.config.lanes)} x {best.config.k} x {best.config.pixels}, "
