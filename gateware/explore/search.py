@@ -167,6 +167,7 @@ def explore(
     points: list[DesignPoint] = []
     if slowest is None:
         slowest = 1.0 if given.ratio else SLOWEST
+    copied: set[tuple[int, ...]] = set()  # shapes that run with two ports of the activation buffer
     for index, bound in enumerate(bounds):
         tried = programs if any(point.cycles is not None for point in points) else 2 * programs
         if len(known) >= tried:
@@ -180,9 +181,15 @@ def explore(
             refused["too slow or dominated by another even with the fewest cycles possible"] += 1
             continue
         config = bound.config
+        shape = (*config.lanes, config.pixels, config.requant_lanes)
+        if config.act_copies == 1 and shape in copied:
+            refused["need no activation buffer of one port, which makes the drain slow"] += 1
+            continue
         ratio = None if lanes_of else bound.ratio
         point = estimated_on(graph, board, config, ratio, known)
         points.append(point)
+        if point.cycles is not None and config.act_copies == 2:
+            copied.add(shape)
         say(
             f"{index + 1} of {len(bounds)}: {describe(config)}: "
             f"{point.refusal or f'{point.cycles} cycles'}"

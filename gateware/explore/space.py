@@ -41,7 +41,7 @@ class Domain:
     pixels: tuple[int, ...]
     requant_lanes: tuple[int, ...] = (4, 8, 16)
     act_depths: tuple[int, ...]
-    act_copies: tuple[int, ...] = (1,)  # block RAMs of a second one are better weight words
+    act_copies: tuple[int, ...] = (2, 1)
     slot_depths: tuple[int, ...]
     weight_step: int = 512
     weight_max: int
