@@ -23,7 +23,7 @@ import rmsmp
 import rmsmp.cli
 from docs import flow, generate, notebooks
 from ir.cli import UserError
-from quant import evaluate, train
+from quant import calibrate, evaluate, train
 from quant.assignment.methods import METHODS
 from quant.models import MODELS
 from quant.training.config import FLOAT32, PRESETS
@@ -245,7 +245,7 @@ def test_training_page_follows_the_command_line() -> None:
     text = (DOCS / "training.md").read_text(encoding="utf-8")
     options = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
     known = {"--nproc-per-node"}  # of torchrun
-    for command in (train, evaluate):
+    for command in (train, calibrate, evaluate):
         known |= set(options.findall(command.parser().format_help()))
     assert set(options.findall(text)) <= known
     assert {FLOAT32, *METHODS, *PRESETS, *MODELS} <= set(re.findall(r"`([^`\n]+)`", text))
