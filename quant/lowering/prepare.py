@@ -68,6 +68,20 @@ SHORTCUT_BITS = 8  #: of a sum that only an addition reads
 POOLED_BITS = 8  #: of a global average
 
 
+def _check_parameters(model: nn.Module) -> None:
+    """Raise ValueError for parameters that cannot be quantised, with the cure."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not parameter.isfinite().all():
+            raise ValueError(f"parameter {name!r} holds NaN or infinity: training diverged")
+    for name, module in model.named_modules():
+        derived = module.__dict__.get("weight")
+        if isinstance(derived, Tensor) and not derived.is_leaf:
+            raise ValueError(
+                f"the weight of layer {name!r} is computed by a hook (pruning, weight_norm): make "
+                "it permanent first, as by torch.nn.utils.prune.remove or remove_weight_norm"
+            )
+
+
 def prepare(
     model: nn.Module,
     example: Tensor | tuple[Tensor, ...],
@@ -102,6 +116,7 @@ def prepare(
         raise UnsupportedLayer(
             "", type(model).__name__, "it is prepared already, and prepare takes the float network"
         )
+    _check_parameters(model)
     if not host:
         for images in example if isinstance(example, tuple) else (example,):
             check_type(model, images)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from quant.capture.writer import UnsupportedLayer
 from quant.lowering.prepare import calibrate, prepare
@@ -371,3 +372,15 @@ def test_pooled_codes_fit_the_accumulator_behind_them(channels, steps) -> None:
     )
     pool = next(m for m in prepare(net, X).modules() if isinstance(m, QuantAvgPool))
     assert pool.steps == steps and 127 * channels * 15 * steps < 1 << 23
+
+
+def test_parameters_that_cannot_be_quantised(seed: int) -> None:
+    layers, images = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), torch.rand(2, 1, 8, 8)
+    prune.l1_unstructured(layers[0], "weight", 0.3)
+    with pytest.raises(ValueError, match=r"layer '0' is computed by a hook .*prune\.remove"):
+        prepare(layers, images)
+    prune.remove(layers[0], "weight")
+    with torch.no_grad():
+        layers[0].bias[1] = torch.nan
+    with pytest.raises(ValueError, match=r"parameter '0\.bias' holds NaN or infinity"):
+        prepare(layers, images)
