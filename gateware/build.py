@@ -323,9 +323,10 @@ def build(
     _check_place(folder)
     busy = "wait for it, or give this build another --out"
     try:
+        synthesise = TARGETS[board.device.family].synthesiser() if synth else None
         with exclusive(folder, busy):
             return _build(
-                board, config, graph, folder, vectors, batch, bitstream, synth, strict, say
+                board, config, graph, folder, vectors, batch, bitstream, synthesise, strict, say
             )
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
@@ -353,14 +354,13 @@ def _build(
     vectors: Vectors | None,
     batch: int,
     bitstream: bool,
-    synth: bool,
+    synthesise: Callable[[Path], ToolReport] | None,
     strict: bool,
     say: Callable[[str], None],
 ) -> dict:
     """Build in ``folder``, which no other process writes."""
     partial = folder.with_name(f"{folder.name}.partial")
     target = TARGETS[board.device.family]
-    synthesise = target.synthesiser() if synth else None
     compiled = [] if graph is None else compile_all(graph, config, batch)
     other = retraining(graph, config, compiled) if graph else None
     if other and other.cycles > other.cycles_retrained:

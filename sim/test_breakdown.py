@@ -71,7 +71,7 @@ def test_cycles_go_to_the_layer_at_work():
     assert (rows["linear3"].read_bytes, rows["linear3"].write_bytes) == (64, 24)
     assert sum(row.cycles for row in rows.values()) == final["CYCLES"]
     assert rows["conv0"].utilisation(512) == 8 * 27 * 30 / (80 * 512)
-    text = table(list(rows.values()), 512).splitlines()
+    text = [line for line in table(list(rows.values()), 512).splitlines() if line[:1] == "|"]
     assert len(text) == 2 + len(rows) + 1 and len({line.count("|") for line in text}) == 1
     assert text[-1].startswith("| total | 230 |") and len(STALLS) == 5
 

@@ -408,11 +408,11 @@ def test_difference_between_integer_models_is_an_error(tmp_path, monkeypatch, ca
 def test_what_the_compiler_refuses_is_refused_before_the_first_epoch(
     tmp_path, monkeypatch, capsys
 ) -> None:
-    def refuses(graph: IntGraph, board: str | None) -> None:
-        assert board == "zc706" and graph.header.ratio == "62:33:5"
+    def refuses(graph: IntGraph, board: str, *given: object) -> None:
+        assert board == "zc706" and given == (None, 8)  # tile rows of SHORT
         raise CompileError("layer 'fc' is too large")
 
-    monkeypatch.setattr("gateware.check.check", refuses)
+    monkeypatch.setattr("gateware.check.array_for", refuses)
     argv = [*SHORT, "--board", "zc706", "--out", str(tmp_path), "-q"]
     assert cli.run(train.main, argv) == cli.EXIT_USER_ERROR
     assert capsys.readouterr().err == "error: layer 'fc' is too large\n"

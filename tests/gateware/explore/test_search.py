@@ -15,6 +15,7 @@ from boards.board import Board
 from gateware import ratio
 from gateware.arch.config import SIZES, AccelConfig
 from gateware.build import configure
+from gateware.compiler.operations import CompileError
 from gateware.compiler.program import compile_graph
 from gateware.explore import presets, search, space
 from gateware.explore.shapes import resnet18, shape_only
@@ -195,10 +196,17 @@ def test_programs_that_do_not_compile_are_counted() -> None:
     assert found.points[0].cycles is not None
     reasons = "; ".join(found.refused)
     assert found.refused and "activation buffer" in reasons
-    large = residual_graph(1, channels=64, size=256, tile_rows=64)
-    none = search.explore(large, ZC706, given=space.Given(rows=(64,), pixels=(2,)))
+
+
+def test_network_that_no_shape_runs_is_refused_with_its_reason(monkeypatch) -> None:
+    def refuses(*_: object, **__: object) -> None:
+        raise CompileError("layer 'fc' is too large")
+
+    monkeypatch.setattr(search, "compile_all", refuses)
+    graph = residual_graph(1, channels=64, size=8, tile_rows=64)
+    none = search.explore(graph, ZC706, given=space.Given(rows=(64,), pixels=(2,)))
     assert {p.cycles for p in none.points} == {None}
-    assert "activation buffer" in none.points[0].refusal
+    assert none.points[0].refusal == "layer 'fc' is too large"
 
 
 def test_memory_slower_than_the_ports_is_seen() -> None:

@@ -17,7 +17,8 @@ from gateware.arch.config import AccelConfig
 from gateware.arch.isa import Opcode
 from gateware.compiler.layout import Strip, TensorLayout
 from gateware.compiler.operations import TensorKey
-from gateware.compiler.transfers import transfer_fields
+from gateware.compiler.program_image import ProgramImage
+from gateware.compiler.transfers import Home, load_rows
 from gateware.rtl.buffers import GATHER_CYCLES
 from gateware.rtl.loader import LOADS_IN_FLIGHT, Loader
 from gateware.rtl.payloads import TransferJob
@@ -38,8 +39,12 @@ def place_of(shape, config: AccelConfig, address: int = 3) -> TensorLayout:
 
 
 def whole(place: TensorLayout) -> dict[str, int]:
-    """Descriptor fields of a whole tensor."""
-    return transfer_fields(TensorKey("t"), Strip.whole(place), 0, place.height)
+    """Descriptor fields of a whole tensor, but what tells a load from a store and waits."""
+    image = ProgramImage(TINY)
+    load_rows(image, TensorKey("t"), Strip.whole(place), 0, place.height, Home(isa.Base.INPUT, 0))
+    ((_, fields, _),) = image.descriptors
+    left_out = {"opcode", "base", "offset", *(name for name in fields if name.startswith("wait_"))}
+    return {name: value for name, value in fields.items() if name not in left_out}
 
 
 def random_tensor(place: TensorLayout, rng: np.random.Generator) -> np.ndarray:

@@ -97,7 +97,7 @@ def stop_before(monkeypatch, owner: object, name: str, calls: int) -> None:
         (session.Training, "_write", 0, 0),  # before the first checkpoint
         (session.Training, "_write", 2, 2),
         (runs.RunFolder, "save_state", 2, 2),  # metrics written, checkpoint not
-        (pipeline, "calibrate", 0, 3),  # between the stages
+        (pipeline, "start_quantised", 0, 3),  # between the stages
         (session.Training, "_write", 3, 3),
         (session.Training, "reassign", 1, 5),  # before schemes are assigned again
         (session.Training, "_write", 5, 5),  # after it

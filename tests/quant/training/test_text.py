@@ -198,7 +198,9 @@ def test_goes_on_where_it_was_stopped(run, there, tmp_path, monkeypatch, capsys)
         there, tmp_path, "--pretrained", str(there / "bert"), "--no-plots", "-q", "--name", "short"
     )
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "calibrate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            pipeline, "start_quantised", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         assert cli.run(train.main, argv) == cli.EXIT_INTERRUPTED
     assert cli.run(train.main, ["--resume", "short", "--out", str(tmp_path), "-q"]) == 0
     one, other = (
@@ -211,7 +213,10 @@ def test_goes_on_where_it_was_stopped(run, there, tmp_path, monkeypatch, capsys)
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ((), "model 'bert' starts from a trained one: name a Hugging Face model with --pretrained"),
+        (
+            (),
+            "--model 'bert' starts from a trained one: name a Hugging Face model with --pretrained",
+        ),
         (("--pretrained", "{there}"), "no tokenizer {there}"),
         (("--pretrained", "none.pt", "--tokenizer", "{there}/bert"), "no checkpoint at none.pt"),
         (
