@@ -234,6 +234,9 @@ def _line(point: DesignPoint) -> str:
 
 
 def _most_common(refused: Counter) -> str:
+    """Reasons of most shapes, each with their number where they differ."""
+    if len(refused) == 1:
+        return next(iter(refused))
     return ", ".join(f"{why} ({count})" for why, count in refused.most_common(3))
 
 
