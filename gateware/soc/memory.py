@@ -8,6 +8,7 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from gateware.rtl.axi import Axi3Signature, Resp
+from gateware.rtl.queue import Queue
 
 
 def access_layout(data_bits: int) -> data.StructLayout:
@@ -109,7 +110,8 @@ class BlockMemory(wiring.Component):
     def _read_burst(self, m: Module, read: memory.ReadPort) -> _Read:
         """Read channels, a beat per cycle, the first three cycles after its address.
 
-        A beat waits for ``rready`` in a register, and the next one at the output of the RAM.
+        Beats wait for ``rready`` in a queue, and the next one at the output of the RAM. Its enable
+        goes to every block, so no handshake of another unit is in its path.
         """
         axi = self.axi
         index = Signal(32 - self._offset_bits)
@@ -118,9 +120,25 @@ class BlockMemory(wiring.Component):
         number = Signal.like(axi.arid)
         # Of the beat at the output of the RAM.
         loaded, last, outside, loaded_number = Signal(), Signal(), Signal(), Signal.like(axi.arid)
-        takes = ~axi.rvalid | axi.rready
-        moves = ~loaded | takes
-        m.d.comb += axi.arready.eq(~busy)
+        beats = Queue(
+            data.StructLayout({"id": len(number), "data": len(read.data), "last": 1, "resp": Resp})
+        )
+        m.submodules.beats = beats
+        moves = ~loaded | beats.i.ready
+        m.d.comb += [
+            axi.arready.eq(~busy),
+            beats.i.valid.eq(loaded),
+            beats.i.p.id.eq(loaded_number),
+            beats.i.p.data.eq(read.data),
+            beats.i.p.last.eq(last),
+            beats.i.p.resp.eq(Mux(outside, Resp.DECERR, Resp.OKAY)),
+            axi.rvalid.eq(beats.o.valid),
+            beats.o.ready.eq(axi.rready),
+            axi.rid.eq(beats.o.p.id),
+            axi.rdata.eq(beats.o.p.data),
+            axi.rlast.eq(beats.o.p.last),
+            axi.rresp.eq(beats.o.p.resp),
+        ]
         with m.If(axi.arvalid & axi.arready):
             m.d.sync += [
                 index.eq(axi.araddr[self._offset_bits :]),
@@ -137,14 +155,6 @@ class BlockMemory(wiring.Component):
             ]
             with m.If(busy):
                 m.d.sync += [index.eq(index + 1), left.eq(left - 1), busy.eq(left != 0)]
-        with m.If(takes):
-            m.d.sync += [
-                axi.rvalid.eq(loaded),
-                axi.rid.eq(loaded_number),
-                axi.rdata.eq(read.data),
-                axi.rlast.eq(last),
-                axi.rresp.eq(Mux(outside, Resp.DECERR, Resp.OKAY)),
-            ]
         return _Read(index, busy, moves, ~loaded)
 
     def _write_burst(self, m: Module) -> _Write:
