@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateware import build as builder
+from gateware import assembly
 from gateware.arch.config import SIZES, AccelConfig
+from gateware.explore import configure
 from ir import cli
 from ir.cli import UserError
 
@@ -90,17 +91,17 @@ def build(
         raise UserError(f"no size is called {min(unknown)!r}; sizes are {', '.join(SIZES)}")
     if clock_mhz is not None and not math.isfinite(clock_mhz):
         raise UserError(f"a clock is a number of MHz, not {clock_mhz}")
-    builder.check_batch(batch)
-    target, network, vectors = builder.load(board, Path(graph))
+    assembly.check_batch(batch)
+    target, network, vectors = assembly.load(board, Path(graph))
     assert network is not None
     hz = None if clock_mhz is None else round(clock_mhz * 1e6)
     folder = Path(out) / target.name
     options: dict[str, Any] = {"ratio": ratio, "rows": rows, "clock_hz": hz, **sizes}
     if search and ratio != "auto":
-        config = builder.decide(target, network, builder.choices(folder), **options).config
+        config = configure.decide(target, network, configure.choices(folder), **options).config
     else:
-        config = builder.configure(target, network, **options)
-    report = builder.build(
+        config = configure.configure(target, network, **options)
+    report = assembly.build(
         target,
         config,
         network,

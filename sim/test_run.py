@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gateware import build
+from gateware import assembly, build
 from gateware.arch.registers import COUNTERS
 from gateware.compiler.program import Program
 from gateware.flow.manifest import GOLDEN, GOLDEN_IMAGES
@@ -66,7 +66,7 @@ def emulate(program: Program, images: np.ndarray, *_: object, **options: object)
 
 @pytest.fixture(autouse=True)
 def emulator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "accelerator_verilog", lambda *args: VERILOG)
+    monkeypatch.setattr(assembly, "accelerator_verilog", lambda *args: VERILOG)
     monkeypatch.setattr(run, "find_simulator", lambda prefer: None)
     monkeypatch.setattr(network, "simulate", emulate)
     monkeypatch.setattr(hybrid, "simulate_all", emulated)

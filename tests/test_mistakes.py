@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gateware import assembly
 from gateware import build as gateware_build
 from ir import cli
 from ir.files import exclusive, replace_folder, replace_text
@@ -97,7 +98,7 @@ def test_graph_without_permission(refused: Refused, graph: Path) -> None:
 def test_run_by_its_name_and_what_to_type_next(
     graph: Path, refused: Refused, capsys: pytest.CaptureFixture[str], monkeypatch
 ) -> None:
-    monkeypatch.setattr(gateware_build, "accelerator_verilog", lambda *_: "module accelerator;")
+    monkeypatch.setattr(assembly, "accelerator_verilog", lambda *_: "module accelerator;")
     assert cli.run(gateware_build.main, [*ZC706[1:], "--graph", "mine", "--no-search"]) == 0
     told = capsys.readouterr()
     assert "Network residual" in told.out
@@ -170,8 +171,8 @@ def test_build_interrupted(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gateware_build, "accelerator_verilog", lambda *_: "module accelerator;")
-    monkeypatch.setattr(gateware_build, moment, stop)
+    monkeypatch.setattr(assembly, "accelerator_verilog", lambda *_: "module accelerator;")
+    monkeypatch.setattr(assembly, moment, stop)
     assert cli.run(gateware_build.main, [*ZC706[1:], "-q"]) == cli.EXIT_INTERRUPTED
     assert capsys.readouterr().err == "interrupted\n"
     assert not list(Path("build").iterdir())

@@ -133,7 +133,8 @@ def arrays(
     tables: bool = False,
 ) -> Iterator[AccelConfig]:
     """The best split of each shape that fits, and why others are not there in ``refused``."""
-    domain, most = DOMAINS[board.device.family], limits(board)
+    device = _Device(board.device.family, limits(board))
+    domain = device.domain
     fixed = {**given.sizes, **TARGETS[board.device.family].sizes}
     ratio = given.ratio
     if lanes_of is None:
@@ -151,9 +152,14 @@ def arrays(
             }
             for tried in lanes_of(count):
                 try:
-                    yield from _fitting(board, domain, most, tried, sizes, refused)
+                    yield from device.fitting(tried, sizes, refused)
                 except ValueError as error:  # sizes that do not go together
                     refused[str(error)] += 1
+
+
+def power_of_two(least: int) -> int:
+    """Smallest power of two that is not below ``least``."""
+    return 1 << (least - 1).bit_length()
 
 
 def _requant_lanes(domain: Domain, rows: int, fixed: Mapping[str, int]) -> tuple[int, ...]:
@@ -163,101 +169,85 @@ def _requant_lanes(domain: Domain, rows: int, fixed: Mapping[str, int]) -> tuple
     return fitting or (math.gcd(rows, domain.requant_lanes[0]),)
 
 
-def _fitting(
-    board: Board,
-    domain: Domain,
-    most: Mapping[str, int],
-    tried: Sequence[Split],
-    sizes: dict[str, Any],
-    refused: Counter,
-) -> Iterator[AccelConfig]:
-    choices = itertools.product(
-        [sizes["act_copies"]] if "act_copies" in sizes else domain.act_copies,
-        [sizes["act_depth"]] if "act_depth" in sizes else domain.act_depths,
-    )
-    family, none = board.device.family, True
-    for copies, depth in choices:
-        both = {**sizes, "act_copies": copies, "act_depth": depth}
-        config = _deepest(family, domain, most, tried, both)
-        if config is not None:
-            none = False
-            yield config
-    if none:
-        least = _smallest(domain, tried[-1], sizes)
-        config = _config(tried[-1], **{"act_copies": 1, "act_depth": domain.act_depths[0], **least})
-        refused[f"needs too many {_shortest(family, config, most).upper()}"] += 1
-
-
-def power_of_two(least: int) -> int:
-    """Smallest power of two that is not below ``least``."""
-    return 1 << (least - 1).bit_length()
-
-
 def _config(lanes: Split, **sizes: Any) -> AccelConfig:
     return AccelConfig(**dict(zip(LANES, lanes, strict=True)), **sizes)
 
 
-def _fits(family: str, config: AccelConfig, most: Mapping[str, int]) -> bool:
-    need = used(family, config)
-    return all(need[name] <= limit for name, limit in most.items())
+@dataclasses.dataclass(frozen=True)
+class _Device:
+    """Device of a family, and the cells of each resource that an array may take on it."""
 
+    family: str
+    most: Mapping[str, int]
 
-def _shortest(family: str, config: AccelConfig, most: Mapping[str, int]) -> str:
-    """The resource that ``config`` exceeds most."""
-    need = used(family, config)
-    return max(most, key=lambda name: need[name] / most[name])
+    @property
+    def domain(self) -> Domain:
+        return DOMAINS[self.family]
 
+    def fits(self, config: AccelConfig) -> bool:
+        need = used(self.family, config)
+        return all(need[name] <= limit for name, limit in self.most.items())
 
-def _smallest(domain: Domain, lanes: Split, sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes with the shallowest of the buffers whose depth is not given."""
-    return {
-        "weight_depth": domain.weight_step,
-        "slot_depth": max(domain.slot_depths[-1], power_of_two(sum(lanes))),
-        **sizes,
-    }
+    def shortest(self, config: AccelConfig) -> str:
+        """The resource that ``config`` exceeds most."""
+        need = used(self.family, config)
+        return max(self.most, key=lambda name: need[name] / self.most[name])
 
+    def smallest(self, lanes: Split, sizes: Mapping[str, Any]) -> dict[str, Any]:
+        """Sizes with the shallowest of the buffers whose depth is not given."""
+        return {
+            "weight_depth": self.domain.weight_step,
+            "slot_depth": max(self.domain.slot_depths[-1], power_of_two(sum(lanes))),
+            **sizes,
+        }
 
-def _deepest(
-    family: str,
-    domain: Domain,
-    most: Mapping[str, int],
-    tried: Sequence[Split],
-    sizes: Mapping[str, Any],
-) -> AccelConfig | None:
-    """The first of the splits that fits, and with it the most drain slots and the deepest weight
-    buffer.
+    def fitting(
+        self, tried: Sequence[Split], sizes: Mapping[str, Any], refused: Counter
+    ) -> Iterator[AccelConfig]:
+        """The deepest array of each activation buffer; without any, the reason in ``refused``."""
+        domain, none = self.domain, True
+        for copies, depth in itertools.product(
+            [sizes["act_copies"]] if "act_copies" in sizes else domain.act_copies,
+            [sizes["act_depth"]] if "act_depth" in sizes else domain.act_depths,
+        ):
+            config = self.deepest(tried, {**sizes, "act_copies": copies, "act_depth": depth})
+            if config is not None:
+                none = False
+                yield config
+        if none:
+            least = self.smallest(tried[-1], sizes)
+            least = {"act_copies": 1, "act_depth": domain.act_depths[0], **least}
+            short = self.shortest(_config(tried[-1], **least))
+            refused[f"needs too many {short.upper()}"] += 1
 
-    Fewer Fixed-4 rows take fewer DSPs and more LUTs, so only a few splits are looked at.
-    """
-    multipliers = list(most)[2]  # in the order of boards.board.RESOURCES
-    smallest = _smallest(domain, tried[0], sizes)
-    first = bisect.bisect_left(
-        tried,
-        True,
-        key=lambda lanes: (
-            used(family, _config(lanes, **smallest))[multipliers] <= most[multipliers]
-        ),
-    )
-    slots = power_of_two(sum(tried[0]))
-    slot_depths = dict.fromkeys(max(depth, slots) for depth in domain.slot_depths)
-    if "slot_depth" in sizes:
-        slot_depths = [sizes["slot_depth"]]
-    weight_depths = range(domain.weight_max, 0, -domain.weight_step)
-    if "weight_depth" in sizes:
-        weight_depths = [sizes["weight_depth"]]
-    for lanes in tried[first : first + 2]:
-        if _fits(family, _config(lanes, **smallest), most):
+    def deepest(self, tried: Sequence[Split], sizes: Mapping[str, Any]) -> AccelConfig | None:
+        """The first of the splits that fits, and with it the most drain slots and the deepest
+        weight buffer.
+
+        Fewer Fixed-4 rows take fewer DSPs and more LUTs, so only a few splits are looked at.
+        """
+        domain, multipliers = self.domain, list(self.most)[2]  # in the order of RESOURCES
+        smallest = self.smallest(tried[0], sizes)
+        first = bisect.bisect_left(
+            tried,
+            True,
+            key=lambda lanes: (
+                used(self.family, _config(lanes, **smallest))[multipliers] <= self.most[multipliers]
+            ),
+        )
+        slots = power_of_two(sum(tried[0]))
+        slot_depths = dict.fromkeys(max(depth, slots) for depth in domain.slot_depths)
+        if "slot_depth" in sizes:
+            slot_depths = [sizes["slot_depth"]]
+        weight_depths = range(domain.weight_max, 0, -domain.weight_step)
+        if "weight_depth" in sizes:
+            weight_depths = [sizes["weight_depth"]]
+        for lanes in tried[first : first + 2]:
+            if not self.fits(_config(lanes, **smallest)):
+                continue
             for slot_depth, weight_depth in itertools.product(slot_depths, weight_depths):
-                config = _config(
-                    lanes,
-                    **{
-                        **sizes,
-                        "weight_depth": weight_depth,
-                        "slot_depth": slot_depth
-                        if "slot_depth" in sizes
-                        else max(slot_depth, slots),
-                    },
-                )
-                if _fits(family, config, most):
+                depths = {"slot_depth": slot_depth, "weight_depth": weight_depth}
+                config = _config(lanes, **{**sizes, **depths})
+                if self.fits(config):
                     return config
-    return None
+        return None

@@ -4,7 +4,7 @@
 import abc
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -217,6 +217,21 @@ def _synthesise(folder: Path) -> ToolReport:
 def _xc7_cells(cells: Counter) -> dict[str, float]:
     counted = yosys.summary(cells)
     return {name: counted[name] for name in RESOURCES["xc7"]}
+
+
+def check_fit(board: Board, used: Mapping[str, float], how: str = "estimated") -> None:
+    """Check that ``used`` cells fit the board: :class:`DoesNotFit` names each resource that is
+    short, the need and the limit."""
+    short = [
+        f"{used[name]:.10g} {name.upper()} ({how}), {board.title} has {limit:.10g}"
+        for name, limit in board.device.limits.items()
+        if used[name] > limit
+    ]
+    if short:
+        raise DoesNotFit(
+            f"the accelerator needs {'; '.join(short)}; use fewer --rows or "
+            "--pixels, smaller buffers, or another board"
+        )
 
 
 def driver_bytes(programs: Iterable[Program]) -> int:

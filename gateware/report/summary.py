@@ -2,12 +2,12 @@
 """Summary of a build as one dictionary, and that dictionary as text."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from boards.board import Board
 from gateware.arch.config import AccelConfig
 from gateware.arch.registers import config_digest
-from gateware.arch.results import DoesNotFit, ToolReport
+from gateware.arch.results import ToolReport
 from gateware.compiler.hybrid import Compiled, is_hybrid
 from gateware.explore.retraining import Retraining
 from gateware.flow.clock import Clock, evidence, mhz
@@ -15,21 +15,6 @@ from gateware.flow.target import TARGETS
 from gateware.model import estimate
 from gateware.report.layers import bus_bytes_per_cycle, layers
 from ir.graph import IntGraph
-
-
-def check_fit(board: Board, used: Mapping[str, float], how: str = "estimated") -> None:
-    """Check that ``used`` cells fit the board: :class:`DoesNotFit` names each resource that is
-    short, the need and the limit."""
-    short = [
-        f"{used[name]:.10g} {name.upper()} ({how}), {board.title} has {limit:.10g}"
-        for name, limit in board.device.limits.items()
-        if used[name] > limit
-    ]
-    if short:
-        raise DoesNotFit(
-            f"the accelerator needs {'; '.join(short)}; use fewer --rows or "
-            "--pixels, smaller buffers, or another board"
-        )
 
 
 def report(

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the build refuses before it generates anything, and what a build folder carries."""
+"""Options that the build refuses, and what a build folder carries."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -9,16 +8,15 @@ import numpy as np
 import pytest
 
 import boards
-import gateware.build
 from boards import clocks
-from boards.board import Board
 from boards.clocks import ModelledClock
 from boards.driver import Package, WrongPackage
-from gateware import build
+from gateware import assembly, build
 from gateware.arch.config import AccelConfig
-from gateware.build import configure, main, parser
+from gateware.build import main, parser
 from gateware.compiler.operations import CompileError
 from gateware.compiler.program import Program, compile_graph
+from gateware.explore.configure import configure
 from gateware.explore.shapes import shape_only
 from gateware.flow import clock
 from gateware.model import estimate
@@ -28,75 +26,6 @@ from ir.graph import IntGraph
 from ir.ratio import Ratio
 from ir.vectors import Vectors, beside
 from tests.helpers.graphs import random_images, residual_graph
-from tests.helpers.table_graphs import product_graph
-
-
-def test_a_network_with_functions_gets_tables(seed: int) -> None:
-    """And its array 3 % more LUTs at most; one without has the array of before."""
-    board, options = boards.get("zc706"), {"ratio": None, "rows": 16, "clock_hz": None}
-    rng = np.random.default_rng(seed)
-    config = configure(board, product_graph(rng), **options)
-    assert config.tables and compile_graph(product_graph(rng), config).config.tables
-    plain = configure(board, residual_graph(seed), **options)
-    assert not plain.tables and "tables" not in plain.to_json()
-    need = estimate.resources(dataclasses.replace(plain, tables=True)).lut
-    assert need <= 1.03 * estimate.resources(plain).lut
-
-
-def test_more_ports_than_the_board_has() -> None:
-    board = boards.get("zc706")
-    small = dataclasses.replace(board, memory=dataclasses.replace(board.memory, hp_ports=1))
-    options = {"ratio": None, "rows": 16, "clock_hz": None}
-    assert configure(board, None, **options, ports=4).ports == 4
-    with pytest.raises(UserError, match="has 1 memory ports, --ports 2 asks for more"):
-        configure(small, None, **options, ports=2)
-
-
-@pytest.mark.parametrize(
-    ("resource", "options"),
-    [
-        ("lut", {"rows": 16}),
-        ("ff", {"rows": 16}),
-        ("dsp48e1", {"rows": 16}),
-        ("bram36", {"rows": 16}),
-    ],
-)
-def test_refusal_names_resource_need_and_limit(resource: str, options: dict[str, int]) -> None:
-    """One less than is needed is refused, what is needed is not."""
-    board = boards.get("zc706")
-    options = {"ratio": None, "clock_hz": None, **options}
-    need = getattr(estimate.resources(configure(board, None, **options)), resource)
-
-    def limited(limit: int) -> Board:
-        device = dataclasses.replace(board.device, limits={**board.device.limits, resource: limit})
-        return dataclasses.replace(board, device=device)
-
-    assert configure(limited(need), None, **options).rows == 16
-    with pytest.raises(
-        UserError,
-        match=rf"^the accelerator needs {need:.10g} {resource.upper()} "
-        rf"\(estimated\), {board.title} has {need - 1:.10g}; use",
-    ):
-        configure(limited(need - 1), None, **options)
-
-
-def test_refusal_names_all_that_is_short() -> None:
-    board = boards.get("zedboard")
-    with pytest.raises(
-        UserError,
-        match=r"LUT .* has 53200; .* FF .* has 106400; .* DSP48E1 .* "
-        r"has 220; .* BRAM36 .* has 140; use fewer",
-    ):
-        configure(
-            board,
-            None,
-            ratio="30:65:5",
-            rows=64,
-            clock_hz=None,
-            pixels=16,
-            ports=4,
-            weight_depth=2048,
-        )
 
 
 def network(folder: Path, seed: int, count: int = 120) -> tuple[Path, IntGraph]:
@@ -117,7 +46,7 @@ def built(path: Path, folder: Path, *options: str) -> int:
 @pytest.fixture
 def no_verilog(monkeypatch: pytest.MonkeyPatch) -> None:
     """Builds without the part that takes seconds."""
-    monkeypatch.setattr(build, "accelerator_verilog", lambda *args: "")
+    monkeypatch.setattr(assembly, "accelerator_verilog", lambda *args: "")
 
 
 @pytest.mark.usefixtures("no_verilog")
@@ -128,8 +57,8 @@ def test_build_folder_carries_network_and_vectors(tmp_path: Path, seed: int) -> 
     assert IntGraph.load(folder / "graph.safetensors").digest == graph.digest
     vectors = Vectors.load(folder / "vectors.npz", graph)
     original = Vectors.load(beside(path), graph)
-    assert len(vectors) == build.VECTORS
-    np.testing.assert_array_equal(vectors.images, original.images[: build.VECTORS])
+    assert len(vectors) == assembly.VECTORS
+    np.testing.assert_array_equal(vectors.images, original.images[: assembly.VECTORS])
     package = Package(folder)
     assert package.graph_digest == graph.digest
     np.testing.assert_array_equal(package.golden()["images"], original.images[:8])
@@ -230,7 +159,7 @@ def test_an_array_that_the_network_was_not_trained_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The build says in one line what that costs and how to train; the report says it, too."""
-    monkeypatch.setattr(gateware.build, "accelerator_verilog", lambda *_: "module x; endmodule\n")
+    monkeypatch.setattr(assembly, "accelerator_verilog", lambda *_: "module x; endmodule\n")
     graph = residual_graph(1, channels=32, size=8, ratio="50:25:25", tile_rows=16)
     graph.save(tmp_path / "own.safetensors")
     options = ["--board", "zc706", "--graph", str(tmp_path / "own.safetensors"), "--json"]

@@ -14,10 +14,10 @@ import boards
 from boards.board import Board
 from gateware import ratio
 from gateware.arch.config import SIZES, AccelConfig
-from gateware.build import configure
 from gateware.compiler.operations import CompileError
 from gateware.compiler.program import compile_graph
 from gateware.explore import presets, search, space
+from gateware.explore.configure import configure
 from gateware.explore.shapes import resnet18, shape_only
 from gateware.model import estimate
 from ir import board_arrays

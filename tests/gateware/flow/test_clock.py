@@ -11,7 +11,7 @@ from boards.clocks import ModelledClock
 from gateware.arch.config import AccelConfig
 from gateware.arch.registers import config_digest
 from gateware.arch.results import ToolReport
-from gateware.build import configure
+from gateware.explore.configure import configure
 from gateware.flow import clock
 from gateware.flow.clock import Basis
 from gateware.flow.verilog import accelerator_verilog
