@@ -11,8 +11,8 @@
     rmsmp report      gateware.report.page  page of a build
     rmsmp doctor      rmsmp.doctor          what is installed, what is missing for which command
 
-Options are those of ``python -m MODULE``. Completion for bash, zsh or tcsh:
-``eval "$(rmsmp --print-completion bash)"``.
+Options are those of ``python -m MODULE``. Completion for bash, zsh, fish, tcsh or PowerShell:
+``eval "$(rmsmp --print-completion bash)"``, ``rmsmp --print-completion fish | source``.
 """
 
 import argparse

@@ -3,6 +3,7 @@
 
 import importlib
 import os
+import shutil
 import subprocess
 import sys
 
@@ -81,6 +82,40 @@ def test_bash_completes(tmp_path, capsys: pytest.CaptureFixture) -> None:
     assert sorted(offered("rmsmp", ""))[: len(NAMES)] == NAMES
     assert "--graph" in offered("rmsmp", "build", "--gr")
     assert "layers" in offered("rmsmp", "sim", "--check", "la")
+
+
+#: Lines for a shell that is started without settings, and what it answers to them.
+ASKED = {
+    "zsh": (
+        'autoload -Uz compinit; compinit -u -D; eval "$(<{script})"; print "${{_comps[rmsmp]}}"',
+        ["_shtab_rmsmp"],
+    ),
+    "fish": (
+        'source {script}; complete -C "rmsmp bu"; complete -C "rmsmp build --gra"; '
+        'complete -C "rmsmp sim --check la"',
+        ["build", "--graph", "layers"],
+    ),
+}
+
+
+@pytest.mark.parametrize("shell", console.SHELLS)
+def test_completion_of(shell: str, tmp_path) -> None:
+    """Commands, options and choices in the script; where the shell is installed, in its answer."""
+    script = tmp_path / f"rmsmp.{shell}"
+    script.write_text(console.completion(shell))
+    assert all(word in script.read_text() for word in [*NAMES, "graph", "layers"])
+    program = shutil.which(shell)
+    if shell in ASKED and program:
+        text, wanted = ASKED[shell]
+        quiet = {"zsh": ["-f"], "fish": ["--no-config"]}[shell]
+        done = subprocess.run(
+            [program, *quiet, "-c", text.format(script=script)],
+            env={**os.environ, "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert [line.split("\t")[0] for line in done.stdout.splitlines()] == wanted
 
 
 @pytest.mark.parametrize(
