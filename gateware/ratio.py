@@ -196,7 +196,8 @@ def parser() -> cli.Parser:
     which.add_argument(
         "--network",
         metavar="NAME",
-        help="network of quant.train, whose shapes are enough: resnet50, mobilenet_v2, ...",
+        help="network of quant.train, whose shapes are enough: resnet50, mobilenet_v2, ...; or an "
+        "ONNX file",
     )
     p.add_argument(
         "--size",

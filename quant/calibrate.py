@@ -3,6 +3,7 @@
 
 python -m quant.calibrate --model resnet18 --pretrained FILE --data DIR --images 256
 python -m quant.calibrate --dataset cifar10 --data DIR --model resnet20 --pretrained FILE
+python -m quant.calibrate --onnx FILE --data DIR
 
 The result is a run like one of python -m quant.train; sensitivity.json in it, and its picture, say
 which layers and rows cost how much. To train it on: python -m quant.train --from RUN.
@@ -68,8 +69,10 @@ def settings(options: dict[str, object]) -> TrainConfig:
     given = {key: value for key, value in options.items() if value is not None}
     if "dataset" not in given and "data" in given:
         given["dataset"] = "imagenet"  # the form of one's own images
-    if not given.get("pretrained"):
-        raise cli.UserError("--pretrained FILE is missing: the weights of the trained network")
+    if not given.get("pretrained") and not given.get("onnx"):
+        raise cli.UserError(
+            "--pretrained FILE or --onnx FILE is missing: the weights of the trained network"
+        )
     try:
         config = TrainConfig.resolve(
             **RULES | given | {"calibration_images": images, "float_epochs": 0, "epochs": 0}

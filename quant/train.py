@@ -31,7 +31,7 @@ if typing.TYPE_CHECKING:
 #: Settings that may differ where a run goes on: they change speed and output, not what is computed.
 FREE = ("device", "threads", "tensorboard", "plots")
 #: Settings that are files or folders.
-PATHS = ("data", "pretrained", "start")
+PATHS = ("data", "pretrained", "onnx", "start")
 
 
 def parser() -> cli.Parser:

@@ -3,6 +3,7 @@
 
     import rmsmp
 
+    net = rmsmp.from_onnx("net.onnx")                   # or any PyTorch module
     model = rmsmp.quantise(net, images, board="zedboard")
     rmsmp.train(model, images, labels, epochs=2)        # or any loop of yours
     rmsmp.evaluate(model, test_images, test_labels)
@@ -20,13 +21,23 @@ from rmsmp.version import __version__
 
 if TYPE_CHECKING:
     from rmsmp.hardware import Build, build, simulate
-    from rmsmp.network import evaluate, export, quantise, train
+    from rmsmp.network import evaluate, export, from_onnx, quantise, train
 
-__all__ = ["Build", "__version__", "build", "evaluate", "export", "quantise", "simulate", "train"]
+__all__ = [
+    "Build",
+    "__version__",
+    "build",
+    "evaluate",
+    "export",
+    "from_onnx",
+    "quantise",
+    "simulate",
+    "train",
+]
 
 #: Module of each public name.
 _HOMES = {
-    **dict.fromkeys(("evaluate", "export", "quantise", "train"), "rmsmp.network"),
+    **dict.fromkeys(("evaluate", "export", "from_onnx", "quantise", "train"), "rmsmp.network"),
     **dict.fromkeys(("Build", "build", "simulate"), "rmsmp.hardware"),
 }
 

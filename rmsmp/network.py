@@ -41,6 +41,28 @@ class _Origin:
     input_shape: tuple[int, ...]
 
 
+def from_onnx(
+    path: str | os.PathLike[str], *, shape: Sequence[int] | None = None
+) -> fx.GraphModule:
+    """Float network in an ONNX file, to quantise and to train, with its weights as parameters.
+
+    Parameters
+    ----------
+    path : str
+        The file; docs/onnx.md lists the operators.
+    shape : sequence of int, optional
+        (C, H, W) of the images, where the file leaves sizes open.
+
+    Raises
+    ------
+    ValueError
+        In one line, for what is no ONNX model or cannot be read, by the name of the node.
+    """
+    from quant.onnx import read
+
+    return read.from_onnx(Path(path), shape=shape)
+
+
 def quantise(
     model: nn.Module,
     images: Tensor,

@@ -21,11 +21,12 @@ class Entry:
     """Description of a network that :func:`build` knows."""
 
     #: "module:function", called with (channels, classes, width=) and stem= where there is a choice;
-    #: of a network that reads texts with (source, tokens, classes)
+    #: of a network that has a source with (source, shape, classes)
     builder: str
     width: int | None = None  #: channels of the stem unless told otherwise
     stems: tuple[str, ...] = ("cifar",)
     reads: str = "images"  #: or "texts"; then all but linear layers is the host's
+    source: str = ""  #: what the network is made of, where it is no code of ours
 
 
 MODELS = {
@@ -34,7 +35,8 @@ MODELS = {
     "resnet18": Entry("quant.models.resnet:resnet18", 64, ("cifar", "imagenet")),
     "resnet50": Entry("quant.models.resnet:resnet50", 64, ("cifar", "imagenet")),
     "mobilenet_v2": Entry("quant.models.mobilenet_v2:mobilenet_v2", 32, ("cifar", "imagenet")),
-    "bert": Entry("quant.models.bert:build", reads="texts"),
+    "bert": Entry("quant.models.bert:build", reads="texts", source="a Hugging Face model"),
+    "onnx": Entry("quant.onnx.read:network", source="an ONNX file"),
 }
 
 
@@ -56,8 +58,8 @@ def build(
     classes : outputs
     width : channels of the stem, which the other layers' scale with; None: as published
     stem : "cifar" keeps the image's size, "imagenet" divides it by 4; "auto" decides by the size
-    source : of a network that reads texts: folder of a Hugging Face model, or its name on the hub,
-        of whose architecture it is; it has neither width nor stem
+    source : of "bert" the folder of a Hugging Face model, or its name on the hub, of whose
+        architecture it is; of "onnx" a file, whose weights it has; these have no width and no stem
 
     Raises ValueError for what does not exist or does not fit, UserError for a ``source`` that
     cannot be read.
@@ -65,13 +67,19 @@ def build(
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; known are {', '.join(MODELS)}")
     entry = MODELS[name]
-    if entry.reads == "texts":
-        if len(shape) != 1 or source is None or width is not None or stem != "auto":
+    if entry.source:
+        texts = entry.reads == "texts"
+        if (
+            len(shape) != (1 if texts else 3)
+            or source is None
+            or width is not None
+            or stem != "auto"
+        ):
             raise ValueError(
-                f"model {name!r} takes texts of a number of tokens and the source of "
-                "its architecture, which decides its width; leave width and stem out"
+                f"model {name!r} takes {'texts of a number of tokens' if texts else 'images'} and "
+                f"{entry.source} as its source, which decides its width; leave width and stem out"
             )
-        return pkgutil.resolve_name(entry.builder)(source, shape[0], classes)
+        return pkgutil.resolve_name(entry.builder)(source, shape, classes)
     width = (entry.width or 0) if width is None else width
     if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"images need a shape (channels, height, width), not {tuple(shape)}")

@@ -42,12 +42,13 @@ class BertClassifier(nn.Module):
         return self.classifier(self.dropout(hidden.pooler_output))
 
 
-def build(source: str, tokens: int, classes: int) -> BertClassifier:
-    """BERT with random weights of the architecture of ``source``, for texts of ``tokens`` tokens.
+def build(source: str, shape: tuple[int, ...], classes: int) -> BertClassifier:
+    """BERT with random weights of the architecture of ``source``, for texts of ``shape`` (tokens,).
 
     ``source`` is a folder with ``config.json``, or a name on the Hugging Face hub, which
     transformers downloads or has in its cache. Raises :class:`~ir.cli.UserError`.
     """
+    (tokens,) = shape
     with _loading(source) as transformers:
         config = _config(source, classes)
         if tokens > config.max_position_embeddings:

@@ -106,9 +106,15 @@ class TrainConfig(pydantic.BaseModel):
         "folder of a Hugging Face model or its name on the hub, which has float epochs",
         None,
     )
+    onnx: str | None = setting(
+        "network",
+        "ONNX file to take network and weights from, by default without float epochs; needs the "
+        "extra onnx",
+        None,
+    )
     normalised: bool = setting(
         "network",
-        "the checkpoint wants pixels less ImageNet's mean by its deviation, as "
+        "the checkpoint, or ONNX file, wants pixels less ImageNet's mean by its deviation, as "
         "torchvision's do: the network does that itself, in its first layer",
         False,
     )
@@ -192,18 +198,19 @@ class TrainConfig(pydantic.BaseModel):
     @classmethod
     def _defaults(cls, given: dict[str, Any]) -> dict[str, Any]:
         given = {key: value for key, value in given.items() if value is not None}
-        for key in ("dataset", "model", "method", "ratio", "board", "pretrained", "start"):
+        for key in ("dataset", "model", "method", "ratio", "board", "pretrained", "onnx", "start"):
             if not isinstance(given.get(key, ""), str):
                 raise ValueError(f"{key} must be text, not {given[key]!r}")
         dataset = given.get("dataset", cls.model_fields["dataset"].default)
         if dataset not in PRESETS:
             raise ValueError(_unknown("dataset", dataset, PRESETS))
-        values = dataclasses.asdict(PRESETS[dataset]) | given
+        of_file = {"model": "onnx"} if "onnx" in given else {}
+        values = dataclasses.asdict(PRESETS[dataset]) | of_file | given
         if values["model"] not in MODELS:
             raise ValueError(_unknown("model", values["model"], MODELS))
         has = check_model_reads(values["model"], dataset)
-        begun = "pretrained" in given
-        if has == "texts" and begun and is_hugging_face(given["pretrained"]):
+        begun = "pretrained" in given or "onnx" in given
+        if has == "texts" and "pretrained" in given and is_hugging_face(given["pretrained"]):
             begun = False  # it has never seen the task
             values.setdefault("tokenizer", given["pretrained"])
         name = values.get("method", cls.model_fields["method"].default)
@@ -225,13 +232,23 @@ class TrainConfig(pydantic.BaseModel):
     def _consistent(self) -> Self:
         if self.subset is not None and self.subset < self.batch_size:
             raise ValueError(f"subset {self.subset} is less than one batch of {self.batch_size}")
-        if self.normalised and not self.pretrained:
+        if self.normalised and not (self.pretrained or self.onnx):
             raise ValueError(
                 "normalised tells how a checkpoint was trained: name it with pretrained"
             )
+        self._consistent_with_file()
         if MODELS[self.model].reads == "texts":
             self._consistent_for_texts()
         return self
+
+    def _consistent_with_file(self) -> None:
+        if (self.model == "onnx") != (self.onnx is not None):
+            raise ValueError(
+                "model onnx is that of a file: name it with --onnx, and leave --model out"
+            )
+        for name, default in (("width", None), ("stem", "auto")):
+            if self.onnx and getattr(self, name) != default:
+                raise ValueError(f"{name} is that of the network in {self.onnx}: leave it out")
 
     def _consistent_for_texts(self) -> None:
         if not self.pretrained:
@@ -247,6 +264,11 @@ class TrainConfig(pydantic.BaseModel):
         for name, default in (("width", None), ("stem", "auto"), ("normalised", False)):
             if getattr(self, name) != default:
                 raise ValueError(f"{name} is a setting of networks for images: leave it out")
+
+    @property
+    def network(self) -> str:
+        """Name of the network: of its file, where it comes from one."""
+        return pathlib.Path(self.onnx).stem if self.onnx else self.model
 
     @property
     def given_rows(self) -> int | None:

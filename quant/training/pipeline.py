@@ -242,7 +242,7 @@ def build(config: TrainConfig, dataset: data.Dataset) -> nn.Module:
             classes=len(dataset.class_names),
             width=config.width,
             stem=config.stem,
-            source=config.tokenizer,
+            source=config.onnx or config.tokenizer,
         )
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -291,7 +291,7 @@ def for_array(
             if compiler is not None:
                 compiler.check(graph)
             return _with_kept_array(config)
-        progress.note(f"looking for the array of {config.board} that suits {config.model}")
+        progress.note(f"looking for the array of {config.board} that suits {config.network}")
         given = config.ratio and Ratio.parse(config.ratio)
         ratio, rows = compiler.array_for(graph, config.board, given or None, config.given_rows)
     except ValueError as error:
@@ -344,7 +344,7 @@ def export_run(model: nn.Module, config: TrainConfig, dataset: data.Dataset) -> 
     return export(
         flat(model),
         dataset.test.batch(torch.arange(2))[0],
-        name=f"{config.model}-{dataset.name}",
+        name=f"{config.network}-{dataset.name}",
         ratio=Ratio.parse(config.ratio or ""),
         tile_rows=config.tile_rows,
         class_names=dataset.class_names,

@@ -137,7 +137,7 @@ def test_load_refuses_what_it_cannot_find(folder, tmp_path, monkeypatch):
         assert "\n" not in str(error.value)
         if not name.endswith(("cut", "torn")):  # whose config.json is there
             with pytest.raises(UserError, match=message):
-                bert.build(name, 8, 2)
+                bert.build(name, (8,), 2)
 
 
 def test_load_says_what_to_install(folder, monkeypatch):

@@ -63,6 +63,13 @@ def test_checkpoint_replaces_float_epochs() -> None:
         TrainConfig.resolve(normalised=True)
 
 
+def test_onnx_file_is_network_and_weights() -> None:
+    config = TrainConfig.resolve(onnx="some/net.onnx", normalised=True)
+    assert (config.model, config.network, config.float_epochs) == ("onnx", "net", 0)
+    assert TrainConfig.resolve(onnx="net.onnx", pretrained="runs/a/float.pt").epochs == 20
+    assert TrainConfig.resolve(model="tiny").network == "tiny"
+
+
 def test_hugging_face_model_has_float_epochs_and_a_tokenizer() -> None:
     config = TrainConfig.resolve(dataset="movies", pretrained="org/bert")
     assert (config.model, config.float_epochs, config.tokenizer) == ("bert", 3, "org/bert")
@@ -123,6 +130,10 @@ def test_text_becomes_the_type_of_the_setting() -> None:
             {"dataset": "sst2", "pretrained": "b", "normalised": True},
             "normalised is a setting of netw",
         ),
+        ({"model": "onnx"}, "model onnx is that of a file: name it with --onnx"),
+        ({"model": "tiny", "onnx": "a.onnx"}, "model onnx is that of a file: name it with"),
+        ({"onnx": "a.onnx", "stem": "cifar"}, "stem is that of the network in a.onnx: leave it"),
+        ({"dataset": "sst2", "onnx": "a.onnx"}, "model 'onnx' reads images, sst2 has texts"),
         ({"subset": 10}, "subset 10 is less than one batch of 64"),
     ],
 )
