@@ -5,7 +5,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from gateware import build
@@ -17,6 +16,7 @@ from ir.graph import IntGraph
 from ir.vectors import Vectors, beside
 from sim import run
 from tests.helpers.graphs import random_tokens, sequence_graph, sequence_host
+from tests.helpers.seeds import suite_rng, suite_seed
 from tests.helpers.units import descriptors
 
 TOKENS = 2
@@ -26,9 +26,9 @@ TOKENS = 2
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folder of a build, and the graph it is of with the codes that its layers read."""
     folder = tmp_path_factory.mktemp("hybrid")
-    graph, path = sequence_graph(3, length=12), folder / "graph.safetensors"
+    graph, path = sequence_graph(suite_seed(), length=12), folder / "graph.safetensors"
     graph.save(path)
-    tokens = random_tokens(graph, np.random.default_rng(3), TOKENS)
+    tokens = random_tokens(graph, suite_rng(), TOKENS)
     tensors = golden.run(graph, tokens, sequence_host)
     codes = {name: tensors[name] for node in graph.nodes for name in getattr(node, "outputs", ())}
     logits = golden.logits(graph, tokens, sequence_host)
@@ -109,7 +109,7 @@ def test_without_codes_layers_read_random_ones(built, tmp_path, capsys):
 def test_another_build_is_refused_in_a_line(built, tmp_path, capsys):
     folder, path = built
     other = tmp_path / "other.safetensors"
-    sequence_graph(4, length=12).save(other)
+    sequence_graph(suite_seed() + 1, length=12).save(other)
     for argv, words in (
         ([str(folder), "--graph", str(other)], "was built for another network"),
         ([str(tmp_path), "--graph", str(path)], "no accelerator.v in"),

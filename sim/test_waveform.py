@@ -14,13 +14,14 @@ from sim.verify import waveform
 from sim.verify.difference import compare
 from sim.verify.simulation import simulate, trace
 from tests.helpers.graphs import INPUT, GraphBuilder, random_images
+from tests.helpers.seeds import suite_rng
 from tests.helpers.units import TINY
 
 CONFIG = dataclasses.replace(TINY, act_depth=256, weight_depth=64)
 
 
 def network() -> IntGraph:
-    builder = GraphBuilder(np.random.default_rng(1), (8, 9, 9), ratio="50:25:25", tile_rows=4)
+    builder = GraphBuilder(suite_rng(), (8, 9, 9), ratio="50:25:25", tile_rows=4)
     first = builder.conv(INPUT, 20, 3)
     builder.conv(builder.conv(first, 12, 3), 9, 1)
     return builder.build()

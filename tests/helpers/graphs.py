@@ -35,6 +35,7 @@ from ir.graph import (
 )
 from ir.numerics import Scheme
 from ir.ratio import Ratio
+from tests.helpers.seeds import suite_rng
 
 INPUT = "image"
 MAX_REAL = 3.5  #: largest multiplier used; numerics.encode_multiplier takes less than 4
@@ -499,7 +500,7 @@ def _pair(value) -> tuple[int, int]:
 
 def residual_block(image: tuple[int, int, int] = (3, 56, 56)) -> IntGraph:
     """A stem as large networks have it, and a residual block with a shortcut of 8 bits."""
-    network = GraphBuilder(np.random.default_rng(1), image, bits=8)
+    network = GraphBuilder(suite_rng(), image, bits=8)
     stem = network.conv(INPUT, 64, 7, stride=2, padding=3)
     pool = network.max_pool(stem, 3, stride=2, padding=(1, 1, 1, 1))
     shortcut = network.conv(pool, 128, 1, stride=2, bits=8)

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from quant.data import movies
+from tests.helpers.seeds import suite_seed
 
 WORDS = "good bad film a the was not is it very".split()
 ID = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
@@ -34,7 +35,7 @@ def save_tokenizer(path: pathlib.Path) -> None:
 
 def save_bert(path: pathlib.Path, **settings: object) -> None:
     """Write a random encoder without a classifier, of two layers, into folder ``path``."""
-    torch.manual_seed(1)
+    torch.manual_seed(suite_seed())
     config = transformers.BertConfig(
         **{
             "vocab_size": len(ID),

@@ -72,8 +72,8 @@ def test_several_inputs_in_a_run_are_refused():
         compile_all(sequence_graph(1), CONFIG, batch=2)
 
 
-def test_other_layers_are_refused(rng=np.random.default_rng(1)):
-    build = GraphBuilder(rng, (4, 6, 6))
+def test_other_layers_are_refused(seed):
+    build = GraphBuilder(np.random.default_rng(seed), (4, 6, 6))
     build.max_pool(INPUT, 2)
     graph = build.build()
     with pytest.raises(CompileError, match="node 'max_pool0' is no linear layer between"):

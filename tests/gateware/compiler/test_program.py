@@ -5,7 +5,6 @@ import dataclasses
 import itertools
 import json
 
-import numpy as np
 import pytest
 
 from gateware.arch import isa
@@ -17,6 +16,7 @@ from gateware.compiler.operations import CompileError, Gemm, Pool, TensorKey
 from gateware.compiler.program import IMAGE, MANIFEST, Program, compile_graph
 from ir.ratio import Ratio
 from tests.helpers.graphs import INPUT, GraphBuilder, residual_graph
+from tests.helpers.seeds import suite_rng
 from tests.helpers.units import TINY, descriptors
 
 ROOMY = dataclasses.replace(TINY, act_depth=512, weight_depth=256, wide_depth=16)
@@ -25,7 +25,7 @@ CONFIGS = {"tiny": ROOMY, "large": LARGE}
 
 
 def builder(*shape: int, **options) -> GraphBuilder:
-    return GraphBuilder(np.random.default_rng(1), shape, ratio="50:25:25", tile_rows=4, **options)
+    return GraphBuilder(suite_rng(), shape, ratio="50:25:25", tile_rows=4, **options)
 
 
 def test_descriptors_of_a_strided_convolution():

@@ -18,6 +18,7 @@ from gateware.model import estimate
 from ir.graph import IntGraph
 from ir.ratio import Ratio
 from tests.helpers.graphs import INPUT, GraphBuilder
+from tests.helpers.seeds import suite_rng
 from tests.helpers.units import assert_golden
 
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16, act_depth=512, weight_depth=256)
@@ -84,7 +85,7 @@ def test_patches_of_an_image():
 
 
 def first(shape, rows, *args, config=CONFIG, **options):
-    build = GraphBuilder(np.random.default_rng(1), shape, bits=8)
+    build = GraphBuilder(suite_rng(), shape, bits=8)
     build.conv(INPUT, rows, *args, **options)
     graph = build.build()
     return lower(graph, config)

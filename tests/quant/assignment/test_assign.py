@@ -14,6 +14,7 @@ from quant.models import build
 from quant.nn.apot import APOT4
 from quant.nn.layers import quantised_layers, training_only
 from quant.nn.quantizers import best_alpha, fake_quantise_weight
+from tests.helpers.seeds import suite_seed
 
 
 def test_rule() -> None:
@@ -93,7 +94,7 @@ def test_unknown_split_and_ends(prepared) -> None:
 
 @pytest.fixture(scope="module")
 def prepared() -> nn.Module:
-    torch.manual_seed(1)
+    torch.manual_seed(suite_seed())
     return prepare(build("tiny", shape=(1, 8, 8), classes=10, width=12), torch.rand(2, 1, 8, 8))
 
 

@@ -34,9 +34,9 @@ def test_patches_times_weights_are_the_sums(kind, seed) -> None:
     assert torch.allclose(sums.permute(1, 0, 3, 2).flatten(1), wanted.flatten(1), atol=1e-5)
 
 
-def test_positions_are_few_and_different() -> None:
+def test_positions_are_few_and_different(seed) -> None:
     layer, x = nn.Conv2d(1, 1, 3), torch.zeros(1, 1, 40, 40)
-    found = positions(layer, x, torch.Generator().manual_seed(0))
+    found = positions(layer, x, torch.Generator().manual_seed(seed))
     assert len(found.unique()) == POSITIONS and found.max() < 38 * 38
 
 

@@ -17,9 +17,14 @@ from quant.assignment.sensitivity import row_scores
 from quant.lowering.align import align_scales
 from quant.lowering.prepare import calibrate, prepare
 from quant.nn.layers import CopyLayer, float_mode, quantised_layers
+from tests.helpers.seeds import suite_seed
 
 SHAPE = (3, 10, 10)
-X = torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+
+def images() -> Tensor:
+    """Four images, values in 0..1."""
+    return torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(suite_seed()))
 
 
 class Constants(nn.Module):
@@ -190,10 +195,10 @@ def test_network_runs(name, seed) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_flat_network_computes_what_it_did(name, seed) -> None:
     torch.manual_seed(seed)
-    model = NETWORKS[name]().eval()
-    prepared = prepare(model, X)
+    model, x = NETWORKS[name]().eval(), images()
+    prepared = prepare(model, x)
     with float_mode(prepared), torch.no_grad():
-        assert torch.allclose(prepared(X), model(X), atol=1e-4)
+        assert torch.allclose(prepared(x), model(x), atol=1e-4)
     used = {name.rpartition(".")[0] for name in prepared.state_dict()}
     names = set(model.state_dict())
     assert {n for n in names if n.rpartition(".")[0] in used} <= set(prepared.state_dict())
@@ -201,11 +206,11 @@ def test_flat_network_computes_what_it_did(name, seed) -> None:
 
 def test_a_layer_used_twice_is_trained_once(seed) -> None:
     torch.manual_seed(seed)
-    prepared = prepare(around(lambda s, x: F.relu(s.e(F.relu(s.e(x))))), X)
+    prepared = prepare(around(lambda s, x: F.relu(s.e(F.relu(s.e(x))))), images())
     calls = [node.target for node in prepared.graph.nodes if node.target == "e.0"]
     assert calls == ["e.0", "e.0"]
-    calibrate(prepared, X)
-    prepared.train()(X).square().mean().backward()
+    calibrate(prepared, images())
+    prepared.train()(images()).square().mean().backward()
     assert prepared.get_submodule("e.0").weight.grad.abs().sum() > 0
     align_scales(prepared.eval())
     before = {n: v.clone() for n, v in prepared.state_dict().items() if isinstance(v, Tensor)}
@@ -216,10 +221,11 @@ def test_a_layer_used_twice_is_trained_once(seed) -> None:
 
 def test_layers_with_one_weight_have_one_scale_and_scheme(seed) -> None:
     torch.manual_seed(seed)
-    prepared = prepare(Tied(), X)
+    prepared = prepare(Tied(), images())
     one, two = prepared.one, prepared.two
     assert one.weight is two.weight and one.alpha is two.alpha and one.bias is not two.bias
-    rows = assign(prepared, method("rmsmp"), TILE_ROWS, row_scores("hessian", prepared, X))[1]
+    scores = row_scores("hessian", prepared, images())
+    rows = assign(prepared, method("rmsmp"), TILE_ROWS, scores)[1]
     assert rows == sum(
         len(m.weight) for m in map(prepared.get_submodule, ("stem.0", "one", "head.2"))
     )
@@ -240,8 +246,8 @@ def test_copies_have_no_rows_of_their_own(seed) -> None:
     """The last layer is the last that the user knows."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.BatchNorm2d(3), cbr(3, 16), head(16))
-    prepared = prepare(model, X, first_last="w8a8")
-    scores = row_scores("random", prepared, X)
+    prepared = prepare(model, images(), first_last="w8a8")
+    scores = row_scores("random", prepared, images())
     assign(prepared, method("rmsmp"), TILE_ROWS, scores, first_last="w8a8")
     assert set(scores) == {"1.0", "2.2"}
     copies = [m for m in quantised_layers(prepared).values() if isinstance(m, CopyLayer)]
@@ -251,8 +257,8 @@ def test_copies_have_no_rows_of_their_own(seed) -> None:
 def test_residual_operand_of_a_coarse_grid(seed) -> None:
     """A grid that a sum is rounded to is no finer than a quarter of its operand's, in training."""
     torch.manual_seed(seed)
-    prepared = prepare(around(lambda s, x: s.d(F.relu(s.e(x) + x) + x)), X)
-    calibrate(prepared, X)
+    prepared = prepare(around(lambda s, x: s.d(F.relu(s.e(x) + x) + x)), images())
+    calibrate(prepared, images())
     grids = [m for m in prepared.modules() if getattr(m, "residual", ())]
     assert grids
     optimiser = torch.optim.SGD(prepared.parameters(), 0.1)

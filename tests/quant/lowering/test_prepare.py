@@ -375,6 +375,7 @@ def test_pooled_codes_fit_the_accumulator_behind_them(channels, steps) -> None:
 
 
 def test_parameters_that_cannot_be_quantised(seed: int) -> None:
+    torch.manual_seed(seed)
     layers, images = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), torch.rand(2, 1, 8, 8)
     prune.l1_unstructured(layers[0], "weight", 0.3)
     with pytest.raises(ValueError, match=r"layer '0' is computed by a hook .*prune\.remove"):

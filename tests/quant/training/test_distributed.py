@@ -19,6 +19,7 @@ from quant.data import ArraySplit, Augment
 from quant.models.resnet import TinyResNet
 from quant.training import loop
 from quant.training.distributed import GlobalBatchNorm2d, Processes
+from tests.helpers.seeds import suite_rng, suite_seed
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -76,16 +77,23 @@ def test_statistics_move_as_torchs_own(seed, monkeypatch, momentum, tracks) -> N
 def fit(out: Path) -> None:
     """Train a little and save what came out, with what evaluation says."""
     processes = Processes("cpu")
-    rng = np.random.default_rng(1)
+    rng = suite_rng()
     data = Double(
         rng.integers(0, 256, (34, 1, 8, 8), dtype=np.uint8),
         np.arange(34) % 10,
         Augment(shift=1, flip=True),
     )
-    torch.manual_seed(1)
+    torch.manual_seed(suite_seed())
     model = nn.Sequential(TinyResNet(width=2), nn.BatchNorm1d(10)).double()
     trainer = loop.Trainer(
-        model, data, epochs=2, batch_size=8, lr=0.1, weight_decay=0.01, seed=1, processes=processes
+        model,
+        data,
+        epochs=2,
+        batch_size=8,
+        lr=0.1,
+        weight_decay=0.01,
+        seed=suite_seed(),
+        processes=processes,
     )
     epochs = [trainer.epoch(lambda loss, accuracy: None) for _ in range(2)]
     accuracy = loop.accuracy(model, data, processes)

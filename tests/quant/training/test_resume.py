@@ -106,7 +106,7 @@ def stop_before(monkeypatch, owner: object, name: str, calls: int) -> None:
     ],
 )
 def test_stopped_anywhere_it_ends_the_same(
-    owner, name, calls, epochs, whole, tmp_path, monkeypatch, capsys
+    owner, name, calls, epochs, whole, tmp_path, monkeypatch, capsys, seed
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         stop_before(patch, owner, name, calls)
@@ -117,7 +117,7 @@ def test_stopped_anywhere_it_ends_the_same(
         assert state["record"]["rows"] == epochs
         assert state["epoch"] == (epochs if state["stage"] == "float" else epochs - 3)
     capsys.readouterr()
-    torch.manual_seed(99)
+    torch.manual_seed(seed + 99)
     assert cli.run(train.main, ["--resume", "digits", "--out", str(tmp_path)]) == 0
     told = capsys.readouterr().err
     if epochs:

@@ -20,6 +20,7 @@ from quant.lowering.partition import HostRunner
 from quant.training import pipeline, starts
 from quant.training.config import TrainConfig
 from quant.training.runs import RunFolder
+from tests.helpers.seeds import suite_rng
 from tests.helpers.texts import save_bert, save_movies, save_tokenizer
 
 SHORT = [
@@ -55,7 +56,7 @@ def there(tmp_path_factory):
     save_tokenizer(path / "bert")
     save_bert(path / "bert")
     words = ("film", "a", "the", "was", "is", "it", "very")
-    rng = np.random.default_rng(1)
+    rng = suite_rng()
     lines = []
     for i in range(240):
         text = [words[k] for k in rng.integers(0, len(words), 5)]
