@@ -85,6 +85,7 @@ def evaluate(
     """
     from quant.training import loop, pipeline
     from quant.training.config import FLOAT32, PRESETS, check_model_reads
+    from quant.training.device import setup_torch
     from quant.training.progress import Progress
     from quant.training.runs import has_graph
 
@@ -103,7 +104,7 @@ def evaluate(
             f"the run was trained on {config.dataset}, whose classes are not those "
             f"of {dataset.name}"
         )
-    pipeline.setup_torch(config)
+    setup_torch(config)
     model = with_weights(pipeline.build(config, dataset), run, "float.pt", dataset.name)
     accuracy = {"float": loop.accuracy(model, dataset.test)}
     result = {
@@ -151,7 +152,7 @@ def with_weights(model: "nn.Module", run: "RunFolder", name: str, dataset: str) 
 
     It is laid out in memory as in training: float32 sums depend on it.
     """
-    from quant.training import pipeline
+    from quant.training.device import lay_out
     from quant.training.runs import restore, weights_digest
 
     state = run.load_state(name)["model"]
@@ -167,7 +168,7 @@ def with_weights(model: "nn.Module", run: "RunFolder", name: str, dataset: str) 
             f"{run / name} does not belong to this run: its weights are not those that "
             "result.json records; copy the whole run folder, or train again"
         )
-    return pipeline.lay_out(model, "cpu")
+    return lay_out(model, "cpu")
 
 
 def show(result: dict[str, Any]) -> None:

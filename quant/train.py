@@ -157,10 +157,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise cli.UserError(str(error)) from error
     # From here on torch is needed, which takes seconds to import.
     from quant.training import pipeline
+    from quant.training.device import choose_device
     from quant.training.distributed import Processes
     from quant.training.runs import RunFolder
 
-    device = pipeline.choose_device(given.get("device", "auto"))
+    device = choose_device(given.get("device", "auto"))
     processes = Processes(device)
     with one_voice(processes), contextlib.ExitStack() as at_end:
         found = None

@@ -8,7 +8,6 @@ which ``sim.run`` writes, cycles are those measured there, and it says what they
 """
 
 import hashlib
-import itertools
 import math
 import sys
 from collections.abc import Sequence
@@ -18,7 +17,9 @@ import jinja2
 
 from gateware.flow.clock import mhz
 from gateware.flow.verilog import MODULE
+from gateware.report import drawings
 from gateware.report.document import Report, Simulation, parse
+from gateware.report.drawings import CELL, LANES_PER_LINE, SCHEMES
 from ir import cli, palette
 from ir.cli import UserError
 
@@ -26,10 +27,7 @@ PAGE = "report.html"
 REPORT = "report.json"
 SIMULATION = "simulation.json"
 TEMPLATE = Path(__file__).with_name("page.html")
-SCHEMES = ("pot4", "fixed4", "fixed8")
 TITLES = dict(zip(SCHEMES, ("PoT-4", "Fixed-4", "Fixed-8"), strict=True))
-LANES_PER_LINE = 32
-LABEL_WIDTH = 110  #: of a layer's name in the roofline
 #: Colours of the schemes, as in every plot.
 COLOURS = dict(zip(SCHEMES, (palette.POT4, palette.FIXED4, palette.FIXED8), strict=True))
 #: What most of a run may go to, by the name of the counter.
@@ -85,9 +83,9 @@ def page(report: dict, simulation: dict | None = None) -> str:
         k=report["config"]["bus_bits"] // 4,
         pixels=report["config"]["pixels"],
         macs_per_cycle=report["macs_per_cycle"],
-        lanes=_lanes(lanes),
-        array_width=18 * min(LANES_PER_LINE, sum(lanes.values())),
-        array_height=18 * math.ceil(sum(lanes.values()) / LANES_PER_LINE),
+        lanes=drawings.array(lanes),
+        array_width=CELL * min(LANES_PER_LINE, sum(lanes.values())),
+        array_height=CELL * math.ceil(sum(lanes.values()) / LANES_PER_LINE),
         resources=[_resource(name, row) for name, row in report["resources"].items()],
         modules=[
             {
@@ -102,8 +100,8 @@ def page(report: dict, simulation: dict | None = None) -> str:
         power=_power(report["routing"]),
         layers=[_layer(row, layers) for row in layers if row["cycles"] or row["macs"]],
         cycles_how=how,
-        graph=_graph(program["layers"]) if program and layers else None,
-        roofline=_roofline(report, layers) if layers else None,
+        graph=drawings.graph(program["layers"]) if program and layers else None,
+        roofline=drawings.roofline(report, layers) if layers else None,
         stalls=_stalls(simulation["counters"])
         if simulation and simulation.get("counters")
         else None,
@@ -206,14 +204,6 @@ def _tiles(report: dict, simulation: dict | None) -> list[dict]:
     ]
 
 
-def _lanes(lanes: dict[str, int]) -> list[dict]:
-    schemes = [name for name, count in lanes.items() for _ in range(count)]
-    return [
-        {"scheme": scheme, "x": 18 * (index % LANES_PER_LINE), "y": 18 * (index // LANES_PER_LINE)}
-        for index, scheme in enumerate(schemes)
-    ]
-
-
 def _resource(name: str, row: dict) -> dict:
     share = row["used"] / row["limit"]
     return {
@@ -231,16 +221,6 @@ def _power(routing: dict | None) -> str | None:
     return routing["power"]["sentence"] if routing and routing["power"] else None
 
 
-def _runs(schemes: list[int] | None) -> list[dict]:
-    """Neighbouring rows of one scheme as one."""
-    runs, start = [], 0
-    for scheme, rows in itertools.groupby(schemes or []):
-        length = len(list(rows))
-        runs.append({"scheme": SCHEMES[scheme], "start": start, "length": length})
-        start += length
-    return runs
-
-
 def _layer(layer: dict, layers: list[dict]) -> dict:
     schemes = layer["schemes"] or []
     most = max(other["cycles"] for other in layers)
@@ -248,7 +228,7 @@ def _layer(layer: dict, layers: list[dict]) -> dict:
         "name": layer["name"],
         "op": layer["op"],
         "shape": layer["shape"],
-        "runs": _runs(schemes),
+        "runs": drawings.runs(schemes),
         "rows": max(1, len(schemes)),
         "scheme_counts": ", ".join(
             f"{schemes.count(number)} {TITLES[name]}" for number, name in enumerate(SCHEMES)
@@ -259,105 +239,6 @@ def _layer(layer: dict, layers: list[dict]) -> dict:
         "width": f"{100 * layer['cycles'] / most:.1f}" if most else "0",
         "utilisation": f"{100 * layer['utilisation']:.1f} %" if layer["macs"] else "",
     }
-
-
-def _graph(layers: list[dict]) -> dict:
-    """Nodes from top to bottom; edges that skip some of them go round on the right."""
-    width, step, left = 300, 44, 10
-    place = {layers[0]["input"]: 0}
-    nodes = [{"name": "input", "shape": "", "x": left, "y": 6, "w": width, "runs": []}]
-    edges = []
-    for index, layer in enumerate(layers, 1):
-        y, counts = 6 + step * index, [0] * len(SCHEMES)
-        for scheme in layer["schemes"] or []:
-            counts[scheme] += 1
-        x, runs = float(left), []
-        for name, count in zip(SCHEMES, counts, strict=True):
-            if count:
-                share = width * count / sum(counts)
-                runs.append({"scheme": name, "x": round(x, 1), "w": round(share, 1)})
-                x += share
-        nodes.append(
-            {
-                "name": layer["name"],
-                "shape": "x".join(map(str, layer["shape"])),
-                "x": left,
-                "y": y,
-                "w": width,
-                "runs": runs,
-            }
-        )
-        for tensor, residual in ((layer["input"], False), (layer["residual"], True)):
-            if tensor in place:
-                edges.append(
-                    {"path": _edge(place[tensor], index, left, width, step), "residual": residual}
-                )
-        place[layer["output"]] = index
-    return {
-        "nodes": nodes,
-        "edges": edges,
-        "width": left + width + 70,
-        "height": 6 + step * len(nodes),
-    }
-
-
-def _edge(source: int, target: int, left: int, width: int, step: int) -> str:
-    if target == source + 1:
-        x = left + width // 2
-        return f"M{x} {6 + step * source + 28} V{6 + step * target}"
-    right, bulge = left + width, min(60, 14 + 8 * (target - source))
-    start, end = 6 + step * source + 14, 6 + step * target + 10
-    return f"M{right} {start} C{right + bulge} {start} {right + bulge} {end} {right} {end}"
-
-
-def _roofline(report: dict, layers: list[dict]) -> dict:
-    """Layers with weights over MACs per byte and MACs per cycle, both logarithmic."""
-    peak, bandwidth = report["macs_per_cycle"], report["bus_bytes_per_cycle"]
-    points = [
-        (layer["name"], layer["macs"] / layer["weight_bytes"], layer["macs"] / layer["cycles"])
-        for layer in layers
-        if layer["weight_bytes"] and layer["cycles"]
-    ]
-    ridge = peak / bandwidth
-    xs = [x for _, x, _ in points] + [ridge]
-    x0, x1 = math.floor(math.log2(min(xs))) - 1, math.ceil(math.log2(max(xs))) + 1
-    ys = [y for _, _, y in points] + [peak]
-    y0, y1 = math.floor(math.log2(min(ys))), math.ceil(math.log2(max(ys)))
-
-    def at_x(value: float) -> float:
-        return round(50 + 390 * (math.log2(value) - x0) / (x1 - x0), 1)
-
-    def at_y(value: float) -> float:
-        return round(280 - 260 * (math.log2(value) - y0) / max(1, y1 - y0), 1)
-
-    corner = max(2.0**x0, 2.0**y0 / bandwidth)
-    roof = [(corner, corner * bandwidth), (ridge, peak), (2.0**x1, peak)]
-    return {
-        "x_ticks": [{"at": at_x(2.0**e), "label": f"{2.0**e:g}"} for e in range(x0, x1 + 1)],
-        "y_ticks": [{"at": at_y(2.0**e), "label": f"{2.0**e:g}"} for e in range(y0, y1 + 1)],
-        "roof": " ".join(f"{at_x(x)},{at_y(y)}" for x, y in roof),
-        "points": _labelled(
-            [
-                {
-                    "name": f"{name}: {x:.1f} MACs per byte, {y:.1f} per cycle",
-                    "label": name,
-                    "x": at_x(x),
-                    "y": at_y(y),
-                }
-                for name, x, y in points
-            ]
-        ),
-        "bytes": f"{bandwidth:g}",
-    }
-
-
-def _labelled(points: list[dict]) -> list[dict]:
-    """``points`` with ``label_y``, where no name lies on that of a neighbour."""
-    placed: list[dict] = []
-    for point in sorted(points, key=lambda point: point["y"]):
-        near = [other["label_y"] for other in placed if abs(other["x"] - point["x"]) < LABEL_WIDTH]
-        placed.append(point | {"label_y": max([point["y"] + 3, *(y + 10 for y in near)])})
-    return placed
 
 
 def _stalls(counters: dict[str, list[int]]) -> list[dict]:

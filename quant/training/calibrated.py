@@ -16,6 +16,7 @@ from quant.lowering.align import align_scales
 from quant.nn.quantizers import SCHEMES
 from quant.training import loop, pipeline, plots, starts
 from quant.training.config import TrainConfig
+from quant.training.device import lay_out, setup_torch
 from quant.training.metrics import COLUMNS
 from quant.training.progress import Progress
 from quant.training.runs import SENSITIVITY, RunFolder
@@ -29,7 +30,7 @@ def calibrate_run(
     They are those of a trained run, with sensitivity.json beside them. Raises UserError.
     """
     started = time.monotonic()
-    pipeline.setup_torch(config)
+    setup_torch(config)
     model = pipeline.start(config, dataset, run, progress)
     config = pipeline.for_array(model, config, dataset, progress)
     run.begin(config)
@@ -38,12 +39,12 @@ def calibrate_run(
     progress.note(
         f"quantising on {config.calibration_images} training samples, run folder {run.path}"
     )
-    model = pipeline.lay_out(model, "cpu")
+    model = lay_out(model, "cpu")
     record: dict[str, Any] = {"reassignments": []}
     record["float_accuracy"] = loop.accuracy(model, dataset.test)
     run.save_state("float.pt", model=model.state_dict())
     prepared: nn.Module = pipeline.quantisable(model, config, dataset)
-    prepared = pipeline.lay_out(prepared, "cpu")
+    prepared = lay_out(prepared, "cpu")
     found = starts.compensate(starts.flat(prepared), config, dataset, progress)
     align_scales(starts.flat(prepared))
     run.save_state("quantised.pt", model=prepared.state_dict())

@@ -27,6 +27,7 @@ from quant.lowering import verify
 from quant.models.weights import IMAGENET_MEAN, IMAGENET_STD
 from quant.training import pipeline, session
 from quant.training.config import TrainConfig
+from quant.training.device import choose_device
 from quant.training.progress import Progress
 from quant.training.runs import RunFolder
 
@@ -247,7 +248,7 @@ def test_settings_of_a_file_and_flags_on_top(tmp_path, capsys) -> None:
         "0:95:5",
         0,
         "kurtosis",
-        pipeline.choose_device("auto"),
+        choose_device("auto"),
     )
     (tmp_path / "c.toml").write_text("colour = 1")
     assert cli.run(train.main, ["--config", str(tmp_path / "c.toml")]) == 2

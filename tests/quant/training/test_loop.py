@@ -14,8 +14,9 @@ from quant.lowering.prepare import calibrate, prepare
 from quant.models.resnet import TinyResNet
 from quant.nn import layers
 from quant.nn.activations import ActQuantiser
-from quant.training import loop, pipeline
+from quant.training import loop
 from quant.training.config import TrainConfig
+from quant.training.device import memory_format, setup_torch
 
 OPTIONS = {"epochs": 4, "batch_size": 4, "lr": 1e-3, "weight_decay": 0.0, "seed": 1}
 
@@ -62,8 +63,8 @@ def test_layout_avoids_torchs_overrun(width, expected) -> None:
     """torch 2.13 on CPUs: backward of a strided pointwise convolution of few channels, channels
     last, kills the process. Images of one channel must not bring that layout in, either."""
     model = TinyResNet(width=width)
-    assert pipeline.memory_format(model, "cpu") == expected
-    assert pipeline.memory_format(model, "cuda") == torch.channels_last
+    assert memory_format(model, "cpu") == expected
+    assert memory_format(model, "cuda") == torch.channels_last
     images = Augment(shift=1)(torch.rand(2, 1, 8, 8), torch.ones(2, 3, dtype=torch.int64))
     assert images.stride() == (64, 64, 8, 1)
 
@@ -232,9 +233,9 @@ def test_mixed_precision_computes_in_bfloat16(model, data) -> None:
 
 def test_a_torch_that_compiles_wrongly_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(torch, "__version__", "2.11.0+cu130")
-    pipeline.setup_torch(TrainConfig())
+    setup_torch(TrainConfig())
     with pytest.raises(UserError, match=r"^torch 2.11.0\+cu130 compiles to wrong grad.* 2.12 or"):
-        pipeline.setup_torch(TrainConfig(compile=True))
+        setup_torch(TrainConfig(compile=True))
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own
