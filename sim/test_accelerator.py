@@ -18,7 +18,8 @@ from sim.backend.harness import BenchFailed
 from sim.verify.cases import Case, CaseMaker, check_layers, check_logits
 from sim.verify.difference import Difference, compare
 from sim.verify.simulation import simulate
-from tests.helpers.graphs import INPUT, GraphBuilder, random_images
+from tests.helpers.builder import INPUT, GraphBuilder
+from tests.helpers.graphs import random_images
 
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)
 

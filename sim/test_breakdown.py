@@ -10,7 +10,7 @@ from gateware.compiler.program_image import LayerSegment
 from gateware.model.work import layer_macs
 from ir.ratio import Ratio
 from sim.verify.breakdown import STALLS, layer_rows, table
-from tests.helpers.graphs import INPUT, GraphBuilder
+from tests.helpers.builder import INPUT, GraphBuilder
 from tests.helpers.seeds import suite_rng
 
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)

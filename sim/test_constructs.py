@@ -16,9 +16,8 @@ from sim.test_accelerator import CONFIG as WIDE
 from sim.test_accelerator_narrow import CONFIG as NARROW
 from sim.verify.difference import compare
 from sim.verify.simulation import simulate
+from tests.helpers.builder import INPUT, GraphBuilder
 from tests.helpers.graphs import (
-    INPUT,
-    GraphBuilder,
     bordered,
     random_blocks,
     random_gathers,

@@ -13,7 +13,8 @@ from ir.graph import IntGraph
 from sim.verify import waveform
 from sim.verify.difference import compare
 from sim.verify.simulation import simulate, trace
-from tests.helpers.graphs import INPUT, GraphBuilder, random_images
+from tests.helpers.builder import INPUT, GraphBuilder
+from tests.helpers.graphs import random_images
 from tests.helpers.seeds import suite_rng
 from tests.helpers.units import TINY
 

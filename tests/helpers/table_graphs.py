@@ -4,7 +4,7 @@
 import numpy as np
 
 from ir.graph import IntGraph
-from tests.helpers.graphs import GraphBuilder
+from tests.helpers.builder import GraphBuilder
 
 
 def table_graph(rng: np.random.Generator) -> IntGraph:

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from ir import golden, numerics
 from ir.graph import AvgPool, Conv, Flatten, Host, IntGraph, Linear, MaxPool
 from quant.lowering import verify
+from tests.helpers.builder import INPUT, GraphBuilder
 from tests.helpers.graphs import (
-    INPUT,
-    GraphBuilder,
     random_graph,
     random_images,
     random_tokens,

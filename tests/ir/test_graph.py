@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from ir import golden
 from ir.graph import GraphError, Header, IntGraph, LayerArrays
+from tests.helpers.builder import INPUT, GraphBuilder
 from tests.helpers.graphs import (
-    INPUT,
-    GraphBuilder,
     edited,
     random_graph,
     random_images,

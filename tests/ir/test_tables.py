@@ -15,7 +15,8 @@ import torch
 from ir import golden, numerics
 from ir.graph import GraphError, IntGraph
 from quant.lowering import verify
-from tests.helpers.graphs import GraphBuilder, random_images
+from tests.helpers.builder import GraphBuilder
+from tests.helpers.graphs import random_images
 
 
 def small(seed: int) -> IntGraph:

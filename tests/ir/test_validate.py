@@ -8,7 +8,8 @@ import pytest
 
 from ir import numerics
 from ir.graph import GraphError, HostFunction, IntGraph, Output
-from tests.helpers.graphs import INPUT, GraphBuilder, edited, residual_graph, sequence_graph
+from tests.helpers.builder import INPUT, GraphBuilder
+from tests.helpers.graphs import edited, residual_graph, sequence_graph
 
 #: change to residual_graph(channels=4, size=4): its nodes are conv0, max_pool1, conv2, conv3
 #: (adds max_pool1), conv4 (1x1, stride 2, 8 bits), conv5 (stride 2), conv6 (adds conv4), avg_pool7,

@@ -16,9 +16,8 @@ from gateware.compiler.operations import CompileError, Rearrange, TensorKey
 from gateware.compiler.plan import NoPlan
 from gateware.compiler.program import Program, compile_graph
 from ir.graph import IntGraph
+from tests.helpers.builder import INPUT, GraphBuilder
 from tests.helpers.graphs import (
-    INPUT,
-    GraphBuilder,
     bordered,
     random_blocks,
     random_gathers,

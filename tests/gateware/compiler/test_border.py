@@ -16,7 +16,8 @@ from gateware.model.emulator import Emulator
 from ir import golden
 from ir.graph import GraphError
 from ir.ratio import Ratio
-from tests.helpers.graphs import INPUT, GraphBuilder, bordered, random_images
+from tests.helpers.builder import INPUT, GraphBuilder
+from tests.helpers.graphs import bordered, random_images
 from tests.helpers.units import TINY
 
 CONFIGS = {

@@ -23,7 +23,8 @@ from gateware.compiler.program import compile_graph
 from ir.graph import IntGraph, Residual
 from ir.numerics import Scheme, weight_values
 from ir.ratio import Ratio
-from tests.helpers.graphs import INPUT, GraphBuilder, sequence_graph
+from tests.helpers.builder import INPUT, GraphBuilder
+from tests.helpers.graphs import sequence_graph
 from tests.helpers.seeds import suite_rng
 from tests.helpers.units import TINY, act_memory, executes
 

@@ -13,7 +13,8 @@ from gateware.model.emulator import Emulator
 from ir import golden
 from ir.graph import IntGraph
 from ir.ratio import Ratio
-from tests.helpers.graphs import INPUT, GraphBuilder, random_gathers, random_images
+from tests.helpers.builder import INPUT, GraphBuilder
+from tests.helpers.graphs import random_gathers, random_images
 from tests.helpers.units import TINY
 
 CONFIGS = {

@@ -20,7 +20,8 @@ from gateware.compiler.program import Program, compile_graph
 from gateware.model.emulator import Emulator
 from ir import golden
 from ir.graph import IntGraph
-from tests.helpers.graphs import INPUT, GraphBuilder, random_graph, random_images
+from tests.helpers.builder import INPUT, GraphBuilder
+from tests.helpers.graphs import random_graph, random_images
 from tests.helpers.units import TINY, WIDER, descriptors
 
 CONFIG = dataclasses.replace(TINY, act_depth=512, weight_depth=512, slot_depth=16, wide_depth=64)

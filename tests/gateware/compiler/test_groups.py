@@ -13,7 +13,7 @@ from gateware.arch.isa import Opcode
 from gateware.compiler.operations import Gemm, TensorKey
 from gateware.compiler.program import compile_graph
 from gateware.model import estimate
-from tests.helpers.graphs import INPUT, GraphBuilder
+from tests.helpers.builder import INPUT, GraphBuilder
 from tests.helpers.units import TINY, assert_golden, descriptors
 
 CONFIG = dataclasses.replace(TINY, act_depth=512, weight_depth=256, wide_depth=16)

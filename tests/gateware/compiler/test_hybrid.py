@@ -14,14 +14,8 @@ from gateware.model.emulator import Emulator
 from ir import golden
 from ir.graph import Host
 from ir.ratio import Ratio
-from tests.helpers.graphs import (
-    INPUT,
-    GraphBuilder,
-    random_tokens,
-    residual_graph,
-    sequence_graph,
-    sequence_host,
-)
+from tests.helpers.builder import INPUT, GraphBuilder
+from tests.helpers.graphs import random_tokens, residual_graph, sequence_graph, sequence_host
 
 CONFIG = AccelConfig.from_ratio(
     Ratio(60, 35, 5), 16, requant_lanes=4, act_depth=256, wide_depth=128

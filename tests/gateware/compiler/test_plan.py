@@ -22,7 +22,8 @@ from gateware.compiler.operations import (
 )
 from gateware.compiler.program import compile_graph
 from ir.ratio import Ratio
-from tests.helpers.graphs import INPUT, GraphBuilder, residual_block, residual_graph
+from tests.helpers.builder import INPUT, GraphBuilder
+from tests.helpers.graphs import residual_block, residual_graph
 from tests.helpers.units import LARGE, TINY, assert_golden, random_program
 
 ROOMY = dataclasses.replace(TINY, act_depth=512, weight_depth=256, wide_depth=16)

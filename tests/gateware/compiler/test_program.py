@@ -15,7 +15,8 @@ from gateware.compiler.lower import lower
 from gateware.compiler.operations import CompileError, Gemm, Pool, TensorKey
 from gateware.compiler.program import IMAGE, MANIFEST, Program, compile_graph
 from ir.ratio import Ratio
-from tests.helpers.graphs import INPUT, GraphBuilder, residual_graph
+from tests.helpers.builder import INPUT, GraphBuilder
+from tests.helpers.graphs import residual_graph
 from tests.helpers.seeds import suite_rng
 from tests.helpers.units import TINY, descriptors
 

@@ -12,7 +12,8 @@ from gateware.model.emulator import Emulator
 from ir import golden
 from ir.graph import IntGraph
 from ir.ratio import Ratio
-from tests.helpers.graphs import INPUT, GraphBuilder, random_images, several_outputs
+from tests.helpers.builder import INPUT, GraphBuilder
+from tests.helpers.graphs import random_images, several_outputs
 from tests.helpers.units import TINY, descriptors
 
 LARGE = AccelConfig.from_ratio(

@@ -11,7 +11,8 @@ from gateware.model.emulator import Emulator
 from ir import golden
 from ir.graph import IntGraph
 from tests.gateware.compiler.test_copies import CONFIGS
-from tests.helpers.graphs import INPUT, GraphBuilder, random_blocks, random_images
+from tests.helpers.builder import INPUT, GraphBuilder
+from tests.helpers.graphs import random_blocks, random_images
 
 
 def check(graph: IntGraph, name: str, rng: np.random.Generator, batch: int = 1) -> None:

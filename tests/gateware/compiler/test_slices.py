@@ -16,7 +16,8 @@ from gateware.model.emulator import Emulator, EmulatorError
 from ir import golden
 from ir.graph import IntGraph
 from ir.ratio import Ratio
-from tests.helpers.graphs import INPUT, GraphBuilder, random_images
+from tests.helpers.builder import INPUT, GraphBuilder
+from tests.helpers.graphs import random_images
 
 SMALL = AccelConfig.from_ratio(
     Ratio(50, 25, 25), 16, weight_depth=20, act_depth=512, slot_depth=32, parts=True

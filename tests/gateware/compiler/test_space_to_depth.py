@@ -17,7 +17,7 @@ from gateware.compiler.space_to_depth import Axis, SpaceToDepth, rewrite
 from gateware.model import estimate
 from ir.graph import IntGraph
 from ir.ratio import Ratio
-from tests.helpers.graphs import INPUT, GraphBuilder
+from tests.helpers.builder import INPUT, GraphBuilder
 from tests.helpers.seeds import suite_rng
 from tests.helpers.units import assert_golden
 

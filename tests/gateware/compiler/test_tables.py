@@ -17,7 +17,8 @@ from gateware.model.emulator import Emulator, EmulatorError
 from gateware.model.estimate import cycles
 from ir import golden
 from ir.ratio import Ratio
-from tests.helpers.graphs import GraphBuilder, random_images
+from tests.helpers.builder import GraphBuilder
+from tests.helpers.graphs import random_images
 from tests.helpers.table_graphs import product_graph, table_graph
 
 CONFIGS = {

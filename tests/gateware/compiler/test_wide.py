@@ -15,7 +15,8 @@ from gateware.compiler.program import compile_graph
 from gateware.model.emulator import Emulator
 from ir import golden
 from ir.ratio import Ratio
-from tests.helpers.graphs import INPUT, GraphBuilder, random_images
+from tests.helpers.builder import INPUT, GraphBuilder
+from tests.helpers.graphs import random_images
 from tests.helpers.units import descriptors
 
 CONFIG = AccelConfig.from_ratio(

@@ -15,7 +15,8 @@ from ir.graph import IntGraph, Window
 from quant.lowering import verify
 from sim.test_accelerator import CONFIG as WIDE
 from sim.test_accelerator_narrow import CONFIG as NARROW
-from tests.helpers.graphs import INPUT, GraphBuilder, random_images, random_windows
+from tests.helpers.builder import INPUT, GraphBuilder
+from tests.helpers.graphs import random_images, random_windows
 
 CONFIGS = {
     name: dataclasses.replace(config, act_depth=4096)

@@ -16,7 +16,8 @@ from gateware.rtl.top import Accelerator, hp_ports
 from ir import golden
 from sim.backend import pysim
 from tests.helpers.axi_memory import Memory
-from tests.helpers.graphs import INPUT, GraphBuilder, random_images
+from tests.helpers.builder import INPUT, GraphBuilder
+from tests.helpers.graphs import random_images
 from tests.helpers.units import TINY
 
 OFFSETS = {register.name: register.offset for register in REGISTERS}

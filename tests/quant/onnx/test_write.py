@@ -14,7 +14,7 @@ from ir.graph import GraphError, IntegerNode, IntGraph
 from ir.numerics import Scheme
 from quant.onnx import check, write
 from tests.helpers import graphs, table_graphs
-from tests.helpers.graphs import INPUT, GraphBuilder
+from tests.helpers.builder import INPUT, GraphBuilder
 
 IMAGES = 3
 
