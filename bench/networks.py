@@ -146,7 +146,9 @@ class SqueezeExcite(nn.Module):
 class Inverted(nn.Module):
     """Inverted residual of MobileNet-v3."""
 
-    def __init__(self, i: int, k: int, wide: int, o: int, se: int, hard: int, stride: int) -> None:
+    def __init__(
+        self, i: int, k: int, wide: int, o: int, *, se: int, hard: int, stride: int
+    ) -> None:
         super().__init__()
         act = nn.Hardswish if hard else nn.ReLU
         self.sums = stride == 1 and i == o
@@ -180,7 +182,7 @@ def mobilenet_v3_small(size: int) -> nn.Module:
     """MobileNet-v3-small."""
     layers, before = [_conv(3, 16, 3, 2, act=False), nn.Hardswish()], 16
     for k, wide, o, se, hard, stride in _V3:
-        layers.append(Inverted(before, k, wide, o, se, hard, stride))
+        layers.append(Inverted(before, k, wide, o, se=se, hard=hard, stride=stride))
         before = o
     layers += [_conv(96, 576, act=False), nn.Hardswish(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     return nn.Sequential(*layers, nn.Linear(576, 1024), nn.Hardswish(), nn.Linear(1024, 1000))

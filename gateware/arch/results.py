@@ -51,6 +51,7 @@ class ToolReport:
 
     resources: dict[str, float]
     slack_ns: float | None = None
+    _: dataclasses.KW_ONLY
     modules: tuple[dict[str, str | float], ...] = ()
     total_slack_ns: float | None = None
     hold_slack_ns: float | None = None

@@ -37,7 +37,7 @@ def store_border(
     y = Axis(1, 1, -top, top + form.height + bottom)
     x = Axis(1, 1, -left, left + form.width + right)
     forms[image] = dataclasses.replace(form, height=y.size, width=x.size)
-    return SpaceToDepth(form.shape, y, x, form.zero_point, border)
+    return SpaceToDepth(form.shape, y, x, form.zero_point, border=border)
 
 
 def _layer(reader: Gemm | Pool, image: TensorKey) -> Gemm:

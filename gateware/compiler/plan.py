@@ -49,6 +49,7 @@ class Plan:
     places: dict[TensorKey, TensorLayout]
     strips: dict[TensorKey, int]
     input_strips: bool
+    _: dataclasses.KW_ONLY
     bands: dict[TensorKey, Bands] = dataclasses.field(default_factory=dict)
     together: bool = True
 
@@ -136,7 +137,7 @@ def make_banded_plan(
     CompileError."""
     operations, forms = repeat(operations, forms, config, batch)
     found = MemoryPlanner(operations, forms, config).plan()
-    return Plan(found.operations, found.places, {}, False, found.bands, False)
+    return Plan(found.operations, found.places, {}, False, bands=found.bands, together=False)
 
 
 def _refusal(

@@ -28,9 +28,10 @@ class Window:
     address: int
     height: int
     width: int
-    groups: int
-    group_pitch: int
+    _: dataclasses.KW_ONLY
     row_pitch: int
+    groups: int = 1
+    group_pitch: int = 0
 
     @property
     def beats(self) -> int:
@@ -139,7 +140,7 @@ def _repeat(
     loads = [
         (
             0,
-            Window(end + (above + dy) * pitch, source.height, target.width, 1, 0, rows * pitch),
+            Window(end + (above + dy) * pitch, source.height, target.width, row_pitch=rows * pitch),
         )
         for dy in range(rows)
     ]
@@ -147,12 +148,19 @@ def _repeat(
     border_rows = [(0, y) for y in range(above)]
     border_rows += [(below, target.height - 1 - y) for y in range(under)]
     for word, row in border_rows:
-        loads.append((word, Window(end + row * pitch, 1, target.width, 1, 0, pitch)))
+        loads.append((word, Window(end + row * pitch, 1, target.width, row_pitch=pitch)))
     return Move(source.height * target.width, stores, loads)
 
 
 def _window(place: TensorLayout, address: int, width: int, groups: int) -> Window:
-    return Window(address, place.height, width, groups, place.group_pitch, place.row_pitch)
+    return Window(
+        address,
+        place.height,
+        width,
+        groups=groups,
+        group_pitch=place.group_pitch,
+        row_pitch=place.row_pitch,
+    )
 
 
 def _every_row(
@@ -161,7 +169,12 @@ def _every_row(
     """Every ``step``-th row of a plane from row ``first`` on, of ``width`` pixels in memory."""
     pitch, height = place.row_pitch, len(range(first, place.height, step))
     load = Window(
-        address + first * pitch, height, width, place.groups, place.group_pitch, step * pitch
+        address + first * pitch,
+        height,
+        width,
+        groups=place.groups,
+        group_pitch=place.group_pitch,
+        row_pitch=step * pitch,
     )
     if -(-width // place.banks) == pitch:
         return [(0, load)] if height else []

@@ -52,6 +52,7 @@ class SpaceToDepth:
     y: Axis
     x: Axis
     zero_point: int
+    _: dataclasses.KW_ONLY
     border: tuple[int, ...] = ()
 
     @classmethod
@@ -62,7 +63,7 @@ class SpaceToDepth:
             Axis(**fields["y"]),
             Axis(**fields["x"]),
             fields["zero_point"],
-            tuple(fields["border"]),
+            border=tuple(fields["border"]),
         )
 
     def gather(self, image: np.ndarray) -> np.ndarray:
@@ -164,7 +165,11 @@ def rewrite(
     picked = np.where((taps_y >= 0) & (taps_x >= 0), picked, 0).transpose(0, 4, 5, 1, 2, 3)
     return Rewritten(
         SpaceToDepth(
-            (channels, source.height, source.width), y.axis, x.axis, source.zero_point, border
+            (channels, source.height, source.width),
+            y.axis,
+            x.axis,
+            source.zero_point,
+            border=border,
         ),
         picked.reshape(rows, -1, len(y.taps), len(x.taps)),
         (y.stride, x.stride),

@@ -49,6 +49,7 @@ class _Run:
     last: int
     begin: int
     stride: int
+    _: dataclasses.KW_ONLY
     size: int
     count: int
     start: int = 0
@@ -59,13 +60,13 @@ def _runs(windows: Sequence[Window], most: int) -> Iterator[_Run]:
     first = 0
     while first < len(windows):
         window, last, stride = windows[first], first + 1, 1
-        alike = (window.size, window.count)
+        size, count = alike = (window.size, window.count)
         while last < len(windows) and (windows[last].size, windows[last].count) == alike:
             step = windows[last].first - windows[last - 1].first
             if not 1 <= step <= most or (last - first > 1 and step != stride):
                 break
             stride, last = step, last + 1
-        yield _Run(first, last, window.first - first * stride, stride, *alike)
+        yield _Run(first, last, window.first - first * stride, stride, size=size, count=count)
         first = last
 
 
@@ -122,8 +123,8 @@ def in_parts(
     wanted: list[list[Gemm]] = [[] for _ in columns]
     operations: list[Gemm | Pool] = []
     source, target = forms[pool.source], forms[pool.target]
-    for alike in sorted({(window.size, window.count) for window in columns}):
-        every = _Run(0, source.width - max(alike[0], 1) + 1, 0, 1, *alike)
+    for size, count in sorted({(window.size, window.count) for window in columns}):
+        every = _Run(0, source.width - max(size, 1) + 1, 0, 1, size=size, count=count)
         key = TensorKey(f"{pool.target.name}.windows.{len(operations)}")
         forms[key] = dataclasses.replace(target, width=every.last)
         parts = tuple(_part(y, every, constants) for y in along_y)
@@ -131,7 +132,7 @@ def in_parts(
         places = {
             i: min(window.first, every.last - 1)
             for i, window in enumerate(columns)
-            if (window.size, window.count) == alike
+            if (window.size, window.count) == (size, count)
         }
         for layer in pick_columns(pool.name, key, pool.target, places, forms, config):
             assert layer.columns is not None

@@ -104,7 +104,7 @@ def in_phases(node: fx.Node) -> bool:
     return isinstance(module_of(node), SpreadConv2d)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Phases:
     """Convolution of stride 1 whose rows are the phases (dy, dx) of a transposed one.
 
@@ -130,6 +130,7 @@ class _Axis:
 
     taps: list[list[tuple[int, int]]]
     size: int
+    _: dataclasses.KW_ONLY
     before: int
     after: int
     crop: int
@@ -150,7 +151,7 @@ def _axis(size: int, out: int, kernel: int, stride: int, dilation: int, padding:
     after = max(0, count - 1 + max(places) + 1 - size)
     length = size + before + after - count + 1
     shifted = [[(tap, place + before) for tap, place in taps] for taps in found]
-    return _Axis(shifted, length, before, after, count * stride - out)
+    return _Axis(shifted, length, before=before, after=after, crop=count * stride - out)
 
 
 def phases(values: Tensor, layer: SpreadConv2d, spread: Spread, source: tuple[int, int]) -> Phases:

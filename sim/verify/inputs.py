@@ -38,6 +38,7 @@ class Inputs:
     logits: np.ndarray
     origin: str
     reference: str
+    _: dataclasses.KW_ONLY
     outputs: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
@@ -92,17 +93,19 @@ def choose(build: Path, graph: IntGraph, graph_path: Path, count: int, seed: int
     found = find_vectors(build, graph, graph_path)
     if found is not None:
         vectors, path = found[0].head(count), found[1]
-        return Inputs(vectors.images, vectors.logits, str(path), PYTORCH, vectors.outputs)
+        return Inputs(vectors.images, vectors.logits, str(path), PYTORCH, outputs=vectors.outputs)
     path = build / GOLDEN
     if path.exists():
         vectors = Vectors.load(path, graph).head(count)
-        return Inputs(vectors.images, vectors.logits, str(path), GOLDEN_MODEL, vectors.outputs)
+        return Inputs(
+            vectors.images, vectors.logits, str(path), GOLDEN_MODEL, outputs=vectors.outputs
+        )
     assert graph.header.input is not None
     images = random_codes(graph.tensor(graph.header.input), count, np.random.default_rng(seed))
     tensors = golden.run(graph, images)
     logits = tensors[graph.output.name].reshape(count, -1)
     others = {name: tensors[name] for name in graph.header.output_tensors[1:]}
-    return Inputs(images, logits, f"random, seed {seed}", GOLDEN_MODEL, others)
+    return Inputs(images, logits, f"random, seed {seed}", GOLDEN_MODEL, outputs=others)
 
 
 def choose_codes(
