@@ -88,7 +88,15 @@ def measure(folder: Path, index: Sequence[str]) -> dict[str, dict[str, Path]]:
     for name, asked in wanted.items():
         path = folder / "report.json"
         local = ("--no-index", "--find-links", str(folder), "--report", str(path))
-        pip("install", "-q", "--dry-run", "--ignore-installed", f".[{asked}]" if asked else ".", *constraints, *local)
+        pip(
+            "install",
+            "-q",
+            "--dry-run",
+            "--ignore-installed",
+            f".[{asked}]" if asked else ".",
+            *constraints,
+            *local,
+        )
         found[name] = chosen(json.loads(path.read_text()))
     return found
 

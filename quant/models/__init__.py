@@ -25,6 +25,7 @@ class Entry:
     builder: str
     width: int | None = None  #: channels of the stem unless told otherwise
     stems: tuple[str, ...] = ("cifar",)
+    _: dataclasses.KW_ONLY
     reads: str = "images"  #: or "texts"; then all but linear layers is the host's
     source: str = ""  #: what the network is made of, where it is no code of ours
 

@@ -28,6 +28,7 @@ class Operator:
     name: str
     inputs: Sequence[str]
     outputs: Sequence[str]
+    _: dataclasses.KW_ONLY
     attributes: Mapping[str, Any]
     constants: Mapping[str, np.ndarray]
     shapes: Mapping[str, tuple[int, ...]]

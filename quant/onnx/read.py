@@ -222,10 +222,10 @@ class _Reader:
             node.name,
             list(node.input),
             list(node.output),
-            {a.name: _attribute(a) for a in node.attribute},
-            self.constants,
-            self.shapes,
-            self.opset,
+            attributes={a.name: _attribute(a) for a in node.attribute},
+            constants=self.constants,
+            shapes=self.shapes,
+            opset=self.opset,
         )
         try:
             module, names = convert(op)

@@ -67,6 +67,7 @@ OPTIONS = {
 @pytest.mark.parametrize("options", OPTIONS)
 def test_network_of_pytorch(options: str, net: Net, tmp_path: Path, seed: int) -> None:
     path = exported(net, tmp_path / "net.onnx", **OPTIONS[options])
+    torch.manual_seed(seed)
     module, x = from_onnx(path), torch.rand(1, *SHAPE)
     session = check.session(onnx.load(path))
     (wanted,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
