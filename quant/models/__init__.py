@@ -27,6 +27,7 @@ class Entry:
     stems: tuple[str, ...] = ("cifar",)
     _: dataclasses.KW_ONLY
     reads: str = "images"  #: or "texts"; then all but linear layers is the host's
+    tf: bool = False  #: trained in TensorFlow, on pixels in -1..1
     source: str = ""  #: what the network is made of, where it is no code of ours
 
 
@@ -36,6 +37,15 @@ MODELS = {
     "resnet18": Entry("quant.models.resnet:resnet18", 64, ("cifar", "imagenet")),
     "resnet50": Entry("quant.models.resnet:resnet50", 64, ("cifar", "imagenet")),
     "mobilenet_v2": Entry("quant.models.mobilenet_v2:mobilenet_v2", 32, ("cifar", "imagenet")),
+    "efficientnet_lite0": Entry(
+        "quant.models.efficientnet:efficientnet_lite0", 32, ("cifar", "imagenet")
+    ),
+    "tf_mobilenet_v2": Entry(
+        "quant.models.mobilenet_v2:tf_mobilenet_v2", 32, ("cifar", "imagenet"), tf=True
+    ),
+    "tf_efficientnet_lite0": Entry(
+        "quant.models.efficientnet:tf_efficientnet_lite0", 32, ("cifar", "imagenet"), tf=True
+    ),
     "bert": Entry("quant.models.bert:build", reads="texts", source="a Hugging Face model"),
     "onnx": Entry("quant.onnx.read:network", source="an ONNX file"),
 }

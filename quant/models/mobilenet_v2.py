@@ -5,6 +5,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from quant.models.padding import conv, norm
 from quant.models.weights import initialise
 
 #: Expansion, channels, blocks and stride of the first block of each stage: table 2 of the paper.
@@ -27,11 +28,11 @@ def round_channels(channels: float) -> int:
 
 
 def _conv_bn_relu(
-    channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1
+    channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1, *, tf: bool
 ) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(out_channels),
+        conv(channels, out_channels, kernel, stride, groups, tf=tf),
+        norm(out_channels, tf=tf),
         nn.ReLU6(),
     )
 
@@ -39,15 +40,17 @@ def _conv_bn_relu(
 class InvertedResidual(nn.Module):
     """Expansion (1x1), depthwise 3x3 and linear projection (1x1), and a shortcut where it fits."""
 
-    def __init__(self, channels: int, out_channels: int, stride: int, expansion: int) -> None:
+    def __init__(
+        self, channels: int, out_channels: int, stride: int, expansion: int, *, tf: bool
+    ) -> None:
         super().__init__()
         hidden = expansion * channels
         self.conv = nn.Sequential()
         if expansion > 1:
-            self.conv.append(_conv_bn_relu(channels, hidden, 1))
-        self.conv.append(_conv_bn_relu(hidden, hidden, 3, stride, groups=hidden))
-        self.conv.append(nn.Conv2d(hidden, out_channels, 1, bias=False))
-        self.conv.append(nn.BatchNorm2d(out_channels))
+            self.conv.append(_conv_bn_relu(channels, hidden, 1, tf=tf))
+        self.conv.append(_conv_bn_relu(hidden, hidden, 3, stride, hidden, tf=tf))
+        self.conv.append(conv(hidden, out_channels, 1))
+        self.conv.append(norm(out_channels, tf=tf))
         self.residual = stride == 1 and channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,6 +69,7 @@ class MobileNetV2(nn.Module):
     stem : "imagenet", the paper's strides, or "cifar", without those of the stem and of the second
         stage, so that images of 32 pixels end at 4 instead of 1
     dropout : before the classifier, in training
+    tf : padding and epsilon of weights that were trained in TensorFlow
     """
 
     def __init__(
@@ -76,21 +80,23 @@ class MobileNetV2(nn.Module):
         width_mult: float = 1.0,
         stem: str = "imagenet",
         dropout: float = 0.2,
+        tf: bool = False,
     ) -> None:
         super().__init__()
         stem_stride = 2 if stem == "imagenet" else 1
         #: pixels of the image, in each direction, per pixel of the last stage
         self.reduction = 8 * stem_stride**2
         source = round_channels(STEM_CHANNELS * width_mult)
-        self.features = nn.Sequential(_conv_bn_relu(channels, source, 3, stem_stride))
+        self.features = nn.Sequential(_conv_bn_relu(channels, source, 3, stem_stride, tf=tf))
         for i, (expansion, outputs, blocks, stride) in enumerate(STAGES):
             width = round_channels(outputs * width_mult)
             for j in range(blocks):
                 first = stem_stride if i == 1 else stride
-                self.features.append(InvertedResidual(source, width, 1 if j else first, expansion))
+                step = 1 if j else first
+                self.features.append(InvertedResidual(source, width, step, expansion, tf=tf))
                 source = width
         head = round_channels(HEAD_CHANNELS * max(1.0, width_mult))
-        self.features.append(_conv_bn_relu(source, head, 1))
+        self.features.append(_conv_bn_relu(source, head, 1, tf=tf))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(head, classes))
@@ -100,13 +106,26 @@ class MobileNetV2(nn.Module):
 
 
 def mobilenet_v2(
-    channels: int = 3, classes: int = 1000, width: int = STEM_CHANNELS, stem: str = "imagenet"
+    channels: int = 3,
+    classes: int = 1000,
+    width: int = STEM_CHANNELS,
+    stem: str = "imagenet",
+    *,
+    tf: bool = False,
 ) -> nn.Module:
     """MobileNet-v2 whose stem has ``width`` channels, rounded to a multiple of 8."""
+    scale = width / STEM_CHANNELS
     model = initialise(
-        MobileNetV2(channels=channels, classes=classes, width_mult=width / STEM_CHANNELS, stem=stem)
+        MobileNetV2(channels=channels, classes=classes, width_mult=scale, stem=stem, tf=tf)
     )
     last = cast(nn.Linear, model.get_submodule("classifier.1"))
     nn.init.normal_(last.weight, 0, 0.01)
     nn.init.zeros_(last.bias)
     return model
+
+
+def tf_mobilenet_v2(
+    channels: int = 3, classes: int = 1000, width: int = STEM_CHANNELS, stem: str = "imagenet"
+) -> nn.Module:
+    """MobileNet-v2 with TensorFlow's padding and epsilon, as Hugging Face's checkpoints want."""
+    return mobilenet_v2(channels, classes, width, stem, tf=True)

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ir.cli import UserError
+from quant.models.names import in_our_names
 
 #: Mean and standard deviation of ImageNet's colour channels, which published networks normalise
 #: pixels of 0..1 with.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+TF_MEAN = TF_STD = (0.5, 0.5, 0.5)  #: of networks that were trained in TensorFlow
 
 WRAPPERS = ("state_dict", "model")  #: keys under which training scripts store the weights
 #: What torch.load raises for files that are none of its own, damaged ones among them.
@@ -46,12 +48,14 @@ def load_pretrained(model: nn.Module, path: pathlib.Path | str) -> list[str]:
     """Replacement of ``model``'s weights by a checkpoint's; returns the names that were not loaded.
 
     Reads .pth, .pt (tensors only, no code is run) and .safetensors, with or without a wrapper of
-    WRAPPERS and the prefix "module." of parallel training. A classifier for another number of
+    WRAPPERS and the prefix "module." of parallel training, by the names of torchvision, timm or
+    Hugging Face. A classifier for another number of
     classes stays as it is and is what the result names. Raises UserError for everything else that
     is missing, left over or of another shape; then ``model`` is unchanged.
     """
     path = pathlib.Path(path)
-    given, wanted = _unwrap(_read(path), path), model.state_dict()
+    wanted = model.state_dict()
+    given = in_our_names(_unwrap(_read(path), path), wanted)
     kept = _other_classifier(model, given)
     missing = [
         name for name in wanted if name not in given and not name.endswith("num_batches_tracked")

@@ -115,7 +115,8 @@ class TrainConfig(pydantic.BaseModel):
     normalised: bool = setting(
         "network",
         "the checkpoint, or ONNX file, wants pixels less ImageNet's mean by its deviation, as "
-        "torchvision's do: the network does that itself, in its first layer",
+        "torchvision's do (that of a tf_ model in -1..1): the network does that itself, in its "
+        "first layer",
         False,
     )
 

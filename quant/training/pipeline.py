@@ -192,7 +192,9 @@ def build(config: TrainConfig, dataset: data.Dataset) -> nn.Module:
         raise UserError(str(error)) from error
     if config.normalised:
         try:
-            weights.normalise(model, weights.IMAGENET_MEAN, weights.IMAGENET_STD)
+            tf = models.MODELS[config.model].tf
+            mean = weights.TF_MEAN if tf else weights.IMAGENET_MEAN
+            weights.normalise(model, mean, weights.TF_STD if tf else weights.IMAGENET_STD)
         except ValueError as error:
             raise UserError(f"normalised: {error}") from error
     return model

@@ -59,6 +59,7 @@ def mobilenet_names() -> list[str]:
         ("resnet18", 11_689_512, resnet_names((2, 2, 2, 2), 2), 122),
         ("resnet50", 25_557_032, resnet_names((3, 4, 6, 3), 3), 320),
         ("mobilenet_v2", 3_504_872, mobilenet_names(), 314),
+        ("tf_mobilenet_v2", 3_504_872, mobilenet_names(), 314),
     ],
 )
 def test_published_size_and_names(name, parameters, names, entries) -> None:
