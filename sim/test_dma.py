@@ -15,6 +15,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from gateware.rtl.axi import Axi3Signature
 from gateware.rtl.dma_port import DmaPort
 from sim.backend.harness import BenchFailed, build_simulation, run_bench
+from sim.world.axi3_checker import Rule
 from sim.world.ddr import DDR_VERILOG, Ddr
 
 BENCH = "sim.benches.dma_bench"
@@ -34,7 +35,7 @@ class DmaSystem(wiring.Component):
         }
         control = wiring.Signature(members)
         super().__init__(
-            {"hp0": Out(self._axi), "ram": In(control), "ddr": In(control), "violation": Out(3)}
+            {"hp0": Out(self._axi), "ram": In(control), "ddr": In(control), "violation": Out(Rule)}
         )
 
     def elaborate(self, platform: object) -> Module:

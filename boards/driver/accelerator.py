@@ -8,12 +8,13 @@ import numpy as np
 from .errors import RunFailed, RunTimeout, WrongPackage
 from .hardware import Buffer, Hardware
 from .package import OUTPUT, Package
-from .registers import Registers
+from .registers import MAJOR, Registers
 from .tail import apply
 from .tensors import gather, input_codes, pack, unpack
 
 TIMEOUT = 1.0  #: seconds that a run may take, unless told otherwise
 ABORT_SECONDS = 0.01  #: what ends a run takes far less, unless the memory does not answer
+WORD_BYTES = 8  #: of the widest bus
 WATCHDOG_MAX = 0xFFFF_FFFF
 
 CAUSES = {
@@ -22,6 +23,8 @@ CAUSES = {
     "WRITE_ERROR": "the memory refused a write",
     "WATCHDOG": "it took longer than allowed",
     "ABORTED": "it was aborted",
+    "OUT_OF_BOUNDS": "the program reaches beyond its buffers, it is damaged or of another network",
+    "DEADLOCK": "nothing moved any more, the program is damaged",
 }
 
 
@@ -212,6 +215,8 @@ class Accelerator:
         registers = self.registers
         for use, buffer in self.buffers.items():
             registers.write(use.upper() + "_BASE", buffer.address)
+            # Whole words; what was allocated is whole pages.
+            registers.write(use.upper() + "_SIZE", -(-buffer.array.size // WORD_BYTES) * WORD_BYTES)
         self.buffers["input"].array[: packed.size] = packed
         self.buffers["input"].to_device()
         # Or a line of the cache that is written back later would cover the results.
@@ -241,6 +246,8 @@ class Accelerator:
             if not status["busy"]:
                 registers.set("IRQ_STATUS", finished=1)
                 return status
+            if status["error"]:  # its watchdog has given up on the memory
+                break
             left = deadline - hardware.now()
             if left <= 0:
                 break
@@ -249,7 +256,7 @@ class Accelerator:
         was_reset = self._stop()
         raise RunTimeout(
             "the run did not end within {:g} s, it was {}; {} {}".format(
-                1.25 * self.timeout,
+                self.timeout if status["error"] else 1.25 * self.timeout,
                 where,
                 "the memory does not answer, the logic was" if was_reset else "it was",
                 "reset" if was_reset else "aborted",
@@ -322,6 +329,12 @@ class Accelerator:
                 "bitstream first"
             )
         digest = registers.read("CONFIG_DIGEST")
+        version = registers.fields("VERSION")
+        if version["major"] != MAJOR:
+            raise WrongPackage(
+                f"the FPGA holds an accelerator with register map {version['major']}, the package "
+                f"is of {MAJOR}; load the package's bitstream"
+            )
         if digest != expected:
             raise WrongPackage(
                 f"the FPGA holds accelerator {digest:08x}, the package is of {expected:08x}; "

@@ -7,7 +7,7 @@ from .errors import WrongPackage
 from .hardware import Hardware
 
 #: Version of the register map that this driver was written for.
-MAJOR = 2
+MAJOR = 3
 
 
 class Registers:

@@ -63,8 +63,9 @@ class Base(enum.IntEnum):
     OUTPUT = 2
 
 
+OPCODE_BITS = 8
 _HEADER = {
-    "opcode": 8,
+    "opcode": OPCODE_BITS,
     "wait_loads": COUNT_BITS,  #: LOAD_* descriptors that must be complete
     "wait_executes": COUNT_BITS,  #: EXECUTE descriptors, every result of theirs written
     "wait_stores": COUNT_BITS,  #: STORE_* descriptors, answered by the memory
@@ -151,6 +152,8 @@ EXECUTE = data.StructLayout(
         "lower": 1,  #: with ``resume``: 16 times those, because this is the low plane
     }
 )
+#: Fields of EXECUTE that bound its loops: none may be 0.
+LOOPS = ("groups", "kernel_y", "kernel_x", "out_height", "out_width", "slots")
 #: Fields of EXECUTE that only an array with tables or parts has, and those of parts: the last ones.
 TABLE_FIELDS = ("product", "broadcast")
 PART_FIELDS = ("resume", "lower")

@@ -15,10 +15,11 @@ from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 
 ID_VALUE = 0x524D5350  #: "RMSP", what the ID register reads
-VERSION_MAJOR = 2  #: changes when a driver must change
+VERSION_MAJOR = 3  #: changes when a driver must change
 VERSION_MINOR = 0  #: changes when something was added
 WINDOW_BITS = 12  #: address bits of the register window
 DESCRIPTOR_INDEX_BITS = 16  #: width of a descriptor's number
+SILENCE_CYCLES = 1 << 14  #: cycles without a word, a beat or a descriptor after which a run fails
 
 Access = Literal["RO", "RW", "WO", "RW1C"]
 
@@ -27,11 +28,13 @@ class ErrorCode(enum.IntEnum):
     """Reason of a failed run: STATUS.error_code."""
 
     NONE = 0
-    BAD_DESCRIPTOR = 1  #: a descriptor that the accelerator cannot execute
+    BAD_DESCRIPTOR = 1  #: a descriptor that cannot be executed, or the program has no END
     READ_ERROR = 2  #: the memory refused a read
     WRITE_ERROR = 3  #: the memory refused a write
     WATCHDOG = 4  #: the run took more cycles than WATCHDOG allows
     ABORTED = 5  #: the host asked for it
+    OUT_OF_BOUNDS = 6  #: a transfer beyond the end of a buffer of the host
+    DEADLOCK = 7  #: nothing moved for SILENCE_CYCLES: descriptors wait for what never comes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +130,12 @@ REGISTERS: tuple[Register, ...] = (
         fields=(
             Field("busy", 0, 1, "A run is going on."),
             Field("done", 1, 1, "The run ended well."),
-            Field("error", 2, 1, "The run failed."),
+            Field(
+                "error",
+                2,
+                1,
+                "The run failed; while still busy, because the memory does not answer.",
+            ),
             Field("error_code", 8, 8, "Why it failed, an ErrorCode."),
         ),
     ),
@@ -178,6 +186,24 @@ REGISTERS: tuple[Register, ...] = (
         offset=0x30,
         access="RO",
         doc="Digest of the configuration that was built.",
+    ),
+    Register(
+        name="PROGRAM_SIZE",
+        offset=0x34,
+        access="RW",
+        doc="Bytes of the program, 0 after a reset; descriptors are fetched in whole groups of four.",
+    ),
+    Register(
+        name="INPUT_SIZE",
+        offset=0x38,
+        access="RW",
+        doc="Bytes of the input tensors, 0 after a reset.",
+    ),
+    Register(
+        name="OUTPUT_SIZE",
+        offset=0x3C,
+        access="RW",
+        doc="Bytes of the outputs and of what is kept there meanwhile, 0 after a reset.",
     ),
     Register(
         name="CYCLES",

@@ -5,6 +5,7 @@ Descriptors take effect in the order of the program. The accelerator overlaps th
 also checks that every access is ordered by waits (:mod:`gateware.model.hazards`).
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy as np
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.arch.isa import Opcode
+from gateware.arch.refusal import refusal
+from gateware.arch.registers import ErrorCode
 from gateware.compiler.pack import unpack_weights
 from gateware.model.hazards import HazardError, Hazards
 from gateware.pe.lanes import row_engines
@@ -59,8 +62,8 @@ class Emulator:
         """Bytes from OUTPUT_BASE on, ``output_size`` of them, after a run of ``image`` on the bytes
         of an input tensor.
 
-        Raises EmulatorError for an opcode that does not exist, and for an access that may come too
-        early or too late.
+        Raises EmulatorError for a descriptor that the accelerator refuses, and for an access that
+        may come too early or too late.
         """
         self._hazards = self._new_hazards(output_size)
         output = bytearray(output_size)
@@ -69,11 +72,9 @@ class Emulator:
             int(isa.Base.INPUT): memoryview(tensor),
             int(isa.Base.OUTPUT): memoryview(output),
         }
-        for index, descriptor in enumerate(_decoded(image)):
+        for index, descriptor in enumerate(self._decoded(image, bases)):
             if descriptor.opcode is Opcode.END:
                 break
-            if not self.config.tables and descriptor.opcode is Opcode.LOAD_TABLE:
-                raise EmulatorError(f"descriptor {index} has opcode {descriptor.opcode}")
             try:
                 self._hazards.begin(descriptor.queue, index, descriptor.waits)
                 if descriptor.opcode is Opcode.EXECUTE:
@@ -83,6 +84,20 @@ class Emulator:
             except HazardError as error:
                 raise EmulatorError(str(error)) from error
         return bytes(output)
+
+    def _decoded(self, image: bytes, bases: Mapping[int, memoryview]) -> Iterator[isa.Descriptor]:
+        """Descriptors of ``image``. Raises EmulatorError for one that the accelerator refuses."""
+        sizes = {isa.Base(base): len(memory) for base, memory in bases.items()}
+        for index in itertools.count():
+            start = index * isa.DESCRIPTOR_BYTES
+            bits = int.from_bytes(image[start : start + isa.DESCRIPTOR_BYTES], "little")
+            code = refusal(bits, self.config, sizes)
+            if code is not ErrorCode.NONE:
+                opcode = isa.unpack(isa.HEADER, bits)["opcode"]
+                raise EmulatorError(
+                    f"descriptor {index} has opcode {opcode} and is refused with {code.name}"
+                )
+            yield isa.decode(bits)
 
     def _transfer(self, descriptor: isa.Descriptor, bases: Mapping[int, memoryview]) -> None:
         f = descriptor.fields
@@ -294,11 +309,3 @@ class Emulator:
             pooled = planes[-1].max((2, 3))
         row_lanes = np.zeros((*pooled.shape[:2], self.config.rows), np.int64)
         return np.concatenate([row_lanes, pooled], -1)
-
-
-def _decoded(image: bytes) -> Iterator[isa.Descriptor]:
-    """Descriptors of ``image``. Raises EmulatorError for an opcode that does not exist."""
-    try:
-        yield from isa.descriptors(image)
-    except ValueError as error:
-        raise EmulatorError(str(error)) from error

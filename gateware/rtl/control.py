@@ -9,8 +9,9 @@ from amaranth.lib.wiring import Component, In, Out, connect, flipped
 
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
-from gateware.arch.isa import QUEUES, Base, Opcode
-from gateware.arch.registers import DESCRIPTOR_INDEX_BITS, ErrorCode
+from gateware.arch.isa import QUEUES
+from gateware.arch.registers import DESCRIPTOR_INDEX_BITS, SILENCE_CYCLES, ErrorCode
+from gateware.rtl.decode import BUFFERS, Decoder
 from gateware.rtl.payloads import TransferJob
 from gateware.rtl.release import COUNTS, ReleaseQueue
 
@@ -55,9 +56,11 @@ class _Decoded:
     """The descriptor at hand, a cycle after it came."""
 
     at_hand: Signal
-    queues: dict[str, Signal]  # it goes there
+    queue: data.View  # it goes there
     end: Signal
     job: data.View  # it, for the loader or the storer
+    entered: Signal  # one entered a queue in the last cycle
+    outside: Value  # it goes beyond its buffer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,11 +70,14 @@ class _Run:
     event: data.View
     descriptor: _Decoded
     index: Signal  # its number
+    last: Signal  # number in the last cycle
     ending: Signal  # END was met
     over: Signal  # this is the last cycle before flushing
     flushing: Signal  # nothing begins any more; the bus comes to rest
     flushed: Signal  # flushing went on in the last cycle
     bus_idle: Signal  # the bus was at rest in the last cycle
+    silent: Signal  # nothing has moved, or flushing has gone on, for so long
+    told: Signal  # the run has been reported as failed, its flush goes on
     reason: Signal  # why the run ends
     failing: Signal  # the descriptor that it is about
     done: data.View  # complete descriptors of each queue
@@ -87,19 +93,25 @@ class Sequencer(Component):
     """Sequencer of a program: loads, executes and stores go to a queue each and leave it in order,
     each when what it waits for is complete.
 
-    A bus error, an unknown opcode, the watchdog or the host's abort ends the run: the bus is
-    flushed (nothing is left in flight), the queues and units are reset, and ``failed`` reports why.
-    The accelerator can be started again at once.
+    A bus error, a descriptor that is refused, the watchdog or the host's abort ends the run: the
+    bus is flushed (nothing is left in flight), the queues and units are reset, and ``failed``
+    reports why. The accelerator can be started again at once.
+
+    A run in which nothing moves for ``silence_cycles`` fails, too: its descriptors wait for what
+    never comes. Where the memory does not answer, ``failed`` comes as long after the reason, and
+    ``busy`` stays until the memory answers or the logic is reset.
 
     Parameters
     ----------
     config : AccelConfig
+    silence_cycles : int
 
     Members
     -------
     start, abort, watchdog : In(1)
         From the registers.
-    program_base, input_base, output_base : In(32)
+    bases, sizes : In(BUFFERS)
+        Where the host's buffers are, and their bytes; no transfer goes beyond.
     busy : Out(1), finished : Out(1), failed : Out(1), error_code : Out(ErrorCode)
         ``finished`` and ``failed`` are pulses.
     descriptor_index : Out(16)
@@ -132,17 +144,16 @@ class Sequencer(Component):
     Throughput: one descriptor in two cycles.
     """
 
-    def __init__(self, config: AccelConfig) -> None:
-        self._config = config
+    def __init__(self, config: AccelConfig, *, silence_cycles: int = SILENCE_CYCLES) -> None:
+        self._config, self._silence_cycles = config, silence_cycles
         transfer = stream.Signature(TransferJob())
         super().__init__(
             {
                 "start": In(1),
                 "abort": In(1),
                 "watchdog": In(1),
-                "program_base": In(32),
-                "input_base": In(32),
-                "output_base": In(32),
+                "bases": In(BUFFERS),
+                "sizes": In(BUFFERS),
                 "busy": Out(1),
                 "finished": Out(1),
                 "failed": Out(1),
@@ -183,6 +194,7 @@ class Sequencer(Component):
         ]
         self._classify(m, run)
         self._dispatch(m, run)
+        self._count_silence(m, run)
         with m.If(~self.busy):
             self._await_start(m, run)
         with m.Elif(~run.flushing):
@@ -194,7 +206,7 @@ class Sequencer(Component):
     def _set_up_run(self, m: Module) -> _Run:
         """Registers of a run and its queues."""
         event, flushing, flushed, bus_idle = Signal(Event()), Signal(), Signal(), Signal()
-        done = Signal(COUNTS, reset_less=True)
+        done, silent = Signal(COUNTS, reset_less=True), Signal()
         m.d.sync += [
             *(event[name].eq(getattr(self, name) & self.busy) for name in _STOPS),
             event.fetch_owns.eq(self.fetch_owns),
@@ -206,15 +218,21 @@ class Sequencer(Component):
             bus_idle.eq(self.bus_idle),
             *(done[name].eq(done[name] + event[name]) for name in QUEUES),
         ]
+        index = Signal(DESCRIPTOR_INDEX_BITS, reset_less=True)
+        last = Signal(DESCRIPTOR_INDEX_BITS, reset_less=True)
+        m.d.sync += last.eq(index)
         return _Run(
             event=event,
             descriptor=self._decode(m),
-            index=Signal(DESCRIPTOR_INDEX_BITS, reset_less=True),
+            index=index,
+            last=last,
             ending=Signal(),
             over=Signal(),
             flushing=flushing,
             flushed=flushed,
             bus_idle=bus_idle,
+            silent=silent,
+            told=Signal(),
             reason=Signal(ErrorCode),
             failing=Signal(DESCRIPTOR_INDEX_BITS, reset_less=True),
             done=done,
@@ -222,29 +240,31 @@ class Sequencer(Component):
         )
 
     def _decode(self, m: Module) -> _Decoded:
-        """Kind of the descriptor and its address in memory, registers."""
-        header = data.View(isa.TENSOR, self.descriptor.payload[: isa.TENSOR.size])
-        at_hand, end, address = Signal(), Signal(), Signal(32, reset_less=True)
-        queues = {name: Signal(name=f"to_{name}") for name in QUEUES}
-        base = Signal(32)
-        with m.Switch(header.base):
-            with m.Case(Base.INPUT):
-                m.d.comb += base.eq(self.input_base)
-            with m.Case(Base.OUTPUT):
-                m.d.comb += base.eq(self.output_base)
-            with m.Default():
-                m.d.comb += base.eq(self.program_base)
-        m.d.sync += [
-            address.eq(base + header.offset),
-            end.eq(header.opcode == Opcode.END),
-            *(
-                queue.eq(header.opcode.matches(*isa.opcodes(self._config, name)))
-                for name, queue in queues.items()
-            ),
+        """The descriptor on offer, where it goes and its address in memory."""
+        m.submodules.decoder = decoder = Decoder(self._config)
+        m.d.comb += [
+            decoder.descriptor.eq(self.descriptor.payload),
+            decoder.bases.eq(self.bases),
+            decoder.sizes.eq(self.sizes),
         ]
-        job = Signal(TransferJob())
-        m.d.comb += [job.tensor.eq(header), job.address.eq(address)]
-        return _Decoded(at_hand=at_hand, queues=queues, end=end, job=job)
+        job, entered, transfer = Signal(TransferJob()), Signal(), Signal(reset_less=True)
+        m.d.comb += [
+            job.tensor.eq(self.descriptor.payload[: isa.TENSOR.size]),
+            job.address.eq(decoder.address),
+        ]
+        # Before what is outside leaves its queue, the run is over.
+        m.d.sync += [
+            entered.eq(self.descriptor.ready),
+            transfer.eq(~decoder.queue.executes),
+        ]
+        return _Decoded(
+            at_hand=Signal(),
+            queue=decoder.queue,
+            end=decoder.end,
+            job=job,
+            entered=entered,
+            outside=entered & transfer & decoder.outside,
+        )
 
     def _queues(
         self, m: Module, event: data.View, done: data.View, reset: Signal
@@ -302,7 +322,7 @@ class Sequencer(Component):
         for name, queue in run.queues.items():
             job = self.descriptor.payload if name == "executes" else descriptor.job
             m.d.comb += [
-                queue.i.valid.eq(descriptor.at_hand & descriptor.queues[name]),
+                queue.i.valid.eq(descriptor.at_hand & descriptor.queue[name]),
                 Value.cast(queue.i.payload).eq(job),
                 queue.index.eq(run.index),
             ]
@@ -317,10 +337,20 @@ class Sequencer(Component):
         with m.If(met):
             m.d.sync += run.ending.eq(1)
 
+    def _count_silence(self, m: Module, run: _Run) -> None:
+        """Cycles of a run without a word, a beat or a descriptor, or those of its flush."""
+        event, cycles = run.event, Signal(range(self._silence_cycles), reset_less=True)
+        moves = Cat(event[name] for name in QUEUES).any() | run.descriptor.entered
+        rests = event.array_idle & run.bus_idle & ~moves
+        m.d.sync += [
+            cycles.eq(Mux(self.busy & ~run.over & (run.flushing | rests), cycles + 1, 0)),
+            run.silent.eq(self.busy & ~run.over & (cycles == self._silence_cycles - 2)),
+        ]
+
     def _end(self, m: Module, run: _Run, oldest: Value) -> None:
         """A good end, or why a run stops and which descriptor it is about."""
         descriptor, event, queues = run.descriptor, run.event, run.queues
-        bad = descriptor.at_hand & ~Cat(*descriptor.queues.values(), descriptor.end).any()
+        bad = descriptor.at_hand & ~(descriptor.queue.as_value().any() | descriptor.end)
         loads = queues["loads"]
         with m.If(event.abort):
             m.d.sync += run.reason.eq(ErrorCode.ABORTED)
@@ -330,8 +360,12 @@ class Sequencer(Component):
             m.d.sync += run.reason.eq(ErrorCode.READ_ERROR)
         with m.Elif(event.write_error):
             m.d.sync += run.reason.eq(ErrorCode.WRITE_ERROR)
+        with m.Elif(descriptor.outside):
+            m.d.sync += run.reason.eq(ErrorCode.OUT_OF_BOUNDS)
         with m.Elif(bad):
             m.d.sync += run.reason.eq(ErrorCode.BAD_DESCRIPTOR)
+        with m.Elif(run.silent):
+            m.d.sync += run.reason.eq(ErrorCode.DEADLOCK)
         with m.Else():
             m.d.sync += run.reason.eq(ErrorCode.NONE)
         with m.If(event.abort | event.watchdog):
@@ -340,10 +374,15 @@ class Sequencer(Component):
             m.d.sync += run.failing.eq(Mux(event.fetch_owns | loads.idle, run.index, loads.oldest))
         with m.Elif(event.write_error):
             m.d.sync += run.failing.eq(queues["stores"].oldest)
-        with m.Else():
+        with m.Elif(descriptor.outside):
+            m.d.sync += run.failing.eq(run.last)
+        with m.Elif(bad):
             m.d.sync += run.failing.eq(run.index)
+        with m.Else():
+            m.d.sync += run.failing.eq(oldest)
         idle = Cat(queue.idle for queue in queues.values()).all()
-        m.d.comb += run.over.eq(run.stop | bad | (run.ending & idle))
+        refused = descriptor.outside | bad | run.silent
+        m.d.comb += run.over.eq(run.stop | refused | (run.ending & idle))
         m.d.sync += run.flushing.eq(run.over)
 
     def _flush(self, m: Module, run: _Run) -> None:
@@ -351,10 +390,12 @@ class Sequencer(Component):
 
         Also after a good end: what was fetched beyond it is still on its way.
         """
+        failed = run.reason != ErrorCode.NONE
+        m.d.comb += self.error_code.eq(run.reason)
         with m.If(run.flushed & run.bus_idle):
-            m.d.comb += [
-                self.finished.eq(run.reason == ErrorCode.NONE),
-                self.failed.eq(run.reason != ErrorCode.NONE),
-                self.error_code.eq(run.reason),
-            ]
-            m.d.sync += [self.busy.eq(0), run.flushing.eq(0)]
+            m.d.comb += [self.finished.eq(~failed), self.failed.eq(failed & ~run.told)]
+            m.d.sync += [self.busy.eq(0), run.flushing.eq(0), run.told.eq(0)]
+        with m.Elif(run.silent & ~run.told):
+            # The memory does not answer. Of a good end nobody has to know that.
+            m.d.comb += self.failed.eq(failed)
+            m.d.sync += run.told.eq(failed)

@@ -22,6 +22,16 @@ from gateware.arch.registers import (
 from gateware.pe.broadcast import copies
 from gateware.rtl.axi import AxiLiteSignature, Resp
 
+#: Words that the host writes and the accelerator reads, by the members that show them.
+WORDS = {
+    "PROGRAM_BASE": "program_base",
+    "INPUT_BASE": "input_base",
+    "OUTPUT_BASE": "output_base",
+    "WATCHDOG": "watchdog_limit",
+    "PROGRAM_SIZE": "program_size",
+    "INPUT_SIZE": "input_size",
+    "OUTPUT_SIZE": "output_size",
+}
 #: What each entry of COUNTERS grows by in a cycle.
 COUNT_LAYOUT = data.StructLayout(dict.fromkeys(COUNTERS, 1) | {"read_beats": 3})
 
@@ -33,6 +43,7 @@ _Content = ValueLike | dict[str, ValueLike]
 class _State:
     """Registers behind the map."""
 
+    words: dict[str, Signal]
     status: dict[str, Signal]
     irq_enable: Signal
     irq_status: Signal
@@ -43,8 +54,9 @@ class _State:
 class RegisterFile(wiring.Component):
     """Registers, counters, watchdog and interrupt of an accelerator.
 
-    A write takes effect in the cycle after its address and data were accepted together; pulses that
-    follow from it come in that cycle. A read answers in the cycle after its address.
+    A write takes effect in the cycle after its address and data were accepted together, that of a
+    whole word two cycles after; pulses that follow from it come in that cycle. A read answers in
+    the cycle after its address.
 
     Parameters
     ----------
@@ -59,6 +71,8 @@ class RegisterFile(wiring.Component):
         Pulses. ``start`` comes only while not busy; ``abort`` always, with or without a run.
     program_base, input_base, output_base : Out(32)
         What the host wrote, live.
+    program_size, input_size, output_size : Out(32)
+        Likewise.
     watchdog_limit : Out(32)
         What the host wrote, live.
     watchdog : Out(1)
@@ -95,6 +109,9 @@ class RegisterFile(wiring.Component):
                 "program_base": Out(32),
                 "input_base": Out(32),
                 "output_base": Out(32),
+                "program_size": Out(32),
+                "input_size": Out(32),
+                "output_size": Out(32),
                 "watchdog_limit": Out(32),
                 "watchdog": Out(1),
                 "irq": Out(1),
@@ -113,6 +130,7 @@ class RegisterFile(wiring.Component):
         contents = self._contents(state)
         self._elaborate_read(m, contents)
         written = self._elaborate_write(m, contents)
+        self._elaborate_words(m, state.words)
         start = self._command(m, state, written)
         self._follow_run(m, state, start)
         return m
@@ -128,6 +146,9 @@ class RegisterFile(wiring.Component):
             for name in ("cycles", *COUNTERS)
         }
         return _State(
+            words={
+                name: Signal(32, name=member, reset_less=True) for name, member in WORDS.items()
+            },
             status=status,
             irq_enable=irq_enable,
             irq_status=irq_status,
@@ -139,23 +160,23 @@ class RegisterFile(wiring.Component):
         """What each register reads: the word, or its fields. Those that the host writes are
         signals."""
         config = self._config
-        return {
-            "ID": ID_VALUE,
-            "VERSION": {"minor": VERSION_MINOR, "major": VERSION_MAJOR},
-            "CONTROL": {"start": 0, "abort": 0},
-            # Cleared by the start of a run, a cycle late.
-            "STATUS": {"busy": self.busy | self.start}
-            | {name: Mux(self.start, 0, signal) for name, signal in state.status.items()},
-            "PROGRAM_BASE": self.program_base,
-            "INPUT_BASE": self.input_base,
-            "OUTPUT_BASE": self.output_base,
-            "WATCHDOG": self.watchdog_limit,
-            "IRQ_ENABLE": {"finished": state.irq_enable},
-            "IRQ_STATUS": {"finished": state.irq_status},
-            "ERROR_DESCRIPTOR": {"index": state.failing_index},
-            "SHAPE": {"rows": config.rows, "k": config.k, "pixels": config.pixels},
-            "CONFIG_DIGEST": config_digest(config),
-        } | {name.upper(): counter for name, counter in state.counters.items()}
+        return (
+            {
+                "ID": ID_VALUE,
+                "VERSION": {"minor": VERSION_MINOR, "major": VERSION_MAJOR},
+                "CONTROL": {"start": 0, "abort": 0},
+                # Cleared by the start of a run, a cycle late.
+                "STATUS": {"busy": self.busy | self.start}
+                | {name: Mux(self.start, 0, signal) for name, signal in state.status.items()},
+                "IRQ_ENABLE": {"finished": state.irq_enable},
+                "IRQ_STATUS": {"finished": state.irq_status},
+                "ERROR_DESCRIPTOR": {"index": state.failing_index},
+                "SHAPE": {"rows": config.rows, "k": config.k, "pixels": config.pixels},
+                "CONFIG_DIGEST": config_digest(config),
+            }
+            | state.words
+            | {name.upper(): counter for name, counter in state.counters.items()}
+        )
 
     def _command(self, m: Module, state: _State, written: dict[str, Signal]) -> Value:
         """CONTROL and the interrupt; whether a run is started, a cycle before ``self.start``."""
@@ -244,14 +265,27 @@ class RegisterFile(wiring.Component):
                         if register.name in ones:
                             m.d.comb += ones[register.name].eq(axil.wdata & mask)
                             continue
-                        content = contents[register.name]
-                        parts = (
-                            [(content, 0)]
-                            if not register.fields
-                            else [(content[field.name], field.lsb) for field in register.fields]
-                        )
-                        for stored, lsb in parts:
+                        for field in register.fields:
+                            stored, lsb = contents[register.name][field.name], field.lsb
                             m.d.sync += stored.eq(
                                 ((axil.wdata & mask) >> lsb) | (stored & ~(mask >> lsb))
                             )
         return ones
+
+    def _elaborate_words(self, m: Module, words: dict[str, Signal]) -> None:
+        """Writes of whole words, a cycle later: they are many, and reset by copies as well."""
+        axil = self.axil
+        accept = axil.awvalid & axil.awready
+        data, strobes = Signal(32, reset_less=True), Signal(4, reset_less=True)
+        m.d.sync += [data.eq(axil.wdata), strobes.eq(axil.wstrb)]
+        resets = copies(m, ResetSignal(), len(words), "word_reset")
+        offsets = {register.name: register.offset for register in REGISTERS}
+        for (name, word), reset in zip(words.items(), resets, strict=True):
+            chosen = Signal(name=f"chosen_{name.lower()}", reset_less=True)
+            m.d.sync += chosen.eq(accept & (axil.awaddr[2:] == offsets[name] // 4))
+            m.d.comb += getattr(self, WORDS[name]).eq(word)
+            for lane, strobe in enumerate(strobes):
+                with m.If(chosen & strobe):
+                    m.d.sync += word.word_select(lane, 8).eq(data.word_select(lane, 8))
+            with m.If(reset):
+                m.d.sync += word.eq(0)

@@ -14,6 +14,7 @@ from gateware.pe.broadcast import copies
 from gateware.rtl.axi import Axi3Signature, AxiLiteSignature
 from gateware.rtl.buffers import READ_CYCLES, ActBuffer, BeatBuffer
 from gateware.rtl.control import Sequencer
+from gateware.rtl.decode import BUFFERS
 from gateware.rtl.dma import ReadDma
 from gateware.rtl.dma_port import DmaPort
 from gateware.rtl.drain import GATHERED_PER_COPY, LANES_CYCLES
@@ -166,9 +167,8 @@ class Accelerator(wiring.Component):
             sequencer.start.eq(regs.start),
             sequencer.abort.eq(regs.abort),
             sequencer.watchdog.eq(regs.watchdog),
-            sequencer.program_base.eq(regs.program_base),
-            sequencer.input_base.eq(regs.input_base),
-            sequencer.output_base.eq(regs.output_base),
+            *(sequencer.bases[name].eq(getattr(regs, f"{name}_base")) for name, _ in BUFFERS),
+            *(sequencer.sizes[name].eq(getattr(regs, f"{name}_size")) for name, _ in BUFFERS),
             regs.busy.eq(sequencer.busy),
             regs.done.eq(sequencer.finished),
             regs.failed.eq(sequencer.failed),
@@ -192,6 +192,7 @@ class Accelerator(wiring.Component):
         connect(m, sequencer.execute, engine.execute)
         m.d.comb += [
             fetcher.address.eq(units.regs.program_base),
+            fetcher.size.eq(units.regs.program_size),
             fetcher.start.eq(sequencer.fetch_start),
             fetcher.halt.eq(sequencer.fetch_halt),
             sequencer.fetch_owns.eq(~units.share.owner),

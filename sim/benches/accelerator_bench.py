@@ -14,8 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gateware.arch.registers import COUNTERS, REGISTERS, ErrorCode
+from sim.world.axi3_checker import Rule, window_bits
 
 OFFSETS = {register.name: register.offset for register in REGISTERS}
+BUFFERS = ("program", "input", "output")
 CLOCK_NS = 10
 LIMIT_CYCLES = 20_000_000  # one image
 LINE_SECONDS = 30
@@ -94,12 +96,14 @@ async def run(
 ) -> int:
     """Register accesses of one run; returns STATUS.
 
-    ``job`` says where its ``program``, ``input`` and ``output`` are. ``sample`` is a number of
+    ``job`` says where its ``program``, ``input`` and ``output`` are, and their bytes. ``sample`` is a number of
     cycles and what to do with the registers that often. Raises AssertionError when the run does not
     end or breaks a bus rule.
     """
-    for name in ("program", "input", "output"):
+    for name in BUFFERS:
         await host.write(f"{name.upper()}_BASE", job[name])
+        await host.write(f"{name.upper()}_SIZE", job[f"{name}_size"])
+    dut.windows.value = window_bits(*(window(job, name) for name in BUFFERS))
     await host.write("CONTROL", 1)
     if abort_after is not None:
         await ClockCycles(dut.clk, abort_after)
@@ -113,9 +117,20 @@ async def run(
             look({"CYCLES": await host.read("CYCLES")})
     status = await host.read("STATUS")
     await host.write("IRQ_STATUS", 1)
-    assert int(dut.violation.value) == 0, f"bus rule {int(dut.violation.value)} broken"
+    check_bus(dut)
     assert not status & 1, f"still busy after {LIMIT_CYCLES} cycles, {await where(host)}"
     return status
+
+
+def window(job: dict[str, int], name: str) -> tuple[int, int, bool]:
+    """First byte and size of a buffer, and whether the accelerator writes there."""
+    return job[name], job[f"{name}_size"], name == "output"
+
+
+def check_bus(dut) -> None:
+    """Raises AssertionError for a rule of the bus that was broken."""
+    broken = Rule(int(dut.violation.value))
+    assert broken is Rule.NONE, f"bus rule {broken.name} broken"
 
 
 async def where(host: RegisterPort) -> str:
@@ -133,7 +148,7 @@ async def collect(
 ) -> None:
     """Addition of a run's counters and output, in hexadecimal, to ``result``."""
     result["counters"].append({name: await host.read(name) for name in COUNTER_NAMES})
-    result["memory"].append(_dump(dut, job["output"], job["size"], bus_bytes))
+    result["memory"].append(_dump(dut, job["output"], job["output_size"], bus_bytes))
 
 
 class Lines:

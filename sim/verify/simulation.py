@@ -312,9 +312,11 @@ def _layout(tasks: Sequence[Task]) -> tuple[bytes, list[dict[str, int]]]:
         runs += [
             {
                 "program": at,
+                "program_size": len(program.image),
                 "input": put(b"".join(packed[first : first + program.batch])),
+                "input_size": sum(map(len, packed[first : first + program.batch])),
                 "output": put(bytes(program.output_size)),
-                "size": program.output_size,
+                "output_size": program.output_size,
                 "expected_cycles": expected,
                 "sample_cycles": max(MIN_SAMPLE, expected // SAMPLES),
             }

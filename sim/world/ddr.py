@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from gateware.rtl.axi import Axi3Signature
+from sim.world.axi3_checker import Axi3Checker, Rule, Window
 
 #: What goes to ``extra_verilog`` of the harness. Its head documents the plusargs.
 DDR_VERILOG = Path(__file__).with_name("ddr_axi3.v")
@@ -29,13 +30,17 @@ class Ddr(wiring.Component):
         Address of the first.
     read_latency, write_latency : int
         Cycles from the AR handshake to the first beat, from the last W handshake to the response.
+    windows : int
+        See :class:`~sim.world.axi3_checker.Axi3Checker`.
 
     Members
     -------
     axi : In(Axi3Signature)
         From the master.
-    violation : Out(3)
-        The first rule that the master broke, 0 for none.
+    violation : Out(Rule)
+        The first rule of :mod:`sim.world.axi3_checker` that was broken.
+    windows : In(array of Window)
+        Only with ``windows``: where the master may go.
     read_beats, write_beats : Out(32)
         Beats so far.
     wants : Out(2), grants : In(2), initially granted
@@ -57,7 +62,9 @@ class Ddr(wiring.Component):
         base: int = 0,
         read_latency: int = 40,
         write_latency: int = 20,
+        windows: int = 0,
     ) -> None:
+        self._windows = windows
         self._signature_axi = axi
         self._parameters = {
             "p_BEATS": beats,
@@ -68,17 +75,23 @@ class Ddr(wiring.Component):
         super().__init__(
             {
                 "axi": In(axi),
-                "violation": Out(3),
+                "violation": Out(Rule),
                 "read_beats": Out(32),
                 "write_beats": Out(32),
                 "wants": Out(2),
                 "grants": In(2, init=3),  # pyright: ignore[reportCallIssue]: stubs lack init
+                **({"windows": In(data.ArrayLayout(Window, windows))} if windows else {}),
             }
         )
 
     def elaborate(self, platform) -> Module:
         m = Module()
         signature = self._signature_axi
+        m.submodules.checker = checker = Axi3Checker(signature, windows=self._windows)
+        checker.watch(m, self.axi)
+        m.d.comb += self.violation.eq(checker.violation)
+        if self._windows:
+            m.d.comb += checker.windows.eq(self.windows)
         ports = {}
         for name, member in signature.members.items():
             # Attributes that say nothing to this memory have no port there.
@@ -93,7 +106,6 @@ class Ddr(wiring.Component):
             p_ADDR_BITS=signature.addr_bits,
             p_DATA_BITS=signature.data_bits,
             p_ID_BITS=signature.id_bits,
-            o_violation=self.violation,
             o_read_beats=self.read_beats,
             o_write_beats=self.write_beats,
             o_wants=self.wants,

@@ -8,7 +8,7 @@ through the first port can be read there again, but not through the others.
 from typing import Any
 
 from amaranth import *
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from gateware.arch.config import AccelConfig
@@ -16,8 +16,10 @@ from gateware.arch.registers import COUNTERS, WINDOW_BITS
 from gateware.flow.verilog import AcceleratorBox
 from gateware.rtl.axi import AxiLiteSignature
 from gateware.rtl.top import hp_ports
+from sim.world.axi3_checker import Rule, Window
 from sim.world.ddr import Ddr, DdrBudget
 
+WINDOWS = 3  #: the program, the inputs, the outputs
 WAVEFORM_FILE = "waveform.vcd"
 
 #: Verilog of the module that begins a waveform: Verilator writes one from ``$dumpvars`` on.
@@ -105,8 +107,10 @@ class System(wiring.Component):
     -------
     axil : In(AxiLiteSignature(12, 32))
     irq : Out(1)
-    violation : Out(3)
-        A bus rule that the accelerator broke, see :class:`sim.world.ddr.Ddr`.
+    violation : Out(Rule)
+        A bus rule that was broken at any port.
+    windows : In(array of Window)
+        Where the accelerator may go: the host's three buffers, of which it writes the last.
     """
 
     axil: Any
@@ -119,7 +123,8 @@ class System(wiring.Component):
             {
                 "axil": In(AxiLiteSignature(WINDOW_BITS, 32)),
                 "irq": Out(1),
-                "violation": Out(3),
+                "violation": Out(Rule),
+                "windows": In(data.ArrayLayout(Window, WINDOWS)),
             }
         )
 
@@ -135,11 +140,14 @@ class System(wiring.Component):
         violations = []
         for p, name in enumerate(hp_ports(self._config)):
             axi = getattr(accelerator, name)
-            m.submodules[f"ddr_{p}"] = ddr = Ddr(axi.signature, beats=self._ddr_beats)
+            m.submodules[f"ddr_{p}"] = ddr = Ddr(
+                axi.signature, beats=self._ddr_beats, windows=WINDOWS
+            )
             connect(m, axi, ddr.axi)
             m.d.comb += [
                 budget.wants[2 * p : 2 * p + 2].eq(ddr.wants),
                 ddr.grants.eq(budget.grants[2 * p : 2 * p + 2]),
+                ddr.windows.eq(self.windows),
             ]
             violations.append(ddr.violation)
         found = violations[0]

@@ -52,6 +52,9 @@ def test_map_of_the_driver() -> None:
         "ERROR_DESCRIPTOR": 0x28,
         "SHAPE": 0x2C,
         "CONFIG_DIGEST": 0x30,
+        "PROGRAM_SIZE": 0x34,
+        "INPUT_SIZE": 0x38,
+        "OUTPUT_SIZE": 0x3C,
         "CYCLES": 0x40,
         "ARRAY_CYCLES": 0x44,
         "STALL_DRAIN": 0x48,
@@ -70,6 +73,8 @@ def test_map_of_the_driver() -> None:
         "WRITE_ERROR": 3,
         "WATCHDOG": 4,
         "ABORTED": 5,
+        "OUT_OF_BOUNDS": 6,
+        "DEADLOCK": 7,
     }
 
 

@@ -15,7 +15,12 @@ from sim.backend import pysim
 from tests.helpers.units import TINY, descriptor
 
 BASES = {Base.PROGRAM: 0x1000_0000, Base.INPUT: 0x2000_0000, Base.OUTPUT: 0x3000_0000}
+SIZE = 0x4000_0000  #: of each buffer
 END = descriptor(isa.TRANSFER, opcode=Opcode.END)
+
+
+def execute(**fields: int) -> int:
+    return descriptor(isa.EXECUTE, opcode=Opcode.EXECUTE, **(dict.fromkeys(isa.LOOPS, 1) | fields))
 
 
 def transfer(opcode: Opcode, base: Base, offset: int, beats: int, **waits: int) -> int:
@@ -26,7 +31,7 @@ PROGRAM = [
     transfer(Opcode.LOAD_TENSOR, Base.INPUT, 0x40, 3),
     transfer(Opcode.LOAD_WEIGHTS, Base.PROGRAM, 0x400, 5),
     transfer(Opcode.LOAD_SLOTS, Base.PROGRAM, 0x800, 2),
-    descriptor(isa.EXECUTE, opcode=Opcode.EXECUTE, out_height=7, wait_loads=3),
+    execute(out_height=7, wait_loads=3),
     transfer(Opcode.STORE_TENSOR, Base.OUTPUT, 0x80, 4, wait_executes=1),
     transfer(Opcode.STORE_WIDE, Base.OUTPUT, 0xC0, 1),
     END,
@@ -129,7 +134,7 @@ class World:
         if get(dut.finished):
             self.ends.append(("finished", index))
         if get(dut.failed):
-            assert get(dut.flush) and get(dut.bus_idle)
+            assert get(dut.flush)
             self.ends.append(("failed", ErrorCode(get(dut.error_code)), index))
 
     def _begin(self, ctx, unit: str, port) -> None:
@@ -176,14 +181,22 @@ class World:
 
 
 def simulate(
-    scenario, descriptors: list[int], seed: int, *, cycles: int, most: int = 3, hold: tuple = ()
+    scenario,
+    descriptors: list[int],
+    seed: int,
+    *,
+    cycles: int,
+    most: int = 3,
+    hold: tuple = (),
+    silence_cycles: int = 1 << 12,
 ) -> None:
-    dut = Sequencer(TINY)
+    dut = Sequencer(TINY, silence_cycles=silence_cycles)
     world = World(dut, descriptors, random.Random(seed), most, hold)
 
     async def bench(ctx) -> None:
         for base, address in BASES.items():
-            ctx.set(getattr(dut, f"{base.name.lower()}_base"), address)
+            ctx.set(dut.bases[base.name.lower()], address)
+            ctx.set(dut.sizes[base.name.lower()], SIZE)
         await scenario(ctx, world)
 
     pysim.run(dut, bench, cycles=cycles)
@@ -210,10 +223,10 @@ def random_program(rng: random.Random, count: int) -> list[int]:
         # A full queue must not keep back what its head waits for.
         counts[queue] += 1
         if queue == "executes":
-            words.append(descriptor(isa.EXECUTE, opcode=Opcode.EXECUTE, **waits))
+            words.append(execute(**waits))
         else:
             opcode = Opcode.LOAD_WEIGHTS if queue == "loads" else Opcode.STORE_TENSOR
-            words.append(transfer(opcode, Base.OUTPUT, len(words), 1, **waits))
+            words.append(transfer(opcode, Base.OUTPUT, 8 * len(words), 1, **waits))
     return [*words, END]
 
 
@@ -236,9 +249,9 @@ def test_waits(seed):
 def test_queues_run_beside_each_other(seed):
     # Loads and stores go on while an EXECUTE never ends, and a second one waits for it.
     descriptors = [
-        descriptor(isa.EXECUTE, opcode=Opcode.EXECUTE),
-        descriptor(isa.EXECUTE, opcode=Opcode.EXECUTE, wait_executes=1),
-        *[transfer(Opcode.LOAD_SLOTS, Base.INPUT, i, 1) for i in range(40)],
+        execute(),
+        execute(wait_executes=1),
+        *[transfer(Opcode.LOAD_SLOTS, Base.INPUT, 8 * i, 1) for i in range(40)],
         transfer(Opcode.STORE_TENSOR, Base.OUTPUT, 0, 1),
         END,
     ]
@@ -260,7 +273,7 @@ def test_causes(hold, queue, seed):
     opcode = Opcode.LOAD_SLOTS if hold == "load" else Opcode.STORE_WIDE
     descriptors = [
         transfer(opcode, Base.OUTPUT, 0, 1),
-        descriptor(isa.EXECUTE, opcode=Opcode.EXECUTE, **{f"wait_{queue}": 1}),
+        execute(**{f"wait_{queue}": 1}),
         END,
     ]
 
@@ -322,7 +335,7 @@ def test_trouble_in_every_cycle(pin, code, seed):
     [("read_error", "load", 0), ("write_error", "store", 2), ("abort", "execute", 1)],
 )
 def test_which_descriptor_failed(pin, hold, index, seed):
-    descriptors = [PROGRAM[1], descriptor(isa.EXECUTE, opcode=Opcode.EXECUTE), PROGRAM[5], END]
+    descriptors = [PROGRAM[1], execute(), PROGRAM[5], END]
 
     async def scenario(ctx, world: World) -> None:
         await world.run(ctx, 60, **{pin: 1})
@@ -349,3 +362,69 @@ def test_which_reason_wins(seed):
             assert world.ends[0][:2] == ("failed", ErrorCode[code])
 
     simulate(scenario, PROGRAM, seed, cycles=500)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        transfer(Opcode.LOAD_WEIGHTS, Base.PROGRAM, SIZE - 4, 2),
+        transfer(Opcode.LOAD_TENSOR, Base.INPUT, SIZE, 1),
+        transfer(Opcode.STORE_WIDE, Base.OUTPUT, 0xFFFF_FFFC, 1),
+    ],
+)
+def test_a_transfer_outside_never_begins(bad, seed):
+    descriptors = [PROGRAM[0], *[PROGRAM[1]] * 5, bad, PROGRAM[-1]]
+
+    async def scenario(ctx, world: World) -> None:
+        for _ in range(3):
+            world.ends = []
+            await world.run(ctx)
+            assert world.ends == [("failed", ErrorCode.OUT_OF_BOUNDS, 6)]
+            assert all(entry in LOG or entry[2:] == LOG[1][2:] for entry in world.log)
+
+    simulate(scenario, descriptors, seed, cycles=2000)
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "index"),
+    [
+        ([execute(wait_loads=1), END], 0),
+        ([PROGRAM[0], transfer(Opcode.STORE_TENSOR, Base.OUTPUT, 0, 1, wait_stores=1), END], 1),
+        # A full queue keeps back what its head waits for.
+        (
+            [transfer(Opcode.LOAD_SLOTS, Base.INPUT, 0, 1, wait_executes=1)] * 40
+            + [execute(), END],
+            0,
+        ),
+    ],
+)
+def test_waits_for_what_never_comes(descriptors, index, seed):
+    async def scenario(ctx, world: World) -> None:
+        for _ in range(2):
+            world.ends = []
+            cycles = await world.run(ctx)
+            assert world.ends == [("failed", ErrorCode.DEADLOCK, index)]
+            assert cycles < 600
+
+    simulate(scenario, descriptors, seed, cycles=2000, silence_cycles=64)
+
+
+def test_a_memory_that_does_not_answer(seed):
+    """The run fails all the same; the accelerator stays busy until the memory answers."""
+
+    async def scenario(ctx, world: World) -> None:
+        world.trouble = {"start": 1}
+        for _ in range(20):
+            await world.cycle(ctx)
+        world.trouble, world.bus = {"watchdog": 1}, 1000
+        for _ in range(300):
+            await world.cycle(ctx)
+        assert ctx.get(world.dut.busy)
+        assert [end[:2] for end in world.ends] == [("failed", ErrorCode.WATCHDOG)]
+        world.bus = 0
+        for _ in range(4):
+            await world.cycle(ctx)
+        assert not ctx.get(world.dut.busy) and len(world.ends) == 1
+        await world.run_well(ctx)
+
+    simulate(scenario, PROGRAM, seed, cycles=1000, hold=(), silence_cycles=64)

@@ -16,10 +16,17 @@ BEATS = isa.DESCRIPTOR_BITS // TINY.bus_bits
 
 
 async def fetch(
-    ctx, dut: Fetcher, rng: np.random.Generator, base: int, count: int, latency: int
+    ctx,
+    dut: Fetcher,
+    rng: np.random.Generator,
+    base: int,
+    count: int,
+    latency: int,
+    size: int = 1 << 31,
 ) -> list[int]:
     """Take ``count`` descriptors of a memory whose words are their addresses; returns them."""
     ctx.set(dut.address, base)
+    ctx.set(dut.size, size)
     ctx.set(dut.start, 1)
     await ctx.tick()
     ctx.set(dut.start, 0)
@@ -69,6 +76,23 @@ def test_descriptors_in_order_and_never_too_far_ahead(latency, seed):
         ctx.set(dut.halt, 1)
         ctx.set(dut.command.ready, 1)
         await ctx.tick()
+        for _ in range(60):
+            assert not ctx.get(dut.command.valid)
+            await ctx.tick()
+
+    pysim.run(dut, bench, cycles=4000)
+
+
+@pytest.mark.parametrize("size", [0, 255, 256, 3000])
+def test_the_last_group_of_a_program_without_end_is_followed_by_opcode_0(size, seed):
+    dut, rng = Fetcher(TINY), np.random.default_rng(seed)
+    groups = size // (isa.FETCH_GROUP * isa.DESCRIPTOR_BYTES)
+
+    async def bench(ctx) -> None:
+        count = groups * isa.FETCH_GROUP
+        *_, bad = await fetch(ctx, dut, rng, 0x4001, count + 1, 5, size=size)
+        assert bad & (1 << isa.OPCODE_BITS) - 1 == 0
+        ctx.set(dut.command.ready, 1)
         for _ in range(60):
             assert not ctx.get(dut.command.valid)
             await ctx.tick()

@@ -101,7 +101,7 @@ def run(bench) -> None:
 def test_constants() -> None:
     async def bench(ctx, dut, host, machine) -> None:
         assert await host.read(ctx, "ID") == 0x524D5350
-        assert await host.read(ctx, "VERSION") == 0x0002_0000
+        assert await host.read(ctx, "VERSION") == 0x0003_0000
         assert await host.read(ctx, "SHAPE") == 8 | 16 << 16 | 4 << 24
         assert await host.read(ctx, "CONFIG_DIGEST") == config_digest(CONFIG)
         assert await host.read(ctx, "CONTROL") == 0
@@ -115,6 +115,9 @@ def test_storage_and_strobes() -> None:
         "PROGRAM_BASE": "program_base",
         "INPUT_BASE": "input_base",
         "OUTPUT_BASE": "output_base",
+        "PROGRAM_SIZE": "program_size",
+        "INPUT_SIZE": "input_size",
+        "OUTPUT_SIZE": "output_size",
         "WATCHDOG": "watchdog_limit",
     }
 
@@ -354,8 +357,8 @@ def test_back_to_back_accesses_and_back_pressure() -> None:
             assert ctx.get(axil.awready & axil.wready & axil.arready)
             if cycle:
                 assert ctx.get(axil.bvalid & axil.rvalid)
-            if cycle > 1:
-                assert ctx.get(axil.rdata) == cycle - 2
+            if cycle > 2:
+                assert ctx.get(axil.rdata) == cycle - 3
             await ctx.tick()
         ctx.set(axil.bready, 0)
         ctx.set(axil.rready, 0)

@@ -111,6 +111,9 @@ def test_a_network(ports, seed):
             ("PROGRAM_BASE", PROGRAM),
             ("INPUT_BASE", IMAGE),
             ("OUTPUT_BASE", OUTPUT),
+            ("PROGRAM_SIZE", len(program.image)),
+            ("INPUT_SIZE", len(program.pack(image[0]))),
+            ("OUTPUT_SIZE", program.output_size),
             ("IRQ_ENABLE", 1),
         ):
             await host.write(ctx, name, base)
