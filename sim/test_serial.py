@@ -3,6 +3,10 @@
 
 from pathlib import Path
 
+from amaranth import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
 import boards
 from gateware.arch.config import AccelConfig
 from gateware.flow import manifest
@@ -14,11 +18,36 @@ from ir.ratio import Ratio
 from sim.backend.harness import ECP5_MODELS, build_and_test
 from sim.backend.simulators import VERILATOR, find_simulator
 from sim.verify.cases import CaseMaker
+from sim.world.axi3_checker import CheckedAccelerator, Rule
 
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16, bus_bits=BUS_BITS, clock_hz=50_000_000)
 MEMORY_BYTES = 1 << 16
 SILENCE_CYCLES = 1 << 12
 DIVISOR = 4  #: the fastest line, for a short simulation
+
+
+class CheckedSystem(wiring.Component):
+    """System whose ``violation`` is a rule of the bus that the accelerator or its memory broke."""
+
+    rx: In(1, init=1)
+    tx: Out(1, init=1)
+    violation: Out(Rule)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        accelerator = CheckedAccelerator(AcceleratorBox(CONFIG), CONFIG)
+        m.submodules.system = system = SerialSystem(
+            accelerator,
+            memory_bytes=MEMORY_BYTES,
+            divisor=DIVISOR,
+            silence_cycles=SILENCE_CYCLES,
+        )
+        m.d.comb += [
+            system.rx.eq(self.rx),
+            self.tx.eq(system.tx),
+            self.violation.eq(accelerator.violation),
+        ]
+        return m
 
 
 def test_driver_over_a_serial_line(make_case: CaseMaker, tmp_path: Path, seed: int) -> None:
@@ -30,14 +59,8 @@ def test_driver_over_a_serial_line(make_case: CaseMaker, tmp_path: Path, seed: i
     manifest.write_accelerator(
         tmp_path, boards.get("ulx3s_85f"), CONFIG, connection=reached, bitstream="top.bit"
     )
-    system = SerialSystem(
-        AcceleratorBox(CONFIG),
-        memory_bytes=MEMORY_BYTES,
-        divisor=DIVISOR,
-        silence_cycles=SILENCE_CYCLES,
-    )
     build_and_test(
-        system,
+        CheckedSystem(),
         toplevel="serial",
         test_module="sim.benches.serial_bench",
         extra_verilog=[accelerator_verilog(CONFIG, Ecp5()), ECP5_MODELS],

@@ -8,10 +8,6 @@ from gateware.arch.config import AccelConfig
 from gateware.arch.isa import Base, Opcode
 from gateware.arch.registers import ErrorCode
 
-#: Cycles from the last beat of a descriptor, or of a group of them after which there is none, to
-#: the end of a run that the descriptor makes fail, while its queue has room and the bus is at rest.
-REFUSAL_CYCLES = 16
-
 
 def refusal(bits: int, config: AccelConfig, sizes: Mapping[Base, int]) -> ErrorCode:
     """Error that the descriptor ``bits``, 512 of them, ends a run with; NONE for one that is

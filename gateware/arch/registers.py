@@ -191,7 +191,7 @@ REGISTERS: tuple[Register, ...] = (
         name="PROGRAM_SIZE",
         offset=0x34,
         access="RW",
-        doc="Bytes of the program, 0 after a reset; descriptors are fetched in whole groups of four.",
+        doc="Bytes of the program, 0 after a reset; descriptors are fetched by whole fours.",
     ),
     Register(
         name="INPUT_SIZE",

@@ -330,7 +330,13 @@ class Sequencer(Component):
         met = descriptor.at_hand & descriptor.end
         m.d.comb += [self.descriptor.ready.eq(entering), self.dispatched.eq(entering | met)]
         m.d.sync += descriptor.at_hand.eq(
-            self.descriptor.valid & ~entering & ~met & self.busy & ~run.ending & ~run.over
+            self.descriptor.valid
+            & ~entering
+            & ~met
+            & self.busy
+            & ~run.ending
+            & ~run.over
+            & ~run.flushing
         )
         with m.If(entering):
             m.d.sync += run.index.eq(run.index + 1)

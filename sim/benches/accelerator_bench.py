@@ -86,6 +86,17 @@ async def start(dut) -> RegisterPort:
     return host
 
 
+async def begin(dut, host: RegisterPort, job: dict[str, int]) -> None:
+    """Start of a run; ``job`` says where its ``program``, ``input`` and ``output`` are, and their
+    bytes. The accelerator may go nowhere else."""
+    for name in BUFFERS:
+        await host.write(f"{name.upper()}_BASE", job[name])
+        await host.write(f"{name.upper()}_SIZE", job[f"{name}_size"])
+    windows = ((job[name], job[f"{name}_size"], name == "output") for name in BUFFERS)
+    dut.windows.value = window_bits(*windows)
+    await host.write("CONTROL", 1)
+
+
 async def run(
     dut,
     host: RegisterPort,
@@ -96,15 +107,10 @@ async def run(
 ) -> int:
     """Register accesses of one run; returns STATUS.
 
-    ``job`` says where its ``program``, ``input`` and ``output`` are, and their bytes. ``sample`` is a number of
-    cycles and what to do with the registers that often. Raises AssertionError when the run does not
-    end or breaks a bus rule.
+    ``sample`` is a number of cycles and what to do with the registers that often. Raises
+    AssertionError when the run does not end or breaks a bus rule.
     """
-    for name in BUFFERS:
-        await host.write(f"{name.upper()}_BASE", job[name])
-        await host.write(f"{name.upper()}_SIZE", job[f"{name}_size"])
-    dut.windows.value = window_bits(*(window(job, name) for name in BUFFERS))
-    await host.write("CONTROL", 1)
+    await begin(dut, host, job)
     if abort_after is not None:
         await ClockCycles(dut.clk, abort_after)
         await host.write("CONTROL", 2)
@@ -120,11 +126,6 @@ async def run(
     check_bus(dut)
     assert not status & 1, f"still busy after {LIMIT_CYCLES} cycles, {await where(host)}"
     return status
-
-
-def window(job: dict[str, int], name: str) -> tuple[int, int, bool]:
-    """First byte and size of a buffer, and whether the accelerator writes there."""
-    return job[name], job[f"{name}_size"], name == "output"
 
 
 def check_bus(dut) -> None:
@@ -148,7 +149,7 @@ async def collect(
 ) -> None:
     """Addition of a run's counters and output, in hexadecimal, to ``result``."""
     result["counters"].append({name: await host.read(name) for name in COUNTER_NAMES})
-    result["memory"].append(_dump(dut, job["output"], job["output_size"], bus_bytes))
+    result["memory"].append(dump(dut, job["output"], job["output_size"], bus_bytes))
 
 
 class Lines:
@@ -239,7 +240,7 @@ async def recover(dut) -> None:
     Path(job["result"]).write_text(json.dumps(result))
 
 
-def _dump(dut, start: int, size: int, bus_bytes: int) -> str:
+def dump(dut, start: int, size: int, bus_bytes: int) -> str:
     """Hex text of ``size`` bytes of memory from ``start`` on."""
     memory = dut.ddr_0.model.mem
     words = (

@@ -9,6 +9,7 @@ import cocotb
 from cocotb.task import bridge
 
 from boards.driver import Accelerator, Layers, Package, RunFailed, RunTimeout, WrongPackage
+from sim.benches.accelerator_bench import check_bus
 from sim.world.simulated_board import SimulatedBoard
 
 SEED = int(os.environ["SEED"])
@@ -39,6 +40,7 @@ async def with_driver(
             use(accelerator)
 
     await bridge(program)()
+    check_bus(dut)
 
 
 def right(accelerator: Accelerator, images: int = 1) -> None:
@@ -96,6 +98,7 @@ async def layers(dut) -> None:
                 assert (sums.reshape(-1) == golden["logits"][1]).all()
 
     await bridge(program)()
+    check_bus(dut)
 
 
 @cocotb.test()

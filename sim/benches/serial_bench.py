@@ -11,6 +11,7 @@ from cocotb.triggers import ClockCycles
 
 from boards.driver import Accelerator, NoHardware, Package, RunFailed, SerialHardware
 from boards.driver.serial import READ, WRITE
+from sim.benches.accelerator_bench import check_bus
 from sim.world.simulated_line import SimulatedLine
 
 CLOCK_NS = 20
@@ -73,3 +74,4 @@ async def runs(dut) -> None:
 
     hardware = None
     await bridge(program)()
+    check_bus(dut)

@@ -219,6 +219,42 @@ class _Carries(_Contract):
         return waits & (cycles == self._latency)
 
 
+class _Claimed(_Contract):
+    """A claim about a component, of whatever it does: high where it is broken."""
+
+    def __init__(self, dut: wiring.Component, breaches: Known, known: Known) -> None:
+        self._breaches, self._known = breaches, known
+        super().__init__(dut, abstract=ABSTRACT)
+
+    def elaborate(self, platform: object) -> Module:
+        m = self.begin()
+        known = Value.cast(self._known(m, self.dut))
+        for index, channel in enumerate(channels(self.dut)):
+            if not channel.is_source:
+                m.submodules[f"monitor_{index}"] = monitor = Monitor(channel)
+                known &= ~monitor.broken
+        self.conclude(m, known, Value.cast(self._breaches(m, self.dut)))
+        return m
+
+
+def prove_claim(
+    dut: wiring.Component,
+    breaches: Known,
+    *,
+    folder: Path,
+    known: Known = lambda m, dut: Const(1),
+    seconds: int = 60,
+) -> None:
+    """Proof that ``breaches`` of ``dut`` is never high, while its neighbours keep the contract of
+    their streams and what is ``known`` of them.
+
+    Works in ``folder``. Raises ProofFailed, RuntimeError where there is no result after
+    ``seconds``.
+    """
+    what = f"a claim about {type(dut).__name__} is broken"
+    _prove(_Claimed(dut, breaches, known), folder, what, seconds)
+
+
 def prove_sources(
     dut: wiring.Component,
     *,
@@ -271,10 +307,10 @@ def prove_queue(dut: wiring.Component, *, depth: int, latency: int = 0, folder: 
     _prove(_Carries(dut, depth, latency), folder, what)
 
 
-def _prove(contract: _Contract, folder: Path, what: str) -> None:
+def _prove(contract: _Contract, folder: Path, what: str, seconds: int = 60) -> None:
     ins = {n: m.shape for n, m in contract.signature.members.items() if m.flow is In}
     widths = {name: Shape.cast(shape).width for name, shape in ins.items()}
     inputs = "".join(f",\n  input [{width - 1}:0] {name}" for name, width in widths.items())
     pins = "".join(f", .{name}({name})" for name in widths)
     text = to_verilog(contract, TOP) + _WRAPPER.format(inputs=inputs, pins=pins)
-    check_for_ever(text, folder=folder, what=what)
+    check_for_ever(text, folder=folder, what=what, seconds=seconds)

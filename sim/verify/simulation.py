@@ -17,13 +17,14 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
 from gateware.arch.config import AccelConfig
 from gateware.compiler.program import Program
 from gateware.flow.verilog import accelerator_verilog
+from gateware.model.emulator import Emulator
 from gateware.model.timeline import Timeline
 from gateware.pe.series7 import Series7
 from gateware.rtl.array import engine_modules
@@ -148,6 +149,42 @@ def simulate_all(
     return found
 
 
+def attack(
+    program: Program,
+    images: np.ndarray,
+    testcase: str,
+    *,
+    seed: int,
+    first: int,
+    count: int,
+    seconds: float,
+    stall: int = 0,
+    build_root: Path = BUILD_ROOT,
+) -> dict:
+    """Attacks ``first`` and on, ``count`` of them or as many as ``seconds`` allow.
+
+    ``testcase`` is a test of :mod:`sim.benches.attack_bench`. The result has ``counts`` by what
+    came of them, the ``most`` cycles of a program whose first descriptor was refused, and
+    ``failures``, a line for each attack that the accelerator did not stand. Raises BenchFailed
+    where the right program fails without any.
+    """
+    system = _System([(program, images)], None, None, build_root)
+    packed = b"".join(program.pack(image) for image in images[: program.batch])
+    output = Emulator(program.config).run(program.image, packed, program.output_size)
+    more = {
+        "config": program.config.to_json(),
+        "program": program.image.hex(),
+        "expected": output.hex(),
+        "seed": seed,
+        "first": first,
+        "count": count,
+        "seconds": seconds,
+    }
+    data, folder = system.run(testcase, stall, seed, (), more, module="attack_bench")
+    shutil.rmtree(folder)
+    return {name: data[name] for name in ("counts", "most", "failures")}
+
+
 def trace(
     program: Program,
     images: np.ndarray,
@@ -217,7 +254,8 @@ class _System:
         stall: int,
         seed: int,
         plusargs: Iterable[str],
-        more: dict[str, int] | None = None,
+        more: dict[str, Any] | None = None,
+        module: str = "accelerator_bench",
     ) -> tuple[dict, Path]:
         """Result of the bench, and the folder that it ran in."""
         with tempfile.TemporaryDirectory() as folder:
@@ -244,7 +282,7 @@ class _System:
                 results = run_bench(
                     self._built,
                     toplevel=TOPLEVEL,
-                    test_module="sim.benches.accelerator_bench",
+                    test_module=f"sim.benches.{module}",
                     testcase=testcase,
                     simulator=self._simulator,
                     plusargs=[

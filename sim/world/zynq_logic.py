@@ -13,6 +13,7 @@ from gateware.rtl.axi import Axi3Signature
 from gateware.rtl.axi_bridge import Axi3ToLite
 from gateware.rtl.top import accelerator_signature
 from gateware.soc.zynq7 import GP_BASE
+from sim.world.axi3_checker import CheckedAccelerator, Rule
 
 
 class ZynqLogic(wiring.Component):
@@ -32,24 +33,34 @@ class ZynqLogic(wiring.Component):
     hp0 : Out(Axi3Signature(32, bus_bits, 6))
         To its memory.
     irq : Out(1)
+    violation : Out(Rule)
+        A rule of the bus that was broken at a port of the memory.
     """
 
     gp0: Any
     hp0: Any
     irq: Signal
+    violation: Signal
 
     def __init__(self, config: AccelConfig) -> None:
         self._config = config
         hp0 = accelerator_signature(config).members["hp0"]
-        super().__init__({"gp0": In(Axi3Signature(32, 32, 12)), "hp0": hp0, "irq": Out(1)})
+        super().__init__(
+            {
+                "gp0": In(Axi3Signature(32, 32, 12)),
+                "hp0": hp0,
+                "irq": Out(1),
+                "violation": Out(Rule),
+            }
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        accelerator: Any = AcceleratorBox(self._config)
+        accelerator: Any = CheckedAccelerator(AcceleratorBox(self._config), self._config)
         bridge: Any = Axi3ToLite(addr_bits=len(accelerator.axil.araddr), base=GP_BASE)
         m.submodules.accelerator, m.submodules.bridge = accelerator, bridge
         connect(m, flipped(self.gp0), bridge.axi3)
         connect(m, bridge.lite, accelerator.axil)
         connect(m, accelerator.hp0, flipped(self.hp0))
-        m.d.comb += self.irq.eq(accelerator.irq)
+        m.d.comb += [self.irq.eq(accelerator.irq), self.violation.eq(accelerator.violation)]
         return m
