@@ -11,7 +11,6 @@ from ir.ratio import Ratio
 from sim.verify.simulation import attack
 from tests.helpers.graphs import INPUT, GraphBuilder, random_images
 
-
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)
 
 

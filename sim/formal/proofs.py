@@ -26,7 +26,7 @@ from sim.formal.contracts import Known, prove_sources, reach_sources
 from sim.formal.designs import CONFIG
 
 
-def _anything(m: Module, dut: Any) -> Value:
+def anything(m: Module, dut: Any) -> Value:
     return Const(1)
 
 
@@ -50,7 +50,7 @@ def _answers_what_was_asked(m: Module, dut: Any) -> Value:
     return (~axil.bvalid | (address & data)) & (~axil.rvalid | read)
 
 
-def _counts_only_grow(m: Module, dut: Any) -> Value:
+def counts_only_grow(m: Module, dut: Any) -> Value:
     """What the descriptor at the head no longer waits for, it never waits for again."""
     known = Const(1)
     stays = Signal()
@@ -90,7 +90,7 @@ class Case:
 
     make: Callable[[], wiring.Component]
     excused: str = ""
-    known: Known = _anything
+    known: Known = anything
     fair: bool = True
     idle: tuple[str, ...] = ()
 
@@ -103,9 +103,7 @@ class Case:
 
 CASES = {
     "Queue": Case(make=lambda: Queue(4, depth=3), fair=False),
-    "ReleaseQueue": Case(
-        make=lambda: ReleaseQueue(isa.HEADER), known=_counts_only_grow, fair=False
-    ),
+    "ReleaseQueue": Case(make=lambda: ReleaseQueue(isa.HEADER), known=counts_only_grow, fair=False),
     "BurstSplitter": Case(make=lambda: BurstSplitter(addr_bits=32, data_bits=64), excused="flush"),
     "ReadDma": Case(make=ReadDma, excused="flush", idle=("axi.aw", "axi.w")),
     "WriteDma": Case(make=WriteDma, excused="flush", idle=("axi.ar",)),
