@@ -23,7 +23,7 @@ def test_claim(name: str, tmp_path: Path) -> None:
 
 
 def broken(name: str, folder: Path, **changes) -> None:
-    """Raises AssertionError unless the claim, perhaps of another unit, is broken."""
+    """Check that the claim, perhaps of another unit, is broken."""
     with pytest.raises(ProofFailed, match=r"a claim about .* is broken in cycle"):
         dataclasses.replace(CLAIMS[name], **changes).prove(folder)
 

@@ -129,7 +129,7 @@ async def run(
 
 
 def check_bus(dut) -> None:
-    """Raises AssertionError for a rule of the bus that was broken."""
+    """Check of the bus. Raises AssertionError for a rule that was broken."""
     broken = Rule(int(dut.violation.value))
     assert broken is Rule.NONE, f"bus rule {broken.name} broken"
 

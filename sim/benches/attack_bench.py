@@ -23,7 +23,7 @@ from gateware.arch.isa import Base, Opcode
 from gateware.arch.registers import SILENCE_CYCLES, ErrorCode
 from gateware.rtl.axi import Resp
 from sim.benches.accelerator_bench import BUFFERS, begin, check_bus, dump, error_of, start
-from sim.verify.attacks import REFUSALS, Damaged, damaged
+from sim.benches.damage import REFUSALS, Damaged, damaged
 
 WATCHDOG = 2 * SILENCE_CYCLES
 #: Cycles that a run may go on after its watchdog or its end: to hear of it, and to flush the bus.
@@ -85,7 +85,7 @@ class Machine:
             memory.fault_resp.value = int(resp)
 
     def silence(self, silent: bool) -> None:
-        """Whether the memory keeps silent."""
+        """Silence of the memory, or its end."""
         for memory in self.memories:
             memory.silent.value = int(silent)
 
@@ -216,7 +216,7 @@ async def _run_program(attack: Attack, number: int, program: Damaged) -> None:
 def check_end(
     program: Damaged, config: AccelConfig, code: ErrorCode, index: int, cycles: int
 ) -> None:
-    """Raises AssertionError for a run of ``program`` that ended in another way than it may."""
+    """Check of how a run of ``program`` ended. Raises AssertionError for another way than it may."""
     foreseen = program.end(config)
     if code in (ErrorCode.NONE, *REFUSALS):
         said = f"{code.name} at {index}, not {foreseen[1].name} at {foreseen[0]}"
