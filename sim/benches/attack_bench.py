@@ -216,7 +216,7 @@ async def _run_program(attack: Attack, number: int, program: Damaged) -> None:
 def check_end(
     program: Damaged, config: AccelConfig, code: ErrorCode, index: int, cycles: int
 ) -> None:
-    """Check of how a run of ``program`` ended. Raises AssertionError for another way than it may."""
+    """Check of how a run of ``program`` ended. Raises AssertionError for a way that it may not."""
     foreseen = program.end(config)
     if code in (ErrorCode.NONE, *REFUSALS):
         said = f"{code.name} at {index}, not {foreseen[1].name} at {foreseen[0]}"

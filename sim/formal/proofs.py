@@ -27,6 +27,7 @@ from sim.formal.designs import CONFIG
 
 
 def anything(m: Module, dut: Any) -> Value:
+    """No promise."""
     return Const(1)
 
 
@@ -51,7 +52,7 @@ def _answers_what_was_asked(m: Module, dut: Any) -> Value:
 
 
 def counts_only_grow(m: Module, dut: Any) -> Value:
-    """What the descriptor at the head no longer waits for, it never waits for again."""
+    """Promise that what a descriptor at the head no longer waits for it never waits for again."""
     known = Const(1)
     stays = Signal()
     m.d.sync += stays.eq(dut.present & ~(dut.o.valid & dut.o.ready))

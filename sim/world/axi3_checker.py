@@ -7,11 +7,13 @@ windows of the memory the master has any business.
 
 import dataclasses
 import enum
+from typing import Any
 
 from amaranth import *
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from gateware.arch.config import AccelConfig
 from gateware.rtl.axi import BOUNDARY, Axi3Signature, Burst
 from gateware.rtl.top import accelerator_signature, hp_ports
 
@@ -83,6 +85,10 @@ class Axi3Checker(wiring.Component):
         The first rule that was broken, a cycle later; it stays.
     """
 
+    axi: Any
+    windows: Any
+    violation: Signal
+
     def __init__(self, axi: Axi3Signature, *, outstanding: int = 8, windows: int = 0) -> None:
         if not 1 <= outstanding <= DEPTH:
             raise ValueError(f"outstanding must be in 1..{DEPTH}, not {outstanding}")
@@ -96,7 +102,7 @@ class Axi3Checker(wiring.Component):
             }
         )
 
-    def watch(self, m: Module, axi: wiring.PureInterface) -> None:
+    def watch(self, m: Module, axi: Any) -> None:
         """Connections to every member of the port ``axi``."""
         m.d.comb += [getattr(self.axi, name).eq(getattr(axi, name)) for name in self._axi.members]
 
@@ -227,9 +233,12 @@ class CheckedAccelerator(wiring.Component):
         The first rule that was broken at any port.
     """
 
+    axil: Any
+    irq: Signal
+    windows: Any
     violation: Signal
 
-    def __init__(self, accelerator: wiring.Component, config: object, *, windows: int = 0) -> None:
+    def __init__(self, accelerator: Any, config: AccelConfig, *, windows: int = 0) -> None:
         self.config, self._accelerator, self._windows = config, accelerator, windows
         super().__init__(
             {

@@ -49,6 +49,7 @@ class Ddr(wiring.Component):
 
     axi: Any
     violation: Signal
+    windows: Any
     read_beats: Signal
     write_beats: Signal
     wants: Signal

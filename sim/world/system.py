@@ -116,6 +116,7 @@ class System(wiring.Component):
     axil: Any
     irq: Signal
     violation: Signal
+    windows: Any
 
     def __init__(self, config: AccelConfig, ddr_beats: int, *, traced: bool = False) -> None:
         self._config, self._ddr_beats, self._traced = config, ddr_beats, traced
