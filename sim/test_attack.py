@@ -9,7 +9,8 @@ from gateware.arch.config import AccelConfig
 from gateware.compiler.program import Program, compile_graph
 from ir.ratio import Ratio
 from sim.verify.simulation import attack
-from tests.helpers.graphs import INPUT, GraphBuilder, random_images
+from tests.helpers.builder import INPUT, GraphBuilder
+from tests.helpers.graphs import random_images
 
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)
 
