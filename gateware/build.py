@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import boards
-from gateware.arch.config import SIZE_OPTIONS, SIZES
+from gateware.arch.config import MAX_DEPTH, MAX_PIXELS, MAX_ROWS, SIZE_OPTIONS, SIZES
 from gateware.assembly import MAX_BATCH, build, check_batch, load
 from gateware.explore.configure import choices, configure, decide
 from gateware.report.summary import markdown
@@ -38,15 +38,15 @@ from ir.graph import graph_file
 LATEST = Path("runs/latest/graph.safetensors")
 #: Least and most of each size of the array, and what sets the limit.
 RANGES = {
-    "rows": (1, 1024, "no board holds more"),
-    "pixels": (2, 512, "a DSP serves two, and rows of a tensor have less than 1024"),
+    "rows": (1, MAX_ROWS, "no board holds more"),
+    "pixels": (2, MAX_PIXELS, "a DSP serves two, and rows of a tensor have less than 1024"),
     "requant_lanes": (1, 16, "a word has 16 channels"),
     "ports": (1, 4, "a Zynq has four memory ports"),
-    "act_depth": (1, 1 << 16, "an address has 16 bits"),
+    "act_depth": (1, MAX_DEPTH, "an address has 16 bits"),
     "act_copies": (1, 2, "one or two ports of the words"),
     "weight_depth": (1, 1 << 15, "an address has 16 bits, one of them for the ring"),
-    "slot_depth": (1, 1 << 16, "an address has 16 bits"),
-    "wide_depth": (1, 1 << 16, "an address has 16 bits"),
+    "slot_depth": (1, MAX_DEPTH, "an address has 16 bits"),
+    "wide_depth": (1, MAX_DEPTH, "an address has 16 bits"),
 }
 
 

@@ -36,6 +36,8 @@ DAMAGE = (
     EOFError,
     RuntimeError,
     TypeError,  # an .npy file, which holds one array
+    MemoryError,  # an array that claims more elements than there are
+    OverflowError,
     OSError,
     struct.error,
     zipfile.BadZipFile,
@@ -150,7 +152,9 @@ class Vectors:
         names = header.host_inputs or (IMAGES,)
         if set(self.inputs) != set(names):
             raise VectorsError(f"inputs are {', '.join(self.inputs)} instead of {', '.join(names)}")
-        count = len(self.logits)
+        count = next(iter(np.shape(self.logits)), 0)
+        if not count:
+            raise VectorsError("there are no inputs in them")
         for name, array in self.inputs.items():
             if name in RESERVED or name.startswith((OUTPUT, CODES, ACCURACY)):
                 raise VectorsError(f"an input must not be called {name!r}")
@@ -222,6 +226,9 @@ class Vectors:
         for key, array in stored.items():
             prefix = next((p for p in prefixes if key.startswith(p)), "")
             parts[prefix][key.removeprefix(prefix)] = array
+        for kind, array in parts[ACCURACY].items():
+            if array.shape or array.dtype.kind != "f" or not 0 <= array <= 1:
+                raise VectorsError(f"{path} is damaged: accuracy {kind!r} is no share; {REMEDY}")
         vectors = cls(
             graph_digest=digest,
             inputs=parts[""],
@@ -253,7 +260,7 @@ def _check(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
 
 def _check_codes(name: str, array: np.ndarray, spec: TensorSpec) -> None:
     """Raise VectorsError unless ``array`` holds N tensors of ``spec``."""
-    _check(name, array, (len(array), *spec.shape))
+    _check(name, array, (*np.shape(array)[:1], *spec.shape))
     if array.size and not 0 <= array.min() <= array.max() <= act_max(spec.bits):
         raise VectorsError(f"{name} must lie in 0..{act_max(spec.bits)}")
 

@@ -9,6 +9,10 @@ from typing import Any, NamedTuple
 from ir.numerics import ACT_BITS, Scheme
 from ir.ratio import Ratio
 
+MAX_ROWS = 1024  #: row lanes; no board holds more
+MAX_PIXELS = 512  #: a DSP serves two, and rows of a tensor have less than 1024
+MAX_DEPTH = 1 << 16  #: words of a buffer, as an address has 16 bits
+
 
 def _is_power_of_two(value: int) -> bool:
     return value > 0 and value & (value - 1) == 0
@@ -132,6 +136,15 @@ class AccelConfig:
     clock_hz: int = 100_000_000
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type in (int, bool) and type(value) is not field.type:
+                raise ValueError(f"{field.name} must be of type {field.type}, not {value!r}")
+        if self.rows > MAX_ROWS or self.pixels > MAX_PIXELS:
+            raise ValueError(
+                f"rows must be at most {MAX_ROWS} and pixels {MAX_PIXELS}, not {self.rows} and "
+                f"{self.pixels}"
+            )
         if min(self.lanes) < 0 or self.rows == 0:
             raise ValueError(f"row lanes must not be negative and not all zero, got {self.lanes}")
         if self.bus_bits not in (32, 64):
@@ -157,6 +170,8 @@ class AccelConfig:
         for field in ("act_depth", "slot_depth", "wide_depth"):
             if not _is_power_of_two(getattr(self, field)):
                 raise ValueError(f"{field} must be a power of two, not {getattr(self, field)}")
+            if getattr(self, field) > MAX_DEPTH:
+                raise ValueError(f"{field} must be at most {MAX_DEPTH}, not {getattr(self, field)}")
         if self.slot_depth < self.rows:
             raise ValueError(
                 f"slot_depth must be at least the {self.rows} rows, not {self.slot_depth}"

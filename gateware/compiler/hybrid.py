@@ -18,6 +18,7 @@ from ir import golden
 from ir.graph import Conv, Host, IntGraph, Linear, Node, Output
 
 LAYERS = PurePosixPath("layers")  #: folder of the layers' programs in a build folder
+LONGEST_NAME = 200  #: bytes of a layer's name; file systems take 255
 
 #: Runs a program on codes (C, H, W) in the shape of its input; gives the tensor of its output.
 Execute = Callable[[Program, np.ndarray], np.ndarray]
@@ -70,10 +71,26 @@ def compile_all(graph: IntGraph, config: AccelConfig, batch: int = 1) -> list[Co
     for node in graph.nodes:
         if not isinstance(node, Host):
             alone = layer_graph(graph, node, config)
-            found.append(
-                Compiled(LAYERS / node.name, node.input, alone, compile_graph(alone, config))
-            )
+            folder = layer_folder(node.name)
+            found.append(Compiled(folder, node.input, alone, compile_graph(alone, config)))
     return found
+
+
+def layer_folder(name: str) -> PurePosixPath:
+    """Folder, in a build folder, of the program of layer ``name``.
+
+    Raises CompileError for a name that no folder can have, or that leads elsewhere.
+    """
+    if (
+        name in ("", ".", "..")
+        or not name.isprintable()
+        or "/" in name
+        or len(name.encode()) > LONGEST_NAME
+    ):
+        raise CompileError(
+            f"layer {name[:60]!r} cannot name a folder of its program: give it another name"
+        )
+    return LAYERS / name
 
 
 def layer_graph(graph: IntGraph, node: Node, config: AccelConfig) -> IntGraph:

@@ -8,6 +8,7 @@ import pathlib
 
 import numpy as np
 
+from boards.driver.manifest import check_program
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.arch.registers import config_digest
@@ -111,6 +112,7 @@ class Program:
             ) from error
         try:
             manifest = json.loads(text)
+            check_program(manifest)
             size, digest = manifest["image_bytes"], manifest["image_digest"]
             program = cls(
                 name=manifest["name"],
@@ -138,7 +140,7 @@ class Program:
                 batch=manifest["batch"],
                 output_stride=manifest["output_stride"],
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CompileError(
                 f"{folder / MANIFEST} is damaged ({error}); build it again"
             ) from error

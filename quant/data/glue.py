@@ -116,7 +116,7 @@ def read(path: pathlib.Path) -> list[dict]:
         return READERS[path.suffix](path)
     except ImportError as error:
         raise DatasetError("reading .parquet needs pyarrow: pip install 'rmsmp[text]'") from error
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise DatasetError(f"{path} cannot be read, get it again: {error}") from error
 
 

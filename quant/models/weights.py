@@ -3,7 +3,9 @@
 
 import pathlib
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard
 
 import safetensors
 import safetensors.torch
@@ -30,6 +32,20 @@ UNREADABLE = (
     TypeError,
     AttributeError,
 )
+
+
+def is_plain(value: object) -> TypeGuard[Tensor]:
+    """True for a tensor of real numbers that lie in memory one by one.
+
+    Files can also hold sparse ones, complex ones, and ones that repeat a number without end.
+    """
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not value.is_complex()
+        and not value.is_quantized
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
 
 
 def initialise(model: nn.Module) -> nn.Module:
@@ -76,6 +92,15 @@ def load_pretrained(model: nn.Module, path: pathlib.Path | str) -> list[str]:
     return kept
 
 
+def read_tensors(path: pathlib.Path) -> Any:
+    """Content of a file of :func:`torch.save`: tensors, containers and numbers, on the CPU.
+
+    No code is run. Raises one of :data:`UNREADABLE` or pickle.UnpicklingError for another file.
+    """
+    with warnings.catch_warnings(action="ignore"):  # at length, about a file that is refused
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def _read(path: pathlib.Path) -> object:
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
@@ -83,7 +108,7 @@ def _read(path: pathlib.Path) -> object:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         if path.suffix in (".pth", ".pt"):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return read_tensors(path)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} holds more than tensors, or is damaged; save the state_dict alone"
@@ -103,7 +128,7 @@ def _unwrap(content: object, path: pathlib.Path) -> dict[str, Tensor]:
     if (
         not isinstance(content, Mapping)
         or not content
-        or not all(isinstance(n, str) and isinstance(v, Tensor) for n, v in content.items())
+        or not all(isinstance(n, str) and is_plain(v) for n, v in content.items())
     ):
         raise UserError(
             f"{path} holds no state_dict, neither alone nor under "

@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import pathlib
+import reprlib
 import tomllib
 from collections.abc import Iterable
 from typing import Any, Literal, Self
@@ -349,4 +350,4 @@ def _one_line(error: ErrorDetails, cls: type[TrainConfig]) -> str:
         like = did_you_mean(str(name), cls.model_fields)
         return f"unknown setting {name!r}{like or '; known are ' + ', '.join(cls.model_fields)}"
     message = error["msg"].removeprefix("Input ")
-    return f"{name} {message[:1].lower()}{message[1:]}, not {error['input']!r}"
+    return f"{name} {message[:1].lower()}{message[1:]}, not {reprlib.repr(error['input'])}"

@@ -19,6 +19,7 @@ from quant.data.splits import Inputs
 from quant.nn import modes
 from quant.nn.activations import ActQuantiser
 from quant.nn.modes import evaluating
+from quant.training.checkpoints import check_optimiser, check_random
 from quant.training.distributed import Processes
 
 OPTIMISERS = ("sgd", "adamw")
@@ -197,8 +198,17 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continuation from what :meth:`state_dict` gave; ValueError for another training's."""
-        if missing := self.state_dict().keys() - state.keys():
-            raise ValueError(f"the state of training has no {', '.join(sorted(missing))}")
+        own = self.state_dict()
+        if not isinstance(state, dict) or own.keys() - state.keys():
+            raise ValueError(f"the state of training has not all of {', '.join(own)}")
+        parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+        check_optimiser(own["optimiser"], state["optimiser"], parameters)
+        for name in ("generator", "torch"):
+            check_random(own[name], state[name])
+        if type(state["step"]) is not int or not 0 <= state["step"] <= self.steps:
+            raise ValueError("the state of training has another number of steps")
+        if type(state["above"]) is not int or not isinstance(state["cuda"], list):
+            raise ValueError("the state of training has no count of losses")
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.above = state["step"], state["above"]
         self.generator.set_state(state["generator"])

@@ -6,25 +6,27 @@ python -m quant.training.plots runs/digits       writes runs/digits/plots/*.png
 
 import csv
 import io
-import json
+import math
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import pydantic
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from torch import Tensor
 
 from ir import cli, palette
 from ir.numerics import Scheme, weight_values
+from quant.models.weights import is_plain
 from quant.nn.apot import APOT4, apot4_values
 from quant.training.runs import SENSITIVITY, RunFolder
 
 DPI = 150
+Finite = Annotated[float, pydantic.Field(allow_inf_nan=False)]
 EXAMPLES = 3  #: rows drawn of each scheme
 MAX_ROWS = 2048  #: of a layer that are drawn one by one
 #: By scheme: name, colour (told apart by colour-blind people, too) and weight values.
@@ -238,15 +240,14 @@ def sensitivity(report: dict[str, Any]) -> Figure:
 def draw(run: RunFolder) -> list[str]:
     """Export of the figures of what ``run`` has to its folder ``plots``; returns their names."""
     figures = {}
-    if metrics := read(run, "metrics.csv", lambda row: [float(row[key]) for key in DRAWN]):
+    if metrics := read(run, "metrics.csv", _check_metrics):
         figures["curves"] = curves(metrics)
-    if table := read(run, "schemes.csv", lambda row: SCHEMES[row["scheme"]]):
+    if table := read(run, "schemes.csv", lambda row: (SCHEMES[row["scheme"]], row["layer"])):
         figures["schemes"] = scheme_map(table)
     if (run / SENSITIVITY).is_file():
-        figures["sensitivity"] = sensitivity(json.loads((run / SENSITIVITY).read_text()))
+        figures["sensitivity"] = sensitivity(read_sensitivity(run))
     if (run / "quantised.pt").is_file():
-        state: dict[str, Tensor] = run.load_state("quantised.pt")["model"]
-        figures["weights"] = weights_on_levels({k: v.numpy() for k, v in state.items()})
+        figures["weights"] = weights_on_levels(read_weights(run))
     with run.writing():
         (run / "plots").mkdir(exist_ok=True)
     for name, figure in figures.items():
@@ -273,6 +274,47 @@ def read(
     except (ValueError, KeyError, TypeError, csv.Error) as error:
         raise cli.UserError(f"{run / name} is damaged; only training writes it again") from error
     return rows
+
+
+def _check_metrics(row: dict[str, str]) -> None:
+    """Raise ValueError or KeyError for a line of metrics that cannot be drawn."""
+    if row["stage"] not in STAGES or not all(math.isfinite(float(row[key])) for key in DRAWN):
+        raise ValueError("no metrics")
+
+
+class _Layer(pydantic.BaseModel):
+    layer: str
+    error: Finite
+    rows: list[Finite]
+    schemes: list[str]
+    under: dict[str, Finite]
+
+
+class _Sensitivity(pydantic.BaseModel):
+    layers: Annotated[list[_Layer], pydantic.Field(min_length=1)]
+
+
+def read_sensitivity(run: RunFolder) -> dict[str, Any]:
+    """Content of sensitivity.json; raises UserError for a damaged file."""
+    path = run / SENSITIVITY
+    try:
+        report = _Sensitivity.model_validate_json(path.read_bytes())
+        for layer in report.layers:
+            if len(layer.rows) != len(layer.schemes) or set(layer.schemes) - set(SCHEMES):
+                raise ValueError("rows")
+    except ValueError as error:
+        raise cli.UserError(f"{path} is damaged: run python -m quant.calibrate again") from error
+    return report.model_dump()
+
+
+def read_weights(run: RunFolder) -> dict[str, np.ndarray]:
+    """Arrays of quantised.pt by name; raises UserError for a damaged file."""
+    state = run.load_state("quantised.pt")["model"]
+    names = [name.removesuffix(".scheme") for name in state if str(name).endswith(".scheme")]
+    parts = [state.get(f"{name}.{part}") for name in names for part in ("scheme", "weight")]
+    if not all(map(is_plain, state.values())) or not all(map(is_plain, parts)):
+        raise cli.UserError(f"{run / 'quantised.pt'} is damaged: it holds no network")
+    return {name: value.numpy() for name, value in state.items()}
 
 
 def parser() -> cli.Parser:

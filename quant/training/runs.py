@@ -22,7 +22,7 @@ from ir.graph import RUNS
 from ir.numerics import Scheme
 from ir.vectors import Vectors
 from quant.assignment.methods import method
-from quant.models.weights import UNREADABLE
+from quant.models.weights import UNREADABLE, is_plain, read_tensors
 from quant.training.config import FLOAT32, TrainConfig
 
 LATEST = "latest"
@@ -230,7 +230,7 @@ class RunFolder:
         """Content of result.json; raises UserError for a damaged file."""
         try:
             content = json.loads((self / "result.json").read_text())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{self / 'result.json'} is damaged: {error}") from error
         if not isinstance(content, dict):
             raise UserError(f"{self / 'result.json'} is damaged: it holds no result by name")
@@ -281,7 +281,7 @@ class RunFolder:
         Raises UserError for a damaged file.
         """
         try:
-            content = torch.load(self / name, map_location="cpu", weights_only=True)
+            content = read_tensors(self / name)
         except (*UNREADABLE, pickle.UnpicklingError) as error:
             # torch tells at length how to read other files, which are none of ours.
             reason = error.strerror if isinstance(error, PermissionError) else "it is damaged"
@@ -351,7 +351,7 @@ def restore(model: nn.Module, state: Mapping[str, object]) -> None:
     if state.keys() != own.keys():
         raise ValueError(f"{next(iter(state.keys() ^ own.keys()))!r} is in one of them only")
     for name, value in state.items():
-        if not isinstance(value, Tensor) or value.shape != own[name].shape:
+        if not is_plain(value) or value.shape != own[name].shape:
             raise ValueError(f"{name!r} is no tensor of shape {tuple(own[name].shape)}")
     model.load_state_dict(state)
 

@@ -15,15 +15,13 @@ from quant.assignment.methods import method
 from quant.assignment.sensitivity import row_scores
 from quant.data.splits import Inputs
 from quant.nn.layers import quantised_layers
-from quant.training import loop
+from quant.training import checkpoints, loop
 from quant.training.config import TrainConfig
 from quant.training.distributed import Processes
 from quant.training.metrics import Metrics
 from quant.training.progress import Progress
 from quant.training.runs import CHECKPOINT, RunFolder, restore
 
-#: What a checkpoint that training goes on from must have.
-CHECKPOINT_HOLDS = {"model", "trainer", "record", "stage", "epoch"}
 #: Command line options of the two stages' learning rates.
 RATES = {"float": "--float-lr", "quantised": "--lr"}
 
@@ -50,10 +48,16 @@ class Training:
         load = processes.first and run.resuming
         self.checkpoint = processes.of_first(run.load_state(CHECKPOINT) if load else None)
         self.record: dict[str, Any] = {"reassignments": [], "seconds": 0.0, "rows": 0}
-        if self.checkpoint and not CHECKPOINT_HOLDS <= self.checkpoint.keys():
-            raise UserError(
-                f"{run / CHECKPOINT} is no checkpoint of a training; train again without --resume"
-            )
+        if self.checkpoint:
+            try:
+                checkpoints.check(
+                    self.checkpoint, {"float": config.float_epochs, "quantised": config.epochs}
+                )
+            except ValueError as error:
+                raise UserError(
+                    f"{run / CHECKPOINT} is no checkpoint of this training ({error}); "
+                    "train again without --resume"
+                ) from error
         if self.checkpoint:
             self.record = self.checkpoint["record"]
             progress.note(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gateware.compiler.hybrid import LAYERS, layer_graph
+from gateware.compiler.hybrid import layer_folder, layer_graph
 from gateware.compiler.program import Program
 from gateware.model.work import layer_macs
 from ir import golden
@@ -174,7 +174,7 @@ def load_layers(build: Path, graph: IntGraph) -> list[OffloadedLayer]:
     for node in graph.nodes:
         if isinstance(node, Host):
             continue
-        program = Program.load(build / LAYERS / node.name)
+        program = Program.load(build / layer_folder(node.name))
         alone = layer_graph(graph, node, program.config)
         if program.graph_digest != alone.digest:
             raise UserError(

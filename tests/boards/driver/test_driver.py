@@ -27,6 +27,7 @@ from gateware.flow import manifest
 from gateware.model.emulator import Emulator
 from gateware.soc import zynq7
 from ir import golden as golden_model
+from ir import nodes
 from ir.graph import HostFunction, IntGraph
 from ir.ratio import Ratio
 from tests.helpers.graphs import random_images, several_outputs
@@ -186,13 +187,17 @@ def package(tmp_path: Path) -> Path:
         image=bytes(64),
         input=PLACE,
         space_to_depth=patches,
-        outputs=(Output(name="logits", offset=0, wide_rows=1, place=place),),
+        outputs=(
+            Output(name="logits", offset=0, wide_rows=1, place=place, tiles=(tuple(range(10)),)),
+        ),
+        results=(nodes.Output(tensor="logits"),),
         segments=(),
         graph_digest="0" * 64,
         config=CONFIG,
         class_names=("a", "b"),
         input_scale=0.25,
         output_size=80,
+        output_stride=80,
     ).save(tmp_path)
     manifest.write_accelerator(
         tmp_path,
@@ -261,6 +266,41 @@ def test_damaged_packages_give_one_line(package: Path) -> None:
     refused("golden.npz .*graph_digest.*; build it again")
     (package / "accelerator.json").unlink()
     refused("accelerator.json: No such file")
+
+
+@pytest.mark.parametrize(
+    ("file", "path", "value"),
+    [
+        ("accelerator.json", ("bitstream",), "../../outside.bit"),
+        ("accelerator.json", ("bitstream",), "/outside.bit"),
+        ("accelerator.json", ("registers", "registers", 3, "fields", 0, "name"), "x"),
+        ("accelerator.json", ("connection", "kind"), "x"),
+        ("program.json", ("batch",), 1 << 40),
+        ("program.json", ("input", "height"), 1.0),
+        ("program.json", ("input", "width"), 5),
+        ("program.json", ("outputs", 0, "offset"), 8),
+        ("program.json", ("outputs", 0, "tiles", 0, 3), 10),
+        ("program.json", ("outputs", 0, "columns"), [0, 2]),
+        ("program.json", ("output_bytes",), 79),
+        ("program.json", ("results", 0, "tensor"), "x"),
+        ("program.json", ("results", 0, "tail"), [{"name": "argmax", "arguments": [7]}]),
+    ],
+)
+def test_manifests_that_are_not_whole(
+    package: Path, file: str, path: tuple[str | int, ...], value: object
+) -> None:
+    """Whatever is edited is told before anything is computed from it."""
+    content = json.loads((package / file).read_text())
+    parent = content
+    for key in path[:-1]:
+        parent = parent[key]
+    parent[path[-1]] = value
+    (package / file).write_text(json.dumps(content))
+    with pytest.raises(
+        driver.WrongPackage, match=r"is damaged or not of this release \(.*\)"
+    ) as no:
+        Package(package)
+    assert "\n" not in str(no.value)
 
 
 def test_arena() -> None:
