@@ -21,7 +21,7 @@ def mirrored(file: Path) -> list[Path]:
 
     ``tests/a/b/test_c.py`` is about ``a/b/c.py``, the package ``a/b/c``, or ``a/b`` itself as
     ``test_b.py``. Benches of ``sim/`` are about a module of any of its folders, tests at the top
-    about a package, or as ``test_bench_x.py`` about ``bench/x.py``.
+    about a package, or as ``test_bench_x.py`` about ``bench/x.py`` or ``bench/x``.
     """
     name = file.stem.removeprefix("test_")
     inside = Path(*file.parts[1:-1])
@@ -31,7 +31,8 @@ def mirrored(file: Path) -> list[Path]:
             place / f"{name}{end}.py" for place in (Path("sim"), *folders) for end in ("", "_bench")
         ]
     if not inside.parts:
-        return [Path(name, "__init__.py"), Path("bench", f"{name.removeprefix('bench_')}.py")]
+        own = Path("bench", name.removeprefix("bench_"))
+        return [Path(name, "__init__.py"), own.with_suffix(".py"), own / "__init__.py"]
     own = [inside / "__init__.py"] if inside.name == name else []
     return [inside / f"{name}.py", inside / name / "__init__.py", *own]
 

@@ -5,9 +5,8 @@ python -m bench.soak --minutes 60 --seed 1                 all attacks in turn
 python -m bench.soak --minutes 10 --attack files,networks  some
 python -m bench.soak --attack files --only 173             one case again, here and now
 
-What was found is kept in build/soak/SEED.json after every case that matters, and the same command
-goes on from there. Every case runs in a process of its own kind: one that dies, hangs or takes too
-much memory is a fault, and the next one goes on.
+What was found is kept in build/soak/SEED.json, and the same command goes on from there. Cases run in
+other processes: one that dies, hangs or takes too much memory is a fault, and the next one goes on.
 """
 
 import json
@@ -21,6 +20,7 @@ from bench.soak.records import Records
 from bench.soak.worker import available, run_here, slice_of
 from ir import cli
 
+SAVED = 50  #: cases after which the records are written
 SLICE = 30.0  #: seconds of an attack before the next one's turn
 
 
@@ -67,11 +67,13 @@ def soak(names: Sequence[str], seed: int, minutes: float, cases: int | None, out
             if first >= last:
                 waiting.remove(name)
                 continue
-            ends = min(until, time.monotonic() + SLICE)
+            ends = until if len(waiting) == 1 else min(until, time.monotonic() + SLICE)
             for number, outcome, seconds in slice_of(name, seed, range(first, last), ends):
                 records.add(name, number, outcome, seconds)
                 if outcome.verdict == Verdict.FAULT:
                     _tell(name, seed, number, outcome)
+                if number % SAVED == 0:
+                    records.save()
             records.save()
     return records
 

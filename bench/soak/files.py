@@ -14,6 +14,7 @@ from bench.soak import Outcome, Verdict
 from bench.soak.mutations import sprung
 from bench.soak.watch import watched
 
+OFTEN = 5  #: turns of other kinds for one of a slow kind
 #: Longest refusal, in characters; longer ones repeat the file.
 LONGEST = 1000
 
@@ -28,12 +29,14 @@ class Target:
     mutate : change of some of them in place; says what it did
     use : what a command does with the files in a folder; AssertionError for a wrong result
     refusals : exceptions that the command tells as one line
+    slow : the command takes a second or more
     """
 
     template: Callable[[], Files]
     mutate: Callable[[random.Random, Files], str]
     use: Callable[[Path], None]
     refusals: tuple[type[Exception], ...]
+    slow: bool = False
 
 
 def targets() -> dict[str, Target]:
@@ -44,9 +47,11 @@ def targets() -> dict[str, Target]:
 
 
 def case(seed: int, number: int, folder: Path) -> Outcome:
-    """Outcome of mutation ``number``: of each kind of file in turn."""
+    """Outcome of mutation ``number``: of each kind of file in turn, of slow ones less often."""
     found = targets()
-    name = list(found)[number % len(found)]
+    slow = [name for name, target in found.items() if target.slow]
+    turns = [name for name in found if name not in slow] * OFTEN + slow
+    name = turns[number % len(turns)]
     return attack(name, found[name], random.Random(f"{seed} {number}"), folder)
 
 

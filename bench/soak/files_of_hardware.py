@@ -32,7 +32,7 @@ from gateware.compiler.hybrid import is_hybrid
 from gateware.compiler.operations import CompileError
 from gateware.compiler.program import Program
 from gateware.explore import choose as choosing
-from gateware.flow.target import TARGETS
+from gateware.flow import target
 from gateware.model.emulator import Emulator
 from gateware.report import page
 from ir import golden
@@ -56,7 +56,7 @@ def quick(project: bool = False) -> Iterator[None]:
         patch = mock.patch.object
         patches.enter_context(patch(assembly, "accelerator_verilog", lambda *_: VERILOG))
         if not project:
-            patches.enter_context(patch(type(TARGETS["xc7"]), "write"))
+            patches.enter_context(patch(type(target.TARGETS["xc7"]), "write"))
         yield
 
 

@@ -247,9 +247,9 @@ def use_pretrained(folder: Path) -> None:
 
 
 TARGETS = {
-    "checkpoint": Target(lambda: {}, mutate_checkpoint, use_checkpoint, ERRORS),
-    "run": Target(run_files, mutate_run, use_run, ERRORS),
-    "tables of a run": Target(run_files, mutate_tables, use_tables, ERRORS),
+    "checkpoint": Target(lambda: {}, mutate_checkpoint, use_checkpoint, ERRORS, slow=True),
+    "run": Target(run_files, mutate_run, use_run, ERRORS, slow=True),
+    "tables of a run": Target(run_files, mutate_tables, use_tables, ERRORS, slow=True),
     "settings": Target(settings, mutate_settings, use_settings, ERRORS),
     "weights": Target(pretrained, mutate_pretrained, use_pretrained, ERRORS),
 }

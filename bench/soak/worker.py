@@ -8,9 +8,11 @@ program that the attack does not ask for, or grows by more than :data:`MEMORY` i
 import contextlib
 import importlib
 import importlib.util
+import logging
 import multiprocessing
 import os
 import resource
+import sys
 import tempfile
 import time
 import traceback
@@ -110,7 +112,8 @@ def _ask(
 
 def _serve(theirs: Connection, name: str, seed: int) -> None:
     """Cases that the other end asks for, until it closes."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    logging.disable()
+    sys.stdout = sys.stderr = Path(os.devnull).open("w")  # of the commands that cases call
     while True:
         try:
             number = theirs.recv()

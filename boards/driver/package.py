@@ -189,6 +189,6 @@ class Package:
             check(content)
         except ValueError as error:
             raise WrongPackage(
-                f"{path} is damaged or not of this release ({error}); build it again"
+                f"{path} is damaged or is not of this release ({error}); build it again"
             ) from error
         return content

@@ -4,6 +4,7 @@
 import dataclasses
 import enum
 import json
+import reprlib
 from typing import Any, NamedTuple
 
 from ir.numerics import ACT_BITS, Scheme
@@ -139,7 +140,8 @@ class AccelConfig:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.type in (int, bool) and type(value) is not field.type:
-                raise ValueError(f"{field.name} must be of type {field.type}, not {value!r}")
+                kind = "true or false" if field.type is bool else "a whole number"
+                raise ValueError(f"{field.name} must be {kind}, not {reprlib.repr(value)}")
         if self.rows > MAX_ROWS or self.pixels > MAX_PIXELS:
             raise ValueError(
                 f"rows must be at most {MAX_ROWS} and pixels {MAX_PIXELS}, not {self.rows} and "

@@ -297,7 +297,7 @@ def test_manifests_that_are_not_whole(
     parent[path[-1]] = value
     (package / file).write_text(json.dumps(content))
     with pytest.raises(
-        driver.WrongPackage, match=r"is damaged or not of this release \(.*\)"
+        driver.WrongPackage, match=r"is damaged or is not of this release \(.*\)"
     ) as no:
         Package(package)
     assert "\n" not in str(no.value)
@@ -454,7 +454,7 @@ def test_connect_needs_what_the_board_needs(package: Path, monkeypatch) -> None:
     assert loaded == [package / "top.bit"]
     driver.connect(package, load=False)
     assert len(loaded) == 1
-    content["connection"] = {"kind": "serial"}
+    content["connection"] = {"kind": "serial", "baud": 115200}
     (package / "accelerator.json").write_text(json.dumps(content))
     with pytest.raises(driver.NoHardware, match="say which, as --port /dev/ttyUSB0"):
         driver.connect(package)
