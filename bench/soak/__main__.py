@@ -5,8 +5,8 @@ python -m bench.soak --minutes 60 --seed 1                 all attacks in turn
 python -m bench.soak --minutes 10 --attack files,networks  some
 python -m bench.soak --attack files --only 173             one case again, here and now
 
-What was found is kept in build/soak/SEED.json, and the same command goes on from there. Cases run in
-other processes: one that dies, hangs or takes too much memory is a fault, and the next one goes on.
+What was found is kept in build/soak/SEED.json, and the same command goes on from there. Cases run
+in other processes: one that dies, hangs or takes too much memory is a fault, and the next goes on.
 """
 
 import json
