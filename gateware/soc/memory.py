@@ -10,6 +10,10 @@ from amaranth.lib.wiring import In, Out
 from gateware.rtl.axi import Axi3Signature, Resp
 from gateware.rtl.queue import Queue
 
+BANK_WORDS = (
+    1 << 14
+)  #: of a bank: as deep as a block RAM of one bit, so that none needs a multiplexer
+
 
 def access_layout(data_bits: int) -> data.StructLayout:
     """Layout of an access of the host: word ``index`` is read, or ``data`` is written to it."""
@@ -22,8 +26,9 @@ class _Read:
 
     index: Signal  # word that comes next
     busy: Signal  # beats are left to read
-    moves: Value  # the word at the output of the RAM moves on, if there is one
-    idle: Value  # no beat is at the output of the RAM
+    moves: Value  # the words behind the RAM move on, if there are any
+    idle: Value  # no beat is behind the RAM
+    word: Value  # the RAM's output, a cycle later
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +61,7 @@ class BlockMemory(wiring.Component):
     answer : Out(stream of unsigned(data_bits))
         One per access: the word read, or anything for a write.
 
-    Latency: three cycles from an address to the first beat, three from an access to its answer.
+    Latency: four cycles from an address to the first beat, three from an access to its answer.
 
     Both ports of the RAM have registers around them: it is far from everything, and its own output
     takes half a cycle.
@@ -84,19 +89,47 @@ class BlockMemory(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.memory = store = memory.Memory(
-            shape=self._data_bits, depth=self._words, init=[]
-        )
-        read, write = store.read_port(), store.write_port(granularity=8)
-        reading = self._read_burst(m, read)
+        enable = Signal()
+        index = Signal(range(self._words))
+        word, banks = self._banks(m, index, enable)
+        reading = self._read_burst(m, word)
         writing = self._write_burst(m)
-        free = self._word_port(m, reading, writing, read)
+        free = self._word_port(m, reading, writing)
         m.d.comb += [
-            read.en.eq(reading.moves),
-            read.addr.eq(Mux(reading.busy, reading.index, self.access.p.index)),
+            enable.eq(reading.moves),
+            index.eq(Mux(reading.busy, reading.index, self.access.p.index)),
         ]
-        self._drive_write_port(m, writing, free, write)
+        self._drive_write_ports(m, writing, free, banks)
         return m
+
+    def _banks(
+        self, m: Module, index: Signal, enable: Signal
+    ) -> tuple[Value, list[memory.WritePort]]:
+        """Word at ``index``, two cycles with ``enable`` later, and the write ports of the banks.
+
+        Each bank has a register of its own behind it, so that no multiplexer is in the way from
+        its slow output.
+        """
+        depth = min(self._words, BANK_WORDS)
+        count = self._words // depth
+        words, writes = [], []
+        for number in range(count):
+            bank = memory.Memory(shape=self._data_bits, depth=depth, init=[])
+            m.submodules[f"bank_{number}"] = bank
+            read, write = bank.read_port(), bank.write_port(granularity=8)
+            word = Signal(self._data_bits, reset_less=True, name=f"word_{number}")
+            m.d.comb += [read.addr.eq(index), read.en.eq(enable)]
+            with m.If(enable):
+                m.d.sync += word.eq(read.data)
+            words.append(word)
+            writes.append(write)
+        chosen, arrived = (
+            Signal(range(count), reset_less=True),
+            Signal(range(count), reset_less=True),
+        )
+        with m.If(enable):
+            m.d.sync += [chosen.eq(index[(depth - 1).bit_length() :]), arrived.eq(chosen)]
+        return Array(words)[arrived], writes
 
     @property
     def _offset_bits(self) -> int:
@@ -107,31 +140,33 @@ class BlockMemory(wiring.Component):
         """Bits of a word's number that are zero inside the memory."""
         return index[(self._words - 1).bit_length() :]
 
-    def _read_burst(self, m: Module, read: memory.ReadPort) -> _Read:
-        """Read channels, a beat per cycle, the first three cycles after its address.
+    def _read_burst(self, m: Module, word: Value) -> _Read:
+        """Read channels, a beat per cycle, the first four cycles after its address.
 
-        Beats wait for ``rready`` in a queue, and the next one at the output of the RAM. Its enable
-        goes to every block, so no handshake of another unit is in its path.
+        Beats wait for ``rready`` in a queue, the next one in a register and one more at the output
+        of the RAM. Its enable goes to every block, so no handshake of another unit is in its path.
         """
         axi = self.axi
         index = Signal(32 - self._offset_bits)
         left = Signal(4)  # after the next beat
         busy = Signal()
         number = Signal.like(axi.arid)
-        # Of the beat at the output of the RAM.
-        loaded, last, outside, loaded_number = Signal(), Signal(), Signal(), Signal.like(axi.arid)
+        loaded = Signal()  # a beat is at the output of the RAM
+        fetched = Signal(data.StructLayout({"id": len(number), "last": 1, "resp": Resp}))
+        staged = Signal()  # a beat is in the register behind it
+        answered = Signal.like(fetched)
         beats = Queue(
-            data.StructLayout({"id": len(number), "data": len(read.data), "last": 1, "resp": Resp})
+            data.StructLayout({"id": len(number), "data": len(word), "last": 1, "resp": Resp})
         )
         m.submodules.beats = beats
-        moves = ~loaded | beats.i.ready
+        moves = ~staged | beats.i.ready
         m.d.comb += [
             axi.arready.eq(~busy),
-            beats.i.valid.eq(loaded),
-            beats.i.p.id.eq(loaded_number),
-            beats.i.p.data.eq(read.data),
-            beats.i.p.last.eq(last),
-            beats.i.p.resp.eq(Mux(outside, Resp.DECERR, Resp.OKAY)),
+            beats.i.valid.eq(staged),
+            beats.i.p.id.eq(answered.id),
+            beats.i.p.data.eq(word),
+            beats.i.p.last.eq(answered.last),
+            beats.i.p.resp.eq(answered.resp),
             axi.rvalid.eq(beats.o.valid),
             beats.o.ready.eq(axi.rready),
             axi.rid.eq(beats.o.p.id),
@@ -149,13 +184,15 @@ class BlockMemory(wiring.Component):
         with m.If(moves):
             m.d.sync += [
                 loaded.eq(busy),
-                last.eq(left == 0),
-                loaded_number.eq(number),
-                outside.eq(self._outside(index) != 0),
+                fetched.id.eq(number),
+                fetched.last.eq(left == 0),
+                fetched.resp.eq(Mux(self._outside(index) != 0, Resp.DECERR, Resp.OKAY)),
+                staged.eq(loaded),
+                answered.eq(fetched),
             ]
             with m.If(busy):
                 m.d.sync += [index.eq(index + 1), left.eq(left - 1), busy.eq(left != 0)]
-        return _Read(index, busy, moves, ~loaded)
+        return _Read(index, busy, moves, ~loaded & ~staged, word)
 
     def _write_burst(self, m: Module) -> _Write:
         """Write channels, a beat per cycle from the cycle after the address."""
@@ -187,14 +224,11 @@ class BlockMemory(wiring.Component):
                 m.d.sync += [writing.eq(0), axi.bvalid.eq(1)]
         return _Write(write_index, writing, enable)
 
-    def _word_port(
-        self, m: Module, reading: _Read, writing: _Write, read: memory.ReadPort
-    ) -> Signal:
+    def _word_port(self, m: Module, reading: _Read, writing: _Write) -> Signal:
         """The word port, an answer three cycles after its access; whether it is free: no burst uses
-        an address of the RAM, and no word waits at its output."""
+        an address of the RAM, and no word waits behind it."""
         access, answer = self.access, self.answer
         fetched, arrived = Signal(), Signal()
-        word = Signal.like(read.data, reset_less=True)  # the RAM's output is slow
         free = Signal()
         m.d.comb += [
             free.eq(
@@ -209,22 +243,22 @@ class BlockMemory(wiring.Component):
         ]
         with m.If(answer.ready):
             m.d.sync += answer.valid.eq(0)
-        m.d.sync += [fetched.eq(access.valid & free), arrived.eq(fetched), word.eq(read.data)]
+        m.d.sync += [fetched.eq(access.valid & free), arrived.eq(fetched)]
         with m.If(arrived):
-            m.d.sync += [answer.valid.eq(1), answer.payload.eq(word)]
+            m.d.sync += [answer.valid.eq(1), answer.payload.eq(reading.word)]
         return free
 
-    def _drive_write_port(
-        self, m: Module, writing: _Write, free: Value, write: memory.WritePort
+    def _drive_write_ports(
+        self, m: Module, writing: _Write, free: Value, banks: list[memory.WritePort]
     ) -> None:
-        """Address, data and enables of the RAM's write port, a cycle later."""
+        """Address, data and enables of the banks' write ports, a cycle later."""
         axi, access = self.axi, self.access
         host_write = access.valid & free & access.p.write
-        address, word = Signal.like(write.addr), Signal.like(write.data)
-        enable = Signal.like(write.en)
-        m.d.sync += [
-            address.eq(Mux(writing.busy, writing.index, access.p.index)),
-            word.eq(Mux(writing.busy, axi.wdata, access.p.data)),
-            enable.eq(writing.enable | host_write.replicate(len(write.en))),
-        ]
-        m.d.comb += [write.addr.eq(address), write.data.eq(word), write.en.eq(enable)]
+        index = Mux(writing.busy, writing.index, access.p.index)[: (self._words - 1).bit_length()]
+        lanes = writing.enable | host_write.replicate(len(banks[0].en))
+        address, word = Signal.like(banks[0].addr), Signal.like(banks[0].data)
+        m.d.sync += [address.eq(index), word.eq(Mux(writing.busy, axi.wdata, access.p.data))]
+        for number, write in enumerate(banks):
+            enable = Signal.like(write.en, name=f"enable_{number}")
+            m.d.sync += enable.eq(Mux(index[len(address) :] == number, lanes, 0))
+            m.d.comb += [write.addr.eq(address), write.data.eq(word), write.en.eq(enable)]

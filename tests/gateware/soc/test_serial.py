@@ -14,7 +14,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 import boards
 from gateware.rtl.axi import Axi3Signature, AxiLiteSignature, Resp
 from gateware.soc.ecp5 import Ecp5Top
-from gateware.soc.memory import BlockMemory
+from gateware.soc.memory import BANK_WORDS, BlockMemory
 from gateware.soc.pll import Pll
 from gateware.soc.serial import REGISTER_BASE, SerialBridge
 from gateware.soc.serial_system import SerialSystem
@@ -100,8 +100,12 @@ def test_line_drops_glitches_and_bytes_without_a_stop_bit() -> None:
     assert got == [0xA5]
 
 
-def test_block_memory_is_a_memory(seed: int) -> None:
+@pytest.mark.parametrize("bank_words", [BANK_WORDS, 256])
+def test_block_memory_is_a_memory(
+    bank_words: int, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Random bursts with pauses, byte enables and accesses of the word port, against a model."""
+    monkeypatch.setattr("gateware.soc.memory.BANK_WORDS", bank_words)
     size, rng = 4096, random.Random(seed)
     dut, model = BlockMemory(size, AXI), bytearray(4096)
     axi = dut.axi
@@ -198,7 +202,7 @@ def test_block_memory_reads_a_beat_per_cycle() -> None:
         ctx.set(dut.axi.rready, 1)
         await ctx.tick()
         ctx.set(dut.axi.arvalid, 0)
-        await ctx.tick().repeat(2)
+        await ctx.tick().repeat(3)
         for _ in range(16):
             assert ctx.get(dut.axi.rvalid)
             await ctx.tick()
