@@ -94,8 +94,8 @@ def _begin(graph: IntGraph, images: Inputs) -> tuple[dict[str, np.ndarray], dict
     if images.dtype.kind not in "iu":
         raise ValueError(f"images must be integers, not {images.dtype}; quantise_input gives them")
     images = images.astype(np.int64)
-    if images.ndim == 3 and numerics.map_shape(images.shape[1:]) == spec.shape:
-        images = images[:, :, None, :]  # lines
+    if images.ndim in (2, 3) and numerics.map_shape(images.shape[1:]) == spec.shape:
+        images = images.reshape(len(images), *spec.shape)  # vectors or lines
     if images.shape[1:] != spec.shape:
         raise ValueError(f"images are {images.shape[1:]}, the graph takes {spec.shape}")
     if images.size and not 0 <= images.min() <= images.max() <= numerics.act_max(spec.bits):

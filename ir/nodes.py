@@ -193,13 +193,16 @@ class DepthToSpace(_Node):
     crop: tuple[int, int] = (0, 0)  #: rows and columns that are cut off, fewer than of a block
 
 
+MAX_BORDER = 16  #: of repeated rows or columns
+
+
 class Upsample(_Node):
     """Each pixel several times, (C, H, W) to (C, by*H, bx*W): nearest neighbour; codes stay."""
 
     op: Literal["upsample"] = "upsample"
     block: tuple[int, int]  #: how often, down and across
     #: how many rows above and below, and columns left and right, repeat the first and last ones,
-    #: at most those of a block
+    #: at most MAX_BORDER
     border: tuple[int, int] = (0, 0)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from ir import numerics
 from ir.arrays import GraphError, LayerArrays
 from ir.nodes import (
+    MAX_BORDER,
     AvgPool,
     Conv,
     DepthToSpace,
@@ -46,7 +47,7 @@ def output_shape(
             given = node.crop
         else:
             more = 2 * node.border[0], 2 * node.border[1]
-            sides, given = [(0, down), (0, across)], node.border
+            sides, given = [(0, MAX_BORDER)] * 2, node.border
         inside = all(low <= n <= high for n, (low, high) in zip(given, sides, strict=True))
         if min(node.block) < 1 or channels % phases or not inside:
             raise GraphError(

@@ -102,9 +102,9 @@ class Vectors:
         arrays = inputs if isinstance(inputs, tuple) else (inputs,)
         if len(arrays) != len(names):
             raise VectorsError(f"{len(names)} inputs are needed ({', '.join(names)})")
-        if not graph.header.host_inputs and arrays[0].ndim == 3:  # lines
-            (lines,) = arrays
-            arrays = (lines.reshape(len(lines), *numerics.map_shape(lines.shape[1:])),)
+        if not graph.header.host_inputs and arrays[0].ndim in (2, 3):  # vectors or lines
+            (flat,) = arrays
+            arrays = (flat.reshape(len(flat), *numerics.map_shape(flat.shape[1:])),)
         vectors = cls(
             graph_digest=graph.digest,
             inputs=dict(zip(names, arrays, strict=True)),

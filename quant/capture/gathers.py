@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
-from quant.capture.nodes import argument, operation
+from quant.capture.nodes import argument, operation, path_of
 from quant.capture.nodes import bound as _bound
 from quant.capture.writer import GraphWriter
+from quant.nn.fixed import FixedConv2d
 from quant.nn.gather import Gather
 
 ALL = 2**63 - 1  #: the end of a slice that has none
+MAX_CROP = 31  #: lines of one direction that a depthwise layer cuts off
 
 
 def shape(node: object) -> tuple[int, ...]:
@@ -87,7 +89,9 @@ def _part(w: GraphWriter, node: fx.Node) -> fx.Node:
     whole, number = argument(node), cast(int, node.args[1])
     if operation(whole) in MAXIMA:
         if number and node.users:
-            raise ValueError("only the values of a pooling can be read, not their places")
+            raise ValueError("only the values of a maximum can be read, not their places")
+        if whole in w.squeezed:
+            w.squeezed.add(node)
         return w.nodes[whole]
     if operation(whole) not in PARTS:
         raise ValueError("")
@@ -105,9 +109,10 @@ def _result_shapes(node: fx.Node) -> list[tuple[int, ...]]:
 
 
 def _slice(w: GraphWriter, node: fx.Node) -> fx.Node | None:
-    """Some of the channels, or every n-th row and column from the first on.
+    """Some of the channels, or of the rows and columns: a crop is a depthwise layer whose weights
+    choose a pixel, every n-th line is taken from the first on.
 
-    Cost: a copy of the channels or pixels.
+    Cost: a copy of the channels or pixels, and a depthwise layer as large as what is cut off.
     """
     a = _bound(node, dim=0, start=None, end=None, step=1)
     value = argument(node).meta["val"]
@@ -125,10 +130,33 @@ def _slice(w: GraphWriter, node: fx.Node) -> fx.Node | None:
         return gather(w, node, [argument(node)], chosen)
     if chosen == range(size):
         return _parts(w, node)
-    if len(value.shape) != 4 or chosen.start or len(chosen) != -(-size // chosen.step):
-        raise ValueError("of height and width only every n-th line can be taken, from the first on")
-    stride = (chosen.step, 1) if axis == 2 else (1, chosen.step)
-    return gather(w, node, [argument(node)], range(channels), stride)
+    if len(value.shape) != 4 or not chosen:
+        raise ValueError("lines can be taken of height and width only, at least one")
+    down, across = (chosen.step, 1) if axis == 2 else (1, chosen.step)
+    if chosen.step == 1:
+        cut = (chosen.start, size - chosen.stop)
+        return crop(w, node, (cut, (0, 0)) if axis == 2 else ((0, 0), cut))
+    source = argument(node)
+    if chosen.start == 0 and len(chosen) == -(-size // chosen.step):
+        return gather(w, node, [source], range(channels), (down, across))
+    cut = chosen.start, size - 1 - chosen[-1]
+    cropped = crop(w, node, (cut, (0, 0)) if axis == 2 else ((0, 0), cut))
+    sizes = list(value.shape)
+    sizes[axis] -= sum(cut)
+    cropped.meta |= {"shape": tuple(sizes), "path": path_of(node)}
+    return w.module_call(node, Gather(range(channels), (down, across)), cropped)
+
+
+def crop(w: GraphWriter, node: fx.Node, cut: tuple[tuple[int, int], tuple[int, int]]) -> fx.Node:
+    """Input of ``node`` without so many lines above and below, left and right."""
+    (above, below), (left, right) = cut
+    kernel = above + below + 1, left + right + 1
+    if max(kernel) > MAX_CROP + 1:
+        raise ValueError(
+            f"it cuts off {max(kernel) - 1} lines of one direction; {MAX_CROP} are possible"
+        )
+    layer = FixedConv2d.crop(shape(argument(node))[0], first=(above, left), kernel=kernel)
+    return w.module_call(node, layer, w.nodes[argument(node)])
 
 
 def _index(w: GraphWriter, node: fx.Node) -> fx.Node:
@@ -223,7 +251,7 @@ def _picks(numbers: Tensor, source: tuple[int, ...]) -> list[int] | None:
 
 
 #: Operations that give values and their places.
-MAXIMA = ("max_pool2d_with_indices", "adaptive_max_pool2d")
+MAXIMA = ("max_pool2d_with_indices", "adaptive_max_pool2d", "max")
 PARTS = ("chunk", "split", "split_with_sizes", "tensor_split")
 
 GATHERS: dict[str, Callable[[GraphWriter, fx.Node], fx.Node | None]] = {

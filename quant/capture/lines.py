@@ -22,15 +22,19 @@ _TARGETS: dict[str, Any] = {
     "avg_pool1d.default": _ATEN.avg_pool2d.default,
     "adaptive_avg_pool1d.default": _ATEN.adaptive_avg_pool2d.default,
     "adaptive_max_pool1d.default": _ATEN.adaptive_max_pool2d.default,
+    "upsample_nearest1d.vec": _ATEN.upsample_nearest2d.vec,
+    "_upsample_nearest_exact1d.vec": _ATEN._upsample_nearest_exact2d.vec,
+    "upsample_linear1d.vec": _ATEN.upsample_bilinear2d.vec,
 }
 #: What their arguments are in the direction that a line lacks.
-_ACROSS = {
+_ACROSS: dict[str, float] = {
     "stride": 1,
     "padding": 0,
     "output_padding": 0,
     "dilation": 1,
     "kernel_size": 1,
     "output_size": 1,
+    "scale_factors": 1.0,
 }
 _AXES = ("dim", "dim0", "dim1")
 
@@ -41,7 +45,7 @@ def lift_lines(
     """Change of ``program``, in place, to one of maps; gives its inputs that were lines.
 
     ``stored`` has the names of parameters by placeholder, and ``state`` their values, of which
-    weights get a row. Raises ValueError for a result that is a line.
+    weights get a row. The host takes the row of a result away again.
     """
     nodes = list(program.graph.nodes)
     inputs = {n for n in nodes if n.op == "placeholder" and n.name not in stored and _is_line(n)}
@@ -51,8 +55,9 @@ def lift_lines(
         if read is not None and node.op == "call_function":
             reached.add(node)
             _lift_arguments(node, stored, state, _is_line(read) or _are_lines(read))
-        if node.op == "output" and any(map(_is_line, node.all_input_nodes)):
-            raise ValueError("a line (N, C, L) is its result: give flatten(1) of it")
+    lines = [n for n in program.graph.output_node().all_input_nodes if n in reached and _is_line(n)]
+    for line in lines:
+        _take_row(program.graph, line)
     for node in filter(lambda n: _is_line(n) or _are_lines(n), reached):
         value = node.meta["val"]
         node.meta["val"] = (
@@ -61,6 +66,15 @@ def lift_lines(
             else type(value)(part.unsqueeze(2) for part in value)
         )
     return inputs
+
+
+def _take_row(graph: fx.Graph, line: fx.Node) -> None:
+    """Change of the output to ``line`` without its row."""
+    output = graph.output_node()
+    with graph.inserting_before(output):
+        taken = graph.call_function(_ATEN.squeeze.dim, (line, 2))
+    taken.meta = {**line.meta}
+    output.replace_input_with(line, taken)
 
 
 def _is_line(node: fx.Node) -> bool:
@@ -110,7 +124,7 @@ def _lift_arguments(
         node.target = lifted
 
 
-def _with_row(value: object, across: int) -> object:
+def _with_row(value: object, across: float) -> object:
     """Argument of two directions: one number for a line, a list of one, or an empty list."""
     if isinstance(value, int):
         return [across, value]
@@ -123,5 +137,5 @@ def _axes(name: str, value: object) -> object:
     """Axes of a line as those of a map; the mean along a line is over height and width."""
     if isinstance(value, list | tuple):
         axes = [cast(int, _axes(name, axis)) for axis in value]
-        return [2, *axes] if name in ("mean", "amax") and axes == [3] else axes
+        return [2, *axes] if name in ("mean", "sum", "amax") and axes == [3] else axes
     return {0: 0, 1: 1, 2: 3}[value % 3] if isinstance(value, int) else value

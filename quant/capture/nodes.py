@@ -25,6 +25,11 @@ def bound(node: fx.Node, **defaults: Any) -> dict[str, Any]:
     return defaults | dict(zip(names, node.args, strict=False)) | node.kwargs
 
 
+def is_mutable(node: fx.Node) -> bool:
+    """Whether ``node`` works in place."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
 def name_of(node: fx.Node) -> str:
     """Name of the module or parameter that ``node`` is a call of."""
     return str(node.target)

@@ -3,7 +3,7 @@
 
 from torch import fx, nn
 
-from quant.capture.nodes import argument, operation, path_of
+from quant.capture.nodes import argument, operation
 from quant.capture.nodes import bound as _bound
 from quant.capture.writer import GraphWriter, Rewrite
 from quant.nn.windows import Pool, windows_of
@@ -87,44 +87,8 @@ def _pool(w: GraphWriter, node: fx.Node, pool: Pool) -> fx.Node:
     return call
 
 
-def _mean(w: GraphWriter, node: fx.Node) -> fx.Node | None:
-    """Global average.
-
-    Cost: a pass of the pooling engine.
-    """
-    return _global(w, node, nn.AvgPool2d)
-
-
-def _largest(w: GraphWriter, node: fx.Node) -> fx.Node | None:
-    """Global maximum.
-
-    Cost: a pass of the pooling engine.
-    """
-    return _global(w, node, nn.MaxPool2d)
-
-
-def _global(
-    w: GraphWriter, node: fx.Node, kind: type[nn.AvgPool2d | nn.MaxPool2d]
-) -> fx.Node | None:
-    """Pooling over the whole map, to a vector unless the axes are kept."""
-    a = _bound(node, dim=(), keepdim=False)
-    source = argument(node).meta["val"].shape
-    if len(source) != 4 or sorted(d % 4 for d in a["dim"] or ()) != [2, 3]:
-        if w.keep_unknown:
-            return None
-        raise ValueError("it must be taken over height and width")
-    kernel = (int(source[2]), int(source[3]))
-    pooled = w.module_call(node, kind(kernel, kernel), w.nodes[argument(node)])
-    if a["keepdim"]:
-        return pooled
-    pooled.meta |= {"shape": (source[0], source[1], 1, 1), "path": path_of(node)}
-    return w.module_call(node, nn.Flatten(), pooled)
-
-
 POOLS: dict[str, Rewrite] = {
     **dict.fromkeys(("max_pool2d", "max_pool2d_with_indices"), _max_pool),
     "avg_pool2d": _avg_pool,
     **dict.fromkeys(("adaptive_avg_pool2d", "adaptive_max_pool2d"), _adaptive_pool),
-    "mean": _mean,
-    "amax": _largest,
 }

@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_arg
 
 from ir.nodes import HostFunction
 from quant.capture.functions import Found, find_functions
 from quant.capture.gathers import GATHERS, is_view
 from quant.capture.lines import lift_lines
-from quant.capture.nodes import argument, class_of, operation, path_of
+from quant.capture.nodes import argument, class_of, is_mutable, operation, path_of
+from quant.capture.reductions import REDUCTIONS
 from quant.capture.results import find_tails, structure_of
 from quant.capture.rewrites import REWRITES, VIEWS
 from quant.capture.writer import GraphWriter, UnsupportedLayer
@@ -86,14 +86,9 @@ def capture(
     return rewriter.run().train(training)
 
 
-def _is_mutable(node: fx.Node) -> bool:
-    """Whether ``node`` works in place."""
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-
-
 def _is_view(node: fx.Node) -> bool:
     """Whether the value of ``node`` is memory of its argument's."""
-    if not isinstance(node.target, torch._ops.OpOverload) or _is_mutable(node):
+    if not isinstance(node.target, torch._ops.OpOverload) or is_mutable(node):
         return False
     returns = node.target._schema.returns
     return bool(returns) and returns[0].alias_info is not None
@@ -101,7 +96,7 @@ def _is_view(node: fx.Node) -> bool:
 
 def _changes_base(node: fx.Node) -> bool:
     """Whether ``node`` works in place on a part of a tensor that is read behind it."""
-    if not _is_mutable(node):
+    if not is_mutable(node):
         return False
     view, later = argument(node), set(_behind(node))
     while _is_view(view) and operation(view) not in IDENTITIES:
@@ -121,7 +116,7 @@ def _read(graph: fx.Graph, functions: Mapping[fx.Node, Found]) -> set[fx.Node]:
     """Nodes that the outputs of ``graph`` need where its functions are nodes of their own; what
     works in place is needed by those behind it."""
     inner = {node for found in functions.values() for node in found.inner}
-    waiting = [n for n in graph.nodes if n.op == "output" or (_is_mutable(n) and n not in inner)]
+    waiting = [n for n in graph.nodes if n.op == "output" or (is_mutable(n) and n not in inner)]
     read = set(waiting)
     while waiting:
         node = waiting.pop()
@@ -200,6 +195,9 @@ class Rewriter(GraphWriter):
         self._give(node, self.note(call, node))
 
     def _tail(self, node: fx.Node, functions: tuple[HostFunction, ...]) -> None:
+        with self._refusing(node):
+            if self._reads_squeezed(node):
+                raise ValueError("it reads a map without an axis: give keepdim=True before it")
         source = self.nodes[argument(node)]
         if functions:
             source = self.note(self.module_call(node, Tail(functions), source), node)
@@ -207,6 +205,9 @@ class Rewriter(GraphWriter):
 
     def _output(self) -> None:
         for node in self.program.graph.output_node().all_input_nodes:
+            if node in self.squeezed:
+                reason = "its result is a map without an axis: give keepdim=True"
+                raise UnsupportedLayer(path_of(node), operation(node), reason, class_of(node))
             if is_view(self, node):
                 reason = "only channels can be put in another order, or all values in a row"
                 raise UnsupportedLayer(path_of(node), operation(node), reason, class_of(node))
@@ -224,7 +225,6 @@ class Rewriter(GraphWriter):
             return
         if not self.keep_unknown and self.computes_constant(node):
             self.constants.add(node)
-            self.nodes[node] = self.note(self._kept(node), node)
             return
         if name in IDENTITIES and not self._changes_type(node):
             self.nodes[node] = self.nodes[argument(node)]
@@ -239,6 +239,8 @@ class Rewriter(GraphWriter):
                 rewrite = None  # the host moves channels itself
             if name not in VIEWS and any(is_view(self, n) for n in node.all_input_nodes):
                 raise ValueError("it reads a view that is more than a choice of channels")
+            if name not in (*VIEWS, *REDUCTIONS, "getitem") and self._reads_squeezed(node):
+                raise ValueError("it reads a map without an axis: give keepdim=True before it")
             if not self.keep_unknown and _changes_base(node):
                 raise ValueError("it works in place on a view of what is read again: copy it first")
             result = rewrite(self, node) if rewrite else None
@@ -246,9 +248,12 @@ class Rewriter(GraphWriter):
                 result = self._keep(node)
         self._give(node, self.note(result, node))
 
+    def _reads_squeezed(self, node: fx.Node) -> bool:
+        return any(n in self.squeezed for n in node.all_input_nodes)
+
     def _give(self, node: fx.Node, result: fx.Node) -> None:
         """``result`` for the value of ``node``, and for what that is in place of."""
-        if _is_mutable(node) and not self.keep_unknown:
+        if is_mutable(node) and not self.keep_unknown:
             self.aliases[node] = before = self._storage(argument(node))
             for other in self.nodes:
                 if self._storage(other) is before:
@@ -280,11 +285,4 @@ class Rewriter(GraphWriter):
         """The node as it is; parameters that it reads are fetched by name."""
         if not self.keep_unknown:
             raise ValueError("")
-        return self._kept(node)
-
-    def _kept(self, node: fx.Node) -> fx.Node:
-        if not callable(node.target):
-            raise ValueError("it is no function")
-        args = map_arg(node.args, self.value)
-        options = map_arg(node.kwargs, self.value)
-        return self.graph.call_function(node.target, args, options)
+        return self.kept(node)

@@ -5,7 +5,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
 
+from quant.capture.constants import fold
 from quant.capture.names import Names
 from quant.capture.nodes import operation, path_of, stack_of
 
@@ -50,9 +52,11 @@ class GraphWriter:
         self.nodes: dict[fx.Node, fx.Node] = {}  # of the program, to ours
         self.aliases: dict[fx.Node, fx.Node] = {}  # of the program: with the memory of another
         self.constants: set[fx.Node] = set()  # of the program, computed of parameters alone
+        self.folded: dict[fx.Node, nn.Parameter] = {}  # of those, what layers have as weights
         self.layers: dict[str, list[tuple[str, nn.Module]]] = {}  # by the place of their weights
         #: of a node that views an activation: that, and the number of each of its values
         self.views: dict[fx.Node, tuple[fx.Node, Tensor]] = {}
+        self.squeezed: set[fx.Node] = set()  # of the program, with axes of size 1 more in ours
         signature = program.graph_signature
         self.stored = {
             **signature.inputs_to_parameters,
@@ -77,6 +81,8 @@ class GraphWriter:
 
     def value(self, node: fx.Node) -> fx.Node:
         """Node of the flat graph for ``node``; a parameter is fetched by its name."""
+        if node in self.constants and node not in self.nodes:
+            self.nodes[node] = self.note(self.kept(node), node)
         if node not in self.nodes:
             name = self.names.place(self.stored[node.name])
             at, _, leaf = name.rpartition(".")
@@ -90,6 +96,14 @@ class GraphWriter:
             self.nodes[node] = self.graph.get_attr(name)
         return self.nodes[node]
 
+    def kept(self, node: fx.Node) -> fx.Node:
+        """Call of ``node``'s operation as it is; parameters that it reads are fetched by name."""
+        if not callable(node.target):
+            raise ValueError("it is no function")
+        args = map_arg(node.args, self.value)
+        options = map_arg(node.kwargs, self.value)
+        return self.graph.call_function(node.target, args, options)
+
     def container(self, path: str) -> nn.Module:
         """Module at ``path``, a name of ours, made where there is none."""
         owner: nn.Module = self.module
@@ -100,9 +114,17 @@ class GraphWriter:
         return owner
 
     def tensor(self, node: object) -> Tensor:
-        """Parameter or buffer behind ``node``; ValueError where it is computed."""
-        if not isinstance(node, fx.Node) or node.name not in self.stored:
-            raise ValueError("its weights must be parameters")
+        """Parameter or buffer behind ``node``, or what is computed of them as a parameter of its
+        own; ValueError for what depends on the images."""
+        if isinstance(node, fx.Node) and node.name in self.stored:
+            return self.state[self.stored[node.name]]
+        if not isinstance(node, fx.Node) or node not in self.constants:
+            raise ValueError("its weights must be parameters, or computed of them alone")
+        if node not in self.folded:
+            self.folded[node] = fold(node, self.constants, self._stored_tensor)
+        return self.folded[node]
+
+    def _stored_tensor(self, node: fx.Node) -> Tensor:
         return self.state[self.stored[node.name]]
 
     def is_constant(self, node: fx.Node) -> bool:
@@ -120,17 +142,9 @@ class GraphWriter:
         return None if node is None else self.tensor(node)
 
     def owner(self, node: fx.Node) -> str:
-        """Name in the user's model of the layer that holds parameter ``node``.
-
-        Raises ValueError for a parameter of the model itself.
-        """
-        name = self.stored[node.name].rpartition(".")[0]
-        if not name:
-            raise ValueError(
-                "its weights are the model's own: give them to a layer in the model, "
-                "as nn.Sequential does"
-            )
-        return name
+        """Name in the user's model of the layer that holds parameter ``node``: empty for one of
+        the model itself, and for one that is computed."""
+        return self.stored.get(node.name, "").rpartition(".")[0]
 
     def layer_call(
         self, weight: fx.Node, module: nn.Module, source: fx.Node, place: str = ""
@@ -139,18 +153,22 @@ class GraphWriter:
 
         A further call of an equal module, with the same parameters, is a call of the same module.
         One that shares its weights alone is a module beside it, at the user's ``place`` if the
-        weights are that one's, too.
+        weights are that one's, too. Weights of the model itself, and those that are computed, make
+        a layer in ``place``.
         """
         owner = self.owner(weight)
-        known = self.layers.setdefault(owner, [])
+        known = self.layers.setdefault(owner or weight.name, [])
         for name, before in known:
             if _is_same(before, module):
                 return self.graph.call_module(name, (self.nodes[source],))
-        leaf = self.stored[weight.name].rpartition(".")[2]
-        theirs = getattr(self.modules.get(place), leaf, None)
-        if isinstance(theirs, Tensor) and theirs.data_ptr() == self.tensor(weight).data_ptr():
-            owner = place
-        name = self.names.claim(owner)
+        if owner:
+            leaf = self.stored[weight.name].rpartition(".")[2]
+            theirs = getattr(self.modules.get(place), leaf, None)
+            if isinstance(theirs, Tensor) and theirs.data_ptr() == self.tensor(weight).data_ptr():
+                owner = place
+            name = self.names.claim(owner)
+        else:
+            name = self.names.free(place, type(module).__name__.lower())
         known.append((name, module))
         return self._insert(name, module, self.nodes[source])
 

@@ -11,17 +11,18 @@ from quant.nn.quantizers import denominators
 
 
 class FixedConv2d(CopyLayer):
-    """Depthwise convolution with given weights, whose ratios are powers of two."""
+    """Convolution with given weights, whose ratios are powers of two, mostly a depthwise one."""
 
     @classmethod
     def of_weights(cls, weight: Tensor, channels: int, stride: tuple[int, int] = (1, 1)) -> Self:
-        """Layer of ``weight`` (O, 1, ky, kx) over so many channels, O a multiple of them."""
+        """Layer of ``weight`` (O, 1, ky, kx) over so many channels, O a multiple of them, or of
+        ``weight`` (O, C, ky, kx) that sums over all of them."""
         layer = nn.Conv2d(
             channels,
             len(weight),
             (weight.shape[2], weight.shape[3]),
             stride,
-            groups=channels,
+            groups=channels // weight.shape[1],
             bias=False,
             device="meta",
         )
@@ -41,6 +42,18 @@ class FixedConv2d(CopyLayer):
         """The pixels of each square of ``side`` as channels (c, dy, dx) of one."""
         weight = torch.eye(side * side).view(-1, 1, side, side).repeat(channels, 1, 1, 1)
         return cls.of_weights(weight, channels, (side, side))
+
+    @classmethod
+    def mixing(cls, channels: int, factor: float) -> Self:
+        """One channel, ``factor`` times the sum of all."""
+        return cls.of_weights(torch.full((1, channels, 1, 1), factor), channels)
+
+    @classmethod
+    def crop(cls, channels: int, *, first: tuple[int, int], kernel: tuple[int, int]) -> Self:
+        """The pixel ``first`` of each window of ``kernel``: a map without its border."""
+        weight = torch.zeros(channels, 1, *kernel)
+        weight[:, :, first[0], first[1]] = 1
+        return cls.of_weights(weight, channels)
 
     @torch.no_grad()
     def _leave_room(self) -> None:

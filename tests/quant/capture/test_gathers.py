@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from bench.constructs import Fn, cbr, chain
 from quant.capture.trace import capture
 from quant.capture.writer import UnsupportedLayer
 from quant.nn.gather import Gather
@@ -84,7 +85,7 @@ def test_what_changes_nothing_is_no_operation(seed):
 REFUSED = {
     "along height": (lambda a, b: torch.cat([a, b], 2), "only channels can be joined"),
     "of the batch": (lambda a, b: torch.cat([a, b]), "batch cannot be mixed"),
-    "cropped": (lambda a, _: a[:, :, 1:], "every n-th line"),
+    "hardly anything": (lambda a, _: F.interpolate(a, scale_factor=8)[:, :, 40:], "cuts off 40"),
     "transposed": (lambda a, _: a.transpose(2, 3).relu(), "more than a choice of channels"),
     "parts of the height": (lambda a, _: a.chunk(2, 2)[0], "only channels can be parted"),
 }
@@ -95,3 +96,33 @@ def test_the_rest_is_refused_by_name(name):
     net, reason = REFUSED[name]
     with pytest.raises(UnsupportedLayer, match=reason):
         capture(Net(net).eval(), torch.rand(2, 3, 8, 8))
+
+
+CROPS = {
+    "above": lambda a, _: a[:, :, 2:],
+    "below and right": lambda a, _: a[:, :, :-1, :-3],
+    "negative padding": lambda a, _: F.pad(a, (-1, -2, -1, 0)),
+    "focus": lambda a, _: torch.cat([a[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], 1),
+    "every third from the second on": lambda a, _: a[:, :, 1::3],
+    "shifted": lambda a, _: F.pad(a[..., 1:], (0, 1)),
+    "border repeated": lambda a, _: F.pad(a, (1, 1, 2, 2), mode="replicate"),
+    "more on one side": lambda a, _: F.pad(a, (3, 0, 1, 2), mode="replicate"),
+}
+
+
+@pytest.mark.parametrize("name", CROPS)
+def test_parts_of_a_map(name, seed):
+    torch.manual_seed(seed)
+    net, x = Net(CROPS[name]).eval(), torch.rand(3, 3, 8, 10)
+    torch.testing.assert_close(capture(net, x)(x), net(x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CROPS)
+def test_parts_of_a_map_down_to_the_program(name, seed):
+    f = CROPS[name]
+    channels = f(torch.zeros(1, 4, 8, 10), None).shape[1]
+
+    def make() -> nn.Module:
+        return Fn(lambda s, x: s.b(f(s.a(x), None)), a=cbr(3, 4), b=nn.Conv2d(channels, 5, 3))
+
+    chain(make, (3, 8, 10), seed=seed)

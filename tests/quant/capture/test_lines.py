@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from bench.constructs import Fn, chain
 from quant.capture.trace import capture
-from quant.capture.writer import UnsupportedLayer
 
 
 def _residual(s: Fn, x: Tensor) -> Tensor:
@@ -39,6 +38,15 @@ NETS = {
         nn.Flatten(),
         nn.Linear(80, 6),
     ),
+    "a line as result": lambda: nn.Sequential(nn.Conv1d(3, 8, 3), nn.ReLU(), nn.Conv1d(8, 4, 1)),
+    "enlarged": lambda: nn.Sequential(
+        nn.Conv1d(3, 8, 3),
+        nn.Upsample(scale_factor=2),
+        nn.Conv1d(8, 4, 3),
+        nn.Upsample(scale_factor=2, mode="linear"),
+        nn.Conv1d(4, 4, 3),
+        nn.Flatten(),
+    ),
     "dilated and transposed": lambda: nn.Sequential(
         nn.Conv1d(3, 8, 3, dilation=2, padding=2),
         nn.ReLU(),
@@ -66,9 +74,3 @@ def test_the_graph_computes_the_network(name, seed):
 def test_integers_down_to_the_program(name, seed):
     graph = chain(NETS[name], (3, 40), seed=seed)
     assert graph.input.shape == (3, 1, 40)
-
-
-def test_a_line_as_result_is_refused():
-    net = nn.Sequential(nn.Conv1d(2, 8, 3), nn.ReLU(), nn.Conv1d(8, 4, 1))
-    with pytest.raises(UnsupportedLayer, match=r"a line \(N, C, L\) is its result"):
-        capture(net.eval(), torch.rand(2, 2, 20))
