@@ -41,6 +41,7 @@ RANGES = {
     "rows": (1, MAX_ROWS, "no board holds more"),
     "pixels": (2, MAX_PIXELS, "a DSP serves two, and rows of a tensor have less than 1024"),
     "requant_lanes": (1, 16, "a word has 16 channels"),
+    "drain_pixels": (1, 256, "at most half of the pixels"),
     "ports": (1, 4, "a Zynq has four memory ports"),
     "act_depth": (1, MAX_DEPTH, "an address has 16 bits"),
     "act_copies": (1, 2, "one or two ports of the words"),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Another accelerator in every respect runs a network of another ratio: twice the rows, half the
-channels on two 32-bit ports, half the requantisers, one copy of the activations.
+channels on two 32-bit ports, half the requantisers for each of two pixels at once, one copy of the
+activations.
 
 Mirrors no module: another accelerator for sim.benches.accelerator.
 """
@@ -23,7 +24,9 @@ CONFIG = AccelConfig.from_ratio(
     32,
     bus_bits=32,
     ports=2,
+    pixels=4,
     requant_lanes=4,
+    drain_pixels=2,
     act_depth=1024,
     act_copies=1,
     slot_depth=128,

@@ -43,6 +43,11 @@ SIZE_OPTIONS = {
         "results that become codes in a cycle; a divisor of the rows and of the 16 channels of a "
         "word; more help layers with few inputs",
     ),
+    "drain_pixels": Size(
+        1,
+        "pixels whose results become codes in the same cycle, each with requantisers of its own: a "
+        "power of two, at most half the pixels",
+    ),
     "ports": Size(1, "memory ports that weights come through: 1, 2 or 4"),
     "act_depth": Size(
         1024,
@@ -50,7 +55,9 @@ SIZE_OPTIONS = {
         "what does not fit goes through memory",
     ),
     "act_copies": Size(
-        2, "copies of the activations; 1 halves their block RAMs and doubles the drain's time"
+        2,
+        "copies of the activations; 1 halves their block RAMs, and rows of an odd number of pixels "
+        "drain as if there were one more",
     ),
     "weight_depth": Size(
         512, "words of 16 weights of every row that are kept, best a multiple of 512"
@@ -84,6 +91,9 @@ class AccelConfig:
         Output pixels per cycle, along x; even, because one DSP serves two pixels; a power of two.
     requant_lanes : int
         Requantisers that drain a finished tile; divides both ``rows`` and ``k``.
+    drain_pixels : int
+        Pixels of a group that are drained at once, each by ``requant_lanes`` requantisers of its
+        own; a power of two, at most half of ``pixels``, or 1.
     bus_bits : int
         Width of a memory port: 64 (or 32).
     ports : int
@@ -124,6 +134,7 @@ class AccelConfig:
     fixed8_rows: int
     pixels: int = SIZES["pixels"]
     requant_lanes: int = SIZES["requant_lanes"]
+    drain_pixels: int = SIZES["drain_pixels"]
     bus_bits: int = 64
     ports: int = SIZES["ports"]
     act_depth: int = SIZES["act_depth"]
@@ -166,6 +177,11 @@ class AccelConfig:
             raise ValueError(
                 f"rows must be a multiple of requant_lanes, which is {self.requant_lanes}, not "
                 f"{self.rows}: change either"
+            )
+        if not _is_power_of_two(self.drain_pixels) or self.drain_pixels > self.pixels // 2:
+            raise ValueError(
+                f"drain_pixels must be a power of two and at most half of the {self.pixels} "
+                f"pixels, not {self.drain_pixels}"
             )
         if not 1 <= self.weight_depth <= 1 << 15:
             raise ValueError(f"weight_depth must be in 1..32768, not {self.weight_depth}")
@@ -223,8 +239,15 @@ class AccelConfig:
 
     @property
     def drain_interleave(self) -> int:
-        """Pixels whose codes the drain takes in turns: 1, or 2 with one copy of the activations."""
+        """Turns that pixels take in the drain, ``drain_pixels`` in each: 1, or 2 with one copy of
+        the activations."""
         return 3 - self.act_copies
+
+    def drain_turns(self, pixels: int, *, raw: bool) -> int:
+        """Turns of a row's last ``pixels``, or of its ``pixels``: an even number for codes where
+        pixels take turns."""
+        turns = -(-pixels // self.drain_pixels)
+        return turns if raw else -(-turns // self.drain_interleave) * self.drain_interleave
 
     @property
     def macs_per_cycle(self) -> int:
@@ -251,9 +274,10 @@ class AccelConfig:
         return -(-bits // (self.bus_bits * self.ports)) * self.ports
 
     def fields(self) -> dict[str, Any]:
-        """Fields by name, without ``tables`` and ``parts`` where there are none: what an array of
-        before was known by it still is."""
+        """Fields by name, without ``tables`` and ``parts`` where there are none, and without a
+        ``drain_pixels`` of 1: what an array of before was known by it still is."""
         absent = [name for name in ("tables", "parts") if not getattr(self, name)]
+        absent += ["drain_pixels"] if self.drain_pixels == 1 else []
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in absent}
 
     def to_json(self) -> str:

@@ -167,7 +167,6 @@ def explore(
     points: list[DesignPoint] = []
     if slowest is None:
         slowest = 1.0 if given.ratio else SLOWEST
-    copied: set[tuple[int, ...]] = set()  # shapes that run with two ports of the activation buffer
     for index, bound in enumerate(bounds):
         tried = programs if any(point.cycles is not None for point in points) else 2 * programs
         if len(known) >= tried:
@@ -181,15 +180,9 @@ def explore(
             refused["too slow or dominated by another even with the fewest cycles possible"] += 1
             continue
         config = bound.config
-        shape = (*config.lanes, config.pixels, config.requant_lanes)
-        if config.act_copies == 1 and shape in copied:
-            refused["need no activation buffer of one port, which makes the drain slow"] += 1
-            continue
         ratio = None if lanes_of else bound.ratio
         point = estimated_on(graph, board, config, ratio, known)
         points.append(point)
-        if point.cycles is not None and config.act_copies == 2:
-            copied.add(shape)
         say(
             f"{index + 1} of {len(bounds)}: {describe(config)}: "
             f"{point.refusal or f'{point.cycles} cycles'}"
@@ -250,14 +243,15 @@ def least_cycles(graph: IntGraph, board: Board, config: AccelConfig) -> int:
         if node.residual:
             phases = max(phases, graph.tensor(node.residual.tensor).bits // ACT_BITS)
         groups, last = divmod(width - 1, config.pixels)
-        if config.drain_interleave == 2 and not node.wide:
-            last |= 1
+        full, partial = (
+            config.drain_turns(count, raw=node.wide) for count in (config.pixels, last + 1)
+        )
         for first in range(0, rows, config.rows):
             slots = -(-min(config.rows, rows - first) // config.requant_lanes)
             word_cycles = words * (source.bits // ACT_BITS)
             array += height * (
-                groups * max(word_cycles, slots * phases * config.pixels)
-                + max(word_cycles, slots * phases * (last + 1))
+                groups * max(word_cycles, slots * phases * full)
+                + max(word_cycles, slots * phases * partial)
             )
             weight_words += words
     beats = weight_words * config.weight_beats

@@ -38,11 +38,15 @@ class Span:
     """Span of a descriptor from its begin to its completion, in cycles from the start of the run.
 
     reason : for an EXECUTE what it waited for last: a queue's name, or ``""``
+    words : likewise, cycles in which words enter the array, from ``begin`` on
+    drain : likewise, cycles between them in which sums wait for the drain
     """
 
     begin: int
     end: int
     reason: str = ""
+    words: int = 0
+    drain: int = 0
 
 
 class Timeline:
@@ -72,7 +76,8 @@ class Timeline:
         array = GemmArray.latency_for(config)
         drain = Drain.latency_for(config) - Drain.sums_after + 6
         self._pipeline = TileLoop.latency + Window.latency + array + drain
-        self._dispatch = _DISPATCH_CYCLES + TileLoop.setup_for(config)
+        #: From an EXECUTE's last word to the first one of the next, at least.
+        self.dispatch = _DISPATCH_CYCLES + TileLoop.setup_for(config)
         self._ends: dict[str, list[int]] = {queue: [0] for queue in QUEUES}
         self._begins: dict[str, list[int]] = {queue: [] for queue in QUEUES}
         self._dispatched: list[int] = []
@@ -80,6 +85,7 @@ class Timeline:
         # When all data ordered so far has come: on the first port, and on the others.
         self._first_port = self._other_ports = 0.0
         self._last_word = self._last_drain = 0
+        self._words = self._drain = 0  # of the last EXECUTE
         self.spans: list[Span] = []
         for index, descriptor in enumerate(isa.descriptors(image)):
             if descriptor.opcode is not Opcode.END:
@@ -89,6 +95,11 @@ class Timeline:
     def cycles(self) -> int:
         """Cycles of the whole run, estimated."""
         return max(span.end for span in self.spans) + _END_CYCLES
+
+    @property
+    def last_result(self) -> int:
+        """When the last result of the array is written."""
+        return self._ends["executes"][-1]
 
     def _order_fetches(self) -> None:
         """Order the groups of descriptors that there is room for, in front of loads to come."""
@@ -129,7 +140,8 @@ class Timeline:
         begin, end = model(released, descriptor.fields, descriptor.opcode)
         begins.append(begin)
         ends.append(max(end, ends[-1]))
-        return Span(begin, ends[-1], reason if begin == released else "")
+        work = (self._words, self._drain) if queue == "executes" else ()
+        return Span(begin, ends[-1], reason if begin == released else "", *work)
 
     def _completion(self, queue: str, count: int) -> int:
         ends = self._ends[queue]
@@ -162,16 +174,19 @@ class Timeline:
             if f["out_planes"] or (f["residual"] and f["residual_planes"])
             else 1
         )
-        pairs = config.drain_interleave == 2 and not f["wide"]
-        waits = pairs and f.get("broadcast", 0)  # for the turn of the first pixel
+        raw = bool(f["wide"])
+        # For the turn of the first pixel.
+        waits = config.drain_interleave == 2 and not raw and f.get("broadcast", 0)
         last = f["out_width"] - (row_groups - 1) * config.pixels
-        full = f["slots"] * phases * config.pixels + waits
-        partial = f["slots"] * phases * (last + last % 2 * pairs) + waits
+        full = f["slots"] * phases * config.drain_turns(config.pixels, raw=raw) + waits
+        partial = f["slots"] * phases * config.drain_turns(last, raw=raw) + waits
         row = (row_groups - 1) * max(words, full)  # from a row's first last word to its last
-        begin = max(released, self._last_word + self._dispatch)
+        begin = max(released, self._last_word + self.dispatch)
         first = max(begin + words, self._last_word + self._last_drain)
         self._last_word = first + row + (f["out_height"] - 1) * (row + max(words, partial))
         self._last_drain = partial
+        self._words = words * row_groups * f["out_height"]
+        self._drain = self._last_word - begin - self._words
         return begin, self._last_word + partial + self._pipeline
 
     def _store(self, released: int, fields: dict[str, int], opcode: Opcode) -> tuple[int, int]:

@@ -2,17 +2,18 @@
 """On-chip buffers: activations in banks of nibble columns, and wide words filled by beats."""
 
 from amaranth import *
-from amaranth.lib import data, stream
+from amaranth.lib import data, memory, stream
 from amaranth.lib.wiring import Component, In, Out, Signature
 from amaranth.utils import ceil_log2
 
+from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.pe.base import delay
 from gateware.pe.broadcast import copies
 from gateware.pe.series7 import SharedModule
 from gateware.rtl.payloads import ActWord
 from gateware.rtl.ram import Ram
-from ir.numerics import ACT_BITS
+from ir.numerics import ACT_BITS, BIAS_BITS
 
 GATHER_CYCLES = 5  #: from the address of a gathered word to the word
 COLUMNS_PER_COPY = 4  #: nibble columns of an :class:`ActBuffer` that share a register
@@ -23,15 +24,17 @@ class ActBuffer(Component):
     """Buffer of activations: ``banks`` of ``k`` nibble columns, pixel x in bank ``x % banks``.
 
     Port ``read`` gives whole words of every bank; port ``gather`` reads one nibble per column of
-    one bank, each column at its own address (residual operands, stores); port ``write`` writes
-    likewise. A nibble column is a memory of its own, so a tile can write any subset of channels of
-    a word. Port ``load`` writes whole words, beside ``write`` unless both need the same bank.
+    ``drain_pixels`` banks, each column at its own address (residual operands), or of one bank
+    (stores); port ``write`` writes likewise. Such banks are neighbours, the first one a multiple of
+    ``drain_pixels``. A nibble column is a memory of its own, so a tile can write any subset of
+    channels of a word. Port ``load`` writes whole words, beside ``write`` unless it needs one of
+    those banks.
 
     Which bank each port has is decided in the cycle in which it asks; what goes there is
     registered first, so that the memories see it in the next cycle.
 
     With one copy of the words (``act_copies``), ``gather`` has the block RAMs' port that writes
-    have: it may not read the bank that ``write`` has in the same cycle.
+    have: it may not read a bank that ``write`` has in the same cycle.
 
     Parameters
     ----------
@@ -43,17 +46,22 @@ class ActBuffer(Component):
     read_data : Out(unsigned(4).array(k)).array(banks)
         One cycle after the address.
     gather_enable : In(1), gather_bank : In(ceil_log2(banks))
+    gather_single : In(1)
+        The word of ``gather_bank`` for every pixel, not of a bank each.
     gather_address : In(16).array(k)
-    gather_data : Out(unsigned(4)).array(k)
+    gather_data : Out(ArrayLayout(ArrayLayout(unsigned(4), k), drain_pixels))
         :data:`GATHER_CYCLES` after bank and address; ``gather_enable`` asks for it.
     writing : In(1)
         Some column may be written; without it none is.
-    write_enable : In(k)
+    write_enable : In(k), write_pixels : In(drain_pixels)
+        Columns and pixels that are written.
     write_bank : In(ceil_log2(banks))
+        Of the first pixel.
     write_address : In(16).array(k)
-    write_data : In(unsigned(4)).array(k)
+    write_data : In(ArrayLayout(ArrayLayout(unsigned(4), k), drain_pixels))
     load : In(stream of ActWord)
-        Not ready while ``write`` has the bank, nor, with one copy, while ``gather`` has it.
+        Not ready while ``write`` has the bank or a neighbour, nor, with one copy, while ``gather``
+        has.
 
     Latency: what is written in a cycle is read by an address of the cycle after the next.
     """
@@ -62,19 +70,22 @@ class ActBuffer(Component):
         self._config = config
         bank_bits, address = ceil_log2(config.banks), unsigned(ceil_log2(config.act_depth))
         word = data.ArrayLayout(unsigned(ACT_BITS), config.k)
+        words = data.ArrayLayout(word, config.drain_pixels)
         super().__init__(
             {
                 "read_address": In(data.ArrayLayout(address, config.banks)),
                 "read_data": Out(data.ArrayLayout(word, config.banks)),
                 "gather_enable": In(1),
                 "gather_bank": In(bank_bits),
+                "gather_single": In(1),
                 "gather_address": In(data.ArrayLayout(address, config.k)),
-                "gather_data": Out(word),
+                "gather_data": Out(words),
                 "writing": In(1),
                 "write_enable": In(config.k),
+                "write_pixels": In(config.drain_pixels),
                 "write_bank": In(bank_bits),
                 "write_address": In(data.ArrayLayout(address, config.k)),
-                "write_data": In(word),
+                "write_data": In(words),
                 "load": In(stream.Signature(ActWord(config))),
             }
         )
@@ -89,7 +100,7 @@ class ActBuffer(Component):
         write_enable = delay(m, self.write_enable, 1, name="write_enable")
         write_address = delay(m, self.write_address, 1, name="write_address")
         gather_address = delay(m, self.gather_address, 1, name="gather_address")
-        gathered = Signal(data.ArrayLayout(self.gather_data.shape(), config.banks))
+        gathered = Signal(self.read_data.shape())
         for bank, (load, write) in enumerate(self._give_banks(m)):
             for column in range(config.k):
                 part = column // COLUMNS_PER_COPY
@@ -97,6 +108,7 @@ class ActBuffer(Component):
                     width=ACT_BITS, depth=config.act_depth, side=True, copied=config.act_copies == 2
                 )
                 m.submodules[f"bank{bank}_column{column}"] = ram
+                nibble = written[bank % config.drain_pixels][column]
                 at = Mux(load[part], load_address[part], write_address[column])
                 if config.act_copies == 2:
                     m.d.comb += ram.side_address.eq(gather_address[column])
@@ -107,31 +119,36 @@ class ActBuffer(Component):
                     self.read_data[bank][column].eq(ram.read_data),
                     gathered[bank][column].eq(ram.side_data),
                     ram.write_address.eq(at),
-                    ram.write_data.eq(Mux(load[part], loaded(column, ACT_BITS), written[column])),
+                    ram.write_data.eq(Mux(load[part], loaded(column, ACT_BITS), nibble)),
                     ram.write_enable.eq(load[part] | (write_enable[column] & write[part])),
                 ]
         m.d.comb += self.gather_data.eq(self._chosen(m, delay(m, gathered, 1, name="gathered")))
         return m
 
     def _chosen(self, m: Module, gathered: data.View) -> Signal:
-        """Word of the bank that was asked, two cycles later: one of four banks, then the rest."""
-        bank = delay(m, self.gather_bank, 3, name="gather_bank")
-        few = min(4, self._config.banks)
-        some = Signal(
-            data.ArrayLayout(self.gather_data.shape(), self._config.banks // few), reset_less=True
-        )
-        word = Signal(self.gather_data.shape(), reset_less=True)
-        low = bank[: ceil_log2(few)]
-        for first, chosen in enumerate(some):
-            of_four = data.ArrayLayout(self.gather_data.shape(), few)
-            size = of_four.size
-            part = Value.cast(gathered)[first * size : (first + 1) * size]
-            m.d.sync += chosen.eq(data.View(of_four, part)[low])
-        if len(some) == 1:
-            m.d.sync += word.eq(some[0])
-        else:
-            m.d.sync += word.eq(some[delay(m, bank[ceil_log2(few) :], 1, name="gather_high")])
-        return word
+        """Words of the banks that were asked, two cycles later: one of four, then of the rest."""
+        config, pixel_bits = self._config, ceil_log2(self._config.drain_pixels)
+        bank, count = delay(m, self.gather_bank, 2, name="gather_bank"), config.banks // 4
+        low_bits = ceil_log2(count)
+        some = Signal(data.ArrayLayout(gathered[0].shape(), count), reset_less=True)
+        highs = copies(m, bank[low_bits:], count, "gather_high")
+        for first, (chosen, high) in enumerate(zip(some, highs, strict=True)):
+            of_four = data.ArrayLayout(gathered[0].shape(), 4)
+            candidates = Cat(
+                Value.cast(gathered[bank]) for bank in range(first, config.banks, count)
+            )
+            m.d.sync += chosen.eq(data.View(of_four, candidates)[high])
+        words = Signal(self.gather_data.shape(), reset_less=True)
+        late = delay(m, bank[:low_bits], 1, name="gather_low")
+        single = delay(m, self.gather_single, 3, name="gather_single")
+        for d, word in enumerate(words):
+            own = Mux(single, late[:pixel_bits], d) if pixel_bits else Const(0, 0)
+            which = Signal(low_bits, name=f"gather_low_{d}", reset_less=True)
+            m.d.sync += [
+                which.eq(Cat(own[:pixel_bits], late[pixel_bits:])),
+                word.eq(some[which] if low_bits else some[0]),
+            ]
+        return words
 
     @property
     def _parts(self) -> int:
@@ -141,19 +158,75 @@ class ActBuffer(Component):
     def _give_banks(self, m: Module) -> list[tuple[list[Value], list[Value]]]:
         """For each bank copies of two bits, a cycle after the ports asked: ``load`` has it, and
         ``write`` has it."""
-        bank = self.load.p.place.bank
-        taken = self.writing & (self.write_bank == bank)
-        if self._config.act_copies == 1:
-            taken |= self.gather_enable & (self.gather_bank == bank)
+        config, bank = self._config, self.load.p.place.bank
+        pixels, pixel_bits = config.drain_pixels, ceil_log2(config.drain_pixels)
+        taken = self.writing & (self.write_bank[pixel_bits:] == bank[pixel_bits:])
+        if config.act_copies == 1:
+            taken |= self.gather_enable & (self.gather_bank[pixel_bits:] == bank[pixel_bits:])
         loading = Signal()
         m.d.comb += [self.load.ready.eq(~taken), loading.eq(self.load.valid & ~taken)]
+        written = [
+            self.writing
+            & self.write_pixels[b % pixels]
+            & (self.write_bank[pixel_bits:] == b // pixels)
+            for b in range(config.banks)
+        ]
         return [
             (
                 copies(m, loading & (bank == b), self._parts, f"load_{b}"),
-                copies(m, self.writing & (self.write_bank == b), self._parts, f"write_{b}"),
+                copies(m, written[b], self._parts, f"write_{b}"),
             )
-            for b in range(self._config.banks)
+            for b in range(config.banks)
         ]
+
+
+class RawBuffer(Component):
+    """Buffer of raw outputs, which ``drain_pixels`` neighbours are written to at once.
+
+    Parameters
+    ----------
+    config : AccelConfig
+
+    Members
+    -------
+    write_enable : In(drain_pixels), write_address : In(16)
+        Of the first entry, a multiple of ``drain_pixels``; which of them are written.
+    write_data : In(ArrayLayout(signed(48), drain_pixels))
+    read_address : In(16), read_data : Out(signed(48))
+        One cycle after the address.
+    """
+
+    def __init__(self, config: AccelConfig) -> None:
+        self._config = config
+        super().__init__(
+            {
+                "write_enable": In(config.drain_pixels),
+                "write_address": In(isa.ADDRESS_BITS),
+                "write_data": In(data.ArrayLayout(signed(BIAS_BITS), config.drain_pixels)),
+                "read_address": In(isa.ADDRESS_BITS),
+                "read_data": Out(signed(BIAS_BITS)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        pixels, pixel_bits = self._config.drain_pixels, ceil_log2(self._config.drain_pixels)
+        found = Signal(self.write_data.shape())
+        for d in range(pixels):
+            m.submodules[f"entries_{d}"] = entries = memory.Memory(
+                shape=signed(BIAS_BITS), depth=self._config.wide_depth // pixels, init=[]
+            )
+            read, write = entries.read_port(), entries.write_port()
+            m.d.comb += [
+                read.addr.eq(self.read_address[pixel_bits:]),
+                found[d].eq(read.data),
+                write.addr.eq(self.write_address[pixel_bits:]),
+                write.data.eq(self.write_data[d]),
+                write.en.eq(self.write_enable[d]),
+            ]
+        which = delay(m, self.read_address[:pixel_bits], 1, name="which")
+        m.d.comb += self.read_data.eq(found[which] if pixel_bits else found[0])
+        return m
 
 
 class FillPort(Signature):

@@ -24,8 +24,12 @@ class JobInHand(data.StructLayout):
     given : DrainJob
     two_phases : unsigned(1)
         Hi nibbles, then lo nibbles.
-    last_pixel : unsigned
-        The last one that has a turn; where pixels come in pairs an odd one.
+    last_turn : unsigned
+        Number of the last one; where turns come in pairs an odd one.
+    odd_turns : unsigned(1)
+        The number of turns is odd.
+    last_pixels : unsigned(drain_pixels)
+        Pixels that the last turn has.
     last_slot : unsigned
         How many follow the first.
     single_slot : unsigned(1)
@@ -40,7 +44,9 @@ class JobInHand(data.StructLayout):
             {
                 "given": DrainJob(config),
                 "two_phases": 1,
-                "last_pixel": range(config.pixels),
+                "last_turn": range(config.pixels // config.drain_pixels),
+                "odd_turns": 1,
+                "last_pixels": config.drain_pixels,
                 "last_slot": isa.ADDRESS_BITS,
                 "single_slot": 1,
                 "gather_address": isa.ADDRESS_BITS,
@@ -51,44 +57,68 @@ class JobInHand(data.StructLayout):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Turn:
-    """A pixel's turn in a cycle of the walk."""
+    """Turn of ``drain_pixels`` adjacent pixels in a cycle of the walk."""
 
-    valid: Value  # it has one
-    ends: Value  # every pixel that takes turns has had one: the walk goes on
-    pixel: Value
+    valid: Value  # there is one
+    ends: Value  # of turns that alternate each has had a cycle: the walk goes on
+    number: Value
+    last: Value  # of the job
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Step:
-    """One step of the walk, in the cycle in which the slot's address is given."""
+class Step(data.StructLayout):
+    """Layout of a step of the walk, in the cycle in which the slot's address is given.
 
-    done: Value  # a result comes of it
-    final: Value  # the last one of an EXECUTE
-    gathers: Value  # it has a residual operand
-    job: data.View
-    pixel: Value
-    phase: Signal  # plane of an 8-bit operand or result; lane of raw outputs
+    Parameters
+    ----------
+    config : AccelConfig
+
+    Members
+    -------
+    pixels : unsigned(drain_pixels)
+        Those of which a result comes; the first is one of them if there are any.
+    final : unsigned(1)
+        The last step of an EXECUTE.
+    gathers : unsigned(1)
+        It has a residual operand.
+    job : JobInHand
+    turn : unsigned
+        Number of the turn in the job.
+    phase : unsigned
+        Plane of an 8-bit operand or result; lane of raw outputs.
+    """
+
+    def __init__(self, config: AccelConfig) -> None:
+        super().__init__(
+            {
+                "pixels": config.drain_pixels,
+                "final": 1,
+                "gathers": 1,
+                "job": JobInHand(config),
+                "turn": range(config.pixels // config.drain_pixels),
+                "phase": range(max(2, config.requant_lanes)),
+            }
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SlotInHand:
     """A step, beside the lanes of its slot."""
 
-    done: Value
+    pixels: Value
     final: Value
     execute: data.View
     phase: Value
-    next_pixel: Value  # of the step a cycle later
-    bank: Value
-    out_address: Value  # of the pixel
+    next_turn: Value  # of the step a cycle later
+    bank: Value  # of the turn's first pixel
+    out_address: Value  # of the turn's pixels; of raw outputs that of the first
 
 
 @dataclasses.dataclass(frozen=True)
 class Requantised:
-    """The requantisers, and the descriptor of what enters them."""
+    """The requantisers of each pixel, and the descriptor of what enters them."""
 
     execute: data.View
-    lanes: list[RequantLane]
+    lanes: list[list[RequantLane]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,14 +128,14 @@ class Results:
     early : one cycle before the results
     """
 
-    early_done: Value
+    early_pixels: Value
     early_columns: data.View
     early_phase: Value
     early_raw: Value  # raw outputs, not codes
     early_address: Value
-    early_second: Value  # the low nibbles of the pixel's codes before are written next
+    early_second: Value  # pixels whose low nibbles of the codes before are written next
     early_second_pitch: Value
     bank: Value
-    two_planes: Value  # codes of 8 bits
-    codes: data.View
+    early_two_planes: Value  # codes of 8 bits
+    codes: data.View  # of each pixel and lane
     raw_outputs: data.View

@@ -24,12 +24,14 @@ BITS_PER_COPY = 128  #: bits of the descriptor in hand that one copy of an enabl
 _WINDOW_PORTS = ("read_address", "weight_address")
 _DRAIN_PORTS = (
     "gather_bank",
+    "gather_single",
     "gather_address",
     "gathering",
     "gathering_copies",
     "completed",
     "writing",
     "write_enable",
+    "write_pixels",
     "write_bank",
     "write_address",
     "write_data",
@@ -56,14 +58,14 @@ class TileEngine(Component):
         Pulse for each: every result is written.
     issued, stalled : Out(1)
         A word enters the array; the array waits for the drain.
-    read_address, read_data, gather_bank, gather_address, gather_data, gathering, gathering_copies,
-    writing, write_enable, write_bank, write_address, write_data
+    read_address, read_data, gather_bank, gather_single, gather_address, gather_data, gathering,
+    gathering_copies, writing, write_enable, write_pixels, write_bank, write_address, write_data
         To :class:`~gateware.rtl.buffers.ActBuffer`.
     weight_address : Out(16), weights : In(weight_bits)
     slot_address : Out(16), slot : In(isa.slot_layout)
         To the :class:`~gateware.rtl.buffers.BeatBuffer` of weights and of slots.
-    wide_enable : Out(1), wide_address : Out(16), wide_data : Out(signed(48))
-        To the buffer of raw outputs.
+    wide_enable, wide_address, wide_data
+        To :class:`~gateware.rtl.buffers.RawBuffer`.
     table : In(FillPort)
         Of an array with tables: their entries.
 
@@ -73,6 +75,7 @@ class TileEngine(Component):
     def __init__(self, config: AccelConfig) -> None:
         self._config = config
         word = data.ArrayLayout(unsigned(ACT_BITS), config.k)
+        words = data.ArrayLayout(word, config.drain_pixels)
         address = unsigned(ceil_log2(config.act_depth))
         bank = ceil_log2(config.banks)
         super().__init__(
@@ -84,22 +87,24 @@ class TileEngine(Component):
                 "read_address": Out(data.ArrayLayout(address, config.banks)),
                 "read_data": In(data.ArrayLayout(word, config.banks)),
                 "gather_bank": Out(bank),
+                "gather_single": Out(1),
                 "gather_address": Out(data.ArrayLayout(address, config.k)),
-                "gather_data": In(word),
+                "gather_data": In(words),
                 "gathering": Out(1),
                 "gathering_copies": Out(-(-config.k // GATHERED_PER_COPY)),
                 "writing": Out(1),
                 "write_enable": Out(config.k),
+                "write_pixels": Out(config.drain_pixels),
                 "write_bank": Out(bank),
                 "write_address": Out(data.ArrayLayout(address, config.k)),
-                "write_data": Out(word),
+                "write_data": Out(words),
                 "weight_address": Out(isa.ADDRESS_BITS),
                 "weights": In(config.weight_bits),
                 "slot_address": Out(isa.ADDRESS_BITS),
                 "slot": In(isa.slot_layout(config)),
-                "wide_enable": Out(1),
+                "wide_enable": Out(config.drain_pixels),
                 "wide_address": Out(isa.ADDRESS_BITS),
-                "wide_data": Out(signed(BIAS_BITS)),
+                "wide_data": Out(data.ArrayLayout(signed(BIAS_BITS), config.drain_pixels)),
                 **({"table": In(FillPort(config.bus_bits, TABLE_SIZE))} if config.tables else {}),
             }
         )

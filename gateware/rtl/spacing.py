@@ -52,13 +52,13 @@ class DrainSpacing(Component):
     @staticmethod
     def setup_for(config: AccelConfig) -> int:
         """Setup for a configuration, in cycles: a step's time, a tree of adders, the last drain."""
-        return 1 + ceil_log2(1 + ceil_log2(config.pixels)) + 1
+        return 1 + ceil_log2(1 + ceil_log2(config.pixels // config.drain_pixels)) + 1
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        each, fewer = self._pixel(m)
+        each, fewer = self._turn(m)
         aligned = self._aligned()
-        full = (each << ceil_log2(self._config.pixels)) | aligned
+        full = (each << len(fewer)) | aligned
         partial = self._product(m, each, fewer) | aligned
         # The last low nibbles of 8 bits need cycles in which the next EXECUTE may have results.
         late = self.execute.out_planes
@@ -81,15 +81,15 @@ class DrainSpacing(Component):
         m.d.sync += self.waiting.eq(self.waiting_next)
         return m
 
-    def _pixel(self, m: Module) -> tuple[Signal, Signal]:
-        """Cycles that the drain of one pixel takes; pixels of a row's last group, less one. A pair
-        with one pixel takes the time of two."""
+    def _turn(self, m: Module) -> tuple[Signal, Signal]:
+        """Cycles that a turn of the drain takes; turns of a row's last group, less one. A pair
+        with one turn takes the time of two."""
         config, d = self._config, self.execute
         two_phases = d.out_planes | (d.residual & d.residual_planes)
         pairs = ~d.wide if config.drain_interleave == 2 else 0
         width = isa.ADDRESS_BITS + max(1, ceil_log2(config.requant_lanes))
         each = Signal(width, reset_less=True)
-        fewer = Signal(ceil_log2(config.pixels), reset_less=True)
+        fewer = Signal(ceil_log2(config.pixels // config.drain_pixels), reset_less=True)
         m.d.sync += [
             each.eq(
                 Mux(
@@ -98,13 +98,13 @@ class DrainSpacing(Component):
                     Mux(two_phases, d.slots << 1, d.slots),
                 )
             ),
-            fewer.eq((d.out_width - 1) | pairs),
+            fewer.eq(((d.out_width - 1) >> ceil_log2(config.drain_pixels)) | pairs),
         ]
         return each, fewer
 
     def _aligned(self) -> Value:
-        """A cycle more, in which a drain waits for the turn of its first pixel; what it is added to
-        is even."""
+        """A cycle more, in which a drain waits for the turn of its first pixels; what it is added
+        to is even."""
         if self._config.drain_interleave == 1 or not self._config.tables:
             return Const(0)
         return self.execute.broadcast & ~self.execute.wide

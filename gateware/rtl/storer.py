@@ -9,6 +9,7 @@ from amaranth.utils import ceil_log2
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.pe.base import delay
+from gateware.pe.broadcast import copies
 from gateware.rtl.buffers import GATHER_CYCLES
 from gateware.rtl.bursts import command_layout
 from gateware.rtl.payloads import ActPlace, TransferJob
@@ -78,6 +79,8 @@ class WordReader(Component):
             places.o.ready.eq(self.gather.ready | self.wide),
             taken.eq(places.o.valid & places.o.ready),
         ]
+        # Of its own, because the other one decides whether the activation buffer has time.
+        (wide,) = copies(m, self.wide, 1, "wide")
         extended = Signal(signed(isa.WIDE_BITS))
         part = delay(m, places.o.p.part, 1, name="part")
         m.d.comb += extended.eq(self.wide_data)
@@ -85,7 +88,7 @@ class WordReader(Component):
         m.d.comb += [
             words.i.valid.eq(delay(m, taken, GATHER_CYCLES, name="arrived", reset_less=False)),
             words.i.payload.eq(
-                Mux(self.wide, delay(m, beat, GATHER_CYCLES - 1, name="beat"), self.gather_data)
+                Mux(wide, delay(m, beat, GATHER_CYCLES - 1, name="beat"), self.gather_data)
             ),
         ]
         connect(m, words.o, flipped(self.beats))

@@ -4,15 +4,16 @@
 import dataclasses
 
 from amaranth import *
-from amaranth.lib import memory, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.utils import ceil_log2
 
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.arch.registers import WINDOW_BITS
 from gateware.pe.broadcast import copies
 from gateware.rtl.axi import Axi3Signature, AxiLiteSignature
-from gateware.rtl.buffers import READ_CYCLES, ActBuffer, BeatBuffer
+from gateware.rtl.buffers import READ_CYCLES, ActBuffer, BeatBuffer, RawBuffer
 from gateware.rtl.control import Sequencer
 from gateware.rtl.decode import BUFFERS
 from gateware.rtl.dma import ReadDma
@@ -24,7 +25,6 @@ from gateware.rtl.loader import Loader
 from gateware.rtl.read_share import ReadShare
 from gateware.rtl.register_file import RegisterFile
 from gateware.rtl.storer import Storer
-from ir.numerics import BIAS_BITS
 
 ID_BITS = 6  #: AXI identifiers of a Zynq-7000 HP port
 
@@ -56,7 +56,7 @@ class _Units:
     act: ActBuffer
     weights: BeatBuffer
     slots: BeatBuffer
-    wide: memory.Memory
+    wide: RawBuffer
     loader: Loader
     storer: Storer
     engine: TileEngine
@@ -128,9 +128,7 @@ class Accelerator(wiring.Component):
             late_bits=isa.slot_layout(config)["lanes"].width,
             late_cycles=LANES_CYCLES - READ_CYCLES,
         )
-        m.submodules.wide = wide = memory.Memory(
-            shape=signed(BIAS_BITS), depth=config.wide_depth, init=[]
-        )
+        m.submodules.wide = wide = RawBuffer(config)
         loader, storer, engine = Loader(config), Storer(config), TileEngine(config)
         fetcher, share = Fetcher(config), ReadShare(config.bus_bits)
         working = {
@@ -250,8 +248,10 @@ class Accelerator(wiring.Component):
         """The engine is never made to wait; loads and stores take the ports that it leaves."""
         config = self.config
         act, loader, storer, engine = units.act, units.loader, units.storer, units.engine
+        pixel_bits = ceil_log2(config.drain_pixels)
+        asked = storer.gather.p.bank[pixel_bits:]
         writes_there = (
-            engine.writing & (engine.write_bank == storer.gather.p.bank)
+            engine.writing & (engine.write_bank[pixel_bits:] == asked)
             if config.act_copies == 1
             else 0
         )
@@ -259,13 +259,15 @@ class Accelerator(wiring.Component):
             act.read_address.eq(engine.read_address),
             engine.read_data.eq(act.read_data),
             act.gather_bank.eq(Mux(engine.gathering, engine.gather_bank, storer.gather.p.bank)),
+            act.gather_single.eq(engine.gather_single | ~engine.gathering),
             engine.gather_data.eq(act.gather_data),
-            storer.gather_data.eq(act.gather_data),
+            storer.gather_data.eq(act.gather_data[0]),
             act.gather_enable.eq(engine.gathering | storer.gather.valid),
             storer.gather.ready.eq(~(engine.gathering | writes_there)),
             act.write_bank.eq(engine.write_bank),
             act.writing.eq(engine.writing),
             act.write_enable.eq(engine.write_enable),
+            act.write_pixels.eq(engine.write_pixels),
             act.write_address.eq(engine.write_address),
             act.write_data.eq(engine.write_data),
         ]
@@ -294,11 +296,11 @@ class Accelerator(wiring.Component):
 
     def _connect_raw_outputs(self, m: Module, units: _Units) -> None:
         """Raw outputs, from the engine to the storer."""
-        wide_read, wide_write = units.wide.read_port(), units.wide.write_port()
+        wide, storer, engine = units.wide, units.storer, units.engine
         m.d.comb += [
-            wide_read.addr.eq(units.storer.wide_address),
-            units.storer.wide_data.eq(wide_read.data),
-            wide_write.addr.eq(units.engine.wide_address),
-            wide_write.data.eq(units.engine.wide_data),
-            wide_write.en.eq(units.engine.wide_enable),
+            wide.read_address.eq(storer.wide_address),
+            storer.wide_data.eq(wide.read_data),
+            wide.write_address.eq(engine.wide_address),
+            wide.write_data.eq(engine.wide_data),
+            wide.write_enable.eq(engine.wide_enable),
         ]

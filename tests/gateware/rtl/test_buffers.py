@@ -18,11 +18,15 @@ SHALLOW = AccelConfig(
 )
 
 
-@pytest.mark.parametrize("copies", [2, 1])
-def test_act_buffer(copies, seed):
-    dut = ActBuffer(dataclasses.replace(SHALLOW, act_copies=copies))
+@pytest.mark.parametrize(("copies", "pixels"), [(2, 1), (1, 1), (1, 2), (2, 4)])
+def test_act_buffer(copies, pixels, seed):
+    config = dataclasses.replace(SHALLOW, act_copies=copies, pixels=2 * pixels, drain_pixels=pixels)
+    dut = ActBuffer(config)
     rng, cycles = np.random.default_rng(seed), 300
-    banks, depth, k = SHALLOW.banks, SHALLOW.act_depth, SHALLOW.k
+    banks, depth, k = config.banks, config.act_depth, config.k
+
+    def same_set(bank: int, other: int) -> bool:
+        return bank // pixels == other // pixels
 
     async def bench(ctx) -> None:
         memory = np.zeros((banks, depth, k), np.int64)
@@ -32,25 +36,31 @@ def test_act_buffer(copies, seed):
         for _ in range(cycles):
             read = rng.integers(0, depth, banks)
             gather, gather_bank = rng.integers(0, depth, k), int(rng.integers(banks))
-            write, write_bank = rng.integers(0, depth, k), int(rng.integers(banks))
-            values, enable = rng.integers(0, 16, k), rng.integers(0, 2, k)
+            single = bool(rng.integers(2))
+            if not single:
+                gather_bank = gather_bank // pixels * pixels
+            write, write_bank = rng.integers(0, depth, k), int(rng.integers(banks // pixels))
+            write_bank *= pixels
+            values, enable = rng.integers(0, 16, (pixels, k)), rng.integers(0, 2, k)
+            those = rng.integers(0, 2, pixels)
             gathers = bool(rng.integers(2))
-            if copies == 1 and write_bank == gather_bank:  # then it may do one of the two
+            both = copies == 1 and same_set(write_bank, gather_bank)
+            if both:  # then it may do one of the two
                 enable = enable * (not gathers)
             for port, value, bits in (
                 ("read_address", read, 2),
                 ("gather_address", gather, 2),
                 ("write_address", write, 2),
-                ("write_data", values, 4),
+                ("write_data", values.reshape(-1), 4),
             ):
                 ctx.set(getattr(dut, port).as_value(), pack(value, bits))
             ctx.set(dut.gather_enable, gathers)
             ctx.set(dut.gather_bank, gather_bank)
+            ctx.set(dut.gather_single, single)
             ctx.set(dut.write_bank, write_bank)
             ctx.set(dut.write_enable, pack(enable, 1))
-            writing = bool(enable.any() or rng.integers(2))
-            if copies == 1 and write_bank == gather_bank and gathers:
-                writing = False
+            ctx.set(dut.write_pixels, pack(those, 1))
+            writing = bool(enable.any() or rng.integers(2)) and not (both and gathers)
             ctx.set(dut.writing, writing)
             load, load_bank = int(rng.integers(depth)), int(rng.integers(banks))
             loaded, loads = rng.integers(0, 16, k), bool(rng.integers(2))
@@ -60,8 +70,8 @@ def test_act_buffer(copies, seed):
             ctx.set(dut.load.p.data, pack(loaded, 4))
             ready = ctx.get(dut.load.ready)
             assert ready == (
-                (not writing or load_bank != write_bank)
-                and (copies == 2 or not gathers or load_bank != gather_bank)
+                (not writing or not same_set(load_bank, write_bank))
+                and (copies == 2 or not gathers or not same_set(load_bank, gather_bank))
             )
             waits += loads and not ready
             await ctx.tick()
@@ -69,17 +79,20 @@ def test_act_buffer(copies, seed):
             # A read in the cycle of a write gives the old nibble.
             words = [before[bank, read[bank]] for bank in range(banks)]
             assert ctx.get(dut.read_data.as_value()) == pack(np.concatenate(words), 4)
-            gathered = memory[gather_bank, gather, np.arange(k)].tolist()
+            asked = [gather_bank + d * (not single) for d in range(pixels)]
+            gathered = memory[np.array(asked)[:, None], gather, np.arange(k)].reshape(-1).tolist()
             gathers_of.append(gathered if copies == 2 or gathers else None)
             due = gathers_of[-GATHER_CYCLES:][0]
             if len(gathers_of) >= GATHER_CYCLES and due is not None:
                 assert ctx.get(dut.gather_data.as_value()) == pack(due, 4)
-            collisions += int((enable & (gather == write) & (gather_bank == write_bank)).sum())
             before = memory.copy()
-            memory[write_bank, write[enable == 1], np.flatnonzero(enable)] = values[enable == 1]
+            for d in np.flatnonzero(those):
+                bank, columns = write_bank + int(d), np.flatnonzero(enable)
+                collisions += int((enable & (gather == write)).sum()) * (bank in asked)
+                memory[bank, write[columns], columns] = values[d, columns]
             if loads and ready:
                 memory[load_bank, load] = loaded
-        assert (collisions > 50 or copies == 1) and waits > 10
+        assert (collisions > 15 or copies == 1) and waits > 10
 
     pysim.run(dut, bench, cycles=cycles + 1)
 

@@ -15,7 +15,13 @@ from sim.backend import pysim
 from tests.helpers.units import TINY, WIDER, fields
 
 WRAP = 1 << isa.ADDRESS_BITS
-CONFIGS = {"P2": TINY, "P4": WIDER, "one copy": dataclasses.replace(WIDER, act_copies=1)}
+CONFIGS = {
+    "P2": TINY,
+    "P4": WIDER,
+    "one copy": dataclasses.replace(WIDER, act_copies=1),
+    "two at once": dataclasses.replace(WIDER, drain_pixels=2),
+    "one copy, four at once": dataclasses.replace(WIDER, pixels=8, act_copies=1, drain_pixels=4),
+}
 
 
 @dataclasses.dataclass
@@ -70,10 +76,11 @@ def nest(f: dict[str, int], pixels: int, weight_depth: int) -> list[Expected]:
     return words
 
 
-def drain_cycles(f: dict[str, int], job: dict[str, int], lanes: int, turns: int) -> int:
+def drain_cycles(f: dict[str, int], job: dict[str, int], config: AccelConfig) -> int:
     two = f["out_planes"] or (f["residual"] and f["residual_planes"])
-    count = job["count"] + (turns == 2 and not f["wide"] and job["count"] % 2)
-    return f["slots"] * count * (lanes if f["wide"] else 2 if two else 1)
+    turns = -(-job["count"] // config.drain_pixels)
+    turns += config.act_copies == 1 and not f["wide"] and turns % 2
+    return f["slots"] * turns * (config.requant_lanes if f["wide"] else 2 if two else 1)
 
 
 def issue_cycles(
@@ -90,7 +97,7 @@ def issue_cycles(
         cycles.append(before)
         if word.job:
             late = word.job["final"] and f["out_planes"]  # the last low nibble
-            free = before + drain_cycles(f, word.job, config.requant_lanes, turns) + late * turns
+            free = before + drain_cycles(f, word.job, config) + late * turns
     return cycles, free
 
 
