@@ -83,8 +83,10 @@ def figures(graph: IntGraph, board: Board, config: AccelConfig, ratio: Ratio) ->
                 pixels = -(-fields["out_width"] // config.pixels) * fields["out_height"]
                 taps = fields["kernel_y"] * fields["kernel_x"] * fields["groups"]
                 words += pixels * taps * (fields["planes"] + 1)
-                turns = config.requant_lanes if fields["wide"] else 1 + bool(fields["out_planes"])
-                drain += pixels * config.pixels * fields["slots"] * turns
+                raw = bool(fields["wide"])
+                phases = config.requant_lanes if raw else 1 + bool(fields["out_planes"])
+                turns = config.drain_turns(config.pixels, raw=raw)
+                drain += pixels * fields["slots"] * turns * phases
             elif "beats" in fields:
                 shared = descriptor.opcode in (isa.Opcode.LOAD_WEIGHTS, isa.Opcode.LOAD_SLOTS)
                 ddr += fields["beats"] * beat * (config.ports if shared else 1)

@@ -331,8 +331,9 @@ def _cycles(graph: IntGraph, board: Board, config: AccelConfig, ratio: Ratio | N
 
 def describe(config: AccelConfig) -> str:
     """Description of an array in a few words."""
+    requantisers = config.requant_lanes * config.drain_pixels
     return (
         f"{':'.join(map(str, config.lanes))} x {config.k} x {config.pixels}, "
-        f"{config.requant_lanes} requantisers, {config.ports} ports, activations "
+        f"{requantisers} requantisers, {config.ports} ports, activations "
         f"{config.act_copies} x {config.act_depth}, weights {config.weight_depth}"
     )

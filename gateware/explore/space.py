@@ -31,7 +31,8 @@ Split = tuple[int, int, int]
 class Domain:
     """Sizes that are tried on devices of one family.
 
-    rows, pixels, requant_lanes, act_depths, act_copies : in the order in which they are tried
+    rows, pixels, requant_lanes, drain_pixels, act_depths, act_copies : in the order in which they
+        are tried
     slot_depths : more let weights be fetched further ahead
     weight_step, weight_max : words of the weight buffer; a block RAM of 64 bits holds a step
     shares : of each resource, what an array may take; above 0.8 of the LUTs routing is hard
@@ -40,6 +41,7 @@ class Domain:
     rows: tuple[int, ...]
     pixels: tuple[int, ...]
     requant_lanes: tuple[int, ...] = (4, 8, 16)
+    drain_pixels: tuple[int, ...] = (1, 2, 4)
     act_depths: tuple[int, ...]
     act_copies: tuple[int, ...] = (2, 1)
     slot_depths: tuple[int, ...]
@@ -63,6 +65,7 @@ DOMAINS = {
         rows=(8, 16, 24, 32),
         pixels=(2, 4),
         requant_lanes=(4, 8),
+        drain_pixels=(1,),
         act_depths=(1024, 2048),
         slot_depths=(64,),
         weight_max=512,
@@ -140,10 +143,13 @@ def arrays(
     if lanes_of is None:
         lanes_of = splits if ratio is None else lambda rows: [[ratio.lanes(rows)]]
     for count, width in itertools.product(given.rows or domain.rows, given.pixels or domain.pixels):
-        for requant_lanes in _requant_lanes(domain, count, fixed):
+        for requant_lanes, drain_pixels in itertools.product(
+            _requant_lanes(domain, count, fixed), _drain_pixels(domain, width, fixed)
+        ):
             sizes = {
                 "pixels": width,
                 "requant_lanes": requant_lanes,
+                "drain_pixels": drain_pixels,
                 "ports": max(1, board.memory.hp_ports),
                 "wide_depth": power_of_two(2 * count),
                 "clock_hz": given.clock_hz or board.clock_hz,
@@ -167,6 +173,12 @@ def _requant_lanes(domain: Domain, rows: int, fixed: Mapping[str, int]) -> tuple
         return (fixed["requant_lanes"],)
     fitting = tuple(lanes for lanes in domain.requant_lanes if rows % lanes == 0)
     return fitting or (math.gcd(rows, domain.requant_lanes[0]),)
+
+
+def _drain_pixels(domain: Domain, pixels: int, fixed: Mapping[str, int]) -> tuple[int, ...]:
+    if "drain_pixels" in fixed:
+        return (fixed["drain_pixels"],)
+    return tuple(count for count in domain.drain_pixels if count <= pixels // 2)
 
 
 def _config(lanes: Split, **sizes: Any) -> AccelConfig:

@@ -205,13 +205,9 @@ class Emulator:
         acc = sums[..., lane["row"] * self.config.requant_lanes + entry["lane"]]
         constants = (lane["multiplier"], lane["bias"], lane["shift"])
         if f["wide"]:
-            first = f["out_address"] + entry["offset"]
-            if first % self.config.drain_pixels:
-                raise EmulatorError(
-                    f"raw outputs begin at entry {first}, which is no multiple of drain_pixels, "
-                    f"{self.config.drain_pixels}"
-                )
-            at = (first + pixel * self.config.banks + bank) % self.config.wide_depth
+            at = (
+                f["out_address"] + entry["offset"] + pixel * self.config.banks + bank
+            ) % self.config.wide_depth
             self._hazards.write("wide", at)
             self.wide[at] = numerics.accumulate(acc, *constants)
             return

@@ -136,22 +136,33 @@ def _choice(ways: int) -> float:
 
 def _drain(config: AccelConfig) -> Usage:
     """Requantisers, the choice of a sum for each, and of results for each nibble column."""
-    lanes, k = config.requant_lanes, config.k
+    lanes, k, pixels = config.requant_lanes, config.k, config.drain_pixels
     requant = RequantLane.resources()
     ways = (config.rows + k) // lanes * config.pixels
     slot_bits = isa.slot_layout(config).size
     waiting = 3 * (MULTIPLIER_BITS + BIAS_BITS + SHIFT_MAX.bit_length())  # for the lane's sum
     table = LookupLane.resources()
     tables = Usage(
-        lut=lanes * (table.lut + PRODUCT_LUTS),
-        ff=lanes * (table.ff + 1) + TABLE_PORT_FF * math.ceil(lanes / LANES_PER_COPY),
+        lut=pixels * lanes * (table.lut + PRODUCT_LUTS),
+        ff=pixels * lanes * (table.ff + 1)
+        + TABLE_PORT_FF * math.ceil(pixels * lanes / LANES_PER_COPY),
     )
-    return (tables if config.tables else Usage()) + Usage(
-        lut=round(
-            lanes * (requant.lut + SUM_BITS * _choice(ways)) + k * (lanes * 3 + 40) + slot_bits
-        ),
-        ff=lanes * (requant.ff + waiting) + 2 * slot_bits + 1000,
+    # Of each pixel beside the first: requantisers, with sums, operands and results of their own.
+    more = Usage(
+        lut=lanes * (requant.lut + 20) + k * lanes * 3 + 5 * BIAS_BITS,
+        ff=lanes * (requant.ff + 3 * SUM_BITS + 10) + BIAS_BITS + 12 * k,
         dsp48e1=lanes * requant.dsp48e1,
+    )
+    return (
+        (tables if config.tables else Usage())
+        + more * (pixels - 1)
+        + Usage(
+            lut=round(
+                lanes * (requant.lut + SUM_BITS * _choice(ways)) + k * (lanes * 3 + 40) + slot_bits
+            ),
+            ff=lanes * (requant.ff + waiting) + 2 * slot_bits + 1000,
+            dsp48e1=lanes * requant.dsp48e1,
+        )
     )
 
 
@@ -176,10 +187,10 @@ def _act_buffer(config: AccelConfig) -> Usage:
 
 
 def _beat_buffer(config: AccelConfig, beats: int, depth: int) -> Usage:
-    """A RAMB36E1 of 64 bits has 512 words. Depths that are a power of two are made of narrower
-    ones; of others, blocks of 512 words are chosen from, bit by bit."""
+    """A RAMB36E1 of 64 bits has 512 words, narrower ones more. Depths that are no power of two are
+    made of memories that are, and of these is chosen bit by bit."""
     blocks = math.ceil(depth / 512)
-    choice = 0 if blocks & blocks - 1 == 0 else 1.1 * (blocks - 2) * config.weight_bits
+    choice = (blocks.bit_count() - 1) * config.weight_bits
     return Usage(
         lut=36 * config.ports + round(choice),
         ff=15 * config.ports + _copies(config, beats, depth),

@@ -190,10 +190,12 @@ class RawBuffer(Component):
     Members
     -------
     write_enable : In(drain_pixels), write_address : In(16)
-        Of the first entry, a multiple of ``drain_pixels``; which of them are written.
+        Which of them are written, and where the first one is.
     write_data : In(ArrayLayout(signed(48), drain_pixels))
     read_address : In(16), read_data : Out(signed(48))
         One cycle after the address.
+
+    Latency: what is written in a cycle is read by an address of the third cycle after it.
     """
 
     def __init__(self, config: AccelConfig) -> None:
@@ -212,17 +214,27 @@ class RawBuffer(Component):
         m = Module()
         pixels, pixel_bits = self._config.drain_pixels, ceil_log2(self._config.drain_pixels)
         found = Signal(self.write_data.shape())
-        for d in range(pixels):
-            m.submodules[f"entries_{d}"] = entries = memory.Memory(
+        first = self.write_address[:pixel_bits]
+        for i in range(pixels):
+            m.submodules[f"entries_{i}"] = entries = memory.Memory(
                 shape=signed(BIAS_BITS), depth=self._config.wide_depth // pixels, init=[]
             )
             read, write = entries.read_port(), entries.write_port()
+            # Entries i, i + drain_pixels... lie here, of neighbours the one that is it.
+            mine, enable = Signal(signed(BIAS_BITS), reset_less=True), Signal()
+            address = Signal(len(self.write_address) - pixel_bits, reset_less=True)
+            which = (i - first)[:pixel_bits]
+            m.d.sync += [
+                mine.eq(self.write_data[which] if pixel_bits else self.write_data[0]),
+                enable.eq(self.write_enable.bit_select(which, 1)),
+                address.eq(self.write_address[pixel_bits:] + (i < first)),
+            ]
             m.d.comb += [
                 read.addr.eq(self.read_address[pixel_bits:]),
-                found[d].eq(read.data),
-                write.addr.eq(self.write_address[pixel_bits:]),
-                write.data.eq(self.write_data[d]),
-                write.en.eq(self.write_enable[d]),
+                found[i].eq(read.data),
+                write.addr.eq(address),
+                write.data.eq(mine),
+                write.en.eq(enable),
             ]
         which = delay(m, self.read_address[:pixel_bits], 1, name="which")
         m.d.comb += self.read_data.eq(found[which] if pixel_bits else found[0])

@@ -14,7 +14,8 @@ class Ram(wiring.Component):
     """Memory that is read at one place or two and written at one, each cycle.
 
     A 7-series block RAM has two ports, so that a second place to read takes a copy of the words,
-    unless it is the place of the write.
+    unless it is the place of the write. A depth that is no power of two is made of memories whose
+    depths are, the largest first, because Yosys would choose from blocks of 512 words.
 
     Parameters
     ----------
@@ -82,21 +83,49 @@ class Ram(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.words = words = memory.Memory(
-            shape=unsigned(self._width), depth=self._depth, init=[], attrs=self._attributes
-        )
-        read, write = words.read_port(), words.write_port()
-        m.d.comb += [
-            read.addr.eq(self.read_address),
-            self.read_data.eq(read.data),
-            write.addr.eq(self.write_address),
-            write.data.eq(self.write_data),
-            write.en.eq(self.write_enable),
-        ]
-        if self._side:
-            side = words.read_port()
+        side_address = self.side_address if self._copied else self.write_address
+        first, read_data, side_data = 0, Const(0, self._width), Const(0, self._width)
+        for depth in _powers_of_two(self._depth):
+            m.submodules[f"words_{first}" if first else "words"] = words = memory.Memory(
+                shape=unsigned(self._width), depth=depth, init=[], attrs=self._attributes
+            )
+            read, write = words.read_port(), words.write_port()
+            here = self._inside(self.write_address, first, depth)
             m.d.comb += [
-                side.addr.eq(self.side_address if self._copied else self.write_address),
-                self.side_data.eq(side.data),
+                read.addr.eq(self.read_address),
+                write.addr.eq(self.write_address),
+                write.data.eq(self.write_data),
+                write.en.eq(self.write_enable & here),
             ]
+            read_data = self._chosen(m, self.read_address, first, depth, read.data, read_data)
+            if self._side:
+                side = words.read_port()
+                m.d.comb += side.addr.eq(side_address)
+                side_data = self._chosen(m, side_address, first, depth, side.data, side_data)
+            first += depth
+        m.d.comb += self.read_data.eq(read_data)
+        if self._side:
+            m.d.comb += self.side_data.eq(side_data)
         return m
+
+    def _inside(self, address: Value, first: int, depth: int) -> Value:
+        """``address`` is one of ``depth`` words from ``first`` on, a multiple of it."""
+        if depth == self._depth:
+            return Const(1)
+        bits = ceil_log2(depth)
+        return address[bits:] == first >> bits
+
+    def _chosen(
+        self, m: Module, address: Value, first: int, depth: int, word: Value, others: Value
+    ) -> Value:
+        """``word`` if it is of these words, one cycle after the address, else ``others``."""
+        if not first:
+            return word
+        here = Signal(name=f"here_{first}", reset_less=True)
+        m.d.sync += here.eq(self._inside(address, first, depth))
+        return Mux(here, word, others)
+
+
+def _powers_of_two(depth: int) -> list[int]:
+    """Powers of two that add up to ``depth``, the largest first."""
+    return [1 << bit for bit in reversed(range(depth.bit_length())) if depth >> bit & 1]

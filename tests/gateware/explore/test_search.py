@@ -190,14 +190,6 @@ def test_networks_by_name() -> None:
 
 
 @pytest.mark.slow
-def test_programs_that_do_not_compile_are_counted() -> None:
-    graph = residual_graph(1, channels=64, size=64, tile_rows=64)
-    found = search.explore(graph, ZC706, given=space.Given(rows=(64,), pixels=(2, 4)))
-    assert found.points[0].cycles is not None
-    reasons = "; ".join(found.refused)
-    assert found.refused and "activation buffer" in reasons
-
-
 def test_network_that_no_shape_runs_is_refused_with_its_reason(monkeypatch) -> None:
     def refuses(*_: object, **__: object) -> None:
         raise CompileError("layer 'fc' is too large")

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from gateware.arch.config import AccelConfig
-from gateware.rtl.buffers import GATHER_CYCLES, READ_CYCLES, ActBuffer, BeatBuffer
+from gateware.rtl.buffers import (
+    GATHER_CYCLES,
+    READ_CYCLES,
+    ActBuffer,
+    BeatBuffer,
+    RawBuffer,
+)
 from sim.backend import pysim
 from sim.benches.stimulus import pack
 from tests.helpers.units import TINY
@@ -170,3 +176,28 @@ def test_ports_follow_the_configuration():
     assert len(dut.read_address.as_value()) == 4 * 6
     assert len(dut.read_data.as_value()) == 4 * 8 * 4
     assert len(dut.write_address.as_value()) == 8 * 6
+
+
+@pytest.mark.parametrize("pixels", [1, 4])
+def test_raw_buffer(pixels, seed):
+    dut = RawBuffer(dataclasses.replace(SHALLOW, pixels=8, drain_pixels=pixels, wide_depth=16))
+    rng, cycles = np.random.default_rng(seed), 200
+
+    async def bench(ctx) -> None:
+        entries = np.zeros(16, np.int64)
+        contents = [entries] * 3  # after each cycle
+        for _ in range(cycles):
+            enable, first = rng.integers(0, 2, pixels), int(rng.integers(16))
+            values, read = rng.integers(-(1 << 47), 1 << 47, pixels), int(rng.integers(16))
+            ctx.set(dut.write_enable, pack(enable, 1))
+            ctx.set(dut.write_address, first)
+            ctx.set(dut.write_data.as_value(), pack(values, 48))
+            ctx.set(dut.read_address, read)
+            await ctx.tick()
+            assert ctx.get(dut.read_data) == contents[-2][read]
+            entries = contents[-1].copy()
+            for d in np.flatnonzero(enable):
+                entries[(first + d) % 16] = values[d]
+            contents.append(entries)
+
+    pysim.run(dut, bench, cycles=cycles + 1)
