@@ -71,10 +71,11 @@ def draw(found: Mapping[str, int], title: str, file: Path) -> None:
     figure = Figure(figsize=(9, 3.6), dpi=120, layout="constrained")
     axes, left = figure.subplots(), 0
     total = sum(found.values())
-    for cause, cycles in found.items():
-        axes.barh(cause, cycles, left=left, color=_COLOURS.get(cause, palette.POT4))
-        axes.text(left + cycles + total / 100, cause, f"{cycles:,}", va="center", fontsize=9)
+    for row, (cause, cycles) in enumerate(found.items()):
+        axes.barh(row, cycles, left=left, color=_COLOURS.get(cause, palette.POT4))
+        axes.text(left + cycles + total / 100, row, f"{cycles:,}", va="center", fontsize=9)
         left += cycles
+    axes.set_yticks(range(len(found)), list(found))
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12 * total)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f} k")

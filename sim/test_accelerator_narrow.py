@@ -27,7 +27,7 @@ CONFIG = AccelConfig.from_ratio(
     pixels=4,
     requant_lanes=4,
     drain_pixels=2,
-    act_depth=1024,
+    act_depth=512,
     act_copies=1,
     slot_depth=128,
 )

@@ -185,9 +185,11 @@ class BandedCode:
 
     def _again(self, ready: list[Tile]) -> Iterator[Tile]:
         config = self._image.config
-        slots = {id(tile.records): tile.slots.words for tile in ready}  # groups share them
+        # Groups of channels share either.
+        slots = {id(tile.records): tile.slots.words for tile in ready}
+        weights = {id(tile.packed): tile.weights.words for tile in ready}
         resident = (
-            sum(tile.weights.words for tile in ready) <= config.weight_depth
+            sum(weights.values()) <= config.weight_depth
             and sum(slots.values()) <= config.slot_depth
             and not any(tile.sliced for tile in ready)
         )
@@ -195,10 +197,7 @@ class BandedCode:
         for tile in ready:
             self._image.load_table(tile.operation.table)
             if not resident:
-                if before is not None and before.records is tile.records:
-                    tile.slots = before.slots  # of another group of channels
-                else:
-                    tile.load_again(self._image)
+                tile.load_again(self._image, before)
                 before = tile
             yield tile
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Descriptors of operations: row tiles, drain slots, rows at a time where a tensor is in strips."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
 
@@ -8,8 +9,9 @@ from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.arch.isa import Opcode
 from gateware.compiler.dependencies import Region
+from gateware.compiler.fold import SharedTile, shared_tiles
 from gateware.compiler.layout import Strip, TensorLayout
-from gateware.compiler.operations import CompileError, Gemm, Pool, PoolPart, input_rows
+from gateware.compiler.operations import CompileError, Gemm, Part, Pool, PoolPart, input_rows
 from gateware.compiler.pack import SlotResult, pack_slot, pack_weights
 from gateware.compiler.plan import Plan
 from gateware.compiler.program_image import ProgramImage
@@ -36,6 +38,8 @@ class Tile:
         Of a layer: its rows that are here, in the order in which raw outputs lie.
     part : PoolPart
         Of a pooling: the results that are computed, all of them by default.
+    drained : sequence of int
+        Of a layer whose result is made several rows at a time: drain slots of each.
     sliced : SlicedTile
         Where its weights do not fit their buffer: what is loaded only when it is executed.
     packed, records : bytes and list of bytes
@@ -53,20 +57,28 @@ class Tile:
         words: int,
         rows: Sequence[int] = (),
         part: PoolPart | None = None,
+        drained: Sequence[int] = (0,),
         sliced: SlicedTile | None = None,
         packed: bytes = b"",
         records: Sequence[bytes] = (),
     ) -> None:
         self.packed, self.records = packed, records
         self.operation, self.weights, self.slots = operation, weights, slots
-        self.table, self.part = table, part
+        self.table, self.part, self.drained = table, part, tuple(drained)
         self.first, self.words, self.rows, self.sliced = first, words, tuple(rows), sliced
 
-    def load_again(self, image: ProgramImage) -> None:
-        """Addition of the loads of its weights and slots to places that are free now."""
-        if self.sliced is None:
-            if self.packed:
-                self.weights = image.load_weights(self.packed)
+    def load_again(self, image: ProgramImage, before: "Tile | None") -> None:
+        """Addition of the loads of its weights and slots to places that are free now, but for what
+        it shares with the tile ``before``."""
+        if self.sliced is not None:
+            return
+        if before is not None and before.packed is self.packed:
+            self.weights = before.weights
+        elif self.packed:
+            self.weights = image.load_weights(self.packed)
+        if before is not None and before.records is self.records:
+            self.slots = before.slots
+        else:
             self.slots = image.load_slots(self.records)
 
     def execute(
@@ -91,6 +103,19 @@ class Tile:
             first, last = max(first, self.part.rows[0]), min(last, self.part.rows[1])
             if first >= last:
                 return
+        over = (last - first) % self._fold  # rows at the end, fewer than are made at a time
+        if 0 < over < last - first:
+            for begin, end in ((first, last - over), (last - over, last)):
+                self.execute(
+                    image,
+                    source=source,
+                    target=target,
+                    residual=residual,
+                    first=begin,
+                    last=end,
+                    raw=raw,
+                )
+            return
         operation, wide = self.operation, raw and raw.region
         pool = isinstance(operation, Pool)
         begin, end = input_rows(operation, source.height, first, last)
@@ -113,7 +138,7 @@ class Tile:
             reads += residual.regions(*((0, 1) if self._broadcast else (first, last)))
         out_address = wide.first if wide else (target.row(first) + group_out + column) % WRAP
         writes = [wide] if wide else target.regions(first, last)
-        fields = dict[str, int](
+        fields: dict[str, int] = dict(
             opcode=Opcode.EXECUTE,
             table=operation.table is not None,
             pool=pool,
@@ -122,26 +147,26 @@ class Tile:
             planes=place.planes - 1,
             out_planes=0 if operation.wide else out.planes - 1,
             first_row=(source.row(begin) - pad * place.row_pitch + group_in + skipped) % WRAP,
-            height=source.height - begin,
+            height=(end if over else source.height) - begin,
             width=max(0, place.width - skipped * place.banks),
             groups=self.words,
             group_pitch=place.group_pitch % WRAP,
             row_pitch=place.row_pitch,
-            row_step=place.row_pitch * operation.stride[0] % WRAP,
+            row_step=place.row_pitch * operation.stride[0] * self._fold % WRAP,
             plane_pitch=place.plane_pitch % WRAP,
             pad_top=pad,
             pad_left=pad_left,
             pad_value=0 if pool else place.zero_point,
-            out_height=last - first,
+            out_height=-(-(last - first) // self._fold),
             out_width=out_width,
             out_address=out_address,
-            out_row_pitch=out_row_pitch,
+            out_row_pitch=out_row_pitch * self._fold % WRAP,
             out_plane_pitch=out.plane_pitch % WRAP,  # of raw outputs, which have none, any
             low=operation.low,
             high=operation.high,
             weight_address=self.weights.first,
             slot_address=self.slots.first,
-            slots=self.slots.words,
+            slots=sum(self.drained[:over]) if over else self.slots.words,
             product=pool and operation.product,
             broadcast=self._broadcast,
             resume=0,
@@ -154,6 +179,11 @@ class Tile:
             return
         reads = [self.weights, self.slots, *reads]
         image.add("executes", isa.EXECUTE, reads=reads, writes=writes, **fields)
+
+    @property
+    def _fold(self) -> int:
+        """Rows of the result that are made at a time."""
+        return len(self.drained)
 
     @property
     def _columns(self) -> tuple[int, int] | None:
@@ -170,9 +200,9 @@ class Tile:
         """Sizes and strides; along an axis with a single output there is no stride."""
         operation = self.operation
         return {
-            "kernel_y": operation.kernel[0],
+            "kernel_y": operation.kernel[0] + (self._fold - 1) * operation.stride[0],
             "kernel_x": operation.kernel[1],
-            "stride_y": operation.stride[0] if target.height > 1 else 1,
+            "stride_y": operation.stride[0] * self._fold if target.height > 1 else 1,
             "stride_x": operation.stride[1] if target.place.width > 1 else 1,
         }
 
@@ -199,82 +229,130 @@ def tiles(
 
     Raises CompileError for a layer whose schemes, sums or biases the array cannot take.
     """
-    if isinstance(operation, Gemm):
-        return _gemm_tiles(image, operation, plan, target)
-    return _pool_tiles(image, operation, plan)
+    if isinstance(operation, Pool):
+        yield from _pool_tiles(image, operation, plan)
+        return
+    source = plan.places[operation.source]
+    for part in shared_tiles(operation, source, target, image.config):
+        if isinstance(part, SharedTile):
+            yield from _shared_tiles(image, operation, part, source, target)
+        else:
+            yield from _gemm_tiles(image, operation, part, source, target)
 
 
-def _gemm_tiles(
-    image: ProgramImage, gemm: Gemm, plan: Plan, target: TensorLayout
-) -> Iterable[Tile]:
-    config = image.config
-    planes = plan.places[gemm.source].planes
+def _channel(gemm: Gemm, row: int) -> int:
+    """Channel of the result that a row gives."""
+    return row if gemm.channels is None else gemm.channels[row]
+
+
+def _records(gemm: Gemm, drain: Drain, source: TensorLayout, config: AccelConfig) -> list[bytes]:
+    """Stored drain slots."""
     engines = [placed.engine for placed in row_engines(config) for _ in placed.lanes]
 
-    def channel(row: int) -> int:
-        return row if gemm.channels is None else gemm.channels[row]
-
-    def result(lane: int, row: int, offset: int) -> SlotResult:
+    def result(lane: int, row: int) -> SlotResult:
         return SlotResult(
             lane=lane,
-            column=channel(row) % config.k,
-            offset=offset,
+            column=_channel(gemm, row) % config.k,
+            offset=drain.offsets[row],
             multiplier=int(gemm.multiplier[row]),
-            bias=_bias(gemm, row, engines[lane], planes),
+            bias=_bias(gemm, row, engines[lane], source.planes),
             shift=int(gemm.shift[row]),
         )
 
-    for part in gemm.parts(config.k):
-        try:
-            split = split_rows([int(gemm.scheme[row]) for row in part.rows], config)
-        except ValueError as error:
-            raise CompileError(f"layer {gemm.name!r} {error}") from error
-        for lanes in split:
-            taken = [(lane, part.rows[row]) for lane, row in enumerate(lanes) if row >= 0]
-            if gemm.wide:
-                drains = raw_drains(gemm, taken, target, config)
-            else:
-                offsets = {row: channel(row) // config.k * target.group_pitch for _, row in taken}
-                written = {channel(row): row for _, row in taken}
-                channels = [(lane, channel(row)) for lane, row in taken]
-                slots = [
-                    [(lane, written[place]) for lane, place in slot.results]
-                    for slot in schedule_slots(channels, config)
-                ]
-                drains = [Drain([row for _, row in taken], slots, offsets)]
-            source = plan.places[gemm.source]
-            pieces: list[tuple[Slice, bytes]] = []
-            packed = b""
-            if sliced := needs_slices(gemm, source, config):
-                weights = Region("weights", 0, 0)
-                pieces = [
-                    (piece, pack_weights(piece.values(part, config.k), lanes, config))
-                    for piece in slices(gemm, part, source, target, config)
-                ]
-            else:
-                packed = pack_weights(part.values, lanes, config)
-                weights = image.load_weights(packed)
-            for drain in drains:
-                records = [
-                    pack_slot(
-                        [result(lane, row, drain.offsets[row]) for lane, row in slot],
-                        config,
-                        gemm.wide,
-                    )
-                    for slot in drain.slots
-                ]
-                yield Tile(
-                    gemm,
-                    weights,
-                    Region("slots", 0, 0) if sliced else image.load_slots(records),
-                    table=image.load_table(gemm.table),
-                    first=part.first,
-                    words=part.words,
-                    rows=drain.rows,
-                    sliced=SlicedTile(pieces, records) if sliced else None,
-                    packed=packed,
-                    records=records,
-                )
+    return [
+        pack_slot([result(lane, row) for lane, row in slot], config, gemm.wide)
+        for slot in drain.slots
+    ]
+
+
+def _code_drain(
+    gemm: Gemm, taken: Sequence[tuple[int, int]], target: TensorLayout, config: AccelConfig
+) -> Drain:
+    """Drain of the lanes and rows ``taken`` whose results are codes."""
+    offsets = {row: _channel(gemm, row) // config.k * target.group_pitch for _, row in taken}
+    written = {_channel(gemm, row): row for _, row in taken}
+    channels = [(lane, _channel(gemm, row)) for lane, row in taken]
+    slots = [
+        [(lane, written[place]) for lane, place in slot.results]
+        for slot in schedule_slots(channels, config)
+    ]
+    return Drain([row for _, row in taken], slots, offsets)
+
+
+def _shared_tiles(
+    image: ProgramImage,
+    gemm: Gemm,
+    shared: SharedTile,
+    source: TensorLayout,
+    target: TensorLayout,
+) -> Iterable[Tile]:
+    """A tile for each part, with the same weights. Slots of a row of the result come together."""
+    config = image.config
+    packed = shared.pack(gemm.stride[0], config)
+    weights = image.load_weights(packed)
+    for part, of_part in zip(shared.parts, shared.lanes, strict=True):
+        records, drained = [], []
+        for below, lanes in enumerate(of_part):
+            drain = _code_drain(gemm, list(zip(lanes, part.rows, strict=True)), target, config)
+            first = below * target.row_pitch
+            offsets = {row: (first + offset) % WRAP for row, offset in drain.offsets.items()}
+            drain = dataclasses.replace(drain, offsets=offsets)
+            records += _records(gemm, drain, source, config)
+            drained.append(len(drain.slots))
+        yield Tile(
+            gemm,
+            weights,
+            image.load_slots(records),
+            table=image.load_table(gemm.table),
+            first=part.first,
+            words=part.words,
+            rows=part.rows,
+            drained=drained,
+            packed=packed,
+            records=records,
+        )
+
+
+def _gemm_tiles(
+    image: ProgramImage, gemm: Gemm, part: Part, source: TensorLayout, target: TensorLayout
+) -> Iterable[Tile]:
+    """Tiles of the rows of a part."""
+    config = image.config
+    try:
+        split = split_rows([int(gemm.scheme[row]) for row in part.rows], config)
+    except ValueError as error:
+        raise CompileError(f"layer {gemm.name!r} {error}") from error
+    for lanes in split:
+        taken = [(lane, part.rows[row]) for lane, row in enumerate(lanes) if row >= 0]
+        if gemm.wide:
+            drains = raw_drains(gemm, taken, target, config)
+        else:
+            drains = [_code_drain(gemm, taken, target, config)]
+        pieces: list[tuple[Slice, bytes]] = []
+        packed = b""
+        if sliced := needs_slices(gemm, source, config):
+            weights = Region("weights", 0, 0)
+            pieces = [
+                (piece, pack_weights(piece.values(part, config.k), lanes, config))
+                for piece in slices(gemm, part, source, target, config)
+            ]
+        else:
+            packed = pack_weights(part.values, lanes, config)
+            weights = image.load_weights(packed)
+        for drain in drains:
+            records = _records(gemm, drain, source, config)
+            yield Tile(
+                gemm,
+                weights,
+                Region("slots", 0, 0) if sliced else image.load_slots(records),
+                table=image.load_table(gemm.table),
+                first=part.first,
+                words=part.words,
+                rows=drain.rows,
+                sliced=SlicedTile(pieces, records) if sliced else None,
+                packed=packed,
+                records=records,
+            )
 
 
 def _bias(gemm: Gemm, row: int, engine: type[RowEngine], planes: int) -> int:
