@@ -52,6 +52,7 @@ def row(point: DesignPoint, work: int) -> dict[str, object]:
         "lanes": ":".join(map(str, config.lanes)),
         "pixels": config.pixels,
         "requant_lanes": config.requant_lanes,
+        "drain_pixels": config.drain_pixels,
         "ports": config.ports,
         "act_copies": config.act_copies,
         "act_depth": config.act_depth,
@@ -75,9 +76,10 @@ def table(found: SearchResult, work: int) -> str:
     ]
     for point in found.pareto:
         r = row(point, work)
+        requantisers = point.config.requant_lanes * point.config.drain_pixels
         lines.append(
             f"| {r['ratio']} | {r['lanes']} | {point.config.k} x {r['pixels']} | "
-            f"{r['requant_lanes']} | {r['macs_per_cycle']} | {r['lut_percent']} | "
+            f"{requantisers} | {r['macs_per_cycle']} | {r['lut_percent']} | "
             f"{r['dsp48e1_percent']} | {r['bram36_percent']} | {r['cycles'] or 'none'} | "
             f"{r['ms'] or ''} | {r['gops'] or ''} | {r['fixed8_percent']} | "
             f"{'answer' if point is found.best else ''} |"

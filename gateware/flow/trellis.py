@@ -51,7 +51,7 @@ def resources(config: AccelConfig) -> dict[str, int]:
     port of the activation buffer and with two (docs/decisions.md).
     """
     xc7 = estimate.resources(config)
-    tables = TABLE_LUT4 * config.requant_lanes if config.tables else 0
+    tables = TABLE_LUT4 * config.requant_lanes * config.drain_pixels if config.tables else 0
     # One port of the activation buffer saves little here.
     ebr = 2.4 * estimate.resources(dataclasses.replace(config, act_copies=2)).bram36
     return {
