@@ -96,9 +96,12 @@ def make_plan(
 
     What does not fit is tried with more and more strips of those results that can have strips, each
     time first with the whole input, then with strips of it; if that is not enough, tensors that
-    have to wait for their next reader while there is no room are spilled. Raises NoPlan.
+    have to wait for their next reader while there is no room are spilled. Each is tried in the
+    given order and with shortcuts as late as they can be; of two that spill, that which spills less
+    is taken. Raises NoPlan.
     """
-    operations, forms = repeat(operations, forms, config, batch)
+    orders = [repeat(order, forms, config, batch) for order in _orders(operations)]
+    operations, forms = orders[0]
     inputs, outputs = (
         {TensorKey(name, image) for image in range(batch) for name in names}
         for names in ((graph.input.name,), graph.header.output_tensors)
@@ -111,20 +114,74 @@ def make_plan(
             for gemm, pool in _pairs(graph, operations)
             if 1 < cut.count <= forms[pool.target].height
         }
-        trial: tuple[Operation, ...] | None = tuple(operations)
-        while trial is not None:
-            live_ranges = _live_ranges(inputs, trial, forms, strips, cut.input_strips)
+        plans = []
+        for order, _ in orders:
+            if len(_pairs(graph, order)) < len(_pairs(graph, operations)):
+                continue
             try:
-                places = allocate(live_ranges, config)
+                plans.append(
+                    _allocated(order, forms, strips, cut, inputs, inputs | outputs, spills, config)
+                )
             except NoRoom as error:
                 refusals.append(error)
-                if not spills:
-                    break
-                trial = _spill(inputs | outputs, trial, live_ranges, error.live, strips)
-                continue
-            raw = {o.target: forms[o.target] for o in operations if o.wide}
-            return Plan(trial, places | raw, strips, cut.input_strips)
+        if plans:
+            return min(plans, key=lambda plan: _spilled(plan, forms))
     raise _refusal(operations, refusals[0], config)
+
+
+def _orders(
+    operations: Sequence[Gemm | Pool | Rearrange],
+) -> Iterator[Sequence[Gemm | Pool | Rearrange]]:
+    """The order given, and one in which each operation that is not needed by the next comes just
+    before the first that needs it, where that is another one.
+
+    A shortcut's convolution has a result larger than what the main branch has at the time.
+    """
+    yield operations
+    late = list(operations)
+    for operation in reversed(operations):
+        index = next(i for i, other in enumerate(late) if other is operation)
+        target = result(operation)
+        readers = (
+            i
+            for i in range(index + 1, len(late))
+            if target is not None and touches(late[i], target)
+        )
+        first = next(readers, index + 1)
+        late.insert(first - 1, late.pop(index))
+    if any(a is not b for a, b in zip(late, operations, strict=True)):
+        yield late
+
+
+def _allocated(
+    operations: Sequence[Operation],
+    forms: dict[TensorKey, TensorLayout],
+    strips: dict[TensorKey, int],
+    cut: _Cut,
+    inputs: set[TensorKey],
+    kept: set[TensorKey],
+    spills: bool,
+    config: AccelConfig,
+) -> Plan:
+    """Plan of operations in this order, with tensors spilled if ``spills``. Raises NoRoom."""
+    trial = tuple(operations)
+    while True:
+        live_ranges = _live_ranges(inputs, trial, forms, strips, cut.input_strips)
+        try:
+            places = allocate(live_ranges, config)
+        except NoRoom as error:
+            more = _spill(kept, trial, live_ranges, error.live, strips) if spills else None
+            if more is None:
+                raise
+            trial = more
+            continue
+        raw = {o.target: forms[o.target] for o in operations if isinstance(o, Gemm) and o.wide}
+        return Plan(trial, places | raw, strips, cut.input_strips)
+
+
+def _spilled(plan: Plan, forms: dict[TensorKey, TensorLayout]) -> int:
+    """Bus beats of what a plan spills."""
+    return sum(forms[o.source.origin].beats for o in plan.operations if isinstance(o, Spill))
 
 
 def make_banded_plan(

@@ -365,7 +365,9 @@ class Drain(Component):
         pixels = self._config.drain_pixels
         phases = copies(m, y.early_phase, pixels, "wide_phase")
         column = y.early_columns[y.early_phase]
-        enable, address = Signal(pixels), Signal(isa.ADDRESS_BITS, reset_less=True)
+        # Without a reset, which would go through the choice of the column: pixels have one.
+        enable = Signal(pixels, reset_less=True)
+        address = Signal(isa.ADDRESS_BITS, reset_less=True)
         offset = Signal(isa.ADDRESS_BITS, reset_less=True)
         wide_address = Signal(isa.ADDRESS_BITS, reset_less=True)
         wide_data = Signal(self.wide_data.shape(), reset_less=True)

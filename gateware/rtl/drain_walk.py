@@ -8,8 +8,11 @@ from amaranth.utils import ceil_log2
 
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
+from gateware.pe.broadcast import copies
 from gateware.rtl.drain_stages import JobInHand, Step, Turn
 from gateware.rtl.payloads import DrainJob
+
+BITS_PER_COPY = 128  #: bits of the job in hand that one copy of an enable has
 
 
 class DrainWalk(Component):
@@ -120,13 +123,20 @@ class DrainWalk(Component):
         with m.If(begin):
             m.d.sync += [
                 active.eq(1),
-                job.eq(coming),
                 slot.eq(coming.given.execute.slot_address),
                 slots_left.eq(coming.last_slot),
                 last_slot.eq(coming.single_slot),
                 number.eq(self._pairs & ~coming.given.execute.wide),
                 phase.eq(0),
             ]
+        bits = Value.cast(job)
+        parts = range(0, len(bits), BITS_PER_COPY)
+        for first, begins in zip(
+            parts, copies(m, self.job_valid, len(parts), "begin"), strict=True
+        ):
+            part = slice(first, first + BITS_PER_COPY)
+            with m.If(begins):
+                m.d.sync += bits[part].eq(Value.cast(coming)[part])
         done = turn.valid & (last_phase | execute.wide)
         pixels = job.last_pixels | (~turn.last).replicate(config.drain_pixels)
         m.d.comb += [

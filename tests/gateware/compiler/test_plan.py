@@ -137,3 +137,21 @@ def test_random_graphs_in_small_buffers(seed):
     config = dataclasses.replace(ROOMY, act_depth=128)
     graph, program = random_program(rng, config, layers=6, channels=20)
     assert_golden(graph, program, config, seed)
+
+
+def test_a_shortcut_is_made_late_where_that_spares_a_spill(seed, monkeypatch):
+    """Its result has no room beside the widest tensor of the main branch."""
+    network = GraphBuilder(np.random.default_rng(seed), (8, 12, 12))
+    first = network.conv(INPUT, 16, 1)
+    shortcut = network.conv(first, 64, 1, bits=8)
+    inner = network.conv(network.conv(first, 128, 1), 8, 3)
+    network.conv(network.conv(inner, 64, 1, residual=shortcut), 8, 1)
+    graph, config = network.build(), dataclasses.replace(ROOMY, act_depth=1024)
+
+    def spills() -> bool:
+        return any(isinstance(o, Spill) for o in lower(graph, config).plan.operations)
+
+    assert not spills()
+    assert_golden(graph, compile_graph(graph, config, dump=True), config, seed)
+    monkeypatch.setattr("gateware.compiler.plan._orders", lambda operations: [operations])
+    assert spills()
