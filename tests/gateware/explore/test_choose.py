@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import boards
-from gateware import build
+from gateware import assembly, build
 from gateware.compiler.operations import CompileError
 from gateware.explore import choose, search
 from gateware.explore.choose import Choice, cached
@@ -23,7 +23,7 @@ GRAPH = residual_graph(1, channels=32, size=8, tile_rows=16)
 
 @pytest.fixture(autouse=True)
 def no_verilog(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "accelerator_verilog", lambda *args: "")
+    monkeypatch.setattr(assembly, "accelerator_verilog", lambda *args: "")
 
 
 @pytest.mark.parametrize("name", boards.BOARDS)
