@@ -21,7 +21,7 @@ from rmsmp.version import __version__
 
 if TYPE_CHECKING:
     from rmsmp.hardware import Build, build, simulate
-    from rmsmp.network import evaluate, export, from_onnx, quantise, train
+    from rmsmp.network import evaluate, export, from_onnx, from_qonnx, quantise, train
 
 __all__ = [
     "Build",
@@ -30,6 +30,7 @@ __all__ = [
     "evaluate",
     "export",
     "from_onnx",
+    "from_qonnx",
     "quantise",
     "simulate",
     "train",
@@ -37,7 +38,9 @@ __all__ = [
 
 #: Module of each public name.
 _HOMES = {
-    **dict.fromkeys(("evaluate", "export", "from_onnx", "quantise", "train"), "rmsmp.network"),
+    **dict.fromkeys(
+        ("evaluate", "export", "from_onnx", "from_qonnx", "quantise", "train"), "rmsmp.network"
+    ),
     **dict.fromkeys(("Build", "build", "simulate"), "rmsmp.hardware"),
 }
 

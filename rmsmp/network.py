@@ -4,6 +4,7 @@
 import dataclasses
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,6 +62,44 @@ def from_onnx(
     from quant.onnx import read
 
     return read.from_onnx(Path(path), shape=shape)
+
+
+def from_qonnx(
+    path: str | os.PathLike[str], images: Tensor, *, tile_rows: int = TILE_ROWS
+) -> fx.GraphModule:
+    """Quantised network of Brevitas in a QONNX file, ready to train or export.
+
+    Weights keep their values, as Fixed-4 or Fixed-8 rows, activations their bits and scales.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    images : Tensor
+        Float (N, C, H, W) with values in 0..1. Activations are calibrated on them where the file
+        has no grid; a warning names these, and quantisers of the file that are left out.
+    tile_rows : int
+        Row lanes of the array.
+
+    Raises
+    ------
+    ValueError
+        In one line, for what is no such file, and for grids that ours do not hold, by the node.
+    """
+    from quant.onnx import qonnx
+
+    images = checked_images(images)
+    found = qonnx.from_qonnx(path if isinstance(path, str) else Path(path), images)
+    for what, names in (
+        ("calibrated on the images, as it has no grid for them", found.calibrated),
+        ("left out, where this network is more exact", found.left_out),
+    ):
+        if names:
+            warnings.warn(f"{path}: {what}: {', '.join(names)}", stacklevel=2)
+    shape = tuple(images.shape[1:])
+    for layer in quantised_layers(found.model).values():
+        setattr(layer, ORIGIN, _Origin(str(found.ratio), tile_rows, shape))
+    return found.model
 
 
 def quantise(

@@ -98,18 +98,21 @@ def prepare(
         SumQuantiser(graph_module, act_bits).run()
         if first_last == "w8a8":
             _widen_last(graph_module)
-        for node in graph_module.graph.nodes:
-            layer = module_of(node)
-            if isinstance(layer, RowQuantised):
-                grid = grid_of(argument(node))
-                most = (
-                    grid.high if isinstance(grid, QuantAvgPool) else numerics.act_max(bits_of(grid))
-                )
-                layer.input_most = max(layer.input_most, most)
-                codes = numerics.act_max(bits_of(grid))
-                layer.input_codes = max(layer.input_codes, codes)
+        note_codes(graph_module)
     device = next(graph_module.parameters()).device
     return graph_module.to(device).train(model.training)
+
+
+def note_codes(module: fx.GraphModule) -> None:
+    """Update of what layers know of the codes that they read, after grids have changed."""
+    for node in module.graph.nodes:
+        layer = module_of(node)
+        if isinstance(layer, RowQuantised):
+            grid = grid_of(argument(node))
+            most = grid.high if isinstance(grid, QuantAvgPool) else numerics.act_max(bits_of(grid))
+            layer.input_most = max(layer.input_most, most)
+            codes = numerics.act_max(bits_of(grid))
+            layer.input_codes = max(layer.input_codes, codes)
 
 
 @torch.no_grad()

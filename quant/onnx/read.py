@@ -54,17 +54,9 @@ def from_onnx(path: Path | str, *, shape: Sequence[int] | None = None) -> fx.Gra
     what is no ONNX model, for operators that :data:`~quant.onnx.conversions.CONVERSIONS` does not
     have and for sizes that are open.
     """
-    path = Path(path)
+    model = load_model(Path(path))
     try:
-        model = _load(path)
-    except UNREADABLE as error:
-        if not path.is_file():
-            raise ValueError(f"no ONNX model at {path}") from error
-        raise ValueError(
-            f"{path} is no ONNX model that can be read: {_first_line(error)}"
-        ) from error
-    try:
-        return _Reader(_with_sizes(model, shape)).run().eval()
+        return Reader(with_sizes(model, shape)).run().eval()
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -89,6 +81,18 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
+def load_model(path: Path) -> onnx.ModelProto:
+    """Model in a file, without local functions; raises ValueError where there is none."""
+    try:
+        return _load(path)
+    except UNREADABLE as error:
+        if not path.is_file():
+            raise ValueError(f"no ONNX model at {path}") from error
+        raise ValueError(
+            f"{path} is no ONNX model that can be read: {_first_line(error)}"
+        ) from error
+
+
 def _load(path: Path) -> onnx.ModelProto:
     model = onnx.load(path)
     if not model.graph.node:
@@ -97,7 +101,7 @@ def _load(path: Path) -> onnx.ModelProto:
     return onnx.inliner.inline_local_functions(model) if model.functions else model
 
 
-def _with_sizes(model: onnx.ModelProto, shape: Sequence[int] | None) -> onnx.ModelProto:
+def with_sizes(model: onnx.ModelProto, shape: Sequence[int] | None) -> onnx.ModelProto:
     """``model`` with all sizes of its input; open ones are those of ``shape``."""
     known = {constant.name for constant in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in known]
@@ -132,8 +136,12 @@ def _shape_text(sizes: Sequence[int] | None) -> str:
     return "x".join(str(size or "?") for size in sizes or ())
 
 
-class _Reader:
-    """Conversion of one model, operator after operator."""
+class Reader:
+    """Conversion of one model, operator after operator.
+
+    ``values`` has the node of each value by its name, the input first, and ``weights`` the name of
+    each layer's weights by its path.
+    """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.constants = {c.name: numpy_helper.to_array(c) for c in model.graph.initializer}
@@ -144,6 +152,7 @@ class _Reader:
                 break
         self.module = fx.GraphModule(nn.Module(), fx.Graph())
         self.values: dict[str, fx.Node] = {}
+        self.weights: dict[str, str] = {}
         self.layers: dict[object, str] = {}  # paths of modules by what they are made of
 
     def _compute_constants(self) -> bool:
@@ -185,6 +194,7 @@ class _Reader:
         }
 
     def run(self) -> fx.GraphModule:
+        """Module of all operators that the outputs need; raises ValueError."""
         graph = self.module.graph
         (given,) = (v for v in self.model.graph.input if v.name not in self.constants)
         self.values[given.name] = graph.placeholder(_identifier(given.name))
@@ -236,6 +246,8 @@ class _Reader:
             path = self._add(path, module)
             self.layers[key or path] = path
         path = self.layers[key or path]
+        if key is not None:
+            self.weights[path] = op.inputs[1]
         result = self.module.graph.call_module(path, tuple(self._value(name) for name in names))
         if len(node.output) == 1 or node.op_type != "Split":
             self.values[node.output[0]] = result
