@@ -44,7 +44,7 @@ class Inverted(nn.Module):
     """Expansion (1x1), depthwise convolution and linear projection (1x1), and a shortcut."""
 
     def __init__(
-        self, channels: int, outputs: int, kernel: int, stride: int, expansion: int, *, tf: bool
+        self, channels: int, outputs: int, kernel: int, stride: int, *, expansion: int, tf: bool
     ) -> None:
         super().__init__()
         hidden = expansion * channels
@@ -96,7 +96,7 @@ class EfficientNetLite(nn.Module):
                 stage.append(
                     Separable(source, target, kernel, step, tf=tf)
                     if expansion == 1
-                    else Inverted(source, target, kernel, step, expansion, tf=tf)
+                    else Inverted(source, target, kernel, step, expansion=expansion, tf=tf)
                 )
                 source = target
             self.blocks.append(stage)

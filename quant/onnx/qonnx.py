@@ -31,7 +31,7 @@ LAYERS = ("Conv", "Gemm", "MatMul")
 IMAGE_TOLERANCE = 1e-5  #: of the scale of an image's pixels, which is 1/255
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Grid:
     """Grid of a Quant operator: ``scale`` (rows or one) times whole numbers ``low`` to ``high``."""
 
@@ -104,7 +104,13 @@ def _grid(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> Grid:
         )
     signed, narrow = int(options.get("signed", 1)), int(options.get("narrow", 0))
     high = (1 << int(width) - signed) - 1 - (narrow if not signed else 0)
-    return Grid(node.name, scale, int(width), -high - (1 - narrow) if signed else 0, high)
+    return Grid(
+        name=node.name,
+        scale=scale,
+        bits=int(width),
+        low=-high - (1 - narrow) if signed else 0,
+        high=high,
+    )
 
 
 class _Import:

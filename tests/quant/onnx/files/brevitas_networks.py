@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks of Brevitas as QONNX files, with what Brevitas computes: made once, kept beside.
 
-python brevitas_networks.py      with brevitas 0.13.4, onnxoptimizer 0.4 and torch 2.13
+python brevitas_networks.py 1      by this seed, with brevitas 0.13.4, onnxoptimizer 0.4 and torch 2.13
 """
 
+import sys
 import warnings
 from pathlib import Path
 
@@ -69,9 +70,9 @@ class Residual(nn.Module):
         return self.fc(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
-def main() -> None:
+def main(seed: int) -> None:
     for kind in (Plain, Residual):
-        torch.manual_seed(1)
+        torch.manual_seed(seed)
         model = kind()
         for _ in range(3):
             model(torch.rand(16, 1, 8, 8))  # statistics of batch-norm
@@ -86,4 +87,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    main()
+    main(int(sys.argv[1]))
