@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks of Brevitas as QONNX files, with what Brevitas computes: made once, kept beside.
 
-python brevitas_networks.py 1      by this seed, with brevitas 0.13.4, onnxoptimizer 0.4 and torch 2.13
+python brevitas_networks.py 1      by this seed; brevitas 0.13.4, onnxoptimizer 0.4, torch 2.13
 """
 
 import sys
