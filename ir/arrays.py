@@ -17,6 +17,17 @@ class ExportError(ValueError):
     """Error of a trained value that the accelerator's number formats cannot hold."""
 
 
+#: Types of the arrays that a graph file holds of a layer, each of one dimension.
+STORED = {
+    "codes": np.uint8,
+    "shape": np.int32,
+    "scheme": np.uint8,
+    "multiplier": np.int32,
+    "bias": np.int64,
+    "shift": np.uint8,
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerArrays:
     """Arrays of one conv or linear layer with O rows.
@@ -74,7 +85,11 @@ class LayerArrays:
 
     @classmethod
     def unpack(cls, stored: dict[str, np.ndarray]) -> "LayerArrays":
-        """Inverse of :meth:`pack`; raises ValueError for codes that mean nothing."""
+        """Inverse of :meth:`pack`; raises ValueError for codes that mean nothing, and KeyError for
+        an array that is missing."""
+        for name, dtype in STORED.items():
+            if stored[name].dtype != dtype or stored[name].ndim != 1:
+                raise ValueError(f"{name} is {stored[name].dtype} of {stored[name].shape}")
         shape, codes = tuple(int(d) for d in stored["shape"]), stored["codes"]
         if min(shape, default=0) < 1 or len(stored["scheme"]) != shape[0]:
             raise ValueError("shape and scheme table disagree")

@@ -3,6 +3,7 @@
 
 import argparse
 import difflib
+import errno
 import importlib
 import os
 import pathlib
@@ -16,6 +17,9 @@ from typing import Any, ClassVar, NoReturn, TextIO
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+LONGEST_LINE = 1000  #: characters of an error
+#: Errors of paths that no file can have, wherever one is first looked at.
+IMPOSSIBLE_PATHS = (errno.ENAMETOOLONG, errno.ELOOP)
 #: Extra that brings each package which the plain installation lacks.
 EXTRAS = {
     **dict.fromkeys(("torch", "sklearn", "PIL", "rich"), "train"),
@@ -63,6 +67,13 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         Parser.running = self
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """As in argparse, which would take ``--option=--`` for an empty list."""
+        for text in sys.argv[1:] if args is None else args:
+            if re.fullmatch(r"-[^=]+=--", text):
+                self.error(f"{text[:-3]} needs a value, not '--'")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Conversion of ``message`` to a :class:`UserError`, instead of argparse's exit."""
@@ -194,11 +205,17 @@ def tell_interruption() -> None:
         sys.excepthook = tell
 
 
+def one_line(text: str) -> str:
+    """``text`` in one line, its middle left out where it is long, as what the user gave may be."""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_LINE else f"{line[:300]} ... {line[-300:]}"
+
+
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Exit code of ``main(argv)``.
 
-    A :class:`UserError`, or a package that is not installed, becomes one line and 2, Ctrl-C one
-    line and 130. Any other exception is a defect of ours and keeps its traceback.
+    A :class:`UserError`, a package that is not installed, or a path that cannot be becomes one line
+    and 2, Ctrl-C one line and 130. Any other exception is a defect of ours and keeps its traceback.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started us
@@ -212,7 +229,12 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
             _to_stdout("")  # what argparse or rich left in the buffer: --help, --version
     except UserError as error:
         parser = Parser.running
-        say(f"error: {parser.in_options(str(error)) if parser else error}")
+        say(f"error: {one_line(parser.in_options(str(error)) if parser else str(error))}")
+        return EXIT_USER_ERROR
+    except OSError as error:
+        if error.errno not in IMPOSSIBLE_PATHS:
+            raise
+        say(f"error: {one_line(str(error.filename))}: {error.strerror}")
         return EXIT_USER_ERROR
     except KeyboardInterrupt as interrupt:
         warnings.simplefilter("ignore")  # Amaranth's, about a design that was left half-way

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.soak import Outcome, Verdict, files, worker
+from bench.soak import Outcome, Verdict, command_lines, files, worker
 from bench.soak.__main__ import main
 from bench.soak.files import Target, attack
 from bench.soak.mutations import Trap
 from bench.soak.records import Records
 from ir import cli
+from rmsmp.cli import COMMANDS
 
 ROUNDS = 2
 
@@ -36,6 +37,22 @@ def test_no_mutation_is_a_fault(name: str, seed: int, tmp_path: Path) -> None:
         folder.mkdir()
         outcome = attack(name, files.targets()[name], rng, folder)
         assert outcome.verdict != Verdict.FAULT, outcome.reason
+
+
+@pytest.mark.parametrize("number", range(30))
+def test_no_command_line_is_a_fault(number: int, seed: int, tmp_path: Path) -> None:
+    outcome = command_lines.case(seed, number, tmp_path)
+    assert outcome.verdict != Verdict.FAULT, outcome.reason
+
+
+def test_every_command_is_attacked() -> None:
+    """Those of ``rmsmp`` at least, and what a parser takes is what is given."""
+    assert {module for module, _ in COMMANDS.values()} <= set(command_lines.COMMANDS)
+    parser = cli.Parser(prog="p")
+    parser.add_argument("--rows", type=cli.whole(1), metavar="N")
+    rng = random.Random(1)
+    made = [command_lines.arguments(rng, parser) for _ in range(50)]
+    assert any(must_fail for _, must_fail in made) and not all(must_fail for _, must_fail in made)
 
 
 def reads(what) -> Target:

@@ -13,7 +13,7 @@ __all__ = ["ATTACKS", "Outcome", "Verdict"]
 #: Modules of this package that are attacks, and seconds that a case of each may take.
 ATTACKS = {
     "networks": 120,
-    "files": 60,
+    "files": 180,
     "command_lines": 60,
     "training": 300,
     "hardware": 300,

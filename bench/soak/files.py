@@ -15,8 +15,6 @@ from bench.soak.mutations import sprung
 from bench.soak.watch import watched
 
 OFTEN = 5  #: turns of other kinds for one of a slow kind
-#: Longest refusal, in characters; longer ones repeat the file.
-LONGEST = 1000
 
 Files = dict[str, bytes]  #: content by path in the folder
 
@@ -68,7 +66,7 @@ def attack(name: str, target: Target, rng: random.Random, folder: Path) -> Outco
             target.use(folder)
         except target.refusals as error:
             verdict, line = Verdict.REFUSED, str(error)
-            if "\n" in line.strip() or not line or len(line) > LONGEST:
+            if "\n" in line.strip() or not line:
                 return Outcome(Verdict.FAULT, f"{said}: refused, not in one line: {line[:300]!r}")
             said = f"{said}: {line[:200]}"
         except Exception as error:

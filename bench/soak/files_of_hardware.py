@@ -26,6 +26,7 @@ from bench.soak.mutations import (
 )
 from boards import driver
 from boards.driver.package import Package
+from boards.driver.registers import MAJOR
 from gateware import assembly
 from gateware import build as gateware_build
 from gateware.compiler.hybrid import is_hybrid
@@ -244,6 +245,7 @@ class Echo(driver.Hardware):
             for register in registers["registers"]
             for name, value in (
                 ("ID", registers["id"]),
+                ("VERSION", MAJOR << 16),
                 ("CONFIG_DIGEST", package.accelerator["config_digest"]),
             )
             if register["name"] == name

@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Set
 
 import numpy as np
 
+from .registers import MAJOR
 from .tail import apply
 
 MOST_BYTES = 1 << 32  #: that an address reaches
@@ -105,11 +106,15 @@ CONNECTIONS = {
 #: Registers that the driver uses, and their fields.
 REGISTERS: Dict[str, Set[str]] = {
     "ID": set(),
+    "VERSION": {"major"},
     "CONTROL": {"start", "abort"},
     "STATUS": {"busy", "error", "error_code"},
     "PROGRAM_BASE": set(),
     "INPUT_BASE": set(),
     "OUTPUT_BASE": set(),
+    "PROGRAM_SIZE": set(),
+    "INPUT_SIZE": set(),
+    "OUTPUT_SIZE": set(),
     "WATCHDOG": set(),
     "IRQ_ENABLE": {"finished"},
     "IRQ_STATUS": {"finished"},
@@ -135,14 +140,16 @@ def check_accelerator(content: Any) -> None:
     place = PurePosixPath(content["bitstream"])
     if place.is_absolute() or ".." in place.parts or not place.name or "\0" in str(place):
         raise ValueError(f"bitstream is {str(place)[:80]!r}, which is not in the folder")
+    codes = content["registers"]["error_codes"].values()
+    if not all(type(code) is int for code in codes):
+        raise ValueError("error_codes are no integers")
+    if content["registers"]["version"][0] != MAJOR:
+        return  # of which Registers tells
     found = {register["name"]: register for register in content["registers"]["registers"]}
     for name, fields in REGISTERS.items():
         own = {field["name"] for field in found[name]["fields"]} if name in found else set()
         if name not in found or not fields <= own:
             raise ValueError(f"register {name} or one of its fields is missing")
-    codes = content["registers"]["error_codes"].values()
-    if not all(type(code) is int for code in codes):
-        raise ValueError("error_codes are no integers")
 
 
 def _check(value: Any, kind: Any, place: str) -> None:

@@ -312,7 +312,8 @@ def read_weights(run: RunFolder) -> dict[str, np.ndarray]:
     state = run.load_state("quantised.pt")["model"]
     names = [name.removesuffix(".scheme") for name in state if str(name).endswith(".scheme")]
     parts = [state.get(f"{name}.{part}") for name in names for part in ("scheme", "weight")]
-    if not all(map(is_plain, state.values())) or not all(map(is_plain, parts)):
+    named = all(isinstance(name, str) for name in state)
+    if not named or not all(map(is_plain, [*state.values(), *parts])):
         raise cli.UserError(f"{run / 'quantised.pt'} is damaged: it holds no network")
     return {name: value.numpy() for name, value in state.items()}
 
