@@ -63,7 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from quant.onnx import check, write
 
     path = graph_file(args.graph)
-    output = args.output or path.with_suffix(".onnx")
     try:
         graph = IntGraph.load(path)
         model = write.onnx_model(graph)
@@ -80,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"onnxruntime's integers are the golden model's: {count:,} elements on {len(codes)} "
             f"{kind}"
         )
+    output = args.output or path.with_suffix(".onnx")
     write.save(model, output)
     cli.give(f"{output}: {len(model.graph.node)} operators, {output.stat().st_size:,} bytes")
     return 0

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "quant.train": ("quant.training.pipeline.train", "quant.training.pipeline.load_data"),
     "quant.calibrate": ("quant.training.pipeline.load_data", "quant.training.runs.RunFolder.begin"),
     "quant.evaluate": ("quant.evaluate.evaluate",),
+    "quant.to_onnx": ("quant.training.runs.RunFolder.open",),
     "gateware.build": ("gateware.explore.choose.choose", "gateware.assembly.accelerator_verilog"),
     "gateware.ratio": ("gateware.ratio.explore",),
     "gateware.report.page": (),
