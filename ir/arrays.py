@@ -67,15 +67,16 @@ class LayerArrays:
         ``codes``, ``scheme`` and ``shift`` are uint8, ``shape`` and ``multiplier`` int32, ``bias``
         int64. Raises ValueError for a weight value that its row's scheme does not have.
         """
-        packed = []
-        for row, scheme in zip(self.rows, self.scheme, strict=True):
-            codes = numerics.encode_weights(Scheme(scheme), row)
-            if Scheme(scheme).bits == 4:
-                codes = np.append(codes, np.zeros(len(codes) % 2, np.uint8))
-                codes = codes[0::2] | codes[1::2] << 4
-            packed.append(codes)
+        packed: dict[int, np.ndarray] = {}
+        for scheme in Scheme:
+            (mine,) = np.nonzero(self.scheme == scheme)
+            codes = numerics.encode_weights(scheme, self.rows[mine])
+            if scheme.bits == 4:
+                codes = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
+                codes = codes[:, 0::2] | codes[:, 1::2] << 4
+            packed |= zip(mine.tolist(), codes, strict=True)
         return {
-            "codes": np.concatenate(packed),
+            "codes": np.concatenate([packed[row] for row in range(len(self.rows))]),
             "shape": np.array(self.values.shape, np.int32),
             "scheme": self.scheme,
             "multiplier": self.multiplier.astype(np.int32),

@@ -11,6 +11,7 @@ values and activations and then *requantises* it, see :func:`requantise`.
 """
 
 import enum
+import functools
 import math
 
 import numpy as np
@@ -31,6 +32,7 @@ TABLE_SIZE = 1 << TABLE_BITS  #: entries of a table
 PRODUCT_SHIFT_MIN = 6  #: smallest shift of a product of two codes
 PRODUCT_SHIFT_MAX = 14  #: and the largest
 PRODUCT_BIAS_LIMIT = 1 << 24  #: what is added to a product is smaller
+_NO_VALUE = 128  #: no scheme has such a weight value
 
 
 #: An integer, or an int64 array of them.
@@ -88,6 +90,18 @@ def quantise_weights(weight: np.ndarray, alpha: np.ndarray, scheme: Scheme) -> n
     return weight_values(scheme)[np.searchsorted(thresholds(scheme), ratio)]
 
 
+@functools.cache
+def _codes(scheme: Scheme) -> np.ndarray:
+    """Code of each weight value, int64, at the value's index, which may be negative; -1 for none."""
+    values, codes = weight_values(scheme), np.full(2 * _NO_VALUE, -1)
+    if scheme is Scheme.POT4:
+        exponents = np.frexp(np.abs(values))[1]  # 0 for 0, e + 1 for 2^e
+        codes[values] = exponents | np.where(values < 0, 8, 0)
+    else:
+        codes[values] = values & (1 << scheme.bits) - 1
+    return codes
+
+
 def encode_weights(scheme: Scheme, values: np.ndarray) -> np.ndarray:
     """Stored codes (uint8, ``scheme.bits`` wide) of weight values.
 
@@ -95,15 +109,12 @@ def encode_weights(scheme: Scheme, values: np.ndarray) -> np.ndarray:
     two's complement. Raises ValueError for a value that the scheme does not have.
     """
     values = np.asarray(values)
-    valid = np.isin(values, weight_values(scheme))
-    if not valid.all():
-        raise ValueError(f"{values[~valid].flat[0]} is not a {scheme.name} weight value")
-    values = values.astype(np.int64)
-    if scheme is Scheme.POT4:
-        magnitude = np.abs(values)
-        exponent = np.frexp(magnitude)[1]  # 0 for 0, e + 1 for 2^e
-        return (exponent | np.where(values < 0, 8, 0)).astype(np.uint8)
-    return (values & ((1 << scheme.bits) - 1)).astype(np.uint8)
+    whole, most = values.astype(np.int64), scheme.denominator
+    inside = (whole == values) & (whole >= -most) & (whole <= most)
+    codes = _codes(scheme)[np.where(inside, whole, _NO_VALUE)]
+    if (codes < 0).any():
+        raise ValueError(f"{values[codes < 0].flat[0]} is not a {scheme.name} weight value")
+    return codes.astype(np.uint8)
 
 
 def decode_weights(scheme: Scheme, codes: np.ndarray) -> np.ndarray:

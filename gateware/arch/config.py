@@ -3,6 +3,7 @@
 
 import dataclasses
 import enum
+import functools
 import json
 import reprlib
 from typing import Any, NamedTuple
@@ -254,12 +255,12 @@ class AccelConfig:
         """Multiply-accumulates of the array per cycle."""
         return self.rows * self.k * self.pixels
 
-    @property
+    @functools.cached_property
     def lane_schemes(self) -> tuple[Scheme, ...]:
         """Scheme of each row lane."""
         return tuple(s for s, n in zip(Scheme, self.lanes, strict=True) for _ in range(n))
 
-    @property
+    @functools.cached_property
     def weight_bits(self) -> int:
         """Weight bits that all lanes consume per cycle."""
         return sum(self.k * scheme.bits for scheme in self.lane_schemes)

@@ -184,6 +184,10 @@ def opcodes(config: AccelConfig, queue: str) -> tuple[Opcode, ...]:
     return tuple(o for o in QUEUES[queue] if config.tables or o is not Opcode.LOAD_TABLE)
 
 
+_OPCODES = frozenset(Opcode)
+_QUEUE_OF = {opcode: name for name, opcodes in QUEUES.items() for opcode in opcodes}
+
+
 @dataclasses.dataclass(frozen=True)
 class Descriptor:
     """Descriptor with its fields decoded.
@@ -201,10 +205,9 @@ class Descriptor:
     @property
     def queue(self) -> str:
         """Queue that the descriptor goes to, a key of :data:`QUEUES`. Raises ValueError for END."""
-        for name, opcodes in QUEUES.items():
-            if self.opcode in opcodes:
-                return name
-        raise ValueError(f"{self.opcode.name} goes to no queue")
+        if self.opcode not in _QUEUE_OF:
+            raise ValueError(f"{self.opcode.name} goes to no queue")
+        return _QUEUE_OF[self.opcode]
 
     @property
     def waits(self) -> dict[str, int]:
@@ -285,28 +288,38 @@ def slot_beats(config: AccelConfig) -> int:
     return config.whole_beats(slot_layout(config).size)
 
 
+@functools.cache
+def _fields(layout: data.StructLayout) -> dict[str, tuple[int, int]]:
+    """Offset and width of each field, as integers: Amaranth computes them anew each time."""
+    return {name: (field.offset, field.width) for name, field in layout}
+
+
 def pack(layout: data.StructLayout, **fields: int) -> int:
     """Bits of a descriptor; ValueError unless every field is named and in range."""
-    missing = {name for name, _ in layout} ^ set(fields)
+    places = _fields(layout)
+    missing = places.keys() ^ fields.keys()
     if missing:
         raise ValueError(f"descriptor fields {sorted(missing)} are missing or unknown")
-    for name, field in layout:
-        if not 0 <= fields[name] < 1 << field.width:
-            raise ValueError(
-                f"descriptor field {name} = {fields[name]} does not fit {field.width} bits"
-            )
-    return layout.const({name: int(value) for name, value in fields.items()}).as_value().value
+    bits = 0
+    for name, (offset, width) in places.items():
+        value = int(fields[name])
+        if value >> width:
+            raise ValueError(f"descriptor field {name} = {value} does not fit {width} bits")
+        bits |= value << offset
+    return bits
 
 
 def unpack(layout: data.StructLayout, bits: int) -> dict[str, int]:
     """Fields of ``layout`` in ``bits``, the inverse of :func:`pack`."""
-    return {name: bits >> field.offset & (1 << field.width) - 1 for name, field in layout}
+    return {
+        name: bits >> offset & (1 << width) - 1 for name, (offset, width) in _fields(layout).items()
+    }
 
 
 def decode(bits: int) -> Descriptor:
     """Descriptor in a word of 512 bits. Raises ValueError for an opcode that does not exist."""
     number = unpack(HEADER, bits)["opcode"]
-    if number not in list(Opcode):
+    if number not in _OPCODES:
         raise ValueError(f"opcode {number}")
     opcode = Opcode(number)
     return Descriptor(opcode, unpack(LAYOUTS[opcode], bits))

@@ -48,7 +48,7 @@ class Bands:
     places: Mapping[TensorKey, TensorLayout]
     groups: int | None = None
 
-    @property
+    @functools.cached_property
     def words(self) -> int:
         """Words of all places in every bank."""
         return self.copies * sum(place.words for place in self.places.values())
@@ -194,26 +194,40 @@ class Step:
 
     def cycles(self, bands: Bands) -> float:
         """Cycles that it takes in bands, estimated: to tell better ones from worse."""
-        heights = self.edges(bands.rows)
         tiles, array, weights = self.work
         resident = weights <= self.config.weight_depth
-        passes = 1 if resident or not bands.places else len(heights)
+        count, moved = self._moved(bands.rows)
+        passes = 1 if resident or not bands.places else count
         weight_beats = passes * weights * self.config.weight_beats / self.config.ports
-        loads = stores = 0
-        for key in bands.places:
-            form = self.forms[key]
-            beats = form.beats // form.height
-            if key in self.operands:
-                ranges = [self.needed(key, *band) for band in heights]
-                loads += beats * sum(end - begin for begin, end in ranges)
-            if key == self.target:
-                stores += form.beats
+        loads = sum(moved[key] for key in bands.places if key in moved)
+        stores = self.forms[self.target].beats if self.target in bands.places else 0
         if self.wide:
             loads *= tiles
-        array += tiles * len(heights) * EXECUTE_CYCLES
+        array += tiles * count * EXECUTE_CYCLES
         if bands.copies > 1:
-            return max(array, loads + weight_beats, stores) + (loads + stores) / len(heights)
+            return max(array, loads + weight_beats, stores) + (loads + stores) / count
         return max(array, weight_beats) + loads + stores
+
+    def _moved(self, rows: int) -> tuple[int, dict[TensorKey, int]]:
+        """Number of bands of ``rows`` rows, and bus beats of each operand that they load."""
+        if rows not in self._moves:
+            bands, moved = self.edges(rows), dict[TensorKey, int]()
+            for key in self.operands:
+                form = self.forms[key]
+                ranges = [self.needed(key, *band) for band in bands]
+                lines = sum(end - begin for begin, end in ranges)
+                moved[key] = form.beats // form.height * lines
+            self._moves[rows] = len(bands), moved
+        return self._moves[rows]
+
+    @functools.cached_property
+    def _moves(self) -> dict[int, tuple[int, dict[TensorKey, int]]]:
+        return {}
+
+    @functools.cached_property
+    def whole(self) -> float:
+        """Cycles that it takes with all its tensors in the buffer, estimated."""
+        return self.cycles(Bands(self.forms[self.target].height, 1, {}))
 
     @functools.cached_property
     def work(self) -> tuple[int, int, int]:

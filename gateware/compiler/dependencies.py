@@ -2,7 +2,7 @@
 """Waits of descriptors: who wrote and who read every word that it touches."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -62,8 +62,8 @@ class Dependencies:
     ) -> dict[str, int]:
         """Waits of the next descriptor of ``queue``, which counts from now on: how many
         descriptors of each queue must be complete before it, modulo 2^16."""
-        read = [(region.buffer, self._words(region)) for region in reads]
-        written = [(region.buffer, self._words(region)) for region in writes]
+        read = [part for region in reads for part in self._parts(region)]
+        written = [part for region in writes for part in self._parts(region)]
         waits = dict.fromkeys(isa.QUEUES, 0)
         for other in isa.QUEUES:
             found = []
@@ -76,25 +76,33 @@ class Dependencies:
                     for buffer, words in written
                 ]
             # Not far behind, because counts are compared modulo 2^16.
-            waits[other] = max((int(counts.max(initial=0)) for counts in found), default=0)
+            waits[other] = max((int(counts.max()) for counts in found), default=0)
             waits[other] = max(waits[other], self._counts[other] - _FARTHEST)
         self._counts[queue] += 1
-        for past, regions in ((self._read, read), (self._written, written)):
-            for buffer, words in regions:
+        for past, parts in ((self._read, read), (self._written, written)):
+            for buffer, words in parts:
                 past[buffer][queue][words] = self._counts[queue]
         return {name: count % (1 << isa.COUNT_BITS) for name, count in waits.items()}
 
     def users(self, region: Region) -> np.ndarray:
         """Number of executes that must be complete before each word may be written, int64
         (words,)."""
-        words = self._words(region)
-        return np.maximum(
-            self._read[region.buffer]["executes"][words],
-            self._written[region.buffer]["executes"][words],
-        )
+        found = [
+            np.maximum(
+                self._read[buffer]["executes"][words], self._written[buffer]["executes"][words]
+            )
+            for buffer, words in self._parts(region)
+        ]
+        return np.concatenate([np.zeros(0, np.int64), *found])
 
-    def _words(self, region: Region) -> np.ndarray:
-        return (region.first + np.arange(region.words)) % self._depths[region.buffer]
+    def _parts(self, region: Region) -> Iterator[tuple[str, slice]]:
+        """Words of a region, up to the buffer's end and from its beginning on; none is empty."""
+        depth, words = self._depths[region.buffer], region.words
+        while words > 0:
+            first = (region.first + region.words - words) % depth
+            taken = min(words, depth - first)
+            yield region.buffer, slice(first, first + taken)
+            words -= taken
 
 
 class Ring:

@@ -143,7 +143,7 @@ class MemoryPlanner:
         for step, used in zip(self._steps, self._used(memory).tolist(), strict=True):
             room = self._depth - used
             if memory.isdisjoint((*step.operands, step.target)):
-                total += step.cycles(Bands(self._forms[step.target].height, 1, {}))
+                total += step.whole
                 least = 0
             else:
                 options = self._options(step, memory)

@@ -2,7 +2,8 @@
 """Packing: weight values as codes in lane order, and drain slots."""
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -12,55 +13,25 @@ from gateware.pe.lanes import row_engines
 from ir.numerics import BIAS_BITS
 
 
-def bits_to_words(fields: np.ndarray, widths: np.ndarray, word_bytes: int) -> bytes:
-    """Bytes of words of ``word_bytes``: unsigned ``fields`` (words, fields) of ``widths`` bits,
-    lowest first, then zeros."""
-    bits = (fields[:, :, None] >> np.arange(int(widths.max())) & 1).astype(np.uint8)
-    kept = bits[:, np.arange(int(widths.max())) < widths[:, None]]
-    padded = np.zeros((len(fields), word_bytes * 8), np.uint8)
-    padded[:, : kept.shape[1]] = kept
-    return np.packbits(padded, axis=1, bitorder="little").tobytes()
-
-
-def words_to_bits(stored: bytes, widths: np.ndarray, word_bytes: int) -> np.ndarray:
-    """Fields (words, fields), int64, of stored words: the inverse of :func:`bits_to_words`."""
-    words = np.frombuffer(stored, np.uint8).reshape(-1, word_bytes)
-    bits = np.unpackbits(words, axis=1, bitorder="little")
-    starts = np.concatenate([[0], np.cumsum(widths)[:-1]])
-    fields = [
-        bits[:, start : start + width].astype(np.int64) @ (1 << np.arange(width))
-        for start, width in zip(starts.tolist(), widths.tolist(), strict=True)
-    ]
-    return np.stack(fields, axis=1)
-
-
-def code_widths(config: AccelConfig) -> np.ndarray:
-    """Bits of each code in a weight word: lane by lane, k codes each."""
-    return np.repeat([scheme.bits for scheme in config.lane_schemes], config.k)
-
-
-def pack_weights(values: np.ndarray, lanes: list[int], config: AccelConfig) -> bytes:
+def pack_weights(values: np.ndarray, lanes: Sequence[int], config: AccelConfig) -> bytes:
     """Weight words of one row tile, in the order of :class:`~gateware.rtl.sequence.TileLoop`.
 
     ``values`` is (rows, channels, kernel_y, kernel_x); ``lanes[i]`` is the row in lane i or -1. A
     word holds k channels of one kernel position for every lane, as the lane's engine encodes them;
-    missing channels and idle lanes have weight 0.
+    missing channels and idle lanes have weight 0. Codes of 4 bits, two to a byte, lie in front of
+    those of 8 bits, as their lanes do.
     """
     _, channels, kernel_y, kernel_x = values.shape
-    groups = -(-channels // config.k)
+    groups, placed = -(-channels // config.k), np.array(lanes)
     tile = np.zeros((config.rows, kernel_y, kernel_x, groups * config.k), np.int64)
-    for lane, row in enumerate(lanes):
-        if row >= 0:
-            tile[lane, :, :, :channels] = values[row].transpose(1, 2, 0)
-    codes = np.concatenate(
-        [placed.engine.encode(tile[placed.lanes]) for placed in row_engines(config)]
-    )
-    codes = codes.reshape(config.rows, -1, config.k).transpose(1, 0, 2)
-    return bits_to_words(
-        codes.reshape(len(codes), -1),
-        code_widths(config),
-        config.weight_beats * config.bus_bits // 8,
-    )
+    tile[placed >= 0, :, :, :channels] = values[placed[placed >= 0]].transpose(0, 2, 3, 1)
+    codes = _by_engine(tile.reshape(config.rows, -1, config.k), config, encode=True)
+    codes = codes.astype(np.uint8).transpose(1, 0, 2)
+    narrow, wide = np.split(codes.reshape(len(codes), -1), [_narrow(config)], axis=1)
+    stored = np.zeros((len(codes), config.weight_beats * config.bus_bits // 8), np.uint8)
+    used = np.concatenate([narrow[:, 0::2] | narrow[:, 1::2] << 4, wide], axis=1)
+    stored[:, : used.shape[1]] = used
+    return stored.tobytes()
 
 
 def unpack_weights(stored: bytes, config: AccelConfig) -> np.ndarray:
@@ -68,11 +39,29 @@ def unpack_weights(stored: bytes, config: AccelConfig) -> np.ndarray:
 
     Raises ValueError for a code that means nothing.
     """
-    codes = words_to_bits(stored, code_widths(config), config.weight_beats * config.bus_bits // 8)
-    codes = codes.reshape(len(codes), config.rows, config.k).transpose(1, 0, 2)
-    return np.concatenate(
-        [placed.engine.decode(codes[placed.lanes]) for placed in row_engines(config)]
-    ).transpose(1, 0, 2)
+    words = np.frombuffer(stored, np.uint8).reshape(-1, config.weight_beats * config.bus_bits // 8)
+    narrow, wide = np.split(words[:, : config.weight_bits // 8], [_narrow(config) // 2], axis=1)
+    nibbles = np.stack([narrow & 15, narrow >> 4], axis=2).reshape(len(words), -1)
+    codes = np.concatenate([nibbles, wide], axis=1).reshape(len(words), config.rows, config.k)
+    return _by_engine(codes.transpose(1, 0, 2), config, encode=False).transpose(1, 0, 2)
+
+
+def _narrow(config: AccelConfig) -> int:
+    """Codes of 4 bits in a weight word, those in front; an even number."""
+    return config.k * (config.pot4_rows + config.fixed4_rows)
+
+
+def _by_engine(tile: np.ndarray, config: AccelConfig, *, encode: bool) -> np.ndarray:
+    """Codes of weight values (lanes, ...), or values of codes; lanes of one kind of engine are taken
+    together."""
+    found = []
+    for engine, placed in itertools.groupby(row_engines(config), lambda placed: placed.engine):
+        lanes = [lane for one in placed for lane in one.lanes]
+        mine = tile[lanes[0] : lanes[-1] + 1]
+        shape = (-1, engine.rows, *mine.shape[1:])
+        convert = engine.encode if encode else engine.decode
+        found.append(convert(mine.reshape(shape).swapaxes(0, 1)).swapaxes(0, 1).reshape(mine.shape))
+    return np.concatenate(found)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

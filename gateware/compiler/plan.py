@@ -107,8 +107,10 @@ def make_plan(
         for names in ((graph.input.name,), graph.header.output_tensors)
     )
     refusals: list[NoRoom] = []
-    cuts = list(_cuts(graph, operations, forms))
-    for spills, cut in itertools.product((False, True), cuts):
+    trials = list(itertools.product((False, True), _cuts(graph, operations, forms)))
+    if _too_large(graph, operations, forms, config):
+        trials = trials[:1]  # which says what does not fit
+    for spills, cut in trials:
         strips = {
             gemm.target: -(-forms[pool.target].height // cut.count)
             for gemm, pool in _pairs(graph, operations)
@@ -182,6 +184,28 @@ def _allocated(
 def _spilled(plan: Plan, forms: dict[TensorKey, TensorLayout]) -> int:
     """Bus beats of what a plan spills."""
     return sum(forms[o.source.origin].beats for o in plan.operations if isinstance(o, Spill))
+
+
+def _too_large(
+    graph: IntGraph,
+    operations: Sequence[Gemm | Pool | Rearrange],
+    forms: dict[TensorKey, TensorLayout],
+    config: AccelConfig,
+) -> bool:
+    """True if an operation that has no strips needs more tensors at a time than the buffer holds:
+    then neither strips nor spilled tensors help."""
+    in_strips = {id(operation) for pair in _pairs(graph, operations) for operation in pair}
+    for operation in operations:
+        if id(operation) in in_strips:
+            continue
+        target, residual = operation.target, operation.residual
+        words = {key: forms[key.origin].words for key in operands(operation)}
+        if not operation.wide:
+            over = 0 if residual in (None, operation.source) else words[residual]
+            words[target] = max(0, forms[target.origin].words - over)  # it may lie over it
+        if sum(words.values()) > config.act_depth:
+            return True
+    return False
 
 
 def make_banded_plan(

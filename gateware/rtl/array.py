@@ -3,6 +3,7 @@
 """Array: row engines of three schemes and the pool lanes, all fed by one stream of words."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -211,7 +212,14 @@ class GemmArray(wiring.Component):
             copies = sum(broadcast_nodes(len(path.lanes)))
             total += Resources(ff=(word_bits + 4) * copies) + delay_resources(4, wait)
             bits = path.engine.rows * config.k * path.engine.scheme.bits
-            for _ in path.lanes:
-                total += path.engine.resources(k=config.k, pixels=config.pixels)
-                total += delay_resources(bits, wait + path.broadcast_latency)
+            engine = _engine_resources(path.engine, config.k, config.pixels)
+            total += (engine + delay_resources(bits, wait + path.broadcast_latency)) * len(
+                path.lanes
+            )
         return total
+
+
+@functools.cache
+def _engine_resources(engine: type[RowEngine], k: int, pixels: int) -> Resources:
+    """Estimated cells of an engine; a search asks for the same ones again and again."""
+    return engine.resources(k=k, pixels=pixels)
