@@ -9,6 +9,7 @@ integers are the golden model's, and those of the compiled program in the emulat
 names are public reports in which users met the same situation.
 """
 
+import dataclasses
 import sys
 import time
 from collections import Counter
@@ -443,13 +444,8 @@ def run_program(
         config = sizes
     else:
         given = SIZES | {"act_depth": 2048} | dict(sizes or {})
-        config = AccelConfig.from_ratio(
-            RATIO,
-            TILE_ROWS,
-            tables=needs_tables(graph),
-            parts=needs_parts(graph, weight_depth=given["weight_depth"]),
-            **given,
-        )
+        config = AccelConfig.from_ratio(RATIO, TILE_ROWS, tables=needs_tables(graph), **given)
+        config = dataclasses.replace(config, parts=needs_parts(graph, config))
     program = compile_graph(graph, config)
     memory = Emulator(config).run(program.image, program.pack(image), program.output_size)
     found = program.read(memory)[0]

@@ -31,7 +31,7 @@ def check(graph: IntGraph) -> None:
     config = AccelConfig.from_ratio(
         Ratio.parse(graph.header.ratio), ROWS, tables=needs_tables(graph), **SIZES
     )
-    if needs_parts(graph, k=config.k, weight_depth=config.weight_depth):
+    if needs_parts(graph, config):
         config = dataclasses.replace(config, parts=True)
     compile_all(graph, config)
 

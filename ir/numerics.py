@@ -92,7 +92,7 @@ def quantise_weights(weight: np.ndarray, alpha: np.ndarray, scheme: Scheme) -> n
 
 @functools.cache
 def _codes(scheme: Scheme) -> np.ndarray:
-    """Code of each weight value, int64, at the value's index, which may be negative; -1 for none."""
+    """Code of each weight value at that index, which may be negative, int64; -1 for no value."""
     values, codes = weight_values(scheme), np.full(2 * _NO_VALUE, -1)
     if scheme is Scheme.POT4:
         exponents = np.frexp(np.abs(values))[1]  # 0 for 0, e + 1 for 2^e

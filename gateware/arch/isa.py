@@ -13,7 +13,8 @@ import dataclasses
 import enum
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 from amaranth.hdl import unsigned
 from amaranth.lib import data
@@ -283,14 +284,19 @@ def slot_bits(config: AccelConfig, **parts: Sequence[Mapping[str, int]]) -> int:
     return value
 
 
+@functools.cache
 def slot_beats(config: AccelConfig) -> int:
     """Bus beats of one stored slot, the same number for every port."""
     return config.whole_beats(slot_layout(config).size)
 
 
-@functools.cache
 def _fields(layout: data.StructLayout) -> dict[str, tuple[int, int]]:
     """Offset and width of each field, as integers: Amaranth computes them anew each time."""
+    return _fields_of(cast(Hashable, layout))
+
+
+@functools.cache
+def _fields_of(layout: Any) -> dict[str, tuple[int, int]]:
     return {name: (field.offset, field.width) for name, field in layout}
 
 

@@ -2,13 +2,14 @@
 """Descriptors of operations in bands: loads of a band's operands, its EXECUTEs, its store."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 from gateware.arch.isa import Base
 from gateware.compiler import rearrange
 from gateware.compiler.bands import Bands, Step
 from gateware.compiler.emit import Tile, tiles
-from gateware.compiler.layout import Strip
+from gateware.compiler.layout import Strip, WindowStrip
 from gateware.compiler.operations import Gemm, Pool, Rearrange, TensorKey
 from gateware.compiler.outputs import OutputMemory
 from gateware.compiler.plan import Plan
@@ -43,7 +44,10 @@ class BandedCode:
             self._homes[step.target] = self._home(step.target)
         if bands.groups is not None:
             self._by_groups(step, bands, bands.groups)
-        edges = step.edges(bands.rows) if bands.groups is None else []
+        elif bands.window is not None:
+            self._by_windows(step, bands)
+        in_bands = bands.groups is None and bands.window is None
+        edges = step.edges(bands.rows) if in_bands else []
         for index, (first, last) in enumerate(edges):
             with self._image.segment(operations[-1].name):
                 strips = self._strips(step, bands, index, first, last)
@@ -66,6 +70,8 @@ class BandedCode:
     def source(self, operation: Gemm, first: int, last: int) -> Strip:
         """Rows that raw outputs ``first`` to ``last`` are made from, loaded."""
         bands = self._plan.bands[operation.target]
+        if bands.window is not None:
+            return self._window(operation.source, bands)
         step = Step((operation,), self._plan.places, self._image.config)
         strips = self._strips(step, bands, self._turn, first, last)
         self._load(step, bands, strips, first, last)
@@ -120,20 +126,22 @@ class BandedCode:
             store_rows(self._image, key, strip, first, last, home)
 
     def _by_groups(self, step: Step, bands: Bands, size: int) -> None:
-        """A pooling with some groups of its operand's channels after the others."""
+        """A pooling, in each band with some groups of its operand's channels after the others."""
         pool, ready = step.operations[0], list[Tile]()
         assert isinstance(pool, Pool)
         form, place = self._plan.places[pool.source], bands.places[pool.source]
-        height = step.edges(bands.rows)[-1][1]
-        result = Strip.whole(bands.places.get(step.target, self._plan.places[step.target]))
-        strips = {step.target: result}
-        for index, group in enumerate(range(0, form.groups, size)):
+        turns = itertools.product(enumerate(step.edges(bands.rows)), range(0, form.groups, size))
+        for index, ((band, (first, last)), group) in enumerate(turns):
+            strips = self._strips(step, bands, band, first, last)
             address = place.address + index % bands.copies * place.words
             channels = min(size, form.groups - group) * form.k
             part = dataclasses.replace(place, address=address, channels=channels)
-            strips[pool.source] = source = Strip(part, 0, form.height, group)
+            begin, end = step.needed(pool.source, first, last)
+            strips[pool.source] = source = Strip(part, begin, form.height, group)
             with self._image.segment(pool.name):
-                load_groups(self._image, pool.source, source, form, self._homes[pool.source])
+                load_groups(
+                    self._image, pool.source, source, form, (begin, end), self._homes[pool.source]
+                )
                 mine = range(group, group + part.groups)
                 if not ready:
                     tiles_now = self._first(step, strips, ready)
@@ -144,13 +152,45 @@ class BandedCode:
                         tile.execute(
                             self._image,
                             source=source,
-                            target=result,
+                            target=strips[step.target],
                             residual=None,
-                            first=0,
-                            last=height,
+                            first=first,
+                            last=last,
                         )
-        with self._image.segment(pool.name):
-            self._store(step.target, bands, result, 0, height)
+                if group + size >= form.groups:
+                    self._store(step.target, bands, strips[step.target], first, last)
+
+    def _by_windows(self, step: Step, bands: Bands) -> None:
+        """A layer or pooling some rows of its operand after the others."""
+        operation, places = step.operations[0], self._plan.places
+        assert isinstance(operation, Gemm | Pool)
+        source = self._window(operation.source, bands)
+        target = Strip.whole(bands.places.get(step.target, places[step.target]))
+        residual = Strip.whole(places[operation.residual]) if operation.residual else None
+        with self._image.segment(operation.name):
+            for tile in tiles(self._image, operation, self._plan, target.place):
+                tile.execute(
+                    self._image,
+                    source=source,
+                    target=target,
+                    residual=residual,
+                    first=0,
+                    last=target.height,
+                )
+            self._store(step.target, bands, target, 0, target.height)
+
+    def _window(self, key: TensorKey, bands: Bands) -> WindowStrip:
+        """Strip of an operand whose rows are loaded as slices of a window need them."""
+        form, place = self._plan.places[key], bands.places[key]
+
+        def load(first: int, last: int) -> Strip:
+            address = place.address + self._turn % bands.copies * place.words
+            self._turn += 1
+            strip = Strip(dataclasses.replace(place, address=address), first, form.height)
+            load_rows(self._image, key, strip, first, last, self._homes[key])
+            return strip
+
+        return WindowStrip(place, 0, form.height, load=load)
 
     def _run_band(
         self, step: Step, strips: dict[TensorKey, Strip], ready: list[Tile], first: int, last: int

@@ -39,14 +39,17 @@ class Bands:
     rows : of the result in a band
     copies : places of each tensor in memory, one after the other, which bands take in turns
     places : of a band of each tensor in memory; of several copies the first
-    groups : of a pooling in a single band: the groups of channels of its operand that are there at
-        a time; None for all
+    groups : of a pooling: the groups of channels of its operand that are there at a time; None for
+        all
+    window : of a single band: the rows of its operand that are there at a time, of a window with
+        more; None for all that it needs
     """
 
     rows: int
     copies: int
     places: Mapping[TensorKey, TensorLayout]
     groups: int | None = None
+    window: int | None = None
 
     @functools.cached_property
     def words(self) -> int:
@@ -147,7 +150,7 @@ class Step:
                 self._bands(key, rows, copies) for rows in self._heights() for copies in (2, 1)
             ]
             found.sort(key=self.cycles)
-            self._options[key] = found + list(self._by_groups(key))
+            self._options[key] = found + list(self._by_groups(key)) + list(self._by_windows(key))
         return self._options[key]
 
     @functools.cached_property
@@ -184,13 +187,36 @@ class Step:
         pool, form = self.operations[0], self.forms[self.operations[0].source]
         if not isinstance(pool, Pool) or pool.residual is not None or pool.source not in memory:
             return
+        sizes = [1 << n for n in reversed(range((form.groups - 1).bit_length()))]
+        for rows, size, copies in itertools.product(self._heights(), sizes, (2, 1)):
+            bands = self._bands(memory, rows, copies)
+            places = dict(bands.places)
+            places[pool.source] = dataclasses.replace(places[pool.source], channels=size * form.k)
+            yield dataclasses.replace(bands, copies=copies, places=places, groups=size)
+
+    def _by_windows(self, memory: frozenset[TensorKey]) -> Iterator[Bands]:
+        """A layer or pooling some rows of its window after the others, which an array with parts
+        adds up for the pixels of one group."""
+        operation, target = self.operations[0], self.forms[self.target]
+        if (
+            len(self.operations) > 1
+            or not self.config.parts
+            or isinstance(operation, Rearrange)
+            or operation.source not in memory
+            or operation.residual in memory
+            or target.width > self.config.pixels
+            or (operation.wide and target.height > 1)
+        ):
+            return
+        tiles = operation.parts if isinstance(operation, Pool) and operation.parts else [operation]
+        if any(padding > 0 for tile in tiles for padding in tile.padding):
+            return
+        form, height = self.forms[operation.source], max(tile.kernel[0] for tile in tiles)
         places = {key: self.forms[key] for key in memory}
-        for size in (1 << n for n in reversed(range((form.groups - 1).bit_length()))):
-            part = dataclasses.replace(form, channels=size * form.k)
+        for rows in dict.fromkeys(-(-height // n) for n in range(2, height + 1)):
+            part = dataclasses.replace(form, height=rows)
             for copies in (2, 1):
-                yield Bands(
-                    self.forms[self.target].height, copies, places | {pool.source: part}, size
-                )
+                yield Bands(target.height, copies, places | {operation.source: part}, window=rows)
 
     def cycles(self, bands: Bands) -> float:
         """Cycles that it takes in bands, estimated: to tell better ones from worse."""
@@ -201,7 +227,7 @@ class Step:
         weight_beats = passes * weights * self.config.weight_beats / self.config.ports
         loads = sum(moved[key] for key in bands.places if key in moved)
         stores = self.forms[self.target].beats if self.target in bands.places else 0
-        if self.wide:
+        if self.wide or bands.window:
             loads *= tiles
         array += tiles * count * EXECUTE_CYCLES
         if bands.copies > 1:

@@ -31,13 +31,19 @@ class Copy(Gemm):
 
     moves: Sequence[tuple[int, int]]
 
+    def most_words(self, k: int) -> int:
+        """Each part reads one."""
+        return 1
+
     def parts(self, k: int) -> list[Part]:
         """Parts of the rows, each of one word of ``k`` channels."""
         by_word: dict[int, list[int]] = {}
         pixels = math.prod(self.kernel)
         for row, channel in self.moves:
             by_word.setdefault(max(channel, 0) // pixels // k, []).append(row)
-        padded = np.pad(self.values, ((0, 0), (0, -self.values.shape[1] % k), (0, 0), (0, 0)))
+        padded, missing = self.values, -self.values.shape[1] % k
+        if missing:
+            padded = np.pad(padded, ((0, 0), (0, missing), (0, 0), (0, 0)))
         return [
             Part(word, 1, rows, padded[rows, word * k : (word + 1) * k])
             for word, rows in sorted(by_word.items())

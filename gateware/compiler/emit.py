@@ -3,7 +3,9 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
 
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
@@ -17,11 +19,20 @@ from gateware.compiler.plan import Plan
 from gateware.compiler.program_image import ProgramImage
 from gateware.compiler.raw import Drain, RawRegion, first_column, raw_drains
 from gateware.compiler.schedule import schedule_slots, split_rows
-from gateware.compiler.slices import Slice, SlicedTile, needs_slices, slices
+from gateware.compiler.slices import (
+    MAX_KERNEL,
+    Slice,
+    SlicedTile,
+    needs_slices,
+    row_slices,
+    slices,
+)
 from gateware.compiler.transfers import WRAP
 from gateware.pe.base import RowEngine
 from gateware.pe.lanes import row_engines
 from ir.numerics import BIAS_BITS
+
+TERMS_AT_A_TIME = 1 << 20  #: weights of which the sums are bounded together
 
 
 class Tile:
@@ -175,7 +186,7 @@ class Tile:
             **self._residual_fields(residual, target, first),
         )
         if self.sliced is not None:
-            self.sliced.execute(image, place, reads, writes, fields)
+            self.sliced.execute(image, source, begin, reads, writes, fields)
             return
         reads = [self.weights, self.slots, *reads]
         image.add("executes", isa.EXECUTE, reads=reads, writes=writes, **fields)
@@ -232,12 +243,22 @@ def tiles(
     if isinstance(operation, Pool):
         yield from _pool_tiles(image, operation, plan)
         return
-    source = plan.places[operation.source]
-    for part in shared_tiles(operation, source, target, image.config):
+    config, source, window = (
+        image.config,
+        plan.places[operation.source],
+        plan.window(operation.target),
+    )
+    biases = _Biases(operation, source.planes)
+    if window is not None or needs_slices(operation, source, config):
+        for part in operation.parts(config.k):
+            cut = slices(operation, part, source, target, config, window or MAX_KERNEL)
+            yield from _gemm_tiles(image, operation, part, biases, target, cut)
+        return
+    for part in shared_tiles(operation, source, target, config):
         if isinstance(part, SharedTile):
-            yield from _shared_tiles(image, operation, part, source, target)
+            yield from _shared_tiles(image, operation, part, biases, target)
         else:
-            yield from _gemm_tiles(image, operation, part, source, target)
+            yield from _gemm_tiles(image, operation, part, biases, target, ())
 
 
 def _channel(gemm: Gemm, row: int) -> int:
@@ -245,7 +266,7 @@ def _channel(gemm: Gemm, row: int) -> int:
     return row if gemm.channels is None else gemm.channels[row]
 
 
-def _records(gemm: Gemm, drain: Drain, source: TensorLayout, config: AccelConfig) -> list[bytes]:
+def _records(gemm: Gemm, drain: Drain, biases: "_Biases", config: AccelConfig) -> list[bytes]:
     """Stored drain slots."""
     engines = [placed.engine for placed in row_engines(config) for _ in placed.lanes]
 
@@ -255,7 +276,7 @@ def _records(gemm: Gemm, drain: Drain, source: TensorLayout, config: AccelConfig
             column=_channel(gemm, row) % config.k,
             offset=drain.offsets[row],
             multiplier=int(gemm.multiplier[row]),
-            bias=_bias(gemm, row, engines[lane], source.planes),
+            bias=biases.of(row, engines[lane]),
             shift=int(gemm.shift[row]),
         )
 
@@ -283,7 +304,7 @@ def _shared_tiles(
     image: ProgramImage,
     gemm: Gemm,
     shared: SharedTile,
-    source: TensorLayout,
+    biases: "_Biases",
     target: TensorLayout,
 ) -> Iterable[Tile]:
     """A tile for each part, with the same weights. Slots of a row of the result come together."""
@@ -297,7 +318,7 @@ def _shared_tiles(
             first = below * target.row_pitch
             offsets = {row: (first + offset) % WRAP for row, offset in drain.offsets.items()}
             drain = dataclasses.replace(drain, offsets=offsets)
-            records += _records(gemm, drain, source, config)
+            records += _records(gemm, drain, biases, config)
             drained.append(len(drain.slots))
         yield Tile(
             gemm,
@@ -314,9 +335,14 @@ def _shared_tiles(
 
 
 def _gemm_tiles(
-    image: ProgramImage, gemm: Gemm, part: Part, source: TensorLayout, target: TensorLayout
+    image: ProgramImage,
+    gemm: Gemm,
+    part: Part,
+    biases: "_Biases",
+    target: TensorLayout,
+    cut: Sequence[Slice],
 ) -> Iterable[Tile]:
-    """Tiles of the rows of a part."""
+    """Tiles of the rows of a part, whose inputs are ``cut`` in slices."""
     config = image.config
     try:
         split = split_rows([int(gemm.scheme[row]) for row in part.rows], config)
@@ -330,66 +356,93 @@ def _gemm_tiles(
             drains = [_code_drain(gemm, taken, target, config)]
         pieces: list[tuple[Slice, bytes]] = []
         packed = b""
-        if sliced := needs_slices(gemm, source, config):
+        if cut:
             weights = Region("weights", 0, 0)
             pieces = [
-                (piece, pack_weights(piece.values(part, config.k), lanes, config))
-                for piece in slices(gemm, part, source, target, config)
+                (piece, pack_weights(piece.values(part, config.k), lanes, config)) for piece in cut
             ]
         else:
             packed = pack_weights(part.values, lanes, config)
             weights = image.load_weights(packed)
         for drain in drains:
-            records = _records(gemm, drain, source, config)
+            records = _records(gemm, drain, biases, config)
             yield Tile(
                 gemm,
                 weights,
-                Region("slots", 0, 0) if sliced else image.load_slots(records),
+                Region("slots", 0, 0) if cut else image.load_slots(records),
                 table=image.load_table(gemm.table),
                 first=part.first,
                 words=part.words,
                 rows=drain.rows,
-                sliced=SlicedTile(pieces, records) if sliced else None,
+                sliced=SlicedTile(pieces, records) if cut else None,
                 packed=packed,
                 records=records,
             )
 
 
-def _bias(gemm: Gemm, row: int, engine: type[RowEngine], planes: int) -> int:
-    """The bias of a row on ``engine``, whose raw sums exceed the true ones by a known number."""
-    values = gemm.values[row]
-    low, high = engine.raw_range(values, planes)
-    least, most = engine.raw_limits()
-    if low < least or high > most:
-        raise CompileError(
-            f"layer {gemm.name!r}: the sums of row {row} reach {low}..{high}, an "
-            f"accumulator of {engine.__name__} holds {least}..{most}"
-        )
-    bias = int(gemm.bias[row]) - engine.offset(values, planes) * int(gemm.multiplier[row])
-    if abs(bias) >= 1 << BIAS_BITS - 1:
-        raise CompileError(
-            f"layer {gemm.name!r}: the bias of row {row} takes more than the "
-            f"{BIAS_BITS} bits of the requantiser"
-        )
-    return bias
+class _Biases:
+    """Biases of a layer's rows on the engines that they get, whose raw sums exceed the true ones by
+    known numbers."""
+
+    def __init__(self, gemm: Gemm, planes: int) -> None:
+        self._gemm, self._planes = gemm, planes
+        self._known: dict[type[RowEngine], dict[int, tuple[int, int, int]]] = {}
+
+    def of(self, row: int, engine: type[RowEngine]) -> int:
+        """Bias of a row on ``engine``. Raises CompileError where its sums or the bias are too
+        large."""
+        gemm = self._gemm
+        if engine not in self._known:
+            self._known[engine] = dict(self._rows(engine))
+        offset, low, high = self._known[engine][row]
+        least, most = engine.raw_limits()
+        if low < least or high > most:
+            raise CompileError(
+                f"layer {gemm.name!r}: the sums of row {row} reach {low}..{high}, an "
+                f"accumulator of {engine.__name__} holds {least}..{most}"
+            )
+        bias = int(gemm.bias[row]) - offset * int(gemm.multiplier[row])
+        if abs(bias) >= 1 << BIAS_BITS - 1:
+            raise CompileError(
+                f"layer {gemm.name!r}: the bias of row {row} takes more than the "
+                f"{BIAS_BITS} bits of the requantiser"
+            )
+        return bias
+
+    def _rows(self, engine: type[RowEngine]) -> Iterator[tuple[int, tuple[int, int, int]]]:
+        """Rows of the scheme of ``engine``: excess of the raw sum, smallest and largest."""
+        (mine,) = np.nonzero(self._gemm.scheme == engine.scheme)
+        terms = self._gemm.values[0].size
+        for some in np.array_split(mine, -(-len(mine) * terms // TERMS_AT_A_TIME)):
+            rows = self._gemm.values[some].reshape(len(some), terms)
+            low, high = engine.raw_ranges(rows, self._planes)
+            offsets = engine.offsets(rows, self._planes)
+            values = zip(offsets.tolist(), low.tolist(), high.tolist(), strict=True)
+            yield from zip(some.tolist(), values, strict=True)
 
 
 def _pool_tiles(image: ProgramImage, pool: Pool, plan: Plan) -> Iterable[Tile]:
     """The pool lanes are the channels of a word, so every group has the same slots."""
-    table = image.load_table(pool.table)
+    table, window = image.load_table(pool.table), plan.window(pool.target)
     for part in pool.parts or [None]:
         chosen = pool if part is None else part
         records = _pool_slots(image.config, chosen.multiplier, chosen.bias, chosen.shift)
-        slots = image.load_slots(records)
+        operation, sliced = pool if part is None else pool.of(part), None
+        if window is None:
+            slots = image.load_slots(records)
+        else:
+            slots = Region("slots", 0, 0)
+            sliced = SlicedTile([(s, b"") for s in row_slices(operation, window)], records)
         for group in range(plan.places[pool.source].groups):
             yield Tile(
-                pool if part is None else pool.of(part),
+                operation,
                 Region("weights", 0, 0),
                 slots,
                 table=table,
                 first=group,
                 words=1,
                 part=part,
+                sliced=sliced,
                 records=records,
             )
 

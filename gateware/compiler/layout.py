@@ -2,7 +2,7 @@
 """Layout of tensors: in the activation buffer, whole or some rows at a time, and in memory."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -158,6 +158,22 @@ class Strip:
             Region("act", self.row(first) + group * place.group_pitch, rows)
             for group in range(place.groups * place.planes)
         ]
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowStrip(Strip):
+    """Strip of a tensor in memory of which only some rows at a time have room: ``place`` is as high
+    as those.
+
+    load : loads rows ``first`` to ``last`` (exclusive), at most as many as have room, and returns
+        their strip
+    """
+
+    load: Callable[[int, int], Strip] = dataclasses.field(kw_only=True)
+
+    def regions(self, first: int, last: int) -> list[Region]:
+        """No words: what is read is told when it is loaded."""
+        return []
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -91,6 +91,16 @@ class Gemm:
         """Height and width of the kernel."""
         return self.values.shape[2], self.values.shape[3]
 
+    def most_words(self, k: int) -> int:
+        """Words of ``k`` channels that any of its :meth:`parts` reads of a pixel."""
+        if self.groups == 1:
+            return -(-self.values.shape[1] // k)
+        channels = self.values.shape[1]
+        return max(
+            ((group + 1) * channels - 1) // k - group * channels // k + 1
+            for group in range(self.groups)
+        )
+
     def parts(self, k: int) -> "list[Part]":
         """Parts of the rows that read the same words of ``k`` channels; several for grouped
         ones."""

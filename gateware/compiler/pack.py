@@ -52,7 +52,7 @@ def _narrow(config: AccelConfig) -> int:
 
 
 def _by_engine(tile: np.ndarray, config: AccelConfig, *, encode: bool) -> np.ndarray:
-    """Codes of weight values (lanes, ...), or values of codes; lanes of one kind of engine are taken
+    """Codes of weight values (lanes, ...), or values of codes; lanes of one kind of engine go
     together."""
     found = []
     for engine, placed in itertools.groupby(row_engines(config), lambda placed: placed.engine):

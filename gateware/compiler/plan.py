@@ -71,6 +71,11 @@ class Plan:
             sizes.append(1 << MAX_GROUPS.bit_length() - 1)
         return min(sizes, default=None)
 
+    def window(self, key: TensorKey) -> int | None:
+        """Rows of its operand that the operation that makes a tensor takes at a time; None for any
+        number."""
+        return self.bands[key].window if key in self.bands else None
+
     def result_place(self, key: TensorKey) -> TensorLayout:
         """Layout in which an operation makes a tensor: of all of it, of a strip or of a band."""
         places = self.bands[key].places if key in self.bands else {}
@@ -297,11 +302,12 @@ def _live_ranges(
     for step, operation in zip(steps, operations, strict=True):
         for key in filter(None, (*operands(operation), result(operation))):
             last[key] = step
-    live_ranges: list[LiveRange] = []
+    live_ranges, begun = list[LiveRange](), set[TensorKey]()
     for index, (step, operation) in enumerate(zip(steps, operations, strict=True)):
         target = result(operation)
         form = None if target is None else forms[target.origin]
-        new = inputs & set(operands(operation)) - {live.key for live in live_ranges}
+        new = inputs & set(operands(operation)) - begun
+        begun |= new
         places, copies = {key: forms[key] for key in new}, 1
         if form is not None and target in strips:
             form = _strip(operations[index + 1], strips[target], form)
@@ -315,9 +321,9 @@ def _live_ranges(
             for key, place in places.items()
         ]
         wide = isinstance(operation, Gemm) and operation.wide
-        begun = any(live.key == target for live in live_ranges)  # the others write the rest
-        if target is None or form is None or wide or begun:
+        if target is None or form is None or wide or target in begun:  # others write the rest
             continue
+        begun.add(target)
         live_ranges.append(
             LiveRange(
                 key=target,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers in slices: where the weights of a row tile do not fit their buffer, or the words of a
 pixel the descriptor, an EXECUTE adds up a slice of the inputs, and the next goes on with its sums.
+So does a layer or pooling whose window has more rows than there is room for.
 
 A slice is a range of the kernel's rows and columns and of the words of a pixel, in one nibble
 plane. The array keeps the sums of one pixel group, so results are as narrow as that, and every
@@ -16,11 +17,12 @@ import numpy as np
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.compiler.dependencies import Region
-from gateware.compiler.layout import MAX_GROUPS, TensorLayout
-from gateware.compiler.operations import CompileError, Gemm, Part
+from gateware.compiler.layout import MAX_GROUPS, Strip, TensorLayout, WindowStrip
+from gateware.compiler.operations import CompileError, Gemm, Part, Pool
 from gateware.compiler.pack import pack_slot
 from gateware.compiler.program_image import ProgramImage
-from ir.graph import Conv, Flatten, IntGraph, Linear
+from gateware.compiler.transfers import WRAP
+from ir.graph import AvgPool, Conv, Flatten, IntGraph, Linear, MaxPool, WindowPool
 from ir.numerics import ACT_BITS, act_max
 
 MAX_KERNEL = 255  #: rows or columns of a kernel that a descriptor can count
@@ -49,7 +51,7 @@ class SlicedTile:
 
     Parameters
     ----------
-    slices : of its part of the layer, and the weight words of each
+    slices : of its part of the layer, and the weight words of each; a pooling has none
     records : drain slots
     """
 
@@ -59,28 +61,37 @@ class SlicedTile:
     def execute(
         self,
         image: ProgramImage,
-        place: TensorLayout,
+        source: Strip,
+        top: int,
         reads: list[Region],
         writes: list[Region],
         fields: dict[str, int],
     ) -> None:
         """EXECUTEs of one output row, whose ``fields`` for all inputs at once are given.
 
-        The first ones leave their sums in the array: their drain slot writes nothing. The input
-        lies at ``place``; weights and slots are no part of ``reads``.
+        The first ones leave their sums in the array: their drain slot writes nothing. The row's
+        window begins in row ``top`` of the input; weights and slots, and of a
+        :class:`~gateware.compiler.layout.WindowStrip` the input, are no part of ``reads``.
         """
         idle = image.load_slots([pack_slot([], image.config)])
+        place, strip, rows = source.place, source, None
         last = (place.planes - 1, len(self.slices) - 1)
         for plane, (index, (piece, weights)) in itertools.product(
             range(place.planes), enumerate(self.slices)
         ):
-            loaded, ends = image.load_weights(weights), (plane, index) == last
+            if isinstance(source, WindowStrip) and piece.rows != rows:
+                rows = piece.rows
+                strip = source.load(top + rows[0], top + rows[1])
+            loaded = image.load_weights(weights) if weights else Region("weights", 0, 0)
+            ends = (plane, index) == last
             slots = image.load_slots(self.records) if ends else idle
             own = self._fields(piece, place, plane, fields if ends else fields | _IDLE)
+            own["first_row"] = (own["first_row"] + strip.row(0) - source.row(0)) % WRAP
+            here = [] if strip is source else strip.regions(*(top + row for row in piece.rows))
             image.add(
                 "executes",
                 isa.EXECUTE,
-                reads=[loaded, slots, *reads],
+                reads=[loaded, slots, *reads, *here],
                 writes=writes if ends else [],
                 **own
                 | {
@@ -108,7 +119,7 @@ class SlicedTile:
         return fields | {
             "planes": 0,
             "pad_value": fields["pad_value"] >> shift & act_max(ACT_BITS),
-            "first_row": (fields["first_row"] + skipped) % (1 << isa.ADDRESS_BITS),
+            "first_row": fields["first_row"] + skipped,
             "height": max(0, fields["height"] - top),
             "width": max(0, fields["width"] - left),
             "kernel_y": piece.rows[1] - top,
@@ -119,31 +130,53 @@ class SlicedTile:
 
 def needs_slices(gemm: Gemm, source: TensorLayout, config: AccelConfig) -> bool:
     """True if an EXECUTE cannot go over all inputs of a layer."""
-    words = max(part.words for part in gemm.parts(config.k))
+    words = gemm.most_words(config.k)
     height, width = gemm.kernel
     return words * height * width > config.weight_depth or source.groups > MAX_GROUPS
 
 
-def needs_parts(
-    graph: IntGraph, *, k: int = AccelConfig.bus_bits // ACT_BITS, weight_depth: int
-) -> bool:
-    """True if ``graph`` may have a layer that needs slices, which only an array with parts has."""
+def needs_parts(graph: IntGraph, config: AccelConfig) -> bool:
+    """True if ``graph`` may have a layer or pooling that needs slices, which only an array with
+    parts has."""
     whole = {node.output: node.input for node in graph.nodes if isinstance(node, Flatten)}
+
+    def form(tensor: str) -> TensorLayout:
+        spec = graph.tensor(whole.get(tensor, tensor))
+        return TensorLayout.of(spec.shape, config, bits=spec.bits)
+
     for node in graph.nodes:
         if isinstance(node, Conv | Linear):
             _, channels, *kernel = (*graph.layers[node.name].values.shape, 1, 1)[:4]
             if isinstance(node, Linear):  # its kernel is the map that it reads, word by word
-                channels, *kernel = graph.tensor(whole.get(node.input, node.input)).shape
-            groups = -(-channels // k)
-            if groups > MAX_GROUPS or groups * kernel[0] * kernel[1] > weight_depth:
+                channels, *kernel = form(node.input).shape
+            groups = -(-channels // config.k)
+            if groups > MAX_GROUPS or groups * kernel[0] * kernel[1] > config.weight_depth:
+                return True
+        if isinstance(node, Linear | Conv | AvgPool | MaxPool | WindowPool):
+            source, target = form(node.input), form(node.output)
+            if target.width <= config.pixels and source.words + target.words > config.act_depth:
                 return True
     return False
 
 
+def row_slices(pool: Pool, rows: int) -> list[Slice]:
+    """Slices of ``rows`` rows of a pooling's window."""
+    height, width = pool.kernel
+    return [Slice(part, (0, width), (0, 1)) for part in _ranges(height, rows)]
+
+
 def slices(
-    gemm: Gemm, part: Part, source: TensorLayout, target: TensorLayout, config: AccelConfig
+    gemm: Gemm,
+    part: Part,
+    source: TensorLayout,
+    target: TensorLayout,
+    config: AccelConfig,
+    window: int = MAX_KERNEL,
 ) -> list[Slice]:
-    """Slices of a part of a layer, of half the weight buffer each. Raises CompileError."""
+    """Slices of a part of a layer, of half the weight buffer and ``window`` rows at most each.
+
+    Raises CompileError.
+    """
 
     def refuse(reason: str) -> CompileError:
         height, width = gemm.kernel
@@ -167,7 +200,7 @@ def slices(
     height, width = gemm.kernel
     most = max(1, config.weight_depth // 2)
     words = min(part.words, MAX_GROUPS, max(1, most // (height * width)))
-    rows = min(height, MAX_KERNEL, max(1, most // (words * width)))
+    rows = min(height, window, MAX_KERNEL, max(1, most // (words * width)))
     columns = min(width, MAX_KERNEL, max(1, most // (words * rows)))
     if columns < width:
         columns = columns // config.banks * config.banks

@@ -59,21 +59,29 @@ def load_rows(
 
 
 def load_groups(
-    image: ProgramImage, key: TensorKey, strip: Strip, form: TensorLayout, home: Home
+    image: ProgramImage,
+    key: TensorKey,
+    strip: Strip,
+    form: TensorLayout,
+    rows: tuple[int, int],
+    home: Home,
 ) -> None:
-    """LOAD_TENSOR of some groups of channels of a tensor in slabs, whose layout is ``form``."""
+    """LOAD_TENSOR of some groups of channels of rows, first and last (exclusive), of a tensor in
+    slabs, whose layout is ``form``."""
+    if rows[0] == rows[1]:
+        return
     place = strip.place
     for word, count in home.slabs(form):
         plane, group = divmod(word, form.groups)
         if not strip.group <= group < strip.group + place.groups:
             continue
         here = plane * place.groups + group - strip.group
-        fields, memory = _moved(image, key, strip, (0, place.height), home, word, count, here)
+        fields, memory = _moved(image, key, strip, rows, home, word, count, here)
         image.add(
             "loads",
             isa.TENSOR,
             reads=memory,
-            writes=strip.regions(0, place.height),
+            writes=strip.regions(*rows),
             opcode=Opcode.LOAD_TENSOR,
             **fields,
         )

@@ -63,7 +63,7 @@ def configure(
             tables=graph is not None and needs_tables(graph),
             **{**sizes, **target.sizes},
         )
-        if graph is not None and needs_parts(graph, k=config.k, weight_depth=config.weight_depth):
+        if graph is not None and needs_parts(graph, config):
             config = dataclasses.replace(config, parts=True)
         if clock_hz is None:
             config = dataclasses.replace(config, clock_hz=clock.default_hz(board, config))

@@ -199,7 +199,7 @@ def _bounds(
     """Arrays of the board with the fewest cycles that they may take."""
     found = []
     for config in arrays(board, given, refused, lanes_of=lanes_of, tables=needs_tables(graph)):
-        parts = needs_parts(graph, k=config.k, weight_depth=config.weight_depth)
+        parts = needs_parts(graph, config)
         ratio = given.ratio or percent(config.lanes)
         if ratio is None and lanes_of is None:
             continue  # no training would give its lanes
@@ -220,8 +220,7 @@ def shallower(
         while config.weight_depth >= 2 * WEIGHT_DEPTH_MIN:
             depth = config.weight_depth // 2 // WEIGHT_DEPTH_MIN * WEIGHT_DEPTH_MIN
             config = dataclasses.replace(config, weight_depth=depth)
-            parts = needs_parts(graph, k=config.k, weight_depth=depth)
-            config = dataclasses.replace(config, parts=parts)
+            config = dataclasses.replace(config, parts=needs_parts(graph, config))
             less = estimated_on(graph, board, config, point.ratio, known)
             if less.cycles is None or less.cycles > SLOWEST * fewest:
                 break

@@ -280,11 +280,10 @@ class Emulator:
         self._hazards.read("weights", at)
         values = unpack_weights(self.weights[at].tobytes(), self.config)
         flat = values.transpose(1, 0, 2).reshape(self.config.rows, -1)
-        total = np.array(
+        total = np.concatenate(
             [
-                placed.engine.offset(flat[lane], f["planes"] + 1)
+                placed.engine.offsets(flat[placed.lanes], f["planes"] + 1)
                 for placed in row_engines(self.config)
-                for lane in placed.lanes
             ]
         )
         for plane in range(f["planes"] + 1):
@@ -292,11 +291,15 @@ class Emulator:
             weight = 1 << ACT_BITS if f["planes"] and plane == 0 else 1
             total = total + weight * (words.astype(np.float64) @ flat.T).astype(np.int64)
         if f["resume"]:
-            if not self.config.parts or f["planes"] or self._sums.shape != total.shape:
-                raise EmulatorError("an EXECUTE goes on with sums that are not there")
-            total += self._sums << ACT_BITS * f["lower"]
+            total += self._before(f, total) << ACT_BITS * f["lower"]
         self._sums = total[:1, : self.config.pixels]
         return total
+
+    def _before(self, f: dict[str, int], total: np.ndarray) -> np.ndarray:
+        """Sums that an EXECUTE goes on with, of the shape of its own ``total``."""
+        if not self.config.parts or f["planes"] or self._sums.shape != total.shape:
+            raise EmulatorError("an EXECUTE goes on with sums that are not there")
+        return self._sums
 
     def _pool_sums(self, f: dict[str, int]) -> np.ndarray:
         """Sums (out_height, out_width, rows + k) with the row lanes zero."""
@@ -307,5 +310,13 @@ class Emulator:
                 pooled = (pooled << ACT_BITS) + words.sum((2, 3))
         else:
             pooled = planes[-1].max((2, 3))
+        if f["resume"]:
+            before = self._before(f, pooled)
+            pooled = (
+                pooled + (before << ACT_BITS * f["lower"])
+                if f["pool_sum"]
+                else np.maximum(pooled, before)
+            )
+        self._sums = pooled[:1, : self.config.pixels]
         row_lanes = np.zeros((*pooled.shape[:2], self.config.rows), np.int64)
         return np.concatenate([row_lanes, pooled], -1)

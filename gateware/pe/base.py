@@ -284,18 +284,29 @@ class RowEngine(wiring.Component):
         for 4-bit and 2 for 8-bit activations, whose high plane counts 16 times. Raises ValueError
         for another number.
         """
+        return int(cls.offsets(np.reshape(values, (1, -1)), planes)[0])
+
+    @classmethod
+    def offsets(cls, rows: np.ndarray, planes: int) -> np.ndarray:
+        """:meth:`offset` of each of some rows (rows, terms), int64 (rows,)."""
         if planes not in (1, 2):
             raise ValueError(f"planes must be 1 or 2, not {planes!r}")
-        once = int(cls.word_offset(np.asarray(values, np.int64).reshape(-1)))
+        once = np.asarray(cls.word_offset(np.asarray(rows, np.int64)), np.int64)
         return once * ((1 << ACT_BITS) + 1) if planes == 2 else once
 
     @classmethod
     def raw_range(cls, values: np.ndarray, planes: int) -> tuple[int, int]:
         """Smallest and largest raw sum of a row, over all activations. Both are reached."""
-        row = np.asarray(values, np.int64).reshape(1, -1)
-        low, high = acc_bounds(row, act_max(planes * ACT_BITS))
-        offset = cls.offset(row, planes)
-        return int(low[0]) + offset, int(high[0]) + offset
+        low, high = cls.raw_ranges(np.reshape(values, (1, -1)), planes)
+        return int(low[0]), int(high[0])
+
+    @classmethod
+    def raw_ranges(cls, rows: np.ndarray, planes: int) -> tuple[np.ndarray, np.ndarray]:
+        """:meth:`raw_range` of each of some rows (rows, terms), int64 (rows,) each."""
+        rows = np.asarray(rows, np.int64)
+        low, high = acc_bounds(rows, act_max(planes * ACT_BITS))
+        offsets = cls.offsets(rows, planes)
+        return low + offsets, high + offsets
 
     @classmethod
     def raw_limits(cls) -> tuple[int, int]:

@@ -96,9 +96,8 @@ def test_a_batch_shares_nothing_but_the_program(seed) -> None:
 
 def test_an_array_without_parts_is_named(seed) -> None:
     graph = classifier(seed)
-    assert needs_parts(graph, k=16, weight_depth=20) and not needs_parts(
-        graph, k=16, weight_depth=512
-    )
+    assert needs_parts(graph, SMALL)
+    assert not needs_parts(graph, dataclasses.replace(SMALL, weight_depth=512))
     with pytest.raises(CompileError, match=r"layer 'linear\w*' has \d+ weight words .*parts=True"):
         compile_graph(graph, dataclasses.replace(SMALL, parts=False))
     with pytest.raises(EmulatorError, match="sums that are not there"):
