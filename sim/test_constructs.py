@@ -59,12 +59,22 @@ def windows(rng: np.random.Generator) -> IntGraph:
     return build.build(outputs=(largest, mean, spread))
 
 
+def large_windows(rng: np.random.Generator) -> IntGraph:
+    """Maps of which no window fits :data:`ROOM`, for a mean, a maximum and a layer."""
+    build = GraphBuilder(rng, (8, 18, 20))
+    mean = build.avg_pool(build.conv(INPUT, 20, 1, bits=8))
+    x = build.conv(INPUT, 9, 3)
+    largest = build.max_pool(x, (18, 19), stride=1)
+    return build.build(outputs=(build.linear(build.flatten(x), 5, wide=True), mean, largest))
+
+
 CONFIGS = {"default": WIDE, "narrow": NARROW}
 GRAPHS: dict[str, Callable[[np.random.Generator], IntGraph]] = {
     "outputs": lambda rng: several_outputs(rng, "60:35:5"),
     "copies": copies,
     "slices": slices,
     "windows": windows,
+    "large windows": large_windows,
     "border": lambda rng: bordered(rng, "60:35:5"),
     "blocks": lambda rng: random_blocks(rng, "60:35:5"),
     "gather": lambda rng: random_gathers(rng, "60:35:5"),
@@ -74,9 +84,13 @@ GRAPHS: dict[str, Callable[[np.random.Generator], IntGraph]] = {
 #: What an array must have for an operation.
 NEEDED: dict[str, dict[str, int]] = {
     "slices": {"parts": True, "weight_depth": 20},
+    "large windows": {"parts": True, "weight_depth": 20},
     "tables": {"tables": True},
     "products": {"tables": True},
 }
+
+#: Words of the activation buffer that a program may use.
+ROOM = {"large windows": 64}
 
 
 @pytest.mark.parametrize("operation", GRAPHS)
@@ -86,6 +100,8 @@ def test_every_tensor_equals_the_golden_model(config: str, operation: str, seed:
     graph = GRAPHS[operation](rng)
     images = random_images(graph, rng, 2)
     array = dataclasses.replace(CONFIGS[config], **NEEDED.get(operation, {}))
-    program = compile_graph(graph, array, dump=True)
+    room = ROOM.get(operation, array.act_depth)
+    program = compile_graph(graph, dataclasses.replace(array, act_depth=room), dump=True)
+    program = dataclasses.replace(program, config=array)
     result = simulate(program, images, stall=48, seed=seed)
     assert compare(graph, images, result.outputs) is None

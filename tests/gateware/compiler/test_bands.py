@@ -15,7 +15,8 @@ from gateware.compiler.lower import lower
 from gateware.compiler.operations import CompileError, Rearrange, TensorKey
 from gateware.compiler.plan import NoPlan
 from gateware.compiler.program import Program, compile_graph
-from ir.graph import IntGraph
+from gateware.compiler.slices import needs_parts
+from ir.graph import IntGraph, Window
 from tests.helpers.builder import INPUT, GraphBuilder
 from tests.helpers.graphs import (
     bordered,
@@ -139,3 +140,55 @@ def test_bands_of_a_repetition_with_a_border():
         (4, 5),
     ]
     assert step.tied == {TensorKey("a"), TensorKey("b")}
+
+
+def test_a_pooling_in_bands_of_groups(seed):
+    """Neither all groups of a band's rows fit, nor all rows of a group."""
+    build = GraphBuilder(np.random.default_rng(seed), (40, 12, 24))
+    build.max_pool(build.conv(INPUT, 40, 1), (5, 2), stride=(3, 1))
+    graph, config = build.build(), dataclasses.replace(ROOMY, parts=False)
+    plan = lower(graph, config, banded=True).plan
+    bands = plan.bands[TensorKey("max_pool1")]
+    assert bands.groups and bands.rows < 3
+    assert_golden(graph, compile_graph(graph, config), config, seed)
+
+
+def linear(build: GraphBuilder, source: str) -> str:
+    return build.linear(build.flatten(source), 21, wide=True)
+
+
+def linear_codes(build: GraphBuilder, source: str) -> str:
+    return build.linear(build.flatten(source), 21, bits=8)
+
+
+def mean(build: GraphBuilder, source: str) -> str:
+    return build.avg_pool(source)
+
+
+def maximum(build: GraphBuilder, source: str) -> str:
+    return build.max_pool(source, build.tensors[source].shape[1:])
+
+
+def several(build: GraphBuilder, source: str) -> str:
+    height, width = build.tensors[source].shape[1:]
+    rows = [Window(first=row, last=row + height - 2, count=height - 2) for row in range(3)]
+    columns = [Window(first=column, last=width, count=width - column) for column in range(2)]
+    return build.window_pool(source, rows, columns, mean=True)
+
+
+@pytest.mark.parametrize("dump", [False, True])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("operation", [linear, linear_codes, mean, maximum, several])
+def test_a_window_that_does_not_fit(operation, bits, dump, seed):
+    """Some rows of it after the others, from memory: the array goes on with the sums."""
+    if operation is maximum and bits == 8:
+        pytest.skip("maxima of 8 bits are layers")
+    build = GraphBuilder(np.random.default_rng(seed), (8, 16, 20))
+    last = operation(build, build.conv(INPUT, 20, 3, bits=bits))
+    graph, config = build.build(), dataclasses.replace(ROOMY, weight_depth=1024)
+    assert needs_parts(graph, config)
+    plan = lower(graph, config, banded=True).plan
+    assert plan.window(TensorKey(last))
+    assert_golden(graph, compile_graph(graph, config, dump=dump), config, seed)
+    with pytest.raises(CompileError, match="does not fit the activation buffer"):
+        compile_graph(graph, dataclasses.replace(config, parts=False))
