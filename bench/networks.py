@@ -8,7 +8,7 @@ library.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -66,18 +66,19 @@ def squeezenet(size: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 64, 3, 2), nn.ReLU(), pool, *fires, *end)
 
 
-def vgg16(size: int) -> nn.Module:
-    """VGG-16 with batch-norm, and its classifier of 123 million weights."""
+def vgg16(size: int, width: int = 64) -> nn.Module:
+    """VGG-16 with batch-norm, and its classifier of 123 million weights; narrower with less than
+    64 channels in front."""
     layers: list[nn.Module] = []
     before = 3
-    for channels, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+    for times, count in ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3)):
         for _ in range(count):
-            layers.append(_conv(before, channels, 3))
-            before = channels
+            layers.append(_conv(before, times * width, 3))
+            before = times * width
         layers.append(nn.MaxPool2d(2))
-    area = (size // 32) ** 2
-    end = [nn.Flatten(), nn.Linear(512 * area, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.ReLU()]
-    return nn.Sequential(*layers, *end, nn.Linear(4096, 1000))
+    area, inner = (size // 32) ** 2, 64 * width
+    end = [nn.Linear(before * area, inner), nn.ReLU(), nn.Linear(inner, inner), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten(), *end, nn.Linear(inner, 1000))
 
 
 class Dense(nn.Module):
@@ -94,16 +95,16 @@ class Dense(nn.Module):
         return torch.cat([x, self.three(self.one(self.before(x)))], 1)
 
 
-def densenet121(size: int) -> nn.Module:
-    """DenseNet-121."""
+def densenet121(size: int, blocks: Sequence[int] = (6, 12, 24, 16)) -> nn.Module:
+    """DenseNet-121, or one with fewer layers in its blocks."""
     layers: list[nn.Module] = [_conv(3, 64, 7, 2), nn.MaxPool2d(3, 2, 1)]
     channels = 64
-    for index, count in enumerate((6, 12, 24, 16)):
+    for index, count in enumerate(blocks):
         for _ in range(count):
             layers.append(Dense(channels))
             channels += 32
         layers += [nn.BatchNorm2d(channels), nn.ReLU()]
-        if index < 3:
+        if index < len(blocks) - 1:
             layers += [nn.Conv2d(channels, channels // 2, 1, bias=False), nn.AvgPool2d(2)]
             channels //= 2
     return nn.Sequential(*layers, _head(channels))
@@ -224,21 +225,21 @@ class UNet(nn.Module):
 
 
 class YoloV3Tiny(nn.Module):
-    """YOLOv3-tiny with both heads of 255 channels; leaky ReLUs."""
+    """YOLOv3-tiny with both heads of 255 channels; leaky ReLUs; 16 channels in front."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 16) -> None:
         super().__init__()
 
         def leaky(i: int, o: int, k: int = 3) -> nn.Module:
             return nn.Sequential(_conv(i, o, k, act=False), nn.LeakyReLU(0.1))
 
-        c = (3, 16, 32, 64, 128, 256)
-        self.body = nn.ModuleList(leaky(i, o) for i, o in itertools.pairwise(c))
-        self.deep = nn.Sequential(leaky(256, 512), nn.ZeroPad2d((0, 1, 0, 1)), nn.MaxPool2d(2, 1))
-        self.deeper = nn.Sequential(leaky(512, 1024), leaky(1024, 256, 1))
-        self.coarse = nn.Sequential(leaky(256, 512), nn.Conv2d(512, 255, 1))
-        self.side = leaky(256, 128, 1)
-        self.fine = nn.Sequential(leaky(384, 256), nn.Conv2d(256, 255, 1))
+        c = (3, *(width << level for level in range(7)))
+        self.body = nn.ModuleList(leaky(i, o) for i, o in itertools.pairwise(c[:6]))
+        self.deep = nn.Sequential(leaky(c[5], c[6]), nn.ZeroPad2d((0, 1, 0, 1)), nn.MaxPool2d(2, 1))
+        self.deeper = nn.Sequential(leaky(c[6], c[7]), leaky(c[7], c[5], 1))
+        self.coarse = nn.Sequential(leaky(c[5], c[6]), nn.Conv2d(c[6], 255, 1))
+        self.side = leaky(c[5], c[4], 1)
+        self.fine = nn.Sequential(leaky(c[4] + c[5], c[5]), nn.Conv2d(c[5], 255, 1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (N, 255, H/32, W/32) and (N, 255, H/16, W/16)."""
@@ -261,19 +262,20 @@ class Logits(nn.Module):
         return self.model(x).logits
 
 
-def hf_mobilenet_v1(size: int) -> nn.Module:
-    """MobileNet-v1 as google/mobilenet_v1_1.0_224 has it."""
+def hf_mobilenet_v1(size: int, width: float = 1.0) -> nn.Module:
+    """MobileNet-v1 as google/mobilenet_v1_1.0_224 has it, or narrower by a factor."""
     hub = cli.require("transformers")
-    return Logits(hub.MobileNetV1ForImageClassification(hub.MobileNetV1Config(num_labels=1000)))
+    config = hub.MobileNetV1Config(num_labels=1000, depth_multiplier=width)
+    return Logits(hub.MobileNetV1ForImageClassification(config))
 
 
-def hf_regnet_x(size: int) -> nn.Module:
-    """RegNet-X of 400 MMAC as facebook/regnet-x-004 has it."""
+def hf_regnet_x(size: int, depths: Sequence[int] = (1, 2, 7, 12)) -> nn.Module:
+    """RegNet-X of 400 MMAC as facebook/regnet-x-004 has it, or with fewer layers."""
     hub = cli.require("transformers")
     config = hub.RegNetConfig(
         embedding_size=32,
         hidden_sizes=[32, 64, 160, 384],
-        depths=[1, 2, 7, 12],
+        depths=list(depths),
         groups_width=16,
         layer_type="x",
         num_labels=1000,

@@ -51,6 +51,17 @@ def warm_norms(model: nn.Module, images: Tensor) -> None:
     model.train(training)
 
 
+def bell_shaped(model: nn.Module) -> None:
+    """Random weights of linear layers, bell-shaped like those of a trained classifier.
+
+    Uniform ones, which PyTorch begins with, make the largest sums that engines know: more than 24
+    bits of 2,048 terms.
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=0.01)
+
+
 def quantised(
     model: nn.Module,
     images: Tensor,
@@ -103,11 +114,7 @@ def measure(
     pixels = np.random.default_rng(seed).integers(256, size=(images, 3, size, size), dtype=np.uint8)
     warm = torch.from_numpy(pixels[: 2 * BATCH]).float() / 255
     model = build(name, shape=(3, size, size), classes=1000)
-    for layer in model.modules():
-        if isinstance(layer, nn.Linear):
-            # Bell-shaped like those of a trained classifier. Uniform ones, which PyTorch begins
-            # with, make the largest sums that PoT-4 engines know: more than 24 bits of 2,048 terms.
-            nn.init.normal_(layer.weight, std=0.01)
+    bell_shaped(model)
     warm_norms(model, warm)
     model = quantised(
         model, warm, 1000, steps=steps, generator=generator, tile_rows=tile_rows, ratio=ratio

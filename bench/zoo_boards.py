@@ -28,8 +28,8 @@ import torch
 
 import boards
 from bench.constructs import Difference, run_program
-from bench.networks import NETWORKS
-from bench.zoo import quantised, warm_norms
+from bench.networks import NETWORKS, Network
+from bench.zoo import bell_shaped, quantised, warm_norms
 from boards.board import Board
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
@@ -76,11 +76,13 @@ trained on CIFAR-10.
 
 
 @functools.lru_cache(maxsize=1)
-def shapes(name: str, size: int | None = None) -> IntGraph:
-    """Integer graph without weights of a network at its own size, or another one."""
-    network = NETWORKS[name]
-    if size is not None:
-        network = network._replace(size=size)
+def shapes(name: str) -> IntGraph:
+    """Integer graph without weights of a network of the zoo at its own size."""
+    return shapes_of(name, NETWORKS[name])
+
+
+def shapes_of(name: str, network: Network) -> IntGraph:
+    """Integer graph without weights of a network at its own size, with rows for no array."""
     example = torch.zeros(2, 3, network.size, network.size)
     model = network.make(network.size).eval()
     graph = untrained_graph(prepare(model, example), example, RATIO)
@@ -195,6 +197,7 @@ def exported(
     if weights is not None:
         model.load_state_dict(safetensors.torch.load_file(weights), strict=False)
     elif not network.trained:
+        bell_shaped(model)
         warm_norms(model, images)
     generator = torch.Generator().manual_seed(SEED)
     model = quantised(

@@ -62,7 +62,7 @@ def windows(rng: np.random.Generator) -> IntGraph:
 def large_windows(rng: np.random.Generator) -> IntGraph:
     """Maps of which no window fits :data:`ROOM`, for a mean, a maximum and a layer."""
     build = GraphBuilder(rng, (8, 10, 14))
-    mean = build.avg_pool(build.conv(INPUT, 20, 1, bits=8))
+    mean = build.avg_pool(build.conv(INPUT, 12, 1, bits=8))
     x = build.conv(INPUT, 9, 3)
     largest = build.max_pool(x, (10, 13), stride=1)
     return build.build(outputs=(build.linear(build.flatten(x), 5, wide=True), mean, largest))
