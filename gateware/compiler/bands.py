@@ -48,8 +48,8 @@ class Bands:
     rows: int
     copies: int
     places: Mapping[TensorKey, TensorLayout]
-    groups: int | None = None
-    window: int | None = None
+    groups: int | None = dataclasses.field(default=None, kw_only=True)
+    window: int | None = dataclasses.field(default=None, kw_only=True)
 
     @functools.cached_property
     def words(self) -> int:
