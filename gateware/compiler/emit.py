@@ -3,13 +3,12 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-
-import numpy as np
+from collections.abc import Iterable, Sequence
 
 from gateware.arch import isa
 from gateware.arch.config import AccelConfig
 from gateware.arch.isa import Opcode
+from gateware.compiler.biases import Biases
 from gateware.compiler.dependencies import Region
 from gateware.compiler.fold import SharedTile, shared_tiles
 from gateware.compiler.layout import Strip, TensorLayout
@@ -28,11 +27,7 @@ from gateware.compiler.slices import (
     slices,
 )
 from gateware.compiler.transfers import WRAP
-from gateware.pe.base import RowEngine
 from gateware.pe.lanes import row_engines
-from ir.numerics import BIAS_BITS
-
-TERMS_AT_A_TIME = 1 << 20  #: weights of which the sums are bounded together
 
 
 class Tile:
@@ -248,7 +243,7 @@ def tiles(
         plan.places[operation.source],
         plan.window(operation.target),
     )
-    biases = _Biases(operation, source.planes)
+    biases = Biases(operation, source.planes)
     if window is not None or needs_slices(operation, source, config):
         for part in operation.parts(config.k):
             cut = slices(operation, part, source, target, config, window or MAX_KERNEL)
@@ -266,7 +261,7 @@ def _channel(gemm: Gemm, row: int) -> int:
     return row if gemm.channels is None else gemm.channels[row]
 
 
-def _records(gemm: Gemm, drain: Drain, biases: "_Biases", config: AccelConfig) -> list[bytes]:
+def _records(gemm: Gemm, drain: Drain, biases: Biases, config: AccelConfig) -> list[bytes]:
     """Stored drain slots."""
     engines = [placed.engine for placed in row_engines(config) for _ in placed.lanes]
 
@@ -304,7 +299,7 @@ def _shared_tiles(
     image: ProgramImage,
     gemm: Gemm,
     shared: SharedTile,
-    biases: "_Biases",
+    biases: Biases,
     target: TensorLayout,
 ) -> Iterable[Tile]:
     """A tile for each part, with the same weights. Slots of a row of the result come together."""
@@ -338,7 +333,7 @@ def _gemm_tiles(
     image: ProgramImage,
     gemm: Gemm,
     part: Part,
-    biases: "_Biases",
+    biases: Biases,
     target: TensorLayout,
     cut: Sequence[Slice],
 ) -> Iterable[Tile]:
@@ -378,47 +373,6 @@ def _gemm_tiles(
                 packed=packed,
                 records=records,
             )
-
-
-class _Biases:
-    """Biases of a layer's rows on the engines that they get, whose raw sums exceed the true ones by
-    known numbers."""
-
-    def __init__(self, gemm: Gemm, planes: int) -> None:
-        self._gemm, self._planes = gemm, planes
-        self._known: dict[type[RowEngine], dict[int, tuple[int, int, int]]] = {}
-
-    def of(self, row: int, engine: type[RowEngine]) -> int:
-        """Bias of a row on ``engine``. Raises CompileError where its sums or the bias are too
-        large."""
-        gemm = self._gemm
-        if engine not in self._known:
-            self._known[engine] = dict(self._rows(engine))
-        offset, low, high = self._known[engine][row]
-        least, most = engine.raw_limits()
-        if low < least or high > most:
-            raise CompileError(
-                f"layer {gemm.name!r}: the sums of row {row} reach {low}..{high}, an "
-                f"accumulator of {engine.__name__} holds {least}..{most}"
-            )
-        bias = int(gemm.bias[row]) - offset * int(gemm.multiplier[row])
-        if abs(bias) >= 1 << BIAS_BITS - 1:
-            raise CompileError(
-                f"layer {gemm.name!r}: the bias of row {row} takes more than the "
-                f"{BIAS_BITS} bits of the requantiser"
-            )
-        return bias
-
-    def _rows(self, engine: type[RowEngine]) -> Iterator[tuple[int, tuple[int, int, int]]]:
-        """Rows of the scheme of ``engine``: excess of the raw sum, smallest and largest."""
-        (mine,) = np.nonzero(self._gemm.scheme == engine.scheme)
-        terms = self._gemm.values[0].size
-        for some in np.array_split(mine, -(-len(mine) * terms // TERMS_AT_A_TIME)):
-            rows = self._gemm.values[some].reshape(len(some), terms)
-            low, high = engine.raw_ranges(rows, self._planes)
-            offsets = engine.offsets(rows, self._planes)
-            values = zip(offsets.tolist(), low.tolist(), high.tolist(), strict=True)
-            yield from zip(some.tolist(), values, strict=True)
 
 
 def _pool_tiles(image: ProgramImage, pool: Pool, plan: Plan) -> Iterable[Tile]:
