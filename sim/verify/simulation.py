@@ -51,6 +51,7 @@ PAGE = 4096  #: bytes; regions start at a multiple
 MIN_DDR_BEATS = 1 << 16
 TOPLEVEL = "system"
 SAMPLES = 1000  #: about as many times per run the counters are logged between descriptors
+OTHER_FILL = 0b1010  #: another content of the buffers than 0
 MIN_SAMPLE = 100  #: cycles, at least, from one time to the next
 
 Task = tuple[Program, np.ndarray]  #: a program, and integer images (N, C, H, W) for it
@@ -170,11 +171,12 @@ def attack(
     """
     system = _System([(program, images)], None, None, build_root)
     packed = b"".join(program.pack(image) for image in images[: program.batch])
-    output = Emulator(program.config).run(program.image, packed, program.output_size)
+    output, other = (_emulated(program, packed, fill) for fill in (0, OTHER_FILL))
     more = {
         "config": program.config.to_json(),
         "program": program.image.hex(),
         "expected": output.hex(),
+        "matters": bytes(a == b for a, b in zip(output, other, strict=True)).hex(),
         "seed": seed,
         "first": first,
         "count": count,
@@ -183,6 +185,14 @@ def attack(
     data, folder = system.run(testcase, stall, seed, (), more, module="attack_bench")
     shutil.rmtree(folder)
     return {name: data[name] for name in ("counts", "most", "failures")}
+
+
+def _emulated(program: Program, packed: bytes, fill: int) -> bytes:
+    """Output of ``program`` in an emulator whose buffers begin with ``fill``, which a store brings
+    along in channels that there are not."""
+    emulator = Emulator(program.config)
+    emulator.act[:], emulator.wide[:] = fill, fill
+    return emulator.run(program.image, packed, program.output_size)
 
 
 def trace(
