@@ -27,9 +27,9 @@ def victim(seed: int) -> tuple[Program, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("testcase", "count"), [("programs", 60), ("moments", 20), ("faults", 24), ("silence", 4)]
+    ("testcase", "count"), [("programs", 40), ("moments", 20), ("faults", 24), ("silence", 4)]
 )
 def test_attack(victim: tuple[Program, np.ndarray], testcase: str, count: int, seed: int) -> None:
-    found = attack(*victim, testcase, seed=seed, first=0, count=count, seconds=60, stall=16)
+    found = attack(*victim, testcase, seed=seed, first=0, count=count, seconds=600, stall=16)
     assert found["failures"] == []
     assert found["counts"]["attacks"] == count

@@ -16,7 +16,7 @@ ATTACKS = {
     "files": 180,
     "command_lines": 60,
     "training": 300,
-    "hardware": 300,
+    "hardware": 1200,
 }
 
 

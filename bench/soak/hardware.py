@@ -19,14 +19,7 @@ from sim.verify.simulation import attack
 from tests.helpers.graphs import random_graph, random_images
 
 #: Tests of the bench, and attacks of a case; as often as they are here.
-KINDS = (
-    ("programs", 100),
-    ("programs", 100),
-    ("programs", 100),
-    ("moments", 40),
-    ("faults", 40),
-    ("silence", 10),
-)
+KINDS = (("programs", 400), ("moments", 60), ("programs", 400), ("faults", 60), ("silence", 15))
 #: Arrays of the cases in turn: small, to be built in a minute.
 ARRAYS: tuple[AccelConfig, ...] = (
     dataclasses.replace(CONFIG, weight_depth=64, slot_depth=16),
@@ -42,7 +35,7 @@ ARRAYS: tuple[AccelConfig, ...] = (
     ),
 )
 STALLS = (0, 16, 64)  #: of 256, that a channel of the memory pauses in a cycle
-SECONDS = 200  #: of a case, after which it ends with fewer attacks
+SECONDS = 400  #: of a case, after which it ends with fewer attacks
 
 
 def case(seed: int, number: int, folder: Path) -> Outcome:
