@@ -71,7 +71,8 @@ the largest of three lower bounds: words of the array, the drain, memory. `equal
 integers, the golden model and the emulator of that array agree in every integer of every result, on
 an image of that size. Weights are random, with batch-norms that fit them, but for
 EfficientNet-Lite0, which has those of its package, and ResNet-20 with option-A shortcuts, which was
-trained on CIFAR-10.
+trained on CIFAR-10. A row stays until it is made again: those of 2026-11-28 are from before the
+drain took several pixels at once and idle lanes of depthwise layers were filled.
 """
 
 

@@ -71,8 +71,9 @@ def test_a_network_in_bands(stall: int, seed: int) -> None:
     result = simulate(program, images, stall=stall, seed=seed)
     assert compare(graph, images, result.outputs) is None
     if not stall:
-        cycles = result.counters[0]["CYCLES"]
-        assert sum(estimate.cycles(program).values()) == pytest.approx(cycles, rel=0.03)
+        cycles, estimated = result.counters[0]["CYCLES"], sum(estimate.cycles(program).values())
+        print(f"in bands: {cycles} cycles in RTL, {estimated} estimated")
+        assert estimated == pytest.approx(cycles, rel=0.03)
 
 
 def test_recovers_from_errors(make_case: CaseMaker, seed: int) -> None:
