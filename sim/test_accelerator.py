@@ -2,6 +2,7 @@
 """The accelerator that the command line builds by default runs trained networks on real images."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +21,8 @@ from sim.verify.difference import Difference, compare
 from sim.verify.simulation import simulate
 from tests.helpers.builder import INPUT, GraphBuilder
 from tests.helpers.graphs import random_images
+
+logger = logging.getLogger(__name__)
 
 CONFIG = AccelConfig.from_ratio(Ratio(65, 30, 5), 16)
 
@@ -72,7 +75,7 @@ def test_a_network_in_bands(stall: int, seed: int) -> None:
     assert compare(graph, images, result.outputs) is None
     if not stall:
         cycles, estimated = result.counters[0]["CYCLES"], sum(estimate.cycles(program).values())
-        print(f"in bands: {cycles} cycles in RTL, {estimated} estimated")
+        logger.info("in bands: %d cycles in RTL, %d estimated", cycles, estimated)
         assert estimated == pytest.approx(cycles, rel=0.03)
 
 
