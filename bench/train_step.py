@@ -26,6 +26,7 @@ from quant.assignment.assign import assign
 from quant.assignment.methods import METHODS, method
 from quant.lowering.prepare import calibrate, prepare
 from quant.nn.layers import quantised_layers
+from quant.training.device import lay_out
 
 TILE_ROWS = 64
 CLASSES = 10
@@ -91,7 +92,8 @@ def brevitas(model: nn.Module) -> nn.Module:
 
 
 def step_of(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:
-    """One step of training as a function."""
+    """One step of training as a function, with the model laid out as in training."""
+    model = lay_out(model, images.device.type)
     optimiser = torch.optim.SGD(model.train().parameters(), 1e-3, momentum=0.9)
 
     def step() -> None:
