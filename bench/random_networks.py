@@ -58,7 +58,7 @@ class RandomNetwork(nn.Module):
 
     def __init__(self, rng: random.Random, shape: tuple[int, int, int]) -> None:
         super().__init__()
-        self.rng, self.shape, self.names = rng, shape, list[str]()
+        self.rng, self.image, self.shape, self.names = rng, shape, shape, list[str]()
         self.steps = nn.ModuleList()
         self._layer(rng.choice([8, 12, 16, 20]), 3, 1)
         for _ in range(rng.randint(1, 4)):
@@ -260,10 +260,13 @@ def random_buffers(seed: int) -> dict[str, int]:
     return {name: rng.choice(depths) for name, depths in DEPTHS.items()}
 
 
-def outcome(seed: int, buffers: bool = False) -> tuple[str, str]:
+def outcome(
+    seed: int, buffers: bool = False, instead: RandomNetwork | None = None
+) -> tuple[str, str]:
     """What becomes of network ``seed``, maybe in :func:`random_buffers`: "equal", "refused" or
-    "FAULT"; and the reason."""
+    "FAULT"; and the reason. ``instead`` is a network that takes its place."""
     net, shape = network(seed)
+    net = instead or net
     sizes = CONFIGS[seed % len(CONFIGS)] | (random_buffers(seed) if buffers else {})
     try:
         chain(lambda: net.eval(), shape, sizes, seed=seed)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.soak import Outcome, Verdict, command_lines, files, worker
+from bench.random_networks import network, outcome
+from bench.soak import Outcome, Verdict, command_lines, files, networks, worker
 from bench.soak.__main__ import main
 from bench.soak.files import Target, attack
 from bench.soak.mutations import Trap
@@ -53,6 +54,23 @@ def test_every_command_is_attacked() -> None:
     rng = random.Random(1)
     made = [command_lines.arguments(rng, parser) for _ in range(50)]
     assert any(must_fail for _, must_fail in made) and not all(must_fail for _, must_fail in made)
+
+
+def test_a_network_that_fails_is_made_smaller() -> None:
+    """Down to the step that fails."""
+    number = next(n for n in range(100) if "max pool" in network(n)[0].names[2:])
+    net = network(number)[0]
+    small = networks.shrunk(net, lambda found: "max pool" in found.names)
+    assert "max pool" in small.names and len(small.names) < len(net.names)
+    assert networks.without(small, small.names.index("max pool")) is not small
+    assert outcome(number, instead=small)[0] in ("equal", "refused")
+
+
+def test_networks_are_an_attack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = iter((("equal", ""), ("refused", "why"), ("FAULT", "differs"), *[("equal", "")] * 99))
+    monkeypatch.setattr(networks, "outcome", lambda *_: next(found))
+    verdicts = [networks.case(1, number, tmp_path).verdict for number in range(3)]
+    assert verdicts == [Verdict.EQUAL, Verdict.REFUSED, Verdict.FAULT]
 
 
 def reads(what) -> Target:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from bench.soak import Outcome, Verdict
 from ir import cli
+from ir.graph import IntGraph
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = (
@@ -26,7 +27,7 @@ TRAIN = (
 )
 BUILD = ("gateware.build", "--board", "zedboard", "--no-search", "--project-only")
 #: Files of which two equal runs have the same bytes.
-SAME = ("graph.safetensors", "schemes.csv", "config.json", "vectors.npz")
+SAME = ("schemes.csv", "config.json", "vectors.npz")
 LONGEST = 240  #: seconds that a command may take
 
 
@@ -53,7 +54,7 @@ def start(*command: str, folder: Path) -> subprocess.Popen[str]:
 
 @functools.cache
 def whole() -> tuple[dict[str, bytes], dict[str, str], float]:
-    """Files and digests of weights of a run that nobody stops, and its seconds."""
+    """Files and digests of weights and graph of a run that nobody stops, and its seconds."""
     with tempfile.TemporaryDirectory() as place:
         began = time.monotonic()
         process = start(*TRAIN, folder=Path(place))
@@ -64,9 +65,11 @@ def whole() -> tuple[dict[str, bytes], dict[str, str], float]:
 
 
 def evidence(run: Path) -> tuple[dict[str, bytes], dict[str, str]]:
-    """What two equal runs have in common: files, and digests of weights."""
+    """What two equal runs have in common: files, and digests of weights and graph."""
     files = {name: (run / name).read_bytes() for name in SAME}
-    return files, json.loads((run / "result.json").read_text())["weights"]
+    result = json.loads((run / "result.json").read_text())
+    assert IntGraph.load(run / "graph.safetensors").digest == result["digest"]
+    return files, result["weights"] | {"graph": result["digest"]}
 
 
 def _training(rng: random.Random, folder: Path, how: signal.Signals) -> Outcome:
