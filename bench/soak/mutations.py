@@ -97,7 +97,7 @@ def _change(rng: random.Random, parent: Any, key: Any, paths: list[tuple], docum
     elif way == "other":
         parent[key] = copy.deepcopy(at(document, rng.choice(paths)))
     elif way == "deep" and rng.random() < 0.1:
-        parent[key] = _nested(rng.choice((50, 900)))
+        parent[key] = _nested(rng.choice((50, 150)))
     else:
         parent[key] = copy.deepcopy(rng.choice(VALUES))
     return f"is {str(parent[key])[:60]!r}"

@@ -7,6 +7,7 @@ import json
 import pathlib
 
 import numpy as np
+import pydantic
 
 from boards.driver.manifest import check_program
 from gateware.arch import isa
@@ -140,6 +141,11 @@ class Program:
                 batch=manifest["batch"],
                 output_stride=manifest["output_stride"],
             )
+        except pydantic.ValidationError as error:
+            raise CompileError(
+                f"{folder / MANIFEST} is damaged (results: {error.errors()[0]['msg']}); "
+                "build it again"
+            ) from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CompileError(
                 f"{folder / MANIFEST} is damaged ({error}); build it again"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Descriptors and slots: every field survives, nothing is truncated in silence."""
 
+import dataclasses
 import random
 
 import pytest
@@ -161,3 +162,12 @@ def test_packed_slots(config, seed):
             "offset": result.offset,
         }
     assert sum(column["enable"] for column in slot["columns"]) == q
+
+
+@pytest.mark.parametrize("tables", [False, True])
+def test_opcodes_of_an_array(tables: bool) -> None:
+    """Tables are loaded only where there are some."""
+    config = dataclasses.replace(TINY, tables=tables)
+    loads = {Opcode.LOAD_WEIGHTS, Opcode.LOAD_SLOTS, Opcode.LOAD_TENSOR}
+    assert set(isa.opcodes(config, "loads")) == loads | ({Opcode.LOAD_TABLE} if tables else set())
+    assert isa.opcodes(config, "executes") == (Opcode.EXECUTE,)
