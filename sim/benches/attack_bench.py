@@ -63,6 +63,8 @@ class Machine:
         end = next(i for i, d in enumerate(isa.descriptors(self.image)) if d.opcode is Opcode.END)
         self.descriptors = [*isa.descriptors(self.image)][:end]
         self.words = [self._word(index) for index in range(end + 1 + isa.FETCH_AHEAD)]
+        blocks = range(len(self.words), len(self.image) // isa.DESCRIPTOR_BYTES)
+        self.data = tuple(self._word(index) for index in blocks)
         self.sizes = {base: self.run_job[f"{name}_size"] for base, name in BASES.items()}
 
     def _word(self, index: int) -> int:
@@ -203,6 +205,7 @@ async def programs(dut) -> None:
     attack = Attack(machine)
     for number, rng in attack:
         program = damaged(rng, machine.words, machine.sizes, machine.config)
+        program.data = machine.data
         await attack.stood(number, program.said, _run_program(attack, number, program))
     attack.save()
 

@@ -24,21 +24,24 @@ class Damaged:
     words : descriptors, and what is fetched beyond the last
     sizes : bytes of the buffers that the host names
     said : what was done to it
+    data : what lies behind ``words`` in memory, as descriptors that it would be
     """
 
     words: list[int]
     sizes: Sizes
     said: str = ""
+    data: tuple[int, ...] = ()
 
     def end(self, config: AccelConfig) -> tuple[int, ErrorCode]:
         """Number of the first descriptor that is END or is refused, and the error."""
         group = isa.FETCH_GROUP * isa.DESCRIPTOR_BYTES
         fetched = self.sizes[Base.PROGRAM] // group * isa.FETCH_GROUP
-        for index, word in enumerate(self.words[:fetched]):
+        words = [*self.words, *self.data][:fetched]
+        for index, word in enumerate(words):
             code = refusal(word, config, self.sizes)
             if code is not ErrorCode.NONE or isa.unpack(isa.HEADER, word)["opcode"] == Opcode.END:
                 return index, code
-        return min(fetched, len(self.words)), ErrorCode.BAD_DESCRIPTOR
+        return len(words), ErrorCode.BAD_DESCRIPTOR
 
 
 def damaged(rng: random.Random, words: Sequence[int], sizes: Sizes, config: AccelConfig) -> Damaged:
