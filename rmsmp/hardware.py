@@ -39,6 +39,9 @@ class Build:
     def __fspath__(self) -> str:
         return str(self.folder)
 
+    def __repr__(self) -> str:
+        return f"<Build: {self.folder}>"
+
 
 def build(
     graph: str | os.PathLike[str],

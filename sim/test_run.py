@@ -297,6 +297,7 @@ def test_result_of_the_function(own, tmp_path) -> None:
     result = run.verify(folder, images=4, conditions=Conditions(stall=9, seed=5), quiet=True)
     assert (result.images, result.equal, result.cycles) == (4, 4, CYCLES)
     assert result.differences == [] and "seed 5, stall 9/256" in result.summary()
+    assert repr(result) == f"<NetworkResult: 4 of 4 images equal, {CYCLES:,} cycles each>"
     shutil.rmtree(folder)
 
 

@@ -67,6 +67,12 @@ class HybridResult:
     conditions: Conditions
     seconds: float
 
+    def __repr__(self) -> str:
+        return (
+            f"<HybridResult: {self.equal} of {self.images} inputs equal, "
+            f"{self.cycles:,} cycles each>"
+        )
+
     @property
     def images(self) -> int:
         """Inputs of each layer that were simulated."""

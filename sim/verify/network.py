@@ -55,6 +55,12 @@ class NetworkResult:
     estimated: int
     seconds: float
 
+    def __repr__(self) -> str:
+        return (
+            f"<NetworkResult: {self.equal} of {self.images} images equal, "
+            f"{self.cycles:,} cycles each>"
+        )
+
     @property
     def images(self) -> int:
         """Images that were simulated."""
