@@ -256,9 +256,14 @@ class BlockMemory(wiring.Component):
         host_write = access.valid & free & access.p.write
         index = Mux(writing.busy, writing.index, access.p.index)[: (self._words - 1).bit_length()]
         lanes = writing.enable | host_write.replicate(len(banks[0].en))
-        address, word = Signal.like(banks[0].addr), Signal.like(banks[0].data)
-        m.d.sync += [address.eq(index), word.eq(Mux(writing.busy, axi.wdata, access.p.data))]
+        word = Signal.like(banks[0].data)
+        m.d.sync += word.eq(Mux(writing.busy, axi.wdata, access.p.data))
         for number, write in enumerate(banks):
+            # An address goes to every block of a bank: kept, or synthesis would make one for all.
+            address = Signal.like(write.addr, name=f"address_{number}", attrs={"keep": "true"})
             enable = Signal.like(write.en, name=f"enable_{number}")
-            m.d.sync += enable.eq(Mux(index[len(address) :] == number, lanes, 0))
+            m.d.sync += [
+                address.eq(index),
+                enable.eq(Mux(index[len(address) :] == number, lanes, 0)),
+            ]
             m.d.comb += [write.addr.eq(address), write.data.eq(word), write.en.eq(enable)]
