@@ -46,12 +46,12 @@ def test_no_command_line_is_a_fault(number: int, seed: int, tmp_path: Path) -> N
     assert outcome.verdict != Verdict.FAULT, outcome.reason
 
 
-def test_every_command_is_attacked() -> None:
+def test_every_command_is_attacked(seed: int) -> None:
     """Those of ``rmsmp`` at least, and what a parser takes is what is given."""
     assert {module for module, _ in COMMANDS.values()} <= set(command_lines.COMMANDS)
     parser = cli.Parser(prog="p")
     parser.add_argument("--rows", type=cli.whole(1), metavar="N")
-    rng = random.Random(1)
+    rng = random.Random(seed)
     made = [command_lines.arguments(rng, parser) for _ in range(50)]
     assert any(must_fail for _, must_fail in made) and not all(must_fail for _, must_fail in made)
 
@@ -93,19 +93,21 @@ def two_lines(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("what", [escape, look_outside, two_lines])
-def test_what_a_file_must_not_do(what, tmp_path: Path) -> None:
+def test_what_a_file_must_not_do(what, seed: int, tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
-    outcome = attack("x", reads(what), random.Random(0), tmp_path / "own")
+    outcome = attack("x", reads(what), random.Random(seed), tmp_path / "own")
     assert outcome.verdict == Verdict.FAULT
 
 
-def test_what_is_executed_is_a_fault(tmp_path: Path) -> None:
-    outcome = attack("x", reads(lambda _: Trap().__reduce__()[0]()), random.Random(0), tmp_path)
+def test_what_is_executed_is_a_fault(seed: int, tmp_path: Path) -> None:
+    outcome = attack("x", reads(lambda _: Trap().__reduce__()[0]()), random.Random(seed), tmp_path)
     assert (outcome.verdict, "executed" in outcome.reason) == (Verdict.FAULT, True)
 
 
-def test_right_files_are_no_fault(tmp_path: Path) -> None:
-    assert attack("x", reads(lambda _: None), random.Random(0), tmp_path).verdict == Verdict.EQUAL
+def test_right_files_are_no_fault(seed: int, tmp_path: Path) -> None:
+    assert (
+        attack("x", reads(lambda _: None), random.Random(seed), tmp_path).verdict == Verdict.EQUAL
+    )
 
 
 def test_an_exception_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,11 @@ def positional(node: ast.ClassDef) -> int:
     is_dataclass = any("dataclass" in text and "kw_only=True" not in text for text in decorators)
     if not is_dataclass and "NamedTuple" not in map(ast.unparse, node.bases):
         return 0
-    fields = [ast.unparse(i.annotation) for i in node.body if isinstance(i, ast.AnnAssign)]
+    fields = [
+        ast.unparse(i.annotation)
+        for i in node.body
+        if isinstance(i, ast.AnnAssign) and "kw_only=True" not in ast.unparse(i)
+    ]
     marks = [i for i, annotation in enumerate(fields) if annotation.endswith("KW_ONLY")]
     return marks[0] if marks else len([a for a in fields if not a.startswith("ClassVar")])
 
@@ -50,6 +54,7 @@ def test_constructors_name_their_arguments(package: str) -> None:
         ("@dataclass(frozen=True)\nclass A:\n    a: int\n    b: int = 0", 2),
         ("@dataclass(kw_only=True)\nclass A:\n    a: int\n    b: int = 0", 0),
         ("@dataclass\nclass A:\n    a: int\n    _: dataclasses.KW_ONLY\n    b: int", 1),
+        ("@dataclass\nclass A:\n    a: int\n    b: int = field(default=0, kw_only=True)", 1),
         ("class A(NamedTuple):\n    a: int", 1),
         ("class A(Enum):\n    a: int", 0),
     ],

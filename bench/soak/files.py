@@ -34,7 +34,7 @@ class Target:
     mutate: Callable[[random.Random, Files], str]
     use: Callable[[Path], None]
     refusals: tuple[type[Exception], ...]
-    slow: bool = False
+    slow: bool = dataclasses.field(default=False, kw_only=True)
 
 
 def targets() -> dict[str, Target]:

@@ -45,8 +45,8 @@ class Span:
     begin: int
     end: int
     reason: str = ""
-    words: int = 0
-    drain: int = 0
+    words: int = dataclasses.field(default=0, kw_only=True)
+    drain: int = dataclasses.field(default=0, kw_only=True)
 
 
 class Timeline:
@@ -140,8 +140,10 @@ class Timeline:
         begin, end = model(released, descriptor.fields, descriptor.opcode)
         begins.append(begin)
         ends.append(max(end, ends[-1]))
-        work = (self._words, self._drain) if queue == "executes" else ()
-        return Span(begin, ends[-1], reason if begin == released else "", *work)
+        span = Span(begin, ends[-1], reason if begin == released else "")
+        if queue != "executes":
+            return span
+        return dataclasses.replace(span, words=self._words, drain=self._drain)
 
     def _completion(self, queue: str, count: int) -> int:
         ends = self._ends[queue]

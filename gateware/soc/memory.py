@@ -20,7 +20,7 @@ def access_layout(data_bits: int) -> data.StructLayout:
     return data.StructLayout({"write": 1, "index": 32, "data": data_bits})
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Read:
     """The read burst in hand."""
 
@@ -192,7 +192,8 @@ class BlockMemory(wiring.Component):
             ]
             with m.If(busy):
                 m.d.sync += [index.eq(index + 1), left.eq(left - 1), busy.eq(left != 0)]
-        return _Read(index, busy, moves, ~loaded & ~staged, word)
+        idle = ~loaded & ~staged
+        return _Read(index=index, busy=busy, moves=moves, idle=idle, word=word)
 
     def _write_burst(self, m: Module) -> _Write:
         """Write channels, a beat per cycle from the cycle after the address."""

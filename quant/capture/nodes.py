@@ -26,7 +26,7 @@ def bound(node: fx.Node, **defaults: Any) -> dict[str, Any]:
 
 
 def is_mutable(node: fx.Node) -> bool:
-    """Whether ``node`` works in place."""
+    """True if ``node`` works in place."""
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
