@@ -186,7 +186,7 @@ class IntGraph:
                 raise GraphError(f"{path} is not an {FORMAT} file")
             if content.get("version") != VERSION:
                 raise GraphError(
-                    f"{path} has graph version {content.get('version')}, this "
+                    f"{path} has graph version {content.get('version')!r}, this "
                     f"software reads version {VERSION}; export it again"
                 )
             header = Header.model_validate(content)
