@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WIDTH, MARGIN = 480, 8  # narrow, so that a phone shows letters of 10 pixels
 BAND, GAP = 80, 34  # heights of a package and of what it hands on
 BOX, TOP = 38, 33  # height of a folder's box, and its distance from the edge of the band
+LETTERS = 70  # of a line of names of 11 pixels, in a box as wide as the picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +119,10 @@ def band_shapes(band: Band, top: int) -> Iterator[str]:
         yield rectangle(x + 3, top + TOP, step - 6, BOX, "#ffffff", band.line)
         middle = x + step / 2
         if count is None:
-            yield text(middle, top + TOP + 23, name, 11, text_anchor="middle")
+            lines = textwrap.wrap(name, LETTERS)
+            for number, line in enumerate(lines):
+                y = top + TOP + 23 + (number - (len(lines) - 1) / 2) * 15
+                yield text(middle, y, line, 11, text_anchor="middle")
             continue
         yield text(middle, top + TOP + 16, name, 14, text_anchor="middle")
         words = f"{count} file{'s' * (count != 1)}"

@@ -278,3 +278,13 @@ def test_picture_has_the_folders_of_the_code() -> None:
     for band in itertools.chain(*flow.BANDS):
         for folder in band.folders:
             assert flow.files(band.package, folder), f"{band.package}/{folder}"
+
+
+def test_words_of_the_picture_lie_inside() -> None:
+    """Letters of Helvetica are half as wide as high, on average."""
+    centred = r'<text x="([\d.]+)" y="[\d.]+" font-size="(\d+)" text-anchor="middle"[^>]*>([^<]*)'
+    found = re.findall(centred, flow.svg())
+    assert found
+    for x, size, words in found:
+        half = len(words) * int(size) / 4
+        assert flow.MARGIN <= float(x) - half and float(x) + half <= flow.WIDTH - flow.MARGIN, words
