@@ -2,6 +2,7 @@
 """Block RAM as the memory of an accelerator, shared with whoever fills and reads it."""
 
 import dataclasses
+import itertools
 
 from amaranth import *
 from amaranth.lib import data, memory, stream, wiring
@@ -10,9 +11,10 @@ from amaranth.lib.wiring import In, Out
 from gateware.rtl.axi import Axi3Signature, Resp
 from gateware.rtl.queue import Queue
 
-BANK_WORDS = (
-    1 << 14
-)  #: of a bank: as deep as a block RAM of one bit, so that none needs a multiplexer
+#: Of a bank: as deep as a block RAM of one bit, so that none needs a multiplexer.
+BANK_WORDS = 1 << 14
+
+READ_CYCLES = 3  #: of the RAM: its address, itself, the word behind it
 
 
 def access_layout(data_bits: int) -> data.StructLayout:
@@ -61,7 +63,7 @@ class BlockMemory(wiring.Component):
     answer : Out(stream of unsigned(data_bits))
         One per access: the word read, or anything for a write.
 
-    Latency: four cycles from an address to the first beat, three from an access to its answer.
+    Latency: five cycles from an address to the first beat, four from an access to its answer.
 
     Both ports of the RAM have registers around them: it is far from everything, and its own output
     takes half a cycle.
@@ -105,10 +107,10 @@ class BlockMemory(wiring.Component):
     def _banks(
         self, m: Module, index: Signal, enable: Signal
     ) -> tuple[Value, list[memory.WritePort]]:
-        """Word at ``index``, two cycles with ``enable`` later, and the write ports of the banks.
+        """Word at ``index``, three cycles with ``enable`` later, and the write ports of the banks.
 
-        Each bank has a register of its own behind it, so that no multiplexer is in the way from
-        its slow output.
+        Each bank has registers of its own: for its address, which goes to every block of it, and
+        for its word, so that no multiplexer is in the way from its slow output.
         """
         depth = min(self._words, BANK_WORDS)
         count = self._words // depth
@@ -118,18 +120,20 @@ class BlockMemory(wiring.Component):
             m.submodules[f"bank_{number}"] = bank
             read, write = bank.read_port(), bank.write_port(granularity=8)
             word = Signal(self._data_bits, reset_less=True, name=f"word_{number}")
-            m.d.comb += [read.addr.eq(index), read.en.eq(enable)]
+            # Kept, or synthesis would make one address for all banks.
+            address = Signal.like(read.addr, name=f"read_{number}", attrs={"keep": "true"})
+            m.d.comb += [read.addr.eq(address), read.en.eq(enable)]
             with m.If(enable):
-                m.d.sync += word.eq(read.data)
+                m.d.sync += [address.eq(index), word.eq(read.data)]
             words.append(word)
             writes.append(write)
-        chosen, arrived = (
-            Signal(range(count), reset_less=True),
-            Signal(range(count), reset_less=True),
-        )
-        with m.If(enable):
-            m.d.sync += [chosen.eq(index[(depth - 1).bit_length() :]), arrived.eq(chosen)]
-        return Array(words)[arrived], writes
+        chosen: Value = index[(depth - 1).bit_length() :]
+        for stage in range(READ_CYCLES):
+            later = Signal(range(count), reset_less=True, name=f"bank_of_word_{stage}")
+            with m.If(enable):
+                m.d.sync += later.eq(chosen)
+            chosen = later
+        return Array(words)[chosen], writes
 
     @property
     def _offset_bits(self) -> int:
@@ -141,28 +145,27 @@ class BlockMemory(wiring.Component):
         return index[(self._words - 1).bit_length() :]
 
     def _read_burst(self, m: Module, word: Value) -> _Read:
-        """Read channels, a beat per cycle, the first four cycles after its address.
+        """Read channels, a beat per cycle, the first five cycles after its address.
 
-        Beats wait for ``rready`` in a queue, the next one in a register and one more at the output
-        of the RAM. Its enable goes to every block, so no handshake of another unit is in its path.
+        Beats wait for ``rready`` in a queue, and the next ones in the registers around the RAM.
+        Its enable goes to every block, so no handshake of another unit is in its path.
         """
         axi = self.axi
         index = Signal(32 - self._offset_bits)
         left = Signal(4)  # after the next beat
         busy = Signal()
         number = Signal.like(axi.arid)
-        loaded = Signal()  # a beat is at the output of the RAM
-        fetched = Signal(data.StructLayout({"id": len(number), "last": 1, "resp": Resp}))
-        staged = Signal()  # a beat is in the register behind it
-        answered = Signal.like(fetched)
+        layout = data.StructLayout({"valid": 1, "id": len(number), "last": 1, "resp": Resp})
+        stages = [Signal(layout, name=f"beat_{stage}") for stage in range(READ_CYCLES)]
+        answered = stages[-1]
         beats = Queue(
             data.StructLayout({"id": len(number), "data": len(word), "last": 1, "resp": Resp})
         )
         m.submodules.beats = beats
-        moves = ~staged | beats.i.ready
+        moves = ~answered.valid | beats.i.ready
         m.d.comb += [
             axi.arready.eq(~busy),
-            beats.i.valid.eq(staged),
+            beats.i.valid.eq(answered.valid),
             beats.i.p.id.eq(answered.id),
             beats.i.p.data.eq(word),
             beats.i.p.last.eq(answered.last),
@@ -183,16 +186,15 @@ class BlockMemory(wiring.Component):
             ]
         with m.If(moves):
             m.d.sync += [
-                loaded.eq(busy),
-                fetched.id.eq(number),
-                fetched.last.eq(left == 0),
-                fetched.resp.eq(Mux(self._outside(index) != 0, Resp.DECERR, Resp.OKAY)),
-                staged.eq(loaded),
-                answered.eq(fetched),
+                stages[0].valid.eq(busy),
+                stages[0].id.eq(number),
+                stages[0].last.eq(left == 0),
+                stages[0].resp.eq(Mux(self._outside(index) != 0, Resp.DECERR, Resp.OKAY)),
+                *(after.eq(before) for before, after in itertools.pairwise(stages)),
             ]
             with m.If(busy):
                 m.d.sync += [index.eq(index + 1), left.eq(left - 1), busy.eq(left != 0)]
-        idle = ~loaded & ~staged
+        idle = ~Cat(stage.valid for stage in stages).any()
         return _Read(index=index, busy=busy, moves=moves, idle=idle, word=word)
 
     def _write_burst(self, m: Module) -> _Write:
@@ -226,15 +228,14 @@ class BlockMemory(wiring.Component):
         return _Write(write_index, writing, enable)
 
     def _word_port(self, m: Module, reading: _Read, writing: _Write) -> Signal:
-        """The word port, an answer three cycles after its access; whether it is free: no burst uses
+        """The word port, an answer four cycles after its access; whether it is free: no burst uses
         an address of the RAM, and no word waits behind it."""
         access, answer = self.access, self.answer
-        fetched, arrived = Signal(), Signal()
+        under_way = Signal(READ_CYCLES)  # of a word, the first cycle lowest
         free = Signal()
         m.d.comb += [
             free.eq(
-                ~fetched
-                & ~arrived
+                ~under_way.any()
                 & (~answer.valid | answer.ready)
                 & ~writing.busy
                 & ~reading.busy
@@ -244,8 +245,8 @@ class BlockMemory(wiring.Component):
         ]
         with m.If(answer.ready):
             m.d.sync += answer.valid.eq(0)
-        m.d.sync += [fetched.eq(access.valid & free), arrived.eq(fetched)]
-        with m.If(arrived):
+        m.d.sync += under_way.eq(Cat(access.valid & free, under_way))
+        with m.If(under_way[-1]):
             m.d.sync += [answer.valid.eq(1), answer.payload.eq(reading.word)]
         return free
 

@@ -202,7 +202,7 @@ def test_block_memory_reads_a_beat_per_cycle() -> None:
         ctx.set(dut.axi.rready, 1)
         await ctx.tick()
         ctx.set(dut.axi.arvalid, 0)
-        await ctx.tick().repeat(3)
+        await ctx.tick().repeat(4)
         for _ in range(16):
             assert ctx.get(dut.axi.rvalid)
             await ctx.tick()
