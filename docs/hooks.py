@@ -47,8 +47,9 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)|(src)=\"([^\"]+)\"")
 
 
 def elsewhere() -> dict[str, Path]:
-    """Address in the site and file of every page that is not in docs/."""
-    results = sorted((ROOT / "bench" / "results").glob("*.md"))
+    """Address in the site and file of every page and picture that is not in docs/."""
+    folder = ROOT / "bench" / "results"
+    results = sorted([*folder.glob("*.md"), *folder.glob("*.png")])
     return {
         **{uri: ROOT / name for uri, name in ELSEWHERE.items()},
         **{f"results/{file.name}": file for file in results},
@@ -117,7 +118,11 @@ def notebook_cells(notebook: Path) -> Iterator[str]:
 
 def on_config(config: MkDocsConfig) -> None:
     """Navigation of the pages that nobody lists by hand."""
-    results = [{Path(uri).stem: uri} for uri in elsewhere() if uri.startswith("results/")]
+    results = [
+        {Path(uri).stem: uri}
+        for uri in elsewhere()
+        if uri.startswith("results/") and uri.endswith(".md")
+    ]
     nav = config.nav or []
     fill(nav, "Measured runs", results)
     fill(nav, "Python", [{name: f"reference/{name}.md"} for name in folders()])
