@@ -10,7 +10,7 @@ from ir.numerics import Scheme
 from quant.nn import quantizers
 from quant.nn.apot import APOT4, apot4_values
 from quant.nn.quantizers import SCHEMES
-from quant.training import pipeline
+from quant.training import device
 
 TWO, HUGE = np.float32(2), np.float32(np.finfo(np.float32).max)
 
@@ -264,7 +264,7 @@ def test_other_types_are_computed_in_float32(dtype, seed) -> None:
 
 
 @pytest.mark.skipif(
-    torch.torch_version.TorchVersion(torch.__version__) < pipeline.COMPILES,
+    torch.torch_version.TorchVersion(torch.__version__) < device.COMPILES,
     reason="refused by the trainer: 2.11 computes wrong gradients",
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, about itself

@@ -263,7 +263,7 @@ def test_damaged_checkpoint_is_one_line(stopped, capsys) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("trainer"), "is no checkpoint of a training"),
+        (lambda c: c.pop("trainer"), "is no checkpoint of this training (it has no trainer)"),
         (lambda c: c["model"].pop("fc.weight"), "does not belong to the settings of its run"),
         (
             lambda c: c["model"].update({"fc.weight": torch.zeros(3)}),
