@@ -99,12 +99,18 @@ def test_nets_with_too_many_inputs_are_found(small: Path, monkeypatch, capsys) -
 
 #: Arrays of eight pixels still have nets of up to 256 inputs, in buffers.py and ram.py.
 EIGHT_PIXELS = pytest.mark.xfail(reason="addresses of writes, and of the slots' first beat")
+#: Its path has 5.12 ns all the same.
+OF_REGISTERS = pytest.mark.xfail(reason="address of the register to read: 215 inputs")
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[EIGHT_PIXELS] * (name in ("zc706", "xc7z045 RMSMP-2")))
+        pytest.param(
+            name,
+            marks=[EIGHT_PIXELS] * (name in ("zc706", "xc7z045 RMSMP-2"))
+            + [OF_REGISTERS] * (name == "zedboard"),
+        )
         for name in RECORDED["designs"]
     ],
 )
