@@ -90,8 +90,7 @@ def _part(w: GraphWriter, node: fx.Node) -> fx.Node:
     if operation(whole) in MAXIMA:
         if number and node.users:
             raise ValueError("only the values of a maximum can be read, not their places")
-        if whole in w.squeezed:
-            w.squeezed.add(node)
+        w.look_like(node, whole)
         return w.nodes[whole]
     if operation(whole) not in PARTS:
         raise ValueError("")

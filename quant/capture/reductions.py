@@ -30,7 +30,9 @@ def _axes(w: GraphWriter, node: fx.Node) -> tuple[int, ...]:
     if source is None or len(shape_of(source)) != 3 or not axes or 0 in axes:
         raise ValueError("it must be taken over channels, height or width of a map")
     if argument(node) in w.squeezed:
-        if axes != (2,):
+        channels, height, width = shape_of(source)
+        left = 1 in (height, width) and shape(argument(node)) == (channels, height * width)
+        if axes != (2,) or not left:
             raise ValueError("it must be taken over what is left of height and width")
         return _MAP
     return axes
@@ -149,7 +151,7 @@ def _of_two(w: GraphWriter, node: fx.Node, sign: float) -> fx.Node | None:
     given = node.args[:2]
     if len(given) < 2 or any(n not in w.nodes for n in given):
         raise ValueError("it must be taken of two activations")
-    a, b = (w.nodes[n] for n in node.all_input_nodes)
+    a, b = (w.nodes[n] for n in given if isinstance(n, fx.Node))
     if shape(node.args[0]) != shape(node.args[1]):
         raise ValueError(f"its operands are of sizes {shape(node.args[0])}, {shape(node.args[1])}")
 

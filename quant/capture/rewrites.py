@@ -246,14 +246,13 @@ def _view(w: GraphWriter, node: fx.Node) -> fx.Node | None:
     """
     before, after = (n.meta["val"].shape for n in (argument(node), node))
     if before == after and operation(node) not in ("permute", "transpose"):
-        if argument(node) in w.views:
-            w.views[node] = w.views[argument(node)]
+        w.look_like(node, argument(node))
         return w.nodes[argument(node)]
-    if _adds_ones(before, after):
+    squeezed = argument(node) in w.squeezed
+    if _adds_ones(before, after) and not squeezed:
         fill = nn.Unflatten(len(before) - 1, (before[-1], *after[len(before) :]))
         return w.module_call(node, fill, w.nodes[argument(node)])
     ours = w.nodes[argument(node)]
-    squeezed = argument(node) in w.squeezed
     if squeezed and shape_of(ours) == tuple(after[1:]):
         return ours
     whole = before.numel() == after.numel() and not is_view(w, argument(node))

@@ -228,8 +228,7 @@ class Rewriter(GraphWriter):
             return
         if name in IDENTITIES and not self._changes_type(node):
             self.nodes[node] = self.nodes[argument(node)]
-            if argument(node) in self.views:
-                self.views[node] = self.views[argument(node)]
+            self.look_like(node, argument(node))
             if name not in COPIES:
                 self.aliases[node] = self._storage(argument(node))
             return

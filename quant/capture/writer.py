@@ -96,6 +96,13 @@ class GraphWriter:
             self.nodes[node] = self.graph.get_attr(name)
         return self.nodes[node]
 
+    def look_like(self, node: fx.Node, other: fx.Node) -> None:
+        """Same axes for ``node`` of the program as for ``other``, whose value it has."""
+        if other in self.views:
+            self.views[node] = self.views[other]
+        if other in self.squeezed:
+            self.squeezed.add(node)
+
     def kept(self, node: fx.Node) -> fx.Node:
         """Call of ``node``'s operation as it is; parameters that it reads are fetched by name."""
         if not callable(node.target):

@@ -59,6 +59,9 @@ def test_integers_down_to_the_program(name, seed):
         (lambda s, x: s.a(x).mean(0, keepdim=True), "over channels, height or width"),
         (lambda s, x: s.a(x).mean(1).relu(), "give keepdim=True"),
         (lambda s, x: s.a(x).mean(2), "give keepdim=True"),
+        (lambda s, x: s.a(x).mean(1).mean(2), "over what is left"),
+        (lambda s, x: s.a(x).mean(2).contiguous().relu(), "give keepdim=True"),
+        (lambda s, x: s.a(x).mean(2).unsqueeze(-1), "give keepdim=True"),
         (lambda s, x: torch.max(s.a(x), 2)[1], "only the values of a maximum"),
     ],
 )
